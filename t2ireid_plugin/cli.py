@@ -1,0 +1,96 @@
+"""The command line: ``t2ireid train | test | prepare``. ``tools/*.py`` are the same commands without installing."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+
+from t2ireid_plugin.errors import T2IReIDError
+
+_TRAIN_EXAMPLES = """examples:
+  %(prog)s --config-file configs/t2i_synthetic_cpu.yaml
+  %(prog)s --config-file configs/t2i_vit_mamba.yaml data.root DIR train.batch_size 128
+  %(prog)s --config-file configs/t2i_vit_mamba.yaml --eval-only model.load_weights log/run/best.pth
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs a command; returns 0 when the work was done, 2 for an error that the user can mend."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    parser = argparse.ArgumentParser(prog="t2ireid", description="Text-to-image person re-identification.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    _add_train(commands, "train", "train, choose the checkpoint on val, test")
+    _add_train(commands, "test", "test a checkpoint (train --eval-only)")
+    _add_prepare(commands)
+    options = parser.parse_args(arguments)
+    typed = shlex.join(["t2ireid", *arguments]) if argv is None else shlex.join(["t2ireid", *arguments])
+    # torchreid warns of its missing Cython evaluator at import; it is not needed.
+    warnings.filterwarnings("ignore", message="Cython evaluation")
+    run: Callable[[argparse.Namespace, str], None] = options.run
+    try:
+        run(options, typed)
+    except T2IReIDError as error:
+        print(f"error: {_first_hand(str(error))}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _add_train(commands: argparse._SubParsersAction, name: str, description: str) -> None:
+    parser = commands.add_parser(
+        name,
+        help=description,
+        description=description,
+        epilog=_TRAIN_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--config-file", metavar="FILE", help="YAML configuration")
+    parser.add_argument("--eval-only", action="store_true", default=name == "test", help="test, do not train")
+    parser.add_argument("--resume", action="store_true", help="go on from last.pth of data.save_dir, if there is one")
+    parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="settings over the file's, such as train.lr 1e-4")
+    parser.set_defaults(run=_train)
+
+
+def _train(options: argparse.Namespace, command: str) -> None:
+    from t2ireid_plugin.config import load_cfg
+
+    cfg = load_cfg(options.config_file, options.opts)  # cheap and often wrong, so before PyTorch is loaded
+    from t2ireid_plugin.engine.job import run_job
+
+    run_job(cfg, command, eval_only=options.eval_only, resume=options.resume)
+
+
+def _add_prepare(commands: argparse._SubParsersAction) -> None:
+    prepare = commands.add_parser("prepare", help="make datasets").add_subparsers(dest="what", required=True)
+    parser = prepare.add_parser("synthetic", help="drawn pedestrians in CUHK-PEDES's format")
+    parser.add_argument("out", metavar="OUT", help="folder to write CUHK-PEDES/ into")
+    for name, default, description in (
+        ("train-ids", 1000, "training identities"),
+        ("val-ids", 100, "validation identities"),
+        ("test-ids", 100, "test identities"),
+        ("photos", 6, "photos an identity"),
+        ("captions", 2, "captions a photo"),
+        ("cameras", 6, "cameras"),
+        ("seed", 0, "the same seed gives the same bytes"),
+    ):
+        parser.add_argument(f"--{name}", type=int, default=default, metavar="N", help=f"{description} ({default})")
+    parser.set_defaults(run=_prepare_synthetic)
+
+
+def _prepare_synthetic(options: argparse.Namespace, command: str) -> None:
+    from t2ireid_plugin.data.synthetic import write_synthetic
+
+    names = ("train_ids", "val_ids", "test_ids", "photos", "captions", "cameras", "seed")
+    write_synthetic(options.out, **{name: getattr(options, name) for name in names})
+
+
+def _first_hand(message: str) -> str:
+    """The error itself, without the traceback that a data worker process wraps around it."""
+    if "Original Traceback" not in message:
+        return message
+    return message.strip().splitlines()[-1].partition(": ")[2]

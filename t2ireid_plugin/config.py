@@ -1,0 +1,273 @@
+"""Configuration: torchreid's keys with torchreid's meanings and defaults, plus ours.
+
+A YAML file may start from another one with ``_BASE_: other.yaml`` (relative to itself). Every key must exist; only
+the tables of encoders and losses take names of their own, which their builders check.
+"""
+
+from __future__ import annotations
+
+import ast
+import difflib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from yacs.config import CfgNode
+
+from t2ireid_plugin.errors import ConfigError
+
+MODEL_NAME = "t2ireid_vit_mamba"
+
+# What torchreid sets to ImageNet's mean and its own size is None here: the model's own. The defaults of torchreid
+# would otherwise reach a ViT that was trained with others, unnoticed.
+_DEFAULTS: dict[str, Any] = {
+    "use_gpu": True,  # where there is one
+    "model": {
+        "name": MODEL_NAME,
+        "pretrained": True,
+        "load_weights": "",  # weights to start from, or to test
+        "resume": "",
+        # Encoders: a folder or a hub id; with "" the encoder is built with random weights from its *_config.
+        "vit_pretrained": "",
+        "vit_config": {},
+        "bert_base_path": "",
+        "bert_config": {},  # vocab_size is the size of the vocabulary learned from the training captions
+        "freeze_text": True,
+        "max_length": 64,
+        "fusion": {
+            "type": "enhanced_mamba",
+            "dim": 256,
+            "d_state": 16,
+            "d_conv": 4,
+            "num_layers": 2,
+            "output_dim": 256,
+            "dropout": 0.1,
+        },
+    },
+    "data": {
+        "type": "image",
+        "root": "reid-data",
+        "sources": ["cuhkpedes"],
+        "targets": ["cuhkpedes"],
+        "val": ["cuhkpedes_val"],  # what the checkpoint is chosen on
+        "workers": 4,
+        "split_id": 0,
+        "height": None,
+        "width": None,
+        "combineall": False,
+        "transforms": ["random_flip"],
+        "k_tfm": 1,
+        "norm_mean": None,
+        "norm_std": None,
+        "save_dir": "log",
+        "load_train_targets": False,
+        "id_instruction": "caption",  # what the model reads as identity description: caption or identity
+        "cloth_instruction": "clothing",  # and as clothing description: clothing or caption
+    },
+    "market1501": {"use_500k_distractors": False},
+    "cuhk03": {"labeled_images": False, "classic_split": False, "use_metric_cuhk03": False},
+    "sampler": {
+        "train_sampler": "RandomSampler",
+        "train_sampler_t": "RandomSampler",
+        "num_instances": 4,
+        "num_cams": 1,
+        "num_datasets": 1,
+    },
+    "video": {"seq_len": 15, "sample_method": "evenly", "pooling_method": "avg"},
+    "train": {
+        "optim": "adamw",
+        "lr": 0.0003,
+        "weight_decay": 5e-4,
+        "max_epoch": 60,
+        "start_epoch": 0,
+        "batch_size": 32,
+        "fixbase_epoch": 0,
+        "open_layers": ["classifier"],
+        "staged_lr": False,  # with it the encoders learn at base_lr_mult times lr
+        "new_layers": ["classifier"],
+        "base_lr_mult": 0.1,
+        "lr_scheduler": "single_step",
+        "warmup_epochs": 0.0,  # of warmup_cosine; fractions are fine
+        "final_lr_mult": 0.0,  # where warmup_cosine ends, as a share of lr
+        "clip_grad": 0.0,  # largest norm of all gradients together; 0 leaves them
+        "stepsize": [20],
+        "gamma": 0.1,
+        "print_freq": 20,
+        "seed": 1,
+    },
+    "sgd": {"momentum": 0.9, "dampening": 0.0, "nesterov": False},
+    "rmsprop": {"alpha": 0.99},
+    "adam": {"beta1": 0.9, "beta2": 0.999},
+    "loss": {
+        "name": "terms",  # the weighted sum of loss.terms
+        "softmax": {"label_smooth": True},
+        "triplet": {"margin": 0.3, "weight_t": 1.0, "weight_x": 0.0},
+        "terms": {},
+    },
+    "test": {
+        "batch_size": 100,
+        "dist_metric": "euclidean",
+        "normalize_feature": False,
+        "ranks": [1, 5, 10, 20],
+        "evaluate": False,
+        "eval_freq": -1,
+        "start_eval": 0,
+        "rerank": False,
+        "visrank": False,
+        "visrank_topk": 10,
+        "evaluator": "torchreid",  # what computes R@k and mAP: torchreid's evaluator or our exact one
+        "pictures": 6,  # ranked lists drawn after the final test
+    },
+}
+# Tables whose keys belong to somebody else: Hugging Face's configurations, the losses' arguments.
+_OPEN_TABLES = ("model.vit_config", "model.bert_config", "loss.terms")
+
+
+def get_cfg() -> CfgNode:
+    """A fresh configuration with every default."""
+    return _node(_DEFAULTS, "")
+
+
+def load_cfg(config_file: str | Path | None = None, opts: Sequence[str] = ()) -> CfgNode:
+    """The defaults, then a YAML file with its bases, then ``KEY VALUE`` pairs such as ``["train.lr", "1e-4"]``.
+
+    Raises:
+        ConfigError: for a missing or broken file, an unknown key (the message names the nearest one), a value of
+            the wrong type, or a key without a value.
+    """
+    cfg = get_cfg()
+    if config_file:
+        merge(cfg, _read_yaml(Path(config_file), ()), str(config_file))
+    if len(opts) % 2:
+        raise ConfigError(f"'{opts[-1]}' has no value; settings are pairs, such as: train.lr 1e-4")
+    for key, value in zip(opts[::2], opts[1::2]):
+        merge(cfg, _nest(key, _parse(value)), "command line")
+    return cfg
+
+
+def merge(cfg: CfgNode, updates: Mapping[str, Any], where: str, prefix: str = "") -> None:
+    """Sets the nested ``updates`` in ``cfg``; ``where`` says in errors who asked.
+
+    Raises:
+        ConfigError: for an unknown key or a value of the wrong type.
+    """
+    for key, value in updates.items():
+        name = f"{prefix}{key}"
+        if key not in cfg and not cfg.is_new_allowed():
+            raise ConfigError(f"{where}: unknown key '{name}'{_nearest(name)}; valid here: {', '.join(cfg)}")
+        old = cfg.get(key)
+        if isinstance(old, CfgNode):
+            if not isinstance(value, Mapping):
+                raise ConfigError(f"{where}: '{name}' is a table of settings, not {value!r}")
+            merge(old, value, where, f"{name}.")
+        elif isinstance(value, Mapping) and cfg.is_new_allowed():
+            cfg[key] = _node(value, name, new_allowed=True)
+        else:
+            cfg[key] = _coerce(value, old, f"{where}: '{name}'")
+
+
+def choose(key: str, value: str, valid: Sequence[str]) -> None:
+    """Raises a `ConfigError` that lists the valid choices when ``value`` is none of them."""
+    if value not in valid:
+        raise ConfigError(f"{key}: unknown '{value}'; valid: {', '.join(valid)}")
+
+
+def to_dict(cfg: CfgNode) -> dict[str, Any]:
+    """The configuration as plain nested dictionaries."""
+    return {key: to_dict(value) if isinstance(value, CfgNode) else value for key, value in cfg.items()}
+
+
+def dump(cfg: CfgNode) -> str:
+    """The configuration as YAML that `load_cfg` reads back."""
+    return yaml.safe_dump(to_dict(cfg), sort_keys=False, allow_unicode=True)
+
+
+def _node(values: Mapping[str, Any], name: str, new_allowed: bool = False) -> CfgNode:
+    node = CfgNode(new_allowed=new_allowed or name in _OPEN_TABLES)
+    for key, value in values.items():
+        full = f"{name}.{key}" if name else str(key)
+        if isinstance(value, Mapping):
+            node[key] = _node(value, full, node.is_new_allowed())
+        else:
+            node[key] = list(value) if isinstance(value, list) else value
+    return node
+
+
+def _read_yaml(file: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
+    """A YAML file over its ``_BASE_``."""
+    if file.resolve() in seen:
+        raise ConfigError(f"'{file}' is its own _BASE_")
+    try:
+        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"no configuration file '{file}' ({error.strerror})") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"'{file}' is not valid YAML: {error}") from error
+    if content is None:
+        content = {}
+    if not isinstance(content, dict):
+        raise ConfigError(f"'{file}' must hold settings such as 'train: {{lr: 0.001}}', not {content!r}")
+    base = content.pop("_BASE_", None)
+    if base is None:
+        return content
+    return _overlay(_read_yaml(file.parent / base, (*seen, file.resolve())), content)
+
+
+def _overlay(base: Mapping[str, Any], top: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in top.items():
+        both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
+        merged[key] = _overlay(merged[key], value) if both else value
+    return merged
+
+
+def _nest(key: str, value: Any) -> dict[str, Any]:
+    for part in reversed(key.split(".")):
+        value = {part: value}
+    return value
+
+
+def _parse(text: str) -> Any:
+    """A value from the command line: a Python literal, a YAML list, mapping or truth value, else the text itself."""
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        pass  # not a literal, and not meant to be: most values are names and paths
+    if text.startswith(("[", "{")) or text in ("true", "false", "null"):
+        try:
+            return yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise ConfigError(f"command line: cannot read the value {text!r}: {error}") from error
+    return text
+
+
+def _coerce(value: Any, old: Any, where: str) -> Any:
+    """``value`` in the type of the default it replaces."""
+    if isinstance(value, str) and not isinstance(old, str):
+        value = _parse(value)  # YAML reads 1e-4 as a string
+    if isinstance(value, tuple):
+        value = list(value)
+    if isinstance(old, list) and not isinstance(value, list):
+        value = [value]  # torchreid too takes one name for a list of names
+    if isinstance(old, float) and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    if old is not None and value is not None and type(value) is not type(old):
+        raise ConfigError(f"{where} must be {type(old).__name__}, not {type(value).__name__} ({value!r})")
+    if value is None and old is not None:
+        raise ConfigError(f"{where} must be {type(old).__name__}, not empty")
+    return value
+
+
+def _nearest(name: str) -> str:
+    found = difflib.get_close_matches(name, _key_names(_DEFAULTS), n=1, cutoff=0.6)
+    return f", did you mean '{found[0]}'" if found else ""
+
+
+def _key_names(table: Mapping[str, Any], prefix: str = "") -> list[str]:
+    names = []
+    for key, value in table.items():
+        names.append(f"{prefix}{key}")
+        if isinstance(value, Mapping):
+            names += _key_names(value, f"{prefix}{key}.")
+    return names

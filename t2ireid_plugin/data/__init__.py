@@ -1,0 +1,1 @@
+"""Images with captions as torchreid datasets, and drawn pedestrians in their format."""

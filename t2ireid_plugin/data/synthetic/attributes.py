@@ -1,0 +1,237 @@
+"""What a drawn pedestrian looks like: identity and clothing attributes, and how they are drawn by lot."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, astuple, dataclass
+
+import numpy as np
+
+# RGB, chosen so that any two stay apart after a camera's light and colour cast.
+COLOURS: dict[str, tuple[int, int, int]] = {
+    "black": (36, 35, 38),
+    "white": (242, 242, 240),
+    "grey": (132, 134, 137),
+    "red": (204, 32, 38),
+    "orange": (243, 126, 22),
+    "yellow": (250, 214, 46),
+    "green": (34, 138, 62),
+    "blue": (36, 72, 186),
+    "light blue": (128, 196, 238),
+    "purple": (118, 48, 152),
+    "pink": (246, 140, 178),
+    "brown": (112, 68, 34),
+}
+HAIR_COLOURS: dict[str, tuple[int, int, int]] = {
+    "black": (30, 26, 26),
+    "brown": (96, 58, 30),
+    "blonde": (226, 190, 104),
+    "red": (176, 74, 30),
+    "grey": (150, 150, 152),
+    "white": (232, 232, 230),
+}
+SKIN_TONES: dict[str, tuple[int, int, int]] = {
+    "light": (240, 204, 178),
+    "tanned": (202, 150, 110),
+    "dark": (116, 76, 52),
+}
+DENIM: dict[str, tuple[int, int, int]] = {
+    "blue": (58, 92, 156),
+    "light blue": (132, 172, 212),
+    "black": (44, 44, 50),
+    "grey": (116, 120, 128),
+}
+PATTERNS = ("plain", "horizontal stripes", "vertical stripes", "checked", "dotted", "logo", "two-tone")
+LONG_SLEEVED_KINDS = ("jacket", "coat", "hoodie", "sweater")
+OPEN_KINDS = ("jacket", "coat")
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What stays when the person changes clothes."""
+
+    sex: str  # man, woman
+    age: str  # young, middle-aged, elderly
+    build: str  # slim, average, stocky
+    height: str  # short, average, tall
+    skin: str  # a key of SKIN_TONES
+    hair_style: str  # short, curly, shoulder-length, long, ponytail, bun, bald
+    hair_colour: str  # a key of HAIR_COLOURS, "none" for a bald head
+    glasses: str  # none, glasses, sunglasses
+
+
+@dataclass(frozen=True)
+class Clothing:
+    """What the person wears and carries; colours are keys of COLOURS, "none" where there is nothing."""
+
+    upper_kind: str  # t-shirt, shirt, jacket, coat, hoodie, sweater, dress
+    upper_colour: str
+    pattern: str  # one of PATTERNS
+    pattern_colour: str  # the second colour, "none" when plain
+    sleeve: str  # short, long
+    inner_colour: str  # of the top under an open jacket or coat, "none" when it is closed
+    lower_kind: str  # trousers, jeans, shorts, skirt, dress
+    lower_colour: str
+    shoes_kind: str  # sneakers, boots, shoes
+    shoes_colour: str
+    bag_kind: str  # none, backpack, handbag, shoulder bag
+    bag_colour: str
+    hat_kind: str  # none, cap, beanie
+    hat_colour: str
+
+
+@dataclass(frozen=True)
+class Person:
+    """One identity of the dataset; `pid` starts at 1 as in CUHK-PEDES."""
+
+    pid: int
+    identity: Identity
+    clothing: Clothing
+
+    def attributes(self) -> dict[str, str]:
+        """Every attribute by name, identity first."""
+        return {**asdict(self.identity), **asdict(self.clothing)}
+
+
+def _pick(rng: np.random.Generator, weights: dict[str, float]) -> str:
+    names = list(weights)
+    shares = np.array([weights[name] for name in names])
+    return names[int(rng.choice(len(names), p=shares / shares.sum()))]
+
+
+def _colour(
+    rng: np.random.Generator, without: tuple[str, ...] = (), favour: dict[str, float] | None = None
+) -> str:
+    favour = favour or {}
+    return _pick(rng, {name: favour.get(name, 1.0) for name in COLOURS if name not in without})
+
+
+def sample_identity(rng: np.random.Generator) -> Identity:
+    """Draw identity attributes by lot; hair follows sex and age as it does in a street."""
+    sex = _pick(rng, {"man": 0.5, "woman": 0.5})
+    age = _pick(rng, {"young": 0.5, "middle-aged": 0.3, "elderly": 0.2})
+    if sex == "man":
+        style = _pick(rng, {"short": 0.58, "curly": 0.17, "shoulder-length": 0.08, "bald": 0.17})
+    else:
+        styles = {
+            "short": 0.14,
+            "curly": 0.14,
+            "shoulder-length": 0.2,
+            "long": 0.24,
+            "ponytail": 0.16,
+            "bun": 0.12,
+        }
+        style = _pick(rng, styles)
+    if style == "bald":
+        hair = "none"
+    elif age == "elderly":
+        hair = _pick(rng, {"grey": 0.5, "white": 0.5})
+    else:
+        hair = _pick(rng, {"black": 0.38, "brown": 0.28, "blonde": 0.22, "red": 0.12})
+    return Identity(
+        sex=sex,
+        age=age,
+        build=_pick(rng, {"slim": 0.33, "average": 0.37, "stocky": 0.3}),
+        height=_pick(rng, {"short": 0.25, "average": 0.5, "tall": 0.25}),
+        skin=_pick(rng, {"light": 0.5, "tanned": 0.25, "dark": 0.25}),
+        hair_style=style,
+        hair_colour=hair,
+        glasses=_pick(rng, {"none": 0.6, "glasses": 0.26, "sunglasses": 0.14}),
+    )
+
+
+def _sample_upper(rng: np.random.Generator, sex: str) -> dict[str, str]:
+    kinds = {"t-shirt": 0.24, "shirt": 0.17, "jacket": 0.18, "coat": 0.12, "hoodie": 0.14, "sweater": 0.15}
+    if sex == "woman":
+        kinds["dress"] = 0.18
+    kind = _pick(rng, kinds)
+    colour = _colour(rng, favour={"black": 1.5, "white": 1.4, "grey": 1.2})
+    if kind in OPEN_KINDS:
+        pattern = _pick(rng, {"plain": 0.75, "two-tone": 0.25})
+    elif kind in ("shirt", "dress"):
+        patterns = {
+            "plain": 0.4,
+            "horizontal stripes": 0.12,
+            "vertical stripes": 0.16,
+            "checked": 0.2,
+            "dotted": 0.12,
+        }
+        pattern = _pick(rng, patterns)
+    else:
+        patterns = {"plain": 0.4, "horizontal stripes": 0.18, "dotted": 0.07, "logo": 0.2, "two-tone": 0.15}
+        pattern = _pick(rng, patterns)
+    if kind in LONG_SLEEVED_KINDS:
+        sleeve = "long"
+    elif kind == "t-shirt":
+        sleeve = "short"
+    else:
+        sleeve = _pick(rng, {"short": 0.5, "long": 0.5})
+    is_open = kind in OPEN_KINDS and rng.random() < 0.5
+    return {
+        "upper_kind": kind,
+        "upper_colour": colour,
+        "pattern": pattern,
+        "pattern_colour": "none" if pattern == "plain" else _contrasting(rng, colour),
+        "sleeve": sleeve,
+        "inner_colour": _contrasting(rng, colour) if is_open else "none",
+    }
+
+
+def _contrasting(rng: np.random.Generator, *colours: str) -> str:
+    """A colour far enough from the given ones to be told apart at a few pixels."""
+    bases = [np.array(COLOURS[colour], float) for colour in colours if colour in COLOURS]
+    near = [name for name, rgb in COLOURS.items() if min(np.abs(base - rgb).max() for base in bases) < 90]
+    return _colour(rng, without=tuple(near), favour={"white": 2.0, "black": 1.5})
+
+
+def sample_clothing(rng: np.random.Generator, sex: str) -> Clothing:
+    """Draw what a person of that sex wears; trousers are mostly dark, the upper garment is any colour."""
+    upper = _sample_upper(rng, sex)
+    if upper["upper_kind"] == "dress":
+        lower_kind, lower_colour = "dress", upper["upper_colour"]
+    else:
+        kinds = {"trousers": 0.42, "jeans": 0.33, "shorts": 0.25}
+        if sex == "woman":
+            kinds["skirt"] = 0.3
+        lower_kind = _pick(rng, kinds)
+        if lower_kind == "jeans":
+            lower_colour = _pick(rng, {"blue": 0.45, "light blue": 0.25, "black": 0.15, "grey": 0.15})
+        else:
+            lower_colour = _colour(rng, favour={"black": 3.0, "grey": 1.8, "brown": 1.5, "white": 1.5})
+    bags = {"none": 0.4, "backpack": 0.28, "shoulder bag": 0.2}
+    if sex == "woman":
+        bags["handbag"] = 0.22
+    bag = _pick(rng, bags)
+    hat = _pick(rng, {"none": 0.76, "cap": 0.14, "beanie": 0.1})
+    return Clothing(
+        **upper,
+        lower_kind=lower_kind,
+        lower_colour=lower_colour,
+        shoes_kind=_pick(rng, {"sneakers": 0.45, "shoes": 0.3, "boots": 0.25}),
+        shoes_colour=_colour(rng, favour={"black": 4.0, "white": 4.0, "brown": 2.5, "grey": 1.5}),
+        bag_kind=bag,
+        bag_colour="none"
+        if bag == "none"
+        else _contrasting(rng, upper["upper_colour"], upper["pattern_colour"]),
+        hat_kind=hat,
+        hat_colour="none" if hat == "none" else _colour(rng),
+    )
+
+
+def sample_people(count: int, seed: int) -> list[Person]:
+    """`count` people with ids 1…count, no two with the same attributes.
+
+    Each comes from a generator of its own seeded by `(seed, id)`, so the first people do not depend on how
+    many follow.
+    """
+    people, taken = [], set()
+    for pid in range(1, count + 1):
+        rng = np.random.default_rng((seed, pid, 0))
+        while True:
+            identity = sample_identity(rng)
+            clothing = sample_clothing(rng, identity.sex)
+            looks = astuple(identity) + astuple(clothing)
+            if looks not in taken:
+                break
+        taken.add(looks)
+        people.append(Person(pid, identity, clothing))
+    return people

@@ -1,0 +1,106 @@
+"""A canvas whose unit is the body height, so that the figure is described once for every crop size."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+
+BGR = tuple[int, int, int]
+Point = tuple[float, float]
+# The figure is drawn on this colour and cut out of it; no garment, skin or hair comes near it.
+KEY: BGR = (254, 0, 255)
+
+
+def bgr(rgb: tuple[int, int, int]) -> BGR:
+    """OpenCV's order of a named colour."""
+    return rgb[2], rgb[1], rgb[0]
+
+
+def shade(colour: BGR, factor: float) -> BGR:
+    """A darker (factor < 1) or lighter (factor > 1) tone of the same colour."""
+    if factor <= 1:
+        blue, green, red = (int(channel * factor) for channel in colour)
+    else:
+        blue, green, red = (int(255 - (255 - channel) / factor) for channel in colour)
+    return blue, green, red
+
+
+def outline_of(colour: BGR) -> BGR:
+    """The tone that separates an arm from a body of the same colour: lighter on dark cloth."""
+    return shade(colour, 1.22) if max(colour) < 75 else shade(colour, 0.72)
+
+
+class Canvas:
+    """Image [H, W, 3] with the body's feet at `(foot_x, foot_y)` pixels and `scale` pixels per body height.
+
+    Points are `(x, y)`: x from the body's middle to the right, y from 0 (top of the head) to 1 (soles).
+    `lean` shifts the head by that share of the body height.
+    """
+
+    def __init__(self, height: int, width: int, scale: float, foot: tuple[float, float], lean: float) -> None:
+        self.image = np.zeros((height, width, 3), np.uint8)
+        cv2.rectangle(self.image, (0, 0), (width, height), KEY, cv2.FILLED)
+        self.scale = scale
+        self.foot = foot
+        self.lean = lean
+
+    def pixel(self, point: Point) -> Point:
+        """Where a body point lies, in pixels."""
+        x, y = point
+        x += self.lean * (1 - y)
+        return self.foot[0] + x * self.scale, self.foot[1] + (y - 1) * self.scale
+
+    def _pixels(self, points: Sequence[Point]) -> np.ndarray:
+        return np.array([self.pixel(point) for point in points]).round().astype(np.int32)
+
+    def width_of(self, size: float) -> int:
+        """A line width in pixels, at least 1."""
+        return max(1, round(size * self.scale))
+
+    def polygon(self, points: Sequence[Point], paint: BGR | np.ndarray, outline: BGR | None = None) -> None:
+        """Fill with a colour, or with a texture [H, W, 3] through a mask."""
+        corners = self._pixels(points)
+        if isinstance(paint, np.ndarray):
+            x, y, w, h = cv2.boundingRect(corners)
+            x0, y0 = max(x, 0), max(y, 0)
+            window = np.s_[y0 : max(y + h, 0), x0 : max(x + w, 0)]
+            target = self.image[window]
+            if target.size:
+                mask = np.zeros(target.shape[:2], np.uint8)
+                cv2.fillPoly(mask, [corners - (x0, y0)], 255)
+                cv2.copyTo(paint[window], mask, target)
+        else:
+            cv2.fillPoly(self.image, [corners], paint)
+        if outline is not None:
+            cv2.polylines(self.image, [corners], True, outline, self.width_of(0.005))
+
+    def limb(
+        self, joints: Sequence[Point], widths: Sequence[float], paint: BGR | np.ndarray, outline: BGR
+    ) -> None:
+        """A tapering arm, leg or strand of hair through the joints; `widths` are half widths."""
+        points = np.array(joints, float)
+        steps = np.diff(points, axis=0)
+        normals = np.stack([-steps[:, 1], steps[:, 0]], 1) / np.linalg.norm(steps, axis=1, keepdims=True)
+        # At an inner joint the two segments share the mean normal, which closes the bend.
+        at_joints = np.concatenate([normals[:1], (normals[:-1] + normals[1:]) / 2, normals[-1:]])
+        offset = at_joints * np.array(widths)[:, None]
+        self.polygon([*map(tuple, points + offset), *map(tuple, (points - offset)[::-1])], paint, outline)
+
+    def ellipse(self, centre: Point, radii: Point, colour: BGR, outline: BGR | None = None) -> None:
+        """A filled ellipse with its axes along the image."""
+        x, y = self.pixel(centre)
+        at = (round(x), round(y))
+        axes = (self.width_of(radii[0]), self.width_of(radii[1]))
+        cv2.ellipse(self.image, at, axes, 0, 0, 360, colour, cv2.FILLED)
+        if outline is not None:
+            cv2.ellipse(self.image, at, axes, 0, 0, 360, outline, self.width_of(0.004))
+
+    def line(self, points: Sequence[Point], colour: BGR, width: float) -> None:
+        """An open stroke of the given width."""
+        cv2.polylines(self.image, [self._pixels(points)], False, colour, self.width_of(width))
+
+    def silhouette(self) -> np.ndarray:
+        """255 where the figure is [H, W]."""
+        return cv2.bitwise_not(cv2.inRange(self.image, KEY, KEY))

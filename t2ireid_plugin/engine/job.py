@@ -1,0 +1,158 @@
+"""The main job: train, choose on val, test, and write what a run leaves behind."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from torchreid import utils as torchreid_utils
+from yacs.config import CfgNode
+
+from t2ireid_plugin.config import dump
+from t2ireid_plugin.engine.build import (
+    build_datamanager,
+    build_engine,
+    build_model,
+    build_tokenizer,
+    check_config,
+    check_files,
+    dataset_counts,
+)
+from t2ireid_plugin.engine.checkpointing import save_json
+from t2ireid_plugin.engine.logging import describe_environment, log_to, versions
+from t2ireid_plugin.engine.text_image import TextImageEngine
+from t2ireid_plugin.errors import ConfigError
+from t2ireid_plugin.evaluation.metrics import Metrics, format_table
+from t2ireid_plugin.evaluation.pictures import draw_ranked_lists, rank_examples
+from t2ireid_plugin.modeling.checkpoint import read_checkpoint
+
+
+def run_job(cfg: CfgNode, command: str, eval_only: bool = False, resume: bool = False) -> dict[str, Metrics]:
+    """Trains (or with ``eval_only`` only tests) what ``cfg`` describes and returns the test metrics by target.
+
+    Writes to ``data.save_dir``: ``config.yaml``, ``env.txt``, ``train.log`` (``test.log``), ``metrics.jsonl``,
+    TensorBoard events, ``last.pth``, ``best.pth``, ``results.json``, ``ranked_<target>.png``.
+
+    Args:
+        cfg: the configuration.
+        command: what the user typed, for ``results.json``.
+        eval_only: test ``model.load_weights``, or else ``best.pth`` of the run's folder.
+        resume: go on from ``last.pth`` of the run's folder when there is one.
+
+    Raises:
+        T2IReIDError: for all that a user can mend.
+    """
+    check_config(cfg)
+    eval_only = eval_only or cfg.test.evaluate
+    folder = Path(cfg.data.save_dir)
+    weights = _weights_to_test(cfg, folder) if eval_only else cfg.model.load_weights
+    last = _checkpoint_to_resume(cfg, folder, resume) if not eval_only else None
+    check_files(cfg)
+    _make_folder(folder)
+    (folder / "config.yaml").write_text(dump(cfg), encoding="utf-8")
+    (folder / "env.txt").write_text(describe_environment(), encoding="utf-8")
+    with log_to(folder / ("test.log" if eval_only else "train.log"), append=last is not None):
+        started = time.time()
+        engine = _build(cfg, weights)
+        if eval_only:
+            print(f"Testing '{weights}'")
+        else:
+            _train(cfg, engine, folder, last)
+        metrics = engine.evaluate(engine.test_targets)
+        _report(cfg, engine, metrics, folder, command, time.time() - started)
+    return metrics
+
+
+def _build(cfg: CfgNode, weights: str | Path | None) -> TextImageEngine:
+    torchreid_utils.set_random_seed(cfg.train.seed)
+    use_gpu = cfg.use_gpu and torch.cuda.is_available()
+    counts = dataset_counts(cfg)
+    num_classes = sum(counts[name]["train"]["ids"] for name in map(_plain, cfg.data.sources))
+    model = build_model(cfg, build_tokenizer(cfg, weights), num_classes)
+    datamanager = build_datamanager(cfg, model.preprocess, use_gpu)
+    if weights:
+        model.load_param(weights)
+    parameters = sum(p.numel() for p in model.parameters())
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    print(f"{cfg.model.name}: {parameters:,} parameters, {trained:,} trained, on {'cuda' if use_gpu else 'cpu'}")
+    return build_engine(cfg, datamanager, model, use_gpu)
+
+
+def _train(cfg: CfgNode, engine: TextImageEngine, folder: Path, last: Path | None) -> None:
+    start_epoch = cfg.train.start_epoch
+    if last is not None:
+        start_epoch = engine.resume(last)
+        print(f"Resuming '{last}' after epoch {start_epoch}")
+    engine.run(
+        save_dir=str(folder),
+        max_epoch=cfg.train.max_epoch,
+        start_epoch=start_epoch,
+        print_freq=cfg.train.print_freq,
+        fixbase_epoch=cfg.train.fixbase_epoch,
+        open_layers=cfg.train.open_layers,
+        start_eval=cfg.test.start_eval,
+        eval_freq=cfg.test.eval_freq,
+    )
+    best = folder / "best.pth"
+    chosen = "chosen on val" if engine.val_targets else "the last, as there is no val split"
+    print(f"Testing epoch {engine.best['epoch']}, {chosen}")
+    engine.model.load_state_dict(read_checkpoint(best)["state_dict"])
+
+
+def _report(
+    cfg: CfgNode, engine: TextImageEngine, metrics: dict[str, Metrics], folder: Path, command: str, seconds: float
+) -> None:
+    """The table on the console, ``results.json``, and a picture of ranked lists a target."""
+    for name in metrics if cfg.test.pictures > 0 else ():
+        queries, gallery = (engine.test_loader[name][part].dataset.data for part in ("query", "gallery"))
+        query_features, gallery_features = engine.embeddings[name]
+        examples = rank_examples(
+            [(path, pid, caption) for path, pid, _, _, caption, *_ in queries],
+            query_features,
+            [(path, pid) for path, pid, *_ in gallery],
+            gallery_features,
+            cfg.test.pictures,
+        )
+        draw_ranked_lists(examples, folder / f"ranked_{name}.png")
+    save_json(
+        {
+            "metrics": metrics,
+            "chosen": engine.best,
+            "datasets": dataset_counts(cfg),
+            "command": command,
+            "seed": cfg.train.seed,
+            "versions": versions(),
+            "seconds": round(seconds, 1),
+        },
+        folder / "results.json",
+    )
+    print(f"\n{format_table(metrics)}\n\nResults, log and pictures are in '{folder}'")
+
+
+def _plain(name: str) -> str:
+    return name.removesuffix("_val")
+
+
+def _weights_to_test(cfg: CfgNode, folder: Path) -> Path:
+    if cfg.model.load_weights:
+        return Path(cfg.model.load_weights)
+    best = folder / "best.pth"
+    if not best.is_file():
+        raise ConfigError(f"nothing to test: model.load_weights is empty and there is no '{best}'")
+    return best
+
+
+def _checkpoint_to_resume(cfg: CfgNode, folder: Path, resume: bool) -> Path | None:
+    if cfg.model.resume:
+        return Path(cfg.model.resume)
+    last = folder / "last.pth"
+    return last if resume and last.is_file() else None
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"data.save_dir: cannot create '{folder}' ({error.strerror})") from error

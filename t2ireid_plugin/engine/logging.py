@@ -1,0 +1,100 @@
+"""The log files of a run: console output in ``train.log``, one JSON a line in ``metrics.jsonl``, ``env.txt``."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.metadata
+import json
+import logging
+import os
+import platform
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, TextIO
+
+import torch
+
+_PACKAGES = (
+    "t2ireid-plugin",
+    "torch",
+    "torchvision",
+    "torchreid",
+    "transformers",
+    "tokenizers",
+    "mamba-ssm",
+    "numpy",
+    "opencv-python-headless",
+)
+
+
+class _Tee:
+    """A text stream that writes to two."""
+
+    def __init__(self, console: TextIO, file: TextIO) -> None:
+        self.console, self.file = console, file
+
+    def write(self, text: str) -> int:
+        self.file.write(text)
+        self.file.flush()  # so that a killed run keeps its log
+        return self.console.write(text)
+
+    def flush(self) -> None:
+        self.console.flush()
+
+    def isatty(self) -> bool:
+        return self.console.isatty()
+
+
+@contextlib.contextmanager
+def log_to(path: str | Path, append: bool = False) -> Iterator[None]:
+    """Copies all that is printed or logged within to ``path``; torchreid prints, we log."""
+    console = sys.stdout
+    with open(path, "a" if append else "w", encoding="utf-8") as file:
+        sys.stdout = _Tee(console, file)  # type: ignore[assignment]
+        handler = logging.StreamHandler(sys.stdout)
+        handler.setFormatter(logging.Formatter("%(levelname)s %(message)s"))
+        package = logging.getLogger("t2ireid_plugin")
+        package.addHandler(handler)
+        package.setLevel(logging.INFO)
+        try:
+            yield
+        finally:
+            package.removeHandler(handler)
+            sys.stdout = console
+
+
+class MetricsLog:
+    """``metrics.jsonl``: one JSON object a line.
+
+    Args:
+        path: the file.
+        append: go on with an existing file instead of starting it anew.
+    """
+
+    def __init__(self, path: str | Path, append: bool = False) -> None:
+        self.path = Path(path)
+        if not append:
+            self.path.write_text("", encoding="utf-8")
+
+    def write(self, **record: Any) -> None:
+        """Appends a line; it is on disk when this returns."""
+        with open(self.path, "a", encoding="utf-8") as stream:
+            stream.write(json.dumps(record) + "\n")
+
+
+def versions() -> dict[str, str]:
+    """Python's and the packages' versions; what is not installed is left out."""
+    found = {"python": platform.python_version()}
+    for name in _PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return found
+
+
+def describe_environment() -> str:
+    """Versions and machine, a line each."""
+    lines = [f"{name}: {version}" for name, version in versions().items()]
+    lines += [f"platform: {platform.platform()}", f"cpu cores: {os.cpu_count()}", f"threads: {torch.get_num_threads()}"]
+    lines += [f"gpu: {torch.cuda.get_device_name(i)}" for i in range(torch.cuda.device_count())]
+    return "\n".join(lines) + "\n"

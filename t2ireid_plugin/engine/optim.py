@@ -1,0 +1,96 @@
+"""AdamW with parameter groups, and a warm-up and cosine schedule in fractions of an epoch."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from typing import Any
+
+import torch
+from torch import nn
+
+ENCODERS = ("visual_encoder.", "text_encoder.")
+_WARMUP_START = 0.1  # share of the learning rate at the very first step
+
+
+def build_adamw(
+    model: nn.Module,
+    losses: nn.Module,
+    *,
+    lr: float,
+    encoder_lr: float,
+    weight_decay: float,
+    betas: tuple[float, float] = (0.9, 0.999),
+) -> torch.optim.AdamW:
+    """AdamW over what is trainable in the model and in the losses (some own projections).
+
+    Encoders learn at ``encoder_lr``, all else at ``lr``. Biases, norms, other vectors and parameters marked
+    ``_no_weight_decay`` (Mamba's ``A_log`` and ``D``) are not decayed.
+    """
+    groups: dict[tuple[str, bool], list[nn.Parameter]] = defaultdict(list)
+    for prefix, module in (("", model), ("losses.", losses)):
+        for name, parameter in module.named_parameters():
+            if parameter.requires_grad:
+                kind = "encoders" if (prefix + name).startswith(ENCODERS) else "new layers"
+                decayed = parameter.ndim > 1 and not getattr(parameter, "_no_weight_decay", False)
+                groups[kind, decayed].append(parameter)
+    # The last group's rate is the one that torchreid prints; sorting puts the new layers there.
+    return torch.optim.AdamW(
+        [
+            {
+                "name": f"{kind}, {'decayed' if decayed else 'not decayed'}",
+                "params": parameters,
+                "lr": encoder_lr if kind == "encoders" else lr,
+                "weight_decay": weight_decay if decayed else 0.0,
+            }
+            for (kind, decayed), parameters in sorted(groups.items(), key=lambda item: item[0])
+        ],
+        lr=lr,
+        betas=betas,
+    )
+
+
+class WarmupCosine:
+    """Linear warm-up, then a cosine down to ``final_mult`` of each group's learning rate.
+
+    It is a function of the time in epochs, so it needs no number of steps: torchreid's identity sampler does not
+    know its length before it has run.
+
+    Args:
+        optimizer: its groups' current rates are the peaks.
+        max_epoch: where the cosine ends.
+        warmup_epochs: length of the warm-up; may be a fraction.
+        final_mult: last rate as a share of the peak.
+    """
+
+    def __init__(
+        self, optimizer: torch.optim.Optimizer, max_epoch: int, warmup_epochs: float = 0.0, final_mult: float = 0.0
+    ) -> None:
+        self.optimizer = optimizer
+        self.max_epoch = max_epoch
+        self.warmup_epochs = warmup_epochs
+        self.final_mult = final_mult
+        self.peaks = [group["lr"] for group in optimizer.param_groups]
+        self.step(0.0)
+
+    def factor(self, epoch: float) -> float:
+        """Share of the peak at a time in epochs."""
+        if epoch < self.warmup_epochs:
+            return _WARMUP_START + (1 - _WARMUP_START) * epoch / self.warmup_epochs
+        done = (epoch - self.warmup_epochs) / max(self.max_epoch - self.warmup_epochs, 1e-9)
+        return self.final_mult + (1 - self.final_mult) * (1 + math.cos(math.pi * min(done, 1.0))) / 2
+
+    def step(self, epoch: float) -> None:
+        """Sets the rates for a time in epochs, such as 2.5."""
+        self.epoch = epoch
+        for group, peak in zip(self.optimizer.param_groups, self.peaks):
+            group["lr"] = peak * self.factor(epoch)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint keeps."""
+        return {"epoch": self.epoch, "peaks": self.peaks}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continues where `state_dict` was taken."""
+        self.peaks = list(state["peaks"])
+        self.step(state["epoch"])

@@ -1,0 +1,17 @@
+"""What every loss of this package is."""
+
+from typing import ClassVar
+
+from torch import Tensor, nn
+
+from .inputs import LossInputs
+
+
+class LossTerm(nn.Module):
+    """A module with plain arguments that maps a batch to a scalar, without its weight."""
+
+    needs: ClassVar[tuple[str, ...]]  # the fields of LossInputs that it reads, besides `pids`
+
+    def forward(self, inputs: LossInputs) -> Tensor:
+        """Scalar loss of the batch."""
+        raise NotImplementedError

@@ -1,0 +1,28 @@
+"""`info_nce`: an image and the identity text of the same person find each other in the batch."""
+
+from torch import Tensor
+
+from .arguments import positive
+from .base import LossTerm
+from .inputs import LossInputs, read
+from .matching import symmetric_identity_matching
+
+
+class InfoNCE(LossTerm):
+    """Symmetric cross-entropy of cos(image, text) / tau with targets over all pairs of equal `pids`.
+
+    1/2 [CE(S, T) + CE(S transposed, T)], S = cos(image_embeds, id_text_embeds) / tau as in CLIP (Radford
+    et al. 2021, fig. 3). T is the row-normalised matrix of equal identities, not the diagonal: another
+    photo of the same person is a positive here.
+    """
+
+    needs = ("image_embeds", "id_text_embeds")
+
+    def __init__(self, tau: float = 0.1) -> None:
+        super().__init__()
+        self.tau = positive("tau", tau)
+
+    def forward(self, inputs: LossInputs) -> Tensor:
+        """Mean of both directions, a scalar."""
+        image, text = read(inputs, *self.needs)  # [B, D] each
+        return symmetric_identity_matching(image, text, inputs.pids, self.tau)

@@ -1,0 +1,27 @@
+"""`gate_regularization`: no channel of the gate may belong to one branch for the whole batch."""
+
+from torch import Tensor
+
+from .arguments import number
+from .base import LossTerm
+from .inputs import LossInputs, read
+
+
+class GateRegularization(LossTerm):
+    """mean_d (mean_b gate[b, d] - target)^2 for `gate` `[B, D]`.
+
+    The mean over the batch comes before the square. MSE(gate, 0.5), with the square first, equals this
+    plus the variance within the batch, and so pulls every sample to the same constant; here a channel may
+    open for one image and close for another as long as it is balanced on average.
+    """
+
+    needs = ("gate",)
+
+    def __init__(self, target: float = 0.5) -> None:
+        super().__init__()
+        self.target = number("target", target, low=0.0, high=1.0)
+
+    def forward(self, inputs: LossInputs) -> Tensor:
+        """Mean over the channels, a scalar."""
+        (gate,) = read(inputs, *self.needs)
+        return (gate.mean(dim=0) - self.target).square().mean()

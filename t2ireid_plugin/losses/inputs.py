@@ -1,0 +1,45 @@
+"""What a loss may read: one named tuple, filled by the engine from a batch and the model's output."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from t2ireid_plugin.errors import ConfigError
+
+
+class LossInputs(NamedTuple):
+    """A batch of `B` photos with their texts as the losses see it; what a model does not return is None.
+
+    Two rows with equal `photos` show the same image file (a photo has several captions), so their `pids`
+    are equal too.
+    """
+
+    pids: Tensor  # [B] long, identity labels 0..P-1
+    photos: Tensor  # [B] long, equal where two rows come from the same image file
+    image_embeds: Tensor | None = None  # [B, 256] unit norm
+    id_text_embeds: Tensor | None = None  # [B, 256] unit norm
+    fused_embeds: Tensor | None = None  # [B, 256] unit norm, the pair's own image and text
+    id_logits: Tensor | None = None  # [B, num_classes]
+    id_embeds: Tensor | None = None  # [B, 768] gated, not normalised
+    cloth_embeds: Tensor | None = None  # [B, 768] gated, not normalised
+    cloth_text_embeds: Tensor | None = None  # [B, 256] unit norm
+    cloth_image_embeds: Tensor | None = None  # [B, 256] unit norm
+    gate: Tensor | None = None  # [B, 768] in 0..1
+    gate_weights: Tensor | None = None  # [B, 2]
+    scale: Tensor | None = None  # [1], the model's learnable parameter
+    epoch: float = 0.0  # epochs done, for ramps; may be fractional
+
+
+def read(inputs: LossInputs, *names: str) -> list[Tensor]:
+    """The named tensors of `inputs`, bfloat16 and half raised to float32; ConfigError where one is None."""
+    tensors = []
+    for name in names:
+        tensor = getattr(inputs, name)
+        if tensor is None:
+            raise ConfigError(f"needs {name}, which the model did not return for this batch")
+        # A softmax at tau 0.02 spreads cosines over -50..50, where bfloat16 resolves steps of 0.25.
+        if tensor.dtype in (torch.float16, torch.bfloat16):
+            tensor = tensor.float()
+        tensors.append(tensor)
+    return tensors

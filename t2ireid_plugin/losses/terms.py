@@ -1,0 +1,126 @@
+"""The table of losses by name, and their weighted sum."""
+
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from t2ireid_plugin.errors import ConfigError
+
+from .arguments import number
+from .base import LossTerm
+from .classification import IdentityClassification
+from .cloth_adversarial import ClothFlattening
+from .cloth_match import ClothMatch
+from .contrastive import InfoNCE
+from .decouple import Decouple
+from .fused_query import FusedQuery
+from .gate import GateRegularization
+from .inputs import LossInputs
+from .projected import ClothingMatching, IdentityMatching
+from .sdm import SDM
+
+LOSSES: dict[str, type[LossTerm]] = {
+    "info_nce": InfoNCE,
+    "cls": IdentityClassification,
+    "bio": IdentityMatching,
+    "cloth": ClothingMatching,
+    "cloth_adv": ClothFlattening,  # after `cloth`, whose projection it shares
+    "cloth_match": ClothMatch,
+    "decouple": Decouple,
+    "gate_regularization": GateRegularization,
+    "sdm": SDM,
+    "fused_query": FusedQuery,
+}
+
+# Arguments that LossTerms gives to the terms that have them; a configuration cannot.
+SUPPLIED = ("feature_dim", "embed_dim", "cloth_projection")
+
+
+def arguments_of(term: type[LossTerm]) -> list[str]:
+    """Names of every argument that `term` takes."""
+    return list(inspect.signature(term).parameters)
+
+
+def read_weight(name: str, settings: object) -> float:
+    """Weight of the loss `name`, after checking that the loss and all its settings exist."""
+    if name not in LOSSES:
+        raise ConfigError(f"unknown loss {name!r}; valid losses: {', '.join(LOSSES)}")
+    if not isinstance(settings, Mapping):
+        raise ConfigError(f"loss {name!r} must be a mapping such as {{'weight': 1.0}}, got {settings!r}")
+    valid = ["weight"] + [a for a in arguments_of(LOSSES[name]) if a not in SUPPLIED]
+    for argument in settings:
+        if argument not in valid:
+            raise ConfigError(f"loss {name!r}: unknown argument {argument!r}; valid: {', '.join(valid)}")
+    if "weight" not in settings:
+        raise ConfigError(f"loss {name!r} has no weight; give it one, 0 to leave the loss out")
+    return number(f"loss {name!r}: weight", settings["weight"], low=0.0)
+
+
+def check_shapes(inputs: LossInputs) -> None:
+    """ValueError unless `pids` is `[B]` and every tensor but `scale` has B rows."""
+    if inputs.pids.dim() != 1:
+        raise ValueError(f"pids must have shape [B], got {list(inputs.pids.shape)}")
+    for name, value in inputs._asdict().items():
+        if name == "scale" or not isinstance(value, Tensor):
+            continue
+        if value.dim() == 0 or len(value) != len(inputs.pids):
+            raise ValueError(f"{name} has shape {list(value.shape)}, but there are {len(inputs.pids)} pids")
+
+
+class LossTerms(nn.Module):
+    """Weighted sum of the losses that a configuration names.
+
+    `terms` maps a name of `LOSSES` to its weight and arguments, as in
+    `{"info_nce": {"weight": 1.0, "tau": 0.1}, "cls": {"weight": 1.0}}`. A weight of 0 leaves the term out.
+    Some terms have parameters (`bio`, `cloth`, `cloth_adv`): give `parameters()` to the optimizer and
+    `state_dict()` to the checkpoint.
+    """
+
+    def __init__(
+        self, terms: Mapping[str, Mapping[str, Any]], feature_dim: int = 768, embed_dim: int = 256
+    ) -> None:
+        super().__init__()
+        if not isinstance(terms, Mapping):
+            raise ConfigError(f"losses must be a mapping of names to settings, got {terms!r}")
+        weights = {name: read_weight(name, settings) for name, settings in terms.items()}
+        self.weights = {name: weights[name] for name in LOSSES if weights.get(name, 0.0) > 0}
+        if not self.weights:
+            raise ConfigError(f"no loss has a weight above 0; valid losses: {', '.join(LOSSES)}")
+        self.terms = nn.ModuleDict()
+        for name in self.weights:
+            supplied = {
+                "feature_dim": feature_dim,
+                "embed_dim": embed_dim,
+                "cloth_projection": self.terms["cloth"].projection if "cloth" in self.terms else None,
+            }
+            term = LOSSES[name]
+            arguments = {key: supplied[key] for key in arguments_of(term) if key in supplied}
+            arguments.update((key, value) for key, value in terms[name].items() if key != "weight")
+            try:
+                self.terms[name] = term(**arguments)
+            except ConfigError as error:
+                raise ConfigError(f"loss {name!r}: {error}") from error
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """Fields of `LossInputs` that the terms read, besides `pids`."""
+        return frozenset(field for name in self.weights for field in LOSSES[name].needs)
+
+    def forward(self, inputs: LossInputs) -> tuple[Tensor, dict[str, Tensor]]:
+        """Sum of weight * term, and each term's own value without its weight, detached, by name."""
+        check_shapes(inputs)
+        total = torch.zeros((), device=inputs.pids.device)
+        values = {}
+        # Under autocast the similarities would be computed in half precision, whatever their inputs are.
+        with torch.autocast(inputs.pids.device.type, enabled=False):
+            for name, term in self.terms.items():
+                try:
+                    value = term(inputs)
+                except ConfigError as error:
+                    raise ConfigError(f"loss {name!r} {error}") from error
+                total = total + self.weights[name] * value
+                values[name] = value.detach()
+        return total, values

@@ -1,0 +1,1 @@
+"""The network: encoders, disentangling, embedding heads, fusion. Knows nothing of data, configs or torchreid."""

@@ -1,0 +1,152 @@
+"""Reading weights safely, and copying them into a model with an account of what happened."""
+
+from __future__ import annotations
+
+import logging
+import pickle
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from t2ireid_plugin.errors import CheckpointError
+
+logger = logging.getLogger(__name__)
+
+# torchreid stores its rank-1 as a NumPy scalar, which the safe loader refuses unless told that it is harmless.
+_HARMLESS: list[Any] = [np.dtype, np.dtypes.Float32DType, np.dtypes.Float64DType, np.dtypes.Int64DType]
+_HARMLESS.append((np.float64(0).__reduce__()[0], "numpy.core.multiarray.scalar"))
+_HARMLESS.append((np.float64(0).__reduce__()[0], "numpy._core.multiarray.scalar"))
+
+# transformers 5 renamed ViT's modules; files of either age load into models of either age.
+_VIT_NAMES = [  # (transformers 4, transformers 5)
+    ("encoder.layer.{}.attention.attention.query.", "layers.{}.attention.q_proj."),
+    ("encoder.layer.{}.attention.attention.key.", "layers.{}.attention.k_proj."),
+    ("encoder.layer.{}.attention.attention.value.", "layers.{}.attention.v_proj."),
+    ("encoder.layer.{}.attention.output.dense.", "layers.{}.attention.o_proj."),
+    ("encoder.layer.{}.intermediate.dense.", "layers.{}.mlp.fc1."),
+    ("encoder.layer.{}.output.dense.", "layers.{}.mlp.fc2."),
+    ("encoder.layer.{}.layernorm_before.", "layers.{}.layernorm_before."),
+    ("encoder.layer.{}.layernorm_after.", "layers.{}.layernorm_after."),
+]
+# Parts of the Hugging Face encoders that the model does not use.
+_UNUSED = re.compile(r"^(visual|text)_encoder\.(.*\.)?(pooler\..*|position_ids)$")
+
+
+class LoadReport(NamedTuple):
+    """What became of each name: file and model side, sorted."""
+
+    loaded: list[str]
+    missing: list[str]
+    unexpected: list[str]
+    mismatched: list[str]
+
+    def __str__(self) -> str:
+        lines = [f"loaded {len(self.loaded)} tensors"]
+        for label in ("missing", "unexpected", "mismatched"):
+            names = getattr(self, label)
+            if names:
+                lines.append(f"{label} ({len(names)}): {', '.join(names)}")
+        return "; ".join(lines)
+
+
+def read_checkpoint(path: str | Path) -> dict[str, Any]:
+    """Everything in a ``.pth`` or ``.safetensors`` file, on the CPU, without executing what it holds.
+
+    Raises:
+        CheckpointError: when the file is missing, truncated, not a checkpoint, or holds more than data.
+    """
+    file = Path(path)
+    if not file.is_file():
+        raise CheckpointError(f"no checkpoint at '{file}'")
+    try:
+        if file.suffix == ".safetensors":
+            return dict(load_file(file))
+        with torch.serialization.safe_globals(_HARMLESS):
+            content = torch.load(file, map_location="cpu", weights_only=True)
+    except SafetensorError as error:
+        raise CheckpointError(f"'{file}' is damaged or no safetensors file: {error}") from error
+    except pickle.UnpicklingError as error:
+        if "Unsupported" in str(error) or "not an allowed global" in str(error):
+            raise CheckpointError(
+                f"'{file}' holds Python objects besides tensors, which could run code; nothing was executed. "
+                "Save its state_dict alone, or as safetensors"
+            ) from error
+        raise CheckpointError(f"'{file}' is not a PyTorch checkpoint or is damaged") from error
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError, IndexError, UnicodeDecodeError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise CheckpointError(f"'{file}' is truncated or not a PyTorch checkpoint ({reason})") from error
+    if not isinstance(content, Mapping):
+        raise CheckpointError(f"'{file}' holds a {type(content).__name__}, not a state_dict")
+    return dict(content)
+
+
+def read_state_dict(path: str | Path) -> dict[str, Tensor]:
+    """The weights in a file: a bare state_dict, or one under ``state_dict`` or ``model``, ``module.`` stripped.
+
+    Raises:
+        CheckpointError: as `read_checkpoint`, and when there are no tensors where weights should be.
+    """
+    content: Mapping[str, Any] = read_checkpoint(path)
+    for key in ("state_dict", "model"):
+        if isinstance(content.get(key), Mapping):
+            content = content[key]
+            break
+    state = {str(k).removeprefix("module."): v for k, v in content.items() if isinstance(v, Tensor)}
+    if not state:
+        raise CheckpointError(f"'{path}' holds no tensors, neither bare nor under 'state_dict' or 'model'")
+    return state
+
+
+def copy_state_dict(state: Mapping[str, Tensor], model: nn.Module) -> LoadReport:
+    """Copies what fits into ``model``, whichever transformers version named it; says what did not.
+
+    Raises:
+        CheckpointError: when nothing fits.
+    """
+    own = model.state_dict()
+    renamed = {_own_name(name, own): tensor for name, tensor in state.items()}
+    shared = [name for name in renamed if name in own]
+    fitting = {name: renamed[name] for name in shared if renamed[name].shape == own[name].shape}
+    report = LoadReport(
+        loaded=sorted(fitting),
+        missing=sorted(set(own) - set(renamed)),
+        unexpected=sorted(name for name in renamed if name not in own and not _UNUSED.match(name)),
+        mismatched=[
+            f"{name} (file {list(renamed[name].shape)}, model {list(own[name].shape)})"
+            for name in sorted(set(shared) - set(fitting))
+        ],
+    )
+    if not fitting:
+        examples = ", ".join(sorted(state)[:3])
+        raise CheckpointError(
+            f"none of the {len(state)} tensors fits the model (the file has {examples}, …; the model has "
+            f"{', '.join(sorted(own)[:3])}, …)"
+        )
+    model.load_state_dict(fitting, strict=False)
+    incomplete = report.missing or report.unexpected or report.mismatched
+    logger.log(logging.WARNING if incomplete else logging.INFO, "%s", report)
+    return report
+
+
+def _own_name(name: str, own: Mapping[str, Tensor]) -> str:
+    """The model's name for a tensor of the file; the file's where the model has none."""
+    if name in own:
+        return name
+    prefix, _, rest = name.partition(".")
+    if prefix != "visual_encoder":
+        return name
+    for pair in _VIT_NAMES:
+        for source, target in (pair, pair[::-1]):
+            match = re.match(re.escape(source).replace(r"\{\}", r"(\d+)"), rest)
+            if match:
+                candidate = f"{prefix}.{target.format(match[1])}{rest[match.end() :]}"
+                if candidate in own:
+                    return candidate
+    return name

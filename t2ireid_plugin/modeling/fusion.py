@@ -1,0 +1,102 @@
+"""Fusion of an image embedding and a text embedding."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from t2ireid_plugin.errors import ConfigError
+from t2ireid_plugin.modeling.mamba import Mamba
+
+
+class EnhancedMambaFusion(nn.Module):
+    """Aligns both embeddings, passes the pair through Mamba layers and projects the result.
+
+    The pair is one token of width ``2 * dim``. With a single token the state starts at zero, so ``A_log`` and all but
+    the last tap of the convolution get no gradient and a layer acts as a gated MLP. The gate weighs the two halves,
+    but ``fc`` reads the whole Mamba output, so the weights are an output only and get no gradient either. Both are
+    the specification's; `GatedMambaFusion` mends the second.
+
+    Args:
+        dim: width ``d`` of each embedding.
+        d_state, d_conv: Mamba's state width and convolution taps.
+        num_layers: number of Mamba layers.
+        output_dim: width of the fused embedding.
+        dropout: in the gate and its attention.
+        num_heads: heads of the gate's attention.
+    """
+
+    def __init__(
+        self,
+        dim: int = 256,
+        d_state: int = 16,
+        d_conv: int = 4,
+        num_layers: int = 2,
+        output_dim: int = 256,
+        dropout: float = 0.1,
+        num_heads: int = 4,
+    ) -> None:
+        super().__init__()
+        pair = 2 * dim
+        self.image_align = nn.Sequential(nn.Linear(dim, dim), nn.ReLU(), nn.LayerNorm(dim))
+        self.text_align = nn.Sequential(nn.Linear(dim, dim), nn.ReLU(), nn.LayerNorm(dim))
+        self.mamba_layers = nn.ModuleList(Mamba(pair, d_state, d_conv) for _ in range(num_layers))
+        self.mamba_norms = nn.ModuleList(nn.LayerNorm(pair) for _ in range(num_layers))
+        self.gate_attn = nn.MultiheadAttention(pair, num_heads, dropout=dropout, batch_first=True)
+        self.gate = nn.Sequential(
+            nn.Linear(pair, dim), nn.ReLU(), nn.Dropout(dropout), nn.Linear(dim, 2), nn.Softmax(dim=-1)
+        )
+        self.fc = nn.Linear(pair, output_dim)
+        self.norm_final = nn.LayerNorm(output_dim)
+
+    def forward(self, image: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
+        """Embeddings ``[B, d]`` and ``[B, d]`` to ``fused [B, output_dim]`` and ``weights [B, 2]`` (image, text)."""
+        pair = torch.cat([self.image_align(image), self.text_align(text)], dim=-1).unsqueeze(1)  # [B, 1, 2d]
+        for mamba, norm in zip(self.mamba_layers, self.mamba_norms):
+            pair = norm(mamba(pair) + pair)
+        # Attended while still [B, 1, 2d]: given [B, 2d], PyTorch would take the batch for one sequence.
+        attended = self.gate_attn(pair, pair, pair, need_weights=False)[0].squeeze(1)  # [B, 2d]
+        weights = self.gate(attended)  # [B, 2]
+        return self.norm_final(self.fc(self.weigh(pair.squeeze(1), weights))), weights
+
+    def weigh(self, pair: Tensor, weights: Tensor) -> Tensor:
+        """What ``fc`` reads: the whole Mamba output ``[B, 2d]``, untouched by the weights ``[B, 2]``."""
+        return pair
+
+
+class GatedMambaFusion(EnhancedMambaFusion):
+    """`EnhancedMambaFusion` whose gate weights reach the output, and so learn. Same parameters, same names.
+
+    The halves are scaled by ``2 * w_image`` and ``2 * w_text``: the identity while both weights are 1/2.
+    """
+
+    def weigh(self, pair: Tensor, weights: Tensor) -> Tensor:
+        """The image and the text half of ``pair [B, 2d]``, each times twice its weight."""
+        image, text = pair.chunk(2, dim=-1)
+        return 2 * torch.cat([weights[:, :1] * image, weights[:, 1:] * text], dim=-1)
+
+
+FUSIONS: dict[str, type[nn.Module]] = {
+    "enhanced_mamba": EnhancedMambaFusion,
+    "gated_mamba": GatedMambaFusion,
+}
+
+
+def build_fusion(config: Mapping[str, Any]) -> nn.Module:
+    """The fusion that ``config["type"]`` names, built with the rest of ``config``.
+
+    Raises:
+        ConfigError: for an unknown type or argument; the message lists the valid ones.
+    """
+    arguments = dict(config)
+    name = arguments.pop("type", "enhanced_mamba")
+    if name not in FUSIONS:
+        raise ConfigError(f"fusion.type: unknown '{name}'; valid: {', '.join(FUSIONS)}")
+    known = ("dim", "d_state", "d_conv", "num_layers", "output_dim", "dropout", "num_heads")
+    unknown = sorted(set(arguments) - set(known))
+    if unknown:
+        raise ConfigError(f"fusion: unknown {', '.join(unknown)}; valid: type, {', '.join(known)}")
+    return FUSIONS[name](**arguments)

@@ -1,0 +1,312 @@
+"""`T2IReIDModel`: a person image and two descriptions to embeddings, identity logits and a fused embedding."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase
+
+from t2ireid_plugin.errors import ConfigError, EncoderError, InputError
+from t2ireid_plugin.modeling.checkpoint import LoadReport, copy_state_dict, read_state_dict
+from t2ireid_plugin.modeling.disentangle import DisentangleModule
+from t2ireid_plugin.modeling.encoders import (
+    build_image_encoder,
+    build_text_encoder,
+    build_tokenizer,
+    image_preprocess,
+)
+from t2ireid_plugin.modeling.fusion import build_fusion
+from t2ireid_plugin.modeling.heads import projection_mlp
+from t2ireid_plugin.modeling.tokenizer import CachedTokenizer
+
+logger = logging.getLogger(__name__)
+
+SHARED_DIM = 512
+EMBED_DIM = 256
+NUM_HEADS = 4
+
+DEFAULT_FUSION: dict[str, Any] = {
+    "type": "enhanced_mamba",
+    "dim": EMBED_DIM,
+    "d_state": 16,
+    "d_conv": 4,
+    "num_layers": 2,
+    "output_dim": EMBED_DIM,
+    "dropout": 0.1,
+}
+DEFAULTS: dict[str, Any] = {
+    "bert_base_path": "bert-base-uncased",
+    "vit_pretrained": "google/vit-base-patch16-224",
+    "num_classes": 8000,
+    "fusion": DEFAULT_FUSION,
+    "freeze_text": True,
+    "max_length": 64,
+    "tokenizer": None,
+}
+
+
+class T2IReIDOutput(NamedTuple):
+    """What `T2IReIDModel.forward` returns; a field whose input was not given is None.
+
+    The 256-wide embeddings have unit norm; ``id_embeds`` and ``cloth_embeds`` are the gated features before it.
+    """
+
+    image_embeds: Tensor | None  # [B, 256] identity branch of the image
+    id_text_embeds: Tensor | None  # [B, 256]
+    fused_embeds: Tensor | None  # [B, 256]
+    id_logits: Tensor | None  # [B, num_classes]
+    id_embeds: Tensor | None  # [B, D]
+    cloth_embeds: Tensor | None  # [B, D]
+    cloth_text_embeds: Tensor | None  # [B, 256]
+    cloth_image_embeds: Tensor | None  # [B, 256] clothing branch of the image
+    gate: Tensor | None  # [B, D] share of the identity branch, 0..1
+    gate_weights: Tensor | None  # [B, 2] image, text; sums to 1
+
+
+class T2IReIDModel(nn.Module):
+    """Text-to-image person re-identification with ViT, BERT, disentangling and Mamba fusion.
+
+    Args:
+        net_config: any of
+            ``vit_pretrained``, ``bert_base_path``: a folder, a hub id, or a mapping that configures an encoder with
+            random weights; ``tokenizer``: needed with such a text encoder, else the encoder's own;
+            ``num_classes``: training identities; ``fusion``: ``{type, dim, d_state, d_conv, num_layers, output_dim,
+            dropout}`` or None; ``freeze_text``: BERT without gradient and dropout; ``max_length``: tokens a text.
+
+    Raises:
+        ConfigError: for an unknown key or a value that cannot work.
+        EncoderError: when an encoder's files are missing or do not fit each other.
+    """
+
+    text_adapter: nn.Linear | None
+    fusion: nn.Module | None
+
+    def __init__(self, net_config: Mapping[str, Any]) -> None:
+        super().__init__()
+        config = _complete(net_config)
+        self.freeze_text: bool = config["freeze_text"]
+        self.load_report: LoadReport | None = None
+
+        # Text first: a missing tokenizer should not wait for 86 million image parameters.
+        tokenizer = config["tokenizer"]
+        vocab_size = None if tokenizer is None else len(tokenizer)
+        self.text_encoder = build_text_encoder(config["bert_base_path"], vocab_size)
+        self.text_cache = self._build_tokenizer(config)
+        self.visual_encoder = build_image_encoder(config["vit_pretrained"])
+        self.preprocess = image_preprocess(config["vit_pretrained"], self.visual_encoder.config)
+
+        width: int = self.visual_encoder.config.hidden_size
+        text_width: int = self.text_encoder.config.hidden_size
+        if text_width != width:
+            self.text_adapter = nn.Linear(text_width, width)
+        else:
+            self.text_adapter = None  # so that the names stay those of the specification
+        self.text_width = width
+
+        self.disentangle = DisentangleModule(width, NUM_HEADS)
+        self.id_classifier = nn.Linear(width, config["num_classes"])
+        self.shared_mlp = nn.Linear(width, SHARED_DIM)
+        self.image_mlp = projection_mlp(SHARED_DIM, EMBED_DIM)
+        self.text_mlp = projection_mlp(SHARED_DIM, EMBED_DIM)
+        self.text_attn = nn.MultiheadAttention(width, NUM_HEADS, dropout=0.1, batch_first=True)
+        self.text_attn_norm = nn.LayerNorm(width)
+        self.fusion = None if config["fusion"] is None else build_fusion(config["fusion"])
+        self.scale = nn.Parameter(torch.ones(1))
+        if self.freeze_text:
+            self.text_encoder.requires_grad_(False).eval()
+        logger.info("scale %.4f, fusion %s", self.scale.item(), type(self.fusion).__name__)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters are."""
+        return self.scale.device
+
+    def train(self, mode: bool = True) -> T2IReIDModel:
+        """As `nn.Module.train`, but a frozen text encoder stays in eval mode: its dropout would be noise."""
+        super().train(mode)
+        if self.freeze_text:
+            self.text_encoder.eval()
+        return self
+
+    def encode_image(self, image: Tensor) -> Tensor:
+        """Images ``[B, 3, H, W]`` (or ``[B, 3, H, W, 1]``) to identity embeddings ``[B, 256]`` of unit norm.
+
+        Raises:
+            InputError: for another shape.
+        """
+        id_embeds, _, _ = self.disentangle(self._image_tokens(image))
+        return self._project(self.image_mlp, id_embeds)[0]
+
+    def encode_text(self, text: str | Sequence[str]) -> Tensor:
+        """A string to ``[256]``, a list or tuple of ``n`` strings to ``[n, 256]``, of unit norm.
+
+        Raises:
+            InputError: for an empty list, an empty text, or something that is no string.
+        """
+        embeds = self._project(self.text_mlp, self._text_features(_as_texts(text, "text")))[0]
+        return embeds[0] if isinstance(text, str) else embeds
+
+    def forward(
+        self,
+        image: Tensor | None = None,
+        cloth_instruction: str | Sequence[str] | None = None,
+        id_instruction: str | Sequence[str] | None = None,
+    ) -> T2IReIDOutput:
+        """Whatever is given, encoded; image and identity texts together are also fused.
+
+        Args:
+            image: ``[B, 3, H, W]`` or ``[B, 3, H, W, 1]``.
+            cloth_instruction: ``B`` clothing descriptions (one string counts as a batch of one).
+            id_instruction: ``B`` identity descriptions.
+
+        Raises:
+            InputError: when the numbers of images and texts differ, for a training batch of one, and as in
+                `encode_image` and `encode_text`.
+        """
+        texts = self._given_texts(image, cloth_instruction, id_instruction)
+        image_embeds = id_logits = id_embeds = cloth_embeds = cloth_image_embeds = gate = None
+        if image is not None:
+            id_embeds, cloth_embeds, gate = self.disentangle(self._image_tokens(image))
+            id_logits = self.id_classifier(id_embeds)
+            image_embeds, cloth_image_embeds = self._project(self.image_mlp, id_embeds, cloth_embeds)
+
+        text_embeds = self._embed_texts(texts)
+        id_text_embeds = text_embeds.get("id_instruction")
+
+        fused_embeds = gate_weights = None
+        if self.fusion is not None and image_embeds is not None and id_text_embeds is not None:
+            fused, gate_weights = self.fusion(image_embeds, id_text_embeds)
+            fused_embeds = F.normalize(self.scale * fused, dim=-1)
+
+        return T2IReIDOutput(
+            image_embeds=image_embeds,
+            id_text_embeds=id_text_embeds,
+            fused_embeds=fused_embeds,
+            id_logits=id_logits,
+            id_embeds=id_embeds,
+            cloth_embeds=cloth_embeds,
+            cloth_text_embeds=text_embeds.get("cloth_instruction"),
+            cloth_image_embeds=cloth_image_embeds,
+            gate=gate,
+            gate_weights=gate_weights,
+        )
+
+    def load_param(self, trained_path: str | Path) -> T2IReIDModel:
+        """Loads weights from a file; `load_report` then says what was loaded and what was not.
+
+        Raises:
+            CheckpointError: when the file is missing, damaged, unsafe, or nothing in it fits.
+        """
+        self.load_report = copy_state_dict(read_state_dict(trained_path), self)
+        logger.info("scale %.4f after loading '%s'", self.scale.item(), trained_path)
+        return self
+
+    def _build_tokenizer(self, config: Mapping[str, Any]) -> CachedTokenizer:
+        text_config = self.text_encoder.config
+        longest = getattr(text_config, "max_position_embeddings", config["max_length"])
+        if config["max_length"] > longest:
+            raise ConfigError(f"max_length: {config['max_length']} exceeds the text encoder's {longest} positions")
+        tokenizer: PreTrainedTokenizerBase | None = config["tokenizer"]
+        if tokenizer is None:
+            tokenizer = build_tokenizer(config["bert_base_path"], text_config.vocab_size)
+        return CachedTokenizer(tokenizer, config["max_length"])
+
+    def _image_tokens(self, image: Tensor) -> Tensor:
+        """``[B, 3, H, W]`` or ``[B, 3, H, W, 1]`` to the encoder's tokens ``[B, L, D]``."""
+        if image.dim() == 5 and image.shape[-1] == 1:
+            image = image.squeeze(-1)
+        if image.dim() != 4 or image.shape[1] != 3:
+            raise InputError(f"images must be [B, 3, H, W] or [B, 3, H, W, 1], not {list(image.shape)}")
+        # Asked for only where needed: the encoder's resizing assumes that it was built for square images.
+        native = tuple(image.shape[-2:]) == self.preprocess[:2]
+        options = {} if native else {"interpolate_pos_encoding": True}
+        return self.visual_encoder(image.to(self.device), **options).last_hidden_state
+
+    def _text_features(self, texts: Sequence[str]) -> Tensor:
+        """``n`` texts to pooled features ``[n, D]``."""
+        input_ids, mask = (t.to(self.device) for t in self.text_cache(texts))  # [n, max_length] each
+        longest = int(mask.sum(dim=1).max())  # columns that are padding for every text change nothing
+        input_ids, mask = input_ids[:, :longest], mask[:, :longest]
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.freeze_text):
+            tokens = self.text_encoder(input_ids=input_ids, attention_mask=mask).last_hidden_state  # [n, L, D]
+        if self.text_adapter is not None:
+            tokens = self.text_adapter(tokens)
+        padding = ~mask.bool()
+        attended, _ = self.text_attn(tokens, tokens, tokens, key_padding_mask=padding, need_weights=False)
+        tokens = self.text_attn_norm(attended + tokens)
+        weights = mask.unsqueeze(-1).to(tokens.dtype)  # [n, L, 1]
+        return (tokens * weights).sum(dim=1) / weights.sum(dim=1)
+
+    def _embed_texts(self, texts: Mapping[str, list[str]]) -> dict[str, Tensor]:
+        """Several batches of texts in one pass, so that one set of batch statistics describes them all."""
+        if not texts:
+            return {}
+        features = self._text_features([text for batch in texts.values() for text in batch])
+        parts = features.split([len(batch) for batch in texts.values()])
+        return dict(zip(texts, self._project(self.text_mlp, *parts)))
+
+    def _project(self, mlp: nn.Module, *features: Tensor) -> tuple[Tensor, ...]:
+        """Each ``[n, D]`` to ``[n, 256]`` of unit norm; as one batch, for the sake of its statistics."""
+        sizes = [len(f) for f in features]
+        if self.training and min(sizes) < 2:
+            raise InputError(
+                "a training batch of 1: batch normalisation needs at least 2 samples; raise train.batch_size"
+            )
+        embeds = F.normalize(mlp(self.shared_mlp(torch.cat(features))), dim=-1)
+        return embeds.split(sizes)
+
+    @staticmethod
+    def _given_texts(
+        image: Tensor | None, cloth: str | Sequence[str] | None, identity: str | Sequence[str] | None
+    ) -> dict[str, list[str]]:
+        given = {"id_instruction": identity, "cloth_instruction": cloth}
+        texts = {name: _as_texts(value, name) for name, value in given.items() if value is not None}
+        counts = {name: len(batch) for name, batch in texts.items()}
+        if image is not None:
+            counts["image"] = len(image)
+        if len(set(counts.values())) > 1:
+            found = ", ".join(f"{count} in {name}" for name, count in counts.items())
+            raise InputError(f"the numbers of images and texts differ: {found}")
+        return texts
+
+
+def _complete(net_config: Mapping[str, Any]) -> dict[str, Any]:
+    """``net_config`` over the defaults, checked."""
+    unknown = sorted(set(net_config) - set(DEFAULTS))
+    if unknown:
+        raise ConfigError(f"net_config: unknown {', '.join(unknown)}; valid: {', '.join(DEFAULTS)}")
+    config = {**DEFAULTS, **net_config}
+    if config["num_classes"] < 1:
+        raise ConfigError(f"num_classes: {config['num_classes']} must be at least 1")
+    if config["max_length"] < 3:
+        raise ConfigError(f"max_length: {config['max_length']} leaves no room between [CLS] and [SEP]")
+    if config["fusion"] is not None:
+        config["fusion"] = {**DEFAULT_FUSION, **config["fusion"]}
+        if config["fusion"]["dim"] != EMBED_DIM:
+            raise ConfigError(f"fusion.dim: {config['fusion']['dim']} must be {EMBED_DIM}, the embeddings' width")
+    if config["tokenizer"] is None and isinstance(config["bert_base_path"], Mapping):
+        raise EncoderError(
+            "bert_base_path: a text encoder built from a configuration has no vocabulary of its own; give "
+            "net_config['tokenizer'], for instance learn_wordpiece(captions)"
+        )
+    return config
+
+
+def _as_texts(text: str | Sequence[str], name: str) -> list[str]:
+    texts = [text] if isinstance(text, str) else text
+    if not isinstance(texts, (list, tuple)):
+        raise InputError(f"{name}: expected a string or a list of strings, not {type(text).__name__}")
+    if not texts:
+        raise InputError(f"{name}: the list of texts is empty")
+    for i, item in enumerate(texts):
+        if not isinstance(item, str):
+            raise InputError(f"{name}[{i}]: expected a string, not {type(item).__name__} ({item!r})")
+        if not item.strip():
+            raise InputError(f"{name}[{i}]: the text is empty")
+    return list(texts)

@@ -1,0 +1,135 @@
+"""Captions to token ids: a cache per string, and a WordPiece vocabulary learned from captions."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections import OrderedDict
+from collections.abc import Iterable, Sequence
+
+import torch
+from tokenizers import Tokenizer
+from tokenizers.implementations import BertWordPieceTokenizer
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
+
+from t2ireid_plugin.errors import DataError
+
+logger = logging.getLogger(__name__)
+
+# Texts are tokenized in the main process while data workers fork; without this the library warns at every fork.
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+SPECIAL_TOKENS = {
+    "pad_token": "[PAD]",
+    "unk_token": "[UNK]",
+    "cls_token": "[CLS]",
+    "sep_token": "[SEP]",
+    "mask_token": "[MASK]",
+}
+
+
+class CachedTokenizer:
+    """Tokenizes texts to a fixed length and remembers the ids of each string.
+
+    The cache holds ids only, one entry a string, and forgets the least recently used: captions come back every
+    epoch in ever new batches, so a batch is no useful key.
+
+    Args:
+        tokenizer: any Hugging Face tokenizer.
+        max_length: tokens a text is padded or cut to, special tokens included.
+        capacity: number of strings remembered.
+    """
+
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerBase, max_length: int = 64, capacity: int = 200_000
+    ) -> None:
+        self.tokenizer = tokenizer
+        self.max_length = max_length
+        self.capacity = capacity
+        self._ids: OrderedDict[str, list[int]] = OrderedDict()
+        self._warned = False
+
+    def __len__(self) -> int:
+        """Number of strings remembered."""
+        return len(self._ids)
+
+    def __call__(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """``n`` texts to ``input_ids [n, max_length]`` and ``attention_mask [n, max_length]``, both int64."""
+        rows = self._lookup(texts)
+        pad = self.tokenizer.pad_token_id
+        input_ids = torch.full((len(rows), self.max_length), 0 if pad is None else pad)
+        attention_mask = torch.zeros_like(input_ids)
+        for i, ids in enumerate(rows):
+            input_ids[i, : len(ids)] = torch.tensor(ids)
+            attention_mask[i, : len(ids)] = 1
+        return input_ids, attention_mask
+
+    def _lookup(self, texts: Sequence[str]) -> list[list[int]]:
+        new = [text for text in dict.fromkeys(texts) if text not in self._ids]
+        fresh: dict[str, list[int]] = {}
+        if new:
+            encoded = self.tokenizer(new, truncation=True, max_length=self.max_length)["input_ids"]
+            fresh = dict(zip(new, encoded))
+            self._warn_of_unknown(fresh)
+        rows = [fresh[text] if text in fresh else self._ids[text] for text in texts]
+        for text, ids in zip(texts, rows):
+            self._ids[text] = ids
+            self._ids.move_to_end(text)
+        while len(self._ids) > self.capacity:
+            self._ids.popitem(last=False)
+        return rows
+
+    def _warn_of_unknown(self, fresh: dict[str, list[int]]) -> None:
+        if self._warned or self.tokenizer.unk_token_id is None:
+            return
+        special = set(self.tokenizer.all_special_ids) - {self.tokenizer.unk_token_id}
+        for text, ids in fresh.items():
+            words = [i for i in ids if i not in special]
+            unknown = sum(i == self.tokenizer.unk_token_id for i in words)
+            if unknown > len(words) / 2:
+                logger.warning(
+                    "most of this text is unknown to the tokenizer (%d of %d tokens): %r. Choose a text encoder "
+                    "for its language, e.g. model.bert_base_path bert-base-chinese for Chinese.",
+                    unknown,
+                    len(words),
+                    text,
+                )
+                self._warned = True  # once is enough: a whole dataset would say the same
+                return
+
+
+def learn_wordpiece(captions: Iterable[str], vocab_size: int = 2000) -> PreTrainedTokenizerFast:
+    """A lower-casing BERT tokenizer whose vocabulary is learned from ``captions``; the same captions, the same ids.
+
+    Raises:
+        DataError: when there are no captions to learn from.
+    """
+    # Sorted and unique: the vocabulary depends on what is said, not on the order of the annotation file.
+    corpus = sorted(set(captions))
+    if not corpus:
+        raise DataError("no captions to learn a vocabulary from: the training split is empty")
+    learner = BertWordPieceTokenizer(lowercase=True)
+    learner.train_from_iterator(corpus, vocab_size=vocab_size, min_frequency=2, show_progress=False)
+    return _with_bert_template(Tokenizer.from_str(learner.to_str()))
+
+
+def tokenizer_to_json(tokenizer: PreTrainedTokenizerBase) -> str:
+    """The whole tokenizer as one JSON string, for storing in a checkpoint."""
+    return tokenizer.backend_tokenizer.to_str()  # type: ignore[attr-defined]
+
+
+def tokenizer_from_json(text: str) -> PreTrainedTokenizerFast:
+    """The tokenizer that `tokenizer_to_json` wrote."""
+    return PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(text), **SPECIAL_TOKENS)
+
+
+def _with_bert_template(tokenizer: Tokenizer) -> PreTrainedTokenizerFast:
+    """Adds ``[CLS] … [SEP]``, which the learner sets up only when it is given a finished vocabulary."""
+    from tokenizers.processors import BertProcessing
+
+    cls, sep = (
+        (token, tokenizer.token_to_id(token)) for token in (SPECIAL_TOKENS["cls_token"], SPECIAL_TOKENS["sep_token"])
+    )
+    tokenizer.post_processor = BertProcessing(sep, cls)
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **SPECIAL_TOKENS)

@@ -1,0 +1,28 @@
+"""Puts our datasets into torchreid's tables."""
+
+from __future__ import annotations
+
+import functools
+
+from torchreid import data as torchreid_data
+
+from t2ireid_plugin.data.benchmarks import BENCHMARKS
+from t2ireid_plugin.data.dataset import CaptionDataset
+
+VAL_SUFFIX = "_val"
+_registered: set[str] = set()
+
+
+def register() -> None:
+    """Registers each benchmark as ``name`` (evaluates on test) and ``name_val`` (on val); again does nothing.
+
+    Raises:
+        ValueError: torchreid's, when another plugin has taken a name.
+    """
+    for spec in BENCHMARKS.values():
+        for name, split in ((spec.name, "test"), (spec.name + VAL_SUFFIX, "val")):
+            if name not in _registered:
+                torchreid_data.register_image_dataset(
+                    name, functools.partial(CaptionDataset, spec=spec, eval_split=split)
+                )
+                _registered.add(name)

@@ -1,0 +1,91 @@
+"""Random batches, and scalar arithmetic for the oracles that uses neither tensors nor the package."""
+
+import math
+from types import SimpleNamespace
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from t2ireid_plugin.losses import LOSSES, LossInputs
+
+torch.set_num_threads(1)
+
+FEATURE_DIM, EMBED_DIM, NUM_CLASSES = 5, 4, 6
+
+
+def random_inputs(pids, photos=None, seed=0, dtype=torch.float64, epoch=3.0):
+    """LossInputs with every field filled; `photos` are all different unless given."""
+    generator = torch.Generator().manual_seed(seed)
+    batch = len(pids)
+
+    def normal(dim):
+        return torch.randn(batch, dim, generator=generator, dtype=torch.float64)
+
+    def unit():
+        return F.normalize(normal(EMBED_DIM), dim=-1)
+
+    fields = {
+        "image_embeds": unit(),
+        "id_text_embeds": unit(),
+        "fused_embeds": unit(),
+        "id_logits": normal(NUM_CLASSES),
+        "id_embeds": normal(FEATURE_DIM),
+        "cloth_embeds": normal(FEATURE_DIM),
+        "cloth_text_embeds": unit(),
+        "cloth_image_embeds": unit(),
+        "gate": normal(FEATURE_DIM).sigmoid(),
+        "gate_weights": normal(2).softmax(dim=1),
+        "scale": torch.tensor([1.3]),
+    }
+    fields = {name: value.to(dtype) for name, value in fields.items()}
+    photos = list(range(batch)) if photos is None else photos
+    return LossInputs(torch.tensor(pids), torch.tensor(photos), epoch=epoch, **fields)
+
+
+def build(name, **arguments):
+    """The term `name` in float64 at the dimensions of `random_inputs`, its parameters seeded."""
+    torch.manual_seed(7)
+    if name in ("bio", "cloth", "cloth_adv"):
+        arguments = {"feature_dim": FEATURE_DIM, "embed_dim": EMBED_DIM, **arguments}
+    return LOSSES[name](**arguments).double()
+
+
+def dot(a, b):
+    return sum(x * y for x, y in zip(a, b, strict=True))
+
+
+def cosine(a, b):
+    return dot(a, b) / (math.sqrt(dot(a, a)) * math.sqrt(dot(b, b)))
+
+
+def log_softmax(row):
+    return [x - math.log(sum(math.exp(y) for y in row)) for x in row]
+
+
+def matching(queries, candidates, pids, tau):
+    """Mean over the queries of the mean -log p over the candidates of the same identity."""
+    total = 0.0
+    for i, query in enumerate(queries):
+        log_p = log_softmax([cosine(query, candidate) / tau for candidate in candidates])
+        positives = [j for j in range(len(pids)) if pids[j] == pids[i]]
+        total += -sum(log_p[j] for j in positives) / len(positives)
+    return total / len(queries)
+
+
+def project(linear, features):
+    """`features` (list of rows) through `linear`, one output at a time."""
+    weight, bias = linear.weight.tolist(), linear.bias.tolist()
+    return [[dot(w, row) + b for w, b in zip(weight, bias, strict=True)] for row in features]
+
+
+@pytest.fixture(scope="session")
+def make():
+    """`make.inputs(pids, ...)` and `make.term(name, ...)`."""
+    return SimpleNamespace(inputs=random_inputs, term=build)
+
+
+@pytest.fixture(scope="session")
+def naive():
+    """The oracles' arithmetic."""
+    return SimpleNamespace(cosine=cosine, log_softmax=log_softmax, matching=matching, project=project)

@@ -1,0 +1,92 @@
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from t2ireid_plugin.losses.fused_query import query_loss
+
+
+def split(rows):
+    """(pid, number of the photo among the person's) rows as `pids` and `photos`."""
+    return [pid for pid, _ in rows], [10 * pid + photo for pid, photo in rows]
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    rows=st.lists(st.tuples(st.integers(0, 2), st.integers(0, 2)), min_size=2, max_size=8),
+    scale=st.sampled_from([1.0, 0.5, -0.7]),
+    seed=st.integers(0, 99),
+)
+def test_equals_the_loop(make, naive, rows, scale, seed):
+    pids, photos = split(rows)
+    inputs = make.inputs(pids, photos, seed)._replace(scale=torch.tensor([scale], dtype=torch.float64))
+    fused, image = inputs.fused_embeds.tolist(), inputs.image_embeds.tolist()
+    losses = []
+    for i in range(len(pids)):
+        candidates = [j for j in range(len(pids)) if photos[j] != photos[i]]
+        positives = [j for j in candidates if pids[j] == pids[i]]
+        if not positives:
+            continue
+        row = naive.log_softmax([scale * naive.cosine(fused[i], image[j]) / 0.1 for j in candidates])
+        log_p = dict(zip(candidates, row, strict=True))
+        losses.append(-sum(log_p[j] for j in positives) / len(positives))
+    expected = sum(losses) / len(losses) if losses else 0.0
+    assert make.term("fused_query")(inputs).item() == pytest.approx(expected, abs=1e-6)
+
+
+def test_similarity_to_the_own_photo_changes_nothing(make):
+    # Rows 0 and 1 are two captions of one photo. Row 2's answer does depend on that photo, so what must
+    # stay is the gradient of the queries 0 and 1.
+    inputs = make.inputs([0, 0, 0, 1], photos=[0, 0, 1, 2])
+    fused = inputs.fused_embeds.requires_grad_()
+    moved_images = inputs.image_embeds.clone()
+    moved_images[:2] = fused.detach()[0]  # now the own photo would be the perfect answer
+    term = make.term("fused_query")
+    (before,) = torch.autograd.grad(term(inputs), fused)
+    (after,) = torch.autograd.grad(term(inputs._replace(image_embeds=moved_images)), fused)
+    torch.testing.assert_close(after[:2], before[:2])
+    assert before[:2].abs().max() > 1e-3
+    assert not torch.allclose(after[2], before[2])
+
+
+def test_the_diagonal_of_the_similarities_is_never_read():
+    torch.manual_seed(0)
+    pids, photos = torch.tensor([0, 0, 1, 1, 2]), torch.tensor([0, 1, 2, 3, 4])
+    logits = torch.randn(5, 5)
+    changed = logits + torch.diag(torch.randn(5) * 100)
+    assert torch.equal(query_loss(changed, pids, photos), query_loss(logits, pids, photos))
+
+
+@pytest.mark.parametrize(
+    ("pids", "photos"), [([0, 1, 2], [0, 1, 2]), ([0, 0, 0], [5, 5, 5]), ([0, 0, 1], [5, 5, 6]), ([0], [0])]
+)
+def test_without_another_photo_it_is_exactly_zero_and_connected(make, pids, photos):
+    inputs = make.inputs(pids, photos)
+    leaves = [getattr(inputs, name).requires_grad_() for name in ("fused_embeds", "image_embeds", "scale")]
+    loss = make.term("fused_query")(inputs)
+    assert loss.item() == 0
+    loss.backward()
+    for leaf in leaves:
+        assert leaf.grad is not None
+        assert not leaf.grad.any()
+
+
+def test_rows_without_a_positive_do_not_thin_out_the_mean(make):
+    # Person 1 has one photo. It is a wrong candidate for person 0, and its own query does not count.
+    axes = torch.eye(4, dtype=torch.float64)[[0, 0, 1]]
+    inputs = make.inputs([0, 0, 1])._replace(
+        fused_embeds=axes, image_embeds=axes, scale=torch.ones(1, dtype=torch.float64)
+    )
+    expected = math.log(1 + math.exp(-10))
+    assert make.term("fused_query")(inputs).item() == pytest.approx(expected, abs=1e-9)
+
+
+@pytest.mark.parametrize("start", [0.5, -0.5])
+def test_scale_grows_while_the_ranking_is_right_even_from_below_zero(make, start):
+    axes = torch.eye(4, dtype=torch.float64)[[0, 0, 1, 1]]
+    scale = torch.tensor([start], dtype=torch.float64, requires_grad=True)
+    inputs = make.inputs([0, 0, 1, 1])._replace(fused_embeds=axes, image_embeds=axes, scale=scale)
+    make.term("fused_query")(inputs).backward()
+    assert scale.grad < 0
