@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import shlex
 import sys
-import warnings
 from collections.abc import Callable, Sequence
 
 from t2ireid_plugin.errors import T2IReIDError
@@ -26,12 +25,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     _add_train(commands, "test", "test a checkpoint (train --eval-only)")
     _add_prepare(commands)
     options = parser.parse_args(arguments)
-    typed = shlex.join(["t2ireid", *arguments]) if argv is None else shlex.join(["t2ireid", *arguments])
-    # torchreid warns of its missing Cython evaluator at import; it is not needed.
-    warnings.filterwarnings("ignore", message="Cython evaluation")
     run: Callable[[argparse.Namespace, str], None] = options.run
     try:
-        run(options, typed)
+        run(options, shlex.join(["t2ireid", *arguments]))
     except T2IReIDError as error:
         print(f"error: {_first_hand(str(error))}", file=sys.stderr)
         return 2

@@ -120,6 +120,13 @@ _DEFAULTS: dict[str, Any] = {
         "pictures": 6,  # ranked lists drawn after the final test
     },
 }
+# What may be set to a value of the type, or left empty.
+_OPTIONAL: dict[str, type] = {
+    "data.height": int,
+    "data.width": int,
+    "data.norm_mean": list,
+    "data.norm_std": list,
+}
 # Tables whose keys belong to somebody else: Hugging Face's configurations, the losses' arguments.
 _OPEN_TABLES = ("model.vit_config", "model.bert_config", "loss.terms")
 
@@ -142,7 +149,7 @@ def load_cfg(config_file: str | Path | None = None, opts: Sequence[str] = ()) ->
     if len(opts) % 2:
         raise ConfigError(f"'{opts[-1]}' has no value; settings are pairs, such as: train.lr 1e-4")
     for key, value in zip(opts[::2], opts[1::2]):
-        merge(cfg, _nest(key, _parse(value)), "command line")
+        merge(cfg, _nest(key, value), "command line")
     return cfg
 
 
@@ -158,13 +165,15 @@ def merge(cfg: CfgNode, updates: Mapping[str, Any], where: str, prefix: str = ""
             raise ConfigError(f"{where}: unknown key '{name}'{_nearest(name)}; valid here: {', '.join(cfg)}")
         old = cfg.get(key)
         if isinstance(old, CfgNode):
+            value = _parse_text(value)
             if not isinstance(value, Mapping):
                 raise ConfigError(f"{where}: '{name}' is a table of settings, not {value!r}")
             merge(old, value, where, f"{name}.")
-        elif isinstance(value, Mapping) and cfg.is_new_allowed():
-            cfg[key] = _node(value, name, new_allowed=True)
+        elif cfg.is_new_allowed():  # checked by whoever builds from this table
+            value = _parse_text(value)
+            cfg[key] = _node(value, name, new_allowed=True) if isinstance(value, Mapping) else value
         else:
-            cfg[key] = _coerce(value, old, f"{where}: '{name}'")
+            cfg[key] = _coerce(value, name, f"{where}: '{name}'")
 
 
 def choose(key: str, value: str, valid: Sequence[str]) -> None:
@@ -189,6 +198,8 @@ def _node(values: Mapping[str, Any], name: str, new_allowed: bool = False) -> Cf
         full = f"{name}.{key}" if name else str(key)
         if isinstance(value, Mapping):
             node[key] = _node(value, full, node.is_new_allowed())
+        elif node.is_new_allowed():
+            node[key] = _parse_text(value)
         else:
             node[key] = list(value) if isinstance(value, list) else value
     return node
@@ -202,7 +213,7 @@ def _read_yaml(file: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
         content = yaml.safe_load(file.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"no configuration file '{file}' ({error.strerror})") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: not UTF-8, or a date that does not exist
         raise ConfigError(f"'{file}' is not valid YAML: {error}") from error
     if content is None:
         content = {}
@@ -211,6 +222,8 @@ def _read_yaml(file: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
     base = content.pop("_BASE_", None)
     if base is None:
         return content
+    if not isinstance(base, str):
+        raise ConfigError(f"'{file}': _BASE_ must be the name of a file, not {base!r}")
     return _overlay(_read_yaml(file.parent / base, (*seen, file.resolve())), content)
 
 
@@ -228,34 +241,55 @@ def _nest(key: str, value: Any) -> dict[str, Any]:
     return value
 
 
-def _parse(text: str) -> Any:
-    """A value from the command line: a Python literal, a YAML list, mapping or truth value, else the text itself."""
+def _parse_text(value: Any) -> Any:
+    """What a text from the command line means, or from YAML, which takes numbers such as 1e-4 for texts.
+
+    A Python literal, a YAML list, mapping or truth value, else the text itself.
+    """
+    if not isinstance(value, str):
+        return value
     try:
-        return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
+        return ast.literal_eval(value)
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
         pass  # not a literal, and not meant to be: most values are names and paths
-    if text.startswith(("[", "{")) or text in ("true", "false", "null"):
+    if value.startswith(("[", "{")) or value in ("true", "false", "null"):
         try:
-            return yaml.safe_load(text)
-        except yaml.YAMLError as error:
-            raise ConfigError(f"command line: cannot read the value {text!r}: {error}") from error
-    return text
+            return yaml.safe_load(value)
+        except (yaml.YAMLError, ValueError, RecursionError) as error:
+            raise ConfigError(f"cannot read the value {value!r}: {error}") from error
+    return value
 
 
-def _coerce(value: Any, old: Any, where: str) -> Any:
-    """``value`` in the type of the default it replaces."""
-    if isinstance(value, str) and not isinstance(old, str):
-        value = _parse(value)  # YAML reads 1e-4 as a string
+def _coerce(value: Any, name: str, where: str) -> Any:
+    """``value`` in the type of the default of ``name``; texts stay as they are where a text is wanted."""
+    default = _default(name)
+    wanted = _OPTIONAL.get(name, type(default))
+    if wanted is not str:
+        value = _parse_text(value)
     if isinstance(value, tuple):
         value = list(value)
-    if isinstance(old, list) and not isinstance(value, list):
-        value = [value]  # torchreid too takes one name for a list of names
-    if isinstance(old, float) and isinstance(value, int) and not isinstance(value, bool):
+    if value is None and name in _OPTIONAL:
+        return None
+    if wanted is list:
+        values = value if isinstance(value, list) else [value]  # torchreid too takes one name for a list of names
+        kind = type(default[0]) if default else float
+        return [_typed(item, kind, f"{where}: each value") for item in values]
+    return _typed(value, wanted, where)
+
+
+def _typed(value: Any, wanted: type, where: str) -> Any:
+    if wanted is float and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
-    if old is not None and value is not None and type(value) is not type(old):
-        raise ConfigError(f"{where} must be {type(old).__name__}, not {type(value).__name__} ({value!r})")
-    if value is None and old is not None:
-        raise ConfigError(f"{where} must be {type(old).__name__}, not empty")
+    if type(value) is not wanted:
+        found = "empty" if value is None else f"{type(value).__name__} ({value!r})"
+        raise ConfigError(f"{where} must be {wanted.__name__}, not {found}")
+    return value
+
+
+def _default(name: str) -> Any:
+    value: Any = _DEFAULTS
+    for part in name.split("."):
+        value = value[part]
     return value
 
 

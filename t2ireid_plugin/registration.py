@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import functools
-
-from torchreid import data as torchreid_data
+import warnings
 
 from t2ireid_plugin.data.benchmarks import BENCHMARKS
-from t2ireid_plugin.data.dataset import CaptionDataset
 
 VAL_SUFFIX = "_val"
 _registered: set[str] = set()
@@ -19,6 +17,13 @@ def register() -> None:
     Raises:
         ValueError: torchreid's, when another plugin has taken a name.
     """
+    with warnings.catch_warnings():
+        # torchreid warns of its missing Cython evaluator when it is first imported; it is not needed.
+        warnings.filterwarnings("ignore", message="Cython evaluation")
+        from torchreid import data as torchreid_data
+
+        from t2ireid_plugin.data.dataset import CaptionDataset
+
     for spec in BENCHMARKS.values():
         for name, split in ((spec.name, "test"), (spec.name + VAL_SUFFIX, "val")):
             if name not in _registered:

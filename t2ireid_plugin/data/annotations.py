@@ -101,7 +101,7 @@ def _parse_row(row: Any, index: int, file: Path, spec: BenchmarkSpec) -> Photo:
             raise DataError(f"{where}: no '{key}' (found {', '.join(map(str, row))}){hint}")
     if row["split"] not in SPLITS:
         raise DataError(f"{where}: split {row['split']!r} is none of {', '.join(SPLITS)}")
-    if not isinstance(row["id"], int):
+    if type(row["id"]) is not int:  # true and false are int to isinstance
         raise DataError(f"{where}: id {row['id']!r} is not a whole number")
     relative = row[spec.path_key]
     if not isinstance(relative, str) or not relative:

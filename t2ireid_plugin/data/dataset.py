@@ -75,9 +75,7 @@ class CaptionDataset(torchreid_data.ImageDataset):
         }
         if self.mode != "query":
             image = read_image(path)
-            item["img"] = (
-                image if self.transform is None else self._transform_image(self.transform, self.k_tfm, image)
-            )
+            item["img"] = image if self.transform is None else self._transform_image(self.transform, self.k_tfm, image)
         return item
 
     def __add__(self, other: CaptionDataset) -> CaptionDataset:
@@ -109,6 +107,4 @@ class CaptionDataset(torchreid_data.ImageDataset):
 
 
 def _caption_items(photo: Photo, pid: int, camid: int) -> list[Item]:
-    return [
-        (photo.path, pid, camid, 0, *texts) for texts in zip(photo.captions, photo.id_texts, photo.cloth_texts)
-    ]
+    return [(photo.path, pid, camid, 0, *texts) for texts in zip(photo.captions, photo.id_texts, photo.cloth_texts)]

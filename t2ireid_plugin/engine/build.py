@@ -28,7 +28,32 @@ from t2ireid_plugin.modeling.t2ireid import EMBED_DIM, T2IReIDModel
 from t2ireid_plugin.modeling.tokenizer import learn_wordpiece, tokenizer_from_json, tokenizer_to_json
 from t2ireid_plugin.registration import VAL_SUFFIX
 
-SAMPLERS = ("RandomSampler", "SequentialSampler", "RandomIdentitySampler", "RandomDomainSampler", "RandomDatasetSampler")
+SAMPLERS = (
+    "RandomSampler",
+    "SequentialSampler",
+    "RandomIdentitySampler",
+    "RandomDomainSampler",
+    "RandomDatasetSampler",
+)
+# What a sampler divides a batch by.
+_BATCH_DIVISORS = {
+    "RandomIdentitySampler": "num_instances",
+    "RandomDomainSampler": "num_cams",
+    "RandomDatasetSampler": "num_datasets",
+}
+_LEAST = {
+    "data.workers": 0,
+    "sampler.num_instances": 1,
+    "sampler.num_cams": 1,
+    "sampler.num_datasets": 1,
+    "train.lr": 0,
+    "train.weight_decay": 0,
+    "train.warmup_epochs": 0,
+    "train.clip_grad": 0,
+    "train.print_freq": 1,
+    "train.seed": 0,
+    "test.batch_size": 1,
+}
 SCHEDULERS = ("warmup_cosine", "single_step", "multi_step", "cosine")
 
 
@@ -53,16 +78,22 @@ def check_config(cfg: CfgNode) -> None:
     choose("train.lr_scheduler", cfg.train.lr_scheduler, SCHEDULERS)
     choose("test.evaluator", cfg.test.evaluator, EVALUATORS)
     choose("loss.name", cfg.loss.name, ("terms",))
+    for key, least in _LEAST.items():
+        table, name = key.split(".")
+        if not cfg[table][name] >= least:  # so that nan is refused too
+            raise ConfigError(f"{key}: {cfg[table][name]} must be at least {least}")
+    if cfg.data.k_tfm != 1:
+        raise ConfigError(f"data.k_tfm: {cfg.data.k_tfm} views of an image are not supported, only 1")
     if not cfg.data.sources or not cfg.data.targets:
         raise ConfigError("data.sources and data.targets must each name a dataset")
     if cfg.train.batch_size < 2:
         raise ConfigError(
             f"train.batch_size: {cfg.train.batch_size} is too small, batch normalisation needs at least 2 samples"
         )
-    if cfg.sampler.train_sampler == "RandomIdentitySampler" and cfg.train.batch_size % cfg.sampler.num_instances:
+    divisor = _BATCH_DIVISORS.get(cfg.sampler.train_sampler)
+    if divisor and cfg.train.batch_size % cfg.sampler[divisor]:
         raise ConfigError(
-            f"train.batch_size {cfg.train.batch_size} is no multiple of sampler.num_instances "
-            f"{cfg.sampler.num_instances}"
+            f"train.batch_size {cfg.train.batch_size} is no multiple of sampler.{divisor} {cfg.sampler[divisor]}"
         )
     if not cfg.test.ranks or min(cfg.test.ranks) < 1 or 1 not in cfg.test.ranks:
         raise ConfigError(f"test.ranks: {cfg.test.ranks} must be positive and include 1, which chooses the checkpoint")
@@ -163,7 +194,9 @@ def build_engine(cfg: CfgNode, datamanager: Any, model: T2IReIDModel, use_gpu: b
     """Losses, optimizer, schedule and engine for a model and its data."""
     device = torch.device("cuda" if use_gpu else "cpu")
     model.to(device)
-    losses = LossTerms(to_dict(cfg.loss.terms), feature_dim=model.disentangle.id_linear.out_features, embed_dim=EMBED_DIM)
+    losses = LossTerms(
+        to_dict(cfg.loss.terms), feature_dim=model.disentangle.id_linear.out_features, embed_dim=EMBED_DIM
+    )
     losses.to(device)
     encoder_mult = cfg.train.base_lr_mult if cfg.train.staged_lr else 1.0
     optimizer = build_adamw(

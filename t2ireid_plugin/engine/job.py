@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Any
 
 import torch
 from torchreid import utils as torchreid_utils
@@ -58,6 +57,7 @@ def run_job(cfg: CfgNode, command: str, eval_only: bool = False, resume: bool = 
         engine = _build(cfg, weights)
         if eval_only:
             print(f"Testing '{weights}'")
+            engine.best = read_checkpoint(weights).get("best", {})
         else:
             _train(cfg, engine, folder, last)
         metrics = engine.evaluate(engine.test_targets)
@@ -81,10 +81,15 @@ def _build(cfg: CfgNode, weights: str | Path | None) -> TextImageEngine:
 
 
 def _train(cfg: CfgNode, engine: TextImageEngine, folder: Path, last: Path | None) -> None:
+    best = folder / "best.pth"
     start_epoch = cfg.train.start_epoch
     if last is not None:
         start_epoch = engine.resume(last)
         print(f"Resuming '{last}' after epoch {start_epoch}")
+        if not best.is_file():  # it stayed in another folder; choose again from here on
+            engine.best = {}
+    if start_epoch >= cfg.train.max_epoch and not engine.best:
+        raise ConfigError(f"train.max_epoch: {cfg.train.max_epoch} leaves nothing to train after {start_epoch}")
     engine.run(
         save_dir=str(folder),
         max_epoch=cfg.train.max_epoch,
@@ -95,14 +100,18 @@ def _train(cfg: CfgNode, engine: TextImageEngine, folder: Path, last: Path | Non
         start_eval=cfg.test.start_eval,
         eval_freq=cfg.test.eval_freq,
     )
-    best = folder / "best.pth"
     chosen = "chosen on val" if engine.val_targets else "the last, as there is no val split"
     print(f"Testing epoch {engine.best['epoch']}, {chosen}")
     engine.model.load_state_dict(read_checkpoint(best)["state_dict"])
 
 
 def _report(
-    cfg: CfgNode, engine: TextImageEngine, metrics: dict[str, Metrics], folder: Path, command: str, seconds: float
+    cfg: CfgNode,
+    engine: TextImageEngine,
+    metrics: dict[str, Metrics],
+    folder: Path,
+    command: str,
+    seconds: float,
 ) -> None:
     """The table on the console, ``results.json``, and a picture of ranked lists a target."""
     for name in metrics if cfg.test.pictures > 0 else ():

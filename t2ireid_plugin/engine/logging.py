@@ -51,7 +51,7 @@ def log_to(path: str | Path, append: bool = False) -> Iterator[None]:
     """Copies all that is printed or logged within to ``path``; torchreid prints, we log."""
     console = sys.stdout
     with open(path, "a" if append else "w", encoding="utf-8") as file:
-        sys.stdout = _Tee(console, file)  # type: ignore[assignment]
+        sys.stdout = _Tee(console, file)
         handler = logging.StreamHandler(sys.stdout)
         handler.setFormatter(logging.Formatter("%(levelname)s %(message)s"))
         package = logging.getLogger("t2ireid_plugin")
@@ -95,6 +95,10 @@ def versions() -> dict[str, str]:
 def describe_environment() -> str:
     """Versions and machine, a line each."""
     lines = [f"{name}: {version}" for name, version in versions().items()]
-    lines += [f"platform: {platform.platform()}", f"cpu cores: {os.cpu_count()}", f"threads: {torch.get_num_threads()}"]
+    lines += [
+        f"platform: {platform.platform()}",
+        f"cpu cores: {os.cpu_count()}",
+        f"threads: {torch.get_num_threads()}",
+    ]
     lines += [f"gpu: {torch.cuda.get_device_name(i)}" for i in range(torch.cuda.device_count())]
     return "\n".join(lines) + "\n"

@@ -64,7 +64,11 @@ class WarmupCosine:
     """
 
     def __init__(
-        self, optimizer: torch.optim.Optimizer, max_epoch: int, warmup_epochs: float = 0.0, final_mult: float = 0.0
+        self,
+        optimizer: torch.optim.Optimizer,
+        max_epoch: int,
+        warmup_epochs: float = 0.0,
+        final_mult: float = 0.0,
     ) -> None:
         self.optimizer = optimizer
         self.max_epoch = max_epoch

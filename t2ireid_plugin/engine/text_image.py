@@ -25,7 +25,7 @@ from t2ireid_plugin.engine.checkpointing import (
 )
 from t2ireid_plugin.engine.logging import MetricsLog
 from t2ireid_plugin.engine.optim import WarmupCosine
-from t2ireid_plugin.errors import ConfigError, T2IReIDError
+from t2ireid_plugin.errors import CheckpointError, ConfigError, T2IReIDError
 from t2ireid_plugin.evaluation.metrics import Metrics, compute_metrics
 from t2ireid_plugin.losses import LossInputs, LossTerms
 from t2ireid_plugin.modeling.t2ireid import T2IReIDModel
@@ -84,6 +84,7 @@ class TextImageEngine(torchreid_engine.Engine):
         self.evaluator = evaluator
         self.ranks = list(ranks)
         self.extra_state = extra_state or {}
+        self.writer: SummaryWriter | None = None
         self.best: dict[str, Any] = {}  # epoch, score and val metrics of the chosen checkpoint
         self.embeddings: dict[str, tuple[Tensor, Tensor]] = {}  # queries and gallery of each target, last evaluation
         self.metrics_log: MetricsLog | None = None
@@ -92,7 +93,7 @@ class TextImageEngine(torchreid_engine.Engine):
 
     # The run
 
-    def run(  # type: ignore[override]
+    def run(
         self,
         save_dir: str = "log",
         max_epoch: int = 0,
@@ -161,10 +162,16 @@ class TextImageEngine(torchreid_engine.Engine):
             CheckpointError: when the file is missing, damaged, or of another model.
         """
         state = load_training_state(path)
-        self.model.load_state_dict(state["state_dict"])
-        self.losses.load_state_dict(state["losses"])
         assert self.optimizer is not None
-        self.optimizer.load_state_dict(state["optimizer"])
+        try:
+            self.model.load_state_dict(state["state_dict"])
+            self.losses.load_state_dict(state["losses"])
+            self.optimizer.load_state_dict(state["optimizer"])
+        except (RuntimeError, ValueError) as error:
+            reason = " ".join(str(error).split())
+            raise CheckpointError(
+                f"'{path}' is of another model, other losses or another optimizer: {reason}"
+            ) from error
         if self.scheduler is not None:
             self.scheduler.load_state_dict(state["scheduler"])
         set_rng_state(state["rng"])
@@ -198,9 +205,7 @@ class TextImageEngine(torchreid_engine.Engine):
         )
         time_in_epochs = self.epoch + (self.batch_idx + 1) / self.num_batches
         total, values = self.losses(
-            LossInputs(
-                pids=pids, photos=photos, scale=self.model.scale, epoch=time_in_epochs, **output._asdict()
-            )
+            LossInputs(pids=pids, photos=photos, scale=self.model.scale, epoch=time_in_epochs, **output._asdict())
         )
         summary = {"loss": float(total.detach()), **{name: float(value) for name, value in values.items()}}
         if not math.isfinite(summary["loss"]):
@@ -259,7 +264,7 @@ class TextImageEngine(torchreid_engine.Engine):
 
     # Testing
 
-    def test(self, *_: Any, **__: Any) -> float:  # type: ignore[override]
+    def test(self, *_: Any, **__: Any) -> float:
         """Evaluates the test targets and returns their mean R@1; see `evaluate` for the rest."""
         return float(np.mean([metrics["R@1"] for metrics in self.evaluate(self.test_targets).values()]))
 
@@ -271,9 +276,7 @@ class TextImageEngine(torchreid_engine.Engine):
         }
 
     @torch.no_grad()
-    def _evaluate(  # type: ignore[override]
-        self, dataset_name: str, query_loader: DataLoader, gallery_loader: DataLoader, **_: Any
-    ) -> Metrics:
+    def _evaluate(self, dataset_name: str, query_loader: DataLoader, gallery_loader: DataLoader, **_: Any) -> Metrics:
         self.set_model_mode("eval")
         query, q_pids, q_camids = self.embed(query_loader, f"{dataset_name} queries")
         gallery, g_pids, g_camids = self.embed(gallery_loader, f"{dataset_name} gallery")

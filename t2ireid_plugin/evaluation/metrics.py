@@ -39,9 +39,7 @@ def compute_metrics(
     Raises:
         DataError: when no query has an image of its identity in the gallery.
     """
-    exact = ranking.evaluate(
-        query.numpy(), gallery.numpy(), q_pids, g_pids, q_camids, g_camids, max_rank=max(ranks)
-    )
+    exact = ranking.evaluate(query.numpy(), gallery.numpy(), q_pids, g_pids, q_camids, g_camids, max_rank=max(ranks))
     cmc, mean_ap = exact.cmc, exact.mAP
     if evaluator == "torchreid":
         distances = torchreid_metrics.compute_distance_matrix(query, gallery, "cosine").numpy()

@@ -68,7 +68,9 @@ def draw_ranked_lists(lists: Sequence[RankedList], path: str | Path) -> None:
     Image.fromarray(np.concatenate(rows)).save(path)
 
 
-def _draw_row(item: RankedList, width: int, font: ImageFont.ImageFont | ImageFont.FreeTypeFont) -> npt.NDArray[np.uint8]:
+def _draw_row(
+    item: RankedList, width: int, font: ImageFont.ImageFont | ImageFont.FreeTypeFont
+) -> npt.NDArray[np.uint8]:
     lines = textwrap.wrap(item.caption, width=width // 8) or [""]
     top = _GAP + _LINE * len(lines) + _GAP // 2
     canvas = Image.new("RGB", (width, top + _CELL_HEIGHT + _GAP), "white")

@@ -5,7 +5,7 @@ Every term is a module with `forward(inputs: LossInputs) -> scalar` and a tuple 
 reads besides `pids`.
 """
 
-from .inputs import LossInputs
-from .terms import LOSSES, LossTerms
+from t2ireid_plugin.losses.inputs import LossInputs
+from t2ireid_plugin.losses.terms import LOSSES, LossTerms
 
 __all__ = ["LOSSES", "LossInputs", "LossTerms"]

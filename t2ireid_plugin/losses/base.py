@@ -4,7 +4,7 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
-from .inputs import LossInputs
+from t2ireid_plugin.losses.inputs import LossInputs
 
 
 class LossTerm(nn.Module):

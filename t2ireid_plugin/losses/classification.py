@@ -3,9 +3,9 @@
 import torch.nn.functional as F
 from torch import Tensor
 
-from .arguments import number
-from .base import LossTerm
-from .inputs import LossInputs, read
+from t2ireid_plugin.losses.arguments import number
+from t2ireid_plugin.losses.base import LossTerm
+from t2ireid_plugin.losses.inputs import LossInputs, read
 
 
 class IdentityClassification(LossTerm):

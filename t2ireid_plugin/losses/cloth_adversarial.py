@@ -2,10 +2,10 @@
 
 from torch import Tensor, nn
 
-from .arguments import number, positive
-from .base import LossTerm
-from .inputs import LossInputs, read
-from .matching import cosine_matrix, same_identity
+from t2ireid_plugin.losses.arguments import number, positive
+from t2ireid_plugin.losses.base import LossTerm
+from t2ireid_plugin.losses.inputs import LossInputs, read
+from t2ireid_plugin.losses.matching import cosine_matrix, same_identity
 
 
 def flattening(features: Tensor, texts: Tensor, pids: Tensor, tau: float) -> Tensor:

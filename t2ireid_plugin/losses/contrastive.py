@@ -2,10 +2,10 @@
 
 from torch import Tensor
 
-from .arguments import positive
-from .base import LossTerm
-from .inputs import LossInputs, read
-from .matching import symmetric_identity_matching
+from t2ireid_plugin.losses.arguments import positive
+from t2ireid_plugin.losses.base import LossTerm
+from t2ireid_plugin.losses.inputs import LossInputs, read
+from t2ireid_plugin.losses.matching import symmetric_identity_matching
 
 
 class InfoNCE(LossTerm):

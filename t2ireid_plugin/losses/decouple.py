@@ -3,8 +3,8 @@
 import torch.nn.functional as F
 from torch import Tensor
 
-from .base import LossTerm
-from .inputs import LossInputs, read
+from t2ireid_plugin.losses.base import LossTerm
+from t2ireid_plugin.losses.inputs import LossInputs, read
 
 
 def hsic(a: Tensor, b: Tensor) -> Tensor:

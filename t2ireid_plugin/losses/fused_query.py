@@ -3,10 +3,10 @@
 import torch
 from torch import Tensor
 
-from .arguments import positive
-from .base import LossTerm
-from .inputs import LossInputs, read
-from .matching import cosine_matrix, row_normalised, same_identity
+from t2ireid_plugin.losses.arguments import positive
+from t2ireid_plugin.losses.base import LossTerm
+from t2ireid_plugin.losses.inputs import LossInputs, read
+from t2ireid_plugin.losses.matching import cosine_matrix, row_normalised, same_identity
 
 
 def query_loss(logits: Tensor, pids: Tensor, photos: Tensor) -> Tensor:

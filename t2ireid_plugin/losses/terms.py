@@ -8,19 +8,18 @@ import torch
 from torch import Tensor, nn
 
 from t2ireid_plugin.errors import ConfigError
-
-from .arguments import number
-from .base import LossTerm
-from .classification import IdentityClassification
-from .cloth_adversarial import ClothFlattening
-from .cloth_match import ClothMatch
-from .contrastive import InfoNCE
-from .decouple import Decouple
-from .fused_query import FusedQuery
-from .gate import GateRegularization
-from .inputs import LossInputs
-from .projected import ClothingMatching, IdentityMatching
-from .sdm import SDM
+from t2ireid_plugin.losses.arguments import number
+from t2ireid_plugin.losses.base import LossTerm
+from t2ireid_plugin.losses.classification import IdentityClassification
+from t2ireid_plugin.losses.cloth_adversarial import ClothFlattening
+from t2ireid_plugin.losses.cloth_match import ClothMatch
+from t2ireid_plugin.losses.contrastive import InfoNCE
+from t2ireid_plugin.losses.decouple import Decouple
+from t2ireid_plugin.losses.fused_query import FusedQuery
+from t2ireid_plugin.losses.gate import GateRegularization
+from t2ireid_plugin.losses.inputs import LossInputs
+from t2ireid_plugin.losses.projected import ClothingMatching, IdentityMatching
+from t2ireid_plugin.losses.sdm import SDM
 
 LOSSES: dict[str, type[LossTerm]] = {
     "info_nce": InfoNCE,
@@ -79,9 +78,7 @@ class LossTerms(nn.Module):
     `state_dict()` to the checkpoint.
     """
 
-    def __init__(
-        self, terms: Mapping[str, Mapping[str, Any]], feature_dim: int = 768, embed_dim: int = 256
-    ) -> None:
+    def __init__(self, terms: Mapping[str, Mapping[str, Any]], feature_dim: int = 768, embed_dim: int = 256) -> None:
         super().__init__()
         if not isinstance(terms, Mapping):
             raise ConfigError(f"losses must be a mapping of names to settings, got {terms!r}")

@@ -84,16 +84,19 @@ def build_tokenizer(source: str, vocab_size: int) -> PreTrainedTokenizerBase:
 
 
 def image_preprocess(source: Source, config: PretrainedConfig) -> Preprocess:
-    """Size from the encoder's configuration, mean and std from its ``preprocessor_config.json`` (ViT's 0.5 without one)."""
+    """Size from the encoder's configuration, mean and std from its ``preprocessor_config.json``, else ViT's 0.5."""
     size = config.image_size
     height, width = (size, size) if isinstance(size, int) else size
     settings: dict[str, Any] = {}
     file = _preprocessor_file(source)
     if file is not None:
-        settings = json.loads(file.read_text(encoding="utf-8"))
+        try:
+            settings = json.loads(file.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise EncoderError(f"{IMAGE_KEY}: '{file}' is not valid JSON: {error}") from error
     mean = tuple(settings.get("image_mean", (0.5, 0.5, 0.5)))
     std = tuple(settings.get("image_std", (0.5, 0.5, 0.5)))
-    return Preprocess(height, width, mean, std)  # type: ignore[arg-type]
+    return Preprocess(height, width, mean, std)
 
 
 def check_source(source: Source, key: str) -> None:
@@ -117,9 +120,7 @@ def _build(source: Source, default_type: str, key: str) -> PreTrainedModel:
     if type(config) not in MODEL_MAPPING:
         raise EncoderError(f"{key}: '{source}' holds a {config.model_type} model, which is no plain encoder")
     model_class = MODEL_MAPPING[type(config)]
-    load = functools.partial(
-        model_class.from_pretrained, output_loading_info=True, **_without_pooler(model_class)
-    )
+    load = functools.partial(model_class.from_pretrained, output_loading_info=True, **_without_pooler(model_class))
     model, info = _load(load, source, key)
     if info["missing_keys"]:
         names = ", ".join(sorted(info["missing_keys"])[:5])
@@ -142,12 +143,15 @@ def _inline_config(settings: dict[str, Any], default_type: str, key: str) -> Pre
         raise ConfigError(
             f"{key}: unknown {', '.join(unknown)}; a {model_type} configuration has {', '.join(sorted(valid))}"
         )
-    return AutoConfig.for_model(model_type, **settings)
+    try:
+        return AutoConfig.for_model(model_type, **settings)
+    except Exception as error:  # newer versions check the types of values, with an error class of their own
+        raise ConfigError(f"{key}: {error}") from error
 
 
 def _without_pooler(model_class: type) -> dict[str, bool]:
     """The specification reads all tokens, never the pooler; most encoders can leave it out."""
-    takes = inspect.signature(model_class.__init__).parameters
+    takes = inspect.signature(model_class).parameters
     return {"add_pooling_layer": False} if "add_pooling_layer" in takes else {}
 
 
@@ -158,17 +162,22 @@ def _load(load: Callable[..., T], source: str, key: str) -> T:
         raise _missing(source, key)
     try:
         return load(source, local_files_only=True)
-    except (OSError, ValueError) as error:
+    except Exception as error:  # damaged files raise anything: SafetensorError, KeyError, RuntimeError, bare Exception
         if local:
-            reason = str(error).strip().splitlines()[0]
+            reason = _reason(error)
             raise EncoderError(f"{key}: the folder '{source}' cannot be loaded: {reason}") from error
         if not _hub_reachable():
             raise _missing(source, key) from error
     try:
         return load(source)
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
+    except Exception as error:
+        reason = _reason(error)
         raise EncoderError(f"{key}: '{source}' cannot be had from the Hugging Face hub: {reason}") from error
+
+
+def _reason(error: Exception) -> str:
+    """The first line of a message, or the error's name where it has none."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def _missing(source: str, key: str) -> EncoderError:

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 import torch
 from tokenizers import Tokenizer
 from tokenizers.implementations import BertWordPieceTokenizer
+from tokenizers.processors import BertProcessing
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
@@ -41,9 +42,7 @@ class CachedTokenizer:
         capacity: number of strings remembered.
     """
 
-    def __init__(
-        self, tokenizer: PreTrainedTokenizerBase, max_length: int = 64, capacity: int = 200_000
-    ) -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, max_length: int = 64, capacity: int = 200_000) -> None:
         self.tokenizer = tokenizer
         self.max_length = max_length
         self.capacity = capacity
@@ -116,7 +115,7 @@ def learn_wordpiece(captions: Iterable[str], vocab_size: int = 2000) -> PreTrain
 
 def tokenizer_to_json(tokenizer: PreTrainedTokenizerBase) -> str:
     """The whole tokenizer as one JSON string, for storing in a checkpoint."""
-    return tokenizer.backend_tokenizer.to_str()  # type: ignore[attr-defined]
+    return tokenizer.backend_tokenizer.to_str()
 
 
 def tokenizer_from_json(text: str) -> PreTrainedTokenizerFast:
@@ -126,10 +125,7 @@ def tokenizer_from_json(text: str) -> PreTrainedTokenizerFast:
 
 def _with_bert_template(tokenizer: Tokenizer) -> PreTrainedTokenizerFast:
     """Adds ``[CLS] … [SEP]``, which the learner sets up only when it is given a finished vocabulary."""
-    from tokenizers.processors import BertProcessing
-
-    cls, sep = (
-        (token, tokenizer.token_to_id(token)) for token in (SPECIAL_TOKENS["cls_token"], SPECIAL_TOKENS["sep_token"])
-    )
-    tokenizer.post_processor = BertProcessing(sep, cls)
+    cls, sep = SPECIAL_TOKENS["cls_token"], SPECIAL_TOKENS["sep_token"]
+    ids = tokenizer.get_vocab()
+    tokenizer.post_processor = BertProcessing((sep, ids[sep]), (cls, ids[cls]))
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **SPECIAL_TOKENS)

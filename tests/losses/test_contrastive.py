@@ -20,8 +20,7 @@ def test_with_one_row_per_identity_it_is_clip(make):
     logits = inputs.image_embeds @ inputs.id_text_embeds.T / 0.07
     diagonal = torch.arange(4)
     clip = (
-        torch.nn.functional.cross_entropy(logits, diagonal)
-        + torch.nn.functional.cross_entropy(logits.T, diagonal)
+        torch.nn.functional.cross_entropy(logits, diagonal) + torch.nn.functional.cross_entropy(logits.T, diagonal)
     ) / 2
     torch.testing.assert_close(make.term("info_nce", tau=0.07)(inputs), clip)
 

@@ -7,7 +7,7 @@ not: a benchmark. A score on drawn people says that the pipeline learns; it says
 model is on real photos.
 """
 
-from .sheet import contact_sheet
-from .write import write_synthetic
+from t2ireid_plugin.data.synthetic.sheet import contact_sheet
+from t2ireid_plugin.data.synthetic.write import write_synthetic
 
 __all__ = ["contact_sheet", "write_synthetic"]

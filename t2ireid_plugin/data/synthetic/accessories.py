@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from .attributes import COLOURS, Person
-from .canvas import Canvas, bgr, outline_of, shade
-from .figure import Head, Pose
-from .shot import Shot
+from t2ireid_plugin.data.synthetic.attributes import COLOURS, Person
+from t2ireid_plugin.data.synthetic.canvas import Canvas, bgr, outline_of, shade
+from t2ireid_plugin.data.synthetic.figure import Head, Pose
+from t2ireid_plugin.data.synthetic.shot import Shot
 
 
 class Bag:
@@ -39,9 +39,7 @@ class Bag:
             outline = [(-half, 0.42), (-half * 1.04, 0.25), (-half * 0.7, 0.2)]
             canvas.polygon(outline + [(-x, y) for x, y in reversed(outline)], self.colour, self.edge)
             pocket = [(-half * 0.75, 0.4), (-half * 0.75, 0.32)]
-            canvas.polygon(
-                pocket + [(-x, y) for x, y in reversed(pocket)], shade(self.colour, 0.9), self.edge
-            )
+            canvas.polygon(pocket + [(-x, y) for x, y in reversed(pocket)], shade(self.colour, 0.9), self.edge)
             canvas.line([(-half * 0.85, 0.27), (half * 0.85, 0.27)], self.edge, 0.008)
             canvas.line([(-0.015, 0.2), (0, 0.187), (0.015, 0.2)], self.edge, 0.01)
             return

@@ -43,6 +43,16 @@ DENIM: dict[str, tuple[int, int, int]] = {
 PATTERNS = ("plain", "horizontal stripes", "vertical stripes", "checked", "dotted", "logo", "two-tone")
 LONG_SLEEVED_KINDS = ("jacket", "coat", "hoodie", "sweater")
 OPEN_KINDS = ("jacket", "coat")
+# Outfits that several people wear, as pupils and couriers do: there only the rest tells one from another.
+# Upper kind, colour, pattern, its colour, sleeve; lower kind, colour.
+UNIFORMS = (
+    ("shirt", "white", "plain", "none", "short", "trousers", "black"),
+    ("jacket", "blue", "two-tone", "white", "long", "trousers", "blue"),
+    ("t-shirt", "black", "plain", "none", "short", "jeans", "blue"),
+    ("jacket", "orange", "plain", "none", "long", "trousers", "grey"),
+    ("hoodie", "grey", "plain", "none", "long", "trousers", "black"),
+)
+UNIFORM_SHARE = 0.18
 
 
 @dataclass(frozen=True)
@@ -98,9 +108,7 @@ def _pick(rng: np.random.Generator, weights: dict[str, float]) -> str:
     return names[int(rng.choice(len(names), p=shares / shares.sum()))]
 
 
-def _colour(
-    rng: np.random.Generator, without: tuple[str, ...] = (), favour: dict[str, float] | None = None
-) -> str:
+def _colour(rng: np.random.Generator, without: tuple[str, ...] = (), favour: dict[str, float] | None = None) -> str:
     favour = favour or {}
     return _pick(rng, {name: favour.get(name, 1.0) for name in COLOURS if name not in without})
 
@@ -183,20 +191,27 @@ def _contrasting(rng: np.random.Generator, *colours: str) -> str:
     return _colour(rng, without=tuple(near), favour={"white": 2.0, "black": 1.5})
 
 
+def _sample_lower(rng: np.random.Generator, sex: str, upper: dict[str, str]) -> tuple[str, str]:
+    if upper["upper_kind"] == "dress":
+        return "dress", upper["upper_colour"]
+    kinds = {"trousers": 0.42, "jeans": 0.33, "shorts": 0.25}
+    if sex == "woman":
+        kinds["skirt"] = 0.3
+    kind = _pick(rng, kinds)
+    if kind == "jeans":
+        return kind, _pick(rng, {"blue": 0.45, "light blue": 0.25, "black": 0.15, "grey": 0.15})
+    return kind, _colour(rng, favour={"black": 3.0, "grey": 1.8, "brown": 1.5, "white": 1.5})
+
+
 def sample_clothing(rng: np.random.Generator, sex: str) -> Clothing:
     """Draw what a person of that sex wears; trousers are mostly dark, the upper garment is any colour."""
-    upper = _sample_upper(rng, sex)
-    if upper["upper_kind"] == "dress":
-        lower_kind, lower_colour = "dress", upper["upper_colour"]
+    if rng.random() < UNIFORM_SHARE:
+        *worn, lower_kind, lower_colour = UNIFORMS[int(rng.integers(len(UNIFORMS)))]
+        names = ("upper_kind", "upper_colour", "pattern", "pattern_colour", "sleeve")
+        upper = {**dict(zip(names, worn, strict=True)), "inner_colour": "none"}
     else:
-        kinds = {"trousers": 0.42, "jeans": 0.33, "shorts": 0.25}
-        if sex == "woman":
-            kinds["skirt"] = 0.3
-        lower_kind = _pick(rng, kinds)
-        if lower_kind == "jeans":
-            lower_colour = _pick(rng, {"blue": 0.45, "light blue": 0.25, "black": 0.15, "grey": 0.15})
-        else:
-            lower_colour = _colour(rng, favour={"black": 3.0, "grey": 1.8, "brown": 1.5, "white": 1.5})
+        upper = _sample_upper(rng, sex)
+        lower_kind, lower_colour = _sample_lower(rng, sex, upper)
     bags = {"none": 0.4, "backpack": 0.28, "shoulder bag": 0.2}
     if sex == "woman":
         bags["handbag"] = 0.22
@@ -209,9 +224,7 @@ def sample_clothing(rng: np.random.Generator, sex: str) -> Clothing:
         shoes_kind=_pick(rng, {"sneakers": 0.45, "shoes": 0.3, "boots": 0.25}),
         shoes_colour=_colour(rng, favour={"black": 4.0, "white": 4.0, "brown": 2.5, "grey": 1.5}),
         bag_kind=bag,
-        bag_colour="none"
-        if bag == "none"
-        else _contrasting(rng, upper["upper_colour"], upper["pattern_colour"]),
+        bag_colour="none" if bag == "none" else _contrasting(rng, upper["upper_colour"], upper["pattern_colour"]),
         hat_kind=hat,
         hat_colour="none" if hat == "none" else _colour(rng),
     )

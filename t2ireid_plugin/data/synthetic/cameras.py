@@ -8,7 +8,7 @@ from functools import cache
 import cv2
 import numpy as np
 
-from .canvas import BGR
+from t2ireid_plugin.data.synthetic.canvas import BGR
 
 # Size of a camera's whole view; a photo's background is a window of it, as with a camera that hangs still.
 VIEW_HEIGHT, VIEW_WIDTH = 520, 900
@@ -46,12 +46,8 @@ CAMERAS = (
         (190, 250),
         92,
     ),
-    Camera(
-        1, "cam_b", "grass", (196, 176, 150), (86, 142, 108), 1.06, (0.96, 1.02, 1.0), 0.5, 4, (170, 230), 90
-    ),
-    Camera(
-        2, "CUHK01", "brick", (92, 112, 168), (128, 130, 134), 0.95, (1.05, 1.0, 0.96), 0.4, 4, (160, 200), 92
-    ),
+    Camera(1, "cam_b", "grass", (196, 176, 150), (86, 142, 108), 1.06, (0.96, 1.02, 1.0), 0.5, 4, (170, 230), 90),
+    Camera(2, "CUHK01", "brick", (92, 112, 168), (128, 130, 134), 0.95, (1.05, 1.0, 0.96), 0.4, 4, (160, 200), 92),
     Camera(
         3,
         "CUHK03",
@@ -123,9 +119,7 @@ def _pavement(view: np.ndarray, camera: Camera, rng: np.random.Generator) -> Non
     cv2.rectangle(view, (0, 190), (VIEW_WIDTH, HORIZON), (70, 108, 84), cv2.FILLED)
     for _ in range(900):
         at = (int(rng.integers(VIEW_WIDTH)), int(rng.integers(180, HORIZON - 6)))
-        cv2.circle(
-            view, at, int(rng.integers(4, 11)), _tone((70, 108, 84), rng.uniform(0.7, 1.25)), cv2.FILLED
-        )
+        cv2.circle(view, at, int(rng.integers(4, 11)), _tone((70, 108, 84), rng.uniform(0.7, 1.25)), cv2.FILLED)
     for x in range(40, VIEW_WIDTH, 170):
         cv2.rectangle(view, (x, 20), (x + 90, 130), (150, 140, 124), cv2.FILLED)
         cv2.rectangle(view, (x, 20), (x + 90, 130), (120, 124, 128), 5)
@@ -138,9 +132,7 @@ def _grass(view: np.ndarray, camera: Camera, rng: np.random.Generator) -> None:
         cv2.rectangle(view, (x - 7, 150), (x + 7, HORIZON + 8), (62, 84, 104), cv2.FILLED)
         for _ in range(22):
             at = (x + int(rng.integers(-55, 55)), int(rng.integers(20, 190)))
-            cv2.circle(
-                view, at, int(rng.integers(14, 30)), _tone((78, 138, 92), rng.uniform(0.7, 1.2)), cv2.FILLED
-            )
+            cv2.circle(view, at, int(rng.integers(14, 30)), _tone((78, 138, 92), rng.uniform(0.7, 1.2)), cv2.FILLED)
     for _ in range(2500):
         x, y = int(rng.integers(VIEW_WIDTH)), int(rng.integers(HORIZON, VIEW_HEIGHT))
         cv2.line(view, (x, y), (x + 2, y - 6), _tone(camera.floor, rng.uniform(0.8, 1.15)), 2)
@@ -189,9 +181,7 @@ def _road(view: np.ndarray, camera: Camera, rng: np.random.Generator) -> None:
         for wy in range(top + 16, HORIZON - 50, 40):
             for wx in range(x + 12, x + w - 20, 34):
                 lit = rng.random() < 0.3
-                cv2.rectangle(
-                    view, (wx, wy), (wx + 16, wy + 22), (130, 190, 214) if lit else (70, 62, 56), cv2.FILLED
-                )
+                cv2.rectangle(view, (wx, wy), (wx + 16, wy + 22), (130, 190, 214) if lit else (70, 62, 56), cv2.FILLED)
         x += w
     cv2.rectangle(view, (0, HORIZON - 20), (VIEW_WIDTH, HORIZON), (120, 120, 120), cv2.FILLED)
     for x in range(-100, VIEW_WIDTH, 120):

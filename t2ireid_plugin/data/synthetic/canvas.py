@@ -76,9 +76,7 @@ class Canvas:
         if outline is not None:
             cv2.polylines(self.image, [corners], True, outline, self.width_of(0.005))
 
-    def limb(
-        self, joints: Sequence[Point], widths: Sequence[float], paint: BGR | np.ndarray, outline: BGR
-    ) -> None:
+    def limb(self, joints: Sequence[Point], widths: Sequence[float], paint: BGR | np.ndarray, outline: BGR) -> None:
         """A tapering arm, leg or strand of hair through the joints; `widths` are half widths."""
         points = np.array(joints, float)
         steps = np.diff(points, axis=0)

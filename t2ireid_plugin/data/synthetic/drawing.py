@@ -5,18 +5,16 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from .accessories import Bag, draw_hat
-from .attributes import Person
-from .cameras import Camera, background, develop
-from .canvas import Canvas, shade
-from .figure import Head, pose_of
-from .garments import Outfit
-from .shot import CANVAS_HEIGHT, Shot, plan_shot
+from t2ireid_plugin.data.synthetic.accessories import Bag, draw_hat
+from t2ireid_plugin.data.synthetic.attributes import Person
+from t2ireid_plugin.data.synthetic.cameras import Camera, background, develop
+from t2ireid_plugin.data.synthetic.canvas import Canvas, shade
+from t2ireid_plugin.data.synthetic.figure import Head, pose_of
+from t2ireid_plugin.data.synthetic.garments import Outfit
+from t2ireid_plugin.data.synthetic.shot import CANVAS_HEIGHT, Shot, plan_shot
 
 
-def draw_person(
-    person: Person, camera: Camera, rng: np.random.Generator, shot: Shot | None = None
-) -> np.ndarray:
+def draw_person(person: Person, camera: Camera, rng: np.random.Generator, shot: Shot | None = None) -> np.ndarray:
     """A photo uint8 BGR [H, W, 3] of the person, as the camera sees it.
 
     `shot` fixes viewpoint, pose, crop and occlusion; without it they are drawn from `rng` too.
@@ -60,9 +58,7 @@ def _ground_shadow(photo: np.ndarray, person: Person, shot: Shot) -> None:
     scale = shot.scale(person)
     x, y = shot.foot[0] * shot.width, (shot.foot[1] - 0.01) * CANVAS_HEIGHT
     layer = np.zeros(photo.shape[:2], np.uint8)
-    cv2.ellipse(
-        layer, (round(x), round(y)), (round(0.15 * scale), round(0.025 * scale)), 0, 0, 360, 90, cv2.FILLED
-    )
+    cv2.ellipse(layer, (round(x), round(y)), (round(0.15 * scale), round(0.025 * scale)), 0, 0, 360, 90, cv2.FILLED)
     top = max(0, round(y - 0.06 * scale))
     soft = cv2.blur(layer[top:], (15, 9)).astype(np.float32)[..., None] / 255
     photo[top:] = (photo[top:] * (1 - soft)).astype(np.uint8)
@@ -94,8 +90,6 @@ def _occlude(photo: np.ndarray, shot: Shot, rng: np.random.Generator) -> None:
     cv2.rectangle(photo, (x0, y0), (x1, y1), colour, cv2.FILLED)
     cv2.rectangle(photo, (x0, y0), (x1, y1), edge, 4)
     if shot.occlusion == "pole":
-        cv2.line(
-            photo, ((3 * x0 + x1) // 4, y0), ((3 * x0 + x1) // 4, y1), (150, 152, 154), max(2, (x1 - x0) // 6)
-        )
+        cv2.line(photo, ((3 * x0 + x1) // 4, y0), ((3 * x0 + x1) // 4, y1), (150, 152, 154), max(2, (x1 - x0) // 6))
     else:
         cv2.line(photo, (x0, y0 + 22), (x1, y0 + 22), edge, 3)

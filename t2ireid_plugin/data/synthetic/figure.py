@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .attributes import HAIR_COLOURS, SKIN_TONES, Identity, Person
-from .canvas import BGR, Canvas, Point, bgr, outline_of, shade
-from .shot import Shot
+from t2ireid_plugin.data.synthetic.attributes import HAIR_COLOURS, SKIN_TONES, Identity, Person
+from t2ireid_plugin.data.synthetic.canvas import BGR, Canvas, Point, bgr, outline_of, shade
+from t2ireid_plugin.data.synthetic.shot import Shot
 
 BUILD_WIDTH = {"slim": 0.84, "average": 1.0, "stocky": 1.24}
 HEAD_SIZE = {"short": 1.12, "average": 1.03, "tall": 0.95}
@@ -172,20 +172,16 @@ class Head:
             self.canvas.limb([self.at(*p) for p in joints], (0.012, 0.022, 0.02, 0.006), self.hair, dark)
 
     def _face(self) -> None:
-        canvas, turn, ink = self.canvas, self.turn, shade(self.skin, 0.45)
+        canvas, turn, ink = self.canvas, self.turn, shade(self.skin, 0.68)
         for side in (-1, 1):
             self._oval(turn + side * 0.02, 0.004, 0.006, 0.006, (30, 26, 24))
             if self.identity.age != "young":
-                canvas.line(
-                    [self.at(turn + side * 0.027, 0.03), self.at(turn + side * 0.02, 0.046)], ink, 0.004
-                )
+                canvas.line([self.at(turn + side * 0.027, 0.03), self.at(turn + side * 0.02, 0.046)], ink, 0.004)
         canvas.line([self.at(turn * 1.3, 0.01), self.at(turn * 1.5, 0.026)], shade(self.skin, 0.7), 0.006)
         lips = (70, 62, 176) if self.identity.sex == "woman" else shade(self.skin, 0.58)
         canvas.line([self.at(turn - 0.014, 0.043), self.at(turn + 0.014, 0.043)], lips, 0.008)
         if self.identity.age == "elderly":
-            canvas.line(
-                [self.at(turn - 0.022, -0.017), self.at(turn + 0.022, -0.017)], shade(self.skin, 0.7), 0.004
-            )
+            canvas.line([self.at(turn - 0.022, -0.017), self.at(turn + 0.022, -0.017)], shade(self.skin, 0.7), 0.004)
         if self.identity.glasses != "none":
             self._glasses()
 

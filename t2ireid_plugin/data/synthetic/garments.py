@@ -5,10 +5,10 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from .attributes import COLOURS, DENIM, SKIN_TONES, Person
-from .canvas import BGR, Canvas, Point, bgr, outline_of, shade
-from .figure import Pose
-from .shot import Shot
+from t2ireid_plugin.data.synthetic.attributes import COLOURS, DENIM, SKIN_TONES, Person
+from t2ireid_plugin.data.synthetic.canvas import BGR, Canvas, Point, bgr, outline_of, shade
+from t2ireid_plugin.data.synthetic.figure import Pose
+from t2ireid_plugin.data.synthetic.shot import Shot
 
 HEM = {
     "t-shirt": 0.525,
@@ -100,9 +100,7 @@ class Outfit:
             if kind == "shorts":
                 middle = ((hip[0] + knee[0]) / 2, 0.6)
                 end = (knee[0], knee[1] - 0.025)
-                self.canvas.limb(
-                    (hip, middle, end), (half + 0.008, 0.045 * pose.limb, 0.044 * pose.limb), tone, edge
-                )
+                self.canvas.limb((hip, middle, end), (half + 0.008, 0.045 * pose.limb, 0.044 * pose.limb), tone, edge)
         self._seat(kind, colour, edge)
 
     def _seat(self, kind: str, colour: BGR, edge: BGR) -> None:
@@ -154,18 +152,14 @@ class Outfit:
         sleeve, edge = (self.second, outline_of(self.second)) if two_tone else (self.cloth, self.edge)
         bulk = 1.15 if self.clothing.upper_kind in ("coat", "hoodie", "jacket") else 1.0
         for shoulder, elbow, wrist in pose.arms.values():
-            self.canvas.ellipse(
-                (wrist[0], wrist[1] + 0.014), (0.018, 0.022), self.skin, outline_of(self.skin)
-            )
+            self.canvas.ellipse((wrist[0], wrist[1] + 0.014), (0.018, 0.022), self.skin, outline_of(self.skin))
             if self.clothing.sleeve == "long":
                 upper, bend, cuff = (bulk * limb * w for w in (0.03, 0.027, 0.021))
                 self.canvas.limb((elbow, wrist), (bend, cuff), sleeve, edge)
                 self.canvas.limb((shoulder, elbow), (upper, bend), sleeve, edge)
                 continue
             self.canvas.limb((elbow, wrist), (0.021 * limb, 0.015), self.skin, outline_of(self.skin))
-            self.canvas.limb(
-                (shoulder, elbow), (0.026 * limb, 0.021 * limb), self.skin, outline_of(self.skin)
-            )
+            self.canvas.limb((shoulder, elbow), (0.026 * limb, 0.021 * limb), self.skin, outline_of(self.skin))
             end = (shoulder[0] + 0.8 * (elbow[0] - shoulder[0]), shoulder[1] + 0.8 * (elbow[1] - shoulder[1]))
             self.canvas.limb((shoulder, end), (0.031 * limb, 0.033 * limb), sleeve, edge)
 
@@ -217,9 +211,7 @@ class Outfit:
         elif kind == "shirt":
             canvas.line([(0, 0.2), (0, hem)], edge, 0.006)
             for x in (-1, 1):
-                canvas.polygon(
-                    [(x * 0.034, 0.163), (0, 0.19), (x * 0.026, 0.218)], shade(self.upper, 1.3), edge
-                )
+                canvas.polygon([(x * 0.034, 0.163), (0, 0.19), (x * 0.026, 0.218)], shade(self.upper, 1.3), edge)
             for y in (0.25, 0.31, 0.37, 0.43, 0.49):
                 canvas.ellipse((0, y), (0.005, 0.005), shade(self.upper, 0.5))
         else:
@@ -248,7 +240,5 @@ class Outfit:
         elif kind == "coat":
             canvas.line([(0, 0.5), (0, hem)], edge, 0.007)
         elif kind in ("jacket", "shirt"):
-            canvas.line(
-                [(-self.pose.shoulder + 0.02, 0.235), (self.pose.shoulder - 0.02, 0.235)], edge, 0.005
-            )
+            canvas.line([(-self.pose.shoulder + 0.02, 0.235), (self.pose.shoulder - 0.02, 0.235)], edge, 0.005)
         canvas.line([(-0.03, 0.172), (0, 0.18), (0.03, 0.172)], edge, 0.008)

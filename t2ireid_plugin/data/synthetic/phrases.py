@@ -122,9 +122,7 @@ def upper(looks: Looks, told: Set[str], rng: np.random.Generator) -> Phrase:
     else:
         text = with_article(f"{colour} {noun}")
     if "inner_colour" in told:
-        text += _one(rng, (" over ", " open over ")) + with_article(
-            colour_word(looks["inner_colour"], rng) + " top"
-        )
+        text += _one(rng, (" over ", " open over ")) + with_article(colour_word(looks["inner_colour"], rng) + " top")
         tells.add("inner_colour")
     return Phrase(text, frozenset(tells))
 

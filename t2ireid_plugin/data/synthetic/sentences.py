@@ -8,9 +8,10 @@ from typing import NamedTuple, TypeVar
 
 import numpy as np
 
+from t2ireid_plugin.data.synthetic.attributes import Person
+from t2ireid_plugin.data.synthetic.phrases import Phrase, listing, with_article
+
 from . import phrases
-from .attributes import Person
-from .phrases import Phrase, listing, with_article
 
 T = TypeVar("T")
 
@@ -176,8 +177,8 @@ def _participles(told: _Told, rng: np.random.Generator) -> str:
     """As in "A woman with …, dressed in …, carrying …." without a main verb."""
     text = with_article(told.subject.text)
     if told.traits() or told.glasses:
-        text += " with " + listing(told.traits() + told.garments("glasses"))
-    text += _one(rng, ", dressed in ", ", wearing ", " wearing ", " in ")
+        text += " with " + listing(told.traits() + told.garments("glasses")) + ","
+    text += _one(rng, " dressed in ", " wearing ", " in ")
     hat_last = told.hat if rng.random() < 0.4 else None
     text += listing(told.garments("upper", "lower", "shoes", *(() if hat_last else ("hat",))))
     if hat_last:
@@ -190,9 +191,7 @@ def _participles(told: _Told, rng: np.random.Generator) -> str:
 def _clothes_first(told: _Told, rng: np.random.Generator) -> str:
     """As in "Wearing …, the man … walks …."."""
     first = _one(rng, ("upper", "lower"), ("upper", "lower", "shoes"), ("hat", "upper", "lower"))
-    text = (
-        f"{_one(rng, 'wearing', 'dressed in', 'clad in')} {listing(told.garments(*first))}, {_who(told, rng)}"
-    )
+    text = f"{_one(rng, 'wearing', 'dressed in', 'clad in')} {listing(told.garments(*first))}, {_who(told, rng)}"
     if told.traits():
         text += " with " + listing(told.traits())
     text += _one(rng, " is walking", " walks along", " is walking by", " is standing", " walks on")
@@ -212,9 +211,7 @@ def _person_first(told: _Told, rng: np.random.Generator) -> str:
     if not traits:
         return _plain(told, rng)
     who = f"{_one(rng, 'the', 'this')} {told.subject.text} has {listing(traits)}"
-    worn = _one(rng, "is wearing ", "is dressed in ", "wears ") + listing(
-        told.garments("hat", "upper", "lower")
-    )
+    worn = _one(rng, "is wearing ", "is dressed in ", "wears ") + listing(told.garments("hat", "upper", "lower"))
     sentences = [who, f"{he} {worn}"]
     last = []
     if told.bag:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .attributes import Person
+from t2ireid_plugin.data.synthetic.attributes import Person
 
 Box = tuple[float, float, float, float]  # x0, y0, x1, y1
 

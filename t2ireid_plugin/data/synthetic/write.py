@@ -15,16 +15,15 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
+from t2ireid_plugin.data.synthetic.attributes import Person, sample_people
+from t2ireid_plugin.data.synthetic.cameras import CAMERAS
+from t2ireid_plugin.data.synthetic.drawing import draw_person
+from t2ireid_plugin.data.synthetic.sentences import describe
+from t2ireid_plugin.data.synthetic.shot import plan_shot, visible_attributes
 from t2ireid_plugin.errors import DataError
 
-from .attributes import Person, sample_people
-from .cameras import CAMERAS
-from .drawing import draw_person
-from .sentences import describe
-from .shot import plan_shot, visible_attributes
-
 # Raised when the same arguments no longer give the same bytes, so that an older folder is not taken for it.
-FORMAT = 1
+FORMAT = 2
 
 
 def write_synthetic(
@@ -97,13 +96,9 @@ def _require_same(root: Path, arguments: dict[str, int]) -> None:
     try:
         made_by = json.loads((root / "synthetic.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        raise DataError(
-            f"{root} exists and holds no drawn people; choose another folder or remove it"
-        ) from None
+        raise DataError(f"{root} exists and holds no drawn people; choose another folder or remove it") from None
     if made_by != {"format": FORMAT, **arguments}:
-        raise DataError(
-            f"{root} was drawn with other arguments ({made_by}); choose another folder or remove it"
-        )
+        raise DataError(f"{root} was drawn with other arguments ({made_by}); choose another folder or remove it")
 
 
 def _write_all(draft: Path, arguments: dict[str, int], progress: bool) -> None:
@@ -118,8 +113,7 @@ def _write_all(draft: Path, arguments: dict[str, int], progress: bool) -> None:
         rows += person_rows
         photos.update(person_photos)
     looks = {
-        str(person.pid): {"identity": asdict(person.identity), "clothing": asdict(person.clothing)}
-        for person in people
+        str(person.pid): {"identity": asdict(person.identity), "clothing": asdict(person.clothing)} for person in people
     }
     _write_json(draft / "reid_raw.json", rows)
     _write_json(draft / "attributes.json", {"people": looks, "photos": photos})
