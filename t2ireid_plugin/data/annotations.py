@@ -167,6 +167,8 @@ def _image_problem(path: str) -> str | None:
             start = stream.read(8)
     except OSError as error:
         return f"missing image '{path}' ({error.strerror})"
+    except ValueError as error:  # a zero byte, or what the file system cannot encode
+        return f"missing image {path!r} ({error})"
     if not start.startswith(_IMAGE_SIGNATURES):
         return f"unreadable image '{path}': {'it is empty' if not start else 'not an image file'}"
     return None

@@ -45,7 +45,7 @@ class BenchmarkSpec:
 
 def top_folder(path: str) -> str:
     """The first folder of a relative image path; CUHK-PEDES keeps one a source of its images."""
-    return PurePosixPath(path).parts[0]
+    return next(iter(PurePosixPath(path).parts), "")
 
 
 BENCHMARKS: dict[str, BenchmarkSpec] = {

@@ -33,6 +33,8 @@ Source = str | Mapping[str, Any]
 T = TypeVar("T")
 
 IMAGE_KEY, TEXT_KEY = "vit_pretrained", "bert_base_path"
+_KIND = {IMAGE_KEY: "image", TEXT_KEY: "text"}
+_NEEDS = {IMAGE_KEY: "image_size", TEXT_KEY: "vocab_size"}  # what a configuration of the right kind has
 
 
 class Preprocess(NamedTuple):
@@ -114,13 +116,15 @@ def check_source(source: Source, key: str) -> None:
 def _build(source: Source, default_type: str, key: str) -> PreTrainedModel:
     if isinstance(source, Mapping):
         config = _inline_config(dict(source), default_type, key)
-        model_class = MODEL_MAPPING[type(config)]
-        return model_class(config, **_without_pooler(model_class))
-    config = _load(AutoConfig.from_pretrained, source, key)
-    if type(config) not in MODEL_MAPPING:
-        raise EncoderError(f"{key}: '{source}' holds a {config.model_type} model, which is no plain encoder")
+    else:
+        config = _load(AutoConfig.from_pretrained, source, key)
+    if type(config) not in MODEL_MAPPING or not hasattr(config, _NEEDS[key]):
+        raise EncoderError(f"{key}: '{source}' is a {config.model_type} model, no {_KIND[key]} encoder")
     model_class = MODEL_MAPPING[type(config)]
-    load = functools.partial(model_class.from_pretrained, output_loading_info=True, **_without_pooler(model_class))
+    options = _without_pooler(model_class)
+    if isinstance(source, Mapping):
+        return model_class(config, **options)
+    load = functools.partial(model_class.from_pretrained, output_loading_info=True, **options)
     model, info = _load(load, source, key)
     if info["missing_keys"]:
         names = ", ".join(sorted(info["missing_keys"])[:5])

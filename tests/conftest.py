@@ -1,0 +1,166 @@
+"""Small real files for all tests: drawn pedestrians, folders with tiny encoders, and one trained run."""
+
+import contextlib
+import io
+import json
+import os
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import settings
+from PIL import Image
+from transformers import BertConfig, BertModel, BertTokenizerFast, ViTConfig, ViTModel
+
+from t2ireid_plugin.cli import main
+from t2ireid_plugin.data.synthetic import write_synthetic
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+COUNTS = {"train_ids": 24, "val_ids": 8, "test_ids": 8, "photos": 4, "captions": 2}
+
+# The demo's model made tiny. Every loss term of the configuration stays in.
+TINY = {
+    "use_gpu": "False",
+    "model.vit_config.image_size": "[32, 16]",
+    "model.vit_config.hidden_size": "32",
+    "model.vit_config.num_hidden_layers": "1",
+    "model.vit_config.intermediate_size": "32",
+    "model.bert_config.vocab_size": "300",
+    "model.bert_config.hidden_size": "32",
+    "model.bert_config.num_hidden_layers": "1",
+    "model.bert_config.intermediate_size": "32",
+    "data.height": "32",
+    "data.width": "16",
+    "data.workers": "0",
+    "train.batch_size": "32",
+    "train.max_epoch": "2",
+    "test.eval_freq": "1",
+}
+
+torch.set_num_threads(1)
+settings.register_profile("unhurried", deadline=None, max_examples=50)
+settings.load_profile("unhurried")
+
+
+def pytest_collection_modifyitems(items):
+    if not torch.cuda.is_available():
+        skip = pytest.mark.skip(reason="needs a CUDA device")
+        for item in items:
+            if item.get_closest_marker("cuda"):
+                item.add_marker(skip)
+
+
+@pytest.fixture(scope="session")
+def repository():
+    return REPOSITORY
+
+
+@pytest.fixture(scope="session")
+def synthetic(tmp_path_factory):
+    """`synthetic.root` for data.root, and the numbers of people, photos and captions in it."""
+    root = tmp_path_factory.mktemp("synthetic")
+    write_synthetic(root, **COUNTS, progress=False)
+    return SimpleNamespace(root=root, **COUNTS)
+
+
+@pytest.fixture(scope="session")
+def tiny_settings(synthetic):
+    """`tiny_settings(save_dir, **others)`: command line words for a tiny model on the drawn people.
+
+    In the names of others `__` stands for the dot.
+    """
+
+    def words(save_dir, **others):
+        changed = {name.replace("__", "."): str(value) for name, value in others.items()}
+        pairs = {**TINY, "data.root": str(synthetic.root), "data.save_dir": str(save_dir), **changed}
+        config = str(REPOSITORY / "configs" / "t2i_synthetic_cpu.yaml")
+        return ["--config-file", config, *(word for pair in pairs.items() for word in pair)]
+
+    return words
+
+
+@pytest.fixture(scope="session")
+def tiny_run(tiny_settings, tmp_path_factory):
+    """A finished training: `folder`, what it `printed`, its `results`, and the command line `words`."""
+    folder = tmp_path_factory.mktemp("run") / "log"
+    words = tiny_settings(folder)
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        status = main(["train", *words])
+    assert status == 0
+    results = json.loads((folder / "results.json").read_text())
+    return SimpleNamespace(folder=folder, words=words, printed=printed.getvalue(), results=results)
+
+
+@pytest.fixture(scope="session")
+def encoders(synthetic, tmp_path_factory):
+    """Folders as Hugging Face writes them: `encoders.vit` for 32 x 32 pixels, `encoders.bert` with its vocabulary."""
+    base = tmp_path_factory.mktemp("encoders")
+    vit, bert = base / "vit", base / "bert"
+    torch.manual_seed(0)
+    small = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4, "intermediate_size": 32}
+    ViTModel(ViTConfig(image_size=32, patch_size=16, **small)).save_pretrained(vit)
+    normal = {"image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5], "size": {"height": 32, "width": 32}}
+    (vit / "preprocessor_config.json").write_text(json.dumps(normal))
+    rows = json.loads((synthetic.root / "CUHK-PEDES" / "reid_raw.json").read_text())
+    words = sorted({word.strip(".,").lower() for row in rows for text in row["captions"] for word in text.split()})
+    bert.mkdir()
+    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *words]
+    (bert / "vocab.txt").write_text("\n".join(vocabulary) + "\n")
+    tokenizer = BertTokenizerFast(vocab=str(bert / "vocab.txt"))
+    if len(tokenizer) != len(vocabulary):  # transformers 4 calls the argument otherwise
+        tokenizer = BertTokenizerFast(vocab_file=str(bert / "vocab.txt"))
+    tokenizer.save_pretrained(bert)
+    BertModel(BertConfig(vocab_size=len(vocabulary), **small)).save_pretrained(bert)
+    return SimpleNamespace(vit=vit, bert=bert, vocabulary=vocabulary)
+
+
+class CuhkFolder:
+    """A folder in CUHK-PEDES's format under construction: good by default, and broken by whoever tests that."""
+
+    def __init__(self, root):
+        self.root = Path(root)
+        self.base = self.root / "CUHK-PEDES"
+        self.file = self.base / "reid_raw.json"
+        self.rows = []
+
+    def add(self, split, pid, path, captions=("A man in a red coat.",), **more):
+        """A row and its image, 8 x 16 noise."""
+        image = self.image(path)
+        if not image.exists():
+            image.parent.mkdir(parents=True, exist_ok=True)
+            noise = np.random.default_rng(len(self.rows)).integers(0, 256, (16, 8, 3), dtype=np.uint8)
+            Image.fromarray(noise).save(image)
+        row = {"split": split, "captions": list(captions), "file_path": path, "processed_tokens": [], "id": pid}
+        self.rows.append({**row, **more})
+        return self.rows[-1]
+
+    def image(self, path):
+        return self.base / "imgs" / path
+
+    def save(self):
+        self.base.mkdir(parents=True, exist_ok=True)
+        self.file.write_text(json.dumps(self.rows), encoding="utf-8")
+        # The reader goes by the time of the last change, which two writes within a tick would share.
+        os.utime(self.file, ns=(0, hash(self.file.read_text()) % 10**18))
+        return self.root
+
+
+@pytest.fixture
+def cuhk(tmp_path):
+    """Two people of two photos in train, one each in val and test, with file names as in the real set."""
+    folder = CuhkFolder(tmp_path / "data")
+    for pid, split in ((11, "train"), (7, "train"), (12, "val"), (3, "test")):
+        for number in range(2):
+            captions = (f"Person {pid} in photo {number}.", f"Again person {pid}, photo {number}.")
+            folder.add(split, pid, f"cam_{'ab'[number]}/{pid:04}_{number}.png", captions)
+    folder.save()
+    return folder
+
+
+@pytest.fixture(scope="session")
+def new_cuhk():
+    """`new_cuhk(root)`: an empty folder of the kind that `cuhk` is."""
+    return CuhkFolder

@@ -1,0 +1,137 @@
+import pytest
+import torch
+from torch import nn
+
+from t2ireid_plugin.modeling.disentangle import DisentangleModule
+
+B, L, D = 3, 5, 12
+
+
+class Listing(nn.Module):
+    """The specification's listing, word for word, over layers that take the sequence first."""
+
+    def __init__(self, dim, heads):
+        super().__init__()
+        self.id_linear, self.cloth_linear = nn.Linear(dim, dim), nn.Linear(dim, dim)
+        for name in ("id_attn", "cloth_attn", "id_cross_attn", "cloth_cross_attn"):
+            setattr(self, name, nn.MultiheadAttention(dim, heads))
+        for name in ("id_norm", "cloth_norm", "id_cross_norm", "cloth_cross_norm"):
+            setattr(self, name, nn.LayerNorm(dim))
+        self.gate = nn.Sequential(nn.Linear(2 * dim, dim), nn.Sigmoid())
+
+    def forward(self, x):
+        id_feat = self.id_linear(x)
+        id_feat = id_feat.transpose(0, 1)
+        id_attn, _ = self.id_attn(query=id_feat, key=id_feat, value=id_feat)
+        id_feat = id_attn.transpose(0, 1) + x
+        id_feat = self.id_norm(id_feat)
+
+        cloth_feat = self.cloth_linear(x)
+        cloth_feat = cloth_feat.transpose(0, 1)
+        cloth_attn, _ = self.cloth_attn(query=cloth_feat, key=cloth_feat, value=cloth_feat)
+        cloth_feat = cloth_attn.transpose(0, 1) + x
+        cloth_feat = self.cloth_norm(cloth_feat)
+
+        id_cross, _ = self.id_cross_attn(
+            query=id_feat.transpose(0, 1), key=cloth_feat.transpose(0, 1), value=cloth_feat.transpose(0, 1)
+        )
+        cloth_cross, _ = self.cloth_cross_attn(
+            query=cloth_feat.transpose(0, 1), key=id_feat.transpose(0, 1), value=id_feat.transpose(0, 1)
+        )
+        id_cross = id_cross.transpose(0, 1)
+        cloth_cross = cloth_cross.transpose(0, 1)
+        id_feat = self.id_cross_norm(id_cross + id_feat)
+        cloth_feat = self.cloth_cross_norm(cloth_cross + cloth_feat)
+
+        id_feat = id_feat.mean(dim=1)
+        cloth_feat = cloth_feat.mean(dim=1)
+
+        gate = self.gate(torch.cat([id_feat, cloth_feat], dim=-1))
+        id_feat = gate * id_feat
+        cloth_feat = (1 - gate) * cloth_feat
+        return id_feat, cloth_feat, gate
+
+
+@pytest.fixture
+def module(make):
+    torch.manual_seed(0)
+    return make.stir(DisentangleModule(D))
+
+
+def tokens(dtype=torch.float32):
+    return torch.randn(B, L, D, generator=torch.Generator().manual_seed(1), dtype=torch.float64).to(dtype)
+
+
+@pytest.mark.parametrize("mode", ["train", "eval"])  # no dropout here, so training gives the same
+def test_equals_the_listing(module, mode):
+    listing = Listing(D, heads=4)
+    listing.load_state_dict(module.state_dict())
+    getattr(module, mode)(), getattr(listing, mode)()
+    with torch.no_grad():
+        for actual, expected in zip(module(tokens()), listing(tokens())):
+            torch.testing.assert_close(actual, expected, rtol=0, atol=1e-6)
+
+
+def test_learns_as_the_listing_does(module):
+    listing = Listing(D, heads=4).double()
+    listing.load_state_dict(module.double().state_dict())
+    weights = torch.randn(3, B, D, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    inputs = []
+    for network in (module, listing):
+        inputs.append(tokens(torch.float64).requires_grad_())
+        sum((w * out).sum() for w, out in zip(weights, network(inputs[-1]))).backward()
+    torch.testing.assert_close(inputs[0].grad, inputs[1].grad, rtol=0, atol=1e-6)
+    expected = dict(listing.named_parameters())
+    for name, parameter in module.named_parameters():
+        assert parameter.grad.abs().max() > 0, name
+        torch.testing.assert_close(parameter.grad, expected[name].grad, rtol=0, atol=1e-6, msg=name)
+
+
+def test_shapes_and_range(module):
+    identity, clothing, gate = module(tokens())
+    assert identity.shape == clothing.shape == gate.shape == (B, D)
+    assert ((gate > 0) & (gate < 1)).all()
+
+
+def test_the_gate_shares_out_what_was_pooled(module):
+    """Behind a fully open or closed gate stands the pooled feature itself, and the shares add up to it."""
+    identity, clothing, gate = module(tokens())
+    with torch.no_grad():
+        module.gate[0].weight.zero_()
+        module.gate[0].bias.fill_(100)
+        pooled_identity, nothing, _ = module(tokens())
+        assert not nothing.any()
+        module.gate[0].bias.fill_(-200)
+        nothing, pooled_clothing, _ = module(tokens())
+        assert not nothing.any()
+    torch.testing.assert_close(identity, gate * pooled_identity, rtol=0, atol=1e-6)
+    torch.testing.assert_close(clothing + gate * pooled_clothing, pooled_clothing, rtol=0, atol=1e-6)
+
+
+def test_pooled_features_are_means_of_normalised_tokens():
+    """With the norms as initialised every token has mean zero over its channels, and so has their mean."""
+    torch.manual_seed(0)
+    identity, clothing, gate = DisentangleModule(D)(tokens())
+    for pooled in (identity / gate, clothing / (1 - gate)):
+        torch.testing.assert_close(pooled.mean(dim=1), torch.zeros(B), rtol=0, atol=1e-6)
+        assert pooled.abs().max() > 0.1
+
+
+def test_neither_branch_comes_first(module):
+    """Branches with equal weights pool equal features: the second one must not read the first one's result."""
+    state = module.state_dict()
+    module.load_state_dict({name: state[name.replace("cloth_", "id_")] for name in state})
+    identity, clothing, gate = module(tokens())
+    torch.testing.assert_close(identity / gate, clothing / (1 - gate), rtol=0, atol=1e-5)
+
+
+def test_samples_do_not_mix(module):
+    together = module(tokens())
+    for i in range(B):
+        for actual, alone in zip(together, module(tokens()[i : i + 1])):
+            torch.testing.assert_close(actual[i : i + 1], alone, rtol=0, atol=1e-6)
+
+
+def test_the_order_of_tokens_does_not_matter(module):
+    for actual, expected in zip(module(tokens().flip(1)), module(tokens())):
+        torch.testing.assert_close(actual, expected, rtol=0, atol=1e-6)

@@ -1,0 +1,161 @@
+import pytest
+import torch
+import torch.nn.functional as F
+
+from t2ireid_plugin.errors import ConfigError
+from t2ireid_plugin.modeling.fusion import FUSIONS, build_fusion
+
+B, DIM = 5, 8
+TYPES = ["enhanced_mamba", "gated_mamba"]
+
+
+@pytest.fixture
+def build(make):
+    def build(name, **changes):
+        torch.manual_seed(0)
+        return make.stir(build_fusion({"type": name, "dim": DIM, "output_dim": 6, "d_state": 3, **changes})).eval()
+
+    return build
+
+
+def pair(dtype=torch.float32):
+    both = torch.randn(2, B, DIM, generator=torch.Generator().manual_seed(0), dtype=torch.float64).to(dtype)
+    return F.normalize(both[0], dim=-1), F.normalize(both[1], dim=-1)
+
+
+def by_hand(state, naive, image, text, gated):
+    """The specification's steps over a state_dict. Attention over one token is its value, projected twice."""
+    width = lambda name: state[f"{name}.weight"].shape  # noqa: E731
+
+    def linear(name, x):
+        return x @ state[f"{name}.weight"].T + state[f"{name}.bias"]
+
+    def norm(name, x):
+        centred = x - x.mean(dim=-1, keepdim=True)
+        scaled = centred / (centred.square().mean(dim=-1, keepdim=True) + 1e-5).sqrt()
+        return scaled * state[f"{name}.weight"] + state[f"{name}.bias"]
+
+    aligned = [norm(f"{m}_align.2", linear(f"{m}_align.0", x).clamp(min=0)) for m, x in (("image", image), ("text", text))]
+    hidden = torch.cat(aligned, dim=1)
+    d = width("fc")[1]
+    for i in range(sum(name.startswith("mamba_norms") for name in state) // 2):
+        prefix = f"mamba_layers.{i}."
+        layer = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+        mixed = torch.from_numpy(naive.mamba(layer, hidden.unsqueeze(1)))[:, 0]
+        hidden = norm(f"mamba_norms.{i}", mixed + hidden)
+    value = hidden @ state["gate_attn.in_proj_weight"][2 * d :].T + state["gate_attn.in_proj_bias"][2 * d :]
+    hidden_gate = linear("gate.0", linear("gate_attn.out_proj", value)).clamp(min=0)
+    logits = linear("gate.3", hidden_gate)
+    weights = logits.exp() / logits.exp().sum(dim=1, keepdim=True)
+    if gated:
+        halves = [2 * weights[:, i : i + 1] * half for i, half in enumerate(hidden.split(d // 2, dim=1))]
+        hidden = torch.cat(halves, dim=1)
+    return norm("norm_final", linear("fc", hidden)), weights
+
+
+@pytest.mark.parametrize("name", TYPES)
+@pytest.mark.parametrize("layers", [1, 2, 3])
+def test_equals_the_specification_by_hand(build, naive, name, layers):
+    fusion = build(name, num_layers=layers).double()
+    image, text = pair(torch.float64)
+    expected = by_hand(fusion.state_dict(), naive, image, text, gated=name == "gated_mamba")
+    for actual, wanted in zip(fusion(image, text), expected):
+        torch.testing.assert_close(actual.detach(), wanted, rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("name", TYPES)
+def test_shapes_and_weights(build, name):
+    fused, weights = build(name)(*pair())
+    assert fused.shape == (B, 6)
+    assert weights.shape == (B, 2)
+    assert (weights > 0).all()
+    torch.testing.assert_close(weights.sum(dim=1), torch.ones(B), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", TYPES)
+def test_a_sample_does_not_depend_on_its_neighbours(build, name):
+    fusion, (image, text) = build(name), pair()
+    together = fusion(image, text)
+    alone = [fusion(image[i : i + 1], text[i : i + 1]) for i in range(B)]
+    elsewhere = fusion(image.flip(0), text.flip(0))
+    for k in range(2):
+        torch.testing.assert_close(together[k], torch.cat([out[k] for out in alone]), rtol=0, atol=1e-6)
+        torch.testing.assert_close(together[k], elsewhere[k].flip(0), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(("name", "learns"), [("enhanced_mamba", False), ("gated_mamba", True)])
+def test_what_reaches_the_gate_from_the_fused_embedding(build, name, learns):
+    fusion = build(name)
+    fusion(*pair())[0].square().sum().backward()
+    for part in (fusion.gate, fusion.gate_attn):
+        gradients = [p.grad for p in part.parameters()]
+        assert any(g is not None and g.abs().max() > 0 for g in gradients) is learns
+    assert fusion.fc.weight.grad.abs().max() > 0
+    assert fusion.text_align[0].weight.grad.abs().max() > 0
+
+
+@pytest.mark.parametrize("name", TYPES)
+def test_the_gate_learns_from_its_weights(build, name):
+    fusion = build(name)
+    fusion(*pair())[1][:, 0].sum().backward()
+    assert fusion.gate[0].weight.grad.abs().max() > 0
+
+
+def test_both_types_load_each_others_weights(build):
+    enhanced, gated = build("enhanced_mamba"), build("gated_mamba")
+    shapes = [{k: v.shape for k, v in fusion.state_dict().items()} for fusion in (enhanced, gated)]
+    assert shapes[0] == shapes[1]
+    torch.nn.init.normal_(enhanced.gate[3].weight)
+    gated.load_state_dict(enhanced.state_dict())
+    assert torch.equal(gated(*pair())[1], enhanced(*pair())[1])
+    assert not torch.allclose(gated(*pair())[0], enhanced(*pair())[0], atol=1e-3)
+    enhanced.load_state_dict(gated.state_dict())
+
+
+def test_an_undecided_gate_is_the_identity(build):
+    enhanced, gated = build("enhanced_mamba"), build("gated_mamba")
+    with torch.no_grad():
+        for fusion in (enhanced, gated):
+            fusion.gate[3].weight.zero_()
+            fusion.gate[3].bias.zero_()
+    (fused, weights), (expected, _) = gated(*pair()), enhanced(*pair())
+    assert torch.equal(weights, torch.full((B, 2), 0.5))
+    torch.testing.assert_close(fused, expected, rtol=0, atol=1e-6)
+
+
+def test_the_first_weight_is_the_images(build):
+    """All weight on the image: `fc` no longer reads the text half, so its columns change nothing."""
+    fusion = build("gated_mamba")
+    with torch.no_grad():
+        fusion.gate[3].weight.zero_()
+        fusion.gate[3].bias.copy_(torch.tensor([50.0, -50.0]))
+        before, _ = fusion(*pair())
+        fusion.fc.weight[:, DIM:].add_(3)
+        torch.testing.assert_close(fusion(*pair())[0], before, rtol=0, atol=1e-6)
+        fusion.fc.weight[:, :DIM].mul_(torch.linspace(1, 2, DIM))
+        assert not torch.allclose(fusion(*pair())[0], before, atol=1e-2)
+
+
+def test_dropout_only_in_training_and_only_at_the_gate(build):
+    fusion = build("enhanced_mamba", dropout=0.5)
+    image, text = (x.repeat(20, 1) for x in pair())
+    assert torch.equal(fusion(image, text)[1], fusion(image, text)[1])
+    fusion.train()
+    torch.manual_seed(0)
+    (fused, weights), (fused_again, weights_again) = fusion(image, text), fusion(image, text)
+    assert not torch.allclose(weights, weights_again, atol=1e-4)
+    assert torch.equal(fused, fused_again)
+
+
+def test_default_type_is_the_specifications():
+    assert type(build_fusion({"dim": DIM})) is FUSIONS["enhanced_mamba"]
+
+
+def test_unknown_type_lists_the_valid_ones():
+    with pytest.raises(ConfigError, match=r"'attention'.*enhanced_mamba.*gated_mamba"):
+        build_fusion({"type": "attention"})
+
+
+def test_unknown_argument_lists_the_valid_ones():
+    with pytest.raises(ConfigError, match=r"d_stat\b.*d_state"):
+        build_fusion({"type": "gated_mamba", "d_stat": 16})

@@ -1,0 +1,506 @@
+import copy
+import string
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from t2ireid_plugin.config import dump, get_cfg, load_cfg, to_dict
+from t2ireid_plugin.engine.build import check_config
+from t2ireid_plugin.errors import ConfigError
+
+# torchreid's keys and defaults, from its scripts/default_config.py.
+TORCHREID = {
+    "model.name": "resnet50",
+    "model.pretrained": True,
+    "model.load_weights": "",
+    "model.resume": "",
+    "data.type": "image",
+    "data.root": "reid-data",
+    "data.sources": ["market1501"],
+    "data.targets": ["market1501"],
+    "data.workers": 4,
+    "data.split_id": 0,
+    "data.height": 256,
+    "data.width": 128,
+    "data.combineall": False,
+    "data.transforms": ["random_flip"],
+    "data.k_tfm": 1,
+    "data.norm_mean": [0.485, 0.456, 0.406],
+    "data.norm_std": [0.229, 0.224, 0.225],
+    "data.save_dir": "log",
+    "data.load_train_targets": False,
+    "market1501.use_500k_distractors": False,
+    "cuhk03.labeled_images": False,
+    "cuhk03.classic_split": False,
+    "cuhk03.use_metric_cuhk03": False,
+    "sampler.train_sampler": "RandomSampler",
+    "sampler.train_sampler_t": "RandomSampler",
+    "sampler.num_instances": 4,
+    "sampler.num_cams": 1,
+    "sampler.num_datasets": 1,
+    "video.seq_len": 15,
+    "video.sample_method": "evenly",
+    "video.pooling_method": "avg",
+    "train.optim": "adam",
+    "train.lr": 0.0003,
+    "train.weight_decay": 5e-4,
+    "train.max_epoch": 60,
+    "train.start_epoch": 0,
+    "train.batch_size": 32,
+    "train.fixbase_epoch": 0,
+    "train.open_layers": ["classifier"],
+    "train.staged_lr": False,
+    "train.new_layers": ["classifier"],
+    "train.base_lr_mult": 0.1,
+    "train.lr_scheduler": "single_step",
+    "train.stepsize": [20],
+    "train.gamma": 0.1,
+    "train.print_freq": 20,
+    "train.seed": 1,
+    "sgd.momentum": 0.9,
+    "sgd.dampening": 0.0,
+    "sgd.nesterov": False,
+    "rmsprop.alpha": 0.99,
+    "adam.beta1": 0.9,
+    "adam.beta2": 0.999,
+    "loss.name": "softmax",
+    "loss.softmax.label_smooth": True,
+    "loss.triplet.margin": 0.3,
+    "loss.triplet.weight_t": 1.0,
+    "loss.triplet.weight_x": 0.0,
+    "test.batch_size": 100,
+    "test.dist_metric": "euclidean",
+    "test.normalize_feature": False,
+    "test.ranks": [1, 5, 10, 20],
+    "test.evaluate": False,
+    "test.eval_freq": -1,
+    "test.start_eval": 0,
+    "test.rerank": False,
+    "test.visrank": False,
+    "test.visrank_topk": 10,
+}
+# Where this package's defaults differ: another task, and size and normalisation that come from the image encoder.
+DIFFERENT = {
+    "model.name": "t2ireid_vit_mamba",
+    "data.sources": ["cuhkpedes"],
+    "data.targets": ["cuhkpedes"],
+    "data.height": None,
+    "data.width": None,
+    "data.norm_mean": None,
+    "data.norm_std": None,
+    "train.optim": "adamw",
+    "loss.name": "terms",
+}
+
+
+def get(cfg, name):
+    for part in name.split("."):
+        cfg = cfg[part]
+    return cfg
+
+
+def put(cfg, name, value):
+    *tables, key = name.split(".")
+    for part in tables:
+        cfg = cfg[part]
+    cfg[key] = value
+
+
+def flat(table, prefix=""):
+    values = {}
+    for key, value in table.items():
+        inner = flat(value, f"{prefix}{key}.") if isinstance(value, dict) and value else {f"{prefix}{key}": value}
+        values.update(inner)
+    return values
+
+
+def write(folder, name, **content):
+    file = folder / name
+    file.write_text(yaml.safe_dump(content))
+    return file
+
+
+def test_torchreids_keys_and_defaults_are_all_there():
+    found = {name: get(get_cfg(), name) for name in TORCHREID}
+    assert found == {**TORCHREID, **DIFFERENT}
+
+
+def test_defaults_cannot_be_changed_through_a_configuration():
+    untouched = copy.deepcopy(to_dict(get_cfg()))
+    cfg = get_cfg()
+    cfg.data.sources.append("other")
+    cfg.loss.terms["sdm"] = 1
+    assert to_dict(get_cfg()) == untouched
+
+
+def test_torchreids_own_yaml_loads_with_its_meaning(tmp_path):
+    """The style of torchreid's configuration files: flow lists, exponents, single names for lists."""
+    file = tmp_path / "im_osnet_x1_0_softmax_256x128_amsgrad_cosine.yaml"
+    file.write_text(
+        """
+model:
+  name: 'osnet_x1_0'
+  pretrained: True
+data:
+  type: 'image'
+  sources: ['market1501']
+  targets: ['market1501', 'dukemtmcreid']
+  height: 256
+  width: 128
+  combineall: False
+  transforms: ['random_flip', 'color_jitter']
+  save_dir: 'log/osnet_x1_0_market1501_softmax_cosinelr'
+loss:
+  name: 'softmax'
+  softmax:
+    label_smooth: True
+train:
+  optim: 'amsgrad'
+  lr: 1e-3
+  max_epoch: 250
+  batch_size: 64
+  fixbase_epoch: 10
+  open_layers: classifier
+  lr_scheduler: 'cosine'
+test:
+  batch_size: 300
+  dist_metric: 'euclidean'
+  normalize_feature: False
+  evaluate: False
+  eval_freq: -1
+  rerank: False
+"""
+    )
+    cfg = load_cfg(file)
+    assert cfg.model.name == "osnet_x1_0"
+    assert cfg.train.lr == 0.001
+    assert cfg.train.open_layers == ["classifier"]
+    assert cfg.data.targets == ["market1501", "dukemtmcreid"]
+    assert (cfg.data.height, cfg.data.width) == (256, 128)
+    with pytest.raises(ConfigError, match=r"model\.name: unknown 'osnet_x1_0'; valid: t2ireid_vit_mamba"):
+        check_config(cfg)
+
+
+def test_base_files_form_a_chain(tmp_path):
+    (tmp_path / "deep").mkdir()
+    write(tmp_path, "grandparent.yaml", train={"lr": 0.5, "max_epoch": 7, "seed": 3}, data={"root": "a"})
+    write(tmp_path, "parent.yaml", _BASE_="grandparent.yaml", train={"lr": 0.25}, data={"height": 64})
+    child = write(tmp_path / "deep", "child.yaml", _BASE_="../parent.yaml", train={"seed": 4})
+    cfg = load_cfg(child, ["train.batch_size", "6"])
+    assert (cfg.train.lr, cfg.train.max_epoch, cfg.train.seed, cfg.train.batch_size) == (0.25, 7, 4, 6)
+    assert (cfg.data.root, cfg.data.height, cfg.data.workers) == ("a", 64, 4)
+    assert "_BASE_" not in cfg
+
+
+def test_base_merges_loss_terms_by_name(tmp_path):
+    write(tmp_path, "base.yaml", loss={"terms": {"sdm": {"weight": 1, "tau": 0.5}, "cls": {"weight": 1}}})
+    cfg = load_cfg(write(tmp_path, "top.yaml", _BASE_="base.yaml", loss={"terms": {"sdm": {"weight": 2}}}))
+    assert to_dict(cfg.loss.terms) == {"sdm": {"weight": 2, "tau": 0.5}, "cls": {"weight": 1}}
+
+
+def test_a_cycle_of_bases_is_an_error(tmp_path):
+    write(tmp_path, "a.yaml", _BASE_="b.yaml")
+    write(tmp_path, "b.yaml", _BASE_="a.yaml")
+    with pytest.raises(ConfigError, match=r"a\.yaml' is its own _BASE_"):
+        load_cfg(tmp_path / "a.yaml")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("_BASE_: absent.yaml", r"no configuration file .*absent\.yaml"),
+        ("_BASE_: 5", r"file\.yaml': _BASE_ must be the name of a file, not 5"),
+        ("train: {lr: 0.1", r"file\.yaml' is not valid YAML"),
+        ("train: 2001-99-99", r"file\.yaml' is not valid YAML: month"),
+        ("- train", r"file\.yaml' must hold settings"),
+        ("train: 5", r"file\.yaml: 'train' is a table of settings, not 5"),
+        ("train: {lr: {a: 1}}", r"file\.yaml: 'train\.lr' must be float, not dict"),
+        ("1: 2", r"file\.yaml: unknown key '1'"),
+    ],
+)
+def test_broken_files_are_named(tmp_path, text, message):
+    (tmp_path / "file.yaml").write_text(text)
+    with pytest.raises(ConfigError, match=message):
+        load_cfg(tmp_path / "file.yaml")
+
+
+def test_file_that_is_no_text(tmp_path):
+    (tmp_path / "file.yaml").write_bytes(b"\xff\xfe\x00lr")
+    with pytest.raises(ConfigError, match=r"file\.yaml' is not valid YAML"):
+        load_cfg(tmp_path / "file.yaml")
+    with pytest.raises(ConfigError, match=r"no configuration file .*gone\.yaml"):
+        load_cfg(tmp_path / "gone.yaml")
+
+
+def test_empty_file_is_the_defaults(tmp_path):
+    (tmp_path / "empty.yaml").write_text("")
+    assert to_dict(load_cfg(tmp_path / "empty.yaml")) == to_dict(get_cfg())
+
+
+@pytest.mark.parametrize(
+    ("key", "text", "value"),
+    [
+        ("train.lr", "1e-4", 0.0001),
+        ("train.lr", "1", 1.0),
+        ("train.max_epoch", "12", 12),
+        ("test.eval_freq", "-1", -1),
+        ("use_gpu", "False", False),
+        ("use_gpu", "true", True),
+        ("test.ranks", "[1, 5]", [1, 5]),
+        ("test.ranks", "(1, 5)", [1, 5]),
+        ("test.ranks", "1", [1]),
+        ("data.transforms", "[random_flip, random_erase]", ["random_flip", "random_erase"]),
+        ("data.transforms", "['random_flip']", ["random_flip"]),
+        ("data.transforms", "random_erase", ["random_erase"]),
+        ("data.transforms", "[]", []),
+        ("data.height", "224", 224),
+        ("data.height", "null", None),
+        ("data.height", "None", None),
+        ("data.norm_mean", "[0.5, 0, 1e-1]", [0.5, 0.0, 0.1]),
+        ("data.root", "/some/where with spaces", "/some/where with spaces"),
+        ("data.root", "../up", "../up"),
+        ("data.root", "~/data", "~/data"),
+        ("data.root", "2024", "2024"),
+        ("data.root", "[odd]", "[odd]"),
+        ("model.bert_base_path", "bert-base-uncased", "bert-base-uncased"),
+        ("model.vit_pretrained", "google/vit-base-patch16-224", "google/vit-base-patch16-224"),
+        ("model.vit_pretrained", "", ""),
+        ("model.vit_config.image_size", "[32, 16]", [32, 16]),
+        ("model.bert_config.hidden_act", "gelu", "gelu"),
+        ("loss.terms.sdm.weight", "1e-4", 0.0001),
+    ],
+)
+def test_values_from_the_command_line(key, text, value):
+    found = get(load_cfg(None, [key, text]), key)
+    assert found == value
+    assert type(found) is type(value)
+
+
+def test_whole_tables_from_the_command_line():
+    cfg = load_cfg(None, ["loss.terms", "{sdm: {weight: 1e-4}}", "model.fusion", "{num_layers: 3}"])
+    assert to_dict(cfg.loss.terms) == {"sdm": {"weight": 0.0001}}
+    assert (cfg.model.fusion.num_layers, cfg.model.fusion.dim) == (3, 256)
+
+
+def test_exponents_in_yaml_are_numbers_in_every_table(tmp_path):
+    """YAML 1.1 reads 1e-4 as a text."""
+    (tmp_path / "file.yaml").write_text("train: {lr: 1e-4}\nloss: {terms: {sdm: {weight: 1e-3, tau: 2e-2}}}\n")
+    cfg = load_cfg(tmp_path / "file.yaml")
+    assert cfg.train.lr == 0.0001
+    assert to_dict(cfg.loss.terms) == {"sdm": {"weight": 0.001, "tau": 0.02}}
+
+
+def test_the_command_line_can_empty_what_a_file_set(tmp_path):
+    file = write(tmp_path, "file.yaml", data={"height": 224, "val": ["cuhkpedes_val"]})
+    cfg = load_cfg(file, ["data.height", "null", "data.val", "[]"])
+    assert cfg.data.height is None
+    assert cfg.data.val == []
+
+
+def test_later_values_win():
+    assert load_cfg(None, ["train.lr", "1", "train.lr", "2"]).train.lr == 2.0
+
+
+def test_a_key_without_a_value():
+    with pytest.raises(ConfigError, match=r"'train\.seed' has no value; settings are pairs"):
+        load_cfg(None, ["train.lr", "1", "train.seed"])
+
+
+@pytest.mark.parametrize(
+    ("key", "nearest"),
+    [("train.lrr", "train.lr"), ("trian.lr", "train"), ("maxepoch", "train.max_epoch"), ("qqq", "")],
+)
+def test_unknown_keys_are_named_with_the_nearest(key, nearest):
+    with pytest.raises(ConfigError, match="^command line: unknown key '") as error:
+        load_cfg(None, [key, "1"])
+    message = str(error.value)
+    assert (f"did you mean '{nearest}'" in message) == bool(nearest)
+    assert ("did you mean" in message) == bool(nearest)
+    assert "valid here: " in message
+
+
+def test_unknown_key_lists_its_neighbours(tmp_path):
+    file = write(tmp_path, "file.yaml", sgd={"momentun": 0.5})
+    with pytest.raises(ConfigError) as error:
+        load_cfg(file)
+    assert str(error.value) == (
+        f"{file}: unknown key 'sgd.momentun', did you mean 'sgd.momentum'; valid here: momentum, dampening, nesterov"
+    )
+
+
+@pytest.mark.parametrize(
+    ("key", "text", "message"),
+    [
+        ("train.max_epoch", "ten", "must be int, not str"),
+        ("train.max_epoch", "2.5", "must be int, not float"),
+        ("train.max_epoch", "True", "must be int, not bool"),
+        ("train.lr", "fast", "must be float, not str"),
+        ("train.lr", "[0.1]", "must be float, not list"),
+        ("train.lr", "null", "must be float, not empty"),
+        ("use_gpu", "1", "must be bool, not int"),
+        ("data.height", "tall", "must be int, not str"),
+        ("data.norm_mean", "[a, b, c]", "each value must be float, not str"),
+        ("test.ranks", "[one]", "each value must be int, not str"),
+        ("test.ranks", "[1, 2.5]", "each value must be int, not float"),
+        ("test.ranks", "[1, [2]]", "each value must be int, not list"),
+        ("data.sources", "[1]", "each value must be str, not int"),
+        ("data.transforms", "[unclosed", "cannot read the value"),
+        ("train", "5", "is a table of settings"),
+    ],
+)
+def test_wrong_types_are_named(key, text, message):
+    with pytest.raises(ConfigError, match=message) as error:
+        load_cfg(None, [key, text])
+    assert key in str(error.value) or text in str(error.value)
+
+
+def values_like(default):
+    numbers = st.floats(allow_nan=False, allow_infinity=False)
+    if isinstance(default, list):
+        return st.lists(values_like(default[0]), max_size=4)
+    kinds = {bool: st.booleans(), int: st.integers(), float: numbers, str: st.text()}
+    return kinds[type(default)]
+
+
+LEAVES = {name: value for name, value in flat(to_dict(get_cfg())).items() if value not in (None, {})}
+
+
+@given(st.data())
+def test_what_is_dumped_is_loaded_again(tmp_path_factory, data):
+    names = data.draw(st.lists(st.sampled_from(sorted(LEAVES)), max_size=8, unique=True))
+    cfg = get_cfg()
+    for name in names:
+        put(cfg, name, data.draw(values_like(LEAVES[name])))
+    weights = data.draw(st.dictionaries(st.text(string.ascii_lowercase, min_size=1), st.floats(0, 10), max_size=3))
+    cfg.loss.terms.update({name: {"weight": weight} for name, weight in weights.items()})
+    file = tmp_path_factory.getbasetemp() / "round_trip.yaml"
+    file.write_text(dump(cfg), encoding="utf-8")
+    assert to_dict(load_cfg(file)) == to_dict(cfg)
+
+
+@given(st.sampled_from([n for n, v in LEAVES.items() if not isinstance(v, (str, list))]), st.data())
+def test_a_number_on_the_command_line_is_that_number(name, data):
+    value = data.draw(values_like(LEAVES[name]))
+    found = get(load_cfg(None, [name, repr(value)]), name)
+    assert found == value
+    assert type(found) is type(value)
+
+
+@given(st.sampled_from([n for n, v in LEAVES.items() if isinstance(v, str)]), st.text())
+def test_a_text_on_the_command_line_is_that_text(name, text):
+    assert get(load_cfg(None, [name, text]), name) == text
+
+
+@given(st.sampled_from(sorted(LEAVES)), st.text(st.sampled_from("[]{}():,'\"0123456789-e.ab#\\ \n\0"), max_size=12))
+def test_odd_values_are_taken_or_refused_but_never_a_defect(name, text):
+    try:
+        value = get(load_cfg(None, [name, text]), name)
+    except ConfigError as error:
+        assert name in str(error) or repr(text) in str(error)  # noqa: PT017 both ends are tested
+    else:
+        assert type(value) is type(LEAVES[name])
+
+
+@pytest.mark.parametrize("name", ["t2i_synthetic_cpu.yaml", "t2i_vit_mamba.yaml"])
+def test_the_named_configurations_exist(repository, name):
+    assert (repository / "configs" / name).is_file()
+
+
+def test_every_configuration_file_is_valid(repository):
+    files = sorted((repository / "configs").glob("*.yaml"))
+    assert len(files) >= 2
+    for file in files:
+        check_config(load_cfg(file))
+
+
+@pytest.fixture(scope="module")
+def full(repository):
+    return repository / "configs" / "t2i_vit_mamba.yaml"
+
+
+def test_the_full_configuration_is_the_specifications(full):
+    """The settings that the specification gives by number."""
+    cfg = load_cfg(full)
+    assert cfg.model.vit_pretrained == "google/vit-base-patch16-224"
+    assert cfg.model.bert_base_path == "bert-base-uncased"
+    assert (cfg.data.height, cfg.data.width) == (224, 224)
+    assert to_dict(cfg.model.fusion) == {
+        "type": "enhanced_mamba",
+        "dim": 256,
+        "d_state": 16,
+        "d_conv": 4,
+        "num_layers": 2,
+        "output_dim": 256,
+        "dropout": 0.1,
+    }
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "valid"),
+    [
+        ("model.name", "osnet_x1_0", "t2ireid_vit_mamba"),
+        ("model.fusion.type", "enhanced_mambo", "enhanced_mamba"),
+        ("data.sources", "cuhk-pedes", "cuhkpedes, cuhkpedes_val"),
+        ("data.targets", "market1501", "cuhkpedes, cuhkpedes_val"),
+        ("data.val", "cuhkpedes_dev", "cuhkpedes, cuhkpedes_val"),
+        ("data.transforms", "random_flop", "random_flip, random_crop"),
+        ("data.id_instruction", "id", "caption, identity"),
+        ("data.cloth_instruction", "cloth", "clothing"),
+        ("sampler.train_sampler", "RandomIdSampler", "RandomIdentitySampler"),
+        ("train.optim", "adam", "adamw"),
+        ("train.lr_scheduler", "linear", "warmup_cosine, single_step, multi_step, cosine"),
+        ("test.evaluator", "mine", "torchreid, exact"),
+        ("loss.name", "softmax", "terms"),
+    ],
+)
+def test_unknown_names_are_refused_with_the_valid_ones(full, key, value, valid):
+    with pytest.raises(ConfigError) as error:
+        check_config(load_cfg(full, [key, value]))
+    message = str(error.value)
+    assert message.startswith(f"{key}: unknown '{value}'; valid: ")
+    assert valid in message
+
+
+def test_torchreid_knows_every_name_that_we_offer():
+    """Its lists are its own; ours must not promise more."""
+    from torchreid.reid.data.sampler import AVAI_SAMPLERS
+    from torchreid.reid.optim.lr_scheduler import AVAI_SCH
+
+    from t2ireid_plugin.engine.build import SAMPLERS, SCHEDULERS
+
+    assert set(SAMPLERS) <= set(AVAI_SAMPLERS)
+    assert set(SCHEDULERS) - {"warmup_cosine"} <= set(AVAI_SCH)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["loss.terms.triplet.weight", "1"], "unknown loss 'triplet'; valid losses: info_nce, cls"),
+        (["loss.terms.sdm.temperature", "1"], "unknown argument 'temperature'; valid: weight, tau"),
+        (["loss.terms.sdm.weight", "heavy"], "weight"),
+        (["loss.terms.sdm", "1"], r"'loss\.terms\.sdm' is a table of settings"),
+        (["train.batch_size", "1"], r"train\.batch_size: 1 is too small"),
+        (["train.batch_size", "30"], r"train\.batch_size 30 is no multiple of sampler\.num_instances 4"),
+        (["data.sources", "[]"], r"data\.sources and data\.targets must each name a dataset"),
+        (["data.targets", "[]"], r"data\.sources and data\.targets must each name a dataset"),
+        (["test.ranks", "[5, 10]"], r"test\.ranks: \[5, 10\] must be positive and include 1"),
+        (["test.ranks", "[0, 1]"], r"test\.ranks: \[0, 1\] must be positive"),
+        (["test.ranks", "[]"], r"test\.ranks: \[\] must be positive"),
+        (["train.lr", "-1"], r"train\.lr: -1\.0 must be at least 0"),
+        (["train.print_freq", "0"], r"train\.print_freq: 0 must be at least 1"),
+        (["test.batch_size", "0"], r"test\.batch_size: 0 must be at least 1"),
+        (["data.workers", "-2"], r"data\.workers: -2 must be at least 0"),
+        (["sampler.num_instances", "0"], r"sampler\.num_instances: 0 must be at least 1"),
+        (["data.k_tfm", "2"], r"data\.k_tfm: 2"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused(full, words, message):
+    with pytest.raises(ConfigError, match=message):
+        check_config(load_cfg(full, words))
+
+
+def test_a_configuration_without_losses_is_refused():
+    with pytest.raises(ConfigError, match="no loss has a weight above 0"):
+        check_config(get_cfg())
