@@ -61,6 +61,7 @@ _DEFAULTS: dict[str, Any] = {
         "norm_mean": None,
         "norm_std": None,
         "save_dir": "log",
+        "keep_images": False,  # in memory once read; for small sets with workers 0
         "load_train_targets": False,
         "id_instruction": "caption",  # what the model reads as identity description: caption or identity
         "cloth_instruction": "clothing",  # and as clothing description: clothing or caption

@@ -5,9 +5,11 @@ import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
+from torchreid import data as torchreid_data
+from torchreid import optim as torchreid_optim
 
 from t2ireid_plugin.config import dump, get_cfg, load_cfg, to_dict
-from t2ireid_plugin.engine.build import check_config
+from t2ireid_plugin.engine.build import SAMPLERS, SCHEDULERS, check_config
 from t2ireid_plugin.errors import ConfigError
 
 # torchreid's keys and defaults, from its scripts/default_config.py.
@@ -313,7 +315,7 @@ def test_a_key_without_a_value():
     [("train.lrr", "train.lr"), ("trian.lr", "train"), ("maxepoch", "train.max_epoch"), ("qqq", "")],
 )
 def test_unknown_keys_are_named_with_the_nearest(key, nearest):
-    with pytest.raises(ConfigError, match="^command line: unknown key '") as error:
+    with pytest.raises(ConfigError, match=r"^command line: unknown key '") as error:
         load_cfg(None, [key, "1"])
     message = str(error.value)
     assert (f"did you mean '{nearest}'" in message) == bool(nearest)
@@ -465,13 +467,8 @@ def test_unknown_names_are_refused_with_the_valid_ones(full, key, value, valid):
 
 def test_torchreid_knows_every_name_that_we_offer():
     """Its lists are its own; ours must not promise more."""
-    from torchreid.reid.data.sampler import AVAI_SAMPLERS
-    from torchreid.reid.optim.lr_scheduler import AVAI_SCH
-
-    from t2ireid_plugin.engine.build import SAMPLERS, SCHEDULERS
-
-    assert set(SAMPLERS) <= set(AVAI_SAMPLERS)
-    assert set(SCHEDULERS) - {"warmup_cosine"} <= set(AVAI_SCH)
+    assert set(SAMPLERS) <= set(torchreid_data.sampler.AVAI_SAMPLERS)
+    assert set(SCHEDULERS) - {"warmup_cosine"} <= set(torchreid_optim.lr_scheduler.AVAI_SCH)
 
 
 @pytest.mark.parametrize(

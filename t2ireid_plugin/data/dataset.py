@@ -6,6 +6,7 @@ import copy
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
 from torchreid import data as torchreid_data
 
 from t2ireid_plugin.data.annotations import Photo, count, read_photos
@@ -59,7 +60,16 @@ class CaptionDataset(torchreid_data.ImageDataset):
         evaluated = [photo for photo in photos if photo.split == eval_split]
         query = [item for photo in evaluated for item in _caption_items(photo, photo.pid, TEXT_CAMERA)]
         gallery = [(photo.path, photo.pid, cameras[photo.camera], 0, "", "", "") for photo in evaluated]
+        self._kept: dict[str, Image.Image] | None = None
+        self._kept_size = (0, 0)
         super().__init__(train, query, gallery, **kwargs)
+
+    def keep_images(self, width: int, height: int) -> None:
+        """From now on keeps each image in memory once it was read, resized as torchreid's transforms begin anyway.
+
+        Worth it for small images read by the training process itself: worker processes forget them every epoch.
+        """
+        self._kept, self._kept_size = {}, (width, height)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         """Texts and labels of an item and, unless it is a query, its image ``img [3, H, W]``."""
@@ -74,9 +84,16 @@ class CaptionDataset(torchreid_data.ImageDataset):
             "cloth_text": cloth_text,
         }
         if self.mode != "query":
-            image = read_image(path)
+            image = self._read(path)
             item["img"] = image if self.transform is None else self._transform_image(self.transform, self.k_tfm, image)
         return item
+
+    def _read(self, path: str) -> Image.Image:
+        if self._kept is None:
+            return read_image(path)
+        if path not in self._kept:
+            self._kept[path] = read_image(path).resize(self._kept_size, Image.Resampling.BILINEAR)
+        return self._kept[path]
 
     def __add__(self, other: CaptionDataset) -> CaptionDataset:
         """Both training sets, the other's identities, cameras and dataset numbers moved past ours."""

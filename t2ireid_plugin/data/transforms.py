@@ -32,5 +32,5 @@ def read_image(path: str | Path) -> Image.Image:
         raise DataError(f"unreadable image '{path}': the file is truncated")
     pixels = cv2.imdecode(data, cv2.IMREAD_COLOR) if len(data) else None  # [H, W, 3] uint8 BGR
     if pixels is None:
-        raise DataError(f"unreadable image '{path}': not an image file")
+        raise DataError(f"unreadable image '{path}': no image, or a damaged one")
     return Image.fromarray(cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB))

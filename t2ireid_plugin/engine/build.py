@@ -168,12 +168,13 @@ def build_datamanager(cfg: CfgNode, preprocess: Preprocess, use_gpu: bool) -> An
         DataError: as `read_photos`, and when there are too few identities or captions for one batch.
     """
     _check_batch(cfg)
-    return torchreid_data.ImageDataManager(
+    height, width = cfg.data.height or preprocess.height, cfg.data.width or preprocess.width
+    manager = torchreid_data.ImageDataManager(
         root=cfg.data.root,
         sources=list(cfg.data.sources),
         targets=[*cfg.data.targets, *val_targets(cfg)],
-        height=cfg.data.height or preprocess.height,
-        width=cfg.data.width or preprocess.width,
+        height=height,
+        width=width,
         transforms=list(cfg.data.transforms),
         k_tfm=cfg.data.k_tfm,
         norm_mean=list(cfg.data.norm_mean or preprocess.mean),
@@ -188,6 +189,10 @@ def build_datamanager(cfg: CfgNode, preprocess: Preprocess, use_gpu: bool) -> An
         num_datasets=cfg.sampler.num_datasets,
         train_sampler=cfg.sampler.train_sampler,
     )
+    if cfg.data.keep_images:
+        for loader in (manager.train_loader, *(loaders["gallery"] for loaders in manager.test_loader.values())):
+            loader.dataset.keep_images(width, height)
+    return manager
 
 
 def build_engine(cfg: CfgNode, datamanager: Any, model: T2IReIDModel, use_gpu: bool) -> TextImageEngine:

@@ -82,7 +82,8 @@ def _write_beside(path: Path, write: Callable[[Path], Any]) -> None:
         with open(temporary, "rb+") as stream:
             os.fsync(stream.fileno())
         os.replace(temporary, path)
-    except OSError as error:
-        raise CheckpointError(f"cannot write '{path}': {error.strerror}; what was there before is untouched") from error
+    except (OSError, RuntimeError) as error:  # PyTorch's writer turns a full disk into a RuntimeError
+        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+        raise CheckpointError(f"cannot write '{path}': {reason}; what was there before is untouched") from error
     finally:
         temporary.unlink(missing_ok=True)

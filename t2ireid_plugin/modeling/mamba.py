@@ -126,7 +126,8 @@ class Mamba(nn.Module):
         taps, bias = self.conv1d.weight[:, 0], self.conv1d.bias  # [E, K], [E]
         past = F.pad(x, (0, 0, taps.shape[1] - 1, 0))  # [B, L + K - 1, E]
         shifted = (past[:, k : k + x.shape[1]] * taps[:, k] for k in range(taps.shape[1]))
-        return sum(shifted, start=torch.zeros_like(x)) + bias
+        # Under autocast the taps are wider than x; the kernel wants all its inputs of one type.
+        return (sum(shifted, start=torch.zeros_like(x)) + bias).to(x.dtype)
 
     def _scan(self, x: Tensor, dt: Tensor, B: Tensor, C: Tensor, z: Tensor) -> Tensor:
         kernel = _selective_scan_kernel() if x.is_cuda else None

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
-from t2ireid_plugin.errors import ConfigError, EncoderError, InputError
+from t2ireid_plugin.errors import CheckpointError, ConfigError, EncoderError, InputError
 from t2ireid_plugin.modeling.checkpoint import LoadReport, copy_state_dict, read_state_dict
 from t2ireid_plugin.modeling.disentangle import DisentangleModule
 from t2ireid_plugin.modeling.encoders import (
@@ -30,6 +30,7 @@ logger = logging.getLogger(__name__)
 SHARED_DIM = 512
 EMBED_DIM = 256
 NUM_HEADS = 4
+_TEXTS_AT_ONCE = 64
 
 DEFAULT_FUSION: dict[str, Any] = {
     "type": "enhanced_mamba",
@@ -203,7 +204,11 @@ class T2IReIDModel(nn.Module):
         Raises:
             CheckpointError: when the file is missing, damaged, unsafe, or nothing in it fits.
         """
-        self.load_report = copy_state_dict(read_state_dict(trained_path), self)
+        state = read_state_dict(trained_path)
+        try:
+            self.load_report = copy_state_dict(state, self)
+        except CheckpointError as error:
+            raise CheckpointError(f"'{trained_path}': {error}") from error
         logger.info("scale %.4f after loading '%s'", self.scale.item(), trained_path)
         return self
 
@@ -229,8 +234,16 @@ class T2IReIDModel(nn.Module):
         return self.visual_encoder(image.to(self.device), **options).last_hidden_state
 
     def _text_features(self, texts: Sequence[str]) -> Tensor:
-        """``n`` texts to pooled features ``[n, D]``."""
+        """``n`` texts to pooled features ``[n, D]``; similar lengths together, so that little of it is padding."""
         input_ids, mask = (t.to(self.device) for t in self.text_cache(texts))  # [n, max_length] each
+        if len(texts) <= _TEXTS_AT_ONCE:
+            return self._pooled_tokens(input_ids, mask)
+        order = mask.sum(dim=1).argsort()
+        parts = [self._pooled_tokens(input_ids[rows], mask[rows]) for rows in order.split(_TEXTS_AT_ONCE)]
+        return torch.cat(parts)[order.argsort()]
+
+    def _pooled_tokens(self, input_ids: Tensor, mask: Tensor) -> Tensor:
+        """Token ids and mask ``[n, max_length]`` to the masked mean of their features ``[n, D]``."""
         longest = int(mask.sum(dim=1).max())  # columns that are padding for every text change nothing
         input_ids, mask = input_ids[:, :longest], mask[:, :longest]
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.freeze_text):

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 import os
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Iterable, Sequence
 
 import torch
 from tokenizers import Tokenizer
 from tokenizers.implementations import BertWordPieceTokenizer
-from tokenizers.processors import BertProcessing
+from tokenizers.normalizers import BertNormalizer
+from tokenizers.pre_tokenizers import BertPreTokenizer
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
@@ -108,9 +109,22 @@ def learn_wordpiece(captions: Iterable[str], vocab_size: int = 2000) -> PreTrain
     corpus = sorted(set(captions))
     if not corpus:
         raise DataError("no captions to learn a vocabulary from: the training split is empty")
+    letters, inner = _alphabet(corpus)
     learner = BertWordPieceTokenizer(lowercase=True)
-    learner.train_from_iterator(corpus, vocab_size=vocab_size, min_frequency=2, show_progress=False)
-    return _with_bert_template(Tokenizer.from_str(learner.to_str()))
+    # The library numbers the inner letters in the random order of a hash table, and settles ties by these numbers.
+    # Given as special tokens they have numbers already; the tokenizer built below knows them as ordinary ones.
+    learner.train_from_iterator(
+        corpus,
+        vocab_size=vocab_size,
+        min_frequency=2,
+        show_progress=False,
+        special_tokens=[*SPECIAL_TOKENS.values(), *inner],
+        initial_alphabet=letters,
+        limit_alphabet=len(letters),
+    )
+    vocabulary = sorted(learner.get_vocab().items(), key=lambda item: item[1])
+    learned = BertWordPieceTokenizer(dict(vocabulary), lowercase=True)
+    return tokenizer_from_json(learned.to_str())
 
 
 def tokenizer_to_json(tokenizer: PreTrainedTokenizerBase) -> str:
@@ -123,9 +137,14 @@ def tokenizer_from_json(text: str) -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(text), **SPECIAL_TOKENS)
 
 
-def _with_bert_template(tokenizer: Tokenizer) -> PreTrainedTokenizerFast:
-    """Adds ``[CLS] … [SEP]``, which the learner sets up only when it is given a finished vocabulary."""
-    cls, sep = SPECIAL_TOKENS["cls_token"], SPECIAL_TOKENS["sep_token"]
-    ids = tokenizer.get_vocab()
-    tokenizer.post_processor = BertProcessing((sep, ids[sep]), (cls, ids[cls]))
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **SPECIAL_TOKENS)
+def _alphabet(corpus: Iterable[str], limit: int = 1000) -> tuple[list[str], list[str]]:
+    """The most frequent letters, and the ``##`` forms of those that occur inside words; both sorted."""
+    normalizer, splitter = BertNormalizer(lowercase=True), BertPreTokenizer()
+    words = Counter(w for text in corpus for w, _ in splitter.pre_tokenize_str(normalizer.normalize_str(text)))
+    counts: Counter[str] = Counter()
+    for word, count in words.items():
+        for letter in word:
+            counts[letter] += count
+    letters = sorted(sorted(counts), key=counts.__getitem__, reverse=True)[:limit]
+    inner = {letter for word in words for letter in word[1:]}
+    return sorted(letters), [f"##{letter}" for letter in sorted(inner.intersection(letters))]

@@ -24,7 +24,23 @@ CAPTIONS = [
 ]
 WIDTH = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48}
 IMAGE = {**WIDTH, "image_size": 32, "patch_size": 16}  # 4 patches and [CLS]
-WORDS = "[PAD] [UNK] [CLS] [SEP] [MASK] a man woman wears in red blue coat shirt shoes and with ##s , .".split()
+WORDS = [
+    "[PAD]",
+    "[UNK]",
+    "[CLS]",
+    "[SEP]",
+    "[MASK]",
+    "a",
+    "man",
+    "woman",
+    "wears",
+    "in",
+    "red",
+    "blue",
+    "coat",
+    "shirt",
+]
+WORDS += ["shoes", "and", "with", "##s", ",", "."]
 
 
 @pytest.fixture(scope="session")
@@ -132,7 +148,7 @@ def silu(x):
 
 @pytest.fixture
 def folders(tmp_path):
-    """`folders.image` and `folders.text`: a tiny ViT and a tiny BERT with a vocabulary, as `hf download` leaves them."""
+    """A tiny ViT in `folders.image`, a tiny BERT with a vocabulary in `folders.text`, as `hf download` leaves them."""
     torch.manual_seed(0)
     image, text = tmp_path / "vit", tmp_path / "bert"
     vit, bert = ViTModel(ViTConfig(**IMAGE)), BertModel(BertConfig(**WIDTH, vocab_size=len(WORDS)))

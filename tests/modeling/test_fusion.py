@@ -1,6 +1,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from t2ireid_plugin.errors import ConfigError
 from t2ireid_plugin.modeling.fusion import FUSIONS, build_fusion
@@ -25,7 +26,6 @@ def pair(dtype=torch.float32):
 
 def by_hand(state, naive, image, text, gated):
     """The specification's steps over a state_dict. Attention over one token is its value, projected twice."""
-    width = lambda name: state[f"{name}.weight"].shape  # noqa: E731
 
     def linear(name, x):
         return x @ state[f"{name}.weight"].T + state[f"{name}.bias"]
@@ -35,9 +35,11 @@ def by_hand(state, naive, image, text, gated):
         scaled = centred / (centred.square().mean(dim=-1, keepdim=True) + 1e-5).sqrt()
         return scaled * state[f"{name}.weight"] + state[f"{name}.bias"]
 
-    aligned = [norm(f"{m}_align.2", linear(f"{m}_align.0", x).clamp(min=0)) for m, x in (("image", image), ("text", text))]
-    hidden = torch.cat(aligned, dim=1)
-    d = width("fc")[1]
+    def align(name, x):
+        return norm(f"{name}.2", linear(f"{name}.0", x).clamp(min=0))
+
+    hidden = torch.cat([align("image_align", image), align("text_align", text)], dim=1)
+    d = hidden.shape[1]
     for i in range(sum(name.startswith("mamba_norms") for name in state) // 2):
         prefix = f"mamba_layers.{i}."
         layer = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
@@ -134,6 +136,14 @@ def test_the_first_weight_is_the_images(build):
         torch.testing.assert_close(fusion(*pair())[0], before, rtol=0, atol=1e-6)
         fusion.fc.weight[:, :DIM].mul_(torch.linspace(1, 2, DIM))
         assert not torch.allclose(fusion(*pair())[0], before, atol=1e-2)
+
+
+@pytest.mark.parametrize("name", TYPES)
+def test_dropout_is_0_1_at_both_places(name):
+    fusion = build_fusion({"type": name, "dim": DIM})
+    assert fusion.gate_attn.dropout == 0.1
+    assert [m.p for m in fusion.modules() if isinstance(m, nn.Dropout)] == [0.1]
+    assert isinstance(fusion.gate[2], nn.Dropout)
 
 
 def test_dropout_only_in_training_and_only_at_the_gate(build):

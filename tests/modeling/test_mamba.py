@@ -130,6 +130,15 @@ def test_autocast_is_close(mamba):
     torch.testing.assert_close(actual.float(), expected, rtol=0, atol=0.02 * expected.abs().max().item())
 
 
+def test_under_autocast_the_kernel_would_get_one_type(mamba, monkeypatch):
+    """mamba-ssm's kernel refuses a mixture; here what it would be called with is looked at on its way to PyTorch."""
+    seen, scan = [], mamba._scan
+    monkeypatch.setattr(mamba, "_scan", lambda *tensors: seen.extend(tensors) or scan(*tensors))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        mamba(tokens(2, 8, D))
+    assert [tensor.dtype for tensor in seen] == [torch.bfloat16] * 5
+
+
 @pytest.mark.parametrize("how", ["autocast", "weights"])
 def test_the_state_is_kept_in_full_precision(mamba, how):
     """Without decay the state adds up equal terms; in bfloat16 a sum stops growing at 256 of them."""
@@ -146,6 +155,15 @@ def test_the_state_is_kept_in_full_precision(mamba, how):
             actual = mamba(hidden)
     error = (actual[0, -1].float() - expected).norm() / expected.norm()
     assert error < 0.05
+
+
+@pytest.mark.cuda
+def test_cuda_autocast(mamba):
+    hidden = tokens(3, 64, D)
+    expected = mamba(hidden)
+    with torch.autocast("cuda", dtype=torch.bfloat16):
+        actual = mamba.cuda()(hidden.cuda())
+    torch.testing.assert_close(actual.float().cpu(), expected, rtol=0, atol=0.02 * expected.abs().max().item())
 
 
 @pytest.mark.cuda

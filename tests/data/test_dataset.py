@@ -1,0 +1,219 @@
+import json
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torchreid import data as torchreid_data
+from torchreid import metrics as torchreid_metrics
+
+from t2ireid_plugin.data.benchmarks import BENCHMARKS
+from t2ireid_plugin.data.dataset import CaptionDataset
+from t2ireid_plugin.errors import DataError
+
+SPEC = BENCHMARKS["cuhkpedes"]
+
+
+def build(root, **options):
+    return CaptionDataset(root, spec=SPEC, verbose=False, **options)
+
+
+@pytest.fixture(scope="module")
+def rows(synthetic):
+    return json.loads((synthetic.root / "CUHK-PEDES" / "reid_raw.json").read_text())
+
+
+def of_split(rows, split):
+    return [row for row in rows if row["split"] == split]
+
+
+def test_training_items_are_each_caption_with_its_image(synthetic, rows):
+    dataset = build(synthetic.root)
+    train = of_split(rows, "train")
+    label = {pid: i for i, pid in enumerate(sorted({row["id"] for row in train}))}
+    camera = {name: i for i, name in enumerate(sorted({row["file_path"].split("/")[0] for row in rows}))}
+    images = synthetic.root / "CUHK-PEDES" / "imgs"
+    expected = [
+        (str(images / row["file_path"]), label[row["id"]], camera[row["file_path"].split("/")[0]], 0, *texts)
+        for row in train
+        for texts in zip(row["captions"], row["id_captions"], row["cloth_captions"], strict=True)
+    ]
+    assert dataset.train == expected
+    assert len(dataset) == len(expected) == 24 * 4 * 2
+    assert sorted({item[1] for item in dataset.train}) == list(range(24))
+    assert dataset.num_train_pids == 24
+
+
+def test_identities_that_are_not_in_order_are_numbered_by_size(cuhk):
+    """Ids 11, 11, 7, 7 in the file."""
+    assert [item[1] for item in build(cuhk.root).train] == [1, 1, 1, 1, 0, 0, 0, 0]
+
+
+@pytest.mark.parametrize(("options", "split"), [({}, "test"), ({"eval_split": "val"}, "val")])
+def test_official_protocol(synthetic, rows, options, split):
+    """Every caption of the split asks, every image of it is in the gallery once, no query has a camera."""
+    dataset = build(synthetic.root, **options)
+    expected = of_split(rows, split)
+    assert [item[4] for item in dataset.query] == [text for row in expected for text in row["captions"]]
+    assert [item[1] for item in dataset.query] == [row["id"] for row in expected for _ in row["captions"]]
+    assert {item[2] for item in dataset.query} == {-1}
+    images = synthetic.root / "CUHK-PEDES" / "imgs"
+    assert [item[0] for item in dataset.gallery] == [str(images / row["file_path"]) for row in expected]
+    assert [item[1] for item in dataset.gallery] == [row["id"] for row in expected]
+    assert len({item[0] for item in dataset.gallery}) == len(dataset.gallery) == 8 * 4
+    assert min(item[2] for item in dataset.gallery) >= 0
+
+
+def test_the_val_variant_trains_on_the_same_items(synthetic):
+    assert build(synthetic.root).train == build(synthetic.root, eval_split="val").train
+
+
+def test_what_an_item_holds(synthetic):
+    train = build(synthetic.root)[5]
+    assert set(train) == {"img", "pid", "camid", "impath", "dsetid", "caption", "id_text", "cloth_text"}
+    with Image.open(train["impath"]) as image:
+        assert train["img"].size == image.size
+    gallery = build(synthetic.root, mode="gallery")[0]
+    assert (gallery["caption"], gallery["id_text"], gallery["cloth_text"]) == ("", "", "")
+    assert "img" in gallery
+
+
+def test_a_query_has_no_image_to_peek_at(synthetic):
+    query = build(synthetic.root, mode="query")[0]
+    assert "img" not in query
+    assert query["caption"]
+
+
+def test_transform_is_applied(cuhk):
+    item = build(cuhk.root, transform=lambda image: torch.tensor(np.asarray(image)).float().mean())[0]
+    with Image.open(item["impath"]) as image:
+        assert float(item["img"]) == pytest.approx(np.asarray(image).mean(), rel=1e-5)
+
+
+def test_a_joined_dataset_keeps_both_apart(cuhk, new_cuhk, tmp_path):
+    other = new_cuhk(tmp_path / "other")
+    for pid, split in ((1, "train"), (2, "train"), (5, "test")):
+        other.add(split, pid, f"CUHK01/{pid}.png")
+    first, second = build(cuhk.root), build(other.save())
+    joined = first + second
+    assert type(joined) is CaptionDataset
+    assert joined.train[: len(first.train)] == first.train
+    path, pid, camid, dsetid, caption, *_ = joined.train[len(first.train)]
+    original = second.train[0]
+    assert (path, caption) == (original[0], original[4])
+    assert pid == original[1] + 2  # two people before
+    assert camid == original[2] + first.num_train_cams
+    assert dsetid == 1
+    assert (joined.num_train_pids, joined.num_train_cams, joined.num_datasets) == (4, 3, 2)
+    assert len({item[1] for item in joined.train}) == 4
+    assert joined[len(first.train)]["caption"] == original[4]
+    assert joined.query == first.query
+    assert first.train == build(cuhk.root).train  # the parts are untouched
+    assert len(sum([first, second, first]).train) == 2 * len(first.train) + len(second.train)
+
+
+def test_a_dataset_without_captions_cannot_be_joined(cuhk):
+    dataset = build(cuhk.root)
+    plain = torchreid_data.ImageDataset([("a.jpg", 0, 0)], [("b.jpg", 1, 0)], [("c.jpg", 1, 1)], verbose=False)
+    with pytest.raises(DataError, match="cuhkpedes has captions and cannot be joined with ImageDataset"):
+        dataset + plain
+
+
+def test_combineall_is_refused(cuhk):
+    with pytest.raises(DataError, match=r"data\.combineall would train on the test identities"):
+        build(cuhk.root, combineall=True)
+
+
+@pytest.mark.parametrize(("split", "eval_split"), [("train", "test"), ("test", "test"), ("val", "val")])
+def test_an_empty_split_is_named(cuhk, split, eval_split):
+    cuhk.rows = [row for row in cuhk.rows if row["split"] != split]
+    with pytest.raises(DataError, match=f"cuhkpedes: the annotation has no images of the split '{split}'"):
+        build(cuhk.save(), eval_split=eval_split)
+
+
+def test_a_set_without_val_can_be_tested(cuhk):
+    cuhk.rows = [row for row in cuhk.rows if row["split"] != "val"]
+    assert len(build(cuhk.save()).query) == 4
+
+
+def test_counts_are_printed_beside_the_official_ones(synthetic, capsys):
+    CaptionDataset(synthetic.root, spec=SPEC)
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[0] == "=> Loaded cuhkpedes (evaluating on test)"
+    cells = {line.split()[0]: line.replace(" / ", "/").split()[1:] for line in printed[2:]}
+    assert cells["train"] == ["96", "24", "192", "34,054/11,003/68,126"]
+    assert cells["val"] == ["32", "8", "64", "3,078/1,000/6,158"]
+    assert cells["test"] == ["32", "8", "64", "3,074/1,000/6,156"]
+
+
+def test_a_damaged_image_is_named_when_it_is_read(cuhk):
+    row = cuhk.add("train", 20, "Market/0020.jpg", ["A man."])
+    noise = np.random.default_rng(0).integers(0, 256, (160, 60, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(cuhk.image(row["file_path"]))
+    whole = cuhk.image(row["file_path"]).read_bytes()
+    cuhk.image(row["file_path"]).write_bytes(whole[: len(whole) // 2])
+    dataset = build(cuhk.save())
+    assert dataset.train[-1][4] == "A man."
+    with pytest.raises(DataError, match=r"unreadable image '.*Market/0020\.jpg': the file is truncated"):
+        dataset[len(dataset) - 1]
+
+
+# torchreid's own machinery on it
+
+
+def manager(root, **options):
+    settings = {"height": 32, "width": 16, "workers": 0, "use_gpu": False, "batch_size_train": 12}
+    return torchreid_data.ImageDataManager(
+        root=str(root), sources="cuhkpedes", targets=["cuhkpedes", "cuhkpedes_val"], **{**settings, **options}
+    )
+
+
+def test_torchreids_manager_and_identity_sampler(synthetic):
+    data = manager(synthetic.root, train_sampler="RandomIdentitySampler", num_instances=4)
+    assert data.num_train_pids == 24
+    seen = Counter()
+    for batch in data.train_loader:
+        assert batch["img"].shape == (12, 3, 32, 16)
+        assert batch["img"].dtype == torch.float32
+        people = batch["pid"].view(3, 4)
+        assert (people == people[:, :1]).all()  # 3 people of 4 items each
+        assert len(set(people[:, 0].tolist())) == 3
+        for pid, path, caption in zip(batch["pid"].tolist(), batch["impath"], batch["caption"], strict=True):
+            seen[pid, path, caption] += 1
+    items = {(pid, path, caption) for path, pid, _, _, caption, *_ in data.train_loader.dataset.train}
+    assert set(seen) <= items  # each caption came with its own image and person
+    assert max(seen.values()) == 1
+    assert len(seen) >= 0.8 * len(items)
+
+
+@pytest.mark.parametrize("sampler", ["RandomSampler", "SequentialSampler", "RandomDomainSampler"])
+def test_torchreids_other_samplers(synthetic, sampler):
+    data = manager(synthetic.root, train_sampler=sampler, num_cams=2)
+    batch = next(iter(data.train_loader))
+    assert len(batch["caption"]) == 12
+    if sampler == "RandomDomainSampler":
+        assert sorted(Counter(batch["camid"].tolist()).values()) == [6, 6]
+
+
+def test_torchreids_test_loaders(synthetic, rows):
+    data = manager(synthetic.root, batch_size_test=10)
+    for name, split in (("cuhkpedes", "test"), ("cuhkpedes_val", "val")):
+        expected = of_split(rows, split)
+        captions = [caption for batch in data.test_loader[name]["query"] for caption in batch["caption"]]
+        assert captions == [text for row in expected for text in row["captions"]]
+        pids = [pid for batch in data.test_loader[name]["gallery"] for pid in batch["pid"].tolist()]
+        assert pids == [row["id"] for row in expected]
+
+
+def test_no_query_loses_its_own_image(synthetic):
+    """Perfect similarities: with the photo's camera torchreid's evaluator would drop the photo itself."""
+    dataset = build(synthetic.root)
+    q_paths, q_pids, q_camids = (np.array([item[i] for item in dataset.query]) for i in range(3))
+    g_paths, g_pids, g_camids = (np.array([item[i] for item in dataset.gallery]) for i in range(3))
+    distances = (q_paths[:, None] != g_paths[None, :]).astype(np.float32)  # each text knows its photo, no other
+    cmc, _ = torchreid_metrics.evaluate_rank(distances, q_pids, g_pids, q_camids, g_camids, max_rank=5)
+    assert cmc[0] == 1.0
+    own_cameras = np.array([dict(zip(g_paths, g_camids, strict=True))[path] for path in q_paths])
+    cmc, _ = torchreid_metrics.evaluate_rank(distances, q_pids, g_pids, own_cameras, g_camids, max_rank=5)
+    assert cmc[0] < 0.5

@@ -1,0 +1,189 @@
+import json
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from t2ireid_plugin.engine.optim import WarmupCosine, build_adamw
+
+LR, ENCODER_LR, DECAY = 0.01, 0.001, 0.3
+NORMS = (nn.LayerNorm, nn.BatchNorm1d)
+
+
+@pytest.fixture(scope="module")
+def frozen(build):
+    """Model and losses of the demo's configuration, text encoder frozen."""
+    engine = build()
+    return engine.model, engine.losses
+
+
+@pytest.fixture(scope="module")
+def thawed(build):
+    engine = build(model__freeze_text=False)
+    return engine.model, engine.losses
+
+
+def names_of(model, losses):
+    named = {id(p): name for name, p in model.named_parameters()}
+    return {**named, **{id(p): f"losses.{name}" for name, p in losses.named_parameters()}}
+
+
+def optimizer_of(parts):
+    return build_adamw(*parts, lr=LR, encoder_lr=ENCODER_LR, weight_decay=DECAY)
+
+
+def settings_by_name(parts):
+    """(learning rate, weight decay) of each parameter; every one must be there once."""
+    names = names_of(*parts)
+    found = {}
+    for group in optimizer_of(parts).param_groups:
+        for parameter in group["params"]:
+            name = names[id(parameter)]
+            assert name not in found, f"{name} twice"
+            found[name] = group["lr"], group["weight_decay"]
+    return found
+
+
+def undecayed_by_hand(parts):
+    """Names of biases, of whatever a norm owns, of marked parameters, and of the temperature."""
+    model, losses = parts
+    names = {"scale"}
+    for prefix, root in (("", model), ("losses.", losses)):
+        for path, module in root.named_modules():
+            for name, parameter in module.named_parameters(recurse=False):
+                full = prefix + (f"{path}.{name}" if path else name)
+                marked = getattr(parameter, "_no_weight_decay", False)
+                if isinstance(module, NORMS) or name.endswith("bias") or marked:
+                    names.add(full)
+    return names
+
+
+def test_every_trainable_parameter_is_there_once_and_no_frozen_one(frozen):
+    model, losses = frozen
+    trainable = {name for name, p in model.named_parameters() if p.requires_grad}
+    trainable |= {f"losses.{name}" for name, p in losses.named_parameters()}
+    found = settings_by_name(frozen)
+    assert set(found) == trainable
+    assert not [name for name in found if name.startswith("text_encoder.")]
+    assert "scale" in found
+    assert {"losses.terms.bio.projection.weight", "losses.terms.cloth.projection.weight"} <= set(found)
+
+
+def test_a_text_encoder_that_is_not_frozen_is_there(thawed):
+    found = settings_by_name(thawed)
+    text = {f"text_encoder.{name}" for name, _ in thawed[0].text_encoder.named_parameters()}
+    assert text
+    assert text <= set(found)
+
+
+def test_what_is_decayed(thawed):
+    undecayed = undecayed_by_hand(thawed)
+    assert any(name.endswith("A_log") for name in undecayed)
+    assert any(name.endswith(".D") for name in undecayed)
+    for name, (_, decay) in settings_by_name(thawed).items():
+        assert decay == (0.0 if name in undecayed else DECAY), name
+
+
+def test_encoders_have_their_own_rate(thawed):
+    for name, (rate, _) in settings_by_name(thawed).items():
+        encoder = name.startswith(("visual_encoder.", "text_encoder."))
+        assert rate == (ENCODER_LR if encoder else LR), name
+
+
+@pytest.mark.parametrize(("staged", "expected"), [(True, 0.05 * 0.2), (False, 0.05)])
+def test_staged_lr_slows_the_encoders(build, staged, expected):
+    engine = build(train__lr=0.05, train__staged_lr=staged, train__base_lr_mult=0.2, train__warmup_epochs=0)
+    rates = {}
+    for group in engine.optimizer.param_groups:
+        for parameter in group["params"]:
+            rates[id(parameter)] = group["lr"]
+    model = engine.model
+    assert rates[id(model.visual_encoder.layernorm.weight)] == pytest.approx(expected)
+    assert rates[id(model.scale)] == pytest.approx(0.05)
+    assert engine.get_current_lr() == pytest.approx(0.05)  # what torchreid prints is the new layers' rate
+
+
+def test_a_step_without_gradient_only_decays(thawed):
+    """AdamW: p <- p - lr * decay * p, and nothing at all where decay is 0 (Loshchilov and Hutter 2019)."""
+    optimizer = optimizer_of(thawed)
+    expected = []
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            parameter.grad = torch.zeros_like(parameter)
+            expected.append((parameter, parameter.detach() * (1 - group["lr"] * group["weight_decay"])))
+    optimizer.step()
+    for parameter, value in expected:
+        torch.testing.assert_close(parameter.detach(), value)
+        parameter.grad = None
+
+
+# The schedule
+
+
+def optimizer_with_rates(*rates):
+    return torch.optim.SGD([{"params": [nn.Parameter(torch.zeros(1))], "lr": rate} for rate in rates])
+
+
+def rates(optimizer):
+    return [group["lr"] for group in optimizer.param_groups]
+
+
+@given(
+    st.integers(1, 40),
+    st.floats(0.25, 10),
+    st.floats(0, 1),
+    st.floats(0, 45),
+)
+def test_schedule_in_closed_form(max_epoch, warmup, final, epoch):
+    optimizer = optimizer_with_rates(1.0, 0.5)
+    schedule = WarmupCosine(optimizer, max_epoch, warmup, final)
+    schedule.step(epoch)
+    if epoch < warmup:
+        factor = 0.1 + 0.9 * epoch / warmup
+    elif epoch >= max_epoch:
+        factor = final if max_epoch > warmup or epoch > warmup else 1.0
+    else:
+        half_turn = math.pi * (epoch - warmup) / (max_epoch - warmup)
+        factor = final + (1 - final) * 0.5 * (1 + math.cos(half_turn))
+    assert rates(optimizer) == pytest.approx([factor, 0.5 * factor], abs=1e-6)
+
+
+@pytest.mark.parametrize("final", [0.0, 0.1])
+def test_without_warmup_it_is_pytorchs_cosine(final):
+    ours, theirs = optimizer_with_rates(0.4), optimizer_with_rates(0.4)
+    schedule = WarmupCosine(ours, max_epoch=9, final_mult=final)
+    oracle = torch.optim.lr_scheduler.CosineAnnealingLR(theirs, T_max=9, eta_min=0.4 * final)
+    for epoch in range(1, 10):
+        theirs.step()
+        oracle.step()
+        schedule.step(epoch)
+        assert rates(ours) == pytest.approx(rates(theirs), abs=1e-12)
+
+
+def test_the_warmup_is_pytorchs_linear_one():
+    ours, theirs = optimizer_with_rates(0.4), optimizer_with_rates(0.4)
+    schedule = WarmupCosine(ours, max_epoch=50, warmup_epochs=5)
+    oracle = torch.optim.lr_scheduler.LinearLR(theirs, start_factor=0.1, total_iters=5)
+    assert rates(ours) == pytest.approx(rates(theirs))
+    for epoch in range(1, 6):
+        theirs.step()
+        oracle.step()
+        schedule.step(epoch)
+        assert rates(ours) == pytest.approx(rates(theirs))
+
+
+@given(st.floats(0, 10))
+def test_schedule_goes_on_where_its_state_was_taken(epoch):
+    first, second = optimizer_with_rates(1.0, 0.1), optimizer_with_rates(7.0, 7.0)
+    schedule = WarmupCosine(first, 10, 2, 0.05)
+    schedule.step(epoch)
+    state = json.loads(json.dumps(schedule.state_dict()))  # plain values only
+    other = WarmupCosine(second, 10, 2, 0.05)
+    other.load_state_dict(state)
+    assert rates(second) == rates(first)
+    schedule.step(9.5)
+    other.step(9.5)
+    assert rates(second) == rates(first)

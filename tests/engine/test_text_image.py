@@ -1,0 +1,374 @@
+import copy
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from t2ireid_plugin.engine.checkpointing import rng_state, set_rng_state
+from t2ireid_plugin.errors import CheckpointError, ConfigError, T2IReIDError
+
+
+def weights(module, prefix=""):
+    return {prefix + name: value.detach().clone() for name, value in module.state_dict().items()}
+
+
+def changed(before, after):
+    return {name for name, value in before.items() if not torch.equal(value, after[name])}
+
+
+def train_epoch(engine, epoch=0, **options):
+    """An epoch through torchreid's own `train`."""
+    engine.epoch, engine.max_epoch = epoch, 5
+    engine.train(print_freq=100, **options)
+
+
+def script(engine, scores):
+    """Makes evaluation return `scores[target]`, one R@1 an epoch; returns the targets that were asked for."""
+    asked = []
+
+    def evaluate(dataset_name, *_, **__):
+        asked.append((engine.epoch + 1, dataset_name))
+        return {"R@1": scores[dataset_name][engine.epoch], "mAP": 0.0, "mINP": 0.0}
+
+    engine._evaluate = evaluate
+    return asked
+
+
+# What is frozen stays frozen
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"open_layers": ["id_classifier"], "fixbase_epoch": 2}, {"open_layers": "fusion"}]
+)
+def test_the_text_encoder_stays_frozen_and_in_eval_mode(build, options):
+    engine = build()
+    before = weights(engine.model.text_encoder)
+    for epoch in range(3):
+        train_epoch(engine, epoch, **options)
+        assert engine.model.training
+        assert not any(module.training for module in engine.model.text_encoder.modules())
+        assert not any(p.requires_grad for p in engine.model.text_encoder.parameters())
+    assert changed(before, weights(engine.model.text_encoder)) == set()
+
+
+def test_a_text_encoder_that_is_not_frozen_learns(build):
+    engine = build(model__freeze_text=False)
+    before = weights(engine.model.text_encoder)
+    train_epoch(engine)
+    assert engine.model.text_encoder.training
+    after = weights(engine.model.text_encoder)
+    assert any("word_embeddings" in name for name in changed(before, after))
+    assert any("query.weight" in name or "q_proj.weight" in name for name in changed(before, after))
+
+
+def test_everything_else_learns(build):
+    """Every trainable tensor but those that the specification's fusion of length-1 sequences cannot reach."""
+    engine = build(train__lr=0.01)
+    before = {n: p.detach().clone() for n, p in engine.model.named_parameters() if p.requires_grad}
+    losses_before = weights(engine.losses)
+    train_epoch(engine)
+    still = {n for n, p in engine.model.named_parameters() if n in before and torch.equal(before[n], p)}
+    unreachable = ("A_log", "gate.", "gate_attn", "dt_proj")
+    assert {name for name in still if not any(part in name for part in unreachable)} == set()
+    assert changed(losses_before, weights(engine.losses)) == set(losses_before)
+
+
+def test_only_open_layers_learn_at_first(build):
+    engine = build()
+    before = weights(engine.model)
+    losses_before = weights(engine.losses)
+    train_epoch(engine, 0, fixbase_epoch=1, open_layers=["id_classifier"])
+    assert changed(before, weights(engine.model)) == {"id_classifier.weight", "id_classifier.bias"}
+    assert changed(losses_before, weights(engine.losses))
+    train_epoch(engine, 1, fixbase_epoch=1, open_layers=["id_classifier"])
+    later = changed(before, weights(engine.model))
+    assert "shared_mlp.weight" in later
+    assert any(name.startswith("visual_encoder.") for name in later)
+    assert not any(name.startswith("text_encoder.") for name in later)
+
+
+def test_an_open_layer_that_does_not_exist_is_named(build):
+    with pytest.raises(ConfigError, match=r"train\.open_layers: no layer 'classifier'; valid: .*id_classifier"):
+        train_epoch(build(), fixbase_epoch=1, open_layers=["classifier"])
+
+
+# A step
+
+
+def test_a_loss_that_is_not_finite_stops_before_it_does_harm(build):
+    engine = build()
+    with torch.no_grad():
+        engine.model.id_classifier.bias.fill_(float("nan"))
+    before = weights(engine.model.disentangle)
+    with pytest.raises(T2IReIDError, match=r"the loss became nan in epoch 3, batch 1 .*'cls': nan.*lower train\.lr"):
+        train_epoch(engine, 2)
+    assert changed(before, weights(engine.model.disentangle)) == set()
+
+
+@pytest.mark.parametrize(("clip", "at_most"), [(0.05, 0.05 * (1 + 1e-4)), (0.0, None)])
+def test_gradients_are_clipped_together(build, clip, at_most):
+    engine = build(train__clip_grad=clip)
+    train_epoch(engine)
+    squares = [p.grad.double().square().sum() for p in engine._all_parameters() if p.grad is not None]
+    norm = float(torch.stack(squares).sum().sqrt())
+    if at_most is None:
+        assert norm > 0.1  # so there was something to clip
+    else:
+        assert 0 < norm <= at_most
+
+
+@pytest.mark.parametrize(
+    ("settings", "fields"),
+    [
+        ({}, ("caption", "cloth_text")),
+        ({"data__id_instruction": "identity", "data__cloth_instruction": "caption"}, ("id_text", "caption")),
+    ],
+)
+def test_a_batch_becomes_what_the_configuration_says(build, settings, fields):
+    engine = build(**settings)
+    batch = next(iter(engine.train_loader))
+    images, pids, photos, id_texts, cloth_texts = engine.parse_data_for_train(batch)
+    assert images.shape == (32, 3, 32, 16)
+    assert pids.tolist() == batch["pid"].tolist()
+    assert (id_texts, cloth_texts) == (batch[fields[0]], batch[fields[1]])
+    for i in range(32):
+        for j in range(32):
+            assert (photos[i] == photos[j]) == (batch["impath"][i] == batch["impath"][j])
+
+
+def test_one_batch_can_be_learned_by_heart(build):
+    engine = build(train__lr=0.003, train__warmup_epochs=0)
+    engine.set_model_mode("train")
+    engine.num_batches, engine.batch_idx = 6, 0
+    batch = next(iter(engine.train_loader))
+    steps = [engine.forward_backward(batch) for _ in range(40)]
+    for name in ("info_nce", "cls", "bio", "sdm"):
+        assert steps[-1][name] < 0.6 * steps[0][name], name
+
+
+@pytest.mark.parametrize("scheduler", ["single_step", "multi_step", "cosine", "warmup_cosine"])
+def test_the_rate_follows_the_schedule(build, scheduler):
+    """One epoch; torchreid's schedules in their closed form."""
+    engine = build(
+        train__lr_scheduler=scheduler, train__lr=0.001, train__stepsize="[1]", train__gamma=0.5,
+        train__max_epoch=4, train__warmup_epochs=0,
+    )  # fmt: skip
+    train_epoch(engine)
+    cosine = 0.001 * (1 + np.cos(np.pi / 4)) / 2
+    expected = {"single_step": 0.0005, "multi_step": 0.0005, "cosine": cosine, "warmup_cosine": cosine}[scheduler]
+    assert engine.get_current_lr() == pytest.approx(expected)
+
+
+# The run: what is chosen, what is kept
+
+
+def saved(folder, name="best.pth"):
+    return torch.load(folder / name, weights_only=True)
+
+
+def test_the_checkpoint_is_chosen_on_val_and_the_test_split_is_not_looked_at(build, tmp_path):
+    engine = build(train__max_epoch=4)
+    asked = script(engine, {"cuhkpedes_val": [0.2, 0.6, 0.6, 0.5], "cuhkpedes": [0.1, 0.2, 0.3, 0.9]})
+    kept = []
+    train = engine.train
+    engine.train = lambda **options: (train(**options), kept.append(weights(engine.model)))
+    engine.run(save_dir=str(tmp_path), max_epoch=4, print_freq=100, eval_freq=1)
+    assert asked == [(epoch, "cuhkpedes_val") for epoch in (1, 2, 3, 4)]
+    best = saved(tmp_path)
+    assert best["epoch"] == engine.best["epoch"] == 2  # the first of equals
+    assert engine.best["score"] == 0.6
+    assert changed(kept[1], best["state_dict"]) == set()
+    assert saved(tmp_path, "last.pth")["epoch"] == 4
+    assert changed(kept[3], saved(tmp_path, "last.pth")["state_dict"]) == set()
+
+
+@pytest.mark.parametrize(
+    ("options", "epochs"),
+    [
+        ({"eval_freq": -1}, [4]),
+        ({"eval_freq": 2}, [2, 4]),
+        ({"eval_freq": 3}, [3, 4]),
+        ({"eval_freq": 1, "start_eval": 3}, [3, 4]),
+    ],
+)
+def test_when_it_is_evaluated(build, tmp_path, options, epochs):
+    engine = build(train__max_epoch=4)
+    asked = script(engine, {"cuhkpedes_val": [0.9, 0.1, 0.2, 0.3]})
+    engine.train = lambda **_: None
+    engine.run(save_dir=str(tmp_path), max_epoch=4, **options)
+    assert [epoch for epoch, _ in asked] == epochs
+
+
+def test_without_val_the_last_epoch_is_taken(build, tmp_path):
+    engine = build(data__val="[]", train__max_epoch=3)
+    asked = script(engine, {})
+    engine.run(save_dir=str(tmp_path), max_epoch=3, print_freq=100, eval_freq=1)
+    assert asked == []
+    assert saved(tmp_path)["epoch"] == 3
+    assert changed(weights(engine.model), saved(tmp_path)["state_dict"]) == set()
+
+
+def test_val_that_is_also_the_target_does_not_choose(build):
+    engine = build(data__targets="[cuhkpedes_val]")
+    assert engine.val_targets == []
+    assert engine.test_targets == ["cuhkpedes_val"]
+
+
+def test_two_val_sets_count_alike(build, tmp_path):
+    engine = build(data__val="[cuhkpedes_val]", train__max_epoch=2)
+    engine.val_targets = ["a", "b"]
+    engine.test_loader = dict.fromkeys("ab", engine.test_loader["cuhkpedes_val"])
+    script(engine, {"a": [0.2, 0.9], "b": [0.5, 0.1]})  # means 0.35 and 0.5
+    engine.train = lambda **_: None
+    engine.run(save_dir=str(tmp_path), max_epoch=2, eval_freq=1)
+    assert (engine.best["epoch"], engine.best["score"]) == (2, 0.5)
+
+
+def test_every_epoch_is_saved_even_when_none_is_evaluated(build, tmp_path):
+    engine = build(train__max_epoch=9)
+    epochs = []
+    engine.train = lambda **_: epochs.append(saved(tmp_path, "last.pth")["epoch"] if engine.epoch else 0)
+    script(engine, {"cuhkpedes_val": [0.5] * 9})
+    engine.run(save_dir=str(tmp_path), max_epoch=3, eval_freq=-1)
+    assert epochs == [0, 1, 2]
+
+
+def test_the_log_of_a_run(build, tmp_path):
+    engine = build(sampler__train_sampler="RandomSampler")
+    engine.run(save_dir=str(tmp_path), max_epoch=2, print_freq=2, eval_freq=1)
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    steps = [line for line in lines if "step" in line]
+    assert [line["step"] for line in steps] == [2, 4, 6, 8, 10, 12]  # 192 captions in batches of 32
+    assert {"loss", "lr", "info_nce", "fused_query"} <= set(steps[0])
+    tests = [line for line in lines if "target" in line]
+    assert [(line["epoch"], line["target"]) for line in tests] == [(1, "cuhkpedes_val"), (2, "cuhkpedes_val")]
+    assert 0 <= tests[0]["R@1"] <= tests[0]["R@5"] <= 1
+    assert list(tmp_path.glob("events.out.tfevents.*"))
+
+
+# Going on
+
+
+class Stop(Exception):
+    pass
+
+
+def test_resumed_equals_uninterrupted(build, tmp_path):
+    """Bit for bit: weights, projections of the losses, optimizer, best score and the log of what followed."""
+    settings = {
+        "train__max_epoch": 3,
+        "sampler__train_sampler": "RandomIdentitySampler",
+        "data__transforms": "[random_flip, random_crop, random_erase]",
+    }
+    run = {"max_epoch": 3, "print_freq": 1, "eval_freq": 1}
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    whole.mkdir()
+    parts.mkdir()
+    build(**settings).run(save_dir=str(whole), **run)
+
+    engine = build(**settings)
+    train = engine.train
+
+    def dies_in_the_third_epoch(**options):
+        if engine.epoch == 2:
+            raise Stop
+        train(**options)
+
+    engine.train = dies_in_the_third_epoch
+    with pytest.raises(Stop):
+        engine.run(save_dir=str(parts), **run)
+    heir = build(**settings, train__seed=99)
+    assert heir.resume(parts / "last.pth") == 2
+    heir.run(save_dir=str(parts), start_epoch=2, **run)
+
+    for name in ("last.pth", "best.pth"):
+        first, second = (saved(folder, name) for folder in (whole, parts))
+        assert_same(first, second, name)
+    logs = [(folder / "metrics.jsonl").read_text() for folder in (whole, parts)]
+    assert logs[0] == logs[1]
+
+
+def assert_same(first, second, where):
+    assert type(first) is type(second), where
+    if isinstance(first, torch.Tensor):
+        assert torch.equal(first, second), where
+    elif isinstance(first, dict):
+        assert list(first) == list(second), where
+        for key in first:
+            assert_same(first[key], second[key], f"{where} {key}")
+    elif isinstance(first, (list, tuple)):
+        assert len(first) == len(second), where
+        for i, (a, b) in enumerate(zip(first, second, strict=True)):
+            assert_same(a, b, f"{where} {i}")
+    else:
+        assert first == second, where
+
+
+def test_without_the_saved_random_state_it_would_not_be_equal(build, tiny_run):
+    """The test above can fail: the next batches differ when only the weights are restored."""
+    batches = []
+    for restore in (True, False):
+        engine = build(train__seed=99)
+        before = rng_state()
+        engine.resume(tiny_run.folder / "last.pth")
+        if not restore:
+            set_rng_state(before)
+        batches.append(next(iter(engine.train_loader))["caption"])
+    assert batches[0] != batches[1]
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"model__vit_config__hidden_size": 64, "model__bert_config__hidden_size": 64},
+        {"loss__terms__bio__weight": 0},
+        {"model__freeze_text": False},
+    ],
+)
+def test_a_checkpoint_of_another_run_is_refused(build, tiny_run, other):
+    with pytest.raises(CheckpointError, match=r"last\.pth' is of another model"):
+        build(**other).resume(tiny_run.folder / "last.pth")
+
+
+# Testing
+
+
+def retrieval_by_hand(engine, target):
+    """Captions and photos encoded one by one, then a loop over the queries; no package code but the model's."""
+    engine.model.eval()
+    dataset = engine.test_loader[target]["gallery"].dataset
+    texts = [(caption, pid) for _, pid, _, _, caption, *_ in dataset.query]
+    with torch.no_grad():
+        images = torch.stack([engine.model.encode_image(dataset[i]["img"][None])[0] for i in range(len(dataset))])
+        sentences = torch.stack([engine.model.encode_text(caption) for caption, _ in texts])
+    pids = np.array([item[1] for item in dataset.gallery])
+    hits, precisions, penalties = {1: 0, 5: 0, 10: 0}, [], []
+    for feature, (_, pid) in zip(sentences, texts, strict=True):
+        order = (images @ feature).argsort(descending=True).numpy()
+        ranks = 1 + np.flatnonzero(pids[order] == pid)
+        for k in hits:
+            hits[k] += bool(ranks[0] <= k)
+        precisions.append(np.mean(np.arange(1, len(ranks) + 1) / ranks))
+        penalties.append(len(ranks) / ranks[-1])
+    shares = {f"R@{k}": count / len(texts) for k, count in hits.items()}
+    return {**shares, "mAP": np.mean(precisions), "mINP": np.mean(penalties)}
+
+
+@pytest.mark.parametrize("evaluator", ["torchreid", "exact"])
+def test_metrics_equal_retrieval_by_hand(build, tiny_run, evaluator):
+    engine = build(test__evaluator=evaluator, test__batch_size=7)
+    engine.model.load_state_dict(saved(tiny_run.folder)["state_dict"])
+    found = engine.evaluate(["cuhkpedes"])["cuhkpedes"]
+    expected = retrieval_by_hand(engine, "cuhkpedes")
+    assert {name: found[name] for name in expected} == pytest.approx(expected, abs=1e-6)
+    assert (found["queries"], found["gallery"]) == (64, 32)
+    assert engine.test() == found["R@1"]
+
+
+def test_testing_changes_nothing(build):
+    engine = build()
+    before = copy.deepcopy(engine.model.state_dict())
+    engine.model.train()
+    engine.test()
+    assert changed(before, engine.model.state_dict()) == set()

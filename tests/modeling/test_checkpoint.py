@@ -1,0 +1,408 @@
+import builtins
+import contextlib
+import io
+import os
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from safetensors.torch import save_file
+from torch import nn
+from torchreid import utils
+
+from t2ireid_plugin.errors import CheckpointError
+from t2ireid_plugin.modeling.checkpoint import copy_state_dict, read_checkpoint, read_state_dict
+
+# transformers 5's names of a ViT's parts, and what transformers 4 called them
+VIT_NAMES = {
+    "attention.q_proj": "attention.attention.query",
+    "attention.k_proj": "attention.attention.key",
+    "attention.v_proj": "attention.attention.value",
+    "attention.o_proj": "attention.output.dense",
+    "mlp.fc1": "intermediate.dense",
+    "mlp.fc2": "output.dense",
+    "layernorm_before": "layernorm_before",
+    "layernorm_after": "layernorm_after",
+}
+
+
+@pytest.fixture
+def model(make):
+    return make.model(seed=1)
+
+
+@pytest.fixture(scope="module")
+def weights(make):
+    """The weights of another tiny model."""
+    return make.model(seed=2).state_dict()
+
+
+@pytest.fixture(scope="module")
+def outside(weights, checkpoint_keys):
+    """Those under the names that checkpoints in the wild use, that is without the encoders."""
+    return {name: weights[name] for name in checkpoint_keys}
+
+
+def assert_holds(model, expected, but=()):
+    for name, tensor in model.state_dict().items():
+        if name in expected and name not in but:
+            assert torch.equal(tensor, expected[name]), name
+
+
+def transformers_4(state):
+    """``state`` with its ViT under the names of transformers 4."""
+    renamed = {}
+    for name, tensor in state.items():
+        if name.startswith("visual_encoder.layers."):
+            number, rest = name.removeprefix("visual_encoder.layers.").split(".", 1)
+            part, kind = rest.rsplit(".", 1)
+            name = f"visual_encoder.encoder.layer.{number}.{VIT_NAMES[part]}.{kind}"
+        renamed[name] = tensor
+    return renamed
+
+
+# --- what loads -------------------------------------------------------------------------------------------------------
+
+
+def test_a_checkpoint_of_the_wild_at_full_width(checkpoint_keys, make, tmp_path):
+    """Every name and shape of the list, with 8000 classes; only the encoders are small."""
+    generator = torch.Generator().manual_seed(0)
+    state = {
+        name: torch.rand(shape, generator=generator) if shape else torch.tensor(3)
+        for name, shape in checkpoint_keys.items()
+    }
+    torch.save({"state_dict": state}, tmp_path / "wild.pth")
+    small = {"hidden_size": 768, "num_hidden_layers": 1, "intermediate_size": 8}
+    vit = {**small, "image_size": 32}
+    model = make.model(vit_pretrained=vit, bert_base_path=small, num_classes=8000)
+    encoders = {k: v.clone() for k, v in model.state_dict().items() if k not in checkpoint_keys}
+    model.load_param(tmp_path / "wild.pth")
+    report = model.load_report
+    assert report.loaded == sorted(checkpoint_keys)
+    assert report.missing == sorted(encoders)
+    assert report.unexpected == report.mismatched == []
+    assert_holds(model, {**state, **encoders})
+
+
+FORMATS = {
+    "bare": lambda state: state,
+    "state_dict": lambda state: {"state_dict": state, "epoch": 3},
+    "model": lambda state: {"model": state, "iteration": 7},
+    "module": lambda state: {f"module.{name}": tensor for name, tensor in state.items()},
+    "state_dict module": lambda state: {"state_dict": {f"module.{name}": tensor for name, tensor in state.items()}},
+    "model module": lambda state: {"model": {f"module.{name}": tensor for name, tensor in state.items()}},
+    "parameters": lambda state: {
+        "model": {name: nn.Parameter(t) for name, t in state.items() if t.is_floating_point()}
+    },
+}
+
+
+@pytest.mark.parametrize("wrap", FORMATS.values(), ids=FORMATS)
+@pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
+def test_formats(model, outside, tmp_path, wrap, zipped):
+    torch.save(wrap(outside), tmp_path / "x.pth", _use_new_zipfile_serialization=zipped)
+    assert model.load_param(str(tmp_path / "x.pth")) is model
+    floating = {name: tensor for name, tensor in outside.items() if tensor.is_floating_point()}
+    expected = floating if wrap is FORMATS["parameters"] else outside
+    assert model.load_report.loaded == sorted(expected)
+    assert model.load_report.unexpected == model.load_report.mismatched == []
+    assert_holds(model, expected)
+
+
+@pytest.mark.parametrize("prefix", ["", "module."])
+def test_safetensors(model, outside, tmp_path, prefix):
+    save_file({f"{prefix}{name}": tensor for name, tensor in outside.items()}, tmp_path / "x.safetensors")
+    model.load_param(tmp_path / "x.safetensors")
+    assert model.load_report.loaded == sorted(outside)
+    assert_holds(model, outside)
+
+
+def test_a_checkpoint_that_torchreid_wrote(model, weights, make, tmp_path, capsys):
+    """Its rank-1 is a NumPy scalar, which torch's safe loader refuses by itself."""
+    trained = make.model(seed=2)
+    optimizer = torch.optim.AdamW(trained.parameters())
+    scheduler = torch.optim.lr_scheduler.MultiStepLR(optimizer, [1, 2])
+    trained(make.images(2)).id_logits.sum().backward()
+    optimizer.step()
+    for rank1 in (np.float32(0.5), np.float64(0.5), 0.5):
+        state = {
+            "state_dict": nn.DataParallel(trained).state_dict(),
+            "epoch": 3,
+            "rank1": rank1,
+            "optimizer": optimizer.state_dict(),
+            "scheduler": scheduler.state_dict(),
+        }
+        utils.save_checkpoint(state, str(tmp_path))
+        file = tmp_path / "model.pth.tar-3"
+        model.load_param(file)
+        assert model.load_report.loaded == sorted(weights)
+        assert model.load_report.missing == model.load_report.unexpected == []
+        assert_holds(model, trained.state_dict())
+        assert read_checkpoint(file)["rank1"] == 0.5
+
+
+def test_a_loaded_model_computes_what_the_saved_one_does(model, make, tmp_path):
+    saved = make.model(seed=2)
+    torch.save(saved.state_dict(), tmp_path / "x.pth")
+    model.load_param(tmp_path / "x.pth")
+    with torch.no_grad():
+        outputs = [m(make.images(2), ["a", "b"], ["c", "d"]) for m in (saved, model)]
+    for expected, actual in zip(*outputs):
+        assert torch.equal(actual, expected)
+
+
+@pytest.mark.parametrize("direction", ["4 to 5", "5 to 4"])
+def test_vit_names_of_both_transformers(weights, direction):
+    """Whichever version built the model, and whichever wrote the file."""
+    old = transformers_4(weights)
+    assert len(set(old) - set(weights)) == 32  # two layers of 16 tensors
+    ours, file = (weights, old) if direction == "4 to 5" else (old, weights)
+    target = Holder({name: torch.zeros_like(tensor) for name, tensor in ours.items()})
+    report = copy_state_dict(file, target)
+    assert report.missing == report.unexpected == report.mismatched == []
+    assert report.loaded == sorted(ours)
+    for name, tensor in target.state_dict().items():
+        assert torch.equal(tensor, ours[name]), name
+
+
+class Holder(nn.Module):
+    """A module whose state_dict has just these names."""
+
+    def __init__(self, state):
+        super().__init__()
+        for name, tensor in state.items():
+            *path, leaf = name.split(".")
+            module = self
+            for part in path:
+                if not hasattr(module, part):
+                    module.add_module(part, nn.Module())
+                module = getattr(module, part)
+            module.register_buffer(leaf, tensor)
+
+
+def test_a_model_loads_the_vit_of_transformers_4(model, weights, tmp_path):
+    torch.save(transformers_4(weights), tmp_path / "old.pth")
+    model.load_param(tmp_path / "old.pth")
+    assert model.load_report.missing == model.load_report.unexpected == []
+    assert_holds(model, weights)
+
+
+# --- the report -------------------------------------------------------------------------------------------------------
+
+
+def test_the_report_names_everything(model, outside, tmp_path, caplog):
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    state = {name: tensor for name, tensor in outside.items() if name not in ("scale", "text_mlp.7.bias")}
+    state["id_classifier.weight"] = torch.zeros(11, 32)
+    state["id_classifier.bias"] = torch.zeros(11)
+    state["head.weight"] = torch.zeros(2)
+    torch.save(state, tmp_path / "x.pth")
+    with caplog.at_level("WARNING"):
+        model.load_param(tmp_path / "x.pth")
+    report = model.load_report
+    encoders = [name for name in before if name.startswith(("visual_encoder.", "text_encoder."))]
+    assert report.missing == sorted([*encoders, "scale", "text_mlp.7.bias"])
+    assert report.unexpected == ["head.weight"]
+    assert report.mismatched == [
+        "id_classifier.bias (file [11], model [7])",
+        "id_classifier.weight (file [11, 32], model [7, 32])",
+    ]
+    assert report.loaded == sorted(set(state) - {"id_classifier.weight", "id_classifier.bias", "head.weight"})
+    for words in ("scale", "head.weight", "id_classifier.weight (file [11, 32], model [7, 32])"):
+        assert words in caplog.text
+        assert words in str(report)
+    untouched = {*encoders, "scale", "text_mlp.7.bias", "id_classifier.weight", "id_classifier.bias"}
+    assert_holds(model, {**outside, **{name: before[name] for name in untouched}})
+
+
+def test_a_complete_checkpoint_warns_of_nothing(model, weights, tmp_path, caplog):
+    torch.save(weights, tmp_path / "x.pth")
+    with caplog.at_level("WARNING"):
+        model.load_param(tmp_path / "x.pth")
+    assert not caplog.records
+    assert model.load_report.loaded == sorted(weights)
+
+
+def test_poolers_and_position_ids_are_tolerated(model, weights, tmp_path):
+    extra = {
+        "visual_encoder.pooler.dense.weight": torch.zeros(32, 32),
+        "text_encoder.pooler.dense.bias": torch.zeros(32),
+        "text_encoder.embeddings.position_ids": torch.arange(512),
+    }
+    stranger = {"text_mlp.pooler.weight": torch.zeros(1)}
+    torch.save({**weights, **extra, **stranger}, tmp_path / "x.pth")
+    model.load_param(tmp_path / "x.pth")
+    assert model.load_report.unexpected == ["text_mlp.pooler.weight"]
+    assert model.load_report.missing == []
+
+
+def test_a_model_without_fusion_takes_the_rest(make, weights, tmp_path):
+    model = make.model(seed=1, fusion=None)
+    torch.save(weights, tmp_path / "x.pth")
+    model.load_param(tmp_path / "x.pth")
+    assert model.load_report.unexpected == sorted(name for name in weights if name.startswith("fusion."))
+    assert_holds(model, weights)
+
+
+# --- what does not load -----------------------------------------------------------------------------------------------
+
+
+def refused(file):
+    with pytest.raises(CheckpointError) as error:
+        read_state_dict(file)
+    assert str(file) in str(error.value)
+    return str(error.value)
+
+
+def test_nothing_matches(model, tmp_path):
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    torch.save({"backbone.conv1.weight": torch.zeros(3), "scale": torch.zeros(4)}, tmp_path / "other.pth")
+    with pytest.raises(CheckpointError, match=r"none of the 2 tensors fits.*backbone\.conv1\.weight") as error:
+        model.load_param(tmp_path / "other.pth")
+    assert str(tmp_path / "other.pth") in str(error.value)
+    assert_holds(model, before)
+    assert model.load_report is None
+
+
+def test_a_missing_file(model, tmp_path):
+    refused(tmp_path / "nowhere.pth")
+    refused(tmp_path / "nowhere.safetensors")
+    with pytest.raises(CheckpointError, match="nowhere"):
+        model.load_param(tmp_path / "nowhere.pth")
+
+
+def test_a_folder(tmp_path):
+    refused(tmp_path)
+
+
+TEXTS = [
+    b"",
+    b"hello world, this is a text file\n",
+    b"# README\n\nSome words.",
+    b"epoch,loss\n1,2\n",
+    b"<html>404</html>",
+    b'{"a": 1}',
+    b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n",
+]
+
+
+@pytest.mark.parametrize("content", TEXTS)
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_a_text_file(tmp_path, content, suffix):
+    (tmp_path / f"x{suffix}").write_bytes(content)
+    assert "Python objects" not in refused(tmp_path / f"x{suffix}")
+
+
+def saved(zipped):
+    buffer = io.BytesIO()
+    state = {"scale": torch.ones(1), "fusion.fc.bias": torch.rand(9)}
+    torch.save({"state_dict": state, "epoch": 3}, buffer, _use_new_zipfile_serialization=zipped)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
+def test_a_truncated_file(tmp_path, zipped):
+    content = saved(zipped)
+    file = tmp_path / "x.pth"
+    file.write_bytes(content)
+    read_state_dict(file)
+    for kept in {*range(0, len(content), 13), len(content) - 1}:
+        file.write_bytes(content[:kept])
+        refused(file)
+
+
+def test_a_truncated_safetensors_file(tmp_path):
+    file = tmp_path / "x.safetensors"
+    save_file({"scale": torch.ones(1), "fusion.fc.bias": torch.rand(9)}, file)
+    content = file.read_bytes()
+    for kept in range(len(content)):
+        file.write_bytes(content[:kept])
+        refused(file)
+
+
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
+@settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(content=st.binary(max_size=60))
+def test_any_bytes(tmp_path, content):
+    (tmp_path / "x.pth").write_bytes(content)
+    refused(tmp_path / "x.pth")
+
+
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
+@settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data(), zipped=st.booleans())
+def test_a_flipped_byte_is_refused_or_harmless(tmp_path, data, zipped):
+    content = bytearray(saved(zipped))
+    content[data.draw(st.integers(0, len(content) - 1))] ^= data.draw(st.integers(1, 255))
+    file = tmp_path / "x.pth"
+    file.write_bytes(content)
+    with contextlib.suppress(CheckpointError):
+        read_state_dict(file)
+
+
+@pytest.mark.parametrize("content", [{}, {"state_dict": {}}, {"epoch": 3}, [torch.ones(1)], torch.ones(1), 3])
+def test_a_file_without_weights(tmp_path, content):
+    torch.save(content, tmp_path / "x.pth")
+    refused(tmp_path / "x.pth")
+
+
+# --- code in a file ---------------------------------------------------------------------------------------------------
+
+
+class Bomb:
+    """Unpickled, it writes a file."""
+
+    def __init__(self, function, *arguments):
+        self.call = function, arguments
+
+    def __reduce__(self):
+        return self.call
+
+
+BOMBS = {
+    "os.system": lambda marker: Bomb(os.system, f"touch '{marker}'"),
+    "open": lambda marker: Bomb(builtins.open, str(marker), "w"),
+    "exec": lambda marker: Bomb(builtins.exec, f"open({str(marker)!r}, 'w').close()"),
+    "Path.touch": lambda marker: Bomb(Path.touch, marker),
+}
+WRITERS = {
+    "zip": torch.save,
+    "legacy": lambda content, file: torch.save(content, file, _use_new_zipfile_serialization=False),
+    "pickle": lambda content, file: file.write_bytes(pickle.dumps(content, protocol=2)),
+    "new pickle": lambda content, file: file.write_bytes(pickle.dumps(content)),
+}
+
+
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
+@pytest.mark.parametrize("write", WRITERS.values(), ids=WRITERS)
+@pytest.mark.parametrize("bomb", BOMBS.values(), ids=BOMBS)
+def test_code_in_a_file_is_not_run(model, tmp_path, bomb, write):
+    file, marker = tmp_path / "x.pth", tmp_path / "marker"
+    write({"state_dict": {"scale": torch.ones(1), "fusion.fc.bias": bomb(marker)}}, file)
+    with pytest.raises(CheckpointError, match=r"x\.pth"):
+        model.load_param(file)
+    assert not marker.exists()
+
+    # The bomb is a real one: whoever unpickles the file sets it off.
+    if write is WRITERS["zip"] or write is WRITERS["legacy"]:
+        torch.load(file, weights_only=False)
+    else:
+        pickle.loads(file.read_bytes())
+    assert marker.exists()
+
+
+@pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
+def test_a_whole_pickled_module_says_why(tmp_path, zipped):
+    torch.save({"model": nn.Linear(2, 2)}, tmp_path / "x.pth", _use_new_zipfile_serialization=zipped)
+    assert "Python objects besides tensors" in refused(tmp_path / "x.pth")
+
+
+def test_reading_leaves_torchs_list_of_safe_classes_alone(tmp_path):
+    torch.save({"scale": torch.ones(1), "rank1": np.float64(1)}, tmp_path / "x.pth")
+    before = torch.serialization.get_safe_globals()
+    read_state_dict(tmp_path / "x.pth")
+    assert torch.serialization.get_safe_globals() == before

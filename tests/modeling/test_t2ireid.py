@@ -1,0 +1,569 @@
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from t2ireid_plugin.errors import ConfigError, EncoderError, InputError
+from t2ireid_plugin.modeling.t2ireid import T2IReIDModel
+
+FIELDS = [
+    "image_embeds",
+    "id_text_embeds",
+    "fused_embeds",
+    "id_logits",
+    "id_embeds",
+    "cloth_embeds",
+    "cloth_text_embeds",
+    "cloth_image_embeds",
+    "gate",
+    "gate_weights",
+]
+IDENTITY = ["A tall boy with a backpack.", "A woman."]
+CLOTHING = ["A red coat, white shoes and a striped shirt.", "A dark blue dress and a black handbag."]
+
+
+@pytest.fixture(scope="module")
+def model(make):
+    """For tests that leave it as it is."""
+    return make.model()
+
+
+# --- full size --------------------------------------------------------------------------------------------------------
+
+
+def test_names_and_shapes_are_those_of_checkpoints_in_the_wild(full_model, checkpoint_keys):
+    own = {
+        name: list(tensor.shape)
+        for name, tensor in full_model.state_dict().items()
+        if not name.startswith(("visual_encoder.", "text_encoder."))
+    }
+    assert own == checkpoint_keys
+
+
+def test_full_size_forward(full_model, make):
+    tokens = []
+    hook = full_model.disentangle.register_forward_pre_hook(lambda module, inputs: tokens.append(inputs[0].shape))
+    with torch.no_grad():
+        out = full_model(make.images(2, 224, 224), CLOTHING, IDENTITY)
+    hook.remove()
+    assert tokens == [(2, 197, 768)]
+    assert {name: tuple(value.shape) for name, value in out._asdict().items()} == {
+        "image_embeds": (2, 256),
+        "id_text_embeds": (2, 256),
+        "fused_embeds": (2, 256),
+        "id_logits": (2, 8000),
+        "id_embeds": (2, 768),
+        "cloth_embeds": (2, 768),
+        "cloth_text_embeds": (2, 256),
+        "cloth_image_embeds": (2, 256),
+        "gate": (2, 768),
+        "gate_weights": (2, 2),
+    }
+    for name in ("image_embeds", "id_text_embeds", "fused_embeds", "cloth_text_embeds", "cloth_image_embeds"):
+        torch.testing.assert_close(getattr(out, name).norm(dim=1), torch.ones(2), rtol=0, atol=1e-5)
+    torch.testing.assert_close(out.gate_weights.sum(dim=1), torch.ones(2), rtol=0, atol=1e-6)
+    assert (out.id_embeds.norm(dim=1) > 1.5).all()  # the 768-wide features are not normalised
+
+
+def test_full_size_encoders(full_model):
+    vit, bert = full_model.visual_encoder.config, full_model.text_encoder.config
+    assert (vit.image_size, vit.patch_size, vit.num_hidden_layers, vit.num_attention_heads) == (224, 16, 12, 12)
+    assert (bert.hidden_size, bert.num_hidden_layers, bert.num_attention_heads) == (768, 12, 12)
+    assert full_model.preprocess == (224, 224, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+    assert full_model.scale.tolist() == [1.0]
+
+
+# --- the whole forward, recomputed step by step -----------------------------------------------------------------------
+
+
+class ByHand:
+    """The specification's steps over a state_dict, in eval mode; only the two encoders are the model's own."""
+
+    def __init__(self, model, naive):
+        self.model, self.naive, self.state = model, naive, model.state_dict()
+
+    def linear(self, name, x):
+        return x @ self.state[f"{name}.weight"].T + self.state[f"{name}.bias"]
+
+    def layer_norm(self, name, x):
+        variance = x.var(dim=-1, unbiased=False, keepdim=True)
+        x = (x - x.mean(dim=-1, keepdim=True)) / (variance + 1e-5).sqrt()
+        return x * self.state[f"{name}.weight"] + self.state[f"{name}.bias"]
+
+    def batch_norm(self, name, x):
+        mean, variance = self.state[f"{name}.running_mean"], self.state[f"{name}.running_var"]
+        return (x - mean) / (variance + 1e-5).sqrt() * self.state[f"{name}.weight"] + self.state[f"{name}.bias"]
+
+    def attention(self, name, query, context, keep=None, heads=4):
+        """``[B, L, D]``, one sample and one head at a time; ``keep`` marks the tokens that may be looked at."""
+        weight, bias = self.state[f"{name}.in_proj_weight"], self.state[f"{name}.in_proj_bias"]
+        q, k, v = (
+            x @ w.T + b for x, w, b in zip((query, context, context), weight.chunk(3), bias.chunk(3), strict=True)
+        )
+        size = q.shape[2] // heads
+        out = torch.zeros_like(q)
+        for b in range(len(q)):
+            for h in range(heads):
+                part = slice(h * size, (h + 1) * size)
+                scores = q[b, :, part] @ k[b, :, part].T / math.sqrt(size)
+                if keep is not None:
+                    scores[:, ~keep[b]] = -math.inf
+                out[b, :, part] = scores.softmax(dim=1) @ v[b, :, part]
+        return self.linear(f"{name}.out_proj", out)
+
+    def embed(self, mlp, features):
+        x = self.batch_norm(f"{mlp}.0", self.linear("shared_mlp", features)).clamp(min=0)
+        x = self.batch_norm(f"{mlp}.4", self.linear(f"{mlp}.3", x)).clamp(min=0)
+        return unit(self.linear(f"{mlp}.7", x))
+
+    def text(self, texts):
+        cache = self.model.text_cache
+        encoded = cache.tokenizer(
+            texts,
+            padding="max_length",
+            max_length=64,
+            truncation=True,
+            return_tensors="pt",
+            return_token_type_ids=False,
+        )
+        assert encoded["input_ids"].shape == (len(texts), 64)
+        tokens = self.model.text_encoder(**encoded).last_hidden_state
+        if "text_adapter.weight" in self.state:
+            tokens = self.linear("text_adapter", tokens)
+        keep = encoded["attention_mask"].bool()
+        tokens = self.layer_norm("text_attn_norm", self.attention("text_attn", tokens, tokens, keep) + tokens)
+        pooled = torch.stack([row[kept].mean(dim=0) for row, kept in zip(tokens, keep)])
+        return self.embed("text_mlp", pooled)
+
+    def disentangle(self, x):
+        def branch(name):
+            projected = self.linear(f"disentangle.{name}_linear", x)
+            attended = self.attention(f"disentangle.{name}_attn", projected, projected)
+            return self.layer_norm(f"disentangle.{name}_norm", attended + x)
+
+        def cross(name, tokens, other):
+            attended = self.attention(f"disentangle.{name}_cross_attn", tokens, other)
+            return self.layer_norm(f"disentangle.{name}_cross_norm", attended + tokens).mean(dim=1)
+
+        identity, clothing = branch("id"), branch("cloth")
+        identity, clothing = cross("id", identity, clothing), cross("cloth", clothing, identity)
+        gate = self.linear("disentangle.gate.0", torch.cat([identity, clothing], dim=1)).sigmoid()
+        return gate * identity, (1 - gate) * clothing, gate
+
+    def fuse(self, image, text):
+        def align(name, x):
+            return self.layer_norm(f"fusion.{name}_align.2", self.linear(f"fusion.{name}_align.0", x).clamp(min=0))
+
+        pair = torch.cat([align("image", image), align("text", text)], dim=1)
+        for i in range(2):
+            prefix = f"fusion.mamba_layers.{i}."
+            layer = {k.removeprefix(prefix): v for k, v in self.state.items() if k.startswith(prefix)}
+            mixed = torch.from_numpy(self.naive.mamba(layer, pair.unsqueeze(1)))[:, 0].to(pair.dtype)
+            pair = self.layer_norm(f"fusion.mamba_norms.{i}", mixed + pair)
+        attended = self.attention("fusion.gate_attn", pair.unsqueeze(1), pair.unsqueeze(1))[:, 0]
+        weights = self.linear("fusion.gate.3", self.linear("fusion.gate.0", attended).clamp(min=0)).softmax(dim=1)
+        fused = self.layer_norm("fusion.norm_final", self.linear("fusion.fc", pair))
+        return unit(self.state["scale"] * fused), weights
+
+    def forward(self, image, cloth, identity):
+        id_embeds, cloth_embeds, gate = self.disentangle(self.model.visual_encoder(image).last_hidden_state)
+        image_embeds, id_text_embeds = self.embed("image_mlp", id_embeds), self.text(identity)
+        fused, weights = self.fuse(image_embeds, id_text_embeds)
+        logits = self.linear("id_classifier", id_embeds)
+        cloth_image_embeds = self.embed("image_mlp", cloth_embeds)
+        return (
+            image_embeds, id_text_embeds, fused, logits, id_embeds, cloth_embeds,
+            self.text(cloth), cloth_image_embeds, gate, weights,
+        )  # fmt: skip
+
+
+def unit(x):
+    return x / x.norm(dim=-1, keepdim=True)
+
+
+@pytest.mark.parametrize("text_width", [32, 16])  # 16: another width than the image encoder's
+def test_equals_the_specification_by_hand(make, naive, text_width):
+    bert = {"hidden_size": text_width, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48}
+    model = make.model(bert_base_path=bert)
+    assert (model.text_adapter is not None) == (text_width != 32)
+    with torch.no_grad():
+        out = model(make.images(2), CLOTHING, IDENTITY)
+        expected = ByHand(model, naive).forward(make.images(2), CLOTHING, IDENTITY)
+    assert out._fields == tuple(FIELDS)
+    for name, actual, wanted in zip(FIELDS, out, expected, strict=True):
+        assert (wanted[0] - wanted[1]).abs().max() > 1e-3, f"{name} does not tell the samples apart"
+        torch.testing.assert_close(actual, wanted, rtol=0, atol=1e-5, msg=lambda m, name=name: f"{name}: {m}")
+
+
+def test_fields_are_reached_by_index_and_by_name(model, make):
+    out = model(make.images(2), CLOTHING, IDENTITY)
+    assert isinstance(out, tuple)
+    for i, name in enumerate(FIELDS):
+        assert out[i] is getattr(out, name)
+    assert out[2] is out.fused_embeds
+
+
+def test_forward_agrees_with_the_encode_methods(model, make):
+    with torch.no_grad():
+        out = model(make.images(2), CLOTHING, IDENTITY)
+        expected = model.encode_image(make.images(2)), model.encode_text(IDENTITY), model.encode_text(CLOTHING)
+    for actual, wanted in zip((out.image_embeds, out.id_text_embeds, out.cloth_text_embeds), expected):
+        torch.testing.assert_close(actual, wanted, rtol=0, atol=1e-6)
+
+
+# --- texts ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("given", "shape"),
+    [
+        ("a boy", (256,)),
+        (["a boy"], (1, 256)),
+        (("a boy",), (1, 256)),
+        (IDENTITY, (2, 256)),
+        (tuple(IDENTITY), (2, 256)),
+    ],
+)
+def test_one_string_or_several(model, given, shape):
+    with torch.no_grad():
+        embeds = model.encode_text(given)
+    assert embeds.shape == shape
+    torch.testing.assert_close(embeds.norm(dim=-1), torch.ones(shape[:-1]), rtol=0, atol=1e-5)
+
+
+def test_a_single_string_is_the_first_of_a_list(model):
+    with torch.no_grad():
+        assert torch.equal(model.encode_text(IDENTITY[0]), model.encode_text(IDENTITY[:1])[0])
+
+
+def test_in_forward_the_batch_dimension_stays(model, make):
+    out = model(make.images(1), "a red coat", "a boy")
+    assert [tuple(value.shape) for value in out] == [
+        (1, 256), (1, 256), (1, 256), (1, 7), (1, 32), (1, 32), (1, 256), (1, 256), (1, 32), (1, 2),
+    ]  # fmt: skip
+
+
+def test_ids_have_the_specified_length(model):
+    ids, mask = model.text_cache([*IDENTITY, "word " * 100])
+    assert ids.shape == mask.shape == (3, 64)
+
+
+def test_texts_are_cut_at_64_tokens(model):
+    word = "a "  # one token each; [CLS] and [SEP] leave room for 62
+    with torch.no_grad():
+        long, cut, shorter = (model.encode_text(word * n) for n in (90, 62, 61))
+    assert torch.equal(long, cut)
+    assert not torch.equal(cut, shorter)
+
+
+def test_padding_changes_nothing(model, make):
+    texts = ["a boy", CLOTHING[0] * 3]
+    with torch.no_grad():
+        together = model.encode_text(texts)
+        for i, text in enumerate(texts):
+            torch.testing.assert_close(together[i], model.encode_text(text), rtol=0, atol=1e-6)
+        other = make.model()
+        other.text_encoder.get_input_embeddings().weight[other.text_cache.tokenizer.pad_token_id] += 10
+        torch.testing.assert_close(other.encode_text(texts), together, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [([], "empty"), ((), "empty"), ("", "empty"), ("  \n", "empty"), (["a boy", " "], r"\[1\].*empty"),
+     (["a boy", 7], r"\[1\].*int.*7"), ([None], r"\[0\].*NoneType"), (7, "int"), ({"a": 1}, "dict"),
+     (b"a boy", "bytes")],
+)  # fmt: skip
+def test_texts_that_are_none(model, make, text, words):
+    for attempt in (
+        lambda: model.encode_text(text),
+        lambda: model(id_instruction=text),
+        lambda: model(cloth_instruction=text),
+        lambda: model(make.images(2), text, IDENTITY),
+    ):
+        with pytest.raises(InputError, match=words):
+            attempt()
+
+
+def test_missing_text_is_no_text(model):
+    with pytest.raises(InputError, match="NoneType"):
+        model.encode_text(None)
+
+
+@pytest.mark.parametrize(
+    ("images", "cloth", "identity", "counts"),
+    [(2, CLOTHING, IDENTITY[:1], (2, 1)), (2, "a red coat", None, (2, 1)), (3, None, IDENTITY, (3, 2)),
+     (None, CLOTHING, ["a", "b", "c"], (2, 3)), (1, CLOTHING, "a boy", (1, 2))],
+)  # fmt: skip
+def test_differing_numbers_are_both_named(model, make, images, cloth, identity, counts):
+    with pytest.raises(InputError) as error:
+        model(None if images is None else make.images(images), cloth, identity)
+    for count in counts:
+        assert str(count) in str(error.value).split("differ")[1]
+    assert isinstance(error.value, ValueError)
+
+
+# --- images -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_last_dimension_of_one_is_squeezed(model, make):
+    images = make.images(2)
+    with torch.no_grad():
+        assert torch.equal(model.encode_image(images.unsqueeze(-1)), model.encode_image(images))
+        assert torch.equal(model(images.unsqueeze(-1)).id_logits, model(images).id_logits)
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [(2, 3, 32, 32, 2), (2, 1, 3, 32, 32), (3, 32, 32), (2, 1, 32, 32), (2, 32, 32, 3), (2, 3, 32, 32, 1, 1), (2,)],
+)
+def test_other_shapes_are_named(model, shape):
+    for attempt in (model.encode_image, model):
+        with pytest.raises(InputError) as error:
+            attempt(torch.zeros(shape))
+        assert str(list(shape)) in str(error.value)
+
+
+def test_another_size_interpolates_the_positions(model, make):
+    with torch.no_grad():
+        embeds = model.encode_image(make.images(2, 64, 48))
+    assert embeds.shape == (2, 256)
+
+
+def test_an_encoder_for_tall_images(make):
+    vit = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 48}
+    model = make.model(vit_pretrained={**vit, "image_size": [48, 16], "patch_size": 16})
+    assert model.preprocess[:2] == (48, 16)
+    tokens = []
+    model.disentangle.register_forward_pre_hook(lambda module, inputs: tokens.append(inputs[0].shape))
+    with torch.no_grad():
+        model.encode_image(make.images(2, 48, 16))
+    assert tokens == [(2, 4, 32)]
+
+
+# --- what is absent ---------------------------------------------------------------------------------------------------
+
+OF_IMAGE = {"image_embeds", "id_logits", "id_embeds", "cloth_embeds", "cloth_image_embeds", "gate"}
+
+
+@pytest.mark.parametrize(
+    ("given", "present"),
+    [
+        ("", set()),
+        ("image", OF_IMAGE),
+        ("id", {"id_text_embeds"}),
+        ("cloth", {"cloth_text_embeds"}),
+        ("cloth id", {"cloth_text_embeds", "id_text_embeds"}),
+        ("image cloth", OF_IMAGE | {"cloth_text_embeds"}),
+        ("image id", OF_IMAGE | {"id_text_embeds", "fused_embeds", "gate_weights"}),
+        ("image cloth id", set(FIELDS)),
+    ],
+)
+def test_fields_without_input_are_none(model, make, given, present):
+    with torch.no_grad():
+        out = model(
+            make.images(2) if "image" in given else None,
+            CLOTHING if "cloth" in given else None,
+            IDENTITY if "id" in given else None,
+        )
+        everything = model(make.images(2), CLOTHING, IDENTITY)
+    assert {name for name in FIELDS if getattr(out, name) is not None} == present
+    for name in present:
+        torch.testing.assert_close(getattr(out, name), getattr(everything, name), rtol=0, atol=1e-5)
+
+
+def test_without_fusion(make):
+    model = make.model(fusion=None)
+    out = model(make.images(2), CLOTHING, IDENTITY)
+    assert out.fused_embeds is None
+    assert out.gate_weights is None
+    assert out.image_embeds is not None
+    assert not [name for name in model.state_dict() if name.startswith("fusion")]
+
+
+def test_part_of_the_fusions_settings(make):
+    model = make.model(fusion={"type": "gated_mamba", "num_layers": 1})
+    assert type(model.fusion).__name__ == "GatedMambaFusion"
+    assert len(model.fusion.mamba_layers) == 1
+    assert model.fusion.mamba_layers[0].A_log.shape == (1024, 16)
+    assert model(make.images(2), None, IDENTITY).fused_embeds.shape == (2, 256)
+
+
+def test_an_adapter_only_where_widths_differ(make, model):
+    narrow = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    other = make.model(bert_base_path=narrow)
+    added = set(other.state_dict()) - set(model.state_dict())
+    assert added == {"text_adapter.weight", "text_adapter.bias"}
+    assert other.text_adapter.weight.shape == (32, 16)
+    other.encode_text(IDENTITY).sum().backward()
+    assert other.text_adapter.weight.grad.abs().max() > 0
+
+
+def test_heads_and_dropout_are_as_specified(model):
+    kinds = [nn.BatchNorm1d, nn.ReLU, nn.Dropout, nn.Linear, nn.BatchNorm1d, nn.ReLU, nn.Dropout, nn.Linear]
+    for mlp in (model.image_mlp, model.text_mlp):
+        assert [type(layer) for layer in mlp] == kinds
+        assert [layer.p for layer in mlp if isinstance(layer, nn.Dropout)] == [0.2, 0.2]
+    attentions = {name: m for name, m in model.named_modules() if isinstance(m, nn.MultiheadAttention)}
+    assert {name: (m.num_heads, m.dropout) for name, m in attentions.items()} == {
+        "disentangle.id_attn": (4, 0.0),
+        "disentangle.cloth_attn": (4, 0.0),
+        "disentangle.id_cross_attn": (4, 0.0),
+        "disentangle.cloth_cross_attn": (4, 0.0),
+        "text_attn": (4, 0.1),
+        "fusion.gate_attn": (4, 0.1),
+    }
+
+
+# --- training ---------------------------------------------------------------------------------------------------------
+
+
+def test_identity_and_clothing_pass_batch_normalisation_as_one_batch(make):
+    model = make.model().train()
+    model.text_attn.dropout = 0.0
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    seen = {}
+    model.shared_mlp.register_forward_hook(lambda module, inputs, output: seen.setdefault(len(seen), output.detach()))
+    out = model(make.images(2), CLOTHING, IDENTITY)
+    after = model.state_dict()
+
+    features = torch.cat([out.id_embeds, out.cloth_embeds]).detach()
+    image = features @ before["shared_mlp.weight"].T + before["shared_mlp.bias"]
+    for mlp, batch in (("image_mlp", image), ("text_mlp", seen[1])):
+        assert batch.shape == (4, 512)
+        for name, statistic in (("running_mean", batch.mean(dim=0)), ("running_var", batch.var(dim=0))):
+            key = f"{mlp}.0.{name}"
+            expected = 0.9 * before[key] + 0.1 * statistic
+            assert not torch.allclose(expected, before[key], atol=1e-3)
+            torch.testing.assert_close(after[key], expected, rtol=0, atol=1e-5)
+        for layer in (0, 4):
+            key = f"{mlp}.{layer}.num_batches_tracked"
+            assert after[key] == before[key] + 1
+
+
+def test_a_training_batch_of_one_is_refused(make):
+    model = make.model().train()
+    for attempt in (
+        lambda: model(make.images(1), "a red coat", "a boy"),
+        lambda: model(make.images(1)),
+        lambda: model.encode_image(make.images(1)),
+        lambda: model.encode_text("a boy"),
+    ):
+        with pytest.raises(InputError, match="batch of 1"):
+            attempt()
+    model.eval()
+    model(make.images(1), "a red coat", "a boy")
+
+
+def test_a_frozen_text_encoder_stays_as_it_is(make):
+    model = make.model().train()
+    assert model.training
+    assert not any(module.training for module in model.text_encoder.modules())
+    assert all(module.training for module in model.visual_encoder.modules())
+    assert not any(p.requires_grad for p in model.text_encoder.parameters())
+    model.requires_grad_(True)  # as torchreid's open_all_layers does in every epoch
+    out = model(make.images(2), CLOTHING, IDENTITY)
+    (out.id_text_embeds.sum() + out.cloth_text_embeds.sum()).backward()
+    assert all(p.grad is None for p in model.text_encoder.parameters())
+    assert model.text_attn.in_proj_weight.grad.abs().max() > 0
+    model.eval()
+    assert not any(module.training for module in model.modules())
+
+
+def test_a_text_encoder_that_trains(make):
+    model = make.model(freeze_text=False).train()
+    assert all(module.training for module in model.text_encoder.modules())
+    weights = torch.randn(2, 256, generator=torch.Generator().manual_seed(0))
+    (weights * model.encode_text(IDENTITY)).sum().backward()
+    missing = [name for name, p in model.text_encoder.named_parameters() if p.grad is None or not p.grad.any()]
+    assert missing == []
+    with torch.no_grad():
+        model.encode_text(IDENTITY)  # asks for no gradient, so there is none
+    assert not model.eval().text_encoder.training
+
+
+def test_everything_but_the_known_exceptions_learns(make):
+    """No gradient: frozen BERT; decision 6's gate; decision 8's scale; decision 7's decay rates; biases of attention's
+    keys, which softmax cancels.
+    """
+    model = make.model()
+    out = model(make.images(2), CLOTHING, IDENTITY)
+    generator = torch.Generator().manual_seed(0)
+    named = out._replace(gate=None, gate_weights=None)
+    sum((torch.randn(v.shape, generator=generator) * v).sum() for v in named if v is not None).backward()
+    silent = {
+        name.removeprefix("fusion.").split(".")[0]
+        for name, p in model.named_parameters()
+        if (p.grad is None or p.grad.abs().max() < 1e-6) and not name.endswith(("A_log", "k_proj.bias"))
+    }
+    assert silent == {"text_encoder", "gate", "gate_attn", "scale"}
+
+
+@pytest.mark.parametrize("scale", [2.0, 0.1])
+def test_scale_leaves_the_fused_embedding_alone(make, scale):
+    model = make.model()
+    with torch.no_grad():
+        model.scale.fill_(1)
+        expected = model(make.images(2), None, IDENTITY).fused_embeds
+        model.scale.fill_(scale)
+        fused = model(make.images(2), None, IDENTITY).fused_embeds
+    torch.testing.assert_close(fused, expected, rtol=0, atol=1e-6)
+    torch.testing.assert_close(fused.norm(dim=1), torch.ones(2), rtol=0, atol=1e-5)
+
+
+def test_scale_is_a_parameter_of_the_model(model):
+    assert isinstance(model.scale, nn.Parameter)
+    assert model.scale.shape == (1,)
+    assert model.device == torch.device("cpu")
+
+
+@pytest.mark.cuda
+def test_cuda_equals_cpu(make):
+    model = make.model()
+    with torch.no_grad():
+        expected = model(make.images(2), CLOTHING, IDENTITY)
+        actual = model.cuda()(make.images(2), CLOTHING, IDENTITY)  # images on the CPU are moved
+    for name, value, wanted in zip(FIELDS, actual, expected):
+        assert value.is_cuda
+        torch.testing.assert_close(value.cpu(), wanted, rtol=0, atol=1e-3, msg=lambda m, name=name: f"{name}: {m}")
+
+
+# --- configuration ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"num_class": 5}, r"unknown num_class;.*\bnum_classes\b"),
+        ({"num_classes": 0}, "num_classes"),
+        ({"max_length": 2}, "max_length"),
+        ({"max_length": 513}, r"513.*512"),
+        ({"fusion": {"type": "attention"}}, "enhanced_mamba.*gated_mamba"),
+        ({"fusion": {"layers": 3}}, r"unknown layers;.*\bnum_layers\b"),
+        ({"fusion": {"dim": 128}}, r"fusion\.dim: 128.*256"),
+        ({"vit_pretrained": {"hiden_size": 8}}, "vit_pretrained: unknown hiden_size"),
+    ],
+)
+def test_settings_that_cannot_work(make, changes, words):
+    with pytest.raises(ConfigError, match=words):
+        T2IReIDModel(make.config(**changes))
+
+
+def test_a_random_text_encoder_needs_a_tokenizer(make):
+    with pytest.raises(EncoderError, match="learn_wordpiece"):
+        T2IReIDModel(make.config(tokenizer=None))
+
+
+def test_the_configuration_handed_in_is_left_alone(make):
+    config = make.config(fusion={"num_layers": 1})
+    copy = {key: dict(value) if isinstance(value, dict) else value for key, value in config.items()}
+    T2IReIDModel(config)
+    assert config == copy
+
+
+def test_the_same_seed_builds_the_same_model(make):
+    states = []
+    for _ in range(2):
+        torch.manual_seed(5)
+        states.append(T2IReIDModel(make.config()).state_dict())
+    assert all(torch.equal(tensor, states[1][name]) for name, tensor in states[0].items())

@@ -1,0 +1,285 @@
+import re
+import shutil
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+import pytest
+import torch
+
+from t2ireid_plugin.cli import main
+from t2ireid_plugin.data.annotations import count, read_photos
+from t2ireid_plugin.data.benchmarks import BENCHMARKS
+from t2ireid_plugin.engine import job
+
+
+@pytest.fixture
+def refused(capsys):
+    """`refused(words)`: the one line that the command ends with, status 2, without a traceback."""
+
+    def run(words):
+        capsys.readouterr()
+        assert main(words) == 2
+        captured = capsys.readouterr()
+        assert "Traceback" not in captured.out + captured.err
+        lines = [line for line in captured.err.splitlines() if not line.startswith(("[ WARN", "[ERROR"))]  # OpenCV's
+        assert len(lines) == 1, captured.err
+        assert lines[0].startswith("error: ")
+        return lines[0].removeprefix("error: ")
+
+    return run
+
+
+# Help
+
+
+@pytest.mark.parametrize(
+    ("words", "shown"),
+    [
+        ([], ["train", "test", "prepare"]),
+        (["train"], ["--config-file FILE", "--eval-only", "--resume", "KEY VALUE", "configs/t2i_synthetic_cpu.yaml"]),
+        (["test"], ["--config-file FILE", "model.load_weights"]),
+        (["prepare"], ["synthetic", "drawn pedestrians in CUHK-PEDES's format"]),
+        (["prepare", "synthetic"], ["OUT", "--train-ids", "--photos", "--seed", "(1000)"]),
+    ],
+)
+def test_help(capsys, words, shown):
+    with pytest.raises(SystemExit) as end:
+        main([*words, "--help"])
+    assert end.value.code == 0
+    text = " ".join(capsys.readouterr().out.split())
+    for part in shown:
+        assert part in text
+
+
+def test_examples_in_the_help_name_files_that_exist(capsys, repository):
+    with pytest.raises(SystemExit):
+        main(["train", "--help"])
+    files = re.findall(r"--config-file (\S+\.yaml)", capsys.readouterr().out)
+    assert len(files) == 3
+    for file in files:
+        assert (repository / file).is_file()
+
+
+@pytest.mark.parametrize("words", [[], ["fly"], ["prepare"], ["prepare", "synthetic"], ["train", "--fast"]])
+def test_a_wrong_command_is_status_2_with_the_usage(capsys, words):
+    with pytest.raises(SystemExit) as end:
+        main(words)
+    assert end.value.code == 2
+    assert capsys.readouterr().err.startswith("usage: t2ireid")
+
+
+def test_the_installed_command_is_quiet_about_other_peoples_business():
+    """torchreid warns at import of an evaluator that it lacks."""
+    script = Path(sysconfig.get_path("scripts")) / "t2ireid"
+    done = subprocess.run([script, "--help"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0
+    assert done.stdout.startswith("usage: t2ireid")
+    assert done.stderr == ""
+
+
+# prepare
+
+
+def test_prepare_draws_what_was_asked_for(tmp_path, repository):
+    command = [sys.executable, str(repository / "tools" / "prepare_data.py"), "synthetic", str(tmp_path / "out")]
+    options = ["--train-ids", "3", "--val-ids", "2", "--test-ids", "1", "--photos", "2", "--captions", "3"]
+    done = subprocess.run([*command, *options], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    photos = read_photos(tmp_path / "out", BENCHMARKS["cuhkpedes"])
+    for split, ids in (("train", 3), ("val", 2), ("test", 1)):
+        assert count(p for p in photos if p.split == split) == (2 * ids, ids, 6 * ids)
+
+
+SMALL = ["--train-ids", "1", "--val-ids", "1", "--test-ids", "1", "--photos", "1"]
+
+
+def test_prepare_twice(tmp_path, refused, capsys):
+    words = ["prepare", "synthetic", str(tmp_path), *SMALL]
+    assert main(words) == 0
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+    assert main(words) == 0
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
+    assert "was drawn with other arguments" in refused([*words, "--seed", "5"])
+
+
+@pytest.mark.parametrize(("option", "value"), [("--photos", "0"), ("--cameras", "99"), ("--seed", "-1")])
+def test_prepare_with_a_number_that_cannot_be(tmp_path, refused, option, value):
+    message = refused(["prepare", "synthetic", str(tmp_path), *SMALL, option, value])
+    assert message.startswith(option[2:])
+    assert value in message
+    assert list(tmp_path.iterdir()) == []
+
+
+# Mistakes in settings: refused before anything is written
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["train.learning_rate", "1"], "command line: unknown key 'train.learning_rate'"),
+        (["train.lrr", "1"], "did you mean 'train.lr'"),
+        (["train.lr"], "'train.lr' has no value"),
+        (["train.lr", "fast"], "'train.lr' must be float, not str ('fast')"),
+        (["data.sources", "cuhk_pedes"], "data.sources: unknown 'cuhk_pedes'; valid: cuhkpedes, cuhkpedes_val"),
+        (["loss.terms.triplet.weight", "1"], "unknown loss 'triplet'; valid losses: info_nce,"),
+        (["loss.terms.sdm.weight", "-1"], "'sdm'"),
+        (["data.transforms", "[random_rotate]"], "data.transforms: unknown 'random_rotate'; valid: random_flip"),
+        (["train.batch_size", "1"], "train.batch_size: 1 is too small, batch normalisation needs at least 2"),
+        (["train.batch_size", "6"], "train.batch_size 6 is no multiple of sampler.num_instances 4"),
+        (["model.fusion.type", "mamba"], "model.fusion.type: unknown 'mamba'; valid: enhanced_mamba"),
+        (["model.vit_pretrained", "./gone"], "vit_pretrained: no folder './gone'; it should hold config.json"),
+        (["data.root", "/nowhere"], "cuhkpedes: no '/nowhere/CUHK-PEDES/reid_raw.json'. Put the dataset there"),
+        (["--eval-only"], "nothing to test: model.load_weights is empty and there is no"),
+        (["--config-file", "gone.yaml"], "no configuration file 'gone.yaml' (No such file or directory)"),
+    ],
+)
+def test_mistakes_in_settings(tiny_settings, tmp_path, refused, words, message):
+    folder = tmp_path / "log"
+    assert message in refused(["train", *tiny_settings(folder), *words])
+    assert not folder.exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["model.vit_config.depth", "3"], "vit_pretrained: unknown depth; a vit configuration has "),
+        (["model.max_length", "500"], "max_length: 500 exceeds the text encoder's 64 positions"),
+        (["model.fusion.dim", "128"], "fusion.dim: 128 must be 256"),
+        (["data.combineall", "True"], "data.combineall would train on the test identities"),
+        (["train.batch_size", "200"], "the training split has 24 identities, but a batch takes 50"),
+        (
+            ["train.batch_size", "500", "sampler.train_sampler", "RandomSampler"],
+            "the training split has 192 captions, fewer than train.batch_size 500",
+        ),
+        (["train.max_epoch", "0"], "train.max_epoch: 0 leaves nothing to train after 0"),
+        (["model.load_weights", "gone.pth"], "no checkpoint at 'gone.pth'"),
+        (["model.resume", "gone.pth"], "no checkpoint at 'gone.pth'"),
+        (["train.fixbase_epoch", "1"], "train.open_layers: no layer 'classifier'; valid: "),
+    ],
+)
+def test_mistakes_that_show_when_the_model_and_the_data_are_there(tiny_settings, tmp_path, refused, words, message):
+    assert message in refused(["train", *tiny_settings(tmp_path / "log"), *words])
+
+
+def test_a_folder_that_cannot_be_made(tiny_settings, tmp_path, refused):
+    (tmp_path / "file").write_text("")
+    assert "data.save_dir: cannot create" in refused(["train", *tiny_settings(tmp_path / "file" / "log")])
+
+
+def test_weights_that_are_no_weights(tiny_settings, tiny_run, tmp_path, refused):
+    (tmp_path / "text.pth").write_text("these are not weights")
+    (tmp_path / "cut.pth").write_bytes((tiny_run.folder / "best.pth").read_bytes()[:50_000])
+    torch.save({"some.other": torch.zeros(2)}, tmp_path / "foreign.pth")
+    for name, reason in (("text", "not a PyTorch"), ("cut", "truncated"), ("foreign", "none of the 1 tensors fits")):
+        file = tmp_path / f"{name}.pth"
+        assert reason in refused(["test", *tiny_settings(tmp_path / "log"), "model.load_weights", str(file)])
+
+
+def test_resuming_from_weights_alone(tiny_settings, tiny_run, tmp_path, refused):
+    words = ["train", *tiny_settings(tmp_path / "log"), "model.resume", str(tiny_run.folder / "best.pth")]
+    assert "so training cannot be resumed from it; to start from its weights set model.load_weights" in refused(words)
+
+
+# Mistakes in data
+
+
+@pytest.fixture
+def with_data(tiny_settings, cuhk, tmp_path):
+    """`with_data(**others)`: the command line for the small folder that a test has damaged."""
+
+    def words(**others):
+        settings = {"data__root": cuhk.save(), "train__batch_size": 4, "train__max_epoch": 1, **others}
+        return ["train", *tiny_settings(tmp_path / "log", **settings)]
+
+    return words
+
+
+def damage_image(cuhk):
+    cuhk.image("cam_a/0007_0.png").unlink()
+
+
+def damage_pixels(cuhk):
+    cuhk.image("cam_a/0007_0.png").write_text("<html>404</html>")
+
+
+def damage_caption(cuhk):
+    cuhk.rows[3]["captions"][1] = " "
+
+
+def damage_type(cuhk):
+    cuhk.rows[3]["captions"][1] = 17
+
+
+def damage_splits(cuhk):
+    for row in cuhk.rows:
+        del row["split"]
+
+
+def damage_identities(cuhk):
+    cuhk.rows[-1]["id"] = 7
+
+
+@pytest.mark.parametrize(
+    ("damage", "parts"),
+    [
+        (damage_image, ["missing image", "cam_a/0007_0.png", "reid_raw.json"]),
+        (damage_pixels, ["unreadable image", "cam_a/0007_0.png", "not an image file"]),
+        (damage_caption, ["reid_raw.json', row 3 (cam_b/0007_1.png)", "a text is empty"]),
+        (damage_type, ["reid_raw.json', row 3 (cam_b/0007_1.png)", "17 is not a string"]),
+        (damage_splits, ["reid_raw.json', row 0: no 'split'"]),
+        (damage_identities, ["identity 7 is in the splits test and train"]),
+    ],
+)
+def test_mistakes_in_data(with_data, cuhk, refused, capsys, damage, parts):
+    damage(cuhk)
+    message = refused(with_data())
+    for part in parts:
+        assert part in message
+
+
+def test_the_same_data_undamaged_is_trained_on(with_data):
+    assert main(with_data()) == 0
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_image_that_breaks_while_it_is_read(with_data, cuhk, refused, workers):
+    """Its first bytes are right, so that it shows only when it is decoded, perhaps in a worker process."""
+    for row in cuhk.rows[:4]:
+        image = cuhk.image(row["file_path"])
+        image.write_bytes(image.read_bytes()[:60])
+    message = refused(with_data(data__workers=workers))
+    assert re.fullmatch(r"unreadable image '.*/cam_[ab]/\d+_\d\.png': no image, or a damaged one", message)
+
+
+# What is not a user's mistake
+
+
+def test_a_defect_of_ours_keeps_its_traceback(tiny_settings, tmp_path, monkeypatch):
+    def broken(*_, **__):
+        raise KeyError("a defect")
+
+    monkeypatch.setattr(job, "run_job", broken)
+    with pytest.raises(KeyError, match="a defect"):
+        main(["train", *tiny_settings(tmp_path)])
+
+
+def test_an_interruption_is_status_130(tiny_settings, tmp_path, monkeypatch, capsys):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(job, "run_job", interrupted)
+    assert main(["train", *tiny_settings(tmp_path)]) == 130
+    assert capsys.readouterr().err == "interrupted\n"
+
+
+def test_test_is_train_with_eval_only(tiny_settings, tiny_run, tmp_path, capsys):
+    shutil.copy(tiny_run.folder / "best.pth", tmp_path / "best.pth")
+    assert main(["test", *tiny_settings(tmp_path)]) == 0
+    printed = capsys.readouterr().out
+    assert f"Testing '{tmp_path / 'best.pth'}'" in printed
+    assert not (tmp_path / "last.pth").exists()
+    table = [line for line in tiny_run.printed.splitlines() if line.startswith("cuhkpedes  ")]
+    assert table
+    assert table[0] in printed

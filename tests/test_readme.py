@@ -1,0 +1,77 @@
+"""Every command and snippet of both READMEs runs, as it stands there, on small data in the same places."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).parents[1]
+READMES = ("README.md", "README.zh-CN.md")
+# So that a sixty-epoch training ends within the test.
+QUICK = "train.max_epoch 1 train.batch_size 16 data.workers 0 test.pictures 1 use_gpu False"
+
+
+def blocks(readme: str, language: str) -> list[str]:
+    text = (REPOSITORY / readme).read_text(encoding="utf-8")
+    return re.findall(rf"```{language}\n(.*?)```", text, flags=re.DOTALL)
+
+
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory, synthetic, encoders) -> Path:
+    """A folder with what the README says to put where."""
+    folder = tmp_path_factory.mktemp("readme")
+    for name in ("tools", "configs"):
+        (folder / name).symlink_to(REPOSITORY / name)
+    (folder / "reid-data").symlink_to(synthetic.root)
+    (folder / "weights").mkdir()
+    for name in ("vit", "bert"):
+        (folder / "weights" / name).symlink_to(getattr(encoders, name))
+    return folder
+
+
+def run(command: list[str], folder: Path) -> str:
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+    return done.stdout
+
+
+def test_both_readmes_have_the_same_commands() -> None:
+    for language in ("bash", "python"):
+        first, second = ([re.sub(r"#.*", "", block) for block in blocks(name, language)] for name in READMES)
+        assert first == second
+
+
+def test_commands_and_snippets_run(workplace) -> None:
+    """In the order of the page: train, resume, test again, then load what was trained."""
+    commands = [line for block in blocks("README.md", "bash")[1:] for line in block.strip().splitlines()]
+    assert len(commands) == 3
+    for command in commands:
+        program, *arguments = command.split()
+        assert program == "python"
+        output = run([sys.executable, *arguments, *QUICK.split()], workplace)
+        assert re.search(r"R@1 +R@5 +R@10 +mAP +mINP", output)
+    snippets = blocks("README.md", "python")
+    assert len(snippets) == 2
+    for snippet in snippets:
+        assert run([sys.executable, "-c", snippet], workplace).strip()
+
+
+def test_make_targets() -> None:
+    """The demo's commands are those that tests/test_main_job.py runs at small size."""
+    assert blocks("README.md", "bash")[0].split("\n")[:2] == ["make demo", "make test"]
+    planned = subprocess.run(["make", "-n", "demo"], cwd=REPOSITORY, capture_output=True, text=True, check=True).stdout
+    assert "prepare synthetic data/synthetic" in planned
+    assert "tools/train_net.py --config-file configs/t2i_synthetic_cpu.yaml" in planned
+
+
+def test_links_and_pictures_exist() -> None:
+    for readme in READMES:
+        text = (REPOSITORY / readme).read_text(encoding="utf-8")
+        targets = [target for target in re.findall(r"\]\(([^)]+)\)", text) if not target.startswith("http")]
+        assert targets
+        for target in targets:
+            assert (REPOSITORY / target).exists(), f"{readme} links to {target}"
