@@ -144,6 +144,11 @@ def test_the_chosen_epoch_was_the_best_on_val(second_run):
     assert sum(line.get("target") == "cuhkpedes" for line in lines) == 1
 
 
+def test_images_kept_in_memory_change_nothing(tiny_settings, tiny_run, tmp_path):
+    assert main(["train", *tiny_settings(tmp_path, data__keep_images=True)]) == 0
+    assert numbers(tmp_path) == numbers(tiny_run.folder)
+
+
 # Testing again, and going on
 
 
@@ -172,7 +177,7 @@ def test_a_killed_training_goes_on_as_if_nothing_had_been(tiny_settings, reposit
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     process = subprocess.Popen([sys.executable, "tools/train_net.py", *words], cwd=repository, **quiet)
     try:
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 300
         while not last.exists() and process.poll() is None and time.monotonic() < deadline:
             time.sleep(0.01)
     finally:

@@ -8,6 +8,7 @@ from PIL import Image
 from torchreid import data as torchreid_data
 from torchreid import metrics as torchreid_metrics
 
+from t2ireid_plugin.data import dataset as dataset_module
 from t2ireid_plugin.data.benchmarks import BENCHMARKS
 from t2ireid_plugin.data.dataset import CaptionDataset
 from t2ireid_plugin.errors import DataError
@@ -89,6 +90,18 @@ def test_transform_is_applied(cuhk):
     item = build(cuhk.root, transform=lambda image: torch.tensor(np.asarray(image)).float().mean())[0]
     with Image.open(item["impath"]) as image:
         assert float(item["img"]) == pytest.approx(np.asarray(image).mean(), rel=1e-5)
+
+
+@pytest.mark.parametrize("mode", ["train", "gallery"])
+def test_images_kept_in_memory_are_the_same_and_read_once(synthetic, mode, monkeypatch):
+    _, transform = torchreid_data.transforms.build_transforms(32, 16)
+    plain, kept = (build(synthetic.root, mode=mode, transform=transform) for _ in range(2))
+    kept.keep_images(width=16, height=32)
+    for index in range(0, len(plain), 5):
+        assert torch.equal(kept[index]["img"], plain[index]["img"])
+    monkeypatch.setattr(dataset_module, "read_image", lambda path: pytest.fail(f"{path} read again"))
+    for index in range(0, len(plain), 5):
+        assert kept[index]["img"].shape == (3, 32, 16)
 
 
 def test_a_joined_dataset_keeps_both_apart(cuhk, new_cuhk, tmp_path):

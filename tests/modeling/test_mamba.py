@@ -113,7 +113,7 @@ def test_gradients(make):
 
 def test_over_one_token_the_state_and_the_early_taps_learn_nothing(mamba):
     mamba(tokens(4, 1, D)).square().sum().backward()
-    assert mamba.A_log.grad is None or not mamba.A_log.grad.any()
+    assert not mamba.A_log.grad.any()  # zero, not absent: distributed training waits for every gradient
     assert not mamba.conv1d.weight.grad[..., :-1].any()
     assert mamba.conv1d.weight.grad[..., -1].abs().min() > 0
     mamba.zero_grad()

@@ -196,6 +196,18 @@ def test_equals_the_specification_by_hand(make, naive, text_width):
         torch.testing.assert_close(actual, wanted, rtol=0, atol=1e-5, msg=lambda m, name=name: f"{name}: {m}")
 
 
+def test_a_large_batch_of_texts_keeps_its_order(model, naive, captions):
+    """Hundreds of texts are encoded in parts, sorted by length."""
+    texts = [" ".join(caption.split()[: 1 + i % 9]) for i, caption in enumerate(captions * 5)]
+    assert len(texts) > 200
+    with torch.no_grad():
+        expected = ByHand(model, naive).text(texts)
+        torch.testing.assert_close(model.encode_text(texts), expected, rtol=0, atol=1e-5)
+        out = model(cloth_instruction=texts, id_instruction=texts[::-1])
+    torch.testing.assert_close(out.cloth_text_embeds, expected, rtol=0, atol=1e-5)
+    torch.testing.assert_close(out.id_text_embeds, expected.flip(0), rtol=0, atol=1e-5)
+
+
 def test_fields_are_reached_by_index_and_by_name(model, make):
     out = model(make.images(2), CLOTHING, IDENTITY)
     assert isinstance(out, tuple)
@@ -310,6 +322,7 @@ def test_a_last_dimension_of_one_is_squeezed(model, make):
     images = make.images(2)
     with torch.no_grad():
         assert torch.equal(model.encode_image(images.unsqueeze(-1)), model.encode_image(images))
+        assert torch.equal(model.encode_image(images[:1].unsqueeze(-1)), model.encode_image(images[:1]))
         assert torch.equal(model(images.unsqueeze(-1)).id_logits, model(images).id_logits)
 
 
