@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ast
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -138,7 +138,7 @@ def get_cfg() -> CfgNode:
 
 
 def load_cfg(config_file: str | Path | None = None, opts: Sequence[str] = ()) -> CfgNode:
-    """The defaults, then a YAML file with its bases, then ``KEY VALUE`` pairs such as ``["train.lr", "1e-4"]``.
+    """The defaults, then a YAML file with its bases, then pairs: ``["train.lr", "1e-4"]`` or ``["train.lr=1e-4"]``.
 
     Raises:
         ConfigError: for a missing or broken file, an unknown key (the message names the nearest one), a value of
@@ -147,9 +147,7 @@ def load_cfg(config_file: str | Path | None = None, opts: Sequence[str] = ()) ->
     cfg = get_cfg()
     if config_file:
         merge(cfg, _read_yaml(Path(config_file), ()), str(config_file))
-    if len(opts) % 2:
-        raise ConfigError(f"'{opts[-1]}' has no value; settings are pairs, such as: train.lr 1e-4")
-    for key, value in zip(opts[::2], opts[1::2]):
+    for key, value in _pairs(opts):
         merge(cfg, _nest(key, value), "command line")
     return cfg
 
@@ -234,6 +232,19 @@ def _overlay(base: Mapping[str, Any], top: Mapping[str, Any]) -> dict[str, Any]:
         both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
         merged[key] = _overlay(merged[key], value) if both else value
     return merged
+
+
+def _pairs(opts: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """``KEY VALUE`` and ``KEY=VALUE``, in any mixture."""
+    words = iter(opts)
+    for word in words:
+        key, equals, value = word.partition("=")
+        if not equals:
+            following = next(words, None)
+            if following is None:
+                raise ConfigError(f"'{key}' has no value; settings are pairs, such as: train.lr 1e-4")
+            value = following
+        yield key, value
 
 
 def _nest(key: str, value: Any) -> dict[str, Any]:

@@ -301,6 +301,13 @@ def test_the_command_line_can_empty_what_a_file_set(tmp_path):
     assert cfg.data.val == []
 
 
+def test_pairs_may_be_written_with_an_equals_sign():
+    cfg = load_cfg(None, ["train.lr=1e-4", "data.root", "a=b", "data.targets=[cuhkpedes]", "data.save_dir=c=d"])
+    assert cfg.train.lr == 1e-4
+    assert (cfg.data.root, cfg.data.save_dir) == ("a=b", "c=d")
+    assert cfg.data.targets == ["cuhkpedes"]
+
+
 def test_later_values_win():
     assert load_cfg(None, ["train.lr", "1", "train.lr", "2"]).train.lr == 2.0
 

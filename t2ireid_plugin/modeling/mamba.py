@@ -124,6 +124,7 @@ class Mamba(nn.Module):
         costs more than the whole rest of the layer at length 1.
         """
         taps, bias = self.conv1d.weight[:, 0], self.conv1d.bias  # [E, K], [E]
+        assert bias is not None  # for the type checker: mamba-ssm's convolution has one by default
         past = F.pad(x, (0, 0, taps.shape[1] - 1, 0))  # [B, L + K - 1, E]
         shifted = (past[:, k : k + x.shape[1]] * taps[:, k] for k in range(taps.shape[1]))
         # Under autocast the taps are wider than x; the kernel wants all its inputs of one type.

@@ -490,8 +490,11 @@ def test_a_text_encoder_that_trains(make):
     (weights * model.encode_text(IDENTITY)).sum().backward()
     missing = [name for name, p in model.text_encoder.named_parameters() if p.grad is None or not p.grad.any()]
     assert missing == []
+    tokens = []
+    model.text_encoder.register_forward_hook(lambda module, inputs, output: tokens.append(output.last_hidden_state))
     with torch.no_grad():
-        model.encode_text(IDENTITY)  # asks for no gradient, so there is none
+        model.encode_text(IDENTITY)
+    assert not tokens[0].requires_grad
     assert not model.eval().text_encoder.training
 
 

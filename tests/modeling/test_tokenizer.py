@@ -158,6 +158,19 @@ def test_the_order_of_captions_does_not_matter(captions):
     assert tokenizer_to_json(learn_wordpiece(iter(captions))) == expected
 
 
+def test_more_letters_than_a_vocabulary_takes():
+    """The rarest are left out, ties by the alphabet: Chinese captions have thousands of characters."""
+    letters = [chr(0x4E00 + i) for i in range(1500)]
+    texts = ["".join(letters[i : i + 50]) for i in range(0, 1500, 50)]
+    frequent = "".join(letters[-10:])
+    vocabularies = [learn_wordpiece([*texts, frequent]).get_vocab() for _ in range(2)]
+    assert vocabularies[0] == vocabularies[1]
+    known = set(vocabularies[0])
+    assert known.issuperset(letters[:990])
+    assert known.issuperset(frequent)
+    assert known.isdisjoint(letters[990:-10])
+
+
 SCRIPT = """
 import sys
 from t2ireid_plugin.modeling.tokenizer import learn_wordpiece, tokenizer_to_json

@@ -52,7 +52,7 @@ UNIFORMS = (
     ("jacket", "orange", "plain", "none", "long", "trousers", "grey"),
     ("hoodie", "grey", "plain", "none", "long", "trousers", "black"),
 )
-UNIFORM_SHARE = 0.18
+UNIFORM_SHARE = 0.06
 
 
 @dataclass(frozen=True)

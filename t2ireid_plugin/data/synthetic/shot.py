@@ -60,7 +60,7 @@ class Shot:
 def plan_shot(crop_heights: tuple[int, int], rng: np.random.Generator) -> Shot:
     """Draw the circumstances by lot; `crop_heights` is the range of the camera's photos, pixels."""
     width = round(CANVAS_HEIGHT / rng.uniform(2.0, 2.3))
-    occlusion = str(rng.choice(["none", "pole", "box", "side"], p=[0.76, 0.08, 0.1, 0.06]))
+    occlusion = str(rng.choice(["none", "pole", "box", "side"], p=[0.85, 0.05, 0.06, 0.04]))
     bag_side = int(rng.choice([-1, 1]))
     return Shot(
         width=width,

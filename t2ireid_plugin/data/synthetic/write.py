@@ -23,7 +23,7 @@ from t2ireid_plugin.data.synthetic.shot import plan_shot, visible_attributes
 from t2ireid_plugin.errors import DataError
 
 # Raised when the same arguments no longer give the same bytes, so that an older folder is not taken for it.
-FORMAT = 2
+FORMAT = 3
 
 
 def write_synthetic(
