@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 
 # Drawn pedestrians in CUHK-PEDES's format, trained and evaluated on the CPU; results in log/demo.
 demo: $(VENV)/installed
-	$(BIN)/t2ireid prepare synthetic data/synthetic
+	$(BIN)/t2ireid prepare synthetic data/synthetic --train-ids 2000
 	$(BIN)/python tools/train_net.py --config-file configs/t2i_synthetic_cpu.yaml
 
 test: $(VENV)/installed

@@ -55,7 +55,7 @@ def _add_train(commands: argparse._SubParsersAction, name: str, description: str
 def _train(options: argparse.Namespace, command: str) -> None:
     from t2ireid_plugin.config import load_cfg
 
-    cfg = load_cfg(options.config_file, options.opts)  # cheap and often wrong, so before PyTorch is loaded
+    cfg = load_cfg(options.config_file, options.opts)
     from t2ireid_plugin.engine.job import run_job
 
     run_job(cfg, command, eval_only=options.eval_only, resume=options.resume)

@@ -308,6 +308,11 @@ def test_pairs_may_be_written_with_an_equals_sign():
     assert cfg.data.targets == ["cuhkpedes"]
 
 
+def test_pairs_with_and_without_an_equals_sign():
+    cfg = load_cfg(None, ["data.root=a=b", "train.lr", "1e-3", "data.save_dir", "c=d", "test.ranks=[1, 2]"])
+    assert (cfg.data.root, cfg.train.lr, cfg.data.save_dir, cfg.test.ranks) == ("a=b", 0.001, "c=d", [1, 2])
+
+
 def test_later_values_win():
     assert load_cfg(None, ["train.lr", "1", "train.lr", "2"]).train.lr == 2.0
 
@@ -400,6 +405,7 @@ def test_a_number_on_the_command_line_is_that_number(name, data):
 @given(st.sampled_from([n for n, v in LEAVES.items() if isinstance(v, str)]), st.text())
 def test_a_text_on_the_command_line_is_that_text(name, text):
     assert get(load_cfg(None, [name, text]), name) == text
+    assert get(load_cfg(None, [f"{name}={text}"]), name) == text
 
 
 @given(st.sampled_from(sorted(LEAVES)), st.text(st.sampled_from("[]{}():,'\"0123456789-e.ab#\\ \n\0"), max_size=12))

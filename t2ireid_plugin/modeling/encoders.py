@@ -218,7 +218,7 @@ def _preprocessor_file(source: Source) -> Path | None:
 
 
 @functools.cache
-def _hub_reachable(timeout: float = 5.0) -> bool:
+def _hub_reachable(timeout: float = 3.0) -> bool:
     """One short probe in place of the hub client's minutes of retries; never when the user asked for offline."""
     if constants.HF_HUB_OFFLINE:
         return False
