@@ -11,13 +11,6 @@ first k; *mAP* the mean over queries of the average precision; *mINP* the mean o
 those up to the last correct one; an *embedding* the vector that is compared, *logits* the scores of a classifier.
 """
 
-import warnings
-
-with warnings.catch_warnings():
-    # PyPI's torchreid has no compiled evaluator and says so at every import; there is nothing a user could do.
-    warnings.filterwarnings("ignore", message="Cython evaluation")
-    import torchreid  # noqa: F401
-
 from t2ireid_plugin.config import get_cfg
 from t2ireid_plugin.modeling.t2ireid import T2IReIDModel, T2IReIDOutput
 from t2ireid_plugin.registration import register

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -168,7 +167,7 @@ def build_datamanager(cfg: CfgNode, preprocess: Preprocess, use_gpu: bool) -> An
         DataError: as `read_photos`, and when there are too few identities or captions for one batch.
     """
     _check_batch(cfg)
-    height, width = cfg.data.height or preprocess.height, cfg.data.width or preprocess.width
+    height, width, mean, std = _preprocess(cfg, preprocess)
     manager = torchreid_data.ImageDataManager(
         root=cfg.data.root,
         sources=list(cfg.data.sources),
@@ -177,8 +176,8 @@ def build_datamanager(cfg: CfgNode, preprocess: Preprocess, use_gpu: bool) -> An
         width=width,
         transforms=list(cfg.data.transforms),
         k_tfm=cfg.data.k_tfm,
-        norm_mean=list(cfg.data.norm_mean or preprocess.mean),
-        norm_std=list(cfg.data.norm_std or preprocess.std),
+        norm_mean=list(mean),
+        norm_std=list(std),
         use_gpu=use_gpu,
         combineall=cfg.data.combineall,
         batch_size_train=cfg.train.batch_size,
@@ -225,7 +224,7 @@ def build_engine(cfg: CfgNode, datamanager: Any, model: T2IReIDModel, use_gpu: b
         clip_grad=cfg.train.clip_grad,
         evaluator=cfg.test.evaluator,
         ranks=cfg.test.ranks,
-        extra_state=_extra_state(cfg, datamanager, model),
+        extra_state=_extra_state(cfg, model),
     )
 
 
@@ -282,16 +281,20 @@ def _build_scheduler(cfg: CfgNode, optimizer: torch.optim.Optimizer) -> Any:
     )
 
 
-def _extra_state(cfg: CfgNode, datamanager: Any, model: T2IReIDModel) -> dict[str, Any]:
-    """What a checkpoint needs besides weights to be used right: the vocabulary and the preprocessing."""
-    extra: Mapping[str, Any] = {
-        "preprocess": {
-            "height": datamanager.height,
-            "width": datamanager.width,
-            "mean": list(cfg.data.norm_mean or model.preprocess.mean),
-            "std": list(cfg.data.norm_std or model.preprocess.std),
-        }
-    }
-    if cfg.model.bert_base_path:
-        return dict(extra)
-    return {**extra, "tokenizer": tokenizer_to_json(model.text_cache.tokenizer)}
+def _preprocess(cfg: CfgNode, own: Preprocess) -> Preprocess:
+    """What the configuration sets of size and normalisation, and the image encoder's own for the rest."""
+    return Preprocess(
+        cfg.data.height or own.height,
+        cfg.data.width or own.width,
+        tuple(cfg.data.norm_mean or own.mean),
+        tuple(cfg.data.norm_std or own.std),
+    )
+
+
+def _extra_state(cfg: CfgNode, model: T2IReIDModel) -> dict[str, Any]:
+    """What a checkpoint needs besides weights to be used right: the preprocessing and a learned vocabulary."""
+    height, width, mean, std = _preprocess(cfg, model.preprocess)
+    extra: dict[str, Any] = {"preprocess": {"height": height, "width": width, "mean": list(mean), "std": list(std)}}
+    if not cfg.model.bert_base_path:
+        extra["tokenizer"] = tokenizer_to_json(model.text_cache.tokenizer)
+    return extra

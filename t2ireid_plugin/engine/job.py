@@ -26,6 +26,7 @@ from t2ireid_plugin.errors import ConfigError
 from t2ireid_plugin.evaluation.metrics import Metrics, format_table
 from t2ireid_plugin.evaluation.pictures import draw_ranked_lists, rank_examples
 from t2ireid_plugin.modeling.checkpoint import read_checkpoint
+from t2ireid_plugin.registration import VAL_SUFFIX
 
 
 def run_job(cfg: CfgNode, command: str, eval_only: bool = False, resume: bool = False) -> dict[str, Metrics]:
@@ -69,7 +70,7 @@ def _build(cfg: CfgNode, weights: str | Path | None) -> TextImageEngine:
     torchreid_utils.set_random_seed(cfg.train.seed)
     use_gpu = cfg.use_gpu and torch.cuda.is_available()
     counts = dataset_counts(cfg)
-    num_classes = sum(counts[name]["train"]["ids"] for name in map(_plain, cfg.data.sources))
+    num_classes = sum(counts[name.removesuffix(VAL_SUFFIX)]["train"]["ids"] for name in cfg.data.sources)
     model = build_model(cfg, build_tokenizer(cfg, weights), num_classes)
     datamanager = build_datamanager(cfg, model.preprocess, use_gpu)
     if weights:
@@ -138,10 +139,6 @@ def _report(
         folder / "results.json",
     )
     print(f"\n{format_table(metrics)}\n\nResults, log and pictures are in '{folder}'")
-
-
-def _plain(name: str) -> str:
-    return name.removesuffix("_val")
 
 
 def _weights_to_test(cfg: CfgNode, folder: Path) -> Path:
