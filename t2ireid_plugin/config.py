@@ -50,7 +50,9 @@ _DEFAULTS: dict[str, Any] = {
         "root": "reid-data",
         "sources": ["cuhkpedes"],
         "targets": ["cuhkpedes"],
-        "val": ["cuhkpedes_val"],  # what the checkpoint is chosen on
+        "val": None,  # what the checkpoint is chosen on; empty is the val split of each source, [] the last epoch
+        "val_share": 0.05,  # of the training identities, held out where a set has no val split
+        "val_seed": 0,  # draws them
         "workers": 4,
         "split_id": 0,
         "height": None,
@@ -123,6 +125,7 @@ _DEFAULTS: dict[str, Any] = {
 }
 # What may be set to a value of the type, or left empty.
 _OPTIONAL: dict[str, type] = {
+    "data.val": list,
     "data.height": int,
     "data.width": int,
     "data.norm_mean": list,
@@ -284,7 +287,7 @@ def _coerce(value: Any, name: str, where: str) -> Any:
         return None
     if wanted is list:
         values = value if isinstance(value, list) else [value]  # torchreid too takes one name for a list of names
-        kind = type(default[0]) if default else float
+        kind = type(default[0]) if default else str if name == "data.val" else float
         return [_typed(item, kind, f"{where}: each value") for item in values]
     return _typed(value, wanted, where)
 

@@ -1,9 +1,11 @@
 """Small real files for all tests: drawn pedestrians, folders with tiny encoders, and one trained run."""
 
 import contextlib
+import functools
 import io
 import json
 import os
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -121,6 +123,48 @@ def encoders(synthetic, tmp_path_factory):
     tokenizer.save_pretrained(bert)
     BertModel(BertConfig(vocab_size=len(vocabulary), **small)).save_pretrained(bert)
     return SimpleNamespace(vit=vit, bert=bert, vocabulary=vocabulary)
+
+
+@pytest.fixture(scope="session")
+def benchmark_root(synthetic, tmp_path_factory):
+    """`benchmark_root(name)`: the drawn people laid out as each benchmark is, with its quirks."""
+    return functools.cache(lambda name: write_layout(name, synthetic.root, tmp_path_factory.mktemp(name)))
+
+
+def write_layout(name, source, root):
+    """Writes the people of `source` under `root` in the files, names and numbers of the benchmark `name`."""
+    base = source / "CUHK-PEDES"
+    rows = json.loads((base / "reid_raw.json").read_text())
+    ids = {pid: i for i, pid in enumerate(sorted({row["id"] for row in rows}))}
+    folder, file, images, key, first_id, has_val = {
+        "cuhkpedes": ("CUHK-PEDES", "reid_raw.json", "imgs", "file_path", 1, True),
+        "icfgpedes": ("ICFG-PEDES", "ICFG_PEDES.json", "imgs", "file_path", 0, False),
+        "rstpreid": ("RSTPReid", "data_captions.json", "imgs", "img_path", 0, True),
+        "ufine6926": ("UFine6926", "annotation.json", "images", "file_path", 1, False),
+        "custom": ("custom", "reid_raw.json", "imgs", "file_path", 1, True),
+    }[name]
+    written = []
+    for number, row in enumerate(rows):
+        pid, camera = ids[row["id"]], Path(row["file_path"]).stem.split("_")[1][1:]
+        path = {
+            # its folder is not the split
+            "icfgpedes": f"{'test' if number % 3 else 'train'}/{pid:04}/{pid:04}_{number:03}_0{camera}_0303morning_8.jpg",
+            "rstpreid": f"{pid:04}_c{camera}_{number:04}.jpg",
+            "ufine6926": f"{number + 1}.jpg",
+        }.get(name, row["file_path"])
+        split = row["split"] if has_val or row["split"] != "val" else "train"
+        captions = row["captions"][:1] if name == "icfgpedes" else list(row["captions"])
+        if name == "cuhkpedes" and number % 11 == 0:
+            captions += [f"{captions[0]} A third description.", "And a fourth, shorter one."]
+        if name == "ufine6926":
+            captions = [" ".join([caption] * 5) for caption in captions]
+        new = {"id": pid + first_id, key: path, "captions": captions, "split": split.upper() if number % 2 else split}
+        written.append(new if name in ("rstpreid", "ufine6926") else {**new, "processed_tokens": []})
+        target = root / folder / images / path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(base / "imgs" / row["file_path"], target)
+    (root / folder / file).write_text(json.dumps(written))
+    return root
 
 
 class CuhkFolder:

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from t2ireid_plugin.cli import main
-from t2ireid_plugin.data.annotations import count, read_photos
 from t2ireid_plugin.data.benchmarks import BENCHMARKS
+from t2ireid_plugin.data.dataset import CaptionDataset
 from t2ireid_plugin.engine import job
 
 
@@ -87,9 +87,9 @@ def test_prepare_draws_what_was_asked_for(tmp_path, repository):
     options = ["--train-ids", "3", "--val-ids", "2", "--test-ids", "1", "--photos", "2", "--captions", "3"]
     done = subprocess.run([*command, *options], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    photos = read_photos(tmp_path / "out", BENCHMARKS["cuhkpedes"])
+    dataset = CaptionDataset(tmp_path / "out", spec=BENCHMARKS["cuhkpedes"])
     for split, ids in (("train", 3), ("val", 2), ("test", 1)):
-        assert count(p for p in photos if p.split == split) == (2 * ids, ids, 6 * ids)
+        assert dataset.counts[split] == (2 * ids, ids, 6 * ids)
 
 
 SMALL = ["--train-ids", "1", "--val-ids", "1", "--test-ids", "1", "--photos", "1"]
@@ -130,7 +130,7 @@ def test_prepare_with_a_number_that_cannot_be(tmp_path, refused, option, value):
         (["train.batch_size", "6"], "train.batch_size 6 is no multiple of sampler.num_instances 4"),
         (["model.fusion.type", "mamba"], "model.fusion.type: unknown 'mamba'; valid: enhanced_mamba"),
         (["model.vit_pretrained", "./gone"], "vit_pretrained: no folder './gone'; it should hold config.json"),
-        (["data.root", "/nowhere"], "cuhkpedes: no '/nowhere/CUHK-PEDES/reid_raw.json'. Put the dataset there"),
+        (["data.root", "/nowhere"], "(looked for reid_raw.json); '/nowhere' does not exist. Put the dataset there"),
         (["--eval-only"], "nothing to test: model.load_weights is empty and there is no"),
         (["--config-file", "gone.yaml"], "no configuration file 'gone.yaml' (No such file or directory)"),
     ],

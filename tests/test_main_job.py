@@ -12,12 +12,14 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 from t2ireid_plugin.cli import main
 from t2ireid_plugin.config import load_cfg, to_dict
+from t2ireid_plugin.losses import LOSSES
 
 
 @pytest.fixture(scope="module")
@@ -191,7 +193,7 @@ def test_a_killed_training_goes_on_as_if_nothing_had_been(tiny_settings, reposit
     log = (tmp_path / "killed" / "train.log").read_text()
     assert f"Resuming '{last}' after epoch {done}" in log
     assert numbers(tmp_path / "killed") == numbers(tmp_path / "whole")
-    assert log.index("Building train transforms") < log.index("Resuming")  # the killed run's log is still there
+    assert log.index("Images at 32x16") < log.index("Resuming")  # the killed run's log is still there
 
 
 def test_resume_of_what_is_not_there_starts_anew(tiny_settings, tiny_run, tmp_path):
@@ -279,7 +281,7 @@ def test_with_a_dataset_and_two_encoders_folders_it_trains(repository, encoders,
     words = full(repository, encoders, synthetic.root, tmp_path, "data.height", "null", "data.width", "null")
     assert main(words) == 0
     printed = capsys.readouterr().out
-    assert "resize to 32x32" in printed  # the image encoder's own size
+    assert "Images at 32x32, mean (0.5, 0.5, 0.5)" in printed  # the image encoder's own size
     assert re.search(r"^cuhkpedes +\d", printed, flags=re.MULTILINE)
     state = torch.load(tmp_path / "best.pth", weights_only=True)
     # The text encoder is frozen, so its weights are still those of the folder.
@@ -320,6 +322,31 @@ def test_chinese_captions_are_learned_from(tiny_settings, new_cuhk, tmp_path):
     assert main(["train", *words]) == 0
     tokenizer = torch.load(tmp_path / "log" / "best.pth", weights_only=True)["tokenizer"]
     assert "红" in json.loads(tokenizer)["model"]["vocab"]
+
+
+COLOURS = {
+    "红": (200, 30, 30), "绿": (30, 160, 50), "蓝": (40, 60, 200), "黄": (240, 220, 50),
+    "白": (245, 245, 245), "黑": (20, 20, 20), "紫": (120, 40, 150), "粉": (245, 150, 190),
+}  # fmt: skip
+
+
+def test_people_are_found_by_chinese_captions(tiny_settings, new_cuhk, tmp_path):
+    """Coloured people; the colour is all that the captions of one and another differ in."""
+    data = new_cuhk(tmp_path / "data")
+    rng = np.random.default_rng(0)
+    shapes = ("一名男子穿着{}色外套。", "照片里的人身穿{}色上衣和裤子", "这个人的衣服是{}色的，背着包")
+    for pid in range(40):
+        colour = list(COLOURS)[pid % 8]
+        split = "train" if pid < 24 else "val" if pid < 32 else "test"
+        for n in range(4):
+            told = [shapes[k].format(colour) for k in rng.choice(3, 2, replace=False)]
+            row = data.add(split, pid, f"cam_a/{pid}_{n}.png", told)
+            shade = rng.normal(COLOURS[colour], 12, (1, 1, 3)) + rng.normal(0, 20, (32, 16, 3))
+            Image.fromarray(shade.clip(0, 255).astype(np.uint8)).save(data.image(row["file_path"]))
+    terms = {f"loss__terms__{name}__weight": 0 for name in LOSSES}
+    recipe = {**terms, "loss__terms__info_nce__weight": 1, "train__max_epoch": 12, "train__lr": 2e-3}
+    assert main(["train", *tiny_settings(tmp_path / "log", data__root=data.save(), **recipe)]) == 0
+    assert results(tmp_path / "log")["metrics"]["cuhkpedes"]["R@1"] > 0.5  # chance is 1 in 8
 
 
 @pytest.mark.cuda

@@ -1,9 +1,9 @@
-"""The text-to-image benchmarks: one small spec each, read by `CaptionDataset`."""
+"""The text-to-image benchmarks, and a user's own data: one small spec each, read by `CaptionDataset`."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import NamedTuple
 
@@ -18,6 +18,14 @@ class Counts(NamedTuple):
     captions: int
 
 
+class Official(NamedTuple):
+    """Size of one split as published; None for what the publishers do not tell."""
+
+    images: int
+    ids: int | None
+    captions: int
+
+
 @dataclass(frozen=True)
 class BenchmarkSpec:
     """Where a benchmark keeps its files, what its annotation calls things, and how large it is.
@@ -25,22 +33,22 @@ class BenchmarkSpec:
     Args:
         name: the dataset's name in torchreid.
         folder: its folder under ``data.root``.
-        annotation: the annotation's file name in that folder.
-        images: the folder that ``path_key`` is relative to.
-        path_key: annotation key of the image path.
-        camera: camera of an image path, any hashable; numbered by the dataset.
-        official: the publishers' counts a split.
+        annotations: known file names of the annotation in that folder, the publishers' first; patterns are allowed.
+        images: the folder that image paths are relative to.
         licence: on what terms the publishers hand it out.
+        camera: camera of an image path, any text; numbered by the dataset. A row's own ``camera`` goes before it.
+        holds_out_val: there is no val split, so a share of the training identities is held out for it.
+        official: the publishers' counts a split.
     """
 
     name: str
     folder: str
-    annotation: str
+    annotations: tuple[str, ...]
     images: str
-    path_key: str
-    camera: Callable[[str], str]
-    official: Mapping[str, Counts]
     licence: str
+    camera: Callable[[str], str] = lambda path: ""
+    holds_out_val: bool = False
+    official: Mapping[str, Official] = field(default_factory=dict)
 
 
 def top_folder(path: str) -> str:
@@ -48,22 +56,70 @@ def top_folder(path: str) -> str:
     return next(iter(PurePosixPath(path).parts), "")
 
 
-BENCHMARKS: dict[str, BenchmarkSpec] = {
-    spec.name: spec
-    for spec in (
-        BenchmarkSpec(
-            name="cuhkpedes",
-            folder="CUHK-PEDES",
-            annotation="reid_raw.json",
-            images="imgs",
-            path_key="file_path",
-            camera=top_folder,
-            official={
-                "train": Counts(34_054, 11_003, 68_126),
-                "val": Counts(3_078, 1_000, 6_158),
-                "test": Counts(3_074, 1_000, 6_156),
-            },
-            licence="academic research only, on request from its authors",
-        ),
-    )
-}
+def name_part(index: int) -> Callable[[str], str]:
+    """The camera from a file name such as ``0000_c14_0031.jpg``: the part between underscores at ``index``."""
+
+    def camera(path: str) -> str:
+        parts = PurePosixPath(path).stem.split("_")
+        return parts[index] if index < len(parts) else ""
+
+    return camera
+
+
+CUHKPEDES = BenchmarkSpec(
+    name="cuhkpedes",
+    folder="CUHK-PEDES",
+    annotations=("reid_raw.json",),
+    images="imgs",
+    licence="academic research only, on request from its authors",
+    camera=top_folder,
+    official={
+        "train": Official(34_054, 11_003, 68_126),
+        "val": Official(3_078, 1_000, 6_158),
+        "test": Official(3_074, 1_000, 6_156),
+    },
+)
+ICFGPEDES = BenchmarkSpec(
+    name="icfgpedes",
+    folder="ICFG-PEDES",
+    annotations=("ICFG-PEDES.json", "ICFG_PEDES.json"),
+    images="imgs",
+    licence="academic research only, on request from its authors; its images are MSMT17's",
+    camera=name_part(2),  # 0000_000_01_0303morning_0008_0.jpg: identity, number, camera, time, …
+    holds_out_val=True,
+    official={"train": Official(34_674, 3_102, 34_674), "test": Official(19_848, 1_000, 19_848)},
+)
+RSTPREID = BenchmarkSpec(
+    name="rstpreid",
+    folder="RSTPReid",
+    annotations=("data_captions.json",),
+    images="imgs",
+    licence="academic research only, on request from its authors; its images are MSMT17's",
+    camera=name_part(1),
+    official={
+        "train": Official(18_505, 3_701, 37_010),
+        "val": Official(1_000, 200, 2_000),
+        "test": Official(1_000, 200, 2_000),
+    },
+)
+UFINE6926 = BenchmarkSpec(
+    name="ufine6926",
+    folder="UFine6926",
+    # Its archive holds one annotation, whose name differs from release to release.
+    annotations=("UFine6926.json", "data_captions.json", "*.json"),
+    images="images",
+    licence="academic research only, on request from its authors",
+    holds_out_val=True,
+    official={"train": Official(18_577, None, 37_154), "test": Official(7_629, None, 15_258)},
+)
+# What `t2ireid prepare table` writes.
+CUSTOM = BenchmarkSpec(
+    name="custom",
+    folder="custom",
+    annotations=("reid_raw.json",),
+    images="imgs",
+    licence="your own data: write it with 't2ireid prepare table'",
+    holds_out_val=True,
+)
+
+BENCHMARKS: dict[str, BenchmarkSpec] = {spec.name: spec for spec in (CUHKPEDES, ICFGPEDES, RSTPREID, UFINE6926, CUSTOM)}

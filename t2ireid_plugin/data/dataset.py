@@ -3,22 +3,35 @@
 from __future__ import annotations
 
 import copy
+import functools
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
+import torch
 from PIL import Image
 from torchreid import data as torchreid_data
 
-from t2ireid_plugin.data.annotations import Photo, count, read_photos
-from t2ireid_plugin.data.benchmarks import SPLITS, BenchmarkSpec
-from t2ireid_plugin.data.transforms import read_image
+from t2ireid_plugin.data.annotations import INSTRUCTIONS, Photo, find_annotation, read_photos
+from t2ireid_plugin.data.benchmarks import SPLITS, BenchmarkSpec, Counts, Official
+from t2ireid_plugin.data.tables import (
+    CAMID,
+    NO_TEXT,
+    PATH,
+    PID,
+    SPLIT_CAPTION,
+    ItemTable,
+    Texts,
+)
+from t2ireid_plugin.data.transforms import Pixels, TestTransform, read_pixels
 from t2ireid_plugin.errors import DataError
 
 # A camera that no gallery image has: torchreid's evaluator drops gallery images with the query's identity and
 # camera, and with its photo's camera a sentence would lose the very image that it describes.
 TEXT_CAMERA = -1
-
-Item = tuple[str, int, int, int, str, str, str]
+# Share of the training identities held out where a set has no val split.
+VAL_SHARE = 0.05
 
 
 class CaptionDataset(torchreid_data.ImageDataset):
@@ -32,6 +45,9 @@ class CaptionDataset(torchreid_data.ImageDataset):
         root: the folder that holds the benchmark's folder.
         spec: the benchmark.
         eval_split: the split that ``query`` and ``gallery`` come from.
+        val_share: where the set has no val split, the share of training identities that becomes one; with 0 there is
+            none and all are trained on.
+        val_seed: draws these identities.
         **kwargs: torchreid's, such as ``mode`` (train, query, gallery) and ``transform``; its settings for other
             datasets are ignored.
 
@@ -39,71 +55,81 @@ class CaptionDataset(torchreid_data.ImageDataset):
         DataError: as `read_photos`, and when a split is empty or ``combineall`` is set.
     """
 
-    def __init__(self, root: str | Path = "", *, spec: BenchmarkSpec, eval_split: str = "test", **kwargs: Any) -> None:
+    def __init__(
+        self,
+        root: str | Path = "",
+        *,
+        spec: BenchmarkSpec,
+        eval_split: str = "test",
+        val_share: float = VAL_SHARE,
+        val_seed: int = 0,
+        **kwargs: Any,
+    ) -> None:
         if kwargs.get("combineall"):
             raise DataError(f"{spec.name}: data.combineall would train on the test identities")
-        photos = read_photos(root, spec)
-        self.spec = spec
-        self.eval_split = eval_split
-        self.counts = {split: count(p for p in photos if p.split == split) for split in SPLITS}
+        loaded = load(root, spec)
+        self.spec, self.eval_split = spec, eval_split
+        self.held_out = bool(spec.holds_out_val and "val" not in loaded.photos and val_share > 0)
+        if self.held_out:
+            loaded = _hold_out(loaded, val_share, val_seed)
+        self.counts = {split: _count(loaded, split) for split in SPLITS}
         for split in ("train", eval_split):
             if not self.counts[split].images:
                 raise DataError(f"{spec.name}: the annotation has no images of the split '{split}'")
-        cameras = {camera: i for i, camera in enumerate(sorted({p.camera for p in photos}))}
-        train_pids = {pid: i for i, pid in enumerate(sorted({p.pid for p in photos if p.split == "train"}))}
-        train = [
-            item
-            for photo in photos
-            if photo.split == "train"
-            for item in _caption_items(photo, train_pids[photo.pid], cameras[photo.camera])
-        ]
-        evaluated = [photo for photo in photos if photo.split == eval_split]
-        query = [item for photo in evaluated for item in _caption_items(photo, photo.pid, TEXT_CAMERA)]
-        gallery = [(photo.path, photo.pid, cameras[photo.camera], 0, "", "", "") for photo in evaluated]
-        self._kept: dict[str, Image.Image] | None = None
-        self._kept_size = (0, 0)
-        super().__init__(train, query, gallery, **kwargs)
+        train, query = loaded.captions["train"], loaded.captions[eval_split]
+        _, labels = train.columns[:, PID].unique(return_inverse=True)
+        gallery = loaded.photos[eval_split]
+        self._kept: dict[str, Pixels] | None = None
+        super().__init__(train.changed(PID, labels), query.changed(CAMID, TEXT_CAMERA), gallery, **kwargs)
 
-    def keep_images(self, width: int, height: int) -> None:
-        """From now on keeps each image in memory once it was read, resized as torchreid's transforms begin anyway.
+    def keep_images(self) -> None:
+        """From now on keeps each image in memory once it was read and resized.
 
         Worth it for small images read by the training process itself: worker processes forget them every epoch.
         """
-        self._kept, self._kept_size = {}, (width, height)
+        self._kept = {}
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         """Texts and labels of an item and, unless it is a query, its image ``img [3, H, W]``."""
-        path, pid, camid, dsetid, caption, id_text, cloth_text = self.data[index]
-        item = {
-            "pid": pid,
-            "camid": camid,
-            "impath": path,
-            "dsetid": dsetid,
-            "caption": caption,
-            "id_text": id_text,
-            "cloth_text": cloth_text,
-        }
+        path, pid, camid, dsetid, *texts = self.data[index]
+        item = {"pid": pid, "camid": camid, "impath": path, "dsetid": dsetid}
         if self.mode != "query":
-            image = self._read(path)
-            item["img"] = image if self.transform is None else self._transform_image(self.transform, self.k_tfm, image)
-        return item
+            item["img"], texts = self._image(path, tuple(texts))
+        return {**item, **dict(zip(("caption", "id_text", "cloth_text"), texts, strict=True))}
 
-    def _read(self, path: str) -> Image.Image:
-        if self._kept is None:
-            return read_image(path)
-        if path not in self._kept:
-            self._kept[path] = read_image(path).resize(self._kept_size, Image.Resampling.BILINEAR)
-        return self._kept[path]
+    def _image(self, path: str, texts: tuple[str, ...]) -> tuple[Any, Sequence[str]]:
+        """The transformed image; our transforms change the texts with it, torchreid's take a PIL image alone."""
+        transform = self.transform
+        if isinstance(transform, TestTransform):
+            if self._kept is None:
+                return transform(transform.load(path), texts)
+            if path not in self._kept:
+                self._kept[path] = transform.load(path)
+            return transform(self._kept[path], texts)
+        image = Image.fromarray(read_pixels(path))
+        return (image if transform is None else self._transform_image(transform, self.k_tfm, image)), texts
+
+    def get_num_pids(self, data: ItemTable) -> int:
+        """Number of identities, without a look at every item."""
+        return data.distinct(PID)
+
+    def get_num_cams(self, data: ItemTable) -> int:
+        """Number of cameras, without a look at every item."""
+        return data.distinct(CAMID)
+
+    def get_num_datasets(self, data: ItemTable) -> int:
+        """Always one; joined datasets count themselves."""
+        return 1
 
     def __add__(self, other: CaptionDataset) -> CaptionDataset:
         """Both training sets, the other's identities, cameras and dataset numbers moved past ours."""
         if not isinstance(other, CaptionDataset):
             raise DataError(f"{self.spec.name} has captions and cannot be joined with {type(other).__name__}")
         joined = copy.copy(self)
-        joined.train = self.train + [
-            (path, pid + self.num_train_pids, camid + self.num_train_cams, dsetid + self.num_datasets, *texts)
-            for path, pid, camid, dsetid, *texts in other.train
-        ]
+        cameras = (
+            int(self.train.columns[:, CAMID].max()) + 1
+        )  # not all of a set's cameras need be in its training split
+        joined.train = self.train.joined(other.train, (self.num_train_pids, cameras, self.num_datasets))
         joined.num_train_pids = self.num_train_pids + other.num_train_pids
         joined.num_train_cams = self.num_train_cams + other.num_train_cams
         joined.num_datasets = self.num_datasets + other.num_datasets
@@ -113,15 +139,108 @@ class CaptionDataset(torchreid_data.ImageDataset):
     def show_summary(self) -> None:
         """Prints the counts of each split beside the publishers'."""
         print(f"=> Loaded {self.spec.name} (evaluating on {self.eval_split})")
-        print(f"  {'split':<6} {'images':>8} {'ids':>8} {'captions':>9}   official images / ids / captions")
-        for split, counts in self.counts.items():
-            row = f"  {split:<6} {counts.images:>8} {counts.ids:>8} {counts.captions:>9}"
-            official = self.spec.official.get(split)
-            if official is not None:
-                note = "the same" if official == counts else " / ".join(f"{n:,}" for n in official)
-                row += f"   {note}"
-            print(row)
+        print(f"  {'split':<9} {'images':>7} {'ids':>7} {'captions':>9}   official images / ids / captions")
+        rows: dict[str, tuple[Counts, Official | None]]
+        rows = {split: (counts, self.spec.official.get(split)) for split, counts in self.counts.items()}
+        if self.held_out:  # the publishers count both as train
+            train, val = self.counts["train"], self.counts["val"]
+            together = Counts(train.images + val.images, train.ids + val.ids, train.captions + val.captions)
+            rows = {
+                "train": (train, None),
+                "+ val": (val, None),  # held out from train
+                "= train": (together, self.spec.official.get("train")),
+                "test": rows["test"],
+            }
+        for split, (counts, official) in rows.items():
+            cells = f"  {split:<9} {counts.images:>7} {counts.ids:>7} {counts.captions:>9}"
+            print(f"{cells}   {_compared(counts, official)}".rstrip())
 
 
-def _caption_items(photo: Photo, pid: int, camid: int) -> list[Item]:
-    return [(photo.path, pid, camid, 0, *texts) for texts in zip(photo.captions, photo.id_texts, photo.cloth_texts)]
+class Loaded(NamedTuple):
+    """A benchmark's items by split, as annotated."""
+
+    captions: dict[str, ItemTable]  # one item a caption
+    photos: dict[str, ItemTable]  # one item an image, without texts
+
+
+def load(root: str | Path, spec: BenchmarkSpec) -> Loaded:
+    """A benchmark's items; read once for all datasets that are made of it, and again after an edit of its files.
+
+    Raises:
+        DataError: as `read_photos`.
+    """
+    file = find_annotation(root, spec)
+    companion = file.parent / INSTRUCTIONS
+    edited = tuple(path.stat().st_mtime_ns for path in (file, companion) if path.is_file())
+    return _load(str(root), spec.name, edited)
+
+
+@functools.lru_cache(maxsize=8)
+def _load(root: str, spec_name: str, _edited: tuple[int, ...]) -> Loaded:
+    from t2ireid_plugin.data.benchmarks import BENCHMARKS
+
+    photos = read_photos(root, BENCHMARKS[spec_name])
+    cameras = {camera: i for i, camera in enumerate(sorted({photo.camera for photo in photos}))}
+    strings: list[str] = []
+    caption_rows: dict[str, list[tuple[int, ...]]] = {split: [] for split in SPLITS}
+    photo_rows: dict[str, list[tuple[int, ...]]] = {split: [] for split in SPLITS}
+    for photo in photos:
+        strings.append(photo.path)
+        labels = (len(strings), photo.pid, cameras[photo.camera], 0)
+        photo_rows[photo.split].append((*labels, NO_TEXT, NO_TEXT, NO_TEXT))
+        caption_rows[photo.split] += [(*labels, *numbers) for numbers in _number_texts(photo, strings)]
+    texts = Texts(strings)
+
+    def tables(rows: dict[str, list[tuple[int, ...]]]) -> dict[str, ItemTable]:
+        return {split: ItemTable(texts, torch.from_numpy(np.array(found))) for split, found in rows.items() if found}
+
+    return Loaded(tables(caption_rows), tables(photo_rows))
+
+
+def _number_texts(photo: Photo, strings: list[str]) -> list[tuple[int, int, int]]:
+    """Adds a photo's texts to ``strings`` and gives the numbers of caption, identity and clothing text of each."""
+    columns = []
+    for texts in (photo.captions, photo.id_texts, photo.cloth_texts):
+        if texts is None:
+            columns.append([SPLIT_CAPTION] * len(photo.captions))
+        else:
+            columns.append(list(range(len(strings) + 1, len(strings) + len(texts) + 1)))
+            strings += texts
+    return list(zip(*columns, strict=True))
+
+
+def view(dataset: Any, mode: str, transform: Callable[..., Any] | None) -> Any:
+    """Any torchreid dataset for another use (train, query or gallery), without reading anything again."""
+    other = copy.copy(dataset)
+    other.mode, other.transform, other.data = mode, transform, getattr(dataset, mode)
+    return other
+
+
+def _hold_out(loaded: Loaded, share: float, seed: int) -> Loaded:
+    """Moves a share of the training identities, at least one and never all, to val."""
+    pids = loaded.photos["train"].columns[:, PID].unique()
+    number = min(max(1, round(len(pids) * share)), len(pids) - 1)
+    drawn = pids[torch.randperm(len(pids), generator=torch.Generator().manual_seed(seed))[:number]]
+
+    def divided(tables: dict[str, ItemTable]) -> dict[str, ItemTable]:
+        train = tables["train"]
+        chosen = torch.isin(train.columns[:, PID], drawn)
+        halves = {"train": train.columns[~chosen], "val": train.columns[chosen]}
+        return {**tables, **{split: ItemTable(train.texts, columns) for split, columns in halves.items()}}
+
+    return Loaded(divided(loaded.captions), divided(loaded.photos)) if number > 0 else loaded
+
+
+def _count(loaded: Loaded, split: str) -> Counts:
+    if split not in loaded.photos:
+        return Counts(0, 0, 0)
+    photos = loaded.photos[split]
+    return Counts(photos.distinct(PATH), photos.distinct(PID), len(loaded.captions[split]))
+
+
+def _compared(counts: Counts, official: Official | None) -> str:
+    """The publishers' counts, marked where ours are others."""
+    if official is None:
+        return ""
+    differs = any(theirs is not None and ours != theirs for ours, theirs in zip(counts, official, strict=True))
+    return " / ".join("?" if n is None else f"{n:,}" for n in official) + ("   <- differs" if differs else "")

@@ -1,20 +1,46 @@
-"""From an image file to what torchreid's transforms take."""
+"""From an image file to the model's input, with OpenCV; and what training changes in images and texts on the way.
+
+Resizing shrinks with area averaging, which lets every pixel count, and enlarges with bilinear interpolation; train and
+test alike. An image that shrinks in one direction and grows in the other is shrunk first. The random transforms work on
+the resized image, in the order of `TRANSFORMS`.
+"""
 
 from __future__ import annotations
 
+import random
+import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
 import numpy as np
+import numpy.typing as npt
+import torch
 from PIL import Image
+from torch import Tensor
+from torchreid import data as torchreid_data
 
-from t2ireid_plugin.errors import DataError
+from t2ireid_plugin.errors import ConfigError, DataError
 
-# torchreid ignores a transform name that it does not know; ours are checked against its list.
-TRANSFORMS = ("random_flip", "random_crop", "random_patch", "color_jitter", "random_erase")
+Pixels = npt.NDArray[np.uint8]  # [H, W, 3] RGB
+
+TRANSFORMS = (
+    "random_flip",
+    "random_crop",
+    "random_patch",
+    "color_jitter",
+    "random_erase",
+    "drop_words",
+    "mask_words",
+)
+
+_SIDES = {"left": "right", "right": "left", "左": "右", "右": "左"}
+_SIDE = re.compile(r"\b(?:left|right)(?=\b|most\b|ward|hand)|[左右]", re.IGNORECASE)
+# A word of a language with spaces, or one character of Chinese or Japanese.
+_WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]|[^\s\u3040-\u30ff\u3400-\u9fff]+")
 
 
-def read_image(path: str | Path) -> Image.Image:
+def read_pixels(path: str | Path) -> Pixels:
     """An image file as RGB, rotated as its EXIF data says.
 
     torchreid's own reader tries a damaged file again for ever; this one raises.
@@ -30,7 +56,161 @@ def read_image(path: str | Path) -> Image.Image:
     head, tail = data[:2].tobytes(), data[-4096:].tobytes()
     if head == b"\xff\xd8" and b"\xff\xd9" not in tail:
         raise DataError(f"unreadable image '{path}': the file is truncated")
-    pixels = cv2.imdecode(data, cv2.IMREAD_COLOR) if len(data) else None  # [H, W, 3] uint8 BGR
+    pixels = cv2.imdecode(data, cv2.IMREAD_COLOR_RGB) if len(data) else None
     if pixels is None:
         raise DataError(f"unreadable image '{path}': no image, or a damaged one")
-    return Image.fromarray(cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB))
+    return pixels
+
+
+def read_image(path: str | Path) -> Image.Image:
+    """As `read_pixels`, for what takes a PIL image."""
+    return Image.fromarray(read_pixels(path))
+
+
+def resize(pixels: Pixels, height: int, width: int) -> Pixels:
+    """The image at ``height`` x ``width``, by area where it shrinks and bilinear where it grows."""
+    old_height, old_width = pixels.shape[:2]
+    shrunk = (min(width, old_width), min(height, old_height))
+    if shrunk != (old_width, old_height):
+        pixels = cv2.resize(pixels, shrunk, interpolation=cv2.INTER_AREA)
+    if shrunk != (width, height):
+        pixels = cv2.resize(pixels, (width, height), interpolation=cv2.INTER_LINEAR)
+    return pixels
+
+
+class TestTransform:
+    """Resizes and normalises, ``(value / 255 - mean) / std``.
+
+    Args:
+        height, width: size of the model's input.
+        mean, std: of each channel, for values from 0 to 1.
+    """
+
+    __test__ = False  # for pytest, which takes every name that starts so for a test
+
+    def __init__(self, height: int, width: int, mean: Sequence[float], std: Sequence[float]) -> None:
+        self.height, self.width = height, width
+        self.mean, self.std = tuple(mean), tuple(std)
+        values = np.arange(256, dtype=np.float64)[:, None]
+        table = (values / 255 - np.asarray(mean)) / np.asarray(std)
+        self._table = table.astype(np.float32)[None]  # [1, 256, 3]
+
+    def __str__(self) -> str:
+        return f"{self.height}x{self.width}, mean {self.mean}, std {self.std}"
+
+    def load(self, path: str | Path) -> Pixels:
+        """An image file at the model's size."""
+        return resize(read_pixels(path), self.height, self.width)
+
+    def tensor(self, pixels: Pixels) -> Tensor:
+        """``[H, W, 3]`` values to a normalised tensor ``[3, H, W]``."""
+        return torch.from_numpy(np.ascontiguousarray(cv2.LUT(pixels, self._table).transpose(2, 0, 1)))
+
+    def __call__(self, pixels: Pixels, texts: tuple[str, ...] = ()) -> tuple[Tensor, tuple[str, ...]]:
+        """An image of the right size and its texts, as the model takes them."""
+        return self.tensor(pixels), texts
+
+
+class TrainTransform(TestTransform):
+    """Random changes to an image and its texts, then as `TestTransform`.
+
+    Args:
+        height, width, mean, std: as `TestTransform`.
+        names: which of `TRANSFORMS`; their order does not matter.
+        mask_token: what ``mask_words`` writes; the tokenizer's.
+        source: where random numbers come from; `random`, which PyTorch seeds in each worker.
+
+    Raises:
+        ConfigError: for an unknown name, or ``mask_words`` without a mask token.
+    """
+
+    __test__ = False
+
+    def __init__(
+        self,
+        height: int,
+        width: int,
+        mean: Sequence[float],
+        std: Sequence[float],
+        names: Sequence[str] = ("random_flip",),
+        mask_token: str | None = None,
+        source: random.Random = random,  # type: ignore[assignment]
+    ) -> None:
+        super().__init__(height, width, mean, std)
+        for name in names:
+            if name not in TRANSFORMS:
+                raise ConfigError(f"data.transforms: unknown '{name}'; valid: {', '.join(TRANSFORMS)}")
+        if "mask_words" in names and mask_token is None:
+            raise ConfigError("data.transforms: mask_words needs a tokenizer with a mask token; drop_words works here")
+        self.names, self.mask_token, self._random = tuple(names), mask_token, source
+        self._fill = [round(255 * value) for value in self.mean]
+        self._patches = torchreid_data.transforms.RandomPatch() if "random_patch" in names else None
+
+    def __call__(self, pixels: Pixels, texts: tuple[str, ...] = ()) -> tuple[Tensor, tuple[str, ...]]:
+        """An image of the right size and its texts, changed by lot."""
+        source = self._random
+        if "random_flip" in self.names and source.random() < 0.5:
+            pixels, texts = cv2.flip(pixels, 1), tuple(swap_sides(text) for text in texts)
+        if "random_crop" in self.names:
+            pixels = random_crop(pixels, self._fill, source)
+        if self._patches is not None:
+            pixels = np.asarray(self._patches(Image.fromarray(pixels)))
+        if "color_jitter" in self.names:
+            pixels = color_jitter(pixels, source)
+        if "random_erase" in self.names:
+            pixels = random_erase(pixels, self._fill, source)
+        for name, token in (("drop_words", ""), ("mask_words", self.mask_token)):
+            if name in self.names:
+                texts = tuple(replace_words(text, token or "", source) for text in texts)
+        return self.tensor(pixels), texts
+
+
+def swap_sides(text: str) -> str:
+    """Exchanges the words left and right, which a mirrored photo exchanges too."""
+
+    def other(match: re.Match[str]) -> str:
+        word = match[0]
+        swapped = _SIDES[word.lower()]
+        return swapped.upper() if word.isupper() else swapped.title() if word.istitle() else swapped
+
+    return _SIDE.sub(other, text)
+
+
+def random_crop(pixels: Pixels, fill: Sequence[int], source: random.Random) -> Pixels:
+    """Pads by a twelfth of the width on each side and cuts the old size out of it (10 pixels at 128, as is usual)."""
+    height, width = pixels.shape[:2]
+    pad = max(1, round(width / 12.8))
+    padded = cv2.copyMakeBorder(pixels, pad, pad, pad, pad, cv2.BORDER_CONSTANT, value=list(fill))
+    top, left = source.randint(0, 2 * pad), source.randint(0, 2 * pad)
+    return padded[top : top + height, left : left + width]
+
+
+def color_jitter(pixels: Pixels, source: random.Random, brightness: float = 0.2, contrast: float = 0.15) -> Pixels:
+    """Changes brightness and contrast by up to these shares; torchreid's ``ColorJitter``, in one look-up."""
+    values = np.arange(256, dtype=np.float32) * source.uniform(1 - brightness, 1 + brightness)
+    grey = float(np.clip(values, 0, 255)[cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)].mean())
+    values = grey + (np.clip(values, 0, 255) - grey) * source.uniform(1 - contrast, 1 + contrast)
+    return cv2.LUT(pixels, np.clip(values, 0, 255).round().astype(np.uint8))
+
+
+def random_erase(pixels: Pixels, fill: Sequence[int], source: random.Random, chance: float = 0.5) -> Pixels:
+    """Paints a rectangle of 2 % to 40 % of the image in the mean colour (Zhong et al. 2020, arXiv 1708.04896)."""
+    if source.random() >= chance:
+        return pixels
+    height, width = pixels.shape[:2]
+    for _ in range(100):
+        area, ratio = source.uniform(0.02, 0.4) * height * width, source.uniform(0.3, 1 / 0.3)
+        h, w = round((area * ratio) ** 0.5), round((area / ratio) ** 0.5)
+        if h < height and w < width:
+            top, left = source.randint(0, height - h), source.randint(0, width - w)
+            pixels = pixels.copy()
+            pixels[top : top + h, left : left + w] = fill
+            break
+    return pixels
+
+
+def replace_words(text: str, token: str, source: random.Random, chance: float = 0.1) -> str:
+    """Puts ``token``, or nothing, in place of each word by lot; of Chinese, each character. At least one stays."""
+    changed = _WORD.sub(lambda match: token if source.random() < chance else match[0], text)
+    kept = " ".join(changed.split())
+    return kept if kept.replace(token, "").strip() else text

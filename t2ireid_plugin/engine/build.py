@@ -6,15 +6,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torchreid import data as torchreid_data
 from torchreid import optim as torchreid_optim
 from transformers import PreTrainedTokenizerBase
 from yacs.config import CfgNode
 
 from t2ireid_plugin.config import MODEL_NAME, choose, to_dict
-from t2ireid_plugin.data.annotations import count, find_annotation, read_photos
+from t2ireid_plugin.data.annotations import check_images, find_annotation
 from t2ireid_plugin.data.benchmarks import BENCHMARKS, BenchmarkSpec
-from t2ireid_plugin.data.transforms import TRANSFORMS
+from t2ireid_plugin.data.dataset import CaptionDataset, load
+from t2ireid_plugin.data.manager import CaptionDataManager
+from t2ireid_plugin.data.tables import PATH
+from t2ireid_plugin.data.transforms import TRANSFORMS, TestTransform, TrainTransform
 from t2ireid_plugin.engine.optim import WarmupCosine, build_adamw
 from t2ireid_plugin.engine.text_image import TEXT_FIELDS, TextImageEngine
 from t2ireid_plugin.errors import ConfigError, DataError, EncoderError
@@ -50,6 +52,7 @@ _LEAST = {
     "train.warmup_epochs": 0,
     "train.clip_grad": 0,
     "train.print_freq": 1,
+    "data.val_seed": 0,
     "train.seed": 0,
     "test.batch_size": 1,
 }
@@ -66,8 +69,12 @@ def check_config(cfg: CfgNode) -> None:
     choose("model.name", cfg.model.name, (MODEL_NAME,))
     choose("model.fusion.type", cfg.model.fusion.type, tuple(FUSIONS))
     for key in ("sources", "targets", "val"):
-        for name in cfg.data[key]:
+        for name in cfg.data[key] or ():
             choose(f"data.{key}", name, datasets)
+    if any(name.endswith(VAL_SUFFIX) for name in cfg.data.sources):
+        raise ConfigError(f"data.sources: {cfg.data.sources} names a val split; training needs the set itself")
+    if not 0 < cfg.data.val_share < 1:
+        raise ConfigError(f"data.val_share: {cfg.data.val_share} must be between 0 and 1; for no val set data.val []")
     for name in cfg.data.transforms:
         choose("data.transforms", name, TRANSFORMS)
     choose("data.id_instruction", cfg.data.id_instruction, tuple(TEXT_FIELDS))
@@ -148,50 +155,49 @@ def build_tokenizer(cfg: CfgNode, weights: str | Path | None = None) -> PreTrain
         stored = read_checkpoint(weights).get("tokenizer")
         if stored is not None:
             return tokenizer_from_json(stored)
-    captions = [
-        text
-        for spec in _specs(cfg, "sources")
-        for photo in read_photos(cfg.data.root, spec)
-        if photo.split == "train"
-        for text in (*photo.captions, *photo.id_texts, *photo.cloth_texts)
-    ]
-    return learn_wordpiece(captions, cfg.model.bert_config.get("vocab_size", 2000))
+    texts = set().union(*(dataset.train.spoken() for dataset in build_sources(cfg).values()))
+    return learn_wordpiece(texts, cfg.model.bert_config.get("vocab_size", 2000))
 
 
-def build_datamanager(cfg: CfgNode, preprocess: Preprocess, use_gpu: bool) -> Any:
-    """torchreid's ``ImageDataManager`` over the sources, the targets and the val targets.
+def build_sources(cfg: CfgNode) -> dict[str, CaptionDataset]:
+    """The training datasets by name, without transforms."""
+    return {name: _dataset(cfg, name) for name in cfg.data.sources}
+
+
+def build_datamanager(
+    cfg: CfgNode, preprocess: Preprocess, use_gpu: bool, mask_token: str | None = None
+) -> CaptionDataManager:
+    """Loaders over the sources, the targets and the val targets.
 
     What the configuration leaves empty, size and normalisation, is the image encoder's own.
 
     Raises:
-        DataError: as `read_photos`, and when there are too few identities or captions for one batch.
+        DataError: as `read_photos` and `check_images`, and when there are too few identities or captions for a batch.
     """
     _check_batch(cfg)
+    _check_all_images(cfg)
     height, width, mean, std = _preprocess(cfg, preprocess)
-    manager = torchreid_data.ImageDataManager(
-        root=cfg.data.root,
-        sources=list(cfg.data.sources),
-        targets=[*cfg.data.targets, *val_targets(cfg)],
-        height=height,
-        width=width,
-        transforms=list(cfg.data.transforms),
-        k_tfm=cfg.data.k_tfm,
-        norm_mean=list(mean),
-        norm_std=list(std),
-        use_gpu=use_gpu,
-        combineall=cfg.data.combineall,
+    targets = [*cfg.data.targets, *val_targets(cfg)]
+    names = {*cfg.data.sources, *targets}
+    return CaptionDataManager(
+        cfg.data.root,
+        list(cfg.data.sources),
+        targets,
+        TrainTransform(height, width, mean, std, cfg.data.transforms, mask_token),
+        TestTransform(height, width, mean, std),
         batch_size_train=cfg.train.batch_size,
         batch_size_test=cfg.test.batch_size,
         workers=cfg.data.workers,
-        num_instances=cfg.sampler.num_instances,
-        num_cams=cfg.sampler.num_cams,
-        num_datasets=cfg.sampler.num_datasets,
-        train_sampler=cfg.sampler.train_sampler,
+        use_gpu=use_gpu,
+        sampler={
+            "train_sampler": cfg.sampler.train_sampler,
+            "num_instances": cfg.sampler.num_instances,
+            "num_cams": cfg.sampler.num_cams,
+            "num_datasets": cfg.sampler.num_datasets,
+        },
+        dataset_options={name: _dataset_options(cfg, name) for name in names},
+        keep_images=cfg.data.keep_images,
     )
-    if cfg.data.keep_images:
-        for loader in (manager.train_loader, *(loaders["gallery"] for loaders in manager.test_loader.values())):
-            loader.dataset.keep_images(width, height)
-    return manager
 
 
 def build_engine(cfg: CfgNode, datamanager: Any, model: T2IReIDModel, use_gpu: bool) -> TextImageEngine:
@@ -229,38 +235,55 @@ def build_engine(cfg: CfgNode, datamanager: Any, model: T2IReIDModel, use_gpu: b
 
 
 def val_targets(cfg: CfgNode) -> list[str]:
-    """Val targets that are not test targets as well."""
-    return [name for name in cfg.data.val if name not in cfg.data.targets]
+    """Val targets that are not test targets as well; without ``data.val`` the val split of each source."""
+    names = [name + VAL_SUFFIX for name in cfg.data.sources] if cfg.data.val is None else cfg.data.val
+    return [name for name in names if name not in cfg.data.targets]
 
 
 def dataset_counts(cfg: CfgNode) -> dict[str, dict[str, dict[str, int]]]:
     """Images, identities and captions of each dataset and split in use."""
+    datasets = {spec.name: _dataset(cfg, spec.name) for spec in _specs(cfg)}
     return {
-        spec.name: {
-            split: count(p for p in read_photos(cfg.data.root, spec) if p.split == split)._asdict()
-            for split in ("train", "val", "test")
-        }
-        for spec in _specs(cfg)
+        name: {split: counts._asdict() for split, counts in dataset.counts.items()}
+        for name, dataset in datasets.items()
     }
 
 
-def _specs(cfg: CfgNode, *keys: str) -> list[BenchmarkSpec]:
-    names = [name for key in keys or ("sources", "targets", "val") for name in cfg.data[key]]
+def _specs(cfg: CfgNode) -> list[BenchmarkSpec]:
+    names = [*cfg.data.sources, *cfg.data.targets, *val_targets(cfg)]
     return [BENCHMARKS[name] for name in dict.fromkeys(name.removesuffix(VAL_SUFFIX) for name in names)]
+
+
+def _dataset(cfg: CfgNode, name: str) -> CaptionDataset:
+    return CaptionDataset(cfg.data.root, spec=BENCHMARKS[name], verbose=False, **_dataset_options(cfg, name))
+
+
+def _dataset_options(cfg: CfgNode, name: str) -> dict[str, Any]:
+    """Identities are held out only of a set whose val split is evaluated on."""
+    has_val = name.removesuffix(VAL_SUFFIX) + VAL_SUFFIX in (*cfg.data.targets, *val_targets(cfg))
+    return {
+        "val_share": cfg.data.val_share if has_val else 0.0,
+        "val_seed": cfg.data.val_seed,
+        "combineall": cfg.data.combineall,
+    }
+
+
+def _check_all_images(cfg: CfgNode) -> None:
+    """Once before a run, every image of every set in use: a download that broke off shows here, not in epoch 40."""
+    for spec in _specs(cfg):
+        tables = load(cfg.data.root, spec).photos.values()
+        check_images([table.texts[number] for table in tables for number in table.columns[:, PATH].tolist()])
 
 
 def _check_batch(cfg: CfgNode) -> None:
     """torchreid's sampler would stop with a bare assertion, or an epoch would have no batch at all."""
-    pids: set[tuple[str, int]] = set()
-    captions = 0
-    for spec in _specs(cfg, "sources"):
-        train = [p for p in read_photos(cfg.data.root, spec) if p.split == "train"]
-        pids |= {(spec.name, p.pid) for p in train}
-        captions += sum(len(p.captions) for p in train)
+    sources = build_sources(cfg).values()
+    ids = sum(dataset.num_train_pids for dataset in sources)
+    captions = sum(len(dataset.train) for dataset in sources)
     wanted = cfg.train.batch_size // cfg.sampler.num_instances
-    if cfg.sampler.train_sampler == "RandomIdentitySampler" and len(pids) < wanted:
+    if cfg.sampler.train_sampler == "RandomIdentitySampler" and ids < wanted:
         raise DataError(
-            f"the training split has {len(pids)} identities, but a batch takes {wanted} "
+            f"the training split has {ids} identities, but a batch takes {wanted} "
             f"(train.batch_size {cfg.train.batch_size} / sampler.num_instances {cfg.sampler.num_instances})"
         )
     if captions < cfg.train.batch_size:

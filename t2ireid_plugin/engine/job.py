@@ -14,6 +14,7 @@ from t2ireid_plugin.engine.build import (
     build_datamanager,
     build_engine,
     build_model,
+    build_sources,
     build_tokenizer,
     check_config,
     check_files,
@@ -26,7 +27,6 @@ from t2ireid_plugin.errors import ConfigError
 from t2ireid_plugin.evaluation.metrics import Metrics, format_table
 from t2ireid_plugin.evaluation.pictures import draw_ranked_lists, rank_examples
 from t2ireid_plugin.modeling.checkpoint import read_checkpoint
-from t2ireid_plugin.registration import VAL_SUFFIX
 
 
 def run_job(cfg: CfgNode, command: str, eval_only: bool = False, resume: bool = False) -> dict[str, Metrics]:
@@ -69,10 +69,9 @@ def run_job(cfg: CfgNode, command: str, eval_only: bool = False, resume: bool = 
 def _build(cfg: CfgNode, weights: str | Path | None) -> TextImageEngine:
     torchreid_utils.set_random_seed(cfg.train.seed)
     use_gpu = cfg.use_gpu and torch.cuda.is_available()
-    counts = dataset_counts(cfg)
-    num_classes = sum(counts[name.removesuffix(VAL_SUFFIX)]["train"]["ids"] for name in cfg.data.sources)
+    num_classes = sum(dataset.num_train_pids for dataset in build_sources(cfg).values())
     model = build_model(cfg, build_tokenizer(cfg, weights), num_classes)
-    datamanager = build_datamanager(cfg, model.preprocess, use_gpu)
+    datamanager = build_datamanager(cfg, model.preprocess, use_gpu, model.text_cache.tokenizer.mask_token)
     if weights:
         model.load_param(weights)
     parameters = sum(p.numel() for p in model.parameters())

@@ -42,7 +42,7 @@ class TextImageEngine(torchreid_engine.Engine):
     saved, whole or not at all.
 
     Args:
-        datamanager: torchreid's ``ImageDataManager`` over caption datasets; its targets include ``val_targets``.
+        datamanager: `CaptionDataManager`; its targets include ``val_targets``.
         model: the network, on its device.
         losses: the training terms, on the same device.
         optimizer: over the parameters of both.

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from t2ireid_plugin.data.annotations import read_photos
+from t2ireid_plugin.data.annotations import check_images, read_photos
 from t2ireid_plugin.data.benchmarks import BENCHMARKS
 from t2ireid_plugin.errors import DataError
 
@@ -33,12 +33,43 @@ def test_photos_come_in_the_files_order_with_all_their_texts(cuhk):
     assert photos[1].captions == ("Person 11 in photo 1.", "Again person 11, photo 1.")
 
 
-def test_the_caption_stands_in_where_identity_and_clothing_are_not_told_apart(cuhk):
+def test_identity_and_clothing_texts_of_a_row(cuhk):
     cuhk.rows[0]["id_captions"] = ["a man", "a tall man"]
     first, second = read(cuhk)[:2]
     assert first.id_texts == ("a man", "a tall man")
-    assert first.cloth_texts == first.captions
-    assert second.id_texts == second.cloth_texts == second.captions
+    assert first.cloth_texts is None  # to be split from the captions
+    assert second.id_texts is second.cloth_texts is None
+
+
+def write_companion(cuhk, content):
+    (cuhk.base / "instructions.json").write_text(json.dumps(content), encoding="utf-8")
+
+
+def test_identity_and_clothing_texts_of_the_companion_file(cuhk):
+    """The row's own go before it, and each kind may be there without the other."""
+    cuhk.rows[0]["id_captions"] = ["own", "own too"]
+    texts = {"identity": ["a man", "he"], "clothing": ["a red coat", "a coat"]}
+    write_companion(cuhk, {"cam_a/0011_0.png": texts, "cam_a/0003_0.png": {"clothing": ["一件外套", "红色"]}})
+    photos = read(cuhk)
+    assert photos[0].id_texts == ("own", "own too")
+    assert photos[0].cloth_texts == ("a red coat", "a coat")
+    assert (photos[6].id_texts, photos[6].cloth_texts) == (None, ("一件外套", "红色"))
+    assert photos[1].id_texts is photos[1].cloth_texts is None
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        ({"cam_a/0011_0.png": {"identity": ["only one"]}}, "row 0 (cam_a/0011_0.png): 1 identity for 2 captions"),
+        ({"cam_a/0011_0.png": {"clothing": ["a", ""]}}, "row 0 (cam_a/0011_0.png): clothing: a text is empty"),
+        ({"cam_a/nobody.png": {}}, "has texts for 'cam_a/nobody.png', which"),
+        ({"cam_a/0011_0.png": ["a"]}, "must hold an object such as"),
+        ([], "must hold an object such as"),
+    ],
+)
+def test_a_bad_companion_file(cuhk, content, reason):
+    write_companion(cuhk, content)
+    assert reason in message(cuhk)
 
 
 def test_official_counts():
@@ -72,9 +103,7 @@ def test_chinese_captions_arrive_whole(cuhk):
 
 def test_missing_image(cuhk):
     cuhk.image("cam_a/0007_0.png").unlink()
-    assert message(cuhk) == (
-        f"missing image '{cuhk.image('cam_a/0007_0.png')}' (No such file or directory), named in '{cuhk.file}'"
-    )
+    assert message(cuhk) == f"missing image '{cuhk.image('cam_a/0007_0.png')}', named in '{cuhk.file}'"
 
 
 def test_several_missing_images_are_counted(cuhk):
@@ -84,19 +113,31 @@ def test_several_missing_images_are_counted(cuhk):
     assert "(and 4 more)" in message(cuhk)
 
 
+def test_reading_opens_no_image(cuhk):
+    for row in cuhk.rows:
+        cuhk.image(row["file_path"]).write_bytes(b"")
+    assert len(read(cuhk)) == 8
+
+
 @pytest.mark.parametrize(
     ("content", "reason"), [(b"Not Found", "not an image file"), (b"", "it is empty"), (b"\xff\xd8", "not an image")]
 )
-def test_unreadable_image(cuhk, content, reason):
-    row = cuhk.add("train", 20, "Market/0020.jpg")
-    cuhk.image(row["file_path"]).write_bytes(content)
-    assert message(cuhk).startswith(f"unreadable image '{cuhk.image('Market/0020.jpg')}': {reason}")
+def test_unreadable_images(cuhk, content, reason):
+    paths = [photo.path for photo in read(cuhk)]
+    check_images(paths)
+    for path in paths[2:4]:
+        cuhk.image(path).write_bytes(content)
+    with pytest.raises(DataError) as error:
+        check_images(paths)
+    assert str(error.value).startswith(f"unreadable image '{paths[2]}': {reason}")
+    assert str(error.value).endswith("(and 1 more)")
 
 
 def test_a_folder_in_place_of_an_image(cuhk):
     cuhk.image("cam_a/0007_0.png").unlink()
     cuhk.image("cam_a/0007_0.png").mkdir()
-    assert str(cuhk.image("cam_a/0007_0.png")) in message(cuhk)
+    with pytest.raises(DataError, match=r"missing image '.*cam_a/0007_0\.png' \(Is a directory\)"):
+        check_images([photo.path for photo in read(cuhk)])
 
 
 # Rows: every message names the file, the row, and what is in it
@@ -122,6 +163,9 @@ def test_a_folder_in_place_of_an_image(cuhk):
         ({"id": True}, "id True is not a whole number"),
         ({"file_path": 3}, "file_path 3 is not a path"),
         ({"file_path": ""}, "file_path '' is not a path"),
+        ({"file_path": "/etc/passwd"}, "file_path '/etc/passwd' leaves the folder 'imgs'"),
+        ({"file_path": "cam_a/../../x.png"}, "file_path 'cam_a/../../x.png' leaves the folder 'imgs'"),
+        ({"id": 2**63}, "id 9223372036854775808 does not fit into 64 bits"),
     ],
 )
 def test_bad_values(cuhk, changes, reason):
@@ -187,7 +231,7 @@ def test_root_one_level_down(cuhk):
         read_photos(cuhk.save() / "CUHK-PEDES", SPEC)
     text = str(error.value)
     assert f"no '{cuhk.base / 'CUHK-PEDES' / 'reid_raw.json'}'" in text
-    assert text.endswith(f"data.root should be the folder that holds CUHK-PEDES: '{cuhk.root}'")
+    assert text.endswith(f"found '{cuhk.file}'; set data.root to the folder that holds CUHK-PEDES: '{cuhk.root}'")
 
 
 def test_root_one_level_up(cuhk):
@@ -196,7 +240,36 @@ def test_root_one_level_up(cuhk):
         read_photos(cuhk.root.parent, SPEC)
     text = str(error.value)
     assert f"no '{cuhk.root.parent / 'CUHK-PEDES' / 'reid_raw.json'}'" in text
-    assert "set data.root to the folder that holds CUHK-PEDES" in text
+    assert text.endswith(f"found '{cuhk.file}'; set data.root to '{cuhk.root}'")
+
+
+def test_an_archive_that_holds_a_folder_of_its_own_name(cuhk):
+    root = cuhk.save()
+    cuhk.base.rename(root / "inner")
+    cuhk.base.mkdir()
+    (root / "inner").rename(cuhk.base / "CUHK-PEDES")
+    with pytest.raises(DataError) as error:
+        read_photos(root, SPEC)
+    assert str(error.value).endswith(f"set data.root to '{cuhk.base}'")
+
+
+def test_a_missing_image_folder(cuhk):
+    root = cuhk.save()
+    (cuhk.base / "imgs").rename(cuhk.base / "images")
+    with pytest.raises(DataError) as error:
+        read_photos(root, SPEC)
+    assert str(error.value) == (
+        f"cuhkpedes: '{cuhk.file}' is there, but its images are not: no folder '{cuhk.base / 'imgs'}'; "
+        f"'{cuhk.base}' holds images/, reid_raw.json"
+    )
+
+
+def test_what_the_folder_holds_instead_is_listed(cuhk):
+    root = cuhk.save()
+    cuhk.file.rename(cuhk.base / "reid_raw.json.zip")
+    with pytest.raises(DataError) as error:
+        read_photos(root, SPEC)
+    assert f"'{cuhk.base}' holds imgs/, reid_raw.json.zip. Put the dataset there" in str(error.value)
 
 
 def test_what_to_put_where_when_there_is_nothing(tmp_path):

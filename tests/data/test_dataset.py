@@ -1,5 +1,7 @@
 import json
+import random
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,9 +10,11 @@ from PIL import Image
 from torchreid import data as torchreid_data
 from torchreid import metrics as torchreid_metrics
 
-from t2ireid_plugin.data import dataset as dataset_module
-from t2ireid_plugin.data.benchmarks import BENCHMARKS
+from t2ireid_plugin.data import transforms as transforms_module
+from t2ireid_plugin.data.benchmarks import BENCHMARKS, Official
 from t2ireid_plugin.data.dataset import CaptionDataset
+from t2ireid_plugin.data.instructions import split_caption
+from t2ireid_plugin.data.transforms import TestTransform, TrainTransform
 from t2ireid_plugin.errors import DataError
 
 SPEC = BENCHMARKS["cuhkpedes"]
@@ -94,14 +98,41 @@ def test_transform_is_applied(cuhk):
 
 @pytest.mark.parametrize("mode", ["train", "gallery"])
 def test_images_kept_in_memory_are_the_same_and_read_once(synthetic, mode, monkeypatch):
-    _, transform = torchreid_data.transforms.build_transforms(32, 16)
+    transform = TestTransform(32, 16, [0.5] * 3, [0.5] * 3)
     plain, kept = (build(synthetic.root, mode=mode, transform=transform) for _ in range(2))
-    kept.keep_images(width=16, height=32)
+    kept.keep_images()
     for index in range(0, len(plain), 5):
         assert torch.equal(kept[index]["img"], plain[index]["img"])
-    monkeypatch.setattr(dataset_module, "read_image", lambda path: pytest.fail(f"{path} read again"))
+    monkeypatch.setattr(transforms_module, "read_pixels", lambda path: pytest.fail(f"{path} read again"))
     for index in range(0, len(plain), 5):
         assert kept[index]["img"].shape == (3, 32, 16)
+
+
+def test_a_mirrored_photo_exchanges_left_and_right_in_its_texts(cuhk):
+    row = cuhk.add("train", 20, "Market/0020.png", ["A bag on his left arm."])
+    shades = np.repeat(np.linspace(0, 255, 8).astype(np.uint8)[None, :, None], 16, 0).repeat(3, 2)  # dark on the left
+    Image.fromarray(shades).save(cuhk.image(row["file_path"]))
+    row["id_captions"], row["cloth_captions"] = ["左手"], ["right arm"]
+    transform = TrainTransform(16, 8, [0.5] * 3, [0.5] * 3, ["random_flip"], source=random.Random(0))
+    dataset = build(cuhk.save(), transform=transform)
+    seen = set()
+    for _ in range(20):
+        item = dataset[len(dataset) - 1]
+        mirrored = bool(item["img"][0, 0, 0] > item["img"][0, 0, -1])
+        seen.add((mirrored, item["caption"], item["id_text"], item["cloth_text"]))
+    assert seen == {
+        (False, "A bag on his left arm.", "左手", "right arm"),
+        (True, "A bag on his right arm.", "右手", "left arm"),
+    }
+
+
+def test_texts_that_are_not_annotated_are_split_from_the_caption(cuhk):
+    cuhk.add("test", 3, "CUHK01/0003.png", ["A tall man with short hair is wearing a red jacket."])
+    *_, caption, id_text, cloth_text = build(cuhk.save()).query[-1]
+    assert caption == "A tall man with short hair is wearing a red jacket."
+    assert (id_text, cloth_text) == split_caption(caption)
+    assert "jacket" in cloth_text
+    assert "jacket" not in id_text
 
 
 def test_a_joined_dataset_keeps_both_apart(cuhk, new_cuhk, tmp_path):
@@ -155,9 +186,19 @@ def test_counts_are_printed_beside_the_official_ones(synthetic, capsys):
     printed = capsys.readouterr().out.splitlines()
     assert printed[0] == "=> Loaded cuhkpedes (evaluating on test)"
     cells = {line.split()[0]: line.replace(" / ", "/").split()[1:] for line in printed[2:]}
-    assert cells["train"] == ["96", "24", "192", "34,054/11,003/68,126"]
-    assert cells["val"] == ["32", "8", "64", "3,078/1,000/6,158"]
-    assert cells["test"] == ["32", "8", "64", "3,074/1,000/6,156"]
+    marked = ["<-", "differs"]
+    assert cells["train"] == ["96", "24", "192", "34,054/11,003/68,126", *marked]
+    assert cells["val"] == ["32", "8", "64", "3,078/1,000/6,158", *marked]
+    assert cells["test"] == ["32", "8", "64", "3,074/1,000/6,156", *marked]
+
+
+def test_counts_that_are_the_official_ones_are_not_marked(cuhk, capsys):
+    official = {"train": Official(4, 2, 8), "val": Official(2, None, 4), "test": Official(2, 1, 5)}
+    CaptionDataset(cuhk.root, spec=replace(SPEC, official=official))
+    train, val, test = capsys.readouterr().out.splitlines()[2:]
+    assert train.endswith("4 / 2 / 8")
+    assert val.endswith("2 / ? / 4")
+    assert test.endswith("2 / 1 / 5   <- differs")
 
 
 def test_a_damaged_image_is_named_when_it_is_read(cuhk):

@@ -1,12 +1,26 @@
+import random
+
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
-from torchreid import data as torchreid_data
+from torchvision.transforms import functional
 
-from t2ireid_plugin.data.transforms import TRANSFORMS, read_image
-from t2ireid_plugin.errors import DataError
+from t2ireid_plugin.data.transforms import (
+    TRANSFORMS,
+    TestTransform,
+    TrainTransform,
+    color_jitter,
+    random_crop,
+    random_erase,
+    read_image,
+    replace_words,
+    resize,
+    swap_sides,
+)
+from t2ireid_plugin.errors import ConfigError, DataError
 
 
 def noise(height=30, width=20, channels=3, seed=0):
@@ -110,10 +124,170 @@ def test_a_missing_file_is_named(tmp_path):
         read_image(tmp_path / "gone.jpg")
 
 
-def test_torchreid_does_something_for_every_transform_that_we_offer():
-    """It ignores names that it does not know, so each must change what it builds."""
-    build_transforms = torchreid_data.transforms.build_transforms
-    plain, _ = build_transforms(32, 16, transforms=[])
-    for name in TRANSFORMS:
-        with_it, _ = build_transforms(32, 16, transforms=[name])
-        assert len(with_it.transforms) > len(plain.transforms), name
+# Resizing
+
+
+@pytest.mark.parametrize(("height", "width"), [(10, 5), (30, 20), (60, 40), (15, 40), (60, 10), (7, 13), (30, 7)])
+def test_area_where_it_shrinks_and_bilinear_where_it_grows(height, width):
+    """Each direction by itself: the mean over the covered pixels, or between the two nearest ones."""
+    pixels = noise(30, 20)
+    found = resize(pixels, height, width)
+    expected = _scaled(_scaled(pixels.astype(float), 0, min(height, 30)), 1, min(width, 20))
+    expected = _scaled(_scaled(expected.round(), 0, height), 1, width)
+    assert found.shape == (height, width, 3)
+    assert np.abs(found - expected).max() <= 1.01  # rounding
+
+
+def _scaled(pixels, axis, new):
+    """One direction, by the definition."""
+    old = pixels.shape[axis]
+    weights = np.zeros((new, old))
+    for i in range(new):
+        if new <= old:
+            start, end = i * old / new, (i + 1) * old / new
+            for j in range(old):
+                weights[i, j] = max(0, min(end, j + 1) - max(start, j)) / (end - start)
+        else:
+            centre = min(max((i + 0.5) * old / new - 0.5, 0), old - 1)
+            low = min(int(centre), old - 2)
+            weights[i, low], weights[i, low + 1] = 1 - (centre - low), centre - low
+    return np.moveaxis(np.tensordot(weights, pixels, (1, axis)), 0, axis)
+
+
+def test_train_and_test_without_random_changes_are_the_same(tmp_path):
+    Image.fromarray(noise(64, 32)).save(tmp_path / "a.png")
+    settings = (24, 16, [0.4, 0.5, 0.6], [0.2, 0.3, 0.4])
+    test, train = TestTransform(*settings), TrainTransform(*settings, names=[])
+    pixels = test.load(tmp_path / "a.png")
+    assert torch.equal(test(pixels)[0], train(train.load(tmp_path / "a.png"))[0])
+    expected = (pixels / 255 - np.array([0.4, 0.5, 0.6])) / np.array([0.2, 0.3, 0.4])
+    assert test(pixels)[0].dtype == torch.float32
+    assert test(pixels)[0].is_contiguous()
+    assert np.allclose(test(pixels)[0].numpy(), expected.transpose(2, 0, 1), atol=1e-6)
+
+
+# Random changes
+
+
+def train_transform(*names, seed=0, **more):
+    return TrainTransform(40, 20, [0.5] * 3, [0.5] * 3, names, source=random.Random(seed), **more)
+
+
+@pytest.mark.parametrize("name", TRANSFORMS)
+def test_every_name_changes_something_and_the_seed_decides_what(name):
+    random.seed(0)  # torchreid's patches are drawn from here
+    pixels, texts = noise(40, 20), ("a man with a bag on his left arm and a red coat",)
+    plain, _ = train_transform()(pixels, texts)
+    more = {"mask_token": "[MASK]"} if name == "mask_words" else {}
+    runs = [[train_transform(name, seed=seed, **more)(pixels, texts) for seed in range(20)] for _ in range(2)]
+    if name == "random_patch":  # it gathers patches before it pastes any
+        transform = train_transform(name)
+        assert any(
+            not torch.equal(transform(noise(40, 20, seed=i))[0], train_transform()(noise(40, 20, seed=i))[0])
+            for i in range(150)
+        )
+        return
+    for first, second in zip(*runs, strict=True):
+        assert torch.equal(first[0], second[0])
+        assert first[1] == second[1]
+    images_change = any(not torch.equal(image, plain) for image, _ in runs[0])
+    texts_change = any(found != texts for _, found in runs[0])
+    assert images_change == (name not in ("drop_words", "mask_words"))
+    assert texts_change == (name in ("drop_words", "mask_words", "random_flip"))
+    assert all(image.shape == (3, 40, 20) for image, _ in runs[0])
+    assert np.array_equal(pixels, noise(40, 20))  # what is kept in memory stays as it is
+
+
+def test_unknown_names_are_refused():
+    with pytest.raises(ConfigError, match=r"data\.transforms: unknown 'random_flap'; valid: random_flip, random_crop"):
+        train_transform("random_flap")
+
+
+def test_masking_needs_a_mask_token():
+    with pytest.raises(ConfigError, match="mask_words needs a tokenizer with a mask token"):
+        train_transform("mask_words")
+
+
+def test_crops_are_shifted_copies():
+    pixels = noise(40, 20)
+    for seed in range(20):
+        crop = random_crop(pixels, [1, 2, 3], random.Random(seed))
+        shifts = [(dy, dx) for dy in range(-2, 3) for dx in range(-2, 3) if _is_shifted(pixels, crop, dy, dx)]
+        assert len(shifts) == 1
+
+
+def _is_shifted(pixels, crop, dy, dx):
+    padded = np.full((44, 24, 3), [1, 2, 3], dtype=np.uint8)
+    padded[2:42, 2:22] = pixels
+    return np.array_equal(padded[2 + dy : 42 + dy, 2 + dx : 22 + dx], crop)
+
+
+def test_jitter_is_torchvisions_for_the_same_factors():
+    pixels = noise(40, 20)
+
+    class Fixed:
+        def __init__(self):
+            self.values = iter((1.13, 0.91))
+
+        def uniform(self, _low, _high):
+            return next(self.values)
+
+    image = functional.adjust_contrast(functional.adjust_brightness(Image.fromarray(pixels), 1.13), 0.91)
+    assert np.abs(color_jitter(pixels, Fixed()).astype(int) - np.asarray(image, dtype=int)).max() <= 2
+
+
+def test_erasing_paints_one_rectangle_in_the_fill_colour():
+    pixels = np.full((60, 30, 3), 9, dtype=np.uint8)
+    shares = []
+    for seed in range(60):
+        erased = (random_erase(pixels, [7, 7, 7], random.Random(seed)) == 7).all(axis=2)
+        rows, columns = np.flatnonzero(erased.any(1)), np.flatnonzero(erased.any(0))
+        assert erased.sum() == len(rows) * len(columns)
+        shares.append(erased.mean())
+    assert 15 < sum(share > 0 for share in shares) < 45  # every second image
+    assert 0.01 < min(share for share in shares if share) < max(shares) < 0.45
+
+
+# Texts
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("a bag in his left hand", "a bag in his right hand"),
+        ("Left sleeve torn, RIGHT one not", "Right sleeve torn, LEFT one not"),
+        ("left-handed, facing rightwards", "right-handed, facing leftwards"),
+        ("the leftmost of them", "the rightmost of them"),
+        ("a bright cleft", "a bright cleft"),
+        ("左手拿着包，向右走", "右手拿着包，向左走"),
+        ("", ""),
+    ],
+)
+def test_left_and_right(text, expected):
+    assert swap_sides(text) == expected
+    assert swap_sides(expected) == text
+
+
+@given(st.text())
+def test_exchanging_sides_twice_changes_nothing(text):
+    sides = ("left", "right", "左", "右")
+    swapped = swap_sides(text)
+    assert len(swapped) == len(text) or any(side in text.lower() for side in sides)
+    if text.islower() or not any(side in text.lower() for side in sides):
+        assert swap_sides(swapped) == text
+
+
+@given(st.text(), st.integers(0, 99))
+def test_dropping_words_keeps_the_order_and_something(text, seed):
+    kept = replace_words(text, "", random.Random(seed), chance=0.5)
+    words = iter(text)
+    assert all(letter in words for letter in kept.replace(" ", ""))  # a subsequence
+    assert bool(kept.strip()) == bool(text.strip())
+
+
+def test_how_many_words_are_replaced():
+    text = " ".join(f"w{i}" for i in range(50))
+    counts = [replace_words(text, "[MASK]", random.Random(seed)).split().count("[MASK]") for seed in range(200)]
+    assert 4 < np.mean(counts) < 6  # a tenth of 50
+    assert replace_words("一名男子穿红色外套", "[MASK]", random.Random(1), chance=0.5).count("[MASK]") > 1
+    assert replace_words("one", "[MASK]", random.Random(0), chance=1.0) == "one"

@@ -49,6 +49,8 @@ class Caption(NamedTuple):
     identity: str  # only sex, age, build, height, hair, glasses, skin
     clothing: str  # only garments, shoes, bag, hat
     mentioned: tuple[str, ...]  # attribute names, sorted
+    identity_phrases: tuple[str, ...]  # as they occur in `text`
+    clothing_phrases: tuple[str, ...]  # as they occur in `text`
 
 
 @dataclass(frozen=True)
@@ -74,11 +76,17 @@ class _Told:
         """The texts of the named phrases that are told."""
         return [phrase.text for phrase in (getattr(self, name) for name in names) if phrase]
 
+    def who(self) -> list[Phrase]:
+        """What is told of the person."""
+        return [part for part in (self.subject, self.hair, self.glasses, self.skin) if part]
+
+    def worn(self) -> list[Phrase]:
+        """What is told of the clothing and of what is carried."""
+        return [part for part in (self.upper, self.lower, self.shoes, self.bag, self.hat) if part]
+
     def mentioned(self) -> tuple[str, ...]:
         """Every attribute told, sorted."""
-        who = (self.subject, self.hair, self.glasses, self.skin)
-        parts = (*who, self.upper, self.lower, self.shoes, self.bag, self.hat)
-        return tuple(sorted(frozenset().union(*(part.tells for part in parts if part))))
+        return tuple(sorted(frozenset().union(*(part.tells for part in self.who() + self.worn()))))
 
 
 def describe(person: Person, visible: Set[str], rng: np.random.Generator) -> Caption:
@@ -89,10 +97,16 @@ def describe(person: Person, visible: Set[str], rng: np.random.Generator) -> Cap
         _identity_text(told, rng),
         _clothing_text(told, rng),
     ]
+    sides = [[part.text for part in side] for side in (told.who(), told.worn())]
     if rng.random() < 0.4:  # one spelling throughout a caption
-        texts = [text.replace("grey", "gray").replace("blonde", "blond") for text in texts]
+        texts, *sides = (list(map(_other_spelling, some)) for some in (texts, *sides))
     full, identity, clothing = texts
-    return Caption(full, identity, clothing, told.mentioned())
+    who, worn = (tuple(text for text in side if text in full) for side in sides)
+    return Caption(full, identity, clothing, told.mentioned(), who, worn)
+
+
+def _other_spelling(text: str) -> str:
+    return text.replace("grey", "gray").replace("blonde", "blond")
 
 
 def _choose(person: Person, visible: Set[str], rng: np.random.Generator) -> _Told:

@@ -23,7 +23,7 @@ from t2ireid_plugin.data.synthetic.shot import plan_shot, visible_attributes
 from t2ireid_plugin.errors import DataError
 
 # Raised when the same arguments no longer give the same bytes, so that an older folder is not taken for it.
-FORMAT = 3
+FORMAT = 4
 
 
 def write_synthetic(
@@ -175,6 +175,10 @@ def _write_person(job: tuple[Person, str, dict]) -> tuple[list[dict], dict[str, 
             "occlusion": shot.occlusion,
             "visible": sorted(visible),
             "mentioned": [list(caption.mentioned) for caption in told],
+            "phrases": [
+                {"identity": list(caption.identity_phrases), "clothing": list(caption.clothing_phrases)}
+                for caption in told
+            ],
         }
     return rows, truth
 

@@ -1,0 +1,104 @@
+"""`CaptionDataManager`: torchreid's data manager with OpenCV transforms that know the texts."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import torch
+from torch.utils.data import DataLoader
+from torchreid import data as torchreid_data
+
+from t2ireid_plugin.data.dataset import view
+from t2ireid_plugin.data.tables import ItemTable
+from t2ireid_plugin.data.transforms import TestTransform, TrainTransform
+
+
+class CaptionDataManager(torchreid_data.datamanager.DataManager):
+    """Loaders as torchreid's ``ImageDataManager`` has them, over datasets that torchreid knows by name.
+
+    What differs: images are read and changed by OpenCV, and flips change the texts with them; each dataset is read
+    once for all its uses; options such as ``val_share`` reach the datasets.
+
+    Args:
+        root: the folder that holds the datasets.
+        sources, targets: names to train on together, and to evaluate on one by one.
+        transform_tr, transform_te: for training and for evaluation.
+        batch_size_train, batch_size_test, workers, use_gpu: of the loaders.
+        sampler: ``train_sampler``, ``num_instances``, ``num_cams``, ``num_datasets`` of torchreid's sampler.
+        dataset_options: arguments of a dataset, by its name.
+        keep_images: see `CaptionDataset.keep_images`.
+    """
+
+    data_type = "image"
+
+    def __init__(
+        self,
+        root: str | Path,
+        sources: Sequence[str],
+        targets: Sequence[str],
+        transform_tr: TrainTransform,
+        transform_te: TestTransform,
+        *,
+        batch_size_train: int = 32,
+        batch_size_test: int = 32,
+        workers: int = 4,
+        use_gpu: bool = True,
+        sampler: Mapping[str, Any] | None = None,
+        dataset_options: Mapping[str, Mapping[str, Any]] | None = None,
+        keep_images: bool = False,
+    ) -> None:
+        with contextlib.redirect_stdout(io.StringIO()):  # it announces transforms of its own, which are not used here
+            super().__init__(
+                list(sources), list(targets), transform_te.height, transform_te.width, transforms=[], use_gpu=use_gpu
+            )
+        self.transform_tr, self.transform_te = transform_tr, transform_te
+        print(f"Images at {transform_te}; in training {', '.join(transform_tr.names) or 'unchanged'}")
+        datasets = {
+            name: torchreid_data.datasets.init_image_dataset(
+                name, root=str(root), mode="train", **(dataset_options or {}).get(name, {})
+            )
+            for name in dict.fromkeys([*sources, *targets])
+        }
+        if keep_images:
+            for dataset in datasets.values():
+                dataset.keep_images()
+        options: dict[str, Any] = {"num_workers": workers, "pin_memory": self.use_gpu, "worker_init_fn": _start_worker}
+        trainset = sum(view(datasets[name], "train", transform_tr) for name in sources)
+        self._num_train_pids, self._num_train_cams = trainset.num_train_pids, trainset.num_train_cams
+        self.train_loader = DataLoader(
+            trainset,
+            batch_size=batch_size_train,
+            sampler=torchreid_data.sampler.build_train_sampler(
+                _labels(trainset.train), batch_size=batch_size_train, **(sampler or {})
+            ),
+            drop_last=True,
+            **options,
+        )
+        self.train_loader_t = None
+        parts = ("query", "gallery")
+        self.test_loader = {
+            name: {
+                part: DataLoader(view(datasets[name], part, transform_te), batch_size=batch_size_test, **options)
+                for part in parts
+            }
+            for name in targets
+        }
+        self.test_dataset = {name: {part: getattr(datasets[name], part) for part in parts} for name in targets}
+
+
+def _labels(train: Any) -> Any:
+    """Of our items only what samplers look at: texts would be made for nothing."""
+    return train.labels() if isinstance(train, ItemTable) else train
+
+
+def _start_worker(_worker: int) -> None:
+    """Workers are as many as are wanted, and the threads of OpenCV and PyTorch in each would only be in the way."""
+    cv2.setNumThreads(0)
+    torch.set_num_threads(1)
+    gc.freeze()  # looking for garbage among the parent's objects would copy the memory that they are in

@@ -1,0 +1,120 @@
+"""Many items in few tensors, so that the loader's worker processes share them.
+
+A list of tuples of strings is some hundred thousand Python objects, and a worker that only looks at one writes its
+reference count, which makes the worker's own copy of that memory page. Tensors have no such counts inside, and where
+workers do not inherit memory PyTorch hands them over as shared memory.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
+from typing import overload
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from t2ireid_plugin.data.instructions import split_caption
+
+Item = tuple[str, int, int, int, str, str, str]
+
+# Columns of a table.
+PATH, PID, CAMID, DSETID, CAPTION, ID_TEXT, CLOTH_TEXT = range(7)
+# Numbers of texts: the empty one, and one that is a part of the caption, made when it is asked for.
+NO_TEXT, SPLIT_CAPTION = 0, -1
+
+
+class Texts:
+    """Strings by number, kept as one run of bytes; number 0 is the empty string."""
+
+    def __init__(self, strings: Sequence[str]) -> None:
+        # A lone half of a surrogate pair is no character, but JSON can hold one.
+        encoded = [text.encode("utf-8", "surrogatepass") for text in strings]
+        self._bytes = torch.from_numpy(np.array(memoryview(b"".join(encoded)), dtype=np.uint8))
+        self._starts = torch.tensor([0, 0, *itertools.accumulate(map(len, encoded))])
+
+    def __len__(self) -> int:
+        return len(self._starts) - 1
+
+    def __getitem__(self, number: int) -> str:
+        start, end = self._starts[number : number + 2].tolist()
+        return self._bytes[start:end].numpy().tobytes().decode("utf-8", "surrogatepass")
+
+    def __add__(self, other: Texts) -> Texts:
+        """Ours, then the other's without its empty string."""
+        joined = Texts(())
+        joined._bytes = torch.cat([self._bytes, other._bytes])
+        joined._starts = torch.cat([self._starts, other._starts[2:] + len(self._bytes)])
+        return joined
+
+
+class ItemTable(Sequence[Item]):
+    """Items ``(path, pid, camid, dsetid, caption, id_text, cloth_text)`` as a read-only sequence of tuples.
+
+    Args:
+        texts: the strings.
+        columns: ``[n, 7]`` int64; texts by number, labels as they are.
+    """
+
+    def __init__(self, texts: Texts, columns: Tensor) -> None:
+        self.texts, self.columns = texts, columns
+
+    def __len__(self) -> int:
+        return len(self.columns)
+
+    @overload
+    def __getitem__(self, index: int) -> Item: ...
+    @overload
+    def __getitem__(self, index: slice) -> ItemTable: ...
+    def __getitem__(self, index: int | slice) -> Item | ItemTable:
+        if isinstance(index, slice):
+            return ItemTable(self.texts, self.columns[index])
+        return self._item(*self.columns[index].tolist())
+
+    def __iter__(self) -> Iterator[Item]:
+        return itertools.starmap(self._item, self.columns.tolist())
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sequence) and len(self) == len(other) and all(map(tuple.__eq__, self, other))
+
+    def _item(self, path: int, pid: int, camid: int, dsetid: int, caption: int, id_text: int, cloth_text: int) -> Item:
+        texts, full = self.texts, self.texts[caption]
+        parts = split_caption(full) if SPLIT_CAPTION in (id_text, cloth_text) else ("", "")
+        return (
+            texts[path],
+            pid,
+            camid,
+            dsetid,
+            full,
+            parts[0] if id_text == SPLIT_CAPTION else texts[id_text],
+            parts[1] if cloth_text == SPLIT_CAPTION else texts[cloth_text],
+        )
+
+    def labels(self) -> list[tuple[str, int, int, int]]:
+        """``("", pid, camid, dsetid)`` of each item: all that torchreid's samplers look at."""
+        return [("", pid, camid, dsetid) for pid, camid, dsetid in self.columns[:, PID : DSETID + 1].tolist()]
+
+    def spoken(self) -> set[str]:
+        """Every caption, identity and clothing text; a part of a caption has no words of its own and is left out."""
+        numbers = self.columns[:, CAPTION:].unique().tolist()
+        return {self.texts[number] for number in numbers if number > NO_TEXT}
+
+    def distinct(self, column: int) -> int:
+        """Number of different values in a column."""
+        return len(self.columns[:, column].unique())
+
+    def changed(self, column: int, values: Tensor | int) -> ItemTable:
+        """The same items with other values in one column."""
+        columns = self.columns.clone()
+        columns[:, column] = values
+        return ItemTable(self.texts, columns)
+
+    def joined(self, other: ItemTable, offsets: Iterable[int]) -> ItemTable:
+        """Our items, then the other's with its pid, camid and dsetid moved by ``offsets``."""
+        moved = other.columns.clone()
+        moved[:, PID : DSETID + 1] += torch.tensor(list(offsets))
+        for column in (PATH, CAPTION, ID_TEXT, CLOTH_TEXT):
+            own = moved[:, column] > NO_TEXT
+            moved[own, column] += len(self.texts) - 1
+        return ItemTable(self.texts + other.texts, torch.cat([self.columns, moved]))

@@ -1,0 +1,169 @@
+"""Every benchmark in its own layout: what is read from it, and training and evaluation through the command line."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+
+from t2ireid_plugin.cli import main
+from t2ireid_plugin.data.benchmarks import BENCHMARKS
+from t2ireid_plugin.data.dataset import CaptionDataset
+from t2ireid_plugin.data.tables import CAMID, PID
+from t2ireid_plugin.errors import DataError
+
+NAMES = tuple(BENCHMARKS)
+HELD_OUT = ("icfgpedes", "ufine6926")
+# Images and captions of the drawn people in each layout: 24 + 8 + 8 people with 4 photos.
+TRAIN_IDS = {name: 32 if name in HELD_OUT else 24 for name in NAMES}
+CAPTIONS = {"icfgpedes": 1}
+
+
+def build(name, root, **options):
+    return CaptionDataset(root, spec=BENCHMARKS[name], **{"verbose": False, **options})
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_layout(name, benchmark_root):
+    dataset = build(name, benchmark_root(name), val_share=0)
+    ids, captions = TRAIN_IDS[name], CAPTIONS.get(name, 2)
+    assert dataset.num_train_pids == ids
+    assert sorted(dataset.train.columns[:, PID].unique().tolist()) == list(range(ids))  # wherever its numbers start
+    assert dataset.counts["train"][:2] == (4 * ids, ids)
+    assert dataset.counts["test"][:2] == (32, 8)
+    assert len(dataset.gallery) == 32
+    extra = sum(dataset.counts[split].captions for split in dataset.counts) - captions * 160
+    assert extra == (2 * 15 if name == "cuhkpedes" else 0)  # every eleventh of 160 images has two captions more
+    assert len(dataset.query) == dataset.counts["test"].captions
+    cameras = len(dataset.train.columns[:, CAMID].unique())
+    assert cameras == {"cuhkpedes": 6, "custom": 1, "ufine6926": 1}.get(name, 6)
+
+
+@pytest.mark.parametrize(
+    ("name", "path", "camera"),
+    [
+        ("cuhkpedes", "cam_a/0001_1.png", "cam_a"),
+        ("icfgpedes", "train/0000/0000_000_01_0303morning_0008_0.jpg", "01"),
+        ("rstpreid", "0000_c14_0031.jpg", "c14"),
+        ("ufine6926", "1.jpg", ""),
+        ("icfgpedes", "odd.jpg", ""),
+    ],
+)
+def test_cameras(name, path, camera):
+    assert BENCHMARKS[name].camera(path) == camera
+
+
+def test_a_rows_own_camera_goes_first(cuhk):
+    cuhk.rows[0]["camera"] = 7
+    cuhk.rows[2]["camera"] = "door"
+    train = build("cuhkpedes", cuhk.save()).train
+    assert [item[2] for item in train[::2]] == [0, 2, 3, 2]  # "7", "cam_b", "door" of 7, cam_a, cam_b, door
+
+
+@pytest.mark.parametrize("file", ["ICFG-PEDES.json", "ICFG_PEDES.json"])
+def test_known_file_names(file, benchmark_root, tmp_path):
+    source = benchmark_root("icfgpedes") / "ICFG-PEDES"
+    folder = tmp_path / "ICFG-PEDES"
+    folder.mkdir()
+    (folder / "imgs").symlink_to(source / "imgs")
+    (folder / file).write_bytes((source / "ICFG_PEDES.json").read_bytes())
+    assert build("icfgpedes", tmp_path).counts["test"].images == 32
+
+
+def test_two_annotations_are_not_chosen_between(benchmark_root, tmp_path):
+    source = benchmark_root("ufine6926") / "UFine6926"
+    folder = tmp_path / "UFine6926"
+    folder.mkdir()
+    (folder / "images").symlink_to(source / "images")
+    for name in ("train.json", "test.json"):
+        (folder / name).write_bytes((source / "annotation.json").read_bytes())
+    with pytest.raises(DataError, match=r"several annotations in '.*UFine6926': test\.json, train\.json"):
+        build("ufine6926", tmp_path)
+
+
+# Sets without a val split
+
+
+@pytest.mark.parametrize("name", HELD_OUT)
+def test_identities_are_held_out_for_val(name, benchmark_root):
+    root = benchmark_root(name)
+    whole, kept = build(name, root, val_share=0), build(name, root, val_share=0.25)
+    val = build(name, root, val_share=0.25, eval_split="val")
+    held = {pid for _, pid, *_ in val.gallery}
+    assert len(held) == 8  # a quarter of 32
+    assert kept.num_train_pids == 24
+    assert val.train == kept.train
+    assert {item[0] for item in val.gallery} | {item[0] for item in kept.train} == {item[0] for item in whole.train}
+    assert not {item[0] for item in val.gallery} & {item[0] for item in kept.train}
+    assert len(val.query) + len(kept.train) == len(whole.train)
+    assert kept.query == whole.query
+    assert {pid for _, pid, *_ in build(name, root, val_share=0.25, val_seed=1, eval_split="val").gallery} != held
+    assert {pid for _, pid, *_ in build(name, root, val_share=0.25, eval_split="val").gallery} == held
+
+
+def test_held_out_identities_are_shown(benchmark_root, capsys):
+    build("icfgpedes", benchmark_root("icfgpedes"), val_share=0.25, verbose=True)
+    lines = [re.sub(" +", " ", line).strip() for line in capsys.readouterr().out.splitlines()[2:]]
+    assert lines == [
+        "train 96 24 96",
+        "+ val 32 8 32",
+        "= train 128 32 128 34,674 / 3,102 / 34,674 <- differs",
+        "test 32 8 32 19,848 / 1,000 / 19,848 <- differs",
+    ]
+
+
+def test_without_val_share_there_is_no_val(benchmark_root):
+    with pytest.raises(DataError, match="icfgpedes: the annotation has no images of the split 'val'"):
+        build("icfgpedes", benchmark_root("icfgpedes"), val_share=0, eval_split="val")
+
+
+def test_a_set_with_val_keeps_its_own(benchmark_root):
+    assert build("rstpreid", benchmark_root("rstpreid"), val_share=0.5).num_train_pids == 24
+
+
+# Through the command line
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_training_and_evaluation(name, benchmark_root, tiny_settings, tmp_path, capsys):
+    sets = {"data__root": benchmark_root(name), "data__sources": name, "data__targets": name, "data__val_share": 0.2}
+    assert main(["train", *tiny_settings(tmp_path, train__max_epoch=1, **sets)]) == 0
+    results = json.loads((tmp_path / "results.json").read_text())
+    counts = results["datasets"][name]
+    assert counts["test"]["images"] == results["metrics"][name]["gallery"] == 32
+    assert counts["test"]["captions"] == results["metrics"][name]["queries"]
+    assert counts["train"]["ids"] == (26 if name in HELD_OUT else 24)
+    assert counts["val"]["ids"] == (6 if name in HELD_OUT else 8)
+    assert list(results["chosen"]["val"]) == [f"{name}_val"]
+    assert f"=> Loaded {name}" in capsys.readouterr().out
+
+
+def test_two_sources_and_other_targets(benchmark_root, tiny_settings, tmp_path):
+    """Trained on two sets, tested on both and on a third that was never trained on."""
+    for name in ("cuhkpedes", "icfgpedes", "rstpreid"):
+        folder = BENCHMARKS[name].folder
+        (tmp_path / folder).symlink_to(benchmark_root(name) / folder)
+    sets = {
+        "data__root": tmp_path,
+        "data__sources": "[cuhkpedes,icfgpedes]",
+        "data__targets": "[cuhkpedes,icfgpedes,rstpreid]",
+        "data__val_share": 0.2,
+    }
+    assert main(["train", *tiny_settings(tmp_path / "log", train__max_epoch=1, **sets)]) == 0
+    results = json.loads((tmp_path / "log" / "results.json").read_text())
+    assert list(results["metrics"]) == ["cuhkpedes", "icfgpedes", "rstpreid"]
+    assert list(results["chosen"]["val"]) == ["cuhkpedes_val", "icfgpedes_val"]
+    assert results["chosen"]["score"] == pytest.approx(
+        np.mean([metrics["R@1"] for metrics in results["chosen"]["val"].values()])
+    )
+    assert set(results["datasets"]) == {"cuhkpedes", "icfgpedes", "rstpreid"}
+    assert results["metrics"]["rstpreid"]["queries"] == 64
+
+
+def test_all_identities_are_trained_on_when_nothing_is_chosen_by_val(benchmark_root, tiny_settings, tmp_path, capsys):
+    sets = {"data__root": benchmark_root("icfgpedes"), "data__sources": "icfgpedes", "data__targets": "icfgpedes"}
+    assert main(["train", *tiny_settings(tmp_path, train__max_epoch=1, data__val="[]", **sets)]) == 0
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert results["datasets"]["icfgpedes"]["train"]["ids"] == 32
+    assert results["datasets"]["icfgpedes"]["val"]["ids"] == 0
+    assert "the last, as there is no val split" in capsys.readouterr().out
