@@ -146,9 +146,9 @@ def write_layout(name, source, root):
     written = []
     for number, row in enumerate(rows):
         pid, camera = ids[row["id"]], Path(row["file_path"]).stem.split("_")[1][1:]
+        other = "test" if number % 3 else "train"  # ICFG-PEDES's folders are not the splits
         path = {
-            # its folder is not the split
-            "icfgpedes": f"{'test' if number % 3 else 'train'}/{pid:04}/{pid:04}_{number:03}_0{camera}_0303morning_8.jpg",
+            "icfgpedes": f"{other}/{pid:04}/{pid:04}_{number:03}_0{camera}_0303morning_8.jpg",
             "rstpreid": f"{pid:04}_c{camera}_{number:04}.jpg",
             "ufine6926": f"{number + 1}.jpg",
         }.get(name, row["file_path"])

@@ -6,7 +6,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
-from torchvision.transforms import functional
+from torch.nn import functional
+from torchvision.transforms import functional as torchvision_functional
 
 from t2ireid_plugin.data.transforms import (
     TRANSFORMS,
@@ -127,15 +128,30 @@ def test_a_missing_file_is_named(tmp_path):
 # Resizing
 
 
-@pytest.mark.parametrize(("height", "width"), [(10, 5), (30, 20), (60, 40), (15, 40), (60, 10), (7, 13), (30, 7)])
-def test_area_where_it_shrinks_and_bilinear_where_it_grows(height, width):
-    """Each direction by itself: the mean over the covered pixels, or between the two nearest ones."""
+@pytest.mark.parametrize(("height", "width"), [(10, 5), (30, 20), (29, 19), (7, 13), (30, 7)])
+def test_area_where_it_shrinks(height, width):
     pixels = noise(30, 20)
+    expected = _scaled(_scaled(pixels.astype(float), 0, height), 1, width)
+    assert resize(pixels, height, width).shape == (height, width, 3)
+    assert np.abs(resize(pixels, height, width) - expected).max() <= 1.01  # rounding
+
+
+@pytest.mark.parametrize(("height", "width"), [(60, 40), (31, 21), (30, 40), (15, 40), (60, 10), (45, 13)])
+def test_bilinear_where_it_grows_in_a_direction(height, width):
+    pixels = noise(30, 20)
+    expected = functional.interpolate(
+        torch.from_numpy(pixels).permute(2, 0, 1)[None].double(), (height, width), mode="bilinear"
+    )
     found = resize(pixels, height, width)
-    expected = _scaled(_scaled(pixels.astype(float), 0, min(height, 30)), 1, min(width, 20))
-    expected = _scaled(_scaled(expected.round(), 0, height), 1, width)
-    assert found.shape == (height, width, 3)
-    assert np.abs(found - expected).max() <= 1.01  # rounding
+    assert np.abs(found - expected[0].permute(1, 2, 0).numpy()).max() <= 1.01
+
+
+@pytest.mark.parametrize(("height", "width"), [(9, 40), (60, 9)])
+def test_a_direction_that_shrinks_by_more_than_two_is_shrunk_by_area(height, width):
+    pixels = noise(30, 20)
+    shrunk = _scaled(_scaled(pixels.astype(float), 0, min(height, 30)), 1, min(width, 20))
+    expected = _scaled(_scaled(shrunk, 0, height), 1, width)
+    assert np.abs(resize(pixels, height, width) - expected).max() <= 1.6  # rounded twice
 
 
 def _scaled(pixels, axis, new):
@@ -232,7 +248,9 @@ def test_jitter_is_torchvisions_for_the_same_factors():
         def uniform(self, _low, _high):
             return next(self.values)
 
-    image = functional.adjust_contrast(functional.adjust_brightness(Image.fromarray(pixels), 1.13), 0.91)
+    image = torchvision_functional.adjust_contrast(
+        torchvision_functional.adjust_brightness(Image.fromarray(pixels), 1.13), 0.91
+    )
     assert np.abs(color_jitter(pixels, Fixed()).astype(int) - np.asarray(image, dtype=int)).max() <= 2
 
 
