@@ -17,7 +17,10 @@ _TRAIN_EXAMPLES = """examples:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs a command; returns 0 when the work was done, 2 for an error that the user can mend."""
+    """Runs a command; returns 0 when the work was done, 2 for an error that the user can mend.
+
+    ``prepare check`` returns 1 when it has found something broken.
+    """
     arguments = list(sys.argv[1:] if argv is None else argv)
     parser = argparse.ArgumentParser(prog="t2ireid", description="Text-to-image person re-identification.")
     commands = parser.add_subparsers(dest="command", required=True)
@@ -25,16 +28,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     _add_train(commands, "test", "test a checkpoint (train --eval-only)")
     _add_prepare(commands)
     options = parser.parse_args(arguments)
-    run: Callable[[argparse.Namespace, str], None] = options.run
+    run: Callable[[argparse.Namespace, str], int | None] = options.run
     try:
-        run(options, shlex.join(["t2ireid", *arguments]))
+        return run(options, shlex.join(["t2ireid", *arguments])) or 0
     except T2IReIDError as error:
         print(f"error: {_first_hand(str(error))}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
-    return 0
 
 
 def _add_train(commands: argparse._SubParsersAction, name: str, description: str) -> None:
@@ -62,7 +64,20 @@ def _train(options: argparse.Namespace, command: str) -> None:
 
 
 def _add_prepare(commands: argparse._SubParsersAction) -> None:
-    prepare = commands.add_parser("prepare", help="make datasets").add_subparsers(dest="what", required=True)
+    from t2ireid_plugin.data import checks, custom
+
+    prepare = commands.add_parser("prepare", help="make and check datasets").add_subparsers(dest="what", required=True)
+    _add_synthetic(prepare)
+    for name, module, description in (
+        ("table", custom, "your own photos and sentences, from a table"),
+        ("check", checks, "look for everything that is wrong with a dataset's files"),
+    ):
+        parser = prepare.add_parser(name, help=description, description=description)
+        module.add_arguments(parser)
+        parser.set_defaults(run=module.run)
+
+
+def _add_synthetic(prepare: argparse._SubParsersAction) -> None:
     parser = prepare.add_parser("synthetic", help="drawn pedestrians in CUHK-PEDES's format")
     parser.add_argument("out", metavar="OUT", help="folder to write CUHK-PEDES/ into")
     for name, default, description in (

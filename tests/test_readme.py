@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -10,8 +11,13 @@ import pytest
 
 REPOSITORY = Path(__file__).parents[1]
 READMES = ("README.md", "README.zh-CN.md")
-# So that a sixty-epoch training ends within the test.
+PROGRAMS = {
+    "t2ireid": [sys.executable, "-c", "import sys; from t2ireid_plugin.cli import main; sys.exit(main())"],
+    "python": [sys.executable],
+}
+# So that a sixty-epoch training, and a measurement, end within the test.
 QUICK = "train.max_epoch 1 train.batch_size 16 data.workers 0 test.pictures 1 use_gpu False"
+BENCHMARK = "--images 2 --rounds 1 --rows 50"
 
 
 def blocks(readme: str, language: str) -> list[str]:
@@ -20,12 +26,15 @@ def blocks(readme: str, language: str) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def workplace(tmp_path_factory, synthetic, encoders) -> Path:
+def workplace(tmp_path_factory, synthetic, encoders, benchmark_root) -> Path:
     """A folder with what the README says to put where."""
     folder = tmp_path_factory.mktemp("readme")
     for name in ("tools", "configs"):
         (folder / name).symlink_to(REPOSITORY / name)
-    (folder / "reid-data").symlink_to(synthetic.root)
+    (folder / "reid-data").mkdir()
+    (folder / "reid-data" / "CUHK-PEDES").symlink_to(synthetic.root / "CUHK-PEDES")
+    for name, inner in (("icfgpedes", "ICFG-PEDES"), ("rstpreid", "RSTPReid")):
+        (folder / "reid-data" / inner).symlink_to(benchmark_root(name) / inner)
     (folder / "weights").mkdir()
     for name in ("vit", "bert"):
         (folder / "weights" / name).symlink_to(getattr(encoders, name))
@@ -33,7 +42,7 @@ def workplace(tmp_path_factory, synthetic, encoders) -> Path:
 
 
 def run(command: list[str], folder: Path) -> str:
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(REPOSITORY)}
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
     return done.stdout
@@ -48,12 +57,15 @@ def test_both_readmes_have_the_same_commands() -> None:
 def test_commands_and_snippets_run(workplace) -> None:
     """In the order of the page: train, resume, test again, then load what was trained."""
     commands = [line for block in blocks("README.md", "bash")[1:] for line in block.strip().splitlines()]
-    assert len(commands) == 3
+    assert len(commands) == 6
     for command in commands:
-        program, *arguments = command.split()
-        assert program == "python"
-        output = run([sys.executable, *arguments, *QUICK.split()], workplace)
-        assert re.search(r"R@1 +R@5 +R@10 +mAP +mINP", output)
+        program, *arguments = shlex.split(command)
+        if "train_net.py" in command:
+            output = run([sys.executable, *arguments, *QUICK.split()], workplace)
+            assert re.search(r"R@1 +R@5 +R@10 +mAP +mINP", output)
+        else:
+            few = BENCHMARK.split() if "benchmark.py" in command else []
+            assert run([*PROGRAMS[program], *arguments, *few], workplace)
     snippets = blocks("README.md", "python")
     assert len(snippets) == 2
     for snippet in snippets:

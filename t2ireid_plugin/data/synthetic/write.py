@@ -5,16 +5,14 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import sys
 import tempfile
-from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 
 import cv2
 import numpy as np
-from tqdm import tqdm
 
+from t2ireid_plugin.data.progress import show_progress
 from t2ireid_plugin.data.synthetic.attributes import Person, sample_people
 from t2ireid_plugin.data.synthetic.cameras import CAMERAS
 from t2ireid_plugin.data.synthetic.drawing import draw_person
@@ -109,7 +107,9 @@ def _write_all(draft: Path, arguments: dict[str, int], progress: bool) -> None:
     settings = {**arguments, "draft": str(draft)}
     jobs = [(person, split, settings) for person, split in zip(people, splits, strict=True)]
     rows, photos = [], {}
-    for person_rows, person_photos in _show(map(_write_person, jobs), len(jobs), progress):
+    for person_rows, person_photos in show_progress(
+        map(_write_person, jobs), len(jobs), "drawing people", "person", progress
+    ):
         rows += person_rows
         photos.update(person_photos)
     looks = {
@@ -122,18 +122,6 @@ def _write_all(draft: Path, arguments: dict[str, int], progress: bool) -> None:
 
 def _write_json(path: Path, content: object) -> None:
     path.write_text(json.dumps(content) + "\n", encoding="utf-8")
-
-
-def _show(results: Iterable, total: int, progress: bool) -> Iterator:
-    if not progress:
-        yield from results
-    elif sys.stderr.isatty():
-        yield from tqdm(results, total=total, unit="person", desc="drawing people", file=sys.stderr)
-    else:
-        for count, result in enumerate(results, 1):
-            if count * 10 // total > (count - 1) * 10 // total:
-                print(f"drawing people: {count} of {total}", file=sys.stderr, flush=True)
-            yield result
 
 
 def _folder(camera: int, split: str) -> str:

@@ -1,0 +1,99 @@
+"""Every command of docs/own_data.md runs, as it stands there, on drawn people in the same places."""
+
+import csv
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from t2ireid_plugin.data.custom.table import read_table
+
+REPOSITORY = Path(__file__).parents[1]
+PAGES = ("own_data.md", "own_data.zh-CN.md")
+# So that a sixty-epoch training ends within the test.
+QUICK = "train.max_epoch 1 train.batch_size 16 data.workers 0 test.pictures 1 use_gpu False"
+PROGRAMS = {
+    "t2ireid": [sys.executable, "-c", "import sys; from t2ireid_plugin.cli import main; sys.exit(main())"],
+    "python": [sys.executable],
+}
+
+
+def blocks(page: str, language: str) -> list[str]:
+    text = (REPOSITORY / "docs" / page).read_text(encoding="utf-8")
+    return re.findall(rf"```{language}\n(.*?)```", text, flags=re.DOTALL)
+
+
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory, synthetic, encoders) -> Path:
+    """A folder with what the page says to put where: a table, photos, encoders."""
+    folder = tmp_path_factory.mktemp("own_data")
+    for name in ("tools", "configs"):
+        (folder / name).symlink_to(REPOSITORY / name)
+    (folder / "weights").mkdir()
+    for name in ("vit", "bert"):
+        (folder / "weights" / name).symlink_to(getattr(encoders, name))
+    drawn = synthetic.root / "CUHK-PEDES"
+    (folder / "photos").symlink_to(drawn / "imgs")
+    rows = json.loads((drawn / "reid_raw.json").read_text(encoding="utf-8"))
+    with open(folder / "people.csv", "w", encoding="utf-8", newline="") as file:
+        table = csv.writer(file)
+        table.writerow(("image", "identity", "caption"))
+        table.writerows((row["file_path"], f"person {row['id']}", text) for row in rows for text in row["captions"])
+    return folder
+
+
+def run(command: str, folder: Path) -> str:
+    program, *arguments = command.split()
+    quick = QUICK.split() if "train_net.py" in command else []
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(REPOSITORY)}
+    words = [*PROGRAMS[program], *arguments, *quick]
+    done = subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+    return done.stdout
+
+
+def test_both_pages_have_the_same_commands() -> None:
+    first, second = (blocks(page, "bash") for page in PAGES)
+    assert first == second
+    assert [len(blocks(page, "csv")) for page in PAGES] == [len(blocks(page, "json")) for page in PAGES] == [1, 1]
+
+
+def test_the_commands_run(workplace) -> None:
+    """In the order of the page: make the dataset, check it, train twice, look at the results."""
+    table, check, small, full, results = (line for block in blocks(PAGES[0], "bash") for line in block.splitlines())
+    assert re.search(r"^train +128 +32 +256$", run(table, workplace), flags=re.MULTILINE)
+    run(check, workplace)
+    for command, folder in ((small, "log/own_small"), (full, "log/own")):
+        assert re.search(r"R@1 +R@5 +R@10 +mAP +mINP", run(command, workplace))
+        assert (workplace / folder / "ranked_custom.png").is_file()
+    found = json.loads(run(results, workplace))
+    assert found["metrics"]["custom"]["queries"] == 4 * 4 * 2
+
+
+@pytest.mark.parametrize("page", PAGES)
+@pytest.mark.parametrize(("language", "suffix"), [("csv", "csv"), ("json", "jsonl")])
+def test_the_example_tables_are_read(tmp_path, page, language, suffix) -> None:
+    (content,) = blocks(page, language)
+    file = tmp_path / f"people.{suffix}"
+    file.write_text(content, encoding="utf-8")
+    rows = read_table(file).rows
+    assert {row.identity for row in rows} == {"anna", "007"}
+    assert sum(len(row.captions) for row in rows) == (4 if language == "csv" else 3)
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_exist(page) -> None:
+    text = (REPOSITORY / "docs" / page).read_text(encoding="utf-8")
+    targets = re.findall(r"\]\(([^)]+)\)", text)
+    assert targets
+    for target in targets:
+        name, _, heading = target.partition("#")
+        file = REPOSITORY / "docs" / name
+        assert file.is_file(), f"{page} links to {target}"
+        # GitHub's names for headings: small letters, blanks as dashes.
+        headings = re.findall(r"^#+ (.*)", file.read_text(encoding="utf-8"), flags=re.MULTILINE)
+        assert not heading or heading in {line.lower().replace(" ", "-") for line in headings}, f"{page}: {target}"
