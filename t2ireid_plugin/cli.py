@@ -1,4 +1,7 @@
-"""The command line: ``t2ireid train | test | prepare``. ``tools/*.py`` are the same commands without installing."""
+"""The command line: ``t2ireid train | test | prepare | compare``.
+
+``tools/*.py`` are the same commands without installing.
+"""
 
 from __future__ import annotations
 
@@ -27,6 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     _add_train(commands, "train", "train, choose the checkpoint on val, test")
     _add_train(commands, "test", "test a checkpoint (train --eval-only)")
     _add_prepare(commands)
+    _add_compare(commands)
     options = parser.parse_args(arguments)
     run: Callable[[argparse.Namespace, str], int | None] = options.run
     try:
@@ -75,6 +79,15 @@ def _add_prepare(commands: argparse._SubParsersAction) -> None:
         parser = prepare.add_parser(name, help=description, description=description)
         module.add_arguments(parser)
         parser.set_defaults(run=module.run)
+
+
+def _add_compare(commands: argparse._SubParsersAction) -> None:
+    from t2ireid_plugin.evaluation import compare
+
+    description = "how far two runs differ on the same queries, with intervals"
+    parser = commands.add_parser("compare", help=description, description=description)
+    compare.add_arguments(parser)
+    parser.set_defaults(run=compare.run)
 
 
 def _add_synthetic(prepare: argparse._SubParsersAction) -> None:

@@ -119,7 +119,10 @@ _DEFAULTS: dict[str, Any] = {
         "rerank": False,
         "visrank": False,
         "visrank_topk": 10,
-        "evaluator": "torchreid",  # what computes R@k and mAP: torchreid's evaluator or our exact one
+        "evaluator": "exact",  # what computes R@k and mAP: our exact evaluator or torchreid's
+        "protocols": ["t2i"],  # of the final test: t2i, i2t, i2i, ti2i, identity, clothing, both
+        "identity_weight": 0.5,  # share of the identity text in both, the rest is the clothing text's
+        "bootstrap": 2000,  # samples for the 95 % intervals of the final test; 0 for none
         "pictures": 6,  # ranked lists drawn after the final test
     },
 }

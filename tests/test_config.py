@@ -466,7 +466,7 @@ def test_the_full_configuration_is_the_specifications(full):
         ("sampler.train_sampler", "RandomIdSampler", "RandomIdentitySampler"),
         ("train.optim", "adam", "adamw"),
         ("train.lr_scheduler", "linear", "warmup_cosine, single_step, multi_step, cosine"),
-        ("test.evaluator", "mine", "torchreid, exact"),
+        ("test.evaluator", "mine", "exact, torchreid"),
         ("loss.name", "softmax", "terms"),
     ],
 )

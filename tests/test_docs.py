@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from t2ireid_plugin.cli import main
 from t2ireid_plugin.data.custom.table import read_table
+from t2ireid_plugin.evaluation.protocols import PROTOCOLS
 
 REPOSITORY = Path(__file__).parents[1]
 PAGES = ("own_data.md", "own_data.zh-CN.md")
@@ -71,7 +73,7 @@ def test_the_commands_run(workplace) -> None:
         assert re.search(r"R@1 +R@5 +R@10 +mAP +mINP", run(command, workplace))
         assert (workplace / folder / "ranked_custom.png").is_file()
     found = json.loads(run(results, workplace))
-    assert found["metrics"]["custom"]["queries"] == 4 * 4 * 2
+    assert found["metrics"]["custom"]["t2i"]["queries"] == 4 * 4 * 2
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -97,3 +99,42 @@ def test_links_exist(page) -> None:
         # GitHub's names for headings: small letters, blanks as dashes.
         headings = re.findall(r"^#+ (.*)", file.read_text(encoding="utf-8"), flags=re.MULTILINE)
         assert not heading or heading in {line.lower().replace(" ", "-") for line in headings}, f"{page}: {target}"
+
+
+# docs/results.md
+
+
+def test_every_key_of_results_is_documented_and_every_documented_key_is_there(tiny_run) -> None:
+    """The table's first column, against the file of a real run."""
+    text = (REPOSITORY / "docs" / "results.md").read_text(encoding="utf-8")
+    table = text.split("## results.json")[1].split("##")[0]
+    documented = {
+        name.replace("… ", "metrics.<target>.<protocol>").removesuffix(".<metric>")
+        for row in re.findall(r"^\| (.*?) \|", table, flags=re.MULTILINE)
+        for name in re.findall(r"`([^`]+)`", row)
+    }
+    found = tiny_run.results
+    metrics = {f"metrics.<target>.<protocol>.{key}" for key in found["metrics"]["cuhkpedes"]["t2i"]}
+    keys = {"metrics.<target>.<protocol>", *metrics, "datasets.<set>.<split>", "chosen.val.<target>"}
+    keys |= {f"chosen.{key}" for key in found["chosen"] if key != "val"}
+    keys |= set(found) - {"metrics", "datasets", "chosen"}
+    assert keys - {"metrics.<target>.<protocol>.R@10"} == documented
+
+
+def test_protocols_are_documented() -> None:
+    for page in ("results.md", "results.zh-CN.md"):
+        text = (REPOSITORY / "docs" / page).read_text(encoding="utf-8")
+        rows = re.findall(r"^\| `(\w+)` \|.*\|.*\|.*\|$", text, flags=re.MULTILINE)
+        assert rows == list(PROTOCOLS)
+
+
+def test_the_compare_command_runs(tiny_run, tiny_settings, tmp_path) -> None:
+    (command,) = blocks("results.md", "bash")
+    assert blocks("results.zh-CN.md", "bash") == [command]
+    (tmp_path / "log").mkdir()
+    (tmp_path / "log" / "run_a").symlink_to(tiny_run.folder)
+    weights = ["--eval-only", "model.load_weights", str(tiny_run.folder / "last.pth")]
+    assert main(["train", *tiny_settings(tmp_path / "log" / "run_b"), *weights]) == 0
+    printed = run(command.strip(), tmp_path)
+    assert "R@1" in printed
+    assert "mAP" in printed

@@ -59,10 +59,13 @@ def test_the_command_ends_well_and_prints_the_table(second_run):
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr
     header, row = done.stdout.strip().splitlines()[-4:-2]
-    assert header.split() == ["target", "R@1", "R@5", "R@10", "mAP", "mINP", "queries", "gallery"]
-    metrics = results(folder)["metrics"]["cuhkpedes"]
-    shown = [f"{100 * metrics[name]:.2f}" for name in header.split()[1:6]]
-    assert row.split() == ["cuhkpedes", *shown, "64", "32"]
+    columns = ["target", "protocol", "R@1", "R@5", "R@10", "mAP", "mINP", "queries", "gallery"]
+    assert header.split()[:9] == columns
+    metrics = results(folder)["metrics"]["cuhkpedes"]["t2i"]
+    shown = [f"{100 * metrics[name]:.2f}" for name in columns[2:7]]
+    assert row.split()[:9] == ["cuhkpedes", "t2i", *shown, "64", "32"]
+    ends = [f"{100 * end:.1f}" for name in ("R@1", "mAP") for end in metrics["interval95"][name]]
+    assert [cell for cell in row.split()[9:] if cell != "to"] == ends
 
 
 def test_the_same_command_and_seed_give_the_same_metrics(second_run, tiny_run):
@@ -94,7 +97,8 @@ def test_the_files_of_a_run(second_run):
     assert len(events) == 1
     assert sorted(path.name for path in folder.iterdir()) == sorted(
         [
-            *events, "best.pth", "config.yaml", "env.txt", "last.pth", "metrics.jsonl", "ranked_cuhkpedes.png",
+            *events, "best.pth", "config.yaml", "env.txt", "last.pth", "metrics.jsonl",
+            "queries_cuhkpedes.npz", "ranked_cuhkpedes.png",
             "results.json", "train.log",
         ]
     )  # fmt: skip
@@ -126,8 +130,11 @@ def test_results(second_run, synthetic):
     assert found["versions"]["torch"].startswith(torch.__version__.split("+")[0])
     assert {"python", "torchreid", "transformers", "t2ireid-plugin"} <= set(found["versions"])
     assert 0 < found["seconds"] < 600
-    for metrics in (found["metrics"]["cuhkpedes"], found["chosen"]["val"]["cuhkpedes_val"]):
-        assert set(metrics) == {"R@1", "R@5", "R@10", "mAP", "mINP", "queries", "valid_queries", "gallery"}
+    test, val = found["metrics"]["cuhkpedes"]["t2i"], found["chosen"]["val"]["cuhkpedes_val"]
+    assert set(test) == set(val) | {"interval95"}
+    counts = {"queries", "valid_queries", "skipped_queries", "gallery", "identities"}
+    for metrics in (test, val):
+        assert set(metrics) - {"interval95"} == {"R@1", "R@5", "R@10", "mAP", "mINP", *counts}
         assert 0 <= metrics["R@1"] <= metrics["R@5"] <= metrics["R@10"] <= 1
         assert 0 < metrics["mINP"] <= metrics["mAP"] <= 1
     assert f"Testing epoch {found['chosen']['epoch']}, chosen on val" in done.stdout
@@ -165,9 +172,10 @@ def test_eval_only_gives_the_same_metrics(tiny_settings, tiny_run, tmp_path):
 
 def test_eval_only_takes_the_runs_own_best_checkpoint(tiny_settings, tiny_run, tmp_path):
     shutil.copy(tiny_run.folder / "best.pth", tmp_path / "best.pth")
-    assert main(["train", "--eval-only", *tiny_settings(tmp_path, test__evaluator="exact")]) == 0
-    found, expected = numbers(tmp_path)[0]["cuhkpedes"], tiny_run.results["metrics"]["cuhkpedes"]
-    assert found == pytest.approx(expected, abs=1e-6)
+    assert main(["train", "--eval-only", *tiny_settings(tmp_path, test__evaluator="torchreid")]) == 0
+    found, expected = numbers(tmp_path)[0]["cuhkpedes"]["t2i"], tiny_run.results["metrics"]["cuhkpedes"]["t2i"]
+    assert found.pop("interval95") == expected["interval95"]
+    assert found == pytest.approx({k: v for k, v in expected.items() if k != "interval95"}, abs=1e-6)
 
 
 def test_a_killed_training_goes_on_as_if_nothing_had_been(tiny_settings, repository, tmp_path):
@@ -282,7 +290,7 @@ def test_with_a_dataset_and_two_encoders_folders_it_trains(repository, encoders,
     assert main(words) == 0
     printed = capsys.readouterr().out
     assert "Images at 32x32, mean (0.5, 0.5, 0.5)" in printed  # the image encoder's own size
-    assert re.search(r"^cuhkpedes +\d", printed, flags=re.MULTILINE)
+    assert re.search(r"^cuhkpedes +t2i +\d", printed, flags=re.MULTILINE)
     state = torch.load(tmp_path / "best.pth", weights_only=True)
     # The text encoder is frozen, so its weights are still those of the folder.
     from transformers import BertModel
@@ -306,7 +314,7 @@ def test_another_dataset_in_the_same_format_trains_as_well(tiny_settings, new_cu
     assert main(["train", *words]) == 0
     found = results(tmp_path / "log")
     assert found["datasets"]["cuhkpedes"]["train"] == {"images": 24, "ids": 8, "captions": 24}
-    metrics = found["metrics"]["cuhkpedes"]
+    metrics = found["metrics"]["cuhkpedes"]["t2i"]
     assert (metrics["queries"], metrics["gallery"], metrics["R@10"]) == (6, 6, 1.0)
     classifier = torch.load(tmp_path / "log" / "best.pth", weights_only=True)["state_dict"]["id_classifier.weight"]
     assert len(classifier) == 8
@@ -346,7 +354,7 @@ def test_people_are_found_by_chinese_captions(tiny_settings, new_cuhk, tmp_path)
     terms = {f"loss__terms__{name}__weight": 0 for name in LOSSES}
     recipe = {**terms, "loss__terms__info_nce__weight": 1, "train__max_epoch": 12, "train__lr": 2e-3}
     assert main(["train", *tiny_settings(tmp_path / "log", data__root=data.save(), **recipe)]) == 0
-    assert results(tmp_path / "log")["metrics"]["cuhkpedes"]["R@1"] > 0.5  # chance is 1 in 8
+    assert results(tmp_path / "log")["metrics"]["cuhkpedes"]["t2i"]["R@1"] > 0.5  # chance is 1 in 8
 
 
 @pytest.mark.cuda
@@ -356,5 +364,5 @@ def test_training_on_the_gpu(tiny_settings, tmp_path):
     assert "trained, on cuda" in (tmp_path / "log" / "train.log").read_text()
     weights = tmp_path / "log" / "best.pth"
     assert main(["test", *tiny_settings(tmp_path / "cpu"), "model.load_weights", str(weights)]) == 0
-    on_gpu, on_cpu = (results(tmp_path / name)["metrics"]["cuhkpedes"] for name in ("log", "cpu"))
+    on_gpu, on_cpu = (results(tmp_path / name)["metrics"]["cuhkpedes"]["t2i"] for name in ("log", "cpu"))
     assert on_cpu == pytest.approx(on_gpu, abs=0.05)  # near ties may fall either way

@@ -37,6 +37,7 @@ class BenchmarkSpec:
         images: the folder that image paths are relative to.
         licence: on what terms the publishers hand it out.
         camera: camera of an image path, any text; numbered by the dataset. A row's own ``camera`` goes before it.
+        has_cameras: what ``camera`` gives are cameras, not sources of images.
         holds_out_val: there is no val split, so a share of the training identities is held out for it.
         official: the publishers' counts a split.
     """
@@ -47,6 +48,7 @@ class BenchmarkSpec:
     images: str
     licence: str
     camera: Callable[[str], str] = lambda path: ""
+    has_cameras: bool = True
     holds_out_val: bool = False
     official: Mapping[str, Official] = field(default_factory=dict)
 
@@ -73,6 +75,7 @@ CUHKPEDES = BenchmarkSpec(
     images="imgs",
     licence="academic research only, on request from its authors",
     camera=top_folder,
+    has_cameras=False,
     official={
         "train": Official(34_054, 11_003, 68_126),
         "val": Official(3_078, 1_000, 6_158),

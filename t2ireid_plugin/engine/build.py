@@ -21,6 +21,7 @@ from t2ireid_plugin.engine.optim import WarmupCosine, build_adamw
 from t2ireid_plugin.engine.text_image import TEXT_FIELDS, TextImageEngine
 from t2ireid_plugin.errors import ConfigError, DataError, EncoderError
 from t2ireid_plugin.evaluation.metrics import EVALUATORS
+from t2ireid_plugin.evaluation.protocols import OFFICIAL, PROTOCOLS
 from t2ireid_plugin.losses import LossTerms
 from t2ireid_plugin.modeling.checkpoint import read_checkpoint
 from t2ireid_plugin.modeling.encoders import Preprocess, check_source
@@ -55,6 +56,7 @@ _LEAST = {
     "data.val_seed": 0,
     "train.seed": 0,
     "test.batch_size": 1,
+    "test.bootstrap": 0,
 }
 SCHEDULERS = ("warmup_cosine", "single_step", "multi_step", "cosine")
 
@@ -83,6 +85,12 @@ def check_config(cfg: CfgNode) -> None:
     choose("train.optim", cfg.train.optim, ("adamw",))
     choose("train.lr_scheduler", cfg.train.lr_scheduler, SCHEDULERS)
     choose("test.evaluator", cfg.test.evaluator, EVALUATORS)
+    for name in cfg.test.protocols:
+        choose("test.protocols", name, tuple(PROTOCOLS))
+    if OFFICIAL not in cfg.test.protocols:
+        raise ConfigError(f"test.protocols: {cfg.test.protocols} must include {OFFICIAL}, the official protocol")
+    if not 0 <= cfg.test.identity_weight <= 1:
+        raise ConfigError(f"test.identity_weight: {cfg.test.identity_weight} must be from 0 to 1")
     choose("loss.name", cfg.loss.name, ("terms",))
     for key, least in _LEAST.items():
         table, name = key.split(".")
@@ -230,6 +238,7 @@ def build_engine(cfg: CfgNode, datamanager: Any, model: T2IReIDModel, use_gpu: b
         clip_grad=cfg.train.clip_grad,
         evaluator=cfg.test.evaluator,
         ranks=cfg.test.ranks,
+        identity_weight=cfg.test.identity_weight,
         extra_state=_extra_state(cfg, model),
     )
 

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import random
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +11,7 @@ import numpy as np
 import torch
 
 from t2ireid_plugin.errors import CheckpointError
+from t2ireid_plugin.files import write_whole
 from t2ireid_plugin.modeling.checkpoint import read_checkpoint
 
 
@@ -21,13 +20,13 @@ def save_checkpoint(state: dict[str, Any], path: str | Path) -> None:
 
     ``state`` may hold tensors and plain values only, or the safe loader will refuse it.
     """
-    _write_beside(Path(path), lambda temporary: torch.save(state, temporary))
+    write_whole(Path(path), lambda draft: torch.save(state, draft), CheckpointError)
 
 
 def save_json(content: Any, path: str | Path) -> None:
     """Writes ``content`` as JSON, never half of it."""
     text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
-    _write_beside(Path(path), lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    write_whole(Path(path), lambda draft: draft.write_text(text, encoding="utf-8"), CheckpointError)
 
 
 def load_training_state(path: str | Path) -> dict[str, Any]:
@@ -73,17 +72,3 @@ def set_rng_state(state: dict[str, Any]) -> None:
     torch.set_rng_state(state["torch"])
     if len(state["cuda"]) == torch.cuda.device_count():
         torch.cuda.set_rng_state_all(state["cuda"])
-
-
-def _write_beside(path: Path, write: Callable[[Path], Any]) -> None:
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        write(temporary)
-        with open(temporary, "rb+") as stream:
-            os.fsync(stream.fileno())
-        os.replace(temporary, path)
-    except (OSError, RuntimeError) as error:  # PyTorch's writer turns a full disk into a RuntimeError
-        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
-        raise CheckpointError(f"cannot write '{path}': {reason}; what was there before is untouched") from error
-    finally:
-        temporary.unlink(missing_ok=True)

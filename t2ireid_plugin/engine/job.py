@@ -21,19 +21,22 @@ from t2ireid_plugin.engine.build import (
     dataset_counts,
 )
 from t2ireid_plugin.engine.checkpointing import save_json
-from t2ireid_plugin.engine.logging import describe_environment, log_to, versions
+from t2ireid_plugin.engine.logging import describe_environment, git_revision, log_to, versions
 from t2ireid_plugin.engine.text_image import TextImageEngine
 from t2ireid_plugin.errors import ConfigError
 from t2ireid_plugin.evaluation.metrics import Metrics, format_table
 from t2ireid_plugin.evaluation.pictures import draw_ranked_lists, rank_examples
+from t2ireid_plugin.evaluation.protocols import BY_IMAGE, PROTOCOLS
+from t2ireid_plugin.evaluation.records import QueryRecord, query_keys, save_records
 from t2ireid_plugin.modeling.checkpoint import read_checkpoint
 
 
-def run_job(cfg: CfgNode, command: str, eval_only: bool = False, resume: bool = False) -> dict[str, Metrics]:
-    """Trains (or with ``eval_only`` only tests) what ``cfg`` describes and returns the test metrics by target.
+def run_job(cfg: CfgNode, command: str, eval_only: bool = False, resume: bool = False) -> dict[str, dict[str, Metrics]]:
+    """Trains (or with ``eval_only`` only tests) what ``cfg`` describes; returns metrics by target and protocol.
 
     Writes to ``data.save_dir``: ``config.yaml``, ``env.txt``, ``train.log`` (``test.log``), ``metrics.jsonl``,
-    TensorBoard events, ``last.pth``, ``best.pth``, ``results.json``, ``ranked_<target>.png``.
+    TensorBoard events, ``last.pth``, ``best.pth``, ``results.json``, ``queries_<target>.npz``,
+    ``ranked_<target>.png``.
 
     Args:
         cfg: the configuration.
@@ -61,7 +64,9 @@ def run_job(cfg: CfgNode, command: str, eval_only: bool = False, resume: bool = 
             engine.best = read_checkpoint(weights).get("best", {})
         else:
             _train(cfg, engine, folder, last)
-        metrics = engine.evaluate(engine.test_targets)
+        metrics = engine.evaluate_protocols(
+            engine.test_targets, cfg.test.protocols, samples=cfg.test.bootstrap, rerank=cfg.test.rerank
+        )
         _report(cfg, engine, metrics, folder, command, time.time() - started)
     return metrics
 
@@ -108,23 +113,16 @@ def _train(cfg: CfgNode, engine: TextImageEngine, folder: Path, last: Path | Non
 def _report(
     cfg: CfgNode,
     engine: TextImageEngine,
-    metrics: dict[str, Metrics],
+    metrics: dict[str, dict[str, Metrics]],
     folder: Path,
     command: str,
     seconds: float,
 ) -> None:
-    """The table on the console, ``results.json``, and a picture of ranked lists a target."""
-    for name in metrics if cfg.test.pictures > 0 else ():
-        queries, gallery = (engine.test_loader[name][part].dataset.data for part in ("query", "gallery"))
-        query_features, gallery_features = engine.embeddings[name]
-        examples = rank_examples(
-            [(path, pid, caption) for path, pid, _, _, caption, *_ in queries],
-            query_features,
-            [(path, pid) for path, pid, *_ in gallery],
-            gallery_features,
-            cfg.test.pictures,
-        )
-        draw_ranked_lists(examples, folder / f"ranked_{name}.png")
+    """The table on the console, ``results.json``, each query's figures, and a picture of ranked lists a target."""
+    for name in metrics:
+        _save_queries(engine, name, folder / f"queries_{name}.npz")
+        if cfg.test.pictures > 0:
+            _draw_examples(engine, name, folder / f"ranked_{name}.png", cfg.test.pictures)
     save_json(
         {
             "metrics": metrics,
@@ -133,11 +131,39 @@ def _report(
             "command": command,
             "seed": cfg.train.seed,
             "versions": versions(),
+            "revision": git_revision(),
             "seconds": round(seconds, 1),
         },
         folder / "results.json",
     )
     print(f"\n{format_table(metrics)}\n\nResults, log and pictures are in '{folder}'")
+
+
+def _save_queries(engine: TextImageEngine, target: str, path: Path) -> None:
+    """What `compare` needs of another run later."""
+    loader, embeddings = engine.test_loader[target], engine.embeddings[target]
+    texts = [(photo, caption) for photo, _, _, _, caption, *_ in loader["query"].dataset.data]
+    images = [(photo, "") for photo, *_ in loader["gallery"].dataset.data]
+    records = {}
+    for protocol, scores in engine.scores[target].items():
+        comparison = PROTOCOLS[protocol].compare(embeddings, engine.identity_weight)
+        asked = images if protocol in BY_IMAGE else texts
+        records[protocol] = QueryRecord.of(scores, comparison.q_pids, query_keys(asked))
+    save_records(path, target, records)
+
+
+def _draw_examples(engine: TextImageEngine, target: str, path: Path, number: int) -> None:
+    queries, gallery = (engine.test_loader[target][part].dataset.data for part in ("query", "gallery"))
+    embeddings = engine.embeddings[target]
+    assert embeddings.captions is not None  # t2i is always measured
+    examples = rank_examples(
+        [(path, pid, caption) for path, pid, _, _, caption, *_ in queries],
+        embeddings.captions,
+        [(path, pid) for path, pid, *_ in gallery],
+        embeddings.images,
+        number,
+    )
+    draw_ranked_lists(examples, path)
 
 
 def _weights_to_test(cfg: CfgNode, folder: Path) -> Path:

@@ -15,7 +15,6 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from torch.utils.tensorboard import SummaryWriter
 from torchreid import engine as torchreid_engine
-from tqdm import tqdm
 
 from t2ireid_plugin.engine.checkpointing import (
     load_training_state,
@@ -26,7 +25,10 @@ from t2ireid_plugin.engine.checkpointing import (
 from t2ireid_plugin.engine.logging import MetricsLog
 from t2ireid_plugin.engine.optim import WarmupCosine
 from t2ireid_plugin.errors import CheckpointError, ConfigError, T2IReIDError
-from t2ireid_plugin.evaluation.metrics import Metrics, compute_metrics
+from t2ireid_plugin.evaluation.embeddings import embed_target
+from t2ireid_plugin.evaluation.metrics import Metrics, compute_metrics, reranked_metrics
+from t2ireid_plugin.evaluation.protocols import OFFICIAL, PROTOCOLS, Embeddings
+from t2ireid_plugin.evaluation.ranking import QueryScores
 from t2ireid_plugin.losses import LossInputs, LossTerms
 from t2ireid_plugin.modeling.t2ireid import T2IReIDModel
 
@@ -53,6 +55,7 @@ class TextImageEngine(torchreid_engine.Engine):
         clip_grad: largest norm of the gradients; 0 leaves them.
         evaluator: see `compute_metrics`.
         ranks: the k of R@k.
+        identity_weight: share of the identity text in the protocol ``both``.
         extra_state: what checkpoints carry besides weights, such as preprocessing.
     """
 
@@ -69,8 +72,9 @@ class TextImageEngine(torchreid_engine.Engine):
         id_instruction: str = "caption",
         cloth_instruction: str = "clothing",
         clip_grad: float = 0.0,
-        evaluator: str = "torchreid",
+        evaluator: str = "exact",
         ranks: Sequence[int] = (1, 5, 10, 20),
+        identity_weight: float = 0.5,
         extra_state: dict[str, Any] | None = None,
     ) -> None:
         super().__init__(datamanager, use_gpu)
@@ -83,10 +87,12 @@ class TextImageEngine(torchreid_engine.Engine):
         self.clip_grad = clip_grad
         self.evaluator = evaluator
         self.ranks = list(ranks)
+        self.identity_weight = identity_weight
         self.extra_state = extra_state or {}
         self.writer: SummaryWriter | None = None
         self.best: dict[str, Any] = {}  # epoch, score and val metrics of the chosen checkpoint
-        self.embeddings: dict[str, tuple[Tensor, Tensor]] = {}  # queries and gallery of each target, last evaluation
+        self.embeddings: dict[str, Embeddings] = {}  # of each target, from the last `evaluate_protocols`
+        self.scores: dict[str, dict[str, QueryScores]] = {}  # by target and protocol, likewise
         self.metrics_log: MetricsLog | None = None
         self._print_freq = 1
         self._trainable = {name for name, p in model.named_parameters() if p.requires_grad}
@@ -265,7 +271,7 @@ class TextImageEngine(torchreid_engine.Engine):
     # Testing
 
     def test(self, *_: Any, **__: Any) -> float:
-        """Evaluates the test targets and returns their mean R@1; see `evaluate` for the rest."""
+        """Evaluates the test targets and returns their mean R@1 of text to image; see `evaluate` for the rest."""
         return float(np.mean([metrics["R@1"] for metrics in self.evaluate(self.test_targets).values()]))
 
     def evaluate(self, targets: Iterable[str]) -> dict[str, Metrics]:
@@ -278,14 +284,8 @@ class TextImageEngine(torchreid_engine.Engine):
     @torch.no_grad()
     def _evaluate(self, dataset_name: str, query_loader: DataLoader, gallery_loader: DataLoader, **_: Any) -> Metrics:
         self.set_model_mode("eval")
-        query, q_pids, q_camids = self.embed(query_loader, f"{dataset_name} queries")
-        gallery, g_pids, g_camids = self.embed(gallery_loader, f"{dataset_name} gallery")
-        self.embeddings[dataset_name] = query, gallery
-        metrics = compute_metrics(
-            query, gallery, q_pids, g_pids, q_camids, g_camids, ranks=self.ranks, evaluator=self.evaluator
-        )
-        shown = " ".join(f"{key} {100 * metrics[key]:.2f}" for key in metrics if key.startswith(("R@", "m")))
-        print(f"{dataset_name}: {shown} ({metrics['queries']} queries, {metrics['gallery']} images)")
+        embeddings = embed_target(self.model, query_loader, gallery_loader, [OFFICIAL], dataset_name)
+        metrics = self._measure(dataset_name, OFFICIAL, embeddings)[0]
         if self.writer is not None:
             for key, value in metrics.items():
                 self.writer.add_scalar(f"Test/{dataset_name}/{key}", value, self.epoch)
@@ -293,19 +293,48 @@ class TextImageEngine(torchreid_engine.Engine):
             self.metrics_log.write(epoch=self.epoch + 1, target=dataset_name, **metrics)
         return metrics
 
-    @torch.no_grad()
-    def embed(self, loader: DataLoader, label: str) -> tuple[Tensor, np.ndarray, np.ndarray]:
-        """Embeddings ``[n, 256]``, pids ``[n]`` and camids ``[n]`` of all items of a test loader."""
-        features, pids, camids = [], [], []
-        for data in tqdm(loader, desc=label, leave=False, disable=None):
-            inputs, batch_pids, batch_camids = self.parse_data_for_eval(data)
-            features.append(self.extract_features(inputs).cpu())
-            pids.append(batch_pids.numpy())
-            camids.append(batch_camids.numpy())
-        return torch.cat(features), np.concatenate(pids), np.concatenate(camids)
+    def evaluate_protocols(
+        self, targets: Iterable[str], protocols: Sequence[str], samples: int = 0, rerank: bool = False
+    ) -> dict[str, dict[str, Metrics]]:
+        """Each protocol on each target, from one pass over the data.
+
+        What was ranked, and each query's figures, stay in `embeddings` and `scores`.
+
+        Args:
+            targets: names of test targets.
+            protocols: names of `PROTOCOLS`.
+            samples: of the bootstrap for the intervals; 0 for none.
+            rerank: report each protocol a second time, as ``<protocol>+rerank``, after k-reciprocal re-ranking.
+        """
+        self.set_model_mode("eval")
+        results: dict[str, dict[str, Metrics]] = {}
+        for name in targets:
+            loaders = self.test_loader[name]
+            found = embed_target(self.model, loaders["query"], loaders["gallery"], protocols, name)
+            if not loaders["gallery"].dataset.spec.has_cameras:
+                found = found._replace(camids=np.zeros_like(found.camids))
+            self.embeddings[name], self.scores[name], results[name] = found, {}, {}
+            for protocol in protocols:
+                metrics, scores = self._measure(name, protocol, found, samples)
+                results[name][protocol], self.scores[name][protocol] = metrics, scores
+                if self.metrics_log is not None:
+                    self.metrics_log.write(epoch=self.epoch + 1, target=name, protocol=protocol, **metrics)
+                if rerank:
+                    comparison = PROTOCOLS[protocol].compare(found, self.identity_weight)
+                    results[name][f"{protocol}+rerank"] = reranked_metrics(comparison, self.ranks, samples)
+        return results
+
+    def _measure(
+        self, target: str, protocol: str, embeddings: Embeddings, samples: int = 0
+    ) -> tuple[Metrics, QueryScores]:
+        comparison = PROTOCOLS[protocol].compare(embeddings, self.identity_weight)
+        metrics, scores = compute_metrics(comparison, self.ranks, self.evaluator, samples)
+        shown = " ".join(f"{key} {100 * metrics[key]:.2f}" for key in metrics if key.startswith(("R@", "m")))
+        print(f"{target} {protocol}: {shown} ({metrics['queries']} queries, {metrics['gallery']} in the gallery)")
+        return metrics, scores
 
     def parse_data_for_eval(self, data: dict[str, Any]) -> tuple[Tensor | list[str], Tensor, Tensor]:
-        """Images of a gallery batch or captions of a query batch, pids and camids."""
+        """Images of a gallery batch or captions of a query batch, pids and camids, as torchreid's engine asks."""
         inputs = data["img"] if "img" in data else list(data["caption"])
         return inputs, data["pid"], data["camid"]
 

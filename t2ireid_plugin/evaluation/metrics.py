@@ -1,65 +1,124 @@
-"""The metrics of one target as a named result, by torchreid's evaluator or by ours, and their table."""
+"""The metrics of one comparison as a named result, by torchreid's evaluator or by ours, and their table."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torchreid import metrics as torchreid_metrics
+from torchreid import utils as torchreid_utils
 
 from t2ireid_plugin.evaluation import ranking
+from t2ireid_plugin.evaluation.bootstrap import intervals
+from t2ireid_plugin.evaluation.positives import PositiveRanks, positive_ranks
+from t2ireid_plugin.evaluation.protocols import Comparison
+from t2ireid_plugin.evaluation.ranking import QueryScores
 
-EVALUATORS = ("torchreid", "exact")
+EVALUATORS = ("exact", "torchreid")
 
-Metrics = dict[str, float]
+Metrics = dict[str, Any]
 
 
 def compute_metrics(
-    query: torch.Tensor,
-    gallery: torch.Tensor,
-    q_pids: npt.NDArray,
-    g_pids: npt.NDArray,
-    q_camids: npt.NDArray,
-    g_camids: npt.NDArray,
-    ranks: Sequence[int] = (1, 5, 10),
-    evaluator: str = "torchreid",
-) -> Metrics:
-    """``R@k`` for each of ``ranks``, ``mAP``, ``mINP`` as shares of 1, and the numbers of queries and images.
+    comparison: Comparison, ranks: Sequence[int] = (1, 5, 10), evaluator: str = "exact", samples: int = 0
+) -> tuple[Metrics, QueryScores]:
+    """``R@k`` for each of ``ranks``, ``mAP``, ``mINP`` as shares of 1, counts, intervals; and each query's figures.
 
     Args:
-        query: query embeddings ``[n, D]``.
-        gallery: gallery embeddings ``[m, D]``.
-        q_pids, g_pids, q_camids, g_camids: identities and cameras, ``[n]`` or ``[m]``.
+        comparison: embeddings, identities and cameras of queries and gallery.
         ranks: the k of R@k.
-        evaluator: ``torchreid`` takes R@k and mAP from ``torchreid.metrics.evaluate_rank`` (which has no mINP),
-            ``exact`` takes all from `ranking.evaluate`. They agree but for ties.
+        evaluator: ``exact`` takes all from `ranking`, ``torchreid`` takes R@k and mAP from
+            ``torchreid.metrics.evaluate_rank`` (which has no mINP). They agree but for ties.
+        samples: of the bootstrap over identities; with 0 there are no intervals.
 
     Raises:
         DataError: when no query has an image of its identity in the gallery.
     """
-    exact = ranking.evaluate(query.numpy(), gallery.numpy(), q_pids, g_pids, q_camids, g_camids, max_rank=max(ranks))
-    cmc, mean_ap = exact.cmc, exact.mAP
+    metrics, scores = summarize(positive_ranks(*comparison), comparison, ranks, samples)
     if evaluator == "torchreid":
+        query, gallery = (torch.as_tensor(features) for features in comparison[:2])
         distances = torchreid_metrics.compute_distance_matrix(query, gallery, "cosine").numpy()
-        cmc, mean_ap = torchreid_metrics.evaluate_rank(
-            distances, q_pids, g_pids, q_camids, g_camids, max_rank=max(ranks)
-        )
+        cmc, mean_ap = torchreid_metrics.evaluate_rank(distances, *comparison[2:], max_rank=max(ranks))
         # A gallery smaller than the largest rank gives a shorter curve; from its end on all has been found.
         cmc = np.append(cmc, np.ones(max(0, max(ranks) - len(cmc))))
-    result: Metrics = {f"R@{k}": float(cmc[k - 1]) for k in ranks}
-    result.update(mAP=float(mean_ap), mINP=exact.mINP)
-    result.update(queries=len(q_pids), valid_queries=exact.num_valid_queries, gallery=len(g_pids))
-    return result
+        metrics.update({f"R@{k}": float(cmc[k - 1]) for k in ranks}, mAP=float(mean_ap))
+    return metrics, scores
 
 
-def format_table(results: Mapping[str, Metrics]) -> str:
-    """One line a target, shares of 1 as percentages."""
-    columns = [name for name in next(iter(results.values())) if name.startswith("R@")] + ["mAP", "mINP"]
-    width = max(len("target"), *(len(name) for name in results))
-    lines = [f"{'target':<{width}}  " + "".join(f"{c:>8}" for c in columns) + f"{'queries':>10}{'gallery':>9}"]
-    for name, metrics in results.items():
-        cells = "".join(f"{100 * metrics[c]:>8.2f}" for c in columns)
-        lines.append(f"{name:<{width}}  {cells}{metrics['queries']:>10.0f}{metrics['gallery']:>9.0f}")
-    return "\n".join(lines)
+def summarize(
+    positives: PositiveRanks, comparison: Comparison, ranks: Sequence[int], samples: int
+) -> tuple[Metrics, QueryScores]:
+    """The metrics of `compute_metrics` from the ranks of the positives."""
+    result, scores = ranking.summarize(positives, max(ranks)), ranking.score_queries(positives)
+    metrics: Metrics = {f"R@{k}": float(result.cmc[k - 1]) for k in ranks}
+    metrics.update(
+        mAP=result.mAP,
+        mINP=result.mINP,
+        queries=result.num_queries,
+        valid_queries=result.num_valid_queries,
+        skipped_queries=result.num_skipped_queries,  # without a match in their gallery; they count for nothing
+        gallery=len(comparison.g_pids),
+        identities=len(np.unique(comparison.q_pids)),
+    )
+    if samples:
+        found = intervals(scores, comparison.q_pids, ranks=ranks, samples=samples)
+        metrics["interval95"] = {name: [float(low), float(high)] for name, (low, high) in found.items()}
+    return metrics, scores
+
+
+def reranked_metrics(comparison: Comparison, ranks: Sequence[int] = (1, 5, 10), samples: int = 0) -> Metrics:
+    """The metrics after torchreid's k-reciprocal re-ranking (Zhong et al. 2017), which holds whole distance matrices.
+
+    Raises:
+        DataError: when no query has an image of its identity in the gallery.
+    """
+    sides = [torch.as_tensor(features) for features in comparison[:2]]
+    pairs = (sides[0], sides[1]), (sides[0], sides[0]), (sides[1], sides[1])
+    distances = [torchreid_metrics.compute_distance_matrix(a, b, "cosine").numpy() for a, b in pairs]
+    reranked = torchreid_utils.re_ranking(*distances)
+    return summarize(_ranks_of_distances(reranked, comparison), comparison, ranks, samples)[0]
+
+
+def format_table(results: Mapping[str, Mapping[str, Metrics]]) -> str:
+    """One line a target and protocol, shares of 1 as percentages, with the 95 % intervals of R@1 and mAP."""
+    rows = [(target, protocol, found) for target, group in results.items() for protocol, found in group.items()]
+    names = [name for name in rows[0][2] if name.startswith("R@")] + ["mAP", "mINP"]
+    spread = [name for name in ("R@1", "mAP") if name in rows[0][2].get("interval95", {})]
+    head = ["target", "protocol", *names, "queries", "gallery", *(f"{name} 95 %" for name in spread)]
+    cells = [
+        [
+            target,
+            protocol,
+            *(f"{100 * found[name]:.2f}" for name in names),
+            str(found["queries"]),
+            str(found["gallery"]),
+            *("{:.1f} to {:.1f}".format(*(100 * end for end in found["interval95"][name])) for name in spread),
+        ]
+        for target, protocol, found in rows
+    ]
+    widths = [max(map(len, column)) for column in zip(head, *cells, strict=True)]
+    lines = [
+        "  ".join(f"{cell:<{w}}" if i < 2 else f"{cell:>{w}}" for i, (cell, w) in enumerate(zip(line, widths)))
+        for line in [head, *cells]
+    ]
+    skipped = [
+        f"{target} {protocol}: {found['skipped_queries']} queries have no match in their gallery and count for nothing"
+        for target, protocol, found in rows
+        if found["skipped_queries"]
+    ]
+    return "\n".join([*lines, *skipped])
+
+
+def _ranks_of_distances(distances: npt.NDArray, comparison: Comparison) -> PositiveRanks:
+    """As `positive_ranks`, from a matrix ``[q, g]``; a positive that ties with a negative ranks after it."""
+    ranks, counts = [], []
+    for i, row in enumerate(distances):
+        same = comparison.g_pids == comparison.q_pids[i]
+        left_out = same & (comparison.g_camids == comparison.q_camids[i])
+        right, wrong = np.sort(row[same & ~left_out]), np.sort(row[~same])
+        ranks.append(np.searchsorted(wrong, right, side="right") + np.arange(1, len(right) + 1))
+        counts.append(len(right))
+    return PositiveRanks(np.concatenate(ranks).astype(np.int32), np.concatenate([[0], np.cumsum(counts)]))

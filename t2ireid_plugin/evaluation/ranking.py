@@ -1,9 +1,4 @@
-"""Exact R@k, mAP and mINP from embeddings, without the whole similarity matrix.
-
-Only the ranks of the correct images matter, so nothing is sorted: a correct image's rank is one more than the number
-of images that score at least as high without being correct, plus the correct ones before it. Ties thus count
-against the model, and constant features score as badly as they deserve.
-"""
+"""Exact R@k, mAP and mINP from embeddings: reductions over the ranks of the positives, in float64."""
 
 from __future__ import annotations
 
@@ -13,9 +8,20 @@ import numpy as np
 import numpy.typing as npt
 
 from t2ireid_plugin.errors import DataError
+from t2ireid_plugin.evaluation.positives import Features, Integers, PositiveRanks, positive_ranks
+
+__all__ = ["PositiveRanks", "QueryScores", "RankingResult", "evaluate", "positive_ranks", "score_queries", "summarize"]
 
 Array = npt.NDArray
-_CHUNK = 512  # queries whose similarities are held at once
+
+
+class QueryScores(NamedTuple):
+    """Figures of each query that has a positive, ``v`` of them; their means are the metrics."""
+
+    query_index: Array  # [v] int64, ascending
+    first_rank: Array  # [v] int32; the query is a hit of R@k where this is at most k
+    AP: Array  # [v] float64
+    INP: Array  # [v] float64
 
 
 class RankingResult(NamedTuple):
@@ -24,75 +30,59 @@ class RankingResult(NamedTuple):
     cmc: Array  # [max_rank] float64; cmc[k-1] is R@k
     mAP: float
     mINP: float
-    num_valid_queries: int  # queries with at least one correct image; the metrics are means over these
+    num_valid_queries: int  # queries with a positive; the metrics are means over these, as torchreid's are
+    num_queries: int  # all queries
+
+    @property
+    def num_skipped_queries(self) -> int:
+        """Queries without a positive."""
+        return self.num_queries - self.num_valid_queries
 
 
 def evaluate(
-    query_features: Array,
-    gallery_features: Array,
-    q_pids: Array,
-    g_pids: Array,
-    q_camids: Array | None = None,
-    g_camids: Array | None = None,
+    query_features: Features,
+    gallery_features: Features,
+    q_pids: Integers,
+    g_pids: Integers,
+    q_camids: Integers | None = None,
+    g_camids: Integers | None = None,
     max_rank: int = 50,
 ) -> RankingResult:
-    """Ranks the gallery for each query by cosine similarity.
+    """Ranks the gallery for each query by cosine similarity; arguments and errors are those of `positive_ranks`.
 
-    Args:
-        query_features: ``[n, D]``; normalised here.
-        gallery_features: ``[m, D]``; normalised here.
-        q_pids: identities of the queries ``[n]``, any integers.
-        g_pids: identities of the gallery ``[m]``.
-        q_camids: cameras ``[n]``; with them, gallery images of the query's identity and camera are left out, as in
-            ``torchreid.metrics.evaluate_rank``.
-        g_camids: cameras ``[m]``.
-        max_rank: length of the CMC curve; a gallery smaller than that gives 1 from its size on.
-
-    Returns:
-        AP is the mean over a query's correct images of (correct images up to it) / (its rank); INP is (number of
-        correct images) / (rank of the last one), Ye et al. 2021, https://arxiv.org/abs/2001.04193, section 4.
+    ``max_rank`` is the length of the CMC curve, which is 1 from the gallery's size on.
 
     Raises:
-        DataError: when no query has a correct image in the gallery.
-        ValueError: when lengths do not match, or only one side has cameras.
+        DataError: also when no query has a positive.
     """
-    if len(query_features) != len(q_pids) or len(gallery_features) != len(g_pids):
-        raise ValueError(
-            f"{len(query_features)} query features for {len(q_pids)} pids, "
-            f"{len(gallery_features)} gallery features for {len(g_pids)} pids"
-        )
-    if (q_camids is None) != (g_camids is None):
-        raise ValueError("cameras are needed of both the queries and the gallery, or of neither")
-    queries, gallery = _unit(query_features), _unit(gallery_features)
-    first_ranks, precisions, penalties = [], [], []
-    for start in range(0, len(queries), _CHUNK):
-        scores = queries[start : start + _CHUNK] @ gallery.T  # [chunk, m]
-        for i, row in enumerate(scores, start):
-            correct = g_pids == q_pids[i]
-            if q_camids is not None and g_camids is not None:
-                kept = ~(correct & (g_camids == q_camids[i]))
-                row, correct = row[kept], correct[kept]
-            if not correct.any():
-                continue
-            ranks = _ranks(row, correct)
-            order = np.arange(1, len(ranks) + 1)
-            first_ranks.append(ranks[0])
-            precisions.append(np.mean(order / ranks))
-            penalties.append(len(ranks) / ranks[-1])
-    if not first_ranks:
+    return summarize(positive_ranks(query_features, gallery_features, q_pids, g_pids, q_camids, g_camids), max_rank)
+
+
+def summarize(positives: PositiveRanks, max_rank: int = 50) -> RankingResult:
+    """The means of `score_queries`, and the share of first ranks up to each of 1 to ``max_rank``.
+
+    Raises:
+        DataError: when no query has a positive.
+    """
+    scores = score_queries(positives)
+    valid = len(scores.query_index)
+    if not valid:
         raise DataError("no query has an image of its identity in the gallery")
-    cmc = (np.asarray(first_ranks)[:, None] <= np.arange(1, max_rank + 1)).mean(axis=0)
-    return RankingResult(cmc, float(np.mean(precisions)), float(np.mean(penalties)), len(first_ranks))
+    firsts = np.bincount(np.minimum(scores.first_rank, max_rank + 1), minlength=max_rank + 2)
+    cmc = np.cumsum(firsts[1 : max_rank + 1]) / valid
+    return RankingResult(cmc, float(scores.AP.mean()), float(scores.INP.mean()), valid, len(positives.counts))
 
 
-def _unit(features: Array) -> Array:
-    features = np.asarray(features, dtype=np.float32)
-    return features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)
+def score_queries(positives: PositiveRanks) -> QueryScores:
+    """First rank, AP and INP of each query that has a positive.
 
-
-def _ranks(scores: Array, correct: Array) -> Array:
-    """Ranks from 1 of the correct images among all ``scores [m]``, ascending; ties with wrong ones rank after."""
-    right = -np.sort(-scores[correct])  # best first
-    wrong = np.sort(scores[~correct])
-    ahead = len(wrong) - np.searchsorted(wrong, right, side="left")  # wrong ones that score as high or higher
-    return ahead + np.arange(1, len(right) + 1)
+    AP is the mean over a query's positives of (positives up to it) / (its rank), as in torchreid's
+    ``evaluate_rank``; INP is (number of positives) / (rank of the last), Ye et al. 2021,
+    https://arxiv.org/abs/2001.04193, section 4.
+    """
+    query_index = np.flatnonzero(positives.counts)
+    ranks, counts, starts = positives.ranks, positives.counts[query_index], positives.offsets[query_index]
+    order = np.arange(1, len(ranks) + 1) - np.repeat(starts, counts)
+    # reduceat takes no empty slices, and without them each query's slice ends where the next one's begins.
+    precision = np.add.reduceat(order / ranks, starts) / counts
+    return QueryScores(query_index, ranks[starts], precision, counts / ranks[starts + counts - 1])

@@ -43,8 +43,20 @@ class DisentangleModule(nn.Module):
         gate = self.gate(torch.cat([id_feature, cloth_feature], dim=-1))  # [B, D]
         return gate * id_feature, (1 - gate) * cloth_feature, gate
 
+    def attention_weights(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """Tokens ``[B, L, D]`` to the weights of ``id_attn`` and ``cloth_attn``, ``[B, heads, L, L]`` each.
+
+        Row ``i`` says how much token ``i`` takes from each token, and sums to 1.
+        """
+        return _weights(self.id_attn, self.id_linear(tokens)), _weights(self.cloth_attn, self.cloth_linear(tokens))
+
 
 def _attend(attention: nn.MultiheadAttention, query: Tensor, context: Tensor | None = None) -> Tensor:
     """Attention without its weights, which lets PyTorch take its fused path."""
     context = query if context is None else context
     return attention(query, context, context, need_weights=False)[0]
+
+
+def _weights(attention: nn.MultiheadAttention, tokens: Tensor) -> Tensor:
+    """Self-attention's weights ``[B, heads, L, L]``, which the fused path of `_attend` never forms."""
+    return attention(tokens, tokens, tokens, need_weights=True, average_attn_weights=False)[1]

@@ -153,6 +153,17 @@ class T2IReIDModel(nn.Module):
         embeds = self._project(self.text_mlp, self._text_features(_as_texts(text, "text")))[0]
         return embeds[0] if isinstance(text, str) else embeds
 
+    def fuse(self, image_embeds: Tensor, id_text_embeds: Tensor) -> tuple[Tensor, Tensor]:
+        """Pairs of embeddings ``[B, 256]`` to fused ones ``[B, 256]`` of unit norm and gate weights ``[B, 2]``.
+
+        Raises:
+            ConfigError: when the model was built without fusion.
+        """
+        if self.fusion is None:
+            raise ConfigError("the model has no fusion (model.fusion)")
+        fused, gate_weights = self.fusion(image_embeds.to(self.device), id_text_embeds.to(self.device))
+        return F.normalize(self.scale * fused, dim=-1), gate_weights
+
     def forward(
         self,
         image: Tensor | None = None,
@@ -182,8 +193,7 @@ class T2IReIDModel(nn.Module):
 
         fused_embeds = gate_weights = None
         if self.fusion is not None and image_embeds is not None and id_text_embeds is not None:
-            fused, gate_weights = self.fusion(image_embeds, id_text_embeds)
-            fused_embeds = F.normalize(self.scale * fused, dim=-1)
+            fused_embeds, gate_weights = self.fuse(image_embeds, id_text_embeds)
 
         return T2IReIDOutput(
             image_embeds=image_embeds,

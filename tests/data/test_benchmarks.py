@@ -130,8 +130,8 @@ def test_training_and_evaluation(name, benchmark_root, tiny_settings, tmp_path, 
     assert main(["train", *tiny_settings(tmp_path, train__max_epoch=1, **sets)]) == 0
     results = json.loads((tmp_path / "results.json").read_text())
     counts = results["datasets"][name]
-    assert counts["test"]["images"] == results["metrics"][name]["gallery"] == 32
-    assert counts["test"]["captions"] == results["metrics"][name]["queries"]
+    assert counts["test"]["images"] == results["metrics"][name]["t2i"]["gallery"] == 32
+    assert counts["test"]["captions"] == results["metrics"][name]["t2i"]["queries"]
     assert counts["train"]["ids"] == (26 if name in HELD_OUT else 24)
     assert counts["val"]["ids"] == (6 if name in HELD_OUT else 8)
     assert list(results["chosen"]["val"]) == [f"{name}_val"]
@@ -157,7 +157,7 @@ def test_two_sources_and_other_targets(benchmark_root, tiny_settings, tmp_path):
         np.mean([metrics["R@1"] for metrics in results["chosen"]["val"].values()])
     )
     assert set(results["datasets"]) == {"cuhkpedes", "icfgpedes", "rstpreid"}
-    assert results["metrics"]["rstpreid"]["queries"] == 64
+    assert results["metrics"]["rstpreid"]["t2i"]["queries"] == 64
 
 
 def test_all_identities_are_trained_on_when_nothing_is_chosen_by_val(benchmark_root, tiny_settings, tmp_path, capsys):

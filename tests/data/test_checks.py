@@ -522,6 +522,7 @@ def test_the_json_says_what_the_table_says(cuhk, tmp_path):
     replace_image(cuhk, 0, b"")
     cuhk.rows[1]["captions"] = ["半个 \ud83d", "红色外套"]
     report = check(cuhk)
+    (tmp_path / "new").mkdir()
     write_json(report, tmp_path / "new" / "report.json")
     content = json.loads((tmp_path / "new" / "report.json").read_text(encoding="utf-8"))
     assert content == json.loads(json.dumps(report.as_dict()))

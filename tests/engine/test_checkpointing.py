@@ -79,7 +79,7 @@ def test_an_interrupted_write_leaves_the_old_file(tmp_path, monkeypatch, interru
 
 
 def test_what_a_killed_process_left_is_no_obstacle(tmp_path):
-    (tmp_path / ".last.pth.tmp").write_bytes(b"half a checkpoint of a process that was killed")
+    (tmp_path / ".last.tmp.pth").write_bytes(b"half a checkpoint of a process that was killed")
     save_checkpoint(OLD, tmp_path / "last.pth")
     assert load(tmp_path / "last.pth")["epoch"] == 1
     assert [path.name for path in tmp_path.iterdir()] == ["last.pth"]

@@ -3,16 +3,26 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torchreid import metrics as torchreid_metrics
+from torchreid import utils as torchreid_utils
 
 from t2ireid_plugin.errors import DataError
-from t2ireid_plugin.evaluation.metrics import EVALUATORS, compute_metrics, format_table
+from t2ireid_plugin.evaluation.metrics import (
+    EVALUATORS,
+    _ranks_of_distances,
+    compute_metrics,
+    format_table,
+    reranked_metrics,
+    summarize,
+)
+from t2ireid_plugin.evaluation.protocols import Comparison
 
 
 def random_case(seed, queries=12, images=20, people=5):
     rng = np.random.default_rng(seed)
     features = [torch.from_numpy(rng.normal(size=(n, 8)).astype(np.float32)) for n in (queries, images)]
     q_pids, g_pids = rng.integers(0, people, queries), np.arange(images) % people
-    return (*features, q_pids, g_pids, np.full(queries, -1), rng.integers(0, 3, images))
+    return Comparison(*features, q_pids, g_pids, np.full(queries, -1), rng.integers(0, 3, images))
 
 
 def share_found(case, k):
@@ -29,8 +39,9 @@ def share_found(case, k):
 @given(st.integers(0, 10**6))
 def test_named_ranks_are_the_shares_of_queries_with_a_hit(evaluator, seed):
     case = random_case(seed)
-    metrics = compute_metrics(*case, ranks=(1, 3, 20), evaluator=evaluator)
-    assert list(metrics) == ["R@1", "R@3", "R@20", "mAP", "mINP", "queries", "valid_queries", "gallery"]
+    metrics, scores = compute_metrics(case, ranks=(1, 3, 20), evaluator=evaluator)
+    assert list(metrics)[:5] == ["R@1", "R@3", "R@20", "mAP", "mINP"]
+    assert metrics["R@1"] == pytest.approx(np.mean(scores.first_rank == 1))
     for k in (1, 3, 20):
         assert metrics[f"R@{k}"] == pytest.approx(share_found(case, k), abs=1e-6)
     assert (metrics["queries"], metrics["valid_queries"], metrics["gallery"]) == (12, 12, 20)
@@ -39,7 +50,7 @@ def test_named_ranks_are_the_shares_of_queries_with_a_hit(evaluator, seed):
 @given(st.integers(0, 10**6))
 def test_both_evaluators_agree(seed):
     case = random_case(seed)
-    theirs, ours = (compute_metrics(*case, evaluator=name) for name in EVALUATORS)
+    theirs, ours = (compute_metrics(case, evaluator=name)[0] for name in EVALUATORS)
     assert theirs == pytest.approx(ours, abs=1e-6)
 
 
@@ -47,9 +58,8 @@ def test_both_evaluators_agree(seed):
 def test_a_gallery_smaller_than_the_largest_rank(evaluator):
     query = torch.eye(3)
     camids = np.full(3, -1), np.zeros(3, int)
-    metrics = compute_metrics(
-        query, query, np.array([0, 1, 2]), np.array([1, 0, 2]), *camids, ranks=(1, 10, 20), evaluator=evaluator
-    )
+    case = Comparison(query, query, np.array([0, 1, 2]), np.array([1, 0, 2]), *camids)
+    metrics, _ = compute_metrics(case, ranks=(1, 10, 20), evaluator=evaluator)
     assert metrics["R@1"] == pytest.approx(1 / 3)
     assert metrics["R@10"] == metrics["R@20"] == 1.0
 
@@ -58,20 +68,64 @@ def test_a_gallery_smaller_than_the_largest_rank(evaluator):
 def test_no_query_with_an_answer(evaluator):
     with pytest.raises(DataError, match="no query has an image of its identity"):
         compute_metrics(
-            torch.eye(2), torch.eye(2), np.array([0, 1]), np.array([2, 3]), *np.zeros((2, 2), int), evaluator=evaluator
+            Comparison(torch.eye(2), torch.eye(2), np.array([0, 1]), np.array([2, 3]), *np.zeros((2, 2), int)),
+            evaluator=evaluator,
         )
+
+
+def test_queries_without_an_answer_are_counted():
+    case = Comparison(
+        torch.eye(3), torch.eye(3), np.arange(3), np.array([0, 1, 7]), *np.zeros((2, 3), int) - [[1], [0]]
+    )
+    metrics, scores = compute_metrics(case)
+    assert (metrics["queries"], metrics["valid_queries"], metrics["skipped_queries"]) == (3, 2, 1)
+    assert scores.query_index.tolist() == [0, 1]
+    assert metrics["R@1"] == 1.0
+    table = format_table({"set": {"t2i": metrics}})
+    assert table.splitlines()[-1] == "set t2i: 1 queries have no match in their gallery and count for nothing"
 
 
 def test_values_are_plain_numbers():
     """What goes into JSON, and into checkpoints that the safe loader takes."""
-    for value in compute_metrics(*random_case(0)).values():
-        assert type(value) in (int, float)
+    metrics, _ = compute_metrics(random_case(0), samples=100)
+    spread = metrics.pop("interval95")
+    assert all(type(value) in (int, float) for value in metrics.values())
+    assert set(spread) == {"R@1", "R@5", "R@10", "mAP", "mINP"}
+    for name, (low, high) in spread.items():
+        assert type(low) is type(high) is float
+        assert 0 <= low <= metrics[name] <= high <= 1
+
+
+@given(st.integers(0, 10**6))
+def test_metrics_of_a_distance_matrix(seed):
+    """Re-ranking hands on distances; those before it must give what the embeddings give."""
+    case = random_case(seed)
+    distances = torchreid_metrics.compute_distance_matrix(*case[:2], "cosine").numpy()
+    found, _ = summarize(_ranks_of_distances(distances, case), case, (1, 5), 0)
+    expected, _ = compute_metrics(case, ranks=(1, 5))
+    assert found == pytest.approx(expected, abs=1e-6)
+
+
+def test_reranking_is_torchreids():
+    case = random_case(3, queries=30, images=60, people=6)
+    query, gallery = case[:2]
+    pairs = (query, gallery), (query, query), (gallery, gallery)
+    distances = [torchreid_metrics.compute_distance_matrix(*pair, "cosine").numpy() for pair in pairs]
+    reranked = torchreid_utils.re_ranking(*distances)
+    cmc, mean_ap = torchreid_metrics.evaluate_rank(reranked, *case[2:], max_rank=5)
+    found = reranked_metrics(case, ranks=(1, 5))
+    assert (found["R@1"], found["R@5"], found["mAP"]) == pytest.approx((cmc[0], cmc[4], mean_ap), abs=1e-6)
 
 
 def test_table():
-    rows = {"R@1": 0.5, "R@10": 1.0, "mAP": 0.12345, "mINP": 0.1, "queries": 64, "valid_queries": 64, "gallery": 32}
-    header, first, second = format_table({"cuhkpedes": rows, "other": {**rows, "R@1": 0.25}}).splitlines()
-    assert header.split() == ["target", "R@1", "R@10", "mAP", "mINP", "queries", "gallery"]
-    assert first.split() == ["cuhkpedes", "50.00", "100.00", "12.35", "10.00", "64", "32"]
-    assert second.split()[:2] == ["other", "25.00"]
+    rows = {"R@1": 0.5, "R@10": 1.0, "mAP": 0.12345, "mINP": 0.1, "queries": 64, "skipped_queries": 0, "gallery": 32}
+    spread = {"interval95": {"R@1": [0.4, 0.6], "mAP": [0.1, 0.15]}}
+    table = format_table({"cuhkpedes": {"t2i": {**rows, **spread}}, "other": {"t2i": {**rows, **spread, "R@1": 0.25}}})
+    header, first, second = table.splitlines()
+    columns = ["target", "protocol", "R@1", "R@10", "mAP", "mINP", "queries", "gallery"]
+    assert header.split() == [*columns, "R@1", "95", "%", "mAP", "95", "%"]
+    assert first.split()[:8] == ["cuhkpedes", "t2i", "50.00", "100.00", "12.35", "10.00", "64", "32"]
+    assert first.split()[8:] == ["40.0", "to", "60.0", "10.0", "to", "15.0"]
+    assert second.split()[:3] == ["other", "t2i", "25.00"]
     assert len(header) == len(first) == len(second)
+    assert format_table({"a": {"t2i": rows}}).splitlines()[0].split() == columns

@@ -1,12 +1,16 @@
+import subprocess
+import sys
+
 import numpy as np
 import pytest
+import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torchreid import metrics as torchreid_metrics
 
 from t2ireid_plugin.errors import DataError
-from t2ireid_plugin.evaluation import ranking
-from t2ireid_plugin.evaluation.ranking import evaluate
+from t2ireid_plugin.evaluation import positives
+from t2ireid_plugin.evaluation.ranking import PositiveRanks, evaluate, positive_ranks, score_queries, summarize
 
 
 def naive(queries, gallery, q_pids, g_pids, q_camids=None, g_camids=None, max_rank=50):
@@ -51,11 +55,11 @@ def cosines(queries, gallery):
     )
 
 
-def has_near_ties(queries, gallery):
+def has_near_ties(queries, gallery, gap=1e-5):
     """Whether two images are so nearly equally similar to a query that rounding decides between them."""
     if len(gallery) < 2:
         return False
-    return bool((np.diff(np.sort(cosines(queries, gallery)), axis=1) < 1e-5).any())
+    return bool((np.diff(np.sort(cosines(queries, gallery)), axis=1) < gap).any())
 
 
 sizes = {
@@ -128,13 +132,23 @@ def test_constant_features_score_as_badly_as_they_deserve():
     assert found.mAP == found.mINP == pytest.approx(1 / 20)
 
 
-@pytest.mark.parametrize("value", [0.0, np.nan])
-def test_features_that_say_nothing_earn_nothing(value):
+def test_features_that_say_nothing_earn_nothing():
     pids = np.arange(10)
-    features = np.full((10, 4), value, dtype=np.float32)
-    with np.errstate(invalid="ignore"):
-        found = evaluate(features, np.eye(10, 4, dtype=np.float32), pids, pids, max_rank=5)
+    found = evaluate(np.zeros((10, 4), np.float32), np.eye(10, 4, dtype=np.float32), pids, pids, max_rank=5)
     assert found.cmc.tolist() == [0.0] * 5
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1e300])
+@pytest.mark.parametrize("kind", [np.asarray, torch.as_tensor])
+def test_features_that_are_not_finite_are_named(value, kind):
+    """1e300 is finite, but not in the float32 that similarities are computed in."""
+    good, bad = np.eye(5), np.eye(5)
+    bad[3, 1] = bad[4, 0] = value
+    pids = np.arange(5)
+    with pytest.raises(DataError, match="query features: row 3 "):
+        evaluate(kind(bad), kind(good), pids, pids)
+    with pytest.raises(DataError, match="gallery features: row 3 "):
+        evaluate(kind(good), kind(bad), pids, pids)
 
 
 def test_perfect_features():
@@ -176,12 +190,14 @@ def test_a_gallery_smaller_than_the_curve():
 def test_queries_without_an_answer_are_left_out_and_counted():
     q = np.eye(4)
     found = evaluate(q, q[:2], np.array([0, 1, 2, 3]), np.array([0, 1]))
-    assert found.num_valid_queries == 2
+    assert (found.num_valid_queries, found.num_queries, found.num_skipped_queries) == (2, 4, 2)
     assert (found.cmc[0], found.mAP, found.mINP) == (1.0, 1.0, 1.0)
 
 
-def test_any_whole_numbers_are_identities():
-    small, large = np.array([0, 1, 2, 0, 1]), np.array([-7, 10**12, 5, -7, 10**12])
+@pytest.mark.parametrize("names", [(-7, 10**12, 5), (2**63 - 1, -(2**63), 2**53 + 1), (2**62, 2**62 + 1, -1)])
+def test_any_whole_numbers_are_identities(names):
+    small = np.array([0, 1, 2, 0, 1])
+    large = np.array(names)[small]
     features = np.random.default_rng(0).normal(size=(5, 3))
     kept = evaluate(features[:2], features, small[:2], small)
     found = evaluate(features[:2], features, large[:2], large)
@@ -207,10 +223,164 @@ def test_the_camera_of_a_text_changes_nothing_and_that_of_its_photo_ruins_it():
 def test_more_queries_than_a_chunk(monkeypatch):
     q, g, q_pids, g_pids, q_camids, g_camids = random_case(3, 50, 30, 10, 3)
     whole = evaluate(q, g, q_pids, g_pids, q_camids, g_camids)
-    monkeypatch.setattr(ranking, "_CHUNK", 7)
+    monkeypatch.setattr(positives, "_CHUNK", 7)
     parts = evaluate(q, g, q_pids, g_pids, q_camids, g_camids)
     np.testing.assert_array_equal(parts.cmc, whole.cmc)
     assert parts[1:] == whole[1:]
+
+
+@pytest.mark.parametrize("chunk", [1, 2, 5, 16, 33, 512])
+@pytest.mark.parametrize(("images", "people", "dim"), [(7, 7, 3), (130, 5, 37), (1003, 1003, 256), (1003, 10, 64)])
+def test_equal_embeddings_tie_wherever_they_stand(monkeypatch, chunk, images, people, dim):
+    """Each image is there twice, under the right and under a wrong name, and the right one is behind the wrong one.
+
+    A matrix product may round the two differently, and then about every other one would be before it.
+    """
+    monkeypatch.setattr(positives, "_CHUNK", chunk)
+    rng = np.random.default_rng(images)
+    queries, once = rng.normal(size=(33, dim)), rng.normal(size=(images, dim))
+    once[:, 0] = 0
+    twice = np.concatenate([once, once * np.where(np.arange(dim), 1, -1)])  # -0 equals 0 though its bits differ
+    order = rng.permutation(2 * images)
+    names = np.concatenate([np.arange(images) % people, np.arange(images) + people])
+    q_pids = np.arange(33) % people
+    found = positive_ranks(queries, twice[order], q_pids, names[order])
+    place = np.argsort(np.argsort(-cosines(queries, once), axis=1), axis=1)  # from 0, were there one of each
+    right = names[:images] == q_pids[:, None]
+    expected = [sorted(2 * places[own] + 2) for places, own in zip(place, right)]
+    np.testing.assert_array_equal(found.ranks, np.concatenate(expected))
+
+
+@settings(max_examples=30)
+@given(
+    seed=st.integers(0, 10**6),
+    images=st.integers(1, 3000),
+    people=st.sampled_from([1, 2, 10, 300]),
+    clear=st.sampled_from([0, 1, 5]),
+)
+def test_ranks_are_those_of_a_sort(seed, images, people, clear):
+    """From a handful of positives to all images, from chance to perfection: all ways of counting are taken."""
+    rng = np.random.default_rng(seed)
+    centres = clear * rng.normal(size=(people, 16))
+    q_pids, g_pids = rng.integers(0, people, 20), rng.integers(0, people, images)
+    queries, gallery = (centres[pids] + rng.normal(size=(len(pids), 16)) for pids in (q_pids, g_pids))
+    assume(not has_near_ties(queries, gallery, 1e-7))
+    found = positive_ranks(queries, gallery, q_pids, g_pids)
+    order = np.argsort(-cosines(queries, gallery), axis=1)
+    query, place = np.nonzero(g_pids[order] == q_pids[:, None])
+    np.testing.assert_array_equal(found.ranks, place + 1)
+    np.testing.assert_array_equal(found.query_index, query)
+    np.testing.assert_array_equal(found.counts, np.bincount(query, minlength=20))
+    assert (found.ranks.dtype, found.offsets.dtype) == (np.int32, np.int64)
+
+
+def test_metrics_from_ranks():
+    """Queries 0, 2 and 4 have 2, 1 and 3 positives, the others none."""
+    ranks = PositiveRanks(np.array([1, 4, 3, 2, 3, 9], np.int32), np.array([0, 2, 2, 3, 3, 6, 6]))
+    scores = score_queries(ranks)
+    assert scores.query_index.tolist() == [0, 2, 4]
+    assert scores.first_rank.tolist() == [1, 3, 2]
+    np.testing.assert_allclose(scores.AP, [(1 + 2 / 4) / 2, 1 / 3, (1 / 2 + 2 / 3 + 3 / 9) / 3])
+    np.testing.assert_allclose(scores.INP, [2 / 4, 1 / 3, 3 / 9])
+    found = summarize(ranks, max_rank=4)
+    assert found.cmc == pytest.approx([1 / 3, 2 / 3, 1, 1])
+    assert (found.mAP, found.mINP) == pytest.approx((scores.AP.mean(), scores.INP.mean()))
+    assert (found.num_valid_queries, found.num_queries) == (3, 6)
+
+
+@pytest.mark.parametrize("people", [3, 4000])
+def test_as_torchreids_evaluator_on_thousands(people):
+    """Past the sizes of the other tests, with several images of a person and with one."""
+    rng = np.random.default_rng(people)
+    q_pids, g_pids = rng.integers(0, people, 900), rng.integers(0, people, 1500)
+    q_camids, g_camids = rng.integers(0, 3, 900), rng.integers(0, 3, 1500)
+    centres = rng.normal(size=(people, 64))
+    queries, gallery = (centres[pids] + 2 * rng.normal(size=(len(pids), 64)) for pids in (q_pids, g_pids))
+    case = (q_pids, g_pids, q_camids, g_camids)
+    distances = (1 - cosines(queries, gallery)).astype(np.float32)
+    cmc, mean_ap = torchreid_metrics.evaluate_rank(distances, *case, max_rank=20, use_cython=False)
+    found = evaluate(queries, gallery, *case, max_rank=20)
+    np.testing.assert_allclose(found.cmc, cmc, rtol=0, atol=1e-6)
+    assert found.mAP == pytest.approx(mean_ap, abs=1e-6)
+
+
+def test_one_query_and_one_image():
+    found = evaluate(np.ones((1, 3)), np.ones((1, 3)), [5], [5], [0], [1], max_rank=3)
+    assert found == (pytest.approx([1, 1, 1]), 1.0, 1.0, 1, 1)
+
+
+@pytest.mark.parametrize(("queries", "images"), [(0, 3), (3, 0), (0, 0)])
+def test_nothing_to_rank(queries, images):
+    arguments = np.ones((queries, 2)), np.ones((images, 2)), np.zeros(queries, int), np.zeros(images, int)
+    assert positive_ranks(*arguments).offsets.tolist() == [0] * (queries + 1)
+    with pytest.raises(DataError, match="no query has an image of its identity"):
+        evaluate(*arguments)
+
+
+def test_tensors_arrays_and_lists_are_the_same_and_stay_as_they_are():
+    q, g, *labels = random_case(1, 9, 40, 5, 3)
+    q, g = q.astype(np.float32), g.astype(np.float32)
+    expected = positive_ranks(q, g, *labels)
+    kept = q.copy(), g.copy()
+    tensors = torch.from_numpy(q).requires_grad_(), torch.from_numpy(g).bfloat16()  # small integers stay exact
+    frozen = q.copy(), np.asfortranarray(g)
+    frozen[0].flags.writeable = False
+    for features, ids in (
+        (tensors, [torch.from_numpy(values) for values in labels]),
+        (frozen, [values.tolist() for values in labels]),
+    ):
+        found = positive_ranks(*features, *ids)
+        np.testing.assert_array_equal(found.ranks, expected.ranks)
+        np.testing.assert_array_equal(found.offsets, expected.offsets)
+    np.testing.assert_array_equal(q, kept[0])
+    np.testing.assert_array_equal(g, kept[1])
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("precision", ["highest", "medium"])
+def test_cuda_ranks_as_the_cpu_does(precision):
+    q, g, *labels = random_case(2, 700, 900, 40, 3, dim=32)
+    expected = positive_ranks(q, g, *labels)
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision(precision)  # TF32 would exchange images that are as close as these
+    try:
+        found = positive_ranks(torch.from_numpy(q).cuda(), torch.from_numpy(g).cuda(), *labels)
+        assert torch.get_float32_matmul_precision() == precision
+    finally:
+        torch.set_float32_matmul_precision(before)
+    np.testing.assert_array_equal(found.offsets, expected.offsets)
+    # Whole numbers give many equal cosines of different embeddings, whose last bit is the device's own.
+    assert np.mean(found.ranks != expected.ranks) < 0.01
+
+
+@pytest.mark.cuda
+def test_constant_features_on_cuda():
+    constant = torch.ones(20, 8, device="cuda")
+    assert positive_ranks(constant, constant, range(20), range(20)).ranks.tolist() == [20] * 20
+
+
+MEMORY = """
+import numpy as np
+from t2ireid_plugin.benchmark.machine import memory_peak, memory_used, reset_memory_peak
+from t2ireid_plugin.evaluation.ranking import evaluate
+features, pids = np.random.default_rng(0).normal(size=(4000, 64)).astype(np.float32), np.arange(4000) % 500
+evaluate(features[:64], features[:64], pids[:64], pids[:64])
+before = memory_used()
+reset_memory_peak()
+evaluate(features, features, pids, pids)
+print(memory_peak() - before)
+features @ features.T
+print(memory_peak() - before)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads and resets Linux's peak of the memory held")
+def test_the_whole_matrix_is_never_held():
+    """64 MB for 4,000 queries and images, in float32; the last line shows that it would have been seen."""
+    done = subprocess.run([sys.executable, "-c", MEMORY], capture_output=True, text=True, check=True)
+    ours, matrix = (int(line) / 1e6 for line in done.stdout.split())
+    assert ours < 32
+    assert matrix > 60
 
 
 def test_lengths_that_do_not_match_are_named():
@@ -218,3 +388,15 @@ def test_lengths_that_do_not_match_are_named():
         evaluate(np.eye(2), np.eye(2), np.arange(3), np.arange(2))
     with pytest.raises(ValueError, match="cameras are needed of both"):
         evaluate(np.eye(2), np.eye(2), np.arange(2), np.arange(2), q_camids=np.arange(2))
+    with pytest.raises(ValueError, match="cameras of 2 queries and 1 images"):
+        evaluate(np.eye(2), np.eye(2), np.arange(2), np.arange(2), np.arange(2), np.arange(1))
+    with pytest.raises(ValueError, match="query features have 2 dimensions, gallery features 3"):
+        evaluate(np.eye(2), np.eye(3), np.arange(2), np.arange(3))
+    with pytest.raises(ValueError, match=r"gallery features have the shape \[2\]"):
+        evaluate(np.eye(2), np.ones(2), np.arange(2), np.arange(2))
+
+
+@pytest.mark.parametrize("pids", [[0.0, 1.0], ["a", "b"], [[0], [1]], [0, 2**63]])
+def test_identities_are_whole_numbers(pids):
+    with pytest.raises(ValueError, match="q_pids"):
+        evaluate(np.eye(2), np.eye(2), pids, np.arange(2))

@@ -135,3 +135,31 @@ def test_samples_do_not_mix(module):
 def test_the_order_of_tokens_does_not_matter(module):
     for actual, expected in zip(module(tokens().flip(1)), module(tokens())):
         torch.testing.assert_close(actual, expected, rtol=0, atol=1e-6)
+
+
+def test_the_attention_weights_reproduce_the_attention(module):
+    """Weights times values, by hand from the layers' parameters, is what the forward pass adds to the tokens."""
+    seen = {}
+    for name in ("id_attn", "cloth_attn"):
+        getattr(module, name).register_forward_hook(lambda _, args, out, name=name: seen.update({name: (args[0], out)}))
+    with torch.no_grad():
+        module(tokens())
+        from_forward = dict(seen)
+        weights = dict(zip(("id_attn", "cloth_attn"), module.attention_weights(tokens())))
+    for name, (projected, (attended, no_weights)) in from_forward.items():
+        attention = getattr(module, name)
+        assert no_weights is None  # the forward pass does not pay for them
+        assert weights[name].shape == (B, 4, L, L)
+        assert (weights[name] >= 0).all()
+        torch.testing.assert_close(weights[name].sum(dim=-1), torch.ones(B, 4, L), rtol=0, atol=1e-6)
+        value = nn.functional.linear(projected, attention.in_proj_weight[2 * D :], attention.in_proj_bias[2 * D :])
+        heads = value.view(B, L, 4, D // 4).transpose(1, 2)  # [B, heads, L, D / heads]
+        joined = (weights[name] @ heads).transpose(1, 2).reshape(B, L, D)
+        torch.testing.assert_close(attention.out_proj(joined), attended, rtol=0, atol=1e-6)
+
+
+def test_asking_for_the_weights_changes_nothing(module):
+    names, before = list(module.state_dict()), module(tokens())
+    module.attention_weights(tokens())
+    assert list(module.state_dict()) == names
+    assert all(torch.equal(a, b) for a, b in zip(module(tokens()), before))

@@ -111,6 +111,10 @@ def run(options: argparse.Namespace, command: str) -> int:
     )
     _print(table(report))
     out = Path(options.out or Path("log") / f"check_{options.dataset}")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(f"'{out}' cannot be written: {error.strerror}") from error
     write_json(report, out / "report.json")
     problem = write_sheet(report, out / "sheet.jpg", photos=options.photos, seed=options.seed, font=options.font)
     if problem:

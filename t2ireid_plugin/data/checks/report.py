@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
-import tempfile
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,7 +13,7 @@ from t2ireid_plugin.data.checks.findings import ERROR, SEVERITIES, Finding
 from t2ireid_plugin.data.checks.identities import differing
 from t2ireid_plugin.data.checks.rows import Row
 from t2ireid_plugin.data.checks.texts import TokenCounts
-from t2ireid_plugin.errors import DataError
+from t2ireid_plugin.files import write_whole
 
 _EXAMPLE_WIDTH = 110
 
@@ -113,27 +109,6 @@ def write_json(report: CheckReport, path: Path) -> None:
     # Half a character becomes \udxxx, which JSON reads back as what it was.
     text = json.dumps(report.as_dict(), ensure_ascii=False, indent=2) + "\n"
     write_whole(path, lambda draft: draft.write_bytes(text.encode("utf-8", "backslashreplace")))
-
-
-def write_whole(path: Path, write: Callable[[Path], object]) -> None:
-    """A file that is there as a whole or not at all: ``write`` gets another name in its folder, which it then loses.
-
-    Raises:
-        DataError: when the file cannot be written.
-    """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=path.suffix, dir=path.parent)
-        os.close(handle)
-        try:
-            os.chmod(name, 0o644)  # mkstemp's is private to the user
-            write(Path(name))
-            os.replace(name, path)
-        finally:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(name)
-    except OSError as error:
-        raise DataError(f"'{path}' cannot be written: {error.strerror or error}") from error
 
 
 def _counts_table(report: CheckReport) -> list[str]:

@@ -13,9 +13,10 @@ from typing import NamedTuple
 from PIL import Image, ImageDraw, ImageFile, ImageFont, ImageOps
 
 from t2ireid_plugin.data.checks.images import is_tiny
-from t2ireid_plugin.data.checks.report import CheckReport, write_whole
+from t2ireid_plugin.data.checks.report import CheckReport
 from t2ireid_plugin.data.checks.rows import Row
 from t2ireid_plugin.errors import DataError
+from t2ireid_plugin.files import write_whole
 
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 

@@ -1,0 +1,1 @@
+"""Measurements against torchreid and others, by ``python tools/benchmark.py``; no other part reads them."""

@@ -1,0 +1,73 @@
+"""One pass over a target's data for all that the protocols ask for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from t2ireid_plugin.evaluation.protocols import PROTOCOLS, Embeddings
+from t2ireid_plugin.modeling.t2ireid import T2IReIDModel
+
+# Which text of an item each field of `Embeddings` is made of.
+_TEXTS = {"captions": "caption", "identity": "id_text", "clothing": "cloth_text"}
+
+
+@torch.no_grad()
+def embed_target(
+    model: T2IReIDModel, query_loader: DataLoader, gallery_loader: DataLoader, protocols: Sequence[str], label: str = ""
+) -> Embeddings:
+    """Each image and each text through the encoders once; the model should be in eval mode.
+
+    Args:
+        model: the network.
+        query_loader: batches of texts, each with the path of the photo that it was written for.
+        gallery_loader: batches of images.
+        protocols: names of `PROTOCOLS`.
+        label: the target's name, for the progress bar.
+
+    Raises:
+        ConfigError: for ti2i with a model without fusion.
+    """
+    needs = {need for name in protocols for need in PROTOCOLS[name].needs}
+    images, cloth_images, pids, camids, paths = _embed_images(model, gallery_loader, "cloth_images" in needs, label)
+    number = {path: i for i, path in enumerate(paths)}
+    wanted = {need for need in _TEXTS if need in needs or (need == "captions" and "fused" in needs)}
+    texts: dict[str, list[Tensor]] = {need: [] for need in wanted}
+    described: list[int] = []
+    for batch in tqdm(query_loader, desc=f"{label} queries", leave=False, disable=None):
+        described += [number[path] for path in batch["impath"]]
+        for need in wanted:
+            texts[need].append(model.encode_text(list(batch[_TEXTS[need]])).cpu())
+    whole = {need: torch.cat(parts) for need, parts in texts.items()}
+    rows = np.asarray(described)
+    fused = _fuse(model, images[rows], whole["captions"]) if "fused" in needs else None
+    return Embeddings(images, pids, camids, rows, cloth_images=cloth_images, fused=fused, **whole)
+
+
+def _embed_images(model: T2IReIDModel, loader: DataLoader, clothing: bool, label: str) -> tuple[Any, ...]:
+    """Embeddings ``[m, D]``, clothing embeddings or None, pids, camids ``[m]`` and paths."""
+    parts: list[tuple[Tensor, ...]] = []
+    pids, camids, paths = [], [], []
+    for batch in tqdm(loader, desc=f"{label} gallery", leave=False, disable=None):
+        if clothing:
+            output = model(batch["img"])
+            parts.append((output.image_embeds.cpu(), output.cloth_image_embeds.cpu()))
+        else:
+            parts.append((model.encode_image(batch["img"]).cpu(),))
+        pids.append(batch["pid"].numpy())
+        camids.append(batch["camid"].numpy())
+        paths += batch["impath"]
+    images, *rest = (torch.cat(column) for column in zip(*parts, strict=True))
+    return images, rest[0] if rest else None, np.concatenate(pids), np.concatenate(camids), paths
+
+
+def _fuse(model: T2IReIDModel, images: Tensor, captions: Tensor, chunk: int = 1024) -> Tensor:
+    """Fused embeddings of pairs ``[n, D]``."""
+    parts = zip(images.split(chunk), captions.split(chunk), strict=True)
+    return torch.cat([model.fuse(image, text)[0].cpu() for image, text in parts])

@@ -1,0 +1,139 @@
+"""Who asks, who is searched, and what a query must not find: the protocols, as choices of ``test.protocols``.
+
+=========  =============================  =======================================  ==================================
+name       query                          gallery                                  left out of a query's gallery
+=========  =============================  =======================================  ==================================
+t2i        each caption                   each image                               nothing: the described photo counts
+i2t        each image                     each caption                             nothing: its own captions count
+i2i        each image                     each image                               itself; where cameras are known all
+                                                                                   of the person by that camera
+ti2i       each image with a caption      each image, encoded without any text     the query's own photo
+identity   each identity text             each image                               nothing
+clothing   each clothing text             each image, by its clothing              nothing
+both       identity and clothing text     each image, by both                      nothing
+=========  =============================  =======================================  ==================================
+
+t2i is the benchmarks' official protocol. In every one a match is an equal identity, and gallery embeddings know nothing
+of the gallery's captions: fused with them they would hold the answers. i2i is torchreid's protocol with every image as
+a query. A text has no camera; with its photo's, torchreid's filter would take the described photo out of its gallery.
+
+An identity and a clothing text together are scored ``w cos(image, identity text) + (1 - w) cos(image's clothing,
+clothing text)``, which is the cosine of both embeddings put one after the other, times the roots of their weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+Labels = npt.NDArray[np.int64]
+
+
+class Embeddings(NamedTuple):
+    """Embeddings of one target, of unit norm; None for what no protocol asked for. ``n`` captions, ``m`` images."""
+
+    images: Tensor  # [m, D]
+    pids: Labels  # [m]
+    camids: Labels  # [m]
+    described: Labels  # [n] number of the image that each caption was written for
+    captions: Tensor | None = None  # [n, D]
+    identity: Tensor | None = None  # [n, D]
+    clothing: Tensor | None = None  # [n, D]
+    cloth_images: Tensor | None = None  # [m, D]
+    fused: Tensor | None = None  # [n, D] image and caption
+
+
+class Comparison(NamedTuple):
+    """What is ranked; images of a query's pid and camid are left out of its gallery, as torchreid's evaluator does."""
+
+    queries: Tensor  # [q, D]
+    gallery: Tensor  # [g, D]
+    q_pids: Labels  # [q]
+    g_pids: Labels  # [g]
+    q_camids: Labels  # [q]
+    g_camids: Labels  # [g]
+
+
+class Protocol(NamedTuple):
+    """One way of asking."""
+
+    needs: tuple[str, ...]  # fields of `Embeddings`
+    compare: Callable[[Embeddings, float], Comparison]
+
+
+# No gallery image has it, so it takes nothing out.
+_NO_CAMERA = -1
+
+
+def text_to_image(e: Embeddings, _weight: float = 0.5) -> Comparison:
+    """Captions find images."""
+    return _by_text(e, e.captions, e.images)
+
+
+def image_to_text(e: Embeddings, _weight: float = 0.5) -> Comparison:
+    """Images find captions."""
+    assert e.captions is not None
+    pids = e.pids[e.described]
+    return Comparison(e.images, e.captions, e.pids, pids, _no_camera(len(e.images)), np.zeros_like(pids))
+
+
+def image_to_image(e: Embeddings, _weight: float = 0.5) -> Comparison:
+    """Images find other images of the person, by other cameras where these are known."""
+    cameras = e.camids if len(np.unique(e.camids)) > 1 else np.arange(len(e.images))
+    return Comparison(e.images, e.images, e.pids, e.pids, cameras, cameras)
+
+
+def image_and_text_to_image(e: Embeddings, _weight: float = 0.5) -> Comparison:
+    """Images with a caption find other images of the person; a camera a photo takes out the photo alone."""
+    assert e.fused is not None
+    photos = np.arange(len(e.images))
+    return Comparison(e.fused, e.images, e.pids[e.described], e.pids, e.described, photos)
+
+
+def identity_to_image(e: Embeddings, _weight: float = 0.5) -> Comparison:
+    """Identity texts find images."""
+    return _by_text(e, e.identity, e.images)
+
+
+def clothing_to_image(e: Embeddings, _weight: float = 0.5) -> Comparison:
+    """Clothing texts find images by their clothing embeddings."""
+    return _by_text(e, e.clothing, e.cloth_images)
+
+
+def both_to_image(e: Embeddings, weight: float = 0.5) -> Comparison:
+    """Identity and clothing text together, ``weight`` on identity."""
+    assert e.identity is not None
+    assert e.clothing is not None
+    assert e.cloth_images is not None
+    roots = weight**0.5, (1 - weight) ** 0.5
+    queries = torch.cat([roots[0] * e.identity, roots[1] * e.clothing], dim=1)
+    gallery = torch.cat([roots[0] * e.images, roots[1] * e.cloth_images], dim=1)
+    return _by_text(e, queries, gallery)
+
+
+PROTOCOLS: dict[str, Protocol] = {
+    "t2i": Protocol(("captions",), text_to_image),
+    "i2t": Protocol(("captions",), image_to_text),
+    "i2i": Protocol((), image_to_image),
+    "ti2i": Protocol(("fused",), image_and_text_to_image),
+    "identity": Protocol(("identity",), identity_to_image),
+    "clothing": Protocol(("clothing", "cloth_images"), clothing_to_image),
+    "both": Protocol(("identity", "clothing", "cloth_images"), both_to_image),
+}
+OFFICIAL = "t2i"
+BY_IMAGE = ("i2t", "i2i")  # one query an image; of the others, one a caption
+
+
+def _by_text(e: Embeddings, texts: Tensor | None, images: Tensor | None) -> Comparison:
+    assert texts is not None
+    assert images is not None
+    return Comparison(texts, images, e.pids[e.described], e.pids, _no_camera(len(texts)), e.camids)
+
+
+def _no_camera(number: int) -> Labels:
+    return np.full(number, _NO_CAMERA)
