@@ -133,8 +133,8 @@ def test_the_compare_command_runs(tiny_run, tiny_settings, tmp_path) -> None:
     assert blocks("results.zh-CN.md", "bash") == [command]
     (tmp_path / "log").mkdir()
     (tmp_path / "log" / "run_a").symlink_to(tiny_run.folder)
-    weights = ["--eval-only", "model.load_weights", str(tiny_run.folder / "last.pth")]
-    assert main(["train", *tiny_settings(tmp_path / "log" / "run_b"), *weights]) == 0
+    weights = ["model.load_weights", str(tiny_run.folder / "last.pth")]
+    assert main(["test", *tiny_settings(tmp_path / "log" / "run_b"), *weights]) == 0
     printed = run(command.strip(), tmp_path)
     assert "R@1" in printed
     assert "mAP" in printed
