@@ -114,15 +114,30 @@ def encoders(synthetic, tmp_path_factory):
     (vit / "preprocessor_config.json").write_text(json.dumps(normal))
     rows = json.loads((synthetic.root / "CUHK-PEDES" / "reid_raw.json").read_text())
     words = sorted({word.strip(".,").lower() for row in rows for text in row["captions"] for word in text.split()})
-    bert.mkdir()
-    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *words]
-    (bert / "vocab.txt").write_text("\n".join(vocabulary) + "\n")
-    tokenizer = BertTokenizerFast(vocab=str(bert / "vocab.txt"))
-    if len(tokenizer) != len(vocabulary):  # transformers 4 calls the argument otherwise
-        tokenizer = BertTokenizerFast(vocab_file=str(bert / "vocab.txt"))
-    tokenizer.save_pretrained(bert)
-    BertModel(BertConfig(vocab_size=len(vocabulary), **small)).save_pretrained(bert)
+    vocabulary = save_bert(bert, words, small)
     return SimpleNamespace(vit=vit, bert=bert, vocabulary=vocabulary)
+
+
+@pytest.fixture(scope="session")
+def chinese_bert(tmp_path_factory):
+    """A folder with a tiny BERT that knows some Chinese characters, each a token as in bert-base-chinese."""
+    folder = tmp_path_factory.mktemp("chinese") / "bert"
+    small = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4, "intermediate_size": 32}
+    save_bert(folder, sorted(set("一名男女子人穿着红绿蓝黄白黑色外套上衣裤照片里的身和这个是背包，。")), small)
+    return folder
+
+
+def save_bert(folder, words, sizes):
+    """Writes a BERT of these sizes whose vocabulary are the words; returns the vocabulary."""
+    folder.mkdir()
+    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *words]
+    (folder / "vocab.txt").write_text("\n".join(vocabulary) + "\n", encoding="utf-8")
+    tokenizer = BertTokenizerFast(vocab=str(folder / "vocab.txt"))
+    if len(tokenizer) != len(vocabulary):  # transformers 4 calls the argument otherwise
+        tokenizer = BertTokenizerFast(vocab_file=str(folder / "vocab.txt"))
+    tokenizer.save_pretrained(folder)
+    BertModel(BertConfig(vocab_size=len(vocabulary), **sizes)).save_pretrained(folder)
+    return vocabulary
 
 
 @pytest.fixture(scope="session")

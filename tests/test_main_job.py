@@ -332,6 +332,28 @@ def test_chinese_captions_are_learned_from(tiny_settings, new_cuhk, tmp_path):
     assert "红" in json.loads(tokenizer)["model"]["vocab"]
 
 
+def test_the_chinese_configuration(repository, encoders, chinese_bert, new_cuhk, tmp_path):
+    data = new_cuhk(tmp_path / "data")
+    for pid in range(10):
+        split = "train" if pid < 6 else "val" if pid < 8 else "test"
+        for n in range(2):
+            colour = "红绿蓝"[pid % 3]
+            told = [f"一名男子穿着{colour}色外套。", f"照片里的人身穿{colour}色上衣"]
+            data.add(split, pid, f"cam_a/{pid}_{n}.png", told)
+    config = str(repository / "configs" / "t2i_vit_mamba_zh.yaml")
+    assert load_cfg(config).model.bert_base_path == "bert-base-chinese"
+    words = full(repository, encoders, data.save(), tmp_path / "log", "model.bert_base_path", str(chinese_bert))
+    words[2] = config
+    assert main([*words, "data.height", "null", "data.width", "null"]) == 0
+    log = (tmp_path / "log" / "train.log").read_text()
+    assert "unknown to the tokenizer" not in log
+    words[words.index("data.save_dir") + 1] = str(tmp_path / "english")
+    words[-1] = str(encoders.bert)  # knows not one of these characters
+    assert main([*words, "data.height", "null", "data.width", "null"]) == 0
+    log = (tmp_path / "english" / "train.log").read_text()
+    assert log.count("most of this text is unknown to the tokenizer") == 1
+
+
 COLOURS = {
     "红": (200, 30, 30), "绿": (30, 160, 50), "蓝": (40, 60, 200), "黄": (240, 220, 50),
     "白": (245, 245, 245), "黑": (20, 20, 20), "紫": (120, 40, 150), "粉": (245, 150, 190),

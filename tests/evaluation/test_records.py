@@ -225,7 +225,7 @@ def test_a_write_that_fails_leaves_the_old_file(saved, monkeypatch):
 
 
 def test_a_folder_that_is_not_there(tmp_path):
-    with pytest.raises(DataError, match="cannot write .*: No such file or directory"):
+    with pytest.raises(DataError, match=r"cannot write .*: No such file or directory"):
         save_records(records_path(tmp_path / "no", "x"), "x", {"t2i": random_record(0)})
 
 
