@@ -229,8 +229,10 @@ def _features(features: Features, side: str) -> Tensor:
 
 
 def _normalize_(features: Tensor) -> Tensor:
-    norms = torch.linalg.vector_norm(features, dim=1, keepdim=True, dtype=torch.float64)
-    return features.div_(norms.clamp_(min=1e-12).float())
+    for rows in features.split(2048):  # what is float64 meanwhile stays small
+        norms = torch.linalg.vector_norm(rows, dim=1, keepdim=True, dtype=torch.float64)
+        rows /= norms.clamp_(min=1e-12)
+    return features
 
 
 def _integers(values: Integers, name: str) -> Array:

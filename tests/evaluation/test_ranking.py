@@ -151,6 +151,12 @@ def test_features_that_are_not_finite_are_named(value, kind):
         evaluate(kind(good), kind(bad), pids, pids)
 
 
+def test_huge_features_are_features():
+    """Their norm does not fit a float32."""
+    pids = np.arange(5)
+    assert evaluate(2e38 * np.eye(5) + 1e38, np.eye(5), pids, pids).mAP == 1.0
+
+
 def test_perfect_features():
     pids = np.repeat(np.arange(5), 3)
     features = np.eye(5)[pids]
