@@ -35,6 +35,7 @@ _DEFAULTS: dict[str, Any] = {
         "bert_config": {},  # vocab_size is the size of the vocabulary learned from the training captions
         "freeze_text": True,
         "max_length": 64,
+        "disentangle": {"tokens": "all", "window": 5},  # all, cls, mean, max, window; the specification's is all
         "fusion": {
             "type": "enhanced_mamba",
             "dim": 256,

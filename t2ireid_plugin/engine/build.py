@@ -24,6 +24,7 @@ from t2ireid_plugin.evaluation.metrics import EVALUATORS
 from t2ireid_plugin.evaluation.protocols import OFFICIAL, PROTOCOLS
 from t2ireid_plugin.losses import LossTerms
 from t2ireid_plugin.modeling.checkpoint import read_checkpoint
+from t2ireid_plugin.modeling.disentangle import build_disentangle
 from t2ireid_plugin.modeling.encoders import Preprocess, check_source
 from t2ireid_plugin.modeling.fusion import FUSIONS
 from t2ireid_plugin.modeling.t2ireid import EMBED_DIM, T2IReIDModel
@@ -70,6 +71,7 @@ def check_config(cfg: CfgNode) -> None:
     datasets = [name + suffix for name in BENCHMARKS for suffix in ("", VAL_SUFFIX)]
     choose("model.name", cfg.model.name, (MODEL_NAME,))
     choose("model.fusion.type", cfg.model.fusion.type, tuple(FUSIONS))
+    build_disentangle(to_dict(cfg.model.disentangle), 4, 1)
     for key in ("sources", "targets", "val"):
         for name in cfg.data[key] or ():
             choose(f"data.{key}", name, datasets)
@@ -144,6 +146,7 @@ def build_model(cfg: CfgNode, tokenizer: PreTrainedTokenizerBase | None, num_cla
             "vit_pretrained": cfg.model.vit_pretrained or to_dict(cfg.model.vit_config),
             "bert_base_path": cfg.model.bert_base_path or to_dict(cfg.model.bert_config),
             "num_classes": num_classes,
+            "disentangle": to_dict(cfg.model.disentangle),
             "fusion": to_dict(cfg.model.fusion),
             "freeze_text": cfg.model.freeze_text,
             "max_length": cfg.model.max_length,

@@ -2,8 +2,17 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 from torch import Tensor, nn
+
+from t2ireid_plugin.errors import ConfigError
+
+# What the two branches see. The specification's `all` is compared with what it argues against.
+TOKENS = ("all", "cls", "mean", "max", "window")
 
 
 class DisentangleModule(nn.Module):
@@ -12,10 +21,16 @@ class DisentangleModule(nn.Module):
     Args:
         dim: token width ``D``.
         num_heads: heads of each of the four attentions.
+        tokens: what the branches see. ``all`` is the specification's: each token attends to all. ``cls`` keeps the
+            first token, ``mean`` and ``max`` pool all into one; on one token an attention is a linear map, and all
+            layers keep their parameters. ``window``: a patch attends to the patches around it alone, as in a
+            convolution; only the tokens in front of the patches see everything.
+        window: width of the window in patches, odd.
     """
 
-    def __init__(self, dim: int = 768, num_heads: int = 4) -> None:
+    def __init__(self, dim: int = 768, num_heads: int = 4, tokens: str = "all", window: int = 5) -> None:
         super().__init__()
+        self.tokens, self.window = tokens, window
         self.id_linear = nn.Linear(dim, dim)
         self.id_attn = nn.MultiheadAttention(dim, num_heads, batch_first=True)
         self.id_norm = nn.LayerNorm(dim)
@@ -28,11 +43,15 @@ class DisentangleModule(nn.Module):
         self.cloth_cross_norm = nn.LayerNorm(dim)
         self.gate = nn.Sequential(nn.Linear(2 * dim, dim), nn.Sigmoid())
 
-    def forward(self, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Tokens ``[B, L, D]`` to identity features, clothing features and gate, ``[B, D]`` each."""
+    def forward(self, tokens: Tensor, grid: tuple[int, int] | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """Tokens ``[B, L, D]`` to identity features, clothing features and gate, ``[B, D]`` each.
+
+        ``grid`` is the rows and columns of patches, which are the last tokens; only ``window`` needs it.
+        """
+        tokens, mask = self._seen(tokens, grid)
         # The residual is the encoder's output, not the linear's: so the specification has it.
-        id_tokens = self.id_norm(_attend(self.id_attn, self.id_linear(tokens)) + tokens)
-        cloth_tokens = self.cloth_norm(_attend(self.cloth_attn, self.cloth_linear(tokens)) + tokens)
+        id_tokens = self.id_norm(_attend(self.id_attn, self.id_linear(tokens), mask=mask) + tokens)
+        cloth_tokens = self.cloth_norm(_attend(self.cloth_attn, self.cloth_linear(tokens), mask=mask) + tokens)
 
         # Both read the other branch before its own cross-attention, so neither branch comes first.
         id_cross = _attend(self.id_cross_attn, id_tokens, cloth_tokens)
@@ -43,20 +62,78 @@ class DisentangleModule(nn.Module):
         gate = self.gate(torch.cat([id_feature, cloth_feature], dim=-1))  # [B, D]
         return gate * id_feature, (1 - gate) * cloth_feature, gate
 
-    def attention_weights(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+    def attention_weights(self, tokens: Tensor, grid: tuple[int, int] | None = None) -> tuple[Tensor, Tensor]:
         """Tokens ``[B, L, D]`` to the weights of ``id_attn`` and ``cloth_attn``, ``[B, heads, L, L]`` each.
 
         Row ``i`` says how much token ``i`` takes from each token, and sums to 1.
+
+        Raises:
+            ConfigError: when the branches see one pooled token, which has nothing to choose from.
         """
-        return _weights(self.id_attn, self.id_linear(tokens)), _weights(self.cloth_attn, self.cloth_linear(tokens))
+        if self.tokens not in ("all", "window"):
+            raise ConfigError(f"disentangle.tokens '{self.tokens}' has no attention over patches to show")
+        tokens, mask = self._seen(tokens, grid)
+        return (
+            _weights(self.id_attn, self.id_linear(tokens), mask),
+            _weights(self.cloth_attn, self.cloth_linear(tokens), mask),
+        )
+
+    def _seen(self, tokens: Tensor, grid: tuple[int, int] | None) -> tuple[Tensor, Tensor | None]:
+        """The tokens that the branches see, and which of them each must not attend to."""
+        if self.tokens == "cls":
+            return tokens[:, :1], None
+        if self.tokens == "mean":
+            return tokens.mean(dim=1, keepdim=True), None
+        if self.tokens == "max":
+            return tokens.amax(dim=1, keepdim=True), None
+        if self.tokens == "window":
+            if grid is None or tokens.shape[1] < grid[0] * grid[1]:
+                raise ConfigError(f"disentangle.tokens 'window': {tokens.shape[1]} tokens do not hold a grid of {grid}")
+            return tokens, outside_window(tokens.shape[1], *grid, self.window).to(tokens.device)
+        return tokens, None
 
 
-def _attend(attention: nn.MultiheadAttention, query: Tensor, context: Tensor | None = None) -> Tensor:
+def build_disentangle(config: Mapping[str, Any], dim: int, num_heads: int) -> DisentangleModule:
+    """The module that ``config`` (``tokens``, ``window``) describes.
+
+    Raises:
+        ConfigError: for an unknown key or choice, or an even window.
+    """
+    unknown = sorted(set(config) - {"tokens", "window"})
+    if unknown:
+        raise ConfigError(f"disentangle: unknown {', '.join(unknown)}; valid: tokens, window")
+    tokens, window = config.get("tokens", "all"), config.get("window", 5)
+    if tokens not in TOKENS:
+        raise ConfigError(f"disentangle.tokens: unknown '{tokens}'; valid: {', '.join(TOKENS)}")
+    if not isinstance(window, int) or window < 1 or window % 2 == 0:
+        raise ConfigError(f"disentangle.window: {window!r} must be an odd number of patches, such as 5")
+    return DisentangleModule(dim, num_heads, tokens, window)
+
+
+@functools.lru_cache(maxsize=8)
+def outside_window(length: int, rows: int, columns: int, window: int) -> Tensor:
+    """``[length, length]`` bool: true where a token must not attend to another.
+
+    The last ``rows * columns`` tokens are the patches, row by row; those in front of them attend to all.
+    """
+    row = torch.arange(rows).repeat_interleave(columns)
+    column = torch.arange(columns).repeat(rows)
+    far = torch.maximum((row[:, None] - row).abs(), (column[:, None] - column).abs()) > window // 2
+    mask = torch.zeros(length, length, dtype=torch.bool)
+    front = length - rows * columns
+    mask[front:, :front] = True
+    mask[front:, front:] = far
+    return mask
+
+
+def _attend(
+    attention: nn.MultiheadAttention, query: Tensor, context: Tensor | None = None, mask: Tensor | None = None
+) -> Tensor:
     """Attention without its weights, which lets PyTorch take its fused path."""
     context = query if context is None else context
-    return attention(query, context, context, need_weights=False)[0]
+    return attention(query, context, context, need_weights=False, attn_mask=mask)[0]
 
 
-def _weights(attention: nn.MultiheadAttention, tokens: Tensor) -> Tensor:
+def _weights(attention: nn.MultiheadAttention, tokens: Tensor, mask: Tensor | None) -> Tensor:
     """Self-attention's weights ``[B, heads, L, L]``, which the fused path of `_attend` never forms."""
-    return attention(tokens, tokens, tokens, need_weights=True, average_attn_weights=False)[1]
+    return attention(tokens, tokens, tokens, need_weights=True, average_attn_weights=False, attn_mask=mask)[1]

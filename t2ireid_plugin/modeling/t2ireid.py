@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerBase
 
 from t2ireid_plugin.errors import CheckpointError, ConfigError, EncoderError, InputError
 from t2ireid_plugin.modeling.checkpoint import LoadReport, copy_state_dict, read_state_dict
-from t2ireid_plugin.modeling.disentangle import DisentangleModule
+from t2ireid_plugin.modeling.disentangle import build_disentangle
 from t2ireid_plugin.modeling.encoders import (
     build_image_encoder,
     build_text_encoder,
@@ -45,6 +45,7 @@ DEFAULTS: dict[str, Any] = {
     "bert_base_path": "bert-base-uncased",
     "vit_pretrained": "google/vit-base-patch16-224",
     "num_classes": 8000,
+    "disentangle": {"tokens": "all"},
     "fusion": DEFAULT_FUSION,
     "freeze_text": True,
     "max_length": 64,
@@ -77,7 +78,8 @@ class T2IReIDModel(nn.Module):
         net_config: any of
             ``vit_pretrained``, ``bert_base_path``: a folder, a hub id, or a mapping that configures an encoder with
             random weights; ``tokenizer``: needed with such a text encoder, else the encoder's own;
-            ``num_classes``: training identities; ``fusion``: ``{type, dim, d_state, d_conv, num_layers, output_dim,
+            ``num_classes``: training identities; ``disentangle``: ``{tokens, window}``, see `DisentangleModule`;
+            ``fusion``: ``{type, dim, d_state, d_conv, num_layers, output_dim,
             dropout}`` or None; ``freeze_text``: BERT without gradient and dropout; ``max_length``: tokens a text.
 
     Raises:
@@ -110,7 +112,7 @@ class T2IReIDModel(nn.Module):
             self.text_adapter = None  # so that the names stay those of the specification
         self.text_width = width
 
-        self.disentangle = DisentangleModule(width, NUM_HEADS)
+        self.disentangle = build_disentangle(config["disentangle"], width, NUM_HEADS)
         self.id_classifier = nn.Linear(width, config["num_classes"])
         self.shared_mlp = nn.Linear(width, SHARED_DIM)
         self.image_mlp = projection_mlp(SHARED_DIM, EMBED_DIM)
@@ -141,7 +143,7 @@ class T2IReIDModel(nn.Module):
         Raises:
             InputError: for another shape.
         """
-        id_embeds, _, _ = self.disentangle(self._image_tokens(image))
+        id_embeds, _, _ = self.disentangle(self._image_tokens(image), self._grid(image))
         return self._project(self.image_mlp, id_embeds)[0]
 
     def encode_text(self, text: str | Sequence[str]) -> Tensor:
@@ -184,7 +186,7 @@ class T2IReIDModel(nn.Module):
         texts = self._given_texts(image, cloth_instruction, id_instruction)
         image_embeds = id_logits = id_embeds = cloth_embeds = cloth_image_embeds = gate = None
         if image is not None:
-            id_embeds, cloth_embeds, gate = self.disentangle(self._image_tokens(image))
+            id_embeds, cloth_embeds, gate = self.disentangle(self._image_tokens(image), self._grid(image))
             id_logits = self.id_classifier(id_embeds)
             image_embeds, cloth_image_embeds = self._project(self.image_mlp, id_embeds, cloth_embeds)
 
@@ -242,6 +244,12 @@ class T2IReIDModel(nn.Module):
         native = tuple(image.shape[-2:]) == self.preprocess[:2]
         options = {} if native else {"interpolate_pos_encoding": True}
         return self.visual_encoder(image.to(self.device), **options).last_hidden_state
+
+    def _grid(self, image: Tensor) -> tuple[int, int]:
+        """Rows and columns of the patches of ``[B, 3, H, W]`` or ``[B, 3, H, W, 1]``."""
+        patch = self.visual_encoder.config.patch_size
+        rows, columns = (patch, patch) if isinstance(patch, int) else patch
+        return image.shape[2] // rows, image.shape[3] // columns
 
     def _text_features(self, texts: Sequence[str]) -> Tensor:
         """``n`` texts to pooled features ``[n, D]``; similar lengths together, so that little of it is padding."""

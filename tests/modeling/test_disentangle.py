@@ -2,7 +2,8 @@ import pytest
 import torch
 from torch import nn
 
-from t2ireid_plugin.modeling.disentangle import DisentangleModule
+from t2ireid_plugin.errors import ConfigError
+from t2ireid_plugin.modeling.disentangle import TOKENS, DisentangleModule, build_disentangle, outside_window
 
 B, L, D = 3, 5, 12
 
@@ -163,3 +164,85 @@ def test_asking_for_the_weights_changes_nothing(module):
     module.attention_weights(tokens())
     assert list(module.state_dict()) == names
     assert all(torch.equal(a, b) for a, b in zip(module(tokens()), before))
+
+
+@pytest.mark.parametrize("tokens", TOKENS)
+def test_every_choice_has_the_same_parameters_and_outputs(make, tokens):
+    reference = {name: p.shape for name, p in DisentangleModule(D).named_parameters()}
+    module = make.stir(build_disentangle({"tokens": tokens, "window": 3}, D, 4))
+    assert {name: p.shape for name, p in module.named_parameters()} == reference
+    id_feature, cloth_feature, gate = module(torch.randn(B, 7, D), grid=(2, 3))
+    assert id_feature.shape == cloth_feature.shape == gate.shape == (B, D)
+    (id_feature.sum() + cloth_feature.sum()).backward()
+    assert all(p.grad is not None for name, p in module.named_parameters())
+
+
+@pytest.mark.parametrize(
+    ("tokens", "pool"),
+    [("cls", lambda x: x[:, :1]), ("mean", lambda x: x.mean(1, True)), ("max", lambda x: x.max(1, True).values)],
+)
+def test_pooled_choices_are_the_listing_on_one_token(module, tokens, pool):
+    """With one token the softmax is over one value, so pooling first leaves no attention over patches."""
+    x = torch.randn(B, L, D)
+    expected = module(pool(x))
+    module.tokens = tokens
+    for actual, wanted in zip(module(x), expected, strict=True):
+        torch.testing.assert_close(actual, wanted)
+
+
+def test_outside_window_is_a_naive_loop():
+    rows, columns, front, window = 4, 3, 2, 3
+    mask = outside_window(front + rows * columns, rows, columns, window)
+    for i in range(front + rows * columns):
+        for j in range(front + rows * columns):
+            if i < front:
+                seen = True
+            elif j < front:
+                seen = False
+            else:
+                (r, c), (s, d) = divmod(i - front, columns), divmod(j - front, columns)
+                seen = abs(r - s) <= 1 and abs(c - d) <= 1
+            assert mask[i, j] == (not seen), (i, j)
+
+
+def test_a_window_over_the_whole_grid_lets_patches_attend_to_all_patches(module):
+    """Without tokens in front, nothing is left out."""
+    x = torch.randn(B, 6, D)
+    expected = module(x)
+    module.tokens, module.window = "window", 5
+    for actual, wanted in zip(module(x, (2, 3)), expected, strict=True):
+        torch.testing.assert_close(actual, wanted)
+
+
+def test_attention_weights_stay_in_the_window(module):
+    module.tokens, module.window = "window", 3
+    mask = outside_window(13, 4, 3, 3)
+    for weights in module.attention_weights(torch.randn(B, 13, D), (4, 3)):
+        assert not weights[..., mask].any()
+        torch.testing.assert_close(weights.sum(-1), torch.ones(weights.shape[:-1]))
+
+
+@pytest.mark.parametrize("tokens", ["cls", "mean", "max"])
+def test_one_token_has_no_map(module, tokens):
+    module.tokens = tokens
+    with pytest.raises(ConfigError, match=f"'{tokens}' has no attention"):
+        module.attention_weights(torch.randn(B, L, D))
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"tokens": "some"}, r"unknown 'some'; valid: all, cls, mean, max, window"),
+        ({"window": 4}, r"window: 4 must be an odd number"),
+        ({"token": "all"}, r"unknown token; valid: tokens, window"),
+    ],
+)
+def test_bad_settings(config, message):
+    with pytest.raises(ConfigError, match=message):
+        build_disentangle(config, D, 4)
+
+
+def test_a_window_needs_its_grid(module):
+    module.tokens = "window"
+    with pytest.raises(ConfigError, match="do not hold a grid"):
+        module(torch.randn(B, L, D))
