@@ -1,4 +1,4 @@
-"""The command line: ``t2ireid train | test | prepare | compare``.
+"""The command line: ``t2ireid train | test | prepare | compare | ablate``.
 
 ``tools/*.py`` are the same commands without installing.
 """
@@ -31,6 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     _add_train(commands, "test", "test a checkpoint (train --eval-only)")
     _add_prepare(commands)
     _add_compare(commands)
+    _add_ablate(commands)
     options = parser.parse_args(arguments)
     run: Callable[[argparse.Namespace, str], int | None] = options.run
     try:
@@ -88,6 +89,22 @@ def _add_compare(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser("compare", help=description, description=description)
     compare.add_arguments(parser)
     parser.set_defaults(run=compare.run)
+
+
+def _add_ablate(commands: argparse._SubParsersAction) -> None:
+    # Not yet the command itself, which loads torch.
+    from t2ireid_plugin.ablation.options import add_arguments
+
+    description = "train a grid of recipes over seeds and compare them"
+    parser = commands.add_parser("ablate", help=description, description=description)
+    add_arguments(parser)
+    parser.set_defaults(run=_ablate)
+
+
+def _ablate(options: argparse.Namespace, command: str) -> None:
+    from t2ireid_plugin.ablation.command import run
+
+    run(options, command)
 
 
 def _add_synthetic(prepare: argparse._SubParsersAction) -> None:

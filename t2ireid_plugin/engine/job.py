@@ -79,9 +79,8 @@ def _build(cfg: CfgNode, weights: str | Path | None) -> TextImageEngine:
     datamanager = build_datamanager(cfg, model.preprocess, use_gpu, model.text_cache.tokenizer.mask_token)
     if weights:
         model.load_param(weights)
-    parameters = sum(p.numel() for p in model.parameters())
-    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    print(f"{cfg.model.name}: {parameters:,} parameters, {trained:,} trained, on {'cuda' if use_gpu else 'cpu'}")
+    counts, device = count_parameters(model), "cuda" if use_gpu else "cpu"
+    print(f"{cfg.model.name}: {counts['all']:,} parameters, {counts['trained']:,} trained, on {device}")
     return build_engine(cfg, datamanager, model, use_gpu)
 
 
@@ -128,6 +127,7 @@ def _report(
             "metrics": metrics,
             "chosen": engine.best,
             "datasets": dataset_counts(cfg),
+            "parameters": count_parameters(engine.model),
             "command": command,
             "seed": cfg.train.seed,
             "versions": versions(),
@@ -137,6 +137,14 @@ def _report(
         folder / "results.json",
     )
     print(f"\n{format_table(metrics)}\n\nResults, log and pictures are in '{folder}'")
+
+
+def count_parameters(model: torch.nn.Module) -> dict[str, int]:
+    """All parameters of a model, and those that are trained."""
+    return {
+        "all": sum(p.numel() for p in model.parameters()),
+        "trained": sum(p.numel() for p in model.parameters() if p.requires_grad),
+    }
 
 
 def _save_queries(engine: TextImageEngine, target: str, path: Path) -> None:

@@ -1,0 +1,50 @@
+"""``t2ireid ablate``: trains a grid of recipes over seeds and compares them."""
+
+from __future__ import annotations
+
+import argparse
+import os
+
+from t2ireid_plugin.ablation.grid import configuration, plan, read_grid
+from t2ireid_plugin.ablation.report import format_summaries, write_report
+from t2ireid_plugin.ablation.runs import train_all
+from t2ireid_plugin.ablation.summary import summarize
+from t2ireid_plugin.engine.build import check_config, check_files
+from t2ireid_plugin.engine.logging import git_revision, versions
+from t2ireid_plugin.errors import ConfigError
+
+
+def run(options: argparse.Namespace, command: str) -> None:
+    """Trains what is not trained yet, then prints and writes the table.
+
+    Raises:
+        T2IReIDError: for all that a user can mend, before anything is trained; and when runs failed, at the end.
+    """
+    grid = read_grid(options.grid)
+    if options.rows:
+        for name in options.rows:
+            if name not in grid.rows:
+                raise ConfigError(f"--rows: no row '{name}' in '{options.grid}'; rows: {', '.join(grid.rows)}")
+        chosen = {name: row for name, row in grid.rows.items() if name in (*options.rows, grid.baseline)}
+        grid = grid._replace(rows=chosen)
+    for name, value in (("--threads", options.threads), ("--jobs", options.jobs)):
+        if value is not None and value < 1:
+            raise ConfigError(f"{name}: {value} must be at least 1")
+    seeds = list(dict.fromkeys(options.seeds))
+    runs = plan(grid, options.config_file, options.opts, seeds, options.out)
+    for first in runs[: len(grid.rows)]:  # one of each row: they differ in the seed alone
+        cfg = configuration(first)
+        try:
+            check_config(cfg)
+        except ConfigError as error:
+            raise ConfigError(f"row '{first.row}': {error}") from error
+        check_files(cfg)
+    jobs = options.jobs or max(1, (os.cpu_count() or 1) // options.threads)
+    try:
+        train_all(runs, jobs, options.threads)
+    finally:
+        rows = summarize(grid, runs, options.target)
+        if rows:
+            about = {"command": command, "baseline": grid.baseline, "versions": versions(), "revision": git_revision()}
+            write_report(rows, options.out, about)
+            print(f"{format_summaries(rows)}\n\nRuns, table and plot are in '{options.out}'")
