@@ -5,7 +5,13 @@ from hypothesis import strategies as st
 
 from t2ireid_plugin.errors import DataError
 from t2ireid_plugin.evaluation import bootstrap
-from t2ireid_plugin.evaluation.bootstrap import Difference, format_interval, intervals, paired_difference
+from t2ireid_plugin.evaluation.bootstrap import (
+    Difference,
+    difference_over_seeds,
+    format_interval,
+    intervals,
+    paired_difference,
+)
 from t2ireid_plugin.evaluation.positives import PositiveRanks
 from t2ireid_plugin.evaluation.ranking import QueryScores, score_queries, summarize
 
@@ -262,3 +268,41 @@ def test_text_of_an_interval():
     assert format_interval(0.551, 0.539, 1.0) == "55.10 [53.90, 100.00]"
     assert format_interval(0.012, -0.001, 0.025, signed=True) == "+1.20 [-0.10, +2.50]"
     assert format_interval(-1e-9, -1e-9, 0.0, signed=True) == "+0.00 [+0.00, +0.00]"
+
+
+@given(st.integers(0, 10**6), st.integers(1, 30), st.integers(1, 8))
+def test_one_seed_is_a_paired_difference(seed, queries, people):
+    a, b, pids = random_case(seed, queries, people)
+    found = difference_over_seeds([a], [b], pids, samples=30)
+    for name, expected in paired_difference(a, b, pids, samples=30).items():
+        np.testing.assert_allclose(found[name], expected, atol=1e-12)
+
+
+@given(st.integers(0, 10**6), st.integers(1, 3))
+def test_means_over_seeds(seed, seeds):
+    rng = np.random.default_rng(seed)
+    pids = rng.integers(0, 5, 20)
+    a, b = ([random_scores(rng, 20) for _ in range(seeds)] for _ in "ab")
+    found = difference_over_seeds(a, b, pids, samples=20)
+    assert found["mAP"].a == pytest.approx(np.mean([scores.AP.mean() for scores in a]))
+    assert found["R@5"].b == pytest.approx(np.mean([(scores.first_rank <= 5).mean() for scores in b]))
+
+
+def test_seeds_that_disagree_widen_the_interval():
+    """People that all gain 0.3 with one seed and lose 0.3 with the other have no variance but that of the seeds."""
+    pids = np.arange(50)
+    flat = QueryScores(pids, np.ones(50, np.int32), np.full(50, 0.5), np.full(50, 0.5))
+    up, down = flat._replace(AP=np.full(50, 0.8)), flat._replace(AP=np.full(50, 0.2))
+    same, apart = (difference_over_seeds([flat] * 2, b, pids)["mAP"] for b in ([up, up], [up, down]))
+    assert (same.low, same.high) == (pytest.approx(0.3), pytest.approx(0.3))
+    # Of two seeds drawn twice, a quarter of the samples has only the one, a quarter only the other.
+    assert (apart.low, apart.high) == (pytest.approx(-0.3), pytest.approx(0.3))
+    assert apart.value == pytest.approx(0)
+
+
+def test_seeds_that_cannot_be_compared():
+    a, b, pids = random_case(0)
+    with pytest.raises(ValueError, match="2 and 1 seeds"):
+        difference_over_seeds([a, b], [a], pids)
+    with pytest.raises(ValueError, match="not of the same queries"):
+        difference_over_seeds([a], [QueryScores(*(column[1:] for column in b))], pids)

@@ -1,0 +1,124 @@
+"""The command, on tiny trainings."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+from t2ireid_plugin.cli import main
+from t2ireid_plugin.evaluation.bootstrap import paired_difference
+from t2ireid_plugin.evaluation.records import load_records
+
+GRID = {"baseline": "plain", "rows": {"plain": {}, "hot": {"train": {"lr": 0.01}}}}
+
+
+@pytest.fixture(scope="module")
+def words(tiny_settings, tmp_path_factory):
+    """`words(out, *more)`: a command line over the tiny settings."""
+    folder = tmp_path_factory.mktemp("grid")
+    settings = tiny_settings(folder / "unused", train__max_epoch=1)
+    (folder / "grid.yaml").write_text(yaml.safe_dump(GRID, sort_keys=False))
+    config, opts = settings[1], settings[2:]
+
+    def words(out, *more, grid=folder / "grid.yaml"):
+        options = ["--config-file", config, "--grid", grid, "--out", out, "--seeds", 1, 2, *more, "--opts", *opts]
+        return list(map(str, options))
+
+    return words
+
+
+@pytest.fixture(scope="module")
+def finished(words, repository, tmp_path_factory):
+    out = tmp_path_factory.mktemp("ablation") / "out"
+    command = [sys.executable, "tools/ablate.py", *words(out, "--jobs", 2)]
+    done = subprocess.run(command, cwd=repository, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return out, done
+
+
+def test_every_row_and_seed_is_trained_and_in_the_table(finished):
+    out, done = finished
+    report = json.loads((out / "ablation.json").read_text())
+    assert [(row["row"], row["seeds"]) for row in report["rows"]] == [("plain", [1, 2]), ("hot", [1, 2])]
+    table = (out / "ablation.md").read_text().splitlines()
+    assert set(table) <= set(done.stdout.splitlines())
+    assert [line.split("|")[1].strip() for line in table] == ["recipe", "---", "plain", "hot"]
+    assert "training: 4 of 4" in done.stderr
+    for row in report["rows"]:
+        for metric in ("R@1", "mAP"):
+            runs = [json.loads((out / row["row"] / f"seed{seed}" / "results.json").read_text()) for seed in (1, 2)]
+            values = [run["metrics"]["cuhkpedes"]["t2i"][metric] for run in runs]
+            assert row["metrics"][metric]["values"] == values
+            assert row["metrics"][metric]["mean"] == pytest.approx(np.mean(values))
+            assert row["metrics"][metric]["sd"] == pytest.approx(np.std(values, ddof=1))
+    with Image.open(out / "ablation.png") as picture:
+        assert picture.width > picture.height > 50
+
+
+def test_the_difference_is_of_the_same_seeds(finished):
+    out, _ = finished
+    row = json.loads((out / "ablation.json").read_text())["rows"][1]
+    plain, hot = (
+        [load_records(out / name / f"seed{s}" / "queries_cuhkpedes.npz").protocols["t2i"] for s in (1, 2)]
+        for name in ("plain", "hot")
+    )
+    singles = [paired_difference(a.scores, b.scores, a.pid) for a, b in zip(plain, hot, strict=True)]
+    for metric in ("R@1", "mAP"):
+        found = row["differences"][metric]
+        assert found["b"] - found["a"] == pytest.approx(np.mean([single[metric].value for single in singles]))
+        assert found["low"] <= found["b"] - found["a"] <= found["high"]
+
+
+def test_what_is_done_is_not_done_again(finished, words, capsys):
+    out, _ = finished
+    before = {file: file.stat().st_mtime_ns for file in out.rglob("best.pth")}
+    (out / "hot" / "seed2" / "results.json").unlink()
+    assert main(["ablate", *words(out)]) == 0
+    captured = capsys.readouterr()
+    assert "3 of 4 runs are done already" in captured.err
+    assert (out / "hot" / "seed2" / "results.json").is_file()
+    after = {file: file.stat().st_mtime_ns for file in out.rglob("best.pth")}
+    assert {file for file in before if after[file] == before[file]} >= {f for f in before if "hot/seed2" not in str(f)}
+
+
+def test_other_settings_need_another_folder(finished, words, capsys):
+    out, _ = finished
+    assert main(["ablate", *words(out), "train.lr", "0.5"]) == 2
+    assert "holds a run with other settings" in capsys.readouterr().err
+
+
+def test_a_failed_run_is_told_after_the_others(words, tmp_path, capsys):
+    (tmp_path / "grid.yaml").write_text(
+        yaml.safe_dump({"rows": {"broken": {"train": {"lr": 1e30, "clip_grad": 0.0}}, "plain": {}}}, sort_keys=False)
+    )
+    arguments = words(tmp_path / "out", "--seeds", 1, grid=tmp_path / "grid.yaml")
+    assert main(["ablate", *arguments]) == 2
+    captured = capsys.readouterr()
+    assert "1 of 2 runs failed" in captured.err
+    assert "broken, seed 1: status 2, error: the loss became" in captured.err
+    assert "| plain | 1 |" in captured.out
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--rows", "none"], "no row 'none'"),
+        (["--jobs", "0"], "--jobs: 0 must be at least 1"),
+        (["--target", "rstpreid"], "--target rstpreid: the runs' targets are cuhkpedes"),
+    ],
+)
+def test_bad_options(finished, words, capsys, more, message):
+    out, _ = finished
+    assert main(["ablate", *words(out, *more)]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_row_that_cannot_work_stops_before_any_training(words, tmp_path, capsys):
+    (tmp_path / "grid.yaml").write_text("rows: {plain: {}, odd: {model: {disentangle: {tokens: some}}}}")
+    assert main(["ablate", *words(tmp_path / "out", grid=tmp_path / "grid.yaml")]) == 2
+    assert "row 'odd': disentangle.tokens: unknown 'some'" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()

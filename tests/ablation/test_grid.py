@@ -1,0 +1,83 @@
+import pytest
+
+from t2ireid_plugin.ablation.grid import configuration, plan, read_grid
+from t2ireid_plugin.config import load_cfg
+from t2ireid_plugin.errors import ConfigError
+
+BASE = """
+loss: {terms: {info_nce: {weight: 1.0, tau: 0.2}, cls: {weight: 0.5}}}
+train: {lr: 0.01}
+"""
+
+
+@pytest.fixture
+def base(tmp_path):
+    (tmp_path / "base.yaml").write_text(BASE)
+    return tmp_path / "base.yaml"
+
+
+@pytest.fixture
+def grid(tmp_path):
+    def write(text):
+        (tmp_path / "grid.yaml").write_text(text)
+        return read_grid(tmp_path / "grid.yaml")
+
+    return write
+
+
+def test_rows_are_settings_over_the_configuration(grid, base, tmp_path):
+    found = grid("rows: {plain: {}, slow: {train: {lr: 0.001}}}")
+    runs = plan(found, base, ["train.max_epoch", "3"], [4, 5], tmp_path / "out")
+    assert [(run.row, run.seed) for run in runs] == [("plain", 4), ("slow", 4), ("plain", 5), ("slow", 5)]
+    settings = [configuration(run) for run in runs]
+    assert [cfg.train.lr for cfg in settings] == [0.01, 0.001, 0.01, 0.001]
+    assert [cfg.train.seed for cfg in settings] == [4, 4, 5, 5]
+    assert all(cfg.train.max_epoch == 3 for cfg in settings)
+    assert len({cfg.data.save_dir for cfg in settings}) == 4
+    plain = load_cfg(base, ["train.max_epoch", "3", "train.seed", "4", "data.save_dir", settings[0].data.save_dir])
+    assert settings[0] == plain
+
+
+def test_a_rows_losses_are_all_its_losses(grid, base, tmp_path):
+    run, other = plan(grid("rows: {a: {loss: {terms: {sdm: {weight: 2.0}}}}, b: {}}"), base, [], [1], tmp_path)
+    terms = configuration(run).loss.terms
+    assert {name: settings["weight"] for name, settings in terms.items()} == {"info_nce": 0, "cls": 0, "sdm": 2.0}
+    assert configuration(other).loss.terms == load_cfg(base).loss.terms
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("rows: {}", "must have rows"),
+        ("- a", "must have rows"),
+        ("rows: {a: 3}", r"row 'a' must be a table of settings, not 3"),
+        ("rows: {'../a': {}}", r"row '\.\./a' becomes a folder's name"),
+        ("rows: {a: {}}\nbaseline: b", r"baseline 'b' is no row; rows: a"),
+        ("rows: {a: {}}\nseeds: 3", r"unknown seeds; valid: rows, baseline"),
+        ("rows: {a: [}", "not valid YAML"),
+    ],
+)
+def test_a_broken_grid_is_named(grid, text, message):
+    with pytest.raises(ConfigError, match=rf"grid\.yaml.*{message}"):
+        grid(text)
+
+
+def test_no_grid(tmp_path):
+    with pytest.raises(ConfigError, match="no grid"):
+        read_grid(tmp_path / "none.yaml")
+
+
+def test_an_unknown_key_names_its_row(grid, base, tmp_path):
+    with pytest.raises(ConfigError, match=r"row 'b': unknown key 'train\.lrr', did you mean 'train\.lr'"):
+        plan(grid("rows: {a: {}, b: {train: {lrr: 1}}}"), base, [], [1], tmp_path)
+
+
+def test_the_grid_of_this_repository(repository, tmp_path):
+    """Every row is a configuration that a training would accept."""
+    from t2ireid_plugin.engine.build import check_config
+
+    grid = read_grid(repository / "configs/ablation/grid.yaml")
+    runs = plan(grid, repository / "configs/ablation/drawn.yaml", [], [1], tmp_path)
+    assert len({run.recipe.replace(run.row, "") for run in runs}) == len(runs)  # no two rows are the same
+    for run in runs:
+        check_config(configuration(run))
