@@ -1,4 +1,8 @@
-"""One pass over a target's data for all that the protocols ask for."""
+"""One pass over a target's data for all that the protocols ask for.
+
+Only a fusion that reads tokens (sequence_mamba) has the images read a second time: the tokens of a whole gallery would
+take hundreds of times the memory of its embeddings.
+"""
 
 from __future__ import annotations
 
@@ -46,7 +50,12 @@ def embed_target(
             texts[need].append(model.encode_text(list(batch[_TEXTS[need]])).cpu())
     whole = {need: torch.cat(parts) for need, parts in texts.items()}
     rows = np.asarray(described)
-    fused = _fuse(model, images[rows], whole["captions"]) if "fused" in needs else None
+    fused = None
+    if "fused" in needs and model.fuses_tokens:
+        captions = [caption for batch in query_loader for caption in batch["caption"]]
+        fused = _fuse_tokens(model, gallery_loader, rows, captions, label)
+    elif "fused" in needs:
+        fused = _fuse(model, images[rows], whole["captions"])
     return Embeddings(images, pids, camids, rows, cloth_images=cloth_images, fused=fused, **whole)
 
 
@@ -71,3 +80,17 @@ def _fuse(model: T2IReIDModel, images: Tensor, captions: Tensor, chunk: int = 10
     """Fused embeddings of pairs ``[n, D]``."""
     parts = zip(images.split(chunk), captions.split(chunk), strict=True)
     return torch.cat([model.fuse(image, text)[0].cpu() for image, text in parts])
+
+
+def _fuse_tokens(model: T2IReIDModel, gallery_loader: DataLoader, rows: Any, captions: list[str], label: str) -> Tensor:
+    """Fused embeddings ``[n, D]`` of captions with the images at ``rows [n]`` of the gallery, which is read again."""
+    queries = np.argsort(rows, kind="stable")
+    parts, seen = [], 0
+    for batch in tqdm(gallery_loader, desc=f"{label} fusion", leave=False, disable=None):
+        first, end = np.searchsorted(rows[queries], [seen, seen + len(batch["img"])])
+        for chosen in np.split(queries[first:end], range(64, end - first, 64)):
+            if len(chosen):
+                output = model(batch["img"][rows[chosen] - seen], id_instruction=[captions[i] for i in chosen])
+                parts.append(output.fused_embeds.cpu())
+        seen += len(batch["img"])
+    return torch.cat(parts)[torch.from_numpy(np.argsort(queries, kind="stable"))]

@@ -21,7 +21,7 @@ from t2ireid_plugin.modeling.encoders import (
     build_tokenizer,
     image_preprocess,
 )
-from t2ireid_plugin.modeling.fusion import build_fusion
+from t2ireid_plugin.modeling.fusion import SequenceMambaFusion, build_fusion
 from t2ireid_plugin.modeling.heads import projection_mlp
 from t2ireid_plugin.modeling.tokenizer import CachedTokenizer
 
@@ -119,7 +119,7 @@ class T2IReIDModel(nn.Module):
         self.text_mlp = projection_mlp(SHARED_DIM, EMBED_DIM)
         self.text_attn = nn.MultiheadAttention(width, NUM_HEADS, dropout=0.1, batch_first=True)
         self.text_attn_norm = nn.LayerNorm(width)
-        self.fusion = None if config["fusion"] is None else build_fusion(config["fusion"])
+        self.fusion = None if config["fusion"] is None else build_fusion(config["fusion"], width)
         self.scale = nn.Parameter(torch.ones(1))
         if self.freeze_text:
             self.text_encoder.requires_grad_(False).eval()
@@ -129,6 +129,11 @@ class T2IReIDModel(nn.Module):
     def device(self) -> torch.device:
         """Where the parameters are."""
         return self.scale.device
+
+    @property
+    def fuses_tokens(self) -> bool:
+        """Whether the fusion needs images and texts themselves, so that `fuse` cannot be called."""
+        return isinstance(self.fusion, SequenceMambaFusion)
 
     def train(self, mode: bool = True) -> T2IReIDModel:
         """As `nn.Module.train`, but a frozen text encoder stays in eval mode: its dropout would be noise."""
@@ -159,10 +164,13 @@ class T2IReIDModel(nn.Module):
         """Pairs of embeddings ``[B, 256]`` to fused ones ``[B, 256]`` of unit norm and gate weights ``[B, 2]``.
 
         Raises:
-            ConfigError: when the model was built without fusion.
+            ConfigError: when the model was built without fusion, or with one that reads tokens, which only `forward`
+                has.
         """
         if self.fusion is None:
             raise ConfigError("the model has no fusion (model.fusion)")
+        if self.fuses_tokens:
+            raise ConfigError("fusion.type sequence_mamba reads tokens, not embeddings; call the model with the pairs")
         fused, gate_weights = self.fusion(image_embeds.to(self.device), id_text_embeds.to(self.device))
         return F.normalize(self.scale * fused, dim=-1), gate_weights
 
@@ -186,16 +194,24 @@ class T2IReIDModel(nn.Module):
         texts = self._given_texts(image, cloth_instruction, id_instruction)
         image_embeds = id_logits = id_embeds = cloth_embeds = cloth_image_embeds = gate = None
         if image is not None:
-            id_embeds, cloth_embeds, gate = self.disentangle(self._image_tokens(image), self._grid(image))
+            image_tokens = self._image_tokens(image)
+            id_embeds, cloth_embeds, gate = self.disentangle(image_tokens, self._grid(image))
             id_logits = self.id_classifier(id_embeds)
             image_embeds, cloth_image_embeds = self._project(self.image_mlp, id_embeds, cloth_embeds)
 
-        text_embeds = self._embed_texts(texts)
+        words: list[tuple[Tensor, Tensor]] | None = [] if self.fuses_tokens and image is not None else None
+        text_embeds = self._embed_texts(texts, words)
         id_text_embeds = text_embeds.get("id_instruction")
 
         fused_embeds = gate_weights = None
         if self.fusion is not None and image_embeds is not None and id_text_embeds is not None:
-            fused_embeds, gate_weights = self.fuse(image_embeds, id_text_embeds)
+            if words is not None:
+                # The identity texts are the last of the batch.
+                tokens, mask = (part[-len(image_embeds) :] for part in words[0])
+                fused, gate_weights = self.fusion(image_tokens, tokens, mask)
+                fused_embeds = F.normalize(self.scale * fused, dim=-1)
+            else:
+                fused_embeds, gate_weights = self.fuse(image_embeds, id_text_embeds)
 
         return T2IReIDOutput(
             image_embeds=image_embeds,
@@ -251,34 +267,45 @@ class T2IReIDModel(nn.Module):
         rows, columns = (patch, patch) if isinstance(patch, int) else patch
         return image.shape[2] // rows, image.shape[3] // columns
 
-    def _text_features(self, texts: Sequence[str]) -> Tensor:
-        """``n`` texts to pooled features ``[n, D]``; similar lengths together, so that little of it is padding."""
-        input_ids, mask = (t.to(self.device) for t in self.text_cache(texts))  # [n, max_length] each
-        if len(texts) <= _TEXTS_AT_ONCE:
-            return self._pooled_tokens(input_ids, mask)
-        order = mask.sum(dim=1).argsort()
-        parts = [self._pooled_tokens(input_ids[rows], mask[rows]) for rows in order.split(_TEXTS_AT_ONCE)]
-        return torch.cat(parts)[order.argsort()]
+    def _text_features(self, texts: Sequence[str], words: list[tuple[Tensor, Tensor]] | None = None) -> Tensor:
+        """``n`` texts to pooled features ``[n, D]``; similar lengths together, so that little of it is padding.
 
-    def _pooled_tokens(self, input_ids: Tensor, mask: Tensor) -> Tensor:
-        """Token ids and mask ``[n, max_length]`` to the masked mean of their features ``[n, D]``."""
+        Where a list ``words`` is given, the tokens ``[n, L, D]`` and their mask ``[n, L]`` are put into it.
+        """
+        input_ids, mask = (t.to(self.device) for t in self.text_cache(texts))  # [n, max_length] each
+        order = mask.sum(dim=1).argsort() if len(texts) > _TEXTS_AT_ONCE else torch.arange(len(texts))
+        back = order.argsort()
+        pooled, tokens = [], []
+        for rows in order.split(_TEXTS_AT_ONCE):
+            found = self._text_tokens(input_ids[rows], mask[rows])  # [r, l, D]
+            weights = mask[rows, : found.shape[1]].unsqueeze(-1).to(found.dtype)
+            pooled.append((found * weights).sum(dim=1) / weights.sum(dim=1))
+            if words is not None:
+                tokens.append(found)
+        if words is not None:
+            longest = max(part.shape[1] for part in tokens)
+            padded = torch.cat([F.pad(part, (0, 0, 0, longest - part.shape[1])) for part in tokens])
+            words.append((padded[back], mask[:, :longest]))
+        return torch.cat(pooled)[back]
+
+    def _text_tokens(self, input_ids: Tensor, mask: Tensor) -> Tensor:
+        """Token ids and mask ``[n, max_length]`` to features of the tokens ``[n, L, D]``, ``L`` the longest text's."""
         longest = int(mask.sum(dim=1).max())  # columns that are padding for every text change nothing
         input_ids, mask = input_ids[:, :longest], mask[:, :longest]
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.freeze_text):
             tokens = self.text_encoder(input_ids=input_ids, attention_mask=mask).last_hidden_state  # [n, L, D]
         if self.text_adapter is not None:
             tokens = self.text_adapter(tokens)
-        padding = ~mask.bool()
-        attended, _ = self.text_attn(tokens, tokens, tokens, key_padding_mask=padding, need_weights=False)
-        tokens = self.text_attn_norm(attended + tokens)
-        weights = mask.unsqueeze(-1).to(tokens.dtype)  # [n, L, 1]
-        return (tokens * weights).sum(dim=1) / weights.sum(dim=1)
+        attended, _ = self.text_attn(tokens, tokens, tokens, key_padding_mask=~mask.bool(), need_weights=False)
+        return self.text_attn_norm(attended + tokens)
 
-    def _embed_texts(self, texts: Mapping[str, list[str]]) -> dict[str, Tensor]:
+    def _embed_texts(
+        self, texts: Mapping[str, list[str]], words: list[tuple[Tensor, Tensor]] | None = None
+    ) -> dict[str, Tensor]:
         """Several batches of texts in one pass, so that one set of batch statistics describes them all."""
         if not texts:
             return {}
-        features = self._text_features([text for batch in texts.values() for text in batch])
+        features = self._text_features([text for batch in texts.values() for text in batch], words)
         parts = features.split([len(batch) for batch in texts.values()])
         return dict(zip(texts, self._project(self.text_mlp, *parts)))
 
@@ -296,7 +323,7 @@ class T2IReIDModel(nn.Module):
     def _given_texts(
         image: Tensor | None, cloth: str | Sequence[str] | None, identity: str | Sequence[str] | None
     ) -> dict[str, list[str]]:
-        given = {"id_instruction": identity, "cloth_instruction": cloth}
+        given = {"cloth_instruction": cloth, "id_instruction": identity}  # identity last, where `forward` looks
         texts = {name: _as_texts(value, name) for name, value in given.items() if value is not None}
         counts = {name: len(batch) for name, batch in texts.items()}
         if image is not None:

@@ -80,3 +80,19 @@ def test_each_caption_describes_a_photo_of_its_person(model_and_loaders):
     _, loaders = model_and_loaders
     found = embed(model_and_loaders, "t2i")
     assert np.array_equal(found.pids[found.described], [item[1] for item in loaders["query"].dataset.data])
+
+
+def test_a_fusion_of_tokens_is_what_the_model_says_of_each_pair(tiny_settings, tmp_path):
+    words = tiny_settings(tmp_path, test__batch_size=7, model__fusion__type="sequence_mamba")
+    cfg = load_cfg(words[1], words[2:])
+    torch.manual_seed(0)
+    model = build_model(cfg, build_tokenizer(cfg), 24).eval()
+    loaders = build_datamanager(cfg, model.preprocess, use_gpu=False).test_loader["cuhkpedes"]
+    found = embed((model, loaders), "t2i", "ti2i")
+    images, queries = loaders["gallery"].dataset, loaders["query"].dataset
+    assert found.fused.shape == found.captions.shape == (64, 256)
+    with torch.no_grad():
+        for i in (0, 1, 30, 63):
+            photo = images[found.described[i]]["img"][None]
+            output = model(photo, cloth_instruction=["a red coat"], id_instruction=[queries.data[i][4]])
+            assert torch.allclose(found.fused[i], output.fused_embeds[0], atol=1e-5)

@@ -169,3 +169,92 @@ def test_unknown_type_lists_the_valid_ones():
 def test_unknown_argument_lists_the_valid_ones():
     with pytest.raises(ConfigError, match=r"d_stat\b.*d_state"):
         build_fusion({"type": "gated_mamba", "d_stat": 16})
+
+
+WIDTH, PATCHES, WORDS = 10, 6, 7
+
+
+@pytest.fixture
+def sequence(make):
+    torch.manual_seed(0)
+    config = {"type": "sequence_mamba", "dim": DIM, "output_dim": 6, "d_state": 3, "num_layers": 2}
+    return make.stir(build_fusion(config, width=WIDTH)).eval()
+
+
+def tokens(dtype=torch.float32):
+    """Patches, words and the mask of texts of 7, 1, 4, 7 and 2 words."""
+    generator = torch.Generator().manual_seed(0)
+    image = torch.randn(B, PATCHES, WIDTH, generator=generator, dtype=torch.float64).to(dtype)
+    text = torch.randn(B, WORDS, WIDTH, generator=generator, dtype=torch.float64).to(dtype)
+    mask = (torch.arange(WORDS) < torch.tensor([7, 1, 4, 7, 2])[:, None]).long()
+    return image, text, mask
+
+
+def test_a_sequence_is_scanned_from_both_ends(sequence, naive):
+    """Each pair by itself, without any padding, turned round with `flip`; the mixer is the oracle's."""
+    fusion = sequence.double()
+    image, text, mask = tokens(torch.float64)
+    fused, weights = fusion(image, text, mask)
+    state = fusion.state_dict()
+
+    def mixer(kind, i, hidden):
+        prefix = f"{kind}_layers.{i}."
+        layer = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+        return torch.from_numpy(naive.mamba(layer, hidden))
+
+    with torch.no_grad():
+        for b, length in enumerate(mask.sum(dim=1).tolist()):
+            words = text[b : b + 1, :length]
+            hidden = torch.cat([fusion.image_align(image[b : b + 1]), fusion.text_align(words)], dim=1)
+            for i in range(2):
+                behind = mixer("backward", i, hidden.flip(1)).flip(1)
+                hidden = fusion.norms[i](hidden + mixer("forward", i, hidden) + behind)
+            halves = hidden[0, :PATCHES].mean(dim=0), hidden[0, PATCHES:].mean(dim=0)
+            share = fusion.gate(torch.cat(halves))
+            expected = fusion.norm_final(fusion.fc(2 * torch.cat([share[0] * halves[0], share[1] * halves[1]])))
+            torch.testing.assert_close(fused[b], expected, rtol=0, atol=1e-10)
+            torch.testing.assert_close(weights[b], share, rtol=0, atol=1e-10)
+
+
+def test_padding_never_leaks(sequence):
+    image, text, mask = tokens()
+    expected = sequence(image, text, mask)
+    noise = torch.where(mask[..., None].bool(), text, 100 * torch.randn_like(text))
+    longer = torch.cat([noise, 1e3 * torch.ones(B, 5, WIDTH)], dim=1)
+    found = sequence(image, longer, F.pad(mask, (0, 5)))
+    for actual, wanted in zip(found, expected, strict=True):
+        torch.testing.assert_close(actual, wanted, rtol=0, atol=1e-6)
+
+
+def test_padding_gets_no_gradient(sequence):
+    image, text, mask = tokens()
+    text.requires_grad_()
+    sequence(image, text, mask)[0].square().sum().backward()
+    assert not text.grad[mask == 0].any()
+    assert text.grad[mask == 1].abs().amax(dim=-1).min() > 0
+
+
+def test_the_state_has_something_to_scan(sequence):
+    """With one token a mixer's decay rates get no gradient; here they do, and order matters."""
+    image, text, mask = tokens()
+    fused, _ = sequence(image, text, mask)
+    fused.square().sum().backward()
+    for layers in (sequence.forward_layers, sequence.backward_layers):
+        assert all(layer.A_log.grad.abs().max() > 0 for layer in layers)
+    turned = sequence(image.flip(1), text, mask)[0]
+    assert not torch.allclose(turned, fused, atol=1e-3)
+
+
+def test_image_and_words_meet(sequence):
+    """A patch hears of the words, which come later, and a word of the patches."""
+    image, text, mask = tokens()
+    seen, words = sequence.scan(image, text, mask)
+    other_seen, _ = sequence.scan(image, text + 1, mask)
+    _, other_words = sequence.scan(image + 1, text, mask)
+    assert (seen - other_seen).abs().amax(dim=-1).min() > 1e-6
+    assert (words - other_words).abs().amax(dim=-1)[mask == 1].min() > 1e-6
+
+
+def test_arguments_that_a_type_has_not():
+    with pytest.raises(ConfigError, match=r"unknown num_heads; valid: type, dim, d_state"):
+        build_fusion({"type": "sequence_mamba", "num_heads": 2})

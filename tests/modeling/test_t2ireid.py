@@ -394,6 +394,25 @@ def test_without_fusion(make):
     assert not [name for name in model.state_dict() if name.startswith("fusion")]
 
 
+def test_a_fusion_of_tokens_reads_the_identity_texts(make, captions):
+    """More pairs than go through the text encoder at once, of differing lengths, with and without clothing texts."""
+    model = make.model(fusion={"type": "sequence_mamba"})
+    texts = [" ".join(caption.split()[: 3 + i % 9]) for i, caption in enumerate((captions * 2)[:70])]
+    images = make.images(70)
+    with torch.no_grad():
+        together = model(images, id_instruction=texts)
+        with_clothing = model(images, cloth_instruction=texts[::-1], id_instruction=texts)
+        for name in ("fused_embeds", "gate_weights", "id_text_embeds"):
+            torch.testing.assert_close(getattr(with_clothing, name), getattr(together, name), rtol=0, atol=1e-5)
+        for i in (0, 1, 35, 69):
+            alone = model(images[i : i + 1], id_instruction=texts[i])
+            torch.testing.assert_close(together.fused_embeds[i], alone.fused_embeds[0], rtol=0, atol=1e-5)
+            torch.testing.assert_close(together.gate_weights[i], alone.gate_weights[0], rtol=0, atol=1e-5)
+    assert model(images[:2]).fused_embeds is None
+    with pytest.raises(ConfigError, match="sequence_mamba reads tokens"):
+        model.fuse(together.image_embeds, together.id_text_embeds)
+
+
 def test_part_of_the_fusions_settings(make):
     model = make.model(fusion={"type": "gated_mamba", "num_layers": 1})
     assert type(model.fusion).__name__ == "GatedMambaFusion"
