@@ -78,6 +78,6 @@ def test_the_grid_of_this_repository(repository, tmp_path):
 
     grid = read_grid(repository / "configs/ablation/grid.yaml")
     runs = plan(grid, repository / "configs/ablation/drawn.yaml", [], [1], tmp_path)
-    assert len({run.recipe.replace(run.row, "") for run in runs}) == len(runs)  # no two rows are the same
+    assert len({run.recipe.replace(str(run.folder), "") for run in runs}) == len(runs)  # no two rows are the same
     for run in runs:
         check_config(configuration(run))
