@@ -1,6 +1,7 @@
-"""Checks for numbers that come from a config file."""
+"""Checks for what comes from a config file."""
 
 import math
+from collections.abc import Sequence
 from numbers import Real
 
 from t2ireid_plugin.errors import ConfigError
@@ -24,3 +25,17 @@ def positive(name: str, value: object) -> float:
     if checked <= 0:
         raise ConfigError(f"{name} must be above 0, got {value!r}")
     return checked
+
+
+def flag(name: str, value: object) -> bool:
+    """`value` if it is true or false, or a ConfigError that names it."""
+    if not isinstance(value, bool):
+        raise ConfigError(f"{name} must be true or false, got {value!r}")
+    return value
+
+
+def choice(name: str, value: object, valid: Sequence[str]) -> str:
+    """`value` if it is one of `valid`, or a ConfigError that lists them."""
+    if value not in valid:
+        raise ConfigError(f"{name}: unknown {value!r}; valid: {', '.join(valid)}")
+    return str(value)

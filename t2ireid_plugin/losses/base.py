@@ -11,6 +11,7 @@ class LossTerm(nn.Module):
     """A module with plain arguments that maps a batch to a scalar, without its weight."""
 
     needs: ClassVar[tuple[str, ...]]  # the fields of LossInputs that it reads, besides `pids`
+    detached: ClassVar[tuple[str, ...]] = ()  # those of them that get no gradient
 
     def forward(self, inputs: LossInputs) -> Tensor:
         """Scalar loss of the batch."""

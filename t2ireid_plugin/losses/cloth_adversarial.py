@@ -2,10 +2,10 @@
 
 from torch import Tensor, nn
 
-from t2ireid_plugin.losses.arguments import number, positive
+from t2ireid_plugin.losses.arguments import choice, number, positive
 from t2ireid_plugin.losses.base import LossTerm
 from t2ireid_plugin.losses.inputs import LossInputs, read
-from t2ireid_plugin.losses.matching import cosine_matrix, same_identity
+from t2ireid_plugin.losses.matching import TARGETS, cosine_matrix, labels, same_identity
 
 
 def flattening(features: Tensor, texts: Tensor, pids: Tensor, tau: float) -> Tensor:
@@ -27,7 +27,8 @@ class ClothFlattening(LossTerm):
     stay in the softmax, where they pin the level that the others are drawn to, and get no gradient, so
     the term does not undo what `cloth` teaches. All pairs of equal `pids` are positives, because `cloth`
     treats them so; a batch of one person gives log B without gradient. Two people in like clothes are
-    pushed apart nevertheless, which is a reason for a small weight.
+    pushed apart nevertheless, which is a reason for a small weight. With `targets: diagonal`, the lineage's, only a
+    row's own text is set to 0, and the other photos' texts of the person are flattened with the rest.
 
     `cloth_projection` is the projection of `cloth`, shared: a projection of its own could reach the
     minimum alone and leave the features as they are, while the shared one is held by `cloth`. Without it
@@ -43,10 +44,12 @@ class ClothFlattening(LossTerm):
         tau: float = 0.1,
         ramp_start: float = 0.2,
         ramp_per_epoch: float = 0.05,
+        targets: str = "identity",
         cloth_projection: nn.Linear | None = None,
     ) -> None:
         super().__init__()
         self.tau = positive("tau", tau)
+        self.targets = choice("targets", targets, TARGETS)
         self.ramp_start = number("ramp_start", ramp_start, low=0.0, high=1.0)
         self.ramp_per_epoch = number("ramp_per_epoch", ramp_per_epoch, low=0.0)
         if cloth_projection is None:
@@ -60,5 +63,5 @@ class ClothFlattening(LossTerm):
     def forward(self, inputs: LossInputs) -> Tensor:
         """Ramped flattening of the batch, a scalar."""
         features, texts = read(inputs, "cloth_embeds", "cloth_text_embeds")
-        loss = flattening(self.projection(features), texts, inputs.pids, self.tau)
+        loss = flattening(self.projection(features), texts, labels(inputs, self.targets), self.tau)
         return self.ramp(inputs.epoch) * loss

@@ -1,10 +1,14 @@
 """`decouple`: identity and clothing features of a batch should not predict each other."""
 
+import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
+from t2ireid_plugin.errors import ConfigError
+from t2ireid_plugin.losses.arguments import flag
 from t2ireid_plugin.losses.base import LossTerm
 from t2ireid_plugin.losses.inputs import LossInputs, read
+from t2ireid_plugin.losses.matching import cosine_matrix
 
 
 def hsic(a: Tensor, b: Tensor) -> Tensor:
@@ -26,18 +30,44 @@ def hsic(a: Tensor, b: Tensor) -> Tensor:
     return cross_covariance.square().sum()
 
 
+def uncentred_dependence(a: Tensor, b: Tensor) -> Tensor:
+    """mean_ij(K_a * K_b) / (B - 1) with cosine Gram matrices of `a` `[B, D]` and `b` `[B, E]`, their diagonals 0.
+
+    The lineage's: without centring it measures how alike the batch is rather than dependence, and can go below 0.
+    """
+    off = ~torch.eye(len(a), dtype=torch.bool, device=a.device)
+    return (cosine_matrix(a, a) * cosine_matrix(b, b) * off).mean() / max(len(a) - 1, 1)
+
+
 class Decouple(LossTerm):
     """HSIC between `id_embeds` and `cloth_embeds`, both `[B, 768]`.
 
     It reads the features themselves, not the projections of `bio` and `cloth`: a projection could become
-    independent while the features stay entangled.
+    independent while the features stay entangled. `centred: false` is the lineage's, of these two projections;
+    it needs both terms.
     """
 
     needs = ("id_embeds", "cloth_embeds")
 
-    def __init__(self) -> None:  # spelt out because LossTerms reads the valid arguments off the signature
+    def __init__(
+        self,
+        centred: bool = True,
+        id_projection: nn.Linear | None = None,
+        cloth_projection: nn.Linear | None = None,
+    ) -> None:
         super().__init__()
+        self.centred = flag("centred", centred)
+        if not centred and (id_projection is None or cloth_projection is None):
+            raise ConfigError("centred: false compares the projections of bio and cloth; give both a weight above 0")
+        # In a tuple, not as children: they belong to bio and cloth.
+        self.projections = (id_projection, cloth_projection)
 
     def forward(self, inputs: LossInputs) -> Tensor:
-        """Dependence within the batch, a scalar of at least 0."""
-        return hsic(*read(inputs, *self.needs))
+        """Dependence within the batch, a scalar; of at least 0 when centred."""
+        identity, clothing = read(inputs, *self.needs)
+        if self.centred:
+            return hsic(identity, clothing)
+        id_projection, cloth_projection = self.projections
+        assert id_projection is not None
+        assert cloth_projection is not None
+        return uncentred_dependence(id_projection(identity), cloth_projection(clothing))

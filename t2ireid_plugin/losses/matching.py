@@ -4,6 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from t2ireid_plugin.losses.inputs import LossInputs
+
 
 def cosine_matrix(a: Tensor, b: Tensor) -> Tensor:
     """Cosines of every row of `a` with every row of `b`: `[N, D], [M, D] -> [N, M]`."""
@@ -13,6 +15,17 @@ def cosine_matrix(a: Tensor, b: Tensor) -> Tensor:
 def same_identity(pids: Tensor) -> Tensor:
     """`[B] -> [B, B]` bool, true where two rows show the same person (so always on the diagonal)."""
     return pids[:, None] == pids[None, :]
+
+
+TARGETS = ("identity", "diagonal")
+
+
+def labels(inputs: LossInputs, targets: str) -> Tensor:
+    """`[B]`, equal where two rows are positives of each other: `pids`, or with `diagonal` no two rows, as in CLIP.
+
+    The lineage's terms have the diagonal, under which another photo of the person counts as a negative.
+    """
+    return inputs.pids if targets == "identity" else torch.arange(len(inputs.pids), device=inputs.pids.device)
 
 
 def row_normalised(positives: Tensor, dtype: torch.dtype) -> Tensor:

@@ -2,10 +2,10 @@
 
 from torch import Tensor, nn
 
-from t2ireid_plugin.losses.arguments import positive
+from t2ireid_plugin.losses.arguments import choice, flag, positive
 from t2ireid_plugin.losses.base import LossTerm
 from t2ireid_plugin.losses.inputs import LossInputs, read
-from t2ireid_plugin.losses.matching import identity_matching
+from t2ireid_plugin.losses.matching import TARGETS, identity_matching, labels
 
 
 class ProjectedMatching(LossTerm):
@@ -15,17 +15,28 @@ class ProjectedMatching(LossTerm):
     projection belongs to the term, so that `parameters()` and `state_dict()` of the losses hold it: the
     optimizer and the checkpoint must be given the losses as well as the model. A subclass names the
     features, then the texts, in `needs`.
+
+    The lineage's terms had `targets: diagonal` and `trained: false`: its projections were in no optimizer and stayed
+    random.
     """
 
-    def __init__(self, feature_dim: int = 768, embed_dim: int = 256, tau: float = 0.1) -> None:
+    def __init__(
+        self,
+        feature_dim: int = 768,
+        embed_dim: int = 256,
+        tau: float = 0.1,
+        targets: str = "identity",
+        trained: bool = True,
+    ) -> None:
         super().__init__()
         self.tau = positive("tau", tau)
-        self.projection = nn.Linear(feature_dim, embed_dim)
+        self.targets = choice("targets", targets, TARGETS)
+        self.projection = nn.Linear(feature_dim, embed_dim).requires_grad_(flag("trained", trained))
 
     def forward(self, inputs: LossInputs) -> Tensor:
         """Mean over the features of the batch, a scalar."""
         features, texts = read(inputs, *self.needs)
-        return identity_matching(self.projection(features), texts, inputs.pids, self.tau)
+        return identity_matching(self.projection(features), texts, labels(inputs, self.targets), self.tau)
 
 
 class IdentityMatching(ProjectedMatching):

@@ -18,8 +18,13 @@ from t2ireid_plugin.losses.decouple import Decouple
 from t2ireid_plugin.losses.fused_query import FusedQuery
 from t2ireid_plugin.losses.gate import GateRegularization
 from t2ireid_plugin.losses.inputs import LossInputs
+from t2ireid_plugin.losses.orthogonality import Orthogonality
 from t2ireid_plugin.losses.projected import ClothingMatching, IdentityMatching
 from t2ireid_plugin.losses.sdm import SDM
+from t2ireid_plugin.losses.shared_id import SharedIdentity
+from t2ireid_plugin.losses.supcon import SupCon
+from t2ireid_plugin.losses.tal import TAL
+from t2ireid_plugin.losses.triplet import Triplet
 
 LOSSES: dict[str, type[LossTerm]] = {
     "info_nce": InfoNCE,
@@ -31,11 +36,16 @@ LOSSES: dict[str, type[LossTerm]] = {
     "decouple": Decouple,
     "gate_regularization": GateRegularization,
     "sdm": SDM,
+    "tal": TAL,
+    "id": SharedIdentity,
+    "supcon": SupCon,
+    "triplet": Triplet,
+    "orthogonality": Orthogonality,
     "fused_query": FusedQuery,
 }
 
 # Arguments that LossTerms gives to the terms that have them; a configuration cannot.
-SUPPLIED = ("feature_dim", "embed_dim", "cloth_projection")
+SUPPLIED = ("feature_dim", "embed_dim", "num_classes", "id_projection", "cloth_projection")
 
 
 def arguments_of(term: type[LossTerm]) -> list[str]:
@@ -74,11 +84,17 @@ class LossTerms(nn.Module):
 
     `terms` maps a name of `LOSSES` to its weight and arguments, as in
     `{"info_nce": {"weight": 1.0, "tau": 0.1}, "cls": {"weight": 1.0}}`. A weight of 0 leaves the term out.
-    Some terms have parameters (`bio`, `cloth`, `cloth_adv`): give `parameters()` to the optimizer and
+    Some terms have parameters (`bio`, `cloth`, `cloth_adv`, `id`): give `parameters()` to the optimizer and
     `state_dict()` to the checkpoint.
     """
 
-    def __init__(self, terms: Mapping[str, Mapping[str, Any]], feature_dim: int = 768, embed_dim: int = 256) -> None:
+    def __init__(
+        self,
+        terms: Mapping[str, Mapping[str, Any]],
+        feature_dim: int = 768,
+        embed_dim: int = 256,
+        num_classes: int = 8000,
+    ) -> None:
         super().__init__()
         if not isinstance(terms, Mapping):
             raise ConfigError(f"losses must be a mapping of names to settings, got {terms!r}")
@@ -91,6 +107,8 @@ class LossTerms(nn.Module):
             supplied = {
                 "feature_dim": feature_dim,
                 "embed_dim": embed_dim,
+                "num_classes": num_classes,
+                "id_projection": self.terms["bio"].projection if "bio" in self.terms else None,
                 "cloth_projection": self.terms["cloth"].projection if "cloth" in self.terms else None,
             }
             term = LOSSES[name]

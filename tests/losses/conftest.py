@@ -48,6 +48,8 @@ def build(name, **arguments):
     torch.manual_seed(7)
     if name in ("bio", "cloth", "cloth_adv"):
         arguments = {"feature_dim": FEATURE_DIM, "embed_dim": EMBED_DIM, **arguments}
+    if name == "id":
+        arguments = {"num_classes": NUM_CLASSES, "embed_dim": EMBED_DIM, **arguments}
     return LOSSES[name](**arguments).double()
 
 

@@ -6,6 +6,11 @@ from t2ireid_plugin.losses import LOSSES, LossInputs, LossTerms
 
 NAMES = [
     "info_nce", "cls", "bio", "cloth", "cloth_adv", "cloth_match", "decouple", "gate_regularization", "sdm",
+    "tal",
+    "id",
+    "supcon",
+    "triplet",
+    "orthogonality",
     "fused_query",
 ]  # fmt: skip
 

@@ -1,0 +1,36 @@
+"""`id`: one classifier names the person from the image and from the text."""
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from t2ireid_plugin.losses.arguments import number, positive
+from t2ireid_plugin.losses.base import LossTerm
+from t2ireid_plugin.losses.inputs import LossInputs, read
+
+
+class SharedIdentity(LossTerm):
+    """Mean of the cross-entropies of classifier(scale * image_embeds) and classifier(scale * id_text_embeds), `[B, D]`.
+
+    What retrieval compares is what is classified, and both sides by the same weights, so an image and a text of one
+    person are drawn to the same place (IRRA, Jiang and Ye, CVPR 2023, the ID loss; `cls` classifies the image's
+    features before their projection). There the embeddings are CLIP's, whose norm is about 10; ours have norm 1, and
+    `scale` gives the classifier as much to work with. `label_smoothing` is that of `cls`.
+    """
+
+    needs = ("image_embeds", "id_text_embeds")
+
+    def __init__(
+        self, num_classes: int = 8000, embed_dim: int = 256, scale: float = 10.0, label_smoothing: float = 0.0
+    ) -> None:
+        super().__init__()
+        self.scale = positive("scale", scale)
+        self.label_smoothing = number("label_smoothing", label_smoothing, low=0.0, high=1.0)
+        self.classifier = nn.Linear(embed_dim, num_classes)
+
+    def forward(self, inputs: LossInputs) -> Tensor:
+        """Mean over the batch and both sides, a scalar."""
+        losses = [
+            F.cross_entropy(self.classifier(self.scale * side), inputs.pids, label_smoothing=self.label_smoothing)
+            for side in read(inputs, *self.needs)
+        ]
+        return 0.5 * (losses[0] + losses[1])

@@ -1,0 +1,49 @@
+"""`tal`: triplet alignment with soft positives and all negatives (RDE)."""
+
+import torch
+from torch import Tensor
+
+from t2ireid_plugin.losses.arguments import number, positive
+from t2ireid_plugin.losses.base import LossTerm
+from t2ireid_plugin.losses.inputs import LossInputs, read
+from t2ireid_plugin.losses.matching import cosine_matrix, same_identity
+
+
+def triplet_alignment(scores: Tensor, pids: Tensor, margin: float, tau: float) -> Tensor:
+    """mean_i [margin - S_i+ + tau log sum_j- exp(scores_ij / tau)]_+ over the rows: `[B, B], [B] -> scalar`.
+
+    S_i+ is the mean of the row's positives under softmax(scores / tau) among them, the softmax without gradient; j-
+    runs over all negatives, of which the largest prevails at a small tau. Qin et al., "Noisy-Correspondence Learning
+    for Text-to-Image Person Re-identification", CVPR 2024 (TAL). Their code sums over the batch; a mean keeps the
+    weight's meaning when the batch grows.
+    """
+    positives = same_identity(pids)
+    # Not -inf: a row without a negative, or a logsumexp of nothing, would have NaN for a gradient.
+    lowest = torch.finfo(scores.dtype).min
+    weights = (scores / tau).masked_fill(~positives, lowest).softmax(dim=1).detach()
+    alike = (weights * scores).sum(dim=1)
+    unlike = tau * (scores / tau).masked_fill(positives, lowest).logsumexp(dim=1)
+    return (margin - alike + unlike).clamp(min=0).mean()
+
+
+class TAL(LossTerm):
+    """`triplet_alignment` from image to text plus from text to image, over cosines.
+
+    `image_embeds` and `id_text_embeds` are `[B, D]`. A row whose positives are ahead by the margin costs nothing, so
+    a wrong caption, which never gets there, cannot dominate as it does under a logarithm. 0 for a batch of one person.
+    """
+
+    needs = ("image_embeds", "id_text_embeds")
+
+    def __init__(self, margin: float = 0.1, tau: float = 0.015) -> None:
+        super().__init__()
+        self.margin = number("margin", margin, low=0.0)
+        self.tau = positive("tau", tau)
+
+    def forward(self, inputs: LossInputs) -> Tensor:
+        """Sum of both directions, a scalar of at least 0."""
+        image, text = read(inputs, *self.needs)
+        scores = cosine_matrix(image, text)  # [B, B]
+        return triplet_alignment(scores, inputs.pids, self.margin, self.tau) + triplet_alignment(
+            scores.T, inputs.pids, self.margin, self.tau
+        )

@@ -1,0 +1,123 @@
+"""`tal`, `id`, `supcon`, `triplet` and `orthogonality` against loops and torchreid's own."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torchreid import losses as torchreid_losses
+
+batches = given(pids=st.lists(st.integers(0, 3), min_size=2, max_size=7), seed=st.integers(0, 99))
+few = settings(max_examples=25, deadline=None)
+
+
+def tal_by_loop(naive, queries, candidates, pids, margin, tau):
+    total = 0.0
+    for i, query in enumerate(queries):
+        scores = [naive.cosine(query, candidate) for candidate in candidates]
+        positives = [j for j in range(len(pids)) if pids[j] == pids[i]]
+        negatives = [j for j in range(len(pids)) if pids[j] != pids[i]]
+        if not negatives:
+            continue
+        weights = [math.exp(scores[j] / tau) for j in positives]
+        alike = sum(w * scores[j] for w, j in zip(weights, positives, strict=True)) / sum(weights)
+        unlike = tau * math.log(sum(math.exp(scores[j] / tau) for j in negatives))
+        total += max(0.0, margin - alike + unlike)
+    return total / len(queries)
+
+
+@few
+@batches
+def test_tal_equals_the_loop(make, naive, pids, seed):
+    inputs = make.inputs(pids, seed=seed)
+    image, text = inputs.image_embeds.tolist(), inputs.id_text_embeds.tolist()
+    for margin, tau in ((0.1, 0.015), (0.5, 0.2)):
+        expected = sum(tal_by_loop(naive, *sides, pids, margin, tau) for sides in ((image, text), (text, image)))
+        assert make.term("tal", margin=margin, tau=tau)(inputs).item() == pytest.approx(expected, abs=1e-6)
+
+
+def test_tal_costs_nothing_beyond_its_margin(make):
+    """Orthogonal people: positives lead by 1, less tau log 2 for the two negatives."""
+    axes = torch.eye(4, dtype=torch.float64)[:3]
+    inputs = make.inputs([0, 1, 2])._replace(image_embeds=axes, id_text_embeds=axes)
+    assert make.term("tal")(inputs) == 0
+    expected = 2 * (1.2 - 1 + 0.015 * math.log(2))
+    assert make.term("tal", margin=1.2)(inputs).item() == pytest.approx(expected)
+
+
+def test_tal_of_one_person_is_nothing(make):
+    inputs = make.inputs([3, 3, 3])
+    inputs.image_embeds.requires_grad_()
+    loss = make.term("tal")(inputs)
+    loss.backward()
+    assert loss == 0
+    assert not inputs.image_embeds.grad.any()
+
+
+def test_tals_gradient_is_that_with_fixed_weights(make):
+    inputs = make.inputs([0, 1, 0, 2])
+    image = inputs.image_embeds.requires_grad_()
+    make.term("tal", margin=2.0)(inputs).backward()
+    found, image.grad = image.grad.clone(), None
+    scores = image / image.norm(dim=1, keepdim=True) @ inputs.id_text_embeds.T
+    same = inputs.pids[:, None] == inputs.pids
+    total = 0
+    for s in (scores, scores.T):
+        fixed = ((s / 0.015).exp() * same).detach()
+        alike = (fixed / fixed.sum(1, keepdim=True) * s).sum(1)
+        total = total + (2.0 - alike + 0.015 * ((s / 0.015).exp() * ~same).sum(1).log()).mean()
+    total.backward()
+    torch.testing.assert_close(found, image.grad)
+
+
+@few
+@batches
+def test_id_equals_the_loop(make, naive, pids, seed):
+    inputs = make.inputs(pids, seed=seed)
+    term = make.term("id", scale=3.0, label_smoothing=0.1)
+    total = 0.0
+    for side in (inputs.image_embeds.tolist(), inputs.id_text_embeds.tolist()):
+        logits = naive.project(term.classifier, [[3.0 * x for x in row] for row in side])
+        for row, pid in zip(logits, pids, strict=True):
+            log_p = naive.log_softmax(row)
+            total -= 0.9 * log_p[pid] + 0.1 * sum(log_p) / len(log_p)
+    assert term(inputs).item() == pytest.approx(total / (2 * len(pids)), abs=1e-6)
+
+
+@few
+@batches
+def test_supcon_equals_the_loop(make, naive, pids, seed):
+    inputs = make.inputs(pids, seed=seed)
+    rows, people = [*inputs.image_embeds.tolist(), *inputs.id_text_embeds.tolist()], pids * 2
+    total = 0.0
+    for i, row in enumerate(rows):
+        others = [j for j in range(len(rows)) if j != i]
+        log_p = dict(zip(others, naive.log_softmax([naive.cosine(row, rows[j]) / 0.1 for j in others]), strict=True))
+        positives = [j for j in others if people[j] == people[i]]
+        total -= sum(log_p[j] for j in positives) / len(positives)
+    assert make.term("supcon")(inputs).item() == pytest.approx(total / len(rows), abs=1e-6)
+
+
+@few
+@given(
+    pids=st.lists(st.integers(0, 3), min_size=2, max_size=7).filter(lambda p: len(set(p)) > 1), seed=st.integers(0, 99)
+)
+def test_triplet_is_torchreids_over_images_and_texts(make, pids, seed):
+    inputs = make.inputs(pids, seed=seed)
+    both = torch.cat([inputs.image_embeds, inputs.id_text_embeds])
+    expected = torchreid_losses.TripletLoss(margin=0.4)(both, inputs.pids.repeat(2))
+    torch.testing.assert_close(make.term("triplet", margin=0.4)(inputs), expected, atol=1e-6, rtol=0)
+
+
+def test_triplet_of_one_person_is_nothing(make):
+    assert make.term("triplet")(make.inputs([1, 1, 1])) == 0
+
+
+@few
+@batches
+def test_orthogonality_equals_the_loop(make, naive, pids, seed):
+    inputs = make.inputs(pids, seed=seed)
+    pairs = zip(inputs.id_embeds.tolist(), inputs.cloth_embeds.tolist(), strict=True)
+    expected = sum(naive.cosine(a, b) ** 2 for a, b in pairs) / len(pids)
+    assert make.term("orthogonality")(inputs).item() == pytest.approx(expected, abs=1e-9)
