@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFont
 
+from t2ireid_plugin import fonts
 from t2ireid_plugin.cli import main
 from t2ireid_plugin.data.annotations import check_images as check_first_bytes
 from t2ireid_plugin.data.annotations import read_photos
@@ -574,15 +575,15 @@ def test_problems_come_first_on_the_sheet(synthetic, tmp_path):
 
 def test_chinese_without_a_font_is_boxes_and_a_hint(cuhk, tmp_path, monkeypatch):
     cuhk.rows[0]["captions"] = ["一位女性穿着红色外套，她很高😀。" * 30, "half \ud83d", "x" * 5000]
-    monkeypatch.setattr(sheet, "_CJK_FONTS", ())
+    monkeypatch.setattr(fonts, "CHINESE_FONTS", ())
     assert "fonts-noto-cjk" in write_sheet(check(cuhk), tmp_path / "sheet.jpg")
     Image.open(tmp_path / "sheet.jpg").load()
 
 
 def test_a_font_that_only_has_latin_letters_does_not_stop_the_sheet(cuhk, tmp_path, monkeypatch):
     cuhk.rows[0]["captions"] = ["一位女性穿着红色外套 in red"]
-    monkeypatch.setattr(sheet, "_CJK_FONTS", ())
-    monkeypatch.setattr(sheet, "_plain_font", lambda size: ImageFont.load_default_imagefont())
+    monkeypatch.setattr(fonts, "CHINESE_FONTS", ())
+    monkeypatch.setattr(sheet, "plain_font", lambda size: ImageFont.load_default_imagefont())
     write_sheet(check(cuhk), tmp_path / "sheet.jpg")
     Image.open(tmp_path / "sheet.jpg").load()
 
@@ -597,14 +598,6 @@ def test_a_font_of_one_s_own_is_taken(cuhk, tmp_path):
 def test_a_font_that_is_none(cuhk, tmp_path):
     with pytest.raises(DataError, match="no font that can be loaded"):
         write_sheet(check(cuhk), tmp_path / "sheet.jpg", font=str(cuhk.file))
-
-
-def test_lines_fit_their_width():
-    font = sheet._plain_font(13)
-    text = "A woman in a red coat, 一位女性穿着红色外套 and " + "x" * 200 + " end"
-    lines = sheet._wrap(text, font, 150)
-    assert all(font.getlength(line) <= 150 for line in lines)
-    assert "".join(lines).replace(" ", "") == text.replace(" ", "")
 
 
 def test_without_a_photo_there_is_no_sheet(cuhk, tmp_path):

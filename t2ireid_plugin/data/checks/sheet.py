@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import random
-import re
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,27 +14,14 @@ from PIL import Image, ImageDraw, ImageFile, ImageFont, ImageOps
 from t2ireid_plugin.data.checks.images import is_tiny
 from t2ireid_plugin.data.checks.report import CheckReport
 from t2ireid_plugin.data.checks.rows import Row
-from t2ireid_plugin.errors import DataError
 from t2ireid_plugin.files import write_whole
-
-Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
+from t2ireid_plugin.fonts import NO_CHINESE, Font, chinese_font, has_chinese, plain_font, printable, wrap
 
 COLUMNS, TILE_WIDTH, PHOTO_HEIGHT, MARGIN = 6, 200, 200, 12
 _LINE, _BASELINE, _MOST_LINES = 16, 12, 12
+_MOST_LETTERS = 2000  # more than any tile shows
 _BACKGROUND, _TILE, _INK, _FAINT, _RED = "#eceef1", "#ffffff", "#22262b", "#80868e", "#c62828"
 _MOST_PIXELS = 50_000_000
-
-# Chinese, Japanese and Korean writing and its punctuation, without blanks between words.
-_CJK = r"[\u1100-\u11ff\u2e80-\u9fff\uac00-\ud7ff\uf900-\ufaff\uff00-\uffef]"
-_PIECE = re.compile(rf"{_CJK}|(?:(?!{_CJK})\S)+")
-# Pillow looks them up in the system's font folders; the first that is there is taken.
-_CJK_FONTS = (
-    "NotoSansCJK-Regular.ttc", "NotoSansCJKsc-Regular.otf", "NotoSansSC-Regular.otf", "NotoSansSC-Regular.ttf",
-    "SourceHanSansSC-Regular.otf", "SourceHanSansCN-Regular.otf", "wqy-microhei.ttc", "wqy-zenhei.ttc",
-    "DroidSansFallbackFull.ttf", "DroidSansFallback.ttf", "uming.ttc", "ukai.ttc", "fireflysung.ttf",
-    "PingFang.ttc", "Hiragino Sans GB.ttc", "STHeiti Light.ttc", "Arial Unicode.ttf",
-    "msyh.ttc", "msyh.ttf", "simhei.ttf", "simsun.ttc", "Deng.ttf",
-)  # fmt: skip
 
 
 class _Tile(NamedTuple):
@@ -52,7 +38,7 @@ class _Fonts(NamedTuple):
 
     def of(self, text: str) -> Font:
         """The font that a text is drawn in."""
-        return self.chinese if self.chinese is not None and re.search(_CJK, text) else self.plain
+        return self.chinese if self.chinese is not None and has_chinese(text) else self.plain
 
 
 def write_sheet(
@@ -74,15 +60,13 @@ def write_sheet(
     Raises:
         DataError: when the font cannot be loaded or the picture not be written.
     """
-    fonts = _Fonts(_plain_font(13), _plain_font(12), _chinese_font(font, 13))
+    fonts = _Fonts(plain_font(12), plain_font(11), chinese_font(13, font))
     tiles = _tiles(report, photos, random.Random(seed))
     if not tiles:
         path.unlink(missing_ok=True)  # that of an earlier check would mislead
         return "no photo could be drawn"
-    chinese = any(re.search(_CJK, caption) for tile in tiles for caption in tile.captions)
-    note = ""
-    if chinese and fonts.chinese is None:
-        note = "no font for Chinese was found, hence the boxes: install fonts-noto-cjk, or name one with --font FILE"
+    chinese = any(has_chinese(caption) for tile in tiles for caption in tile.captions)
+    note = f"{NO_CHINESE}, or name one with --font FILE" if chinese and fonts.chinese is None else ""
     title = f"{report.spec.name}: {len(tiles)} of {len(report.facts):,} photos, those with a problem first"
     sheet = _draw(tiles, title, note, fonts)
     write_whole(path, lambda draft: sheet.save(draft, quality=92))
@@ -186,67 +170,21 @@ def _draw(tiles: Sequence[_Tile], title: str, note: str, fonts: _Fonts) -> Image
 def _tag(draw: ImageDraw.ImageDraw, at: tuple[int, int], text: str, font: Font) -> None:
     """A label over the corner of a tile."""
     if text:
-        draw.rectangle((*at, at[0] + _length(text, font) + 11, at[1] + _LINE + 3), fill=_RED)
+        draw.rectangle((*at, at[0] + font.getlength(printable(text, font)) + 11, at[1] + _LINE + 3), fill=_RED)
         _write(draw, (at[0] + 6, at[1] + 2), text, _TILE, font)
 
 
 def _write(draw: ImageDraw.ImageDraw, at: tuple[float, float], text: str, fill: str, font: Font) -> None:
     """A line of text; all fonts stand on the same line."""
     ascent = font.getmetrics()[0] if isinstance(font, ImageFont.FreeTypeFont) else _BASELINE
-    draw.text((at[0], at[1] + _BASELINE - ascent), _printable(text, font), fill=fill, font=font)
+    draw.text((at[0], at[1] + _BASELINE - ascent), printable(text, font), fill=fill, font=font)
 
 
 def _wrap_all(captions: Sequence[str], fonts: _Fonts, width: int) -> list[str]:
     """The lines of all captions, an empty one between two; ends in ``…`` when there are too many."""
     lines: list[str] = []
     for caption in captions:
-        lines += [""] * bool(lines) + _wrap(caption, fonts.of(caption), width)
+        lines += [""] * bool(lines) + wrap(caption[:_MOST_LETTERS], fonts.of(caption), width)
         if len(lines) > _MOST_LINES:
             return [*lines[: _MOST_LINES - 1], lines[_MOST_LINES - 1] + " …"]
     return lines
-
-
-def _wrap(text: str, font: Font, width: int) -> list[str]:
-    """Lines that are at most ``width`` pixels long, broken between words, or letters where there are no blanks."""
-    lines, line = [], ""
-    # No sheet shows more of a text than this.
-    for match in _PIECE.finditer(text[:2000]):
-        piece, blank = match[0], " " if line and text[match.start() - 1].isspace() else ""
-        if line and _length(line + blank + piece, font) > width:
-            lines.append(line)
-            line, blank = "", ""
-        while len(piece) > 1 and _length(piece, font) > width:
-            fits = next(end for end in range(len(piece) - 1, 0, -1) if end == 1 or _length(piece[:end], font) <= width)
-            lines.append(piece[:fits])
-            piece = piece[fits:]
-        line += blank + piece
-    return [*lines, line] if line else lines
-
-
-def _length(text: str, font: Font) -> float:
-    return font.getlength(_printable(text, font))
-
-
-def _printable(text: str, font: Font) -> str:
-    """The text without what a font refuses: half characters, and for Pillow's bitmap font all but Latin letters."""
-    encoding = "utf-8" if isinstance(font, ImageFont.FreeTypeFont) else "latin-1"
-    return text.encode(encoding, "replace").decode(encoding)
-
-
-def _plain_font(size: int) -> Font:
-    for name in ("DejaVuSans.ttf", "Arial.ttf", "LiberationSans-Regular.ttf"):
-        try:
-            return ImageFont.truetype(name, size - 1)
-        except OSError:
-            continue
-    return ImageFont.load_default(size=size)
-
-
-def _chinese_font(name: str | None, size: int) -> Font | None:
-    for candidate in (name,) if name else _CJK_FONTS:
-        try:
-            return ImageFont.truetype(candidate, size)
-        except OSError as error:
-            if name:
-                raise DataError(f"'{name}' is no font that can be loaded: {error}") from error
-    return None
