@@ -58,6 +58,7 @@ _LEAST = {
     "train.seed": 0,
     "test.batch_size": 1,
     "test.bootstrap": 0,
+    "test.pictures": 0,
 }
 SCHEDULERS = ("warmup_cosine", "single_step", "multi_step", "cosine")
 

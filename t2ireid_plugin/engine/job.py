@@ -25,9 +25,10 @@ from t2ireid_plugin.engine.logging import describe_environment, git_revision, lo
 from t2ireid_plugin.engine.text_image import TextImageEngine
 from t2ireid_plugin.errors import ConfigError
 from t2ireid_plugin.evaluation.metrics import Metrics, format_table
-from t2ireid_plugin.evaluation.pictures import draw_ranked_lists, rank_examples
-from t2ireid_plugin.evaluation.protocols import BY_IMAGE, PROTOCOLS
+from t2ireid_plugin.evaluation.pictures import draw_ranked_lists
+from t2ireid_plugin.evaluation.protocols import BY_IMAGE, OFFICIAL, PROTOCOLS
 from t2ireid_plugin.evaluation.records import QueryRecord, query_keys, save_records
+from t2ireid_plugin.evaluation.retrieval import evenly_spaced, ranked_lists
 from t2ireid_plugin.modeling.checkpoint import read_checkpoint
 
 
@@ -162,16 +163,9 @@ def _save_queries(engine: TextImageEngine, target: str, path: Path) -> None:
 
 def _draw_examples(engine: TextImageEngine, target: str, path: Path, number: int) -> None:
     queries, gallery = (engine.test_loader[target][part].dataset.data for part in ("query", "gallery"))
-    embeddings = engine.embeddings[target]
-    assert embeddings.captions is not None  # t2i is always measured
-    examples = rank_examples(
-        [(path, pid, caption) for path, pid, _, _, caption, *_ in queries],
-        embeddings.captions,
-        [(path, pid) for path, pid, *_ in gallery],
-        embeddings.images,
-        number,
-    )
-    draw_ranked_lists(examples, path)
+    comparison = PROTOCOLS[OFFICIAL].compare(engine.embeddings[target], engine.identity_weight)
+    chosen = evenly_spaced(len(queries), number)
+    draw_ranked_lists(ranked_lists(OFFICIAL, comparison, queries, gallery, chosen), path)
 
 
 def _weights_to_test(cfg: CfgNode, folder: Path) -> Path:
