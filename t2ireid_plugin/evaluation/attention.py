@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,24 +17,18 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 import torch
-from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor, nn
 
-from t2ireid_plugin.data.transforms import TestTransform, read_pixels, resize
+from t2ireid_plugin.data.transforms import TestTransform
 from t2ireid_plugin.errors import InputError
 from t2ireid_plugin.modeling.t2ireid import T2IReIDModel
 
 BRANCHES = ("identity", "clothing")
 WordRelevance = tuple[str, float]
-Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 # A word of a language with spaces, or one character of Chinese or Japanese; no punctuation.
 _CJK = "\u3040-\u30ff\u3400-\u9fff"
 _WORD = re.compile(rf"[{_CJK}]|[^\W{_CJK}]+(?:['’-][^\W{_CJK}]+)*")
-
-_PHOTO_HEIGHT, _GAP, _LABEL, _LINE = 320, 10, 20, 26
-_BAR = 34  # height of the colour bar and its labels
-_MOST_TIMES = 4.0  # the colour map ends at this many times, and at this part of, an even share
 
 
 class AttentionMaps(NamedTuple):
@@ -147,7 +141,7 @@ def word_relevance(model: T2IReIDModel, captions: Sequence[str], target_embeds: 
 
 def attention_shares(
     maps: AttentionMaps,
-    masks: Sequence[Mapping[str, npt.NDArray[np.bool_]]],
+    masks: Iterable[Mapping[str, npt.NDArray[np.bool_]]],
     pids: Sequence[int],
     resamples: int = 2000,
     seed: int = 0,
@@ -160,7 +154,7 @@ def attention_shares(
     Args:
         maps: of ``n`` photos, ``[n, h, w]``.
         masks: of each photo, the same parts in each, ``[H, W]`` of the whole photo, no coarser than the grid.
-            Parts may overlap and need not cover the photo.
+            Parts may overlap and need not cover the photo. They are looked at one photo after the other.
         pids: who each photo shows. All photos of a person are drawn or left out together.
         resamples: of the bootstrap.
         seed: of the bootstrap.
@@ -168,18 +162,25 @@ def attention_shares(
     Raises:
         InputError: when the numbers differ or there is no photo.
     """
-    if not len(maps.identity) == len(masks) == len(pids) > 0:
-        counts = f"{len(maps.identity)} maps, {len(masks)} masks, {len(pids)} pids"
-        raise InputError(f"the numbers differ, or there is no photo: {counts}")
     grid = maps.identity.shape[1:]
+    covers: dict[str, list[Tensor]] = {}
+    areas: dict[str, list[float]] = {}
+    count = 0
+    for mask in masks:
+        count += 1
+        for part, pixels in mask.items():
+            covers.setdefault(part, []).append(_cover(pixels, *grid))
+            areas.setdefault(part, []).append(float(pixels.mean()))
+    if not len(maps.identity) == count == len(pids) > 0:
+        counts = f"{len(maps.identity)} maps, {count} masks, {len(pids)} pids"
+        raise InputError(f"the numbers differ, or there is no photo: {counts}")
     people = np.unique(np.asarray(pids), return_inverse=True)[1]
     drawn = np.random.default_rng(seed).integers(0, people.max() + 1, (resamples, people.max() + 1))
     table = []
-    for part in masks[0]:
-        cover = torch.stack([_cover(mask[part], *grid) for mask in masks])  # [n, h, w]
-        identity, clothing = ((branch * cover).sum(dim=(1, 2)).double().numpy() for branch in maps)
+    for part, cover in covers.items():
+        identity, clothing = ((branch * torch.stack(cover)).sum(dim=(1, 2)).double().numpy() for branch in maps)
         values = (_interval(v, people, drawn) for v in (identity, clothing, identity - clothing))
-        table.append(PartShare(part, float(np.mean([mask[part].mean() for mask in masks])), *values))
+        table.append(PartShare(part, float(np.mean(areas[part])), *values))
     return table
 
 
@@ -191,46 +192,6 @@ def format_shares(table: Sequence[PartShare]) -> str:
         cells = "".join(f"{_percent(value):>25}" for value in (row.identity, row.clothing, row.difference))
         lines.append(f"{row.part:<{width}}{100 * row.area:>8.2f}{cells}")
     return "\n".join(lines)
-
-
-def draw_attention(
-    photo: str | Path, maps: AttentionMaps, path: str | Path, words: Sequence[WordRelevance] = ()
-) -> None:
-    """A PNG: the photo, and over it the identity and the clothing map; below, the words coloured by relevance.
-
-    All pictures share one scale: green is the even share of a patch, blue a quarter of it or less, red four times
-    as much or more. Green words speak for the photo, red ones against it, the strongest of a caption most deeply.
-
-    Args:
-        photo: the image file.
-        maps: ``[h, w]`` each, of this photo.
-        path: where to write.
-        words: as from `word_relevance`.
-
-    Raises:
-        DataError: when the photo is missing or damaged.
-    """
-    pixels = read_pixels(photo)
-    pixels = resize(pixels, _PHOTO_HEIGHT, round(_PHOTO_HEIGHT * pixels.shape[1] / pixels.shape[0]))
-    tiles = [pixels, *(_overlay(pixels, attention.numpy()) for attention in maps)]
-    font = ImageFont.load_default(size=14)
-    step = max(pixels.shape[1], 90) + _GAP
-    width = _GAP + 3 * step
-    placed, rows = _place_words(words, width, font)
-    top = _LABEL + _PHOTO_HEIGHT + _GAP
-    canvas = Image.new("RGB", (width, top + _BAR + rows * _LINE + _GAP), "white")
-    draw = ImageDraw.Draw(canvas)
-    for number, (label, tile) in enumerate(zip(("photo", *BRANCHES), tiles)):
-        draw.text((_GAP + number * step, 1), label, fill="black", font=font)
-        canvas.paste(Image.fromarray(tile), (_GAP + number * step, _LABEL))
-    _draw_bar(canvas, draw, top, font)
-    strongest = max((abs(relevance) for _, relevance in words), default=0.0)
-    for (word, relevance), (x, row) in zip(words, placed):
-        y = top + _BAR + row * _LINE
-        box = (x - 3, y, x + font.getlength(word) + 3, y + _LINE - 6)
-        draw.rectangle(box, fill=_word_colour(relevance, strongest))
-        draw.text((x, y + 1), word, fill="black", font=font)
-    canvas.save(path)
 
 
 @contextlib.contextmanager
@@ -276,48 +237,3 @@ def _interval(values: npt.NDArray[np.float64], people: npt.NDArray[np.int64], dr
 
 def _percent(value: Interval) -> str:
     return f"{100 * value.mean:.2f} [{100 * value.low:.2f}, {100 * value.high:.2f}]"
-
-
-def _colours(times_even: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
-    """Attention as a multiple of the even share ``[h, w]`` to RGB ``[h, w, 3]``; equal factors are equal steps."""
-    steps = np.log(np.maximum(times_even, 1e-6)) / np.log(_MOST_TIMES)  # -1 … 1 within the scale
-    # Without the ends of the colour map: a dark blue and a dark red look alike over a dark photo.
-    grey = np.clip(127.5 + 96 * steps, 31, 224).round().astype(np.uint8)
-    return cv2.applyColorMap(grey, cv2.COLORMAP_JET)[..., ::-1]
-
-
-def _overlay(pixels: npt.NDArray[np.uint8], attention: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
-    """A map ``[h, w]`` over the grey photo RGB ``[H, W, 3]``, patch by patch, so that its coarseness shows."""
-    colours = _colours(attention * attention.size)
-    colours = cv2.resize(colours, pixels.shape[1::-1], interpolation=cv2.INTER_NEAREST)
-    grey = cv2.cvtColor(cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
-    return cv2.addWeighted(colours, 0.5, grey, 0.5, 0)
-
-
-def _draw_bar(canvas: Image.Image, draw: ImageDraw.ImageDraw, top: int, font: Font) -> None:
-    """The scale of the maps, with its ends and its middle named."""
-    length = canvas.width - 2 * _GAP
-    times = _MOST_TIMES ** np.linspace(-1, 1, length, dtype=np.float32)[None]
-    bar = np.repeat(_colours(times), 8, axis=0)
-    canvas.paste(Image.fromarray(bar), (_GAP, top))
-    for text, anchor, x in (("1/4", "la", 0), ("even", "ma", length // 2), ("4 x", "ra", length)):
-        draw.text((_GAP + x, top + 11), text, fill="black", font=font, anchor=anchor)
-
-
-def _place_words(words: Sequence[WordRelevance], width: int, font: Font) -> tuple[list[tuple[int, int]], int]:
-    """Left edge and row of each word in lines of the given width, and the number of rows."""
-    placed, x, row = [], _GAP, 0
-    for word, _ in words:
-        length = round(font.getlength(word))
-        if x > _GAP and x + length > width - _GAP:
-            x, row = _GAP, row + 1
-        placed.append((x, row))
-        x += length + _GAP
-    return placed, row + 1 if placed else 0
-
-
-def _word_colour(relevance: float, strongest: float) -> tuple[int, int, int]:
-    """White for a word that changes nothing, deepening to green (for) or red (against)."""
-    depth = abs(relevance) / strongest if strongest > 0 else 0.0
-    pale = round(255 - 165 * depth)
-    return (pale, 255 - round(45 * depth), pale) if relevance >= 0 else (255 - round(15 * depth), pale, pale)

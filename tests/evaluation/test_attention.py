@@ -1,16 +1,14 @@
-import cv2
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 from t2ireid_plugin.data.transforms import TestTransform
-from t2ireid_plugin.errors import DataError, InputError
+from t2ireid_plugin.errors import InputError
 from t2ireid_plugin.evaluation.attention import (
     AttentionMaps,
     attention_maps,
     attention_shares,
-    draw_attention,
     format_shares,
     photo_maps,
     word_relevance,
@@ -274,58 +272,3 @@ class TestShares:
             attention_shares(halves(3, 0.9), [self.half()] * 2, [1, 2, 3])
         with pytest.raises(InputError, match="no photo"):
             attention_shares(halves(0, 0.9), [], [])
-
-
-class TestPicture:
-    @pytest.fixture
-    def photo(self, tmp_path):
-        path = tmp_path / "photo.png"
-        Image.new("RGB", (60, 120), (120, 120, 120)).save(path)
-        return path
-
-    def draw(self, photo, maps, words=()):
-        out = photo.with_name("out.png")
-        draw_attention(photo, maps, out, words)
-        return cv2.imread(str(out))[..., ::-1].astype(int)
-
-    def test_three_pictures_that_show_the_maps(self, photo):
-        picture = self.draw(photo, halves(1, 0.9).photo(0))
-        assert picture.shape[1] == 10 + 3 * 170  # 60 x 120 becomes 160 x 320
-        middles = [(x + 80) for x in (10, 180, 350)]
-        upper, lower = picture[20 + 80], picture[20 + 240]
-        assert (upper[middles[0]] == 120).all()
-        assert (lower[middles[0]] == 120).all()
-        red, blue = upper[middles[1]], lower[middles[1]]
-        assert red[0] > red[2] + 50
-        assert blue[2] > blue[0] + 50
-        assert np.array_equal(upper[middles[2]], blue)
-        assert np.array_equal(lower[middles[2]], red)
-        assert (picture[:20] < 80).any()  # labels
-
-    def test_an_even_map_is_green_whatever_its_grid(self, photo):
-        pictures = [
-            self.draw(photo, AttentionMaps(even, even))[180, 260]
-            for even in (torch.full((4, 2), 1 / 8), torch.full((14, 14), 1 / 196))
-        ]
-        assert np.array_equal(*pictures)
-        assert pictures[0].argmax() == 1
-
-    def test_words_by_relevance(self, photo):
-        maps = halves(1, 0.5).photo(0)
-        plain = self.draw(photo, maps)
-        words = [("speaks", 0.5), ("against", -0.5), ("nothing", 0.0)]
-        picture = self.draw(photo, maps, words)
-        assert np.array_equal(picture[: len(plain) - 10], plain[:-10])
-        band = picture[len(plain) - 8]  # through the upper edge of the words' boxes
-        colours = {tuple(map(int, colour)) for colour in band}
-        assert {(90, 210, 90), (240, 90, 90), (255, 255, 255)} == colours
-        longer = self.draw(photo, maps, words * 10)
-        assert len(longer) > len(picture)
-        assert longer.shape[1] == picture.shape[1]
-
-    def test_words_that_all_add_nothing(self, photo):
-        self.draw(photo, halves(1, 0.5).photo(0), [("no", 0.0), ("difference", 0.0)])
-
-    def test_a_missing_photo_is_named(self, tmp_path):
-        with pytest.raises(DataError, match=r"gone\.png"):
-            draw_attention(tmp_path / "gone.png", halves(1, 0.5).photo(0), tmp_path / "out.png")
