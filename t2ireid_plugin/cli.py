@@ -16,6 +16,7 @@ _TRAIN_EXAMPLES = """examples:
   %(prog)s --config-file configs/t2i_synthetic_cpu.yaml
   %(prog)s --config-file configs/t2i_vit_mamba.yaml data.root DIR train.batch_size 128
   %(prog)s --config-file configs/t2i_vit_mamba.yaml --eval-only model.load_weights log/run/best.pth
+  %(prog)s --config-file configs/t2i_synthetic_cpu.yaml --eval-only --visualize
 """
 
 
@@ -55,6 +56,9 @@ def _add_train(commands: argparse._SubParsersAction, name: str, description: str
     parser.add_argument("--config-file", metavar="FILE", help="YAML configuration")
     parser.add_argument("--eval-only", action="store_true", default=name == "test", help="test, do not train")
     parser.add_argument("--resume", action="store_true", help="go on from last.pth of data.save_dir, if there is one")
+    parser.add_argument(
+        "--visualize", action="store_true", help="draw ranked lists, failures, plots and attention, and a report.html"
+    )
     parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="settings over the file's, such as train.lr 1e-4")
     parser.set_defaults(run=_train)
 
@@ -65,7 +69,7 @@ def _train(options: argparse.Namespace, command: str) -> None:
     cfg = load_cfg(options.config_file, options.opts)
     from t2ireid_plugin.engine.job import run_job
 
-    run_job(cfg, command, eval_only=options.eval_only, resume=options.resume)
+    run_job(cfg, command, eval_only=options.eval_only, resume=options.resume, pictures=options.visualize)
 
 
 def _add_prepare(commands: argparse._SubParsersAction) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from torchreid import utils as torchreid_utils
 from yacs.config import CfgNode
 
 from t2ireid_plugin.config import dump
+from t2ireid_plugin.data.synthetic.parts import is_drawn
 from t2ireid_plugin.engine.build import (
     build_datamanager,
     build_engine,
@@ -28,22 +30,27 @@ from t2ireid_plugin.evaluation.metrics import Metrics, format_table
 from t2ireid_plugin.evaluation.pictures import draw_ranked_lists
 from t2ireid_plugin.evaluation.protocols import BY_IMAGE, OFFICIAL, PROTOCOLS
 from t2ireid_plugin.evaluation.records import QueryRecord, query_keys, save_records
+from t2ireid_plugin.evaluation.report import Run
 from t2ireid_plugin.evaluation.retrieval import evenly_spaced, ranked_lists
+from t2ireid_plugin.evaluation.visualize import Target, visualize
 from t2ireid_plugin.modeling.checkpoint import read_checkpoint
 
 
-def run_job(cfg: CfgNode, command: str, eval_only: bool = False, resume: bool = False) -> dict[str, dict[str, Metrics]]:
+def run_job(
+    cfg: CfgNode, command: str, eval_only: bool = False, resume: bool = False, pictures: bool = False
+) -> dict[str, dict[str, Metrics]]:
     """Trains (or with ``eval_only`` only tests) what ``cfg`` describes; returns metrics by target and protocol.
 
     Writes to ``data.save_dir``: ``config.yaml``, ``env.txt``, ``train.log`` (``test.log``), ``metrics.jsonl``,
     TensorBoard events, ``last.pth``, ``best.pth``, ``results.json``, ``queries_<target>.npz``,
-    ``ranked_<target>.png``.
+    ``ranked_<target>.png`` and, if asked for, ``visualize_<target>/``.
 
     Args:
         cfg: the configuration.
         command: what the user typed, for ``results.json``.
         eval_only: test ``model.load_weights``, or else ``best.pth`` of the run's folder.
         resume: go on from ``last.pth`` of the run's folder when there is one.
+        pictures: draw what was found and where the model looked, see `evaluation.visualize`.
 
     Raises:
         T2IReIDError: for all that a user can mend.
@@ -69,6 +76,8 @@ def run_job(cfg: CfgNode, command: str, eval_only: bool = False, resume: bool = 
             engine.test_targets, cfg.test.protocols, samples=cfg.test.bootstrap, rerank=cfg.test.rerank
         )
         _report(cfg, engine, metrics, folder, command, time.time() - started)
+        if pictures:  # last, since all figures are safe by now
+            _visualize(cfg, engine, folder)
     return metrics
 
 
@@ -138,6 +147,31 @@ def _report(
         folder / "results.json",
     )
     print(f"\n{format_table(metrics)}\n\nResults, log and pictures are in '{folder}'")
+
+
+def _visualize(cfg: CfgNode, engine: TextImageEngine, folder: Path) -> None:
+    """What was found and where the model looked, target by target, in pictures and on a page with ``results.json``."""
+    results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+    told = {name: str(results[name]) for name in ("command", "seed", "revision") if results[name] is not None}
+    if engine.best:
+        told["epoch"] = str(engine.best["epoch"])
+    if engine.best.get("val"):
+        told["R@1 on val"] = f"{100 * engine.best['score']:.2f} %"
+    for name, metrics in results["metrics"].items():
+        captions, images = (engine.test_loader[name][part].dataset for part in ("query", "gallery"))
+        target = Target(
+            name,
+            captions.data,
+            images.data,
+            engine.embeddings[name],
+            engine.scores[name],
+            engine.identity_weight,
+            drawn_root=cfg.data.root if is_drawn(cfg.data.root, images.spec.folder) else None,
+            split=images.eval_split,
+        )
+        run = Run(metrics, results["datasets"], {**told, **results["versions"]}, dump(cfg))
+        page = visualize(folder, target, engine.model, engine.datamanager.transform_te, run, cfg.test.pictures)
+        print(f"What was found, and where the model looked: '{page}'")
 
 
 def count_parameters(model: torch.nn.Module) -> dict[str, int]:

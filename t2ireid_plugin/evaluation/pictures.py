@@ -54,15 +54,20 @@ def draw_failures(lists: Sequence[RankedList], path: str | Path) -> None:
 
 
 def write_pictures(folder: Path, lists: Sequence[RankedList]) -> list[Path]:
-    """A PNG for each list in a folder that exists, ``000123_pid0042.png`` after the query's number and person.
+    """A PNG for each list in a folder that exists, named by `picture_name`.
 
     Raises:
         DataError: when a photo cannot be read or a picture cannot be written.
     """
-    paths = [folder / f"{item.number:06d}_pid{item.pid:04d}.png" for item in lists]
+    paths = [folder / picture_name(item.number, item.pid) for item in lists]
     for item, path in zip(lists, paths):
         draw_ranked_lists([item], path)
     return paths
+
+
+def picture_name(number: int, pid: int) -> str:
+    """``000123_pid0042.png``, by the number of a query, which is its own, and its person."""
+    return f"{number:06d}_pid{pid:04d}.png"
 
 
 def describe_failures(lists: Sequence[RankedList]) -> str:

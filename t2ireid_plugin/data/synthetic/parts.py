@@ -81,6 +81,11 @@ def part_masks(labels: Labels) -> dict[str, Mask]:
     return {**masks, "garments": np.logical_or.reduce([masks[name] for name in GARMENTS])}
 
 
+def is_drawn(root: str | Path, folder: str = "CUHK-PEDES") -> bool:
+    """Whether a dataset's folder under ``root`` was written by `write_synthetic`, which keeps the attributes there."""
+    return (Path(root) / folder / "attributes.json").is_file()
+
+
 def drawn_photos(root: str | Path, split: str = "test") -> Iterator[DrawnPhoto]:
     """The photos of one split under ``root/CUHK-PEDES``, in the order of their annotations.
 

@@ -1,0 +1,134 @@
+"""The CMC curve and the similarities of right and wrong pairs, as PNG files in bytes.
+
+Drawn with matplotlib's objects on a canvas of their own: no window, no state shared with other users of pyplot.
+matplotlib is imported only when there is something to plot.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+_GREEN, _RED, _GRID = "#22a046", "#d03030", "#dddddd"
+# Okabe and Ito's colours, which all kinds of eyes tell apart; further curves repeat them with other dashes.
+_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
+_DASHES = ("-", "--", ":", "-.")
+
+
+def plot_cmc(curves: Mapping[str, npt.ArrayLike]) -> bytes:
+    """R@1 to R@k of each named curve, shares of 1 ``[k]``; a PNG of 640 x 400 pixels.
+
+    Raises:
+        ValueError: when there is no curve, or one is empty or has values outside [0, 1].
+    """
+    from matplotlib.ticker import PercentFormatter
+
+    arrays = {name: np.asarray(values, dtype=float) for name, values in curves.items()}
+    if not arrays:
+        raise ValueError("no CMC curve to plot")
+    for name, values in arrays.items():
+        if values.ndim != 1 or not values.size or not ((values >= 0) & (values <= 1)).all():
+            raise ValueError(f"CMC curve '{name}' is no list of shares of 1")
+    figure, axes = _figure()
+    for number, (name, values) in enumerate(arrays.items()):
+        axes.plot(
+            np.arange(1, len(values) + 1),
+            values,
+            _DASHES[number // len(_COLOURS) % len(_DASHES)],
+            color=_COLOURS[number % len(_COLOURS)],
+            marker=".",
+            markersize=4,
+            label=_plain(name),
+        )
+    longest = max(len(values) for values in arrays.values())
+    axes.set_xlim(0.5, longest + 0.5)
+    axes.set_xticks([1, *range(5, longest + 1, 5)] if longest >= 10 else range(1, longest + 1))
+    axes.set_ylim(_floor(arrays), 1.01)
+    axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    axes.set_xlabel("rank k")
+    axes.set_ylabel("queries with a right answer among the first k")
+    axes.legend(loc="lower right", frameon=False, fontsize=9)
+    return _png(figure)
+
+
+def plot_similarities(positives: npt.ArrayLike, negatives: npt.ArrayLike) -> bytes:
+    """Counts of right and wrong pairs in equal parts of [-1, 1], ``[bins]`` each; a PNG of 640 x 400 pixels.
+
+    Each is scaled to sum 1, as there are far more wrong pairs than right ones. Either may hold no pair, as where the
+    gallery has nobody else; then the other is drawn alone.
+
+    Raises:
+        ValueError: when the lengths differ, or neither holds a pair.
+    """
+    from matplotlib.ticker import MaxNLocator, PercentFormatter
+
+    right, wrong = _shares(positives), _shares(negatives)
+    if right.shape != wrong.shape or not (right + wrong).any():
+        raise ValueError(f"no two histograms of one kind: {len(right)} and {len(wrong)} bins")
+    edges = np.linspace(-1, 1, len(right) + 1)
+    figure, axes = _figure()
+    for shares, colour, dashes, label in ((wrong, _RED, "--", "two people"), (right, _GREEN, "-", "the same person")):
+        if shares.any():
+            mean = float((shares * (edges[:-1] + edges[1:])).sum() / 2)
+            axes.stairs(shares, edges, fill=True, color=colour, alpha=0.35, linewidth=0)
+            named = f"{label}, mean {mean:.2f}".replace("-", "−")
+            axes.stairs(shares, edges, color=colour, linestyle=dashes, linewidth=1.4, label=named)
+    used = np.flatnonzero(right + wrong > 1e-4 * max(right.max(), wrong.max()))
+    axes.set_xlim(edges[max(used[0] - 1, 0)], edges[min(used[-1] + 2, len(right))])
+    axes.set_ylim(bottom=0)
+    axes.yaxis.set_major_formatter(PercentFormatter(1))
+    axes.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
+    axes.set_xlabel("cosine similarity of query and answer")
+    axes.set_ylabel("share of the pairs")
+    axes.legend(loc="best", frameon=False, title=f"overlap {100 * overlap(positives, negatives):.1f} %")
+    return _png(figure)
+
+
+def overlap(positives: npt.ArrayLike, negatives: npt.ArrayLike) -> float:
+    """The area that the two histograms have in common when each is scaled to 1; 0 means that they are apart."""
+    return float(np.minimum(_shares(positives), _shares(negatives)).sum())
+
+
+def _shares(counts: npt.ArrayLike) -> npt.NDArray[np.float64]:
+    array = np.asarray(counts, dtype=float)
+    return array / max(array.sum(), 1.0)
+
+
+def _floor(curves: Mapping[str, npt.NDArray]) -> float:
+    """Where the axis begins: at 0, unless all curves are so high that they could not be told apart."""
+    lowest = min(float(values.min()) for values in curves.values())
+    return 0.0 if lowest < 0.6 else np.floor(10 * lowest - 0.5) / 10
+
+
+def _plain(name: str) -> str:
+    """``name`` for a legend, where dollars would be mathematics and a leading underscore would hide it."""
+    return name.replace("$", r"\$").replace("_", " ")
+
+
+def _figure() -> tuple[Figure, Axes]:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6.4, 4.0), dpi=100, layout="constrained", facecolor="white")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    axes.grid(color=_GRID, linewidth=0.8)
+    axes.set_axisbelow(True)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    return figure, axes
+
+
+def _png(figure: Figure) -> bytes:
+    stream = io.BytesIO()
+    # Without matplotlib's version in it, so that the same picture is the same file.
+    figure.savefig(stream, format="png", metadata={"Software": None})
+    return stream.getvalue()
