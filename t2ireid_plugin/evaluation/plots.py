@@ -55,7 +55,7 @@ def plot_cmc(curves: Mapping[str, npt.ArrayLike]) -> bytes:
     axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     axes.set_xlabel("rank k")
     axes.set_ylabel("queries with a right answer among the first k")
-    axes.legend(loc="lower right", frameon=False, fontsize=9)
+    axes.legend(loc="best", frameon=False, fontsize=9)
     return _png(figure)
 
 
