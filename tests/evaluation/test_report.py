@@ -1,9 +1,3 @@
-import base64
-import io
-import re
-from html.parser import HTMLParser
-from urllib.parse import urlsplit
-
 import numpy as np
 import pytest
 from PIL import Image
@@ -15,50 +9,6 @@ from t2ireid_plugin.evaluation.report import Attention, Run, Section, write_repo
 from t2ireid_plugin.evaluation.retrieval import Answer, Hit, Query, RankedList
 
 EVIL = "<script>alert(1)</script>&\"'><img src=http://evil.example/x onerror=alert(2)>"
-
-
-class Page(HTMLParser):
-    """Start tags with their attributes, and all words between tags, as a browser would have them."""
-
-    def __init__(self, text):
-        super().__init__()
-        self.tags, self.texts = [], []
-        self.feed(text)
-        self.close()
-        self.words = "".join(self.texts)
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.append((tag, dict(attrs)))
-
-    def handle_data(self, data):
-        self.texts.append(data)
-
-    def images(self):
-        """The content of each image, which must be in the page."""
-        found = []
-        for tag, attributes in self.tags:
-            if tag == "img":
-                kind, data = re.fullmatch(r"data:image/(png|jpeg);base64,([\w+/=]+)", attributes["src"]).groups()
-                picture = Image.open(io.BytesIO(base64.b64decode(data)))
-                picture.load()
-                assert picture.format.lower() == kind
-                assert (str(picture.width), str(picture.height)) == (attributes["width"], attributes["height"])
-                found.append((attributes["alt"], picture))
-        return found
-
-
-def assert_harmless(page):
-    """Nothing is executed and nothing is fetched."""
-    allowed = "html head meta title style body h1 h2 h3 p div table tr th td small img figure figcaption b span ol li"
-    allowed = {*allowed.split(), "dl", "dt", "dd", "details", "summary", "pre"}
-    assert {tag for tag, _ in page.tags} <= allowed
-    for _, attributes in page.tags:
-        assert not [name for name in attributes if name.startswith("on") or name in ("style", "srcset", "action")]
-        for name in ("src", "href"):
-            if name in attributes:
-                assert urlsplit(attributes[name]).scheme == "data"
-    (style,) = [text for text in page.texts if "color-scheme" in text]
-    assert not re.search(r"@import|url\(", style)
 
 
 @pytest.fixture
@@ -84,14 +34,14 @@ METRICS = {"R@1": 0.5, "mAP": 0.25, "queries": 1200, "gallery": 600, "interval95
 
 
 @pytest.fixture
-def write(tmp_path):
-    """`write(**changes)`: the page of a small run."""
+def write(tmp_path, read_page):
+    """`write(**changes)`: the page of a small run, read and found harmless."""
 
     def run(sections=(), attention=None, notes=(), title="a run", metrics=None, told=None, config="a: 1"):
         facts = Run(metrics or {"t2i": METRICS}, {"cuhkpedes": {"test": {"images": 3074}}}, told or {}, config)
         cmc = plot_cmc({"t2i": [0.5, 1]})
         write_report(tmp_path / "report.html", title, facts, sections, cmc, attention or Attention(), notes)
-        return Page((tmp_path / "report.html").read_text(encoding="utf-8"))
+        return read_page(tmp_path / "report.html")
 
     return run
 
@@ -106,7 +56,6 @@ def test_whatever_stands_in_a_caption_a_path_or_the_configuration_is_words(photo
         told={EVIL: EVIL},
         config=f"model:\n  name: {EVIL}",
     )
-    assert_harmless(found)
     # Title twice, note, table, section and its plot, the lists' texts and answers, attention, the facts, configuration.
     assert found.words.count(EVIL) == 2 + 1 + 1 + 2 + 3 + 2 + 1 + 2 + 1
     assert f"model:\n  name: {EVIL}" in found.words

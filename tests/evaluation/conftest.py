@@ -1,0 +1,64 @@
+import base64
+import io
+import re
+from html.parser import HTMLParser
+from urllib.parse import urlsplit
+
+import pytest
+from PIL import Image
+
+
+@pytest.fixture
+def read_page():
+    """`read_page(path)`: a page as a browser would read it, with nothing in it that is executed or fetched."""
+
+    def read(path):
+        page = Page(path.read_text(encoding="utf-8"))
+        assert_harmless(page)
+        return page
+
+    return read
+
+
+class Page(HTMLParser):
+    """Start tags with their attributes, and all words between tags, as a browser would have them."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.tags, self.texts = [], []
+        self.feed(text)
+        self.close()
+        self.words = "".join(self.texts)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_data(self, data):
+        self.texts.append(data)
+
+    def images(self):
+        """The content of each image, which must be in the page."""
+        found = []
+        for tag, attributes in self.tags:
+            if tag == "img":
+                kind, data = re.fullmatch(r"data:image/(png|jpeg);base64,([\w+/=]+)", attributes["src"]).groups()
+                picture = Image.open(io.BytesIO(base64.b64decode(data)))
+                picture.load()
+                assert picture.format.lower() == kind
+                assert (str(picture.width), str(picture.height)) == (attributes["width"], attributes["height"])
+                found.append((attributes["alt"], picture))
+        return found
+
+
+def assert_harmless(page):
+    """Nothing is executed and nothing is fetched."""
+    allowed = "html head meta title style body h1 h2 h3 p div table tr th td small img figure figcaption b span ol li"
+    allowed = {*allowed.split(), "dl", "dt", "dd", "details", "summary", "pre"}
+    assert {tag for tag, _ in page.tags} <= allowed
+    for _, attributes in page.tags:
+        assert not [name for name in attributes if name.startswith("on") or name in ("style", "srcset", "action")]
+        for name in ("src", "href"):
+            if name in attributes:
+                assert urlsplit(attributes[name]).scheme == "data"
+    (style,) = [text for text in page.texts if "color-scheme" in text]
+    assert not re.search(r"@import|url\(", style)
