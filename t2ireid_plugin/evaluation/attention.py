@@ -70,16 +70,17 @@ def attention_maps(model: T2IReIDModel, images: Tensor) -> AttentionMaps:
 
     Raises:
         InputError: for images of another shape, or an image encoder whose tokens are no grid of patches.
+        ConfigError: when the branches see one pooled token (``model.disentangle.tokens``).
     """
-    seen: list[Tensor] = []
-    handle = model.disentangle.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    seen: list[tuple[Tensor, tuple[int, int]]] = []  # tokens, and the grid that the image's patches make
+    handle = model.disentangle.register_forward_pre_hook(lambda _, args: seen.append(args))
     with _evaluating(model):
         try:
             model.encode_image(images)
         finally:
             handle.remove()
-        weights = model.disentangle.attention_weights(seen[0])
-    h, w = _grid(model, images, tokens=seen[0].shape[1])
+        weights = model.disentangle.attention_weights(*seen[0])
+    h, w = _grid(model, images, tokens=seen[0][0].shape[1])
     return AttentionMaps(*(_patch_shares(branch, h, w).cpu() for branch in weights))
 
 

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from t2ireid_plugin.data.synthetic.parts import drawn_photos, part_masks
 from t2ireid_plugin.data.transforms import TestTransform
-from t2ireid_plugin.errors import DataError, InputError
+from t2ireid_plugin.errors import ConfigError, DataError, InputError
 from t2ireid_plugin.evaluation.attention import PartShare, attention_shares, photo_maps, word_relevance
 from t2ireid_plugin.evaluation.attention_pictures import draw_attention
 from t2ireid_plugin.evaluation.pictures import draw_failures, picture_name, write_pictures
@@ -100,7 +100,7 @@ def _draw_attention(
     """``attention/…`` and, of drawn people, ``attention_shares.json``."""
     try:
         pictures = _attention_pictures(folder, target, model, transform, number)
-    except InputError as error:  # an image encoder without a grid of patches
+    except (InputError, ConfigError) as error:  # no grid of patches, or branches that see one pooled token
         return Attention(note=f"There are no maps: {error}.")
     if target.drawn_root is None:
         return Attention(pictures)

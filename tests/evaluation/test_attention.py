@@ -4,7 +4,7 @@ import torch
 from PIL import Image
 
 from t2ireid_plugin.data.transforms import TestTransform
-from t2ireid_plugin.errors import InputError
+from t2ireid_plugin.errors import ConfigError, InputError
 from t2ireid_plugin.evaluation.attention import (
     AttentionMaps,
     attention_maps,
@@ -20,7 +20,7 @@ TEXTS = ["A man in a red coat, with a blue bag.", "一个穿红色外套的男�
 SMALL = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
 
 
-def build(image_size):
+def build(image_size, tokens="all"):
     """A tiny model with patches of 8 x 8, which knows English words and Chinese characters."""
     torch.manual_seed(0)
     return T2IReIDModel(
@@ -29,6 +29,7 @@ def build(image_size):
             "bert_base_path": {"max_position_embeddings": 64, **SMALL},
             "tokenizer": learn_wordpiece(TEXTS, 200),
             "num_classes": 3,
+            "disentangle": {"tokens": tokens},
             "fusion": None,
         }
     ).eval()
@@ -50,6 +51,22 @@ def images(count, height=48, width=16):
 
 
 class TestMaps:
+    @pytest.mark.parametrize("tokens", ["all", "window"])
+    def test_each_choice_of_tokens_has_its_maps(self, tokens):
+        """As the module itself gives them, with what it may see."""
+        model = build([48, 16], tokens)
+        maps = attention_maps(model, images(2))
+        with torch.no_grad():
+            hidden = model.visual_encoder(images(2)).last_hidden_state
+            expected = model.disentangle.attention_weights(hidden, (6, 2))
+        for found, weights in zip(maps, expected, strict=True):
+            patches = weights.mean(dim=(1, 2))[:, 1:]
+            torch.testing.assert_close(found.flatten(1), patches / patches.sum(dim=1, keepdim=True))
+
+    def test_one_pooled_token_has_none(self):
+        with pytest.raises(ConfigError, match="no attention over patches"):
+            attention_maps(build([48, 16], "mean"), images(1))
+
     def test_definition(self, model):
         """By hand: scores of queries and keys, softmax, mean over heads and queries, without the class token."""
         maps = attention_maps(model, images(3))
@@ -88,7 +105,7 @@ class TestMaps:
         identity, clothing = torch.zeros(2, 1, 4, 13, 13)
         identity[..., 0] = clothing[..., 0] = 0.75
         identity[..., 1 + 4 * 2 + 1] = clothing[..., 1 + 4 * 2] = 0.25  # row 4, column 1 and 0
-        monkeypatch.setattr(model.disentangle, "attention_weights", lambda _: (identity, clothing))
+        monkeypatch.setattr(model.disentangle, "attention_weights", lambda *_: (identity, clothing))
         maps = attention_maps(model, images(1))
         assert maps.identity[0].nonzero().tolist() == [[4, 1]]
         assert maps.identity[0, 4, 1] == 1
@@ -101,7 +118,7 @@ class TestMaps:
         rows = torch.zeros(1, 4, 13, 13)
         rows[:, :, :1, 1] = 1  # the class token's row
         rows[:, :, 1:, 2] = 1
-        monkeypatch.setattr(model.disentangle, "attention_weights", lambda _: (weights, rows))
+        monkeypatch.setattr(model.disentangle, "attention_weights", lambda *_: (weights, rows))
         maps = attention_maps(model, images(1))
         assert maps.identity[0, 0].tolist() == pytest.approx([3 / 4, 1 / 4])
         assert maps.clothing[0, 0].tolist() == pytest.approx([1 / 13, 12 / 13])

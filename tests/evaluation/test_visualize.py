@@ -197,6 +197,13 @@ def test_people_that_were_drawn_otherwise_are_a_note(copied, test_words, tmp_pat
     assert "drawn photos" not in found.words
 
 
+def test_branches_without_attention_over_patches_are_a_note(test_words, tmp_path, read_page):
+    assert main(test_words(tmp_path, model__disentangle__tokens="mean")) == 0
+    folder = tmp_path / "visualize_cuhkpedes"
+    assert "There are no maps: disentangle.tokens 'mean'" in read_page(folder / "report.html").words
+    assert not (folder / "attention").exists()
+
+
 def test_chinese_without_a_font_is_told(copied, test_words, tmp_path, read_page, monkeypatch):
     change(copied, "一名身穿红色外套的男子。")
     monkeypatch.setattr(fonts, "CHINESE_FONTS", ())
