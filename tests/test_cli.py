@@ -57,7 +57,7 @@ def test_examples_in_the_help_name_files_that_exist(capsys, repository):
     with pytest.raises(SystemExit):
         main(["train", "--help"])
     files = re.findall(r"--config-file (\S+\.yaml)", capsys.readouterr().out)
-    assert len(files) == 3
+    assert len(files) == 4
     for file in files:
         assert (repository / file).is_file()
 
