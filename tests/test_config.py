@@ -487,7 +487,7 @@ def test_torchreid_knows_every_name_that_we_offer():
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["loss.terms.triplet.weight", "1"], "unknown loss 'triplet'; valid losses: info_nce, cls"),
+        (["loss.terms.quadruplet.weight", "1"], "unknown loss 'quadruplet'; valid losses: info_nce, cls"),
         (["loss.terms.sdm.temperature", "1"], "unknown argument 'temperature'; valid: weight, tau"),
         (["loss.terms.sdm.weight", "heavy"], "weight"),
         (["loss.terms.sdm", "1"], r"'loss\.terms\.sdm' is a table of settings"),
