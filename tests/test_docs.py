@@ -138,7 +138,8 @@ def test_every_key_of_results_is_documented_and_every_documented_key_is_there(ti
     metrics = {f"metrics.<target>.<protocol>.{key}" for key in found["metrics"]["cuhkpedes"]["t2i"]}
     keys = {"metrics.<target>.<protocol>", *metrics, "datasets.<set>.<split>", "chosen.val.<target>"}
     keys |= {f"chosen.{key}" for key in found["chosen"] if key != "val"}
-    keys |= set(found) - {"metrics", "datasets", "chosen"}
+    keys |= {f"parameters.{key}" for key in found["parameters"]}
+    keys |= set(found) - {"metrics", "datasets", "chosen", "parameters"}
     assert keys - {"metrics.<target>.<protocol>.R@10"} == documented
 
 
