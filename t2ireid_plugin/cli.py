@@ -122,6 +122,8 @@ def _add_synthetic(prepare: argparse._SubParsersAction) -> None:
         ("captions", 2, "captions a photo"),
         ("cameras", 6, "cameras"),
         ("seed", 0, "the same seed gives the same bytes"),
+        ("outfits", 1, "outfits a test identity, up to 3"),
+        ("train-outfits", 1, "outfits a training or validation identity"),
     ):
         parser.add_argument(f"--{name}", type=int, default=default, metavar="N", help=f"{description} ({default})")
     parser.set_defaults(run=_prepare_synthetic)
@@ -130,7 +132,7 @@ def _add_synthetic(prepare: argparse._SubParsersAction) -> None:
 def _prepare_synthetic(options: argparse.Namespace, command: str) -> None:
     from t2ireid_plugin.data.synthetic import write_synthetic
 
-    names = ("train_ids", "val_ids", "test_ids", "photos", "captions", "cameras", "seed")
+    names = ("train_ids", "val_ids", "test_ids", "photos", "captions", "cameras", "seed", "outfits", "train_outfits")
     write_synthetic(options.out, **{name: getattr(options, name) for name in names})
 
 

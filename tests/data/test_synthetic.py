@@ -257,6 +257,10 @@ def test_second_call_returns_at_once_and_other_arguments_are_refused(tmp_path, m
         ("cameras", 0),
         ("seed", -1),
         ("photos", 1.5),
+        ("outfits", 0),
+        ("outfits", 4),
+        ("outfits", 3),  # of the 2 photos
+        ("train_outfits", 3),
     ],
 )
 def test_bad_arguments_are_named(tmp_path, name, value):

@@ -18,9 +18,10 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from t2ireid_plugin.data.synthetic.attributes import Person, sample_people
+from t2ireid_plugin.data.synthetic.attributes import Person
 from t2ireid_plugin.data.synthetic.cameras import CAMERAS
 from t2ireid_plugin.data.synthetic.drawing import draw_figure, draw_person
+from t2ireid_plugin.data.synthetic.outfits import outfit_of, sample_cast
 from t2ireid_plugin.data.synthetic.sentences import describe
 from t2ireid_plugin.data.synthetic.shot import CANVAS_HEIGHT, Shot, plan_shot, visible_attributes
 from t2ireid_plugin.data.synthetic.write import FORMAT
@@ -97,7 +98,7 @@ def drawn_photos(root: str | Path, split: str = "test") -> Iterator[DrawnPhoto]:
     made_by, rows = (_read_json(folder / name) for name in ("synthetic.json", "reid_raw.json"))
     if not isinstance(made_by, dict) or made_by.get("format") != FORMAT:
         raise DataError(f"{folder} was drawn by another version; remove it and draw it again")
-    people = sample_people(sum(made_by[f"{name}_ids"] for name in ("train", "val", "test")), made_by["seed"])
+    cast = sample_cast(made_by)
     paths: dict[int, list[str]] = {}
     for row in rows:
         if row["split"] == split:
@@ -105,18 +106,19 @@ def drawn_photos(root: str | Path, split: str = "test") -> Iterator[DrawnPhoto]:
     if not paths:
         raise DataError(f"{folder} has no photos of the split '{split}'")
     for pid, own in paths.items():
-        for file_path, (image, labels) in zip(own, _replay(people[pid - 1], made_by), strict=True):
+        for file_path, (image, labels) in zip(own, _replay(cast[pid - 1][1], made_by), strict=True):
             written = read_pixels(folder / "imgs" / file_path)[..., ::-1]
             if written.shape != image.shape or cv2.absdiff(written, image).mean() > _MOST_DIFFERENCE:
                 raise DataError(f"{folder / 'imgs' / file_path} is not the photo that its arguments give now")
             yield DrawnPhoto(file_path, pid, labels)
 
 
-def _replay(person: Person, made_by: dict[str, int]) -> Iterator[tuple[npt.NDArray[np.uint8], Labels]]:
+def _replay(outfits: list[Person], made_by: dict[str, int]) -> Iterator[tuple[npt.NDArray[np.uint8], Labels]]:
     """Each photo BGR ``[H, W, 3]`` and its labels; takes random numbers in the order in which writing took them."""
-    rng = np.random.default_rng((made_by["seed"], person.pid, 1))
+    rng = np.random.default_rng((made_by["seed"], outfits[0].pid, 1))
     order = rng.permutation(made_by["cameras"])
     for number in range(made_by["photos"]):
+        person = outfits[outfit_of(number, made_by["photos"], len(outfits))]
         camera = CAMERAS[order[number % len(order)]]
         shot = plan_shot(camera.crop_heights, rng)
         image = draw_person(person, camera, rng, shot)

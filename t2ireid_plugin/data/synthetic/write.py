@@ -13,9 +13,10 @@ import cv2
 import numpy as np
 
 from t2ireid_plugin.data.progress import show_progress
-from t2ireid_plugin.data.synthetic.attributes import Person, sample_people
+from t2ireid_plugin.data.synthetic.attributes import Person
 from t2ireid_plugin.data.synthetic.cameras import CAMERAS
 from t2ireid_plugin.data.synthetic.drawing import draw_person
+from t2ireid_plugin.data.synthetic.outfits import MOST_OUTFITS, outfit_of, sample_cast
 from t2ireid_plugin.data.synthetic.sentences import describe
 from t2ireid_plugin.data.synthetic.shot import plan_shot, visible_attributes
 from t2ireid_plugin.errors import DataError
@@ -34,9 +35,17 @@ def write_synthetic(
     captions: int = 2,
     cameras: int = 6,
     seed: int = 0,
+    outfits: int = 1,
+    train_outfits: int = 1,
     progress: bool = True,
 ) -> dict:
     """Write `OUT/CUHK-PEDES` with `photos` images a person and `captions` sentences an image.
+
+    Test people wear `outfits` in turn, those of train and val `train_outfits`, see `sample_cast`; each photo's
+    captions and truth are of what is worn in it, and `attributes.json` numbers the outfits. With more than one the
+    official text-to-image protocol means little: a match is an equal identity, and most matches of a caption wear
+    something else than it says. `evaluation.cross_outfit` has the protocols for such a set. More outfits in test leave
+    every byte of train and val as it was.
 
     Returns `{"root", "images", "ids", "captions", "written"}`: the folder, the counts per split, and whether
     anything had to be written. The same arguments give the same bytes, and how many people there are changes
@@ -46,6 +55,7 @@ def write_synthetic(
     arguments = {
         "train_ids": train_ids, "val_ids": val_ids, "test_ids": test_ids,
         "photos": photos, "captions": captions, "cameras": cameras, "seed": seed,
+        "outfits": outfits, "train_outfits": train_outfits,
     }  # fmt: skip
     _check(arguments)
     root = Path(out) / "CUHK-PEDES"
@@ -80,12 +90,16 @@ def _write_whole(root: Path, arguments: dict[str, int], progress: bool) -> None:
 
 
 def _check(arguments: dict[str, int]) -> None:
-    least = {"train_ids": 0, "val_ids": 0, "test_ids": 0, "photos": 1, "captions": 1, "cameras": 1, "seed": 0}
+    least = dict.fromkeys(("photos", "captions", "cameras", "outfits", "train_outfits"), 1)
+    most = {"cameras": len(CAMERAS), "outfits": MOST_OUTFITS, "train_outfits": MOST_OUTFITS}
     for name, value in arguments.items():
-        if not isinstance(value, int) or isinstance(value, bool) or value < least[name]:
-            raise DataError(f"{name} must be a whole number of at least {least[name]}, got {value!r}")
-    if arguments["cameras"] > len(CAMERAS):
-        raise DataError(f"cameras must be at most {len(CAMERAS)}, got {arguments['cameras']}")
+        if not isinstance(value, int) or isinstance(value, bool) or value < least.get(name, 0):
+            raise DataError(f"{name} must be a whole number of at least {least.get(name, 0)}, got {value!r}")
+        if value > most.get(name, value):
+            raise DataError(f"{name} must be at most {most[name]}, got {value}")
+    for name in ("outfits", "train_outfits"):
+        if arguments[name] > arguments["photos"]:
+            raise DataError(f"{name} must be at most photos, {arguments['photos']}, got {arguments[name]}")
     if not arguments["train_ids"] + arguments["val_ids"] + arguments["test_ids"]:
         raise DataError("train_ids, val_ids and test_ids are all 0: there is nobody to draw")
 
@@ -95,29 +109,44 @@ def _require_same(root: Path, arguments: dict[str, int]) -> None:
         made_by = json.loads((root / "synthetic.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         raise DataError(f"{root} exists and holds no drawn people; choose another folder or remove it") from None
-    if made_by != {"format": FORMAT, **arguments}:
+    if made_by != _recorded(arguments):
         raise DataError(f"{root} was drawn with other arguments ({made_by}); choose another folder or remove it")
 
 
+def _recorded(arguments: dict[str, int]) -> dict[str, int]:
+    """What `synthetic.json` holds; one outfit goes without saying, as it did before there were more."""
+    said = {name: value for name, value in arguments.items() if value != 1 or not name.endswith("outfits")}
+    return {"format": FORMAT, **said}
+
+
 def _write_all(draft: Path, arguments: dict[str, int], progress: bool) -> None:
-    splits = [split for split in ("train", "val", "test") for _ in range(arguments[f"{split}_ids"])]
-    people = sample_people(len(splits), arguments["seed"])
-    for folder in {_folder(camera, split) for camera in range(arguments["cameras"]) for split in set(splits)}:
+    cast = sample_cast(arguments)
+    splits = {split for split, _ in cast}
+    for folder in {_folder(camera, split) for camera in range(arguments["cameras"]) for split in splits}:
         (draft / "imgs" / folder).mkdir(parents=True)
     settings = {**arguments, "draft": str(draft)}
-    jobs = [(person, split, settings) for person, split in zip(people, splits, strict=True)]
+    jobs = [(outfits, split, settings) for split, outfits in cast]
     rows, photos = [], {}
     for person_rows, person_photos in show_progress(
         map(_write_person, jobs), len(jobs), "drawing people", "person", progress
     ):
         rows += person_rows
         photos.update(person_photos)
-    looks = {
-        str(person.pid): {"identity": asdict(person.identity), "clothing": asdict(person.clothing)} for person in people
-    }
+    looks = {str(outfits[0].pid): _looks(outfits, arguments) for _, outfits in cast}
     _write_json(draft / "reid_raw.json", rows)
     _write_json(draft / "attributes.json", {"people": looks, "photos": photos})
-    _write_json(draft / "synthetic.json", {"format": FORMAT, **arguments})
+    _write_json(draft / "synthetic.json", _recorded(arguments))
+
+
+def _changes_clothes(arguments: dict[str, int]) -> bool:
+    return max(arguments["outfits"], arguments["train_outfits"]) > 1
+
+
+def _looks(outfits: list[Person], arguments: dict[str, int]) -> dict[str, object]:
+    """A person in `attributes.json`: its clothing, or a list of them in a set whose people change clothes."""
+    clothing = [asdict(person.clothing) for person in outfits]
+    worn = {"outfits": clothing} if _changes_clothes(arguments) else {"clothing": clothing[0]}
+    return {"identity": asdict(outfits[0].identity), **worn}
 
 
 def _write_json(path: Path, content: object) -> None:
@@ -129,13 +158,15 @@ def _folder(camera: int, split: str) -> str:
     return folder if folder != "query" else ("train_query" if split == "train" else "test_query")
 
 
-def _write_person(job: tuple[Person, str, dict]) -> tuple[list[dict], dict[str, dict]]:
+def _write_person(job: tuple[list[Person], str, dict]) -> tuple[list[dict], dict[str, dict]]:
     """Draw one person's photos; returns the annotation rows and the truth per file path."""
-    person, split, settings = job
-    rng = np.random.default_rng((settings["seed"], person.pid, 1))
+    outfits, split, settings = job
+    rng = np.random.default_rng((settings["seed"], outfits[0].pid, 1))
     order = rng.permutation(settings["cameras"])
     rows, truth = [], {}
     for number in range(settings["photos"]):
+        outfit = outfit_of(number, settings["photos"], len(outfits))
+        person = outfits[outfit]
         camera = CAMERAS[order[number % len(order)]]
         shot = plan_shot(camera.crop_heights, rng)
         image = draw_person(person, camera, rng, shot)
@@ -158,6 +189,7 @@ def _write_person(job: tuple[Person, str, dict]) -> tuple[list[dict], dict[str, 
         )
         truth[file_path] = {
             "id": person.pid,
+            **({"outfit": outfit} if _changes_clothes(settings) else {}),
             "camera": camera.index,
             "viewpoint": shot.viewpoint,
             "occlusion": shot.occlusion,
