@@ -1,4 +1,4 @@
-"""The command line: ``t2ireid train | test | prepare | compare | ablate``.
+"""The command line: ``t2ireid train | test | probe | prepare | compare | ablate``.
 
 ``tools/*.py`` are the same commands without installing.
 """
@@ -30,6 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     _add_train(commands, "train", "train, choose the checkpoint on val, test")
     _add_train(commands, "test", "test a checkpoint (train --eval-only)")
+    _add_probe(commands)
     _add_prepare(commands)
     _add_compare(commands)
     _add_ablate(commands)
@@ -53,14 +54,18 @@ def _add_train(commands: argparse._SubParsersAction, name: str, description: str
         epilog=_TRAIN_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--config-file", metavar="FILE", help="YAML configuration")
+    _add_settings(parser)
     parser.add_argument("--eval-only", action="store_true", default=name == "test", help="test, do not train")
     parser.add_argument("--resume", action="store_true", help="go on from last.pth of data.save_dir, if there is one")
     parser.add_argument(
         "--visualize", action="store_true", help="draw ranked lists, failures, plots and attention, and a report.html"
     )
-    parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="settings over the file's, such as train.lr 1e-4")
     parser.set_defaults(run=_train)
+
+
+def _add_settings(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--config-file", metavar="FILE", help="YAML configuration")
+    parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="settings over the file's, such as train.lr 1e-4")
 
 
 def _train(options: argparse.Namespace, command: str) -> None:
@@ -70,6 +75,22 @@ def _train(options: argparse.Namespace, command: str) -> None:
     from t2ireid_plugin.engine.job import run_job
 
     run_job(cfg, command, eval_only=options.eval_only, resume=options.resume, pictures=options.visualize)
+
+
+def _add_probe(commands: argparse._SubParsersAction) -> None:
+    description = "what a run's embeddings tell of identity and clothing, on drawn people"
+    parser = commands.add_parser("probe", help=description, description=description)
+    _add_settings(parser)
+    parser.set_defaults(run=_probe)
+
+
+def _probe(options: argparse.Namespace, command: str) -> None:
+    from t2ireid_plugin.config import load_cfg
+
+    cfg = load_cfg(options.config_file, options.opts)
+    from t2ireid_plugin.engine.probe import run_probes
+
+    run_probes(cfg, command)
 
 
 def _add_prepare(commands: argparse._SubParsersAction) -> None:

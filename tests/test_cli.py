@@ -41,7 +41,8 @@ def refused(capsys):
         (["train"], ["--config-file FILE", "--eval-only", "--resume", "KEY VALUE", "configs/t2i_synthetic_cpu.yaml"]),
         (["test"], ["--config-file FILE", "model.load_weights"]),
         (["prepare"], ["synthetic", "drawn pedestrians in CUHK-PEDES's format"]),
-        (["prepare", "synthetic"], ["OUT", "--train-ids", "--photos", "--seed", "(1000)"]),
+        (["prepare", "synthetic"], ["OUT", "--train-ids", "--photos", "--seed", "(1000)", "--outfits"]),
+        (["probe"], ["--config-file FILE", "KEY VALUE", "on drawn people"]),
     ],
 )
 def test_help(capsys, words, shown):

@@ -151,8 +151,8 @@ def test_protocols_are_documented() -> None:
 
 
 def test_the_compare_command_runs(tiny_run, tiny_settings, tmp_path) -> None:
-    (command,) = blocks("results.md", "bash")
-    assert blocks("results.zh-CN.md", "bash") == [command]
+    command, _ = blocks("results.md", "bash")
+    assert blocks("results.zh-CN.md", "bash") == blocks("results.md", "bash")
     (tmp_path / "log").mkdir()
     (tmp_path / "log" / "run_a").symlink_to(tiny_run.folder)
     weights = ["model.load_weights", str(tiny_run.folder / "last.pth")]
@@ -160,3 +160,20 @@ def test_the_compare_command_runs(tiny_run, tiny_settings, tmp_path) -> None:
     printed = run(command.strip(), tmp_path)
     assert "R@1" in printed
     assert "mAP" in printed
+
+
+def test_the_probe_commands_run(tiny_run, tiny_settings, synthetic, tmp_path) -> None:
+    draw, probe = blocks("results.md", "bash")[1].strip().splitlines()
+    (tmp_path / "configs").symlink_to(REPOSITORY / "configs")
+    run(f"{draw} --train-ids {synthetic.train_ids} --val-ids 2 --test-ids 20 --photos 4", tmp_path)
+    _, _, *tiny = tiny_settings(tmp_path / "log", model__load_weights=tiny_run.folder / "best.pth")
+    own = dict(zip(tiny[::2], tiny[1::2]))
+    del own["data.root"]  # the page's
+    words = " ".join(f"{key} {value.replace(' ', '')}" for key, value in own.items())
+    printed = run(f"{probe} {words}", tmp_path)
+    assert "mean above chance" in printed
+    text = (REPOSITORY / "docs" / "results.md").read_text(encoding="utf-8")
+    documented = re.findall(r"^\| `(\w+_outfit)` \|", text, flags=re.MULTILINE)
+    found = json.loads((tmp_path / "log" / "probes_cuhkpedes.json").read_text())
+    assert list(found["outfits"]) == documented
+    assert all(name in printed for name in documented)

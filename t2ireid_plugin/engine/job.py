@@ -58,15 +58,15 @@ def run_job(
     check_config(cfg)
     eval_only = eval_only or cfg.test.evaluate
     folder = Path(cfg.data.save_dir)
-    weights = _weights_to_test(cfg, folder) if eval_only else cfg.model.load_weights
+    weights = weights_to_test(cfg, folder) if eval_only else cfg.model.load_weights
     last = _checkpoint_to_resume(cfg, folder, resume) if not eval_only else None
     check_files(cfg)
-    _make_folder(folder)
+    make_folder(folder)
     (folder / "config.yaml").write_text(dump(cfg), encoding="utf-8")
     (folder / "env.txt").write_text(describe_environment(), encoding="utf-8")
     with log_to(folder / ("test.log" if eval_only else "train.log"), append=last is not None):
         started = time.time()
-        engine = _build(cfg, weights)
+        engine = build_run(cfg, weights)
         if eval_only:
             print(f"Testing '{weights}'")
             engine.best = read_checkpoint(weights).get("best", {})
@@ -81,7 +81,12 @@ def run_job(
     return metrics
 
 
-def _build(cfg: CfgNode, weights: str | Path | None) -> TextImageEngine:
+def build_run(cfg: CfgNode, weights: str | Path | None) -> TextImageEngine:
+    """The engine of a run with its model and data, seeded; ``weights`` are loaded where given.
+
+    Raises:
+        T2IReIDError: for all that a user can mend.
+    """
     torchreid_utils.set_random_seed(cfg.train.seed)
     use_gpu = cfg.use_gpu and torch.cuda.is_available()
     num_classes = sum(dataset.num_train_pids for dataset in build_sources(cfg).values())
@@ -202,7 +207,12 @@ def _draw_examples(engine: TextImageEngine, target: str, path: Path, number: int
     draw_ranked_lists(ranked_lists(OFFICIAL, comparison, queries, gallery, chosen), path)
 
 
-def _weights_to_test(cfg: CfgNode, folder: Path) -> Path:
+def weights_to_test(cfg: CfgNode, folder: Path) -> Path:
+    """``model.load_weights``, or else the run's ``best.pth``.
+
+    Raises:
+        ConfigError: when there is neither.
+    """
     if cfg.model.load_weights:
         return Path(cfg.model.load_weights)
     best = folder / "best.pth"
@@ -218,7 +228,12 @@ def _checkpoint_to_resume(cfg: CfgNode, folder: Path, resume: bool) -> Path | No
     return last if resume and last.is_file() else None
 
 
-def _make_folder(folder: Path) -> None:
+def make_folder(folder: Path) -> None:
+    """Creates ``data.save_dir``.
+
+    Raises:
+        ConfigError: when it cannot be created.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -25,6 +25,7 @@ _PACKAGES = (
     "tokenizers",
     "mamba-ssm",
     "numpy",
+    "scikit-learn",
     "opencv-python-headless",
 )
 
