@@ -91,6 +91,9 @@ _DEFAULTS: dict[str, Any] = {
         "staged_lr": False,  # with it the encoders learn at base_lr_mult times lr
         "new_layers": ["classifier"],
         "base_lr_mult": 0.1,
+        "bias_lr_mult": 1.0,  # factor on the rate of every bias
+        "layer_decay": 1.0,  # factor on the encoders' rate from each block to the one before it; 1 is off
+        "ema_decay": 0.0,  # moving average of the weights, which is then tested and chosen; 0 is off
         "lr_scheduler": "single_step",
         "warmup_epochs": 0.0,  # of warmup_cosine; fractions are fine
         "final_lr_mult": 0.0,  # where warmup_cosine ends, as a share of lr

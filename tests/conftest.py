@@ -14,7 +14,16 @@ import pytest
 import torch
 from hypothesis import settings
 from PIL import Image
-from transformers import BertConfig, BertModel, BertTokenizerFast, ViTConfig, ViTModel
+from transformers import (
+    BertConfig,
+    BertModel,
+    BertTokenizerFast,
+    CLIPConfig,
+    CLIPModel,
+    CLIPTokenizer,
+    ViTConfig,
+    ViTModel,
+)
 
 from t2ireid_plugin.cli import main
 from t2ireid_plugin.data.synthetic import write_synthetic
@@ -116,6 +125,31 @@ def encoders(synthetic, tmp_path_factory):
     words = sorted({word.strip(".,").lower() for row in rows for text in row["captions"] for word in text.split()})
     vocabulary = save_bert(bert, words, small)
     return SimpleNamespace(vit=vit, bert=bert, vocabulary=vocabulary)
+
+
+@pytest.fixture(scope="session")
+def clip(synthetic, tmp_path_factory):
+    """A folder with a tiny CLIP as openai/clip-vit-base-patch16 has it: both towers, the tokenizer, the image size.
+
+    The towers differ in width, as CLIP's do.
+    """
+    folder = tmp_path_factory.mktemp("clip") / "clip"
+    rows = json.loads((synthetic.root / "CUHK-PEDES" / "reid_raw.json").read_text())
+    captions = [text for row in rows for text in row["captions"]]
+    tokenizer = CLIPTokenizer().train_new_from_iterator(captions, 400, show_progress=False)
+    tokenizer.save_pretrained(folder)
+    layers = {"num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48}
+    torch.manual_seed(0)
+    config = CLIPConfig(
+        vision_config={**layers, "hidden_size": 32, "image_size": 32, "patch_size": 16},
+        text_config={**layers, "hidden_size": 24, "vocab_size": len(tokenizer), "max_position_embeddings": 77},
+        projection_dim=16,
+    )
+    config.text_config.bos_token_id, config.text_config.eos_token_id = tokenizer.bos_token_id, tokenizer.eos_token_id
+    CLIPModel(config).save_pretrained(folder)
+    settings = {"crop_size": 32, "size": 32, "image_mean": [0.48, 0.46, 0.41], "image_std": [0.27, 0.26, 0.28]}
+    (folder / "preprocessor_config.json").write_text(json.dumps(settings))
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -418,7 +418,7 @@ def test_odd_values_are_taken_or_refused_but_never_a_defect(name, text):
         assert type(value) is type(LEAVES[name])
 
 
-@pytest.mark.parametrize("name", ["t2i_synthetic_cpu.yaml", "t2i_vit_mamba.yaml"])
+@pytest.mark.parametrize("name", ["t2i_synthetic_cpu.yaml", "t2i_vit_mamba.yaml", "t2i_clip_mamba.yaml"])
 def test_the_named_configurations_exist(repository, name):
     assert (repository / "configs" / name).is_file()
 
@@ -504,6 +504,12 @@ def test_torchreid_knows_every_name_that_we_offer():
         (["data.workers", "-2"], r"data\.workers: -2 must be at least 0"),
         (["sampler.num_instances", "0"], r"sampler\.num_instances: 0 must be at least 1"),
         (["data.k_tfm", "2"], r"data\.k_tfm: 2"),
+        (["train.layer_decay", "0"], r"train\.layer_decay: 0\.0 must be above 0 and at most 1"),
+        (["train.layer_decay", "1.01"], r"train\.layer_decay: 1\.01 must be above 0 and at most 1"),
+        (["train.ema_decay", "1"], r"train\.ema_decay: 1\.0 must be from 0, which is off, to below 1"),
+        (["train.ema_decay", "-0.1"], r"train\.ema_decay: -0\.1 must be from 0"),
+        (["train.ema_decay", "1e999"], r"train\.ema_decay: inf must be from 0"),
+        (["train.bias_lr_mult", "-1"], r"train\.bias_lr_mult: -1\.0 must be at least 0"),
     ],
 )
 def test_settings_that_cannot_work_are_refused(full, words, message):

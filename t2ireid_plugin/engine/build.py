@@ -17,18 +17,21 @@ from t2ireid_plugin.data.dataset import CaptionDataset, load
 from t2ireid_plugin.data.manager import CaptionDataManager
 from t2ireid_plugin.data.tables import PATH
 from t2ireid_plugin.data.transforms import TRANSFORMS, TestTransform, TrainTransform
+from t2ireid_plugin.engine.ema import build_ema
 from t2ireid_plugin.engine.optim import WarmupCosine, build_adamw
 from t2ireid_plugin.engine.text_image import TEXT_FIELDS, TextImageEngine
-from t2ireid_plugin.errors import ConfigError, DataError, EncoderError
+from t2ireid_plugin.errors import ConfigError, DataError, EncoderError, InputError
 from t2ireid_plugin.evaluation.metrics import EVALUATORS
 from t2ireid_plugin.evaluation.protocols import OFFICIAL, PROTOCOLS
 from t2ireid_plugin.losses import LossTerms
 from t2ireid_plugin.modeling.checkpoint import read_checkpoint
 from t2ireid_plugin.modeling.disentangle import build_disentangle
-from t2ireid_plugin.modeling.encoders import Preprocess, check_source
+from t2ireid_plugin.modeling.encoders import check_source
 from t2ireid_plugin.modeling.fusion import FUSIONS
+from t2ireid_plugin.modeling.preprocess import Preprocess
 from t2ireid_plugin.modeling.t2ireid import EMBED_DIM, T2IReIDModel
 from t2ireid_plugin.modeling.tokenizer import learn_wordpiece, tokenizer_from_json, tokenizer_to_json
+from t2ireid_plugin.modeling.towers import check_size
 from t2ireid_plugin.registration import VAL_SUFFIX
 
 SAMPLERS = (
@@ -53,6 +56,7 @@ _LEAST = {
     "train.weight_decay": 0,
     "train.warmup_epochs": 0,
     "train.clip_grad": 0,
+    "train.bias_lr_mult": 0,
     "train.print_freq": 1,
     "data.val_seed": 0,
     "train.seed": 0,
@@ -99,6 +103,10 @@ def check_config(cfg: CfgNode) -> None:
         table, name = key.split(".")
         if not cfg[table][name] >= least:  # so that nan is refused too
             raise ConfigError(f"{key}: {cfg[table][name]} must be at least {least}")
+    if not 0 < cfg.train.layer_decay <= 1:
+        raise ConfigError(f"train.layer_decay: {cfg.train.layer_decay} must be above 0 and at most 1, which is off")
+    if not 0 <= cfg.train.ema_decay < 1:
+        raise ConfigError(f"train.ema_decay: {cfg.train.ema_decay} must be from 0, which is off, to below 1")
     if cfg.data.k_tfm != 1:
         raise ConfigError(f"data.k_tfm: {cfg.data.k_tfm} views of an image are not supported, only 1")
     if not cfg.data.sources or not cfg.data.targets:
@@ -141,8 +149,12 @@ def check_files(cfg: CfgNode) -> None:
 
 
 def build_model(cfg: CfgNode, tokenizer: PreTrainedTokenizerBase | None, num_classes: int) -> T2IReIDModel:
-    """The model that ``cfg.model`` describes; ``tokenizer`` is for a text encoder with random weights."""
-    return T2IReIDModel(
+    """The model that ``cfg.model`` describes; ``tokenizer`` is for a text encoder with random weights.
+
+    Raises:
+        ConfigError: when the image encoder cannot read images of ``data.height`` x ``data.width``.
+    """
+    model = T2IReIDModel(
         {
             "vit_pretrained": cfg.model.vit_pretrained or to_dict(cfg.model.vit_config),
             "bert_base_path": cfg.model.bert_base_path or to_dict(cfg.model.bert_config),
@@ -154,6 +166,12 @@ def build_model(cfg: CfgNode, tokenizer: PreTrainedTokenizerBase | None, num_cla
             "tokenizer": tokenizer,
         }
     )
+    size = _preprocess(cfg, model.preprocess)[:2]
+    try:
+        check_size(model.visual_encoder.config, *size)
+    except InputError as error:
+        raise ConfigError(f"data.height {size[0]}, data.width {size[1]}: {error}") from error
+    return model
 
 
 def build_tokenizer(cfg: CfgNode, weights: str | Path | None = None) -> PreTrainedTokenizerBase | None:
@@ -231,6 +249,8 @@ def build_engine(cfg: CfgNode, datamanager: Any, model: T2IReIDModel, use_gpu: b
         encoder_lr=cfg.train.lr * encoder_mult,
         weight_decay=cfg.train.weight_decay,
         betas=(cfg.adam.beta1, cfg.adam.beta2),
+        bias_lr_mult=cfg.train.bias_lr_mult,
+        layer_decay=cfg.train.layer_decay,
     )
     return TextImageEngine(
         datamanager,
@@ -243,6 +263,7 @@ def build_engine(cfg: CfgNode, datamanager: Any, model: T2IReIDModel, use_gpu: b
         id_instruction=cfg.data.id_instruction,
         cloth_instruction=cfg.data.cloth_instruction,
         clip_grad=cfg.train.clip_grad,
+        ema=build_ema(model, cfg.train.ema_decay) if cfg.train.ema_decay > 0 else None,
         evaluator=cfg.test.evaluator,
         ranks=cfg.test.ranks,
         identity_weight=cfg.test.identity_weight,

@@ -1,4 +1,4 @@
-"""AdamW with parameter groups, and a warm-up and cosine schedule in fractions of an epoch."""
+"""AdamW with a learning rate for each kind of parameter, and a warm-up and cosine schedule in fractions of an epoch."""
 
 from __future__ import annotations
 
@@ -8,6 +8,9 @@ from typing import Any
 
 import torch
 from torch import nn
+
+from t2ireid_plugin.errors import ConfigError, EncoderError
+from t2ireid_plugin.modeling.towers import layer_numbers
 
 ENCODERS = ("visual_encoder.", "text_encoder.")
 _WARMUP_START = 0.1  # share of the learning rate at the very first step
@@ -21,34 +24,69 @@ def build_adamw(
     encoder_lr: float,
     weight_decay: float,
     betas: tuple[float, float] = (0.9, 0.999),
+    bias_lr_mult: float = 1.0,
+    layer_decay: float = 1.0,
 ) -> torch.optim.AdamW:
     """AdamW over what is trainable in the model and in the losses (some own projections).
 
-    Encoders learn at ``encoder_lr``, all else at ``lr``. Biases, norms, other vectors and parameters marked
-    ``_no_weight_decay`` (Mamba's ``A_log`` and ``D``) are not decayed.
+    Biases, norms, other vectors and parameters marked ``_no_weight_decay`` (Mamba's ``A_log`` and ``D``) are not
+    decayed.
+
+    Args:
+        model: `T2IReIDModel`, or anything with encoders of the names in `ENCODERS`.
+        losses: the training terms.
+        lr: of all but the encoders.
+        encoder_lr: of the encoders.
+        weight_decay: of matrices.
+        betas: AdamW's.
+        bias_lr_mult: factor on the rate of every bias; IRRA and RDE train with 2.
+        layer_decay: factor from each encoder block to the one before it, as in BEiT (Bao et al., ICLR 2022) and MAE
+            (He et al., CVPR 2022). With ``depth`` blocks, layer ``i`` learns at
+            ``encoder_lr * layer_decay ** (depth + 1 - i)``: the embeddings are layer 0 and learn slowest, the blocks
+            1 … depth, the norm after them depth + 1. 1 is off.
+
+    Raises:
+        ConfigError: when ``layer_decay`` is on and an encoder is no stack of blocks.
     """
-    groups: dict[tuple[str, bool], list[nn.Parameter]] = defaultdict(list)
+    shares = _layer_shares(model, layer_decay) if layer_decay < 1 else {}
+    groups: dict[tuple[str, bool, float], list[nn.Parameter]] = defaultdict(list)
     for prefix, module in (("", model), ("losses.", losses)):
         for name, parameter in module.named_parameters():
             if parameter.requires_grad:
                 kind = "encoders" if (prefix + name).startswith(ENCODERS) else "new layers"
                 decayed = parameter.ndim > 1 and not getattr(parameter, "_no_weight_decay", False)
-                groups[kind, decayed].append(parameter)
-    # The last group's rate is the one that torchreid prints; sorting puts the new layers there.
+                rate = encoder_lr if kind == "encoders" else lr
+                rate *= shares.get(prefix + name, 1.0) * (bias_lr_mult if name.endswith("bias") else 1.0)
+                groups[kind, decayed, rate].append(parameter)
+    # The last group's rate is the one that torchreid prints; sorting puts the new layers' matrices there.
     return torch.optim.AdamW(
         [
             {
                 "name": f"{kind}, {'decayed' if decayed else 'not decayed'}",
                 "params": parameters,
-                "lr": encoder_lr if kind == "encoders" else lr,
+                "lr": rate,
                 "weight_decay": weight_decay if decayed else 0.0,
             }
-            for (kind, decayed), parameters in sorted(groups.items(), key=lambda item: item[0])
+            for (kind, decayed, rate), parameters in sorted(groups.items(), key=lambda item: item[0])
         ],
         lr=lr,
         betas=betas,
         fused=True,  # one pass over all parameters: about 3 times as fast on the CPU
     )
+
+
+def _layer_shares(model: nn.Module, layer_decay: float) -> dict[str, float]:
+    """The share of the encoders' rate for each of their parameters, by its name in the model."""
+    shares: dict[str, float] = {}
+    for prefix in ENCODERS:
+        encoder: Any = model.get_submodule(prefix.removesuffix("."))
+        try:
+            numbers = layer_numbers(encoder)
+        except EncoderError as error:
+            raise ConfigError(f"train.layer_decay: {layer_decay} cannot be had; {error}") from error
+        top = encoder.config.num_hidden_layers + 1
+        shares.update({prefix + name: layer_decay ** (top - number) for name, number in numbers.items()})
+    return shares
 
 
 class WarmupCosine:

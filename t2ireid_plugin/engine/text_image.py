@@ -7,11 +7,12 @@ import math
 import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import DataLoader
 from torch.utils.tensorboard import SummaryWriter
 from torchreid import engine as torchreid_engine
@@ -53,6 +54,7 @@ class TextImageEngine(torchreid_engine.Engine):
         val_targets: targets that choose the checkpoint; empty takes the last epoch.
         id_instruction, cloth_instruction: which text of an item the model reads as which, see `TEXT_FIELDS`.
         clip_grad: largest norm of the gradients; 0 leaves them.
+        ema: moving average of the model, see `build_ema`; it is what is tested and chosen.
         evaluator: see `compute_metrics`.
         ranks: the k of R@k.
         identity_weight: share of the identity text in the protocol ``both``.
@@ -72,6 +74,7 @@ class TextImageEngine(torchreid_engine.Engine):
         id_instruction: str = "caption",
         cloth_instruction: str = "clothing",
         clip_grad: float = 0.0,
+        ema: AveragedModel | None = None,
         evaluator: str = "exact",
         ranks: Sequence[int] = (1, 5, 10, 20),
         identity_weight: float = 0.5,
@@ -85,6 +88,7 @@ class TextImageEngine(torchreid_engine.Engine):
         self.test_targets = [name for name in datamanager.targets if name not in self.val_targets]
         self.id_field, self.cloth_field = TEXT_FIELDS[id_instruction], TEXT_FIELDS[cloth_instruction]
         self.clip_grad = clip_grad
+        self.ema = ema
         self.evaluator = evaluator
         self.ranks = list(ranks)
         self.identity_weight = identity_weight
@@ -96,6 +100,11 @@ class TextImageEngine(torchreid_engine.Engine):
         self.metrics_log: MetricsLog | None = None
         self._print_freq = 1
         self._trainable = {name for name, p in model.named_parameters() if p.requires_grad}
+
+    @property
+    def tested_model(self) -> T2IReIDModel:
+        """What is evaluated and kept as the best: the moving average, or else the model itself."""
+        return self.model if self.ema is None else cast(T2IReIDModel, self.ema.module)
 
     # The run
 
@@ -138,11 +147,11 @@ class TextImageEngine(torchreid_engine.Engine):
         score = float(np.mean([metrics["R@1"] for metrics in val.values()])) if val else 0.0
         if not val or not self.best or score > self.best["score"]:
             self.best = {"epoch": self.epoch + 1, "score": score, "val": val}
-            save_checkpoint(self._weights(), folder / "best.pth")
+            save_checkpoint(self._weights(self.tested_model), folder / "best.pth")
 
-    def _weights(self) -> dict[str, Any]:
+    def _weights(self, model: T2IReIDModel) -> dict[str, Any]:
         return {
-            "state_dict": self.model.state_dict(),
+            "state_dict": model.state_dict(),
             "epoch": self.epoch + 1,
             "best": self.best,
             **self.extra_state,
@@ -152,7 +161,8 @@ class TextImageEngine(torchreid_engine.Engine):
         """Writes ``last.pth``, from which `resume` goes on."""
         assert self.optimizer is not None
         state = {
-            **self._weights(),
+            **self._weights(self.model),
+            "ema": None if self.ema is None else self.ema.state_dict(),
             "rank1": float(rank1),
             "losses": self.losses.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -162,14 +172,22 @@ class TextImageEngine(torchreid_engine.Engine):
         save_checkpoint(state, Path(save_dir) / "last.pth")
 
     def resume(self, path: str | Path) -> int:
-        """Restores weights, losses, optimizer, scheduler, random state and best score; returns the epochs done.
+        """Restores weights, average, losses, optimizer, scheduler, random state, best score; returns the epochs done.
 
         Raises:
             CheckpointError: when the file is missing, damaged, or of another model.
         """
         state = load_training_state(path)
         assert self.optimizer is not None
+        average = state.get("ema")
+        if (average is None) != (self.ema is None):
+            had, have = ("without", "above 0") if average is None else ("with", "0")
+            raise CheckpointError(
+                f"'{path}' was trained {had} a moving average, but train.ema_decay is {have}; it must stay as it was"
+            )
         try:
+            if self.ema is not None and average is not None:
+                self.ema.load_state_dict(average)
             self.model.load_state_dict(state["state_dict"])
             self.losses.load_state_dict(state["losses"])
             self.optimizer.load_state_dict(state["optimizer"])
@@ -224,6 +242,8 @@ class TextImageEngine(torchreid_engine.Engine):
         if self.clip_grad > 0:
             torch.nn.utils.clip_grad_norm_(self._all_parameters(), self.clip_grad)
         self.optimizer.step()
+        if self.ema is not None:
+            self.ema.update_parameters(self.model)
         if isinstance(self.scheduler, WarmupCosine):
             self.scheduler.step(time_in_epochs)
         self._log_step(summary)
@@ -284,7 +304,7 @@ class TextImageEngine(torchreid_engine.Engine):
     @torch.no_grad()
     def _evaluate(self, dataset_name: str, query_loader: DataLoader, gallery_loader: DataLoader, **_: Any) -> Metrics:
         self.set_model_mode("eval")
-        embeddings = embed_target(self.model, query_loader, gallery_loader, [OFFICIAL], dataset_name)
+        embeddings = embed_target(self.tested_model, query_loader, gallery_loader, [OFFICIAL], dataset_name)
         metrics = self._measure(dataset_name, OFFICIAL, embeddings)[0]
         if self.writer is not None:
             for key, value in metrics.items():
@@ -310,7 +330,7 @@ class TextImageEngine(torchreid_engine.Engine):
         results: dict[str, dict[str, Metrics]] = {}
         for name in targets:
             loaders = self.test_loader[name]
-            found = embed_target(self.model, loaders["query"], loaders["gallery"], protocols, name)
+            found = embed_target(self.tested_model, loaders["query"], loaders["gallery"], protocols, name)
             if not loaders["gallery"].dataset.spec.has_cameras:
                 found = found._replace(camids=np.zeros_like(found.camids))
             self.embeddings[name], self.scores[name], results[name] = found, {}, {}
@@ -341,5 +361,5 @@ class TextImageEngine(torchreid_engine.Engine):
     def extract_features(self, input: Tensor | list[str]) -> Tensor:
         """Images ``[B, 3, H, W]`` or ``B`` texts to embeddings ``[B, 256]``."""
         if isinstance(input, Tensor):
-            return self.model.encode_image(input)
-        return self.model.encode_text(input)
+            return self.tested_model.encode_image(input)
+        return self.tested_model.encode_text(input)

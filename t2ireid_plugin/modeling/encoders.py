@@ -1,23 +1,24 @@
 """Image and text encoders from Hugging Face: a hub id, a folder, or an inline configuration.
 
-An inline configuration (a mapping such as ``{"hidden_size": 128, "num_hidden_layers": 4}``) builds the encoder with
-random weights; what it does not name has the library's default, so ``{}`` is ViT-B/16 or BERT-base.
+Of a two-tower model (CLIP, SigLIP) the tower that is asked for is built. An inline configuration (a mapping such as
+``{"hidden_size": 128, "num_hidden_layers": 4}``) builds the encoder with random weights; what it does not name has
+the library's default, so ``{}`` is ViT-B/16 or BERT-base, and ``{"model_type": "clip"}`` a tower of CLIP.
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
-import inspect
-import json
+import logging
 import os
 import threading
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
-from huggingface_hub import constants, try_to_load_from_cache
+from huggingface_hub import constants, hf_hub_download, try_to_load_from_cache
 from transformers import (
     AutoConfig,
     AutoTokenizer,
@@ -25,29 +26,23 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
-from transformers.models.auto.modeling_auto import MODEL_MAPPING
+from transformers.utils import logging as transformers_logging
 
 from t2ireid_plugin.errors import ConfigError, EncoderError
+from t2ireid_plugin.modeling.towers import drop_head, tower_class, tower_config, without_pooler
+
+logger = logging.getLogger(__name__)
 
 Source = str | Mapping[str, Any]
 T = TypeVar("T")
 
 IMAGE_KEY, TEXT_KEY = "vit_pretrained", "bert_base_path"
 _KIND = {IMAGE_KEY: "image", TEXT_KEY: "text"}
-_NEEDS = {IMAGE_KEY: "image_size", TEXT_KEY: "vocab_size"}  # what a configuration of the right kind has
-
-
-class Preprocess(NamedTuple):
-    """How pixels reach the image encoder: ``(value / 255 - mean) / std`` at ``height`` x ``width``."""
-
-    height: int
-    width: int
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
+_NEEDS = {IMAGE_KEY: "patch_size", TEXT_KEY: "vocab_size"}  # what a configuration of the right kind has
 
 
 def build_image_encoder(source: Source) -> PreTrainedModel:
-    """The image encoder, without a pooler.
+    """The image encoder, without a pooler; read its tokens with `towers.image_tokens`.
 
     Raises:
         EncoderError: when the files are missing, or weights do not fit; the message says where they belong.
@@ -85,29 +80,13 @@ def build_tokenizer(source: str, vocab_size: int) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def image_preprocess(source: Source, config: PretrainedConfig) -> Preprocess:
-    """Size from the encoder's configuration, mean and std from its ``preprocessor_config.json``, else ViT's 0.5."""
-    size = config.image_size
-    height, width = (size, size) if isinstance(size, int) else size
-    settings: dict[str, Any] = {}
-    file = _preprocessor_file(source)
-    if file is not None:
-        try:
-            settings = json.loads(file.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise EncoderError(f"{IMAGE_KEY}: '{file}' is not valid JSON: {error}") from error
-    mean = tuple(settings.get("image_mean", (0.5, 0.5, 0.5)))
-    std = tuple(settings.get("image_std", (0.5, 0.5, 0.5)))
-    return Preprocess(height, width, mean, std)
-
-
 def check_source(source: Source, key: str) -> None:
     """Says early, without loading anything, whether an encoder can be had.
 
     Raises:
         EncoderError: when it is neither a folder nor cached and cannot be downloaded.
     """
-    if isinstance(source, Mapping) or Path(source).is_dir() or _cached(source, "config.json"):
+    if isinstance(source, Mapping) or find_folder(source) or find_cached(source, "config.json"):
         return
     if _looks_like_path(source) or not _hub_reachable():
         raise _missing(source, key)
@@ -115,57 +94,67 @@ def check_source(source: Source, key: str) -> None:
 
 def _build(source: Source, default_type: str, key: str) -> PreTrainedModel:
     if isinstance(source, Mapping):
-        config = _inline_config(dict(source), default_type, key)
+        found = config = _inline_config(dict(source), default_type, key)
     else:
-        config = _load(AutoConfig.from_pretrained, source, key)
-    if type(config) not in MODEL_MAPPING or not hasattr(config, _NEEDS[key]):
+        found = _load(AutoConfig.from_pretrained, source, key)
+        config = tower_config(found, _KIND[key])
+    model_class = tower_class(config)
+    if model_class is None or not hasattr(config, _NEEDS[key]):
         raise EncoderError(f"{key}: '{source}' is a {config.model_type} model, no {_KIND[key]} encoder")
-    model_class = MODEL_MAPPING[type(config)]
-    options = _without_pooler(model_class)
+    options = without_pooler(model_class, config)
     if isinstance(source, Mapping):
-        return model_class(config, **options)
-    load = functools.partial(model_class.from_pretrained, output_loading_info=True, **options)
-    model, info = _load(load, source, key)
+        return drop_head(model_class(config, **options))
+    load = functools.partial(model_class.from_pretrained, config=config, output_loading_info=True, **options)
+    with _without_load_report(config is not found):
+        model, info = _load(load, source, key)
     if info["missing_keys"]:
         names = ", ".join(sorted(info["missing_keys"])[:5])
         raise EncoderError(
             f"{key}: the weights in '{source}' lack {len(info['missing_keys'])} of the encoder's parameters "
             f"({names}, …); they belong to another architecture than its config.json says"
         )
-    return model
+    if config is not found:
+        logger.info("%s: the %s tower of '%s', a %s model", key, _KIND[key], source, found.model_type)
+    return drop_head(model.float())  # some weights are stored in half precision; training wants float32
 
 
 def _inline_config(settings: dict[str, Any], default_type: str, key: str) -> PretrainedConfig:
     model_type = settings.pop("model_type", default_type)
     try:
-        default = AutoConfig.for_model(model_type)
+        default = tower_config(AutoConfig.for_model(model_type), _KIND[key])
     except ValueError as error:
         raise ConfigError(f"{key}: unknown model_type '{model_type}'") from error
     valid = set(default.to_dict())
     unknown = sorted(set(settings) - valid)
     if unknown:
         raise ConfigError(
-            f"{key}: unknown {', '.join(unknown)}; a {model_type} configuration has {', '.join(sorted(valid))}"
+            f"{key}: unknown {', '.join(unknown)}; a {default.model_type} configuration has {', '.join(sorted(valid))}"
         )
     try:
-        return AutoConfig.for_model(model_type, **settings)
+        return type(default)(**settings)
     except Exception as error:  # newer versions check the types of values, with an error class of their own
         raise ConfigError(f"{key}: {error}") from error
 
 
-def _without_pooler(model_class: type) -> dict[str, bool]:
-    """The specification reads all tokens, never the pooler; most encoders can leave it out."""
-    takes = inspect.signature(model_class).parameters
-    return {"add_pooling_layer": False} if "add_pooling_layer" in takes else {}
+@contextlib.contextmanager
+def _without_load_report(quiet: bool) -> Iterator[None]:
+    """The library warns of each tensor that is left over; of two towers the other one always is."""
+    before = transformers_logging.get_verbosity()
+    if quiet:
+        transformers_logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(before)
 
 
 def _load(load: Callable[..., T], source: str, key: str) -> T:
     """Loads from a folder or the cache; asks the network only when it answers."""
-    local = Path(source).is_dir()
+    local = find_folder(source)
     if not local and _looks_like_path(source):
         raise _missing(source, key)
     try:
-        return load(source, local_files_only=True)
+        return load(str(local or source), local_files_only=True)
     except Exception as error:  # damaged files raise anything: SafetensorError, KeyError, RuntimeError, bare Exception
         if local:
             reason = _reason(error)
@@ -201,20 +190,29 @@ def _looks_like_path(source: str) -> bool:
     return source.startswith((".", "~", os.sep)) or source.count("/") > 1 or Path(source).is_absolute()
 
 
-def _cached(source: str, filename: str) -> Path | None:
+def find_folder(source: str) -> Path | None:
+    """The folder that ``source`` names, ``~`` understood; None when there is none."""
+    folder = Path(os.path.expanduser(source))  # unlike Path.expanduser, it leaves unknown users alone
+    return folder if folder.is_dir() else None
+
+
+def find_cached(source: str, filename: str) -> Path | None:
+    """The file of a hub id in the Hugging Face cache; None when it is not there."""
     if _looks_like_path(source):
         return None
     found = try_to_load_from_cache(source, filename)
     return Path(found) if isinstance(found, str) else None
 
 
-def _preprocessor_file(source: Source) -> Path | None:
-    if isinstance(source, Mapping):
+def find_on_hub(source: str, filename: str) -> Path | None:
+    """The file of a hub id, from the cache or downloaded; None where there is none, or no network."""
+    cached = find_cached(source, filename)
+    if cached is not None or not _hub_reachable():
+        return cached
+    try:
+        return Path(hf_hub_download(source, filename))
+    except (OSError, ValueError):  # it does not exist, or the network broke off; what needs it has a default
         return None
-    if Path(source).is_dir():
-        file = Path(source) / "preprocessor_config.json"
-        return file if file.is_file() else None
-    return _cached(source, "preprocessor_config.json")
 
 
 @functools.cache

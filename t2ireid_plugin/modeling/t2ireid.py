@@ -19,11 +19,12 @@ from t2ireid_plugin.modeling.encoders import (
     build_image_encoder,
     build_text_encoder,
     build_tokenizer,
-    image_preprocess,
 )
 from t2ireid_plugin.modeling.fusion import SequenceMambaFusion, build_fusion
 from t2ireid_plugin.modeling.heads import projection_mlp
+from t2ireid_plugin.modeling.preprocess import image_preprocess
 from t2ireid_plugin.modeling.tokenizer import CachedTokenizer
+from t2ireid_plugin.modeling.towers import attends_padding, image_tokens, num_prefix_tokens, patch_size
 
 logger = logging.getLogger(__name__)
 
@@ -77,10 +78,11 @@ class T2IReIDModel(nn.Module):
     Args:
         net_config: any of
             ``vit_pretrained``, ``bert_base_path``: a folder, a hub id, or a mapping that configures an encoder with
-            random weights; ``tokenizer``: needed with such a text encoder, else the encoder's own;
+            random weights; both may name one two-tower model such as CLIP, see `modeling.towers`;
+            ``tokenizer``: needed with a text encoder from a mapping, else the encoder's own;
             ``num_classes``: training identities; ``disentangle``: ``{tokens, window}``, see `DisentangleModule`;
-            ``fusion``: ``{type, dim, d_state, d_conv, num_layers, output_dim,
-            dropout}`` or None; ``freeze_text``: BERT without gradient and dropout; ``max_length``: tokens a text.
+            ``fusion``: ``{type, dim, d_state, d_conv, num_layers, output_dim, dropout}`` or None;
+            ``freeze_text``: the text encoder without gradient and dropout; ``max_length``: tokens a text.
 
     Raises:
         ConfigError: for an unknown key or a value that cannot work.
@@ -103,6 +105,10 @@ class T2IReIDModel(nn.Module):
         self.text_cache = self._build_tokenizer(config)
         self.visual_encoder = build_image_encoder(config["vit_pretrained"])
         self.preprocess = image_preprocess(config["vit_pretrained"], self.visual_encoder.config)
+        self.num_prefix_tokens = num_prefix_tokens(self.visual_encoder)  # class token and registers
+        if config["disentangle"].get("tokens") == "cls" and not self.num_prefix_tokens:
+            kind = self.visual_encoder.config.model_type
+            raise ConfigError(f"disentangle.tokens: 'cls' needs a class token, which {kind} does not have")
 
         width: int = self.visual_encoder.config.hidden_size
         text_width: int = self.text_encoder.config.hidden_size
@@ -245,10 +251,16 @@ class T2IReIDModel(nn.Module):
         longest = getattr(text_config, "max_position_embeddings", config["max_length"])
         if config["max_length"] > longest:
             raise ConfigError(f"max_length: {config['max_length']} exceeds the text encoder's {longest} positions")
+        padded = attends_padding(text_config)
+        if padded and config["max_length"] != longest:
+            raise ConfigError(
+                f"max_length: {config['max_length']} must be {longest}; {text_config.model_type} was trained on texts "
+                "padded to that length, and reads the last position"
+            )
         tokenizer: PreTrainedTokenizerBase | None = config["tokenizer"]
         if tokenizer is None:
             tokenizer = build_tokenizer(config["bert_base_path"], text_config.vocab_size)
-        return CachedTokenizer(tokenizer, config["max_length"])
+        return CachedTokenizer(tokenizer, config["max_length"], attends_padding=padded)
 
     def _image_tokens(self, image: Tensor) -> Tensor:
         """``[B, 3, H, W]`` or ``[B, 3, H, W, 1]`` to the encoder's tokens ``[B, L, D]``."""
@@ -256,15 +268,11 @@ class T2IReIDModel(nn.Module):
             image = image.squeeze(-1)
         if image.dim() != 4 or image.shape[1] != 3:
             raise InputError(f"images must be [B, 3, H, W] or [B, 3, H, W, 1], not {list(image.shape)}")
-        # Asked for only where needed: the encoder's resizing assumes that it was built for square images.
-        native = tuple(image.shape[-2:]) == self.preprocess[:2]
-        options = {} if native else {"interpolate_pos_encoding": True}
-        return self.visual_encoder(image.to(self.device), **options).last_hidden_state
+        return image_tokens(self.visual_encoder, image.to(self.device))
 
     def _grid(self, image: Tensor) -> tuple[int, int]:
         """Rows and columns of the patches of ``[B, 3, H, W]`` or ``[B, 3, H, W, 1]``."""
-        patch = self.visual_encoder.config.patch_size
-        rows, columns = (patch, patch) if isinstance(patch, int) else patch
+        rows, columns = patch_size(self.visual_encoder.config)
         return image.shape[2] // rows, image.shape[3] // columns
 
     def _text_features(self, texts: Sequence[str], words: list[tuple[Tensor, Tensor]] | None = None) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 from collections import Counter, OrderedDict
@@ -15,7 +16,7 @@ from tokenizers.pre_tokenizers import BertPreTokenizer
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from t2ireid_plugin.errors import DataError
+from t2ireid_plugin.errors import DataError, EncoderError
 
 logger = logging.getLogger(__name__)
 
@@ -29,6 +30,7 @@ SPECIAL_TOKENS = {
     "sep_token": "[SEP]",
     "mask_token": "[MASK]",
 }
+_ROLES = "special_tokens_map"  # the key of which token pads, ends a text, …
 
 
 class CachedTokenizer:
@@ -41,12 +43,20 @@ class CachedTokenizer:
         tokenizer: any Hugging Face tokenizer.
         max_length: tokens a text is padded or cut to, special tokens included.
         capacity: number of strings remembered.
+        attends_padding: the mask covers padding too, see `towers.attends_padding`.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, max_length: int = 64, capacity: int = 200_000) -> None:
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        max_length: int = 64,
+        capacity: int = 200_000,
+        attends_padding: bool = False,
+    ) -> None:
         self.tokenizer = tokenizer
         self.max_length = max_length
         self.capacity = capacity
+        self.attends_padding = attends_padding
         self._ids: OrderedDict[str, list[int]] = OrderedDict()
         self._warned = False
 
@@ -59,7 +69,7 @@ class CachedTokenizer:
         rows = self._lookup(texts)
         pad = self.tokenizer.pad_token_id
         input_ids = torch.full((len(rows), self.max_length), 0 if pad is None else pad)
-        attention_mask = torch.zeros_like(input_ids)
+        attention_mask = torch.full_like(input_ids, int(self.attends_padding))
         for i, ids in enumerate(rows):
             input_ids[i, : len(ids)] = torch.tensor(ids)
             attention_mask[i, : len(ids)] = 1
@@ -81,12 +91,14 @@ class CachedTokenizer:
         return rows
 
     def _warn_of_unknown(self, fresh: dict[str, list[int]]) -> None:
-        if self._warned or self.tokenizer.unk_token_id is None:
+        unknown_id = self.tokenizer.unk_token_id
+        # CLIP's tokens go down to bytes, so that nothing is unknown; its unk_token is the one that ends each text.
+        if self._warned or unknown_id is None or unknown_id == self.tokenizer.eos_token_id:
             return
-        special = set(self.tokenizer.all_special_ids) - {self.tokenizer.unk_token_id}
+        special = set(self.tokenizer.all_special_ids) - {unknown_id}
         for text, ids in fresh.items():
             words = [i for i in ids if i not in special]
-            unknown = sum(i == self.tokenizer.unk_token_id for i in words)
+            unknown = sum(i == unknown_id for i in words)
             if unknown > len(words) / 2:
                 logger.warning(
                     "most of this text is unknown to the tokenizer (%d of %d tokens): %r. Choose a text encoder "
@@ -128,13 +140,24 @@ def learn_wordpiece(captions: Iterable[str], vocab_size: int = 2000) -> PreTrain
 
 
 def tokenizer_to_json(tokenizer: PreTrainedTokenizerBase) -> str:
-    """The whole tokenizer as one JSON string, for storing in a checkpoint."""
-    return tokenizer.backend_tokenizer.to_str()
+    """The whole tokenizer as one JSON string, for storing in a checkpoint.
+
+    Raises:
+        EncoderError: for a tokenizer without such a form, which SentencePiece's own are.
+    """
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        raise EncoderError(f"a {type(tokenizer).__name__} cannot be stored as JSON; keep the folder that it came from")
+    # The backend knows which tokens are special, but not which of them pads or ends a text.
+    return json.dumps({**json.loads(backend.to_str()), _ROLES: tokenizer.special_tokens_map}, ensure_ascii=False)
 
 
 def tokenizer_from_json(text: str) -> PreTrainedTokenizerFast:
-    """The tokenizer that `tokenizer_to_json` wrote."""
-    return PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(text), **SPECIAL_TOKENS)
+    """The tokenizer that `tokenizer_to_json` wrote; without roles of special tokens they are BERT's."""
+    content = json.loads(text)
+    roles = content.pop(_ROLES, SPECIAL_TOKENS)
+    backend = Tokenizer.from_str(json.dumps(content, ensure_ascii=False))
+    return PreTrainedTokenizerFast(tokenizer_object=backend, **roles)
 
 
 def _alphabet(corpus: Iterable[str], limit: int = 1000) -> tuple[list[str], list[str]]:

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from t2ireid_plugin.engine.optim import WarmupCosine, build_adamw
+from t2ireid_plugin.errors import ConfigError
 
 LR, ENCODER_LR, DECAY = 0.01, 0.001, 0.3
 NORMS = (nn.LayerNorm, nn.BatchNorm1d)
@@ -118,6 +119,83 @@ def test_a_step_without_gradient_only_decays(thawed):
     for parameter, value in expected:
         torch.testing.assert_close(parameter.detach(), value)
         parameter.grad = None
+
+
+# Rates by layer, and of biases
+
+
+def by_name(parts, **settings):
+    names = names_of(*parts)
+    optimizer = build_adamw(*parts, lr=LR, encoder_lr=ENCODER_LR, weight_decay=DECAY, **settings)
+    return {names[id(p)]: (g["lr"], g["weight_decay"]) for g in optimizer.param_groups for p in g["params"]}
+
+
+@pytest.fixture(scope="module")
+def deep(build):
+    """Both encoders trained, of different depth: 3 blocks for images, 2 for texts."""
+    depths = {"model__vit_config__num_hidden_layers": 3, "model__bert_config__num_hidden_layers": 2}
+    engine = build(model__freeze_text=False, **depths)
+    return engine.model, engine.losses
+
+
+def beit_layer(name, depth):
+    """`get_num_layer_for_vit` of BEiT's and MAE's fine-tuning, with the names of transformers."""
+    if name.startswith("embeddings."):
+        return 0
+    numbers = [int(part) for part in name.split(".") if part.isdigit()]
+    return numbers[0] + 1 if numbers else depth + 1
+
+
+@pytest.mark.parametrize("decay", [0.65, 0.9, 1.0])
+@pytest.mark.parametrize("mult", [1.0, 2.0])
+def test_rates_by_the_papers_formula(deep, decay, mult):
+    found = by_name(deep, layer_decay=decay, bias_lr_mult=mult)
+    plain = by_name(deep)
+    assert set(found) == set(plain)
+    for name, (rate, weight_decay) in found.items():
+        encoder, _, inner = name.partition(".")
+        depth = {"visual_encoder": 3, "text_encoder": 2}.get(encoder)
+        expected = LR if depth is None else ENCODER_LR * decay ** (depth + 1 - beit_layer(inner, depth))
+        if name.endswith("bias"):
+            expected *= mult
+        assert rate == pytest.approx(expected, rel=1e-9), name
+        assert weight_decay == plain[name][1], name
+
+
+def test_the_slowest_layer_is_the_embeddings(deep):
+    found = by_name(deep, layer_decay=0.5)
+    slowest = {name for name, (rate, _) in found.items() if rate == min(rate for rate, _ in found.values())}
+    assert slowest == {name for name in found if name.startswith("visual_encoder.embeddings.")}
+    assert found["visual_encoder.layernorm.weight"][0] == ENCODER_LR
+
+
+def test_without_the_two_settings_the_groups_are_as_ever(deep):
+    """So that the optimizer of an old last.pth still fits."""
+    groups = optimizer_of(deep).param_groups
+    assert [(g["name"], g["lr"], g["weight_decay"]) for g in groups] == [
+        ("encoders, not decayed", ENCODER_LR, 0.0),
+        ("encoders, decayed", ENCODER_LR, DECAY),
+        ("new layers, not decayed", LR, 0.0),
+        ("new layers, decayed", LR, DECAY),
+    ]
+
+
+def test_the_configuration_reaches_the_optimizer(build):
+    settings = {"train__layer_decay": 0.5, "train__bias_lr_mult": 3, "train__lr": 0.1, "train__warmup_epochs": 0}
+    engine = build(**settings)
+    rates = {id(p): group["lr"] for group in engine.optimizer.param_groups for p in group["params"]}
+    vit = engine.model.visual_encoder
+    assert rates[id(vit.embeddings.cls_token)] == pytest.approx(0.1 * 0.5**2)  # of one block
+    assert rates[id(vit.layernorm.bias)] == pytest.approx(0.3)
+    assert engine.get_current_lr() == pytest.approx(0.1)  # what torchreid prints is still the new layers' rate
+
+
+def test_an_encoder_without_blocks_has_no_layers(build):
+    shared = {"model_type": "albert", "embedding_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
+    words = {f"model__bert_config__{key}": value for key, value in shared.items()}
+    build(**words)
+    with pytest.raises(ConfigError, match=r"train\.layer_decay: 0\.5 cannot be had; albert"):
+        build(**words, train__layer_decay=0.5)
 
 
 # The schedule

@@ -9,6 +9,7 @@ import urllib.request
 import pytest
 import torch
 from huggingface_hub import constants
+from huggingface_hub.errors import LocalEntryNotFoundError
 from safetensors.torch import load_file, save_file
 from transformers import ViTConfig
 
@@ -21,8 +22,8 @@ from t2ireid_plugin.modeling.encoders import (
     build_text_encoder,
     build_tokenizer,
     check_source,
-    image_preprocess,
 )
+from t2ireid_plugin.modeling.preprocess import image_preprocess
 from t2ireid_plugin.modeling.t2ireid import T2IReIDModel
 
 UNKNOWN_ID = "no-such-owner-7f3a/no-such-model"
@@ -147,6 +148,34 @@ def test_without_a_preprocessor_file_they_are_vits(folders):
     half = (0.5, 0.5, 0.5)
     assert image_preprocess(str(folders.image), folders.vit.config) == (32, 32, half, half)
     assert image_preprocess({}, ViTConfig(image_size=(384, 128))) == (384, 128, half, half)
+
+
+@pytest.mark.parametrize("reachable", [True, False])
+def test_the_preprocessor_file_is_asked_of_the_hub(folders, monkeypatch, reachable):
+    """`from_pretrained` downloads the weights alone; without the file a DeiT would be fed with ViT's normalisation."""
+    monkeypatch.setattr(encoders, "_hub_reachable", lambda: reachable)
+    asked = []
+
+    def download(repository, filename):
+        asked.append((repository, filename))
+        if filename != "preprocessor_config.json":
+            raise LocalEntryNotFoundError("404")
+        return str(folders.image / filename)
+
+    monkeypatch.setattr(encoders, "hf_hub_download", download)
+    found = image_preprocess(UNKNOWN_ID, folders.vit.config)
+    assert found.mean == ((0.1, 0.2, 0.3) if reachable else (0.5, 0.5, 0.5))
+    assert asked == ([(UNKNOWN_ID, "preprocessor_config.json")] if reachable else [])
+
+
+def test_a_hub_without_a_preprocessor_file(folders, monkeypatch):
+    monkeypatch.setattr(encoders, "_hub_reachable", lambda: True)
+
+    def missing(repository, filename):
+        raise LocalEntryNotFoundError(f"404: {filename}")
+
+    monkeypatch.setattr(encoders, "hf_hub_download", missing)
+    assert image_preprocess(UNKNOWN_ID, folders.vit.config).mean == (0.5, 0.5, 0.5)
 
 
 def test_a_damaged_preprocessor_file(folders):

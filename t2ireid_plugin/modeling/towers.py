@@ -1,0 +1,169 @@
+"""What differs between families of encoders: CLIP, SigLIP, SigLIP 2, DINOv2, DINOv3, ViT and BERT.
+
+A two-tower model (CLIP, SigLIP) holds an image and a text encoder in one folder; here each is built by itself.
+"""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import torch
+import transformers
+from torch import Tensor, nn
+from transformers import PretrainedConfig, PreTrainedModel
+from transformers.models.auto.modeling_auto import MODEL_MAPPING
+
+from t2ireid_plugin.errors import EncoderError, InputError
+
+# CLIP normalises the class token alone, in its pooler, and hands out the other tokens as they are.
+_NORM_IN_POOLER = ("clip_vision_model",)
+# Takes flattened patches instead of pixels.
+_TAKES_PATCHES = ("siglip2_vision_model",)
+# Pools with an attention head that can be left out.
+_HAS_HEAD = ("siglip_vision_model", "siglip2_vision_model")
+# Trained on texts padded to full length without a mask: padding is a token like others.
+_ATTENDS_PADDING = ("siglip_text_model", "siglip2_text_model")
+
+
+def tower_config(config: PretrainedConfig, kind: str) -> PretrainedConfig:
+    """The part for ``kind`` (``image`` or ``text``) of a two-tower configuration; any other one as it is."""
+    part = "vision_config" if kind == "image" else "text_config"
+    return getattr(config, part, config)
+
+
+def tower_class(config: PretrainedConfig) -> type[PreTrainedModel] | None:
+    """The class of the encoder that ``config`` describes; None when it describes none."""
+    if type(config) in MODEL_MAPPING:
+        return MODEL_MAPPING[type(config)]
+    # SigLIP's text towers are in no table of the library.
+    return getattr(transformers, type(config).__name__.replace("Config", "Model"), None)
+
+
+def without_pooler(model_class: type[PreTrainedModel], config: PretrainedConfig) -> dict[str, bool]:
+    """Arguments with which ``model_class`` leaves out its pooler; the specification reads all tokens, never that."""
+    if config.model_type in _HAS_HEAD:
+        config.vision_use_head = False
+    return {"add_pooling_layer": False} if "add_pooling_layer" in inspect.signature(model_class).parameters else {}
+
+
+def drop_head(encoder: PreTrainedModel) -> PreTrainedModel:
+    """Without the linear head of SigLIP's text tower, which would be carried along untrained."""
+    if attends_padding(encoder.config):
+        tower: nn.Module = getattr(encoder, "text_model", encoder)  # transformers 4 has it one level deeper
+        tower.head = nn.Identity()
+    return encoder
+
+
+def patch_size(config: PretrainedConfig) -> tuple[int, int]:
+    """Height and width of a patch in pixels."""
+    size = config.patch_size
+    return (size, size) if isinstance(size, int) else (size[0], size[1])
+
+
+def own_size(config: PretrainedConfig) -> tuple[int, int]:
+    """Height and width in pixels that the positions of an image encoder were made for."""
+    if not hasattr(config, "image_size"):  # SigLIP 2 counts patches, of a square
+        side = int(config.num_patches**0.5) * config.patch_size
+        return side, side
+    size = config.image_size
+    return (size, size) if isinstance(size, int) else (size[0], size[1])
+
+
+def num_prefix_tokens(encoder: PreTrainedModel) -> int:
+    """How many tokens come before the patches: the class token, where there is one, and registers."""
+    names = ("cls_token", "class_embedding", "distillation_token")
+    single = sum(name.rpartition(".")[2] in names for name, _ in encoder.named_parameters())
+    return single + int(getattr(encoder.config, "num_register_tokens", 0))
+
+
+def attends_padding(config: PretrainedConfig) -> bool:
+    """Whether a text encoder was trained on texts of one length, whose padding it reads like words.
+
+    SigLIP (Zhai et al., ICCV 2023) pads to 64 tokens, gives no mask, and reads the sentence off the last position.
+    """
+    return config.model_type in _ATTENDS_PADDING
+
+
+def check_size(config: PretrainedConfig, height: int, width: int) -> None:
+    """Refuses a size of images whose edge would be cut off.
+
+    Raises:
+        InputError: unless height and width are the encoder's own or multiples of its patches.
+    """
+    rows, columns = patch_size(config)
+    if (height % rows or width % columns) and (height, width) != own_size(config):
+        near = f"{max(1, round(height / rows)) * rows} x {max(1, round(width / columns)) * columns}"
+        raise InputError(
+            f"images of {height} x {width} pixels (height x width) do not divide into the {rows} x {columns} patches "
+            f"of {config.model_type}; near is {near}"
+        )
+
+
+def image_tokens(encoder: PreTrainedModel, images: Tensor) -> Tensor:
+    """Images ``[B, 3, H, W]`` to normalised tokens ``[B, L, D]``: prefix tokens, then patches row by row.
+
+    Of another size than the encoder's own, its position embeddings are interpolated as transformers does it;
+    DINOv3 has rotary positions and needs none of that.
+
+    Raises:
+        InputError: for a size that the patches do not divide, or to which the positions cannot be interpolated.
+    """
+    config = encoder.config
+    height, width = images.shape[-2:]
+    check_size(config, height, width)
+    if config.model_type in _TAKES_PATCHES:
+        return encoder(**_as_patches(images, patch_size(config)[0])).last_hidden_state
+    tokens = encoder(images, **_interpolation(encoder, height, width)).last_hidden_state
+    if config.model_type in _NORM_IN_POOLER:  # as the CLIP of IRRA (CVPR 2023) and RDE (CVPR 2024) does
+        tokens = getattr(encoder, "vision_model", encoder).post_layernorm(tokens)
+    return tokens
+
+
+def _interpolation(encoder: PreTrainedModel, height: int, width: int) -> dict[str, bool]:
+    """What makes the encoder interpolate its positions where that is needed."""
+    own = own_size(encoder.config)
+    on_request = "interpolate_pos_encoding" in inspect.signature(encoder.forward).parameters
+    always = encoder.config.model_type.startswith("dinov2")
+    needed = (height, width) != own
+    if own[0] != own[1] and (always or (on_request and needed)):
+        raise InputError(
+            f"{encoder.config.model_type} with positions for {own[0]} x {own[1]} pixels cannot read images of "
+            f"{height} x {width}: the library interpolates from squares only"
+        )
+    return {"interpolate_pos_encoding": True} if on_request and needed else {}
+
+
+def _as_patches(images: Tensor, patch: int) -> dict[str, Tensor]:
+    """Images ``[B, 3, H, W]`` as SigLIP 2 takes them: flattened patches, pixel by pixel with its three channels."""
+    batch, channels, height, width = images.shape
+    rows, columns = height // patch, width // patch
+    patches = images[:, :, : rows * patch, : columns * patch].reshape(batch, channels, rows, patch, columns, patch)
+    pixels = patches.permute(0, 2, 4, 3, 5, 1).reshape(batch, rows * columns, -1)  # [B, h * w, patch * patch * 3]
+    return {
+        "pixel_values": pixels,
+        "pixel_attention_mask": torch.ones(pixels.shape[:2], dtype=torch.long, device=images.device),
+        "spatial_shapes": torch.tensor([[rows, columns]] * batch, device=images.device),
+    }
+
+
+def layer_numbers(encoder: PreTrainedModel) -> dict[str, int]:
+    """The layer of each parameter, by name: 0 for what comes before the blocks, 1 … depth, depth + 1 after them.
+
+    As in BEiT's and MAE's fine-tuning.
+
+    Raises:
+        EncoderError: when the encoder is no stack of as many blocks as its configuration says.
+    """
+    depth = encoder.config.num_hidden_layers
+    stacks = (m for m in encoder.modules() if isinstance(m, nn.ModuleList) and len(m) == depth)
+    blocks: Any = next(stacks, None)
+    if blocks is None:
+        raise EncoderError(f"{encoder.config.model_type}: found no stack of {depth} blocks, so no layer-wise decay")
+    number = {id(p): i for i, block in enumerate(blocks, start=1) for p in block.parameters()}
+    numbers, outside = {}, 0
+    for name, parameter in encoder.named_parameters():  # in the order of construction, which is that of use
+        if id(parameter) in number:
+            outside = depth + 1
+        numbers[name] = number.get(id(parameter), outside)
+    return numbers

@@ -1,0 +1,197 @@
+import json
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from t2ireid_plugin.cli import main
+from t2ireid_plugin.engine.ema import build_ema
+from t2ireid_plugin.engine.text_image import TextImageEngine
+from t2ireid_plugin.errors import CheckpointError
+from t2ireid_plugin.modeling.t2ireid import T2IReIDModel
+
+DECAY = 0.8
+
+
+def saved(folder, name="last.pth"):
+    return torch.load(folder / name, weights_only=True)
+
+
+# The average
+
+
+@given(
+    st.floats(0, 0.999),
+    st.lists(st.lists(st.floats(-10, 10, width=32), min_size=3, max_size=3), min_size=1, max_size=8),
+)
+def test_the_average_in_closed_form(decay, history):
+    """After n steps: decay^(n-1) w_1 + (1 - decay) sum over k = 2 … n of decay^(n-k) w_k, in float64."""
+    model = nn.Linear(3, 1, bias=False)
+    average = build_ema(model, decay)
+    for weights in history:
+        with torch.no_grad():
+            model.weight.copy_(torch.tensor([weights]))
+        average.update_parameters(model)
+    n = len(history)
+    factors = [decay ** (n - 1)] + [(1 - decay) * decay ** (n - k) for k in range(2, n + 1)]
+    expected = sum(f * np.array(w, dtype=np.float64) for f, w in zip(factors, history, strict=True))
+    np.testing.assert_allclose(average.module.weight.detach().numpy()[0], expected, atol=1e-4)
+
+
+def test_statistics_are_copied_not_averaged():
+    model = nn.Sequential(nn.BatchNorm1d(4))
+    average = build_ema(model, DECAY)
+    for seed in range(3):
+        model(torch.randn(8, 4, generator=torch.Generator().manual_seed(seed)) + seed)
+        average.update_parameters(model)
+    assert torch.equal(average.module[0].running_mean, model[0].running_mean)
+    assert torch.equal(average.module[0].running_var, model[0].running_var)
+    assert average.module[0].num_batches_tracked == 3
+
+
+def test_the_average_is_a_copy_in_eval_mode_without_gradients(clip):
+    """CLIP's tokenizer holds a closure; copying the model must still copy what it encodes with."""
+    model = T2IReIDModel({"vit_pretrained": str(clip), "bert_base_path": str(clip), "freeze_text": False}).eval()
+    average = build_ema(model, DECAY)
+    assert not average.module.training
+    assert not any(p.requires_grad for p in average.parameters())
+    assert all(p.requires_grad for p in model.parameters())
+    text = ["a man wearing a red coat"]
+    with torch.no_grad():
+        before = model.encode_text(text)
+        assert torch.equal(average.module.encode_text(text), before)
+        for parameter in model.parameters():
+            parameter.zero_()
+        assert torch.equal(average.module.encode_text(text), before)
+
+
+# In the engine
+
+
+def test_the_engine_averages_after_each_step(build):
+    engine = build(train__ema_decay=DECAY, model__freeze_text=False, train__lr=0.01)
+    engine.epoch, engine.max_epoch = 0, 5
+    history, step = [], engine.optimizer.step
+
+    def remembered():
+        step()
+        history.append({n: p.detach().double().clone() for n, p in engine.model.named_parameters()})
+
+    engine.optimizer.step = remembered
+    engine.train(print_freq=100)
+    assert len(history) > 3
+    expected = history[0]
+    for weights in history[1:]:
+        expected = {n: DECAY * average + (1 - DECAY) * weights[n] for n, average in expected.items()}
+    moved = 0
+    for name, parameter in engine.tested_model.named_parameters():
+        torch.testing.assert_close(parameter.double(), expected[name], atol=1e-6, rtol=1e-5)
+        moved += not torch.equal(parameter, dict(engine.model.named_parameters())[name])
+    assert moved > 50  # so the average is not simply the weights
+    for name, statistic in engine.tested_model.named_buffers():
+        assert torch.equal(statistic, dict(engine.model.named_buffers())[name]), name
+
+
+def test_the_average_is_what_is_tested(build):
+    """Metrics are those of a model that has the averaged weights, and the trained weights do not matter."""
+    engine, other = build(train__ema_decay=DECAY), build()
+    engine.epoch, engine.max_epoch = 0, 5
+    engine.train(print_freq=100)
+    other.model.load_state_dict(engine.ema.module.state_dict())
+    expected = other.evaluate(["cuhkpedes"])
+    with torch.no_grad():
+        for parameter in engine.model.parameters():
+            parameter.fill_(float("nan"))
+    assert engine.evaluate(["cuhkpedes"]) == expected
+    assert engine.evaluate_protocols(["cuhkpedes"], ["t2i"])["cuhkpedes"]["t2i"] == expected["cuhkpedes"]
+    assert engine.extract_features(["a man"]).isfinite().all()
+
+
+def test_without_it_the_model_itself_is_tested(build):
+    engine = build()
+    assert engine.ema is None
+    assert engine.tested_model is engine.model
+
+
+def test_the_files_of_a_run(build, tmp_path):
+    engine = build(train__ema_decay=DECAY)
+    engine.run(save_dir=str(tmp_path), max_epoch=1, eval_freq=1)
+    best, last = saved(tmp_path, "best.pth")["state_dict"], saved(tmp_path)
+    average = {name: tensor for name, tensor in last["ema"].items() if name != "n_averaged"}
+    assert last["ema"]["n_averaged"] == engine.num_batches
+    assert set(average) == {f"module.{name}" for name in best}
+    assert all(torch.equal(best[name], average[f"module.{name}"]) for name in best)
+    assert not all(torch.equal(best[name], last["state_dict"][name]) for name in best)
+
+
+class Stop(Exception):
+    pass
+
+
+def test_resumed_equals_uninterrupted(build, tmp_path):
+    """Bit for bit, average, weights and what is logged."""
+    settings = {"train__ema_decay": DECAY, "train__max_epoch": 3, "model__freeze_text": False}
+    run = {"max_epoch": 3, "print_freq": 1, "eval_freq": 1}
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    whole.mkdir()
+    parts.mkdir()
+    build(**settings).run(save_dir=str(whole), **run)
+
+    engine = build(**settings)
+    train = engine.train
+
+    def dies_in_the_third_epoch(**options):
+        if engine.epoch == 2:
+            raise Stop
+        train(**options)
+
+    engine.train = dies_in_the_third_epoch
+    with pytest.raises(Stop):
+        engine.run(save_dir=str(parts), **run)
+    heir = build(**settings, train__seed=99)
+    assert heir.resume(parts / "last.pth") == 2
+    heir.run(save_dir=str(parts), start_epoch=2, **run)
+
+    first, second = saved(whole), saved(parts)
+    for part in ("state_dict", "ema"):
+        assert list(first[part]) == list(second[part])
+        assert all(torch.equal(first[part][name], second[part][name]) for name in first[part])
+    assert first["best"] == second["best"]
+    logs = [(folder / "metrics.jsonl").read_text() for folder in (whole, parts)]
+    assert logs[0] == logs[1]
+
+
+def test_an_average_cannot_be_switched_on_or_off_on_the_way(build, tiny_run, tmp_path):
+    with pytest.raises(CheckpointError, match=r"last\.pth' was trained without a moving average.*train\.ema_decay"):
+        build(train__ema_decay=DECAY).resume(tiny_run.folder / "last.pth")
+    engine = build(train__ema_decay=DECAY)
+    engine.epoch, engine.max_epoch = 0, 1
+    engine.save_model(0, 0.0, str(tmp_path))
+    with pytest.raises(CheckpointError, match=r"was trained with a moving average, but train\.ema_decay is 0"):
+        build().resume(tmp_path / "last.pth")
+
+
+def test_a_last_checkpoint_from_before_there_were_averages(build, tiny_run, tmp_path):
+    old = {key: value for key, value in saved(tiny_run.folder).items() if key != "ema"}
+    torch.save(old, tmp_path / "last.pth")
+    assert build().resume(tmp_path / "last.pth") == 2
+
+
+def test_the_job_tests_the_chosen_average(tiny_settings, tmp_path, monkeypatch):
+    """Training ends with the numbers that best.pth gives when it is tested again, with or without the setting.
+
+    The first epoch is the chosen one, whose average is no longer in memory.
+    """
+    choose = TextImageEngine._choose
+    monkeypatch.setattr(TextImageEngine, "_choose", lambda self, at: None if self.epoch else choose(self, at))
+    words = tiny_settings(tmp_path / "run", train__ema_decay=DECAY, train__lr=0.003)
+    assert main(["train", *words]) == 0
+    assert saved(tmp_path / "run", "best.pth")["epoch"] == 1
+    expected = json.loads((tmp_path / "run" / "results.json").read_text())["metrics"]
+    for name, decay in (("on", DECAY), ("off", 0.0)):
+        again = tiny_settings(tmp_path / name, train__ema_decay=decay)
+        assert main(["test", *again, "model.load_weights", str(tmp_path / "run" / "best.pth")]) == 0
+        assert json.loads((tmp_path / name / "results.json").read_text())["metrics"] == expected

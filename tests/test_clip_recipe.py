@@ -1,0 +1,140 @@
+"""configs/t2i_clip_mamba.yaml and docs/encoders.md, by the real command line, with a tiny CLIP in its real format."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from t2ireid_plugin.config import load_cfg
+from t2ireid_plugin.engine.build import check_config
+from t2ireid_plugin.modeling.t2ireid import T2IReIDModel
+
+REPOSITORY = Path(__file__).parents[1]
+PAGES = ("encoders.md", "encoders.zh-CN.md")
+RECIPE = "configs/t2i_clip_mamba.yaml"
+QUICK = "train.max_epoch 2 train.batch_size 32 data.workers 0 test.pictures 1 test.bootstrap 0 use_gpu False"
+
+
+def blocks(page: str, language: str) -> list[str]:
+    text = (REPOSITORY / "docs" / page).read_text(encoding="utf-8")
+    return re.findall(rf"```{language}\n(.*?)```", text, flags=re.DOTALL)
+
+
+def run(words: list[str], folder: Path = REPOSITORY, status: int = 0) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(REPOSITORY)}
+    done = subprocess.run(
+        [sys.executable, *words], cwd=folder, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == status, done.stdout[-2000:] + done.stderr[-4000:]
+    return done
+
+
+def test_the_recipe_has_the_public_values() -> None:
+    """As IRRA (CVPR 2023) and RDE (CVPR 2024) publish them."""
+    cfg = load_cfg(REPOSITORY / RECIPE)
+    check_config(cfg)
+    assert cfg.model.vit_pretrained == cfg.model.bert_base_path == "openai/clip-vit-base-patch16"
+    assert (cfg.data.height, cfg.data.width, cfg.model.max_length, cfg.model.freeze_text) == (384, 128, 77, False)
+    assert cfg.train.lr * cfg.train.base_lr_mult == pytest.approx(1e-5)
+    assert cfg.train.staged_lr
+    assert 5e-5 <= cfg.train.lr <= 1e-3
+    assert (cfg.train.bias_lr_mult, cfg.train.warmup_epochs, cfg.train.lr_scheduler) == (2, 5, "warmup_cosine")
+    assert cfg.data.transforms == ["random_flip", "random_crop", "random_erase"]
+
+
+@pytest.fixture(scope="module")
+def trained(synthetic, clip, tmp_path_factory):
+    """A run of the recipe with every option of the optimisation, and its words."""
+    folder = tmp_path_factory.mktemp("clip_run") / "log"
+    settings = {
+        "data.root": synthetic.root,
+        "data.save_dir": folder,
+        "model.vit_pretrained": clip,
+        "model.bert_base_path": clip,
+        "data.height": 64,
+        "data.width": 32,
+        "train.layer_decay": 0.7,
+        "train.ema_decay": 0.5,
+        "test.eval_freq": 1,
+    }
+    words = ["--config-file", RECIPE, *(str(word) for pair in settings.items() for word in pair), *QUICK.split()]
+    return folder, words, run(["tools/train_net.py", *words])
+
+
+def test_the_recipe_trains(trained, clip) -> None:
+    folder, _, done = trained
+    assert re.search(r"R@1 +R@5 +R@10 +mAP +mINP", done.stdout)
+    assert "UNEXPECTED" not in done.stdout + done.stderr
+    found = json.loads((folder / "results.json").read_text())["metrics"]["cuhkpedes"]["t2i"]
+    assert found["queries"] == 64
+    best = torch.load(folder / "best.pth", weights_only=True)
+    mean, std = ([0.48, 0.46, 0.41], [0.27, 0.26, 0.28])  # of the folder's preprocessor_config.json
+    assert best["preprocess"] == {"height": 64, "width": 32, "mean": mean, "std": std}
+    pretrained = T2IReIDModel({"vit_pretrained": str(clip), "bert_base_path": str(clip), "num_classes": 24})
+    for tower in ("visual_encoder.", "text_encoder."):
+        names = [name for name in pretrained.state_dict() if name.startswith(tower) and name.endswith("weight")]
+        assert len(names) >= 18
+        moved = [not torch.equal(pretrained.state_dict()[name], best["state_dict"][name]) for name in names]
+        assert all(moved)
+
+
+def test_the_recipe_is_tested_again_with_the_same_numbers(trained, tmp_path) -> None:
+    folder, words, _ = trained
+    weights = ["model.load_weights", str(folder / "best.pth"), "data.save_dir", str(tmp_path / "again")]
+    run(["tools/train_net.py", "--eval-only", *words, *weights])
+    first, second = (json.loads((at / "results.json").read_text())["metrics"] for at in (folder, tmp_path / "again"))
+    assert first == second
+
+
+def test_a_size_that_does_not_fit_ends_before_training(trained, tmp_path) -> None:
+    """One line, status 2, and the size that would do."""
+    _, words, _ = trained
+    wrong = ["data.height", "70", "data.save_dir", str(tmp_path / "log")]
+    done = run(["tools/train_net.py", *words, *wrong], status=2)
+    assert "data.height 70, data.width 32: images of 70 x 32 pixels" in done.stderr
+    assert "near is 64 x 32" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_both_pages_say_the_same() -> None:
+    for language in ("yaml", "bash"):
+        first, second = ([re.sub(r"#.*", "", block) for block in blocks(page, language)] for page in PAGES)
+        assert first == second
+        assert len(first) == 1
+    keys = [re.findall(r"`((?:model|train|data)\.\w+)", (REPOSITORY / "docs" / page).read_text()) for page in PAGES]
+    assert set(keys[0]) == set(keys[1])
+    cfg = load_cfg()
+    for key in keys[0]:
+        table, name = key.split(".")
+        assert name in cfg[table], key
+
+
+def test_the_pages_snippet_and_command_run(synthetic, clip, tmp_path) -> None:
+    for name in ("tools", "configs"):
+        (tmp_path / name).symlink_to(REPOSITORY / name)
+    (tmp_path / "reid-data").symlink_to(synthetic.root)
+    (tmp_path / "weights").mkdir()
+    (tmp_path / "weights" / "clip").symlink_to(clip)
+    (snippet,) = blocks(PAGES[0], "yaml")
+    (tmp_path / "clip.yaml").write_text(snippet, encoding="utf-8")
+    (command,) = blocks(PAGES[0], "bash")
+    program, *words = command.split()
+    assert program == "python"
+    run([*words, *QUICK.replace("max_epoch 2", "max_epoch 1").split()], tmp_path)
+    stored = yaml.safe_load((tmp_path / "log" / "t2i_clip_mamba" / "config.yaml").read_text())
+    assert (stored["data"]["height"], stored["train"]["layer_decay"], stored["train"]["ema_decay"]) == (256, 0.8, 0.999)
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_exist(page) -> None:
+    text = (REPOSITORY / "docs" / page).read_text(encoding="utf-8")
+    targets = re.findall(r"\]\(([^)]+)\)", text)
+    assert targets
+    for target in targets:
+        assert (REPOSITORY / "docs" / target).is_file(), f"{page} links to {target}"
