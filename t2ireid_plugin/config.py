@@ -198,7 +198,10 @@ def to_dict(cfg: CfgNode) -> dict[str, Any]:
 
 def dump(cfg: CfgNode) -> str:
     """The configuration as YAML that `load_cfg` reads back."""
-    return yaml.safe_dump(to_dict(cfg), sort_keys=False, allow_unicode=True)
+    text = yaml.safe_dump(to_dict(cfg), sort_keys=False, allow_unicode=True)
+    if any(mark in text for mark in "\x85\u2028\u2029"):  # line breaks to YAML, which would come back as spaces
+        text = yaml.safe_dump(to_dict(cfg), sort_keys=False)
+    return text
 
 
 def _node(values: Mapping[str, Any], name: str, new_allowed: bool = False) -> CfgNode:

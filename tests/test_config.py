@@ -520,3 +520,10 @@ def test_settings_that_cannot_work_are_refused(full, words, message):
 def test_a_configuration_without_losses_is_refused():
     with pytest.raises(ConfigError, match="no loss has a weight above 0"):
         check_config(get_cfg())
+
+
+@pytest.mark.parametrize("mark", ["\x85", "\u2028", "\u2029"])
+def test_what_yaml_takes_for_a_line_break_comes_back(tmp_path, mark):
+    file = tmp_path / "config.yaml"
+    file.write_text(dump(load_cfg(None, ["data.save_dir", f"a{mark}b"])), encoding="utf-8")
+    assert load_cfg(file).data.save_dir == f"a{mark}b"

@@ -121,7 +121,7 @@ def _train(cfg: CfgNode, engine: TextImageEngine, folder: Path, last: Path | Non
     )
     chosen = "chosen on val" if engine.val_targets else "the last, as there is no val split"
     print(f"Testing epoch {engine.best['epoch']}, {chosen}")
-    engine.tested_model.load_state_dict(read_checkpoint(best)["state_dict"])
+    engine.load_chosen(best)
 
 
 def _report(

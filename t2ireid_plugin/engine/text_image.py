@@ -31,6 +31,7 @@ from t2ireid_plugin.evaluation.metrics import Metrics, compute_metrics, reranked
 from t2ireid_plugin.evaluation.protocols import OFFICIAL, PROTOCOLS, Embeddings
 from t2ireid_plugin.evaluation.ranking import QueryScores
 from t2ireid_plugin.losses import LossInputs, LossTerms
+from t2ireid_plugin.modeling.checkpoint import read_checkpoint
 from t2ireid_plugin.modeling.t2ireid import T2IReIDModel
 
 # What a training text is read from: the choices of data.id_instruction and data.cloth_instruction.
@@ -201,6 +202,16 @@ class TextImageEngine(torchreid_engine.Engine):
         set_rng_state(state["rng"])
         self.best = dict(state["best"])
         return int(state["epoch"])
+
+    def load_chosen(self, path: str | Path) -> None:
+        """Puts the weights of ``best.pth`` into the model and its average, so that whoever looks at either sees them.
+
+        Raises:
+            CheckpointError: when the file is missing or damaged.
+        """
+        weights = read_checkpoint(path)["state_dict"]
+        for model in (self.model, self.tested_model):
+            model.load_state_dict(weights)
 
     # Training
 

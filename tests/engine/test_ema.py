@@ -125,6 +125,9 @@ def test_the_files_of_a_run(build, tmp_path):
     assert set(average) == {f"module.{name}" for name in best}
     assert all(torch.equal(best[name], average[f"module.{name}"]) for name in best)
     assert not all(torch.equal(best[name], last["state_dict"][name]) for name in best)
+    engine.load_chosen(tmp_path / "best.pth")
+    for model in (engine.model, engine.tested_model):
+        assert all(torch.equal(best[name], tensor) for name, tensor in model.state_dict().items())
 
 
 class Stop(Exception):

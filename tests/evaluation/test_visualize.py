@@ -115,7 +115,7 @@ def test_shares_of_attention_are_those_of_the_checkpoint_s_view(drawn, synthetic
     assert shares["photos"] == 32
     state = torch.load(tiny_run.folder / "best.pth", weights_only=True)
     transform = TestTransform(**state["preprocess"])
-    engine = job._build(job_cfg(test_words(tmp_path)), tiny_run.folder / "best.pth")
+    engine = job.build_run(job_cfg(test_words(tmp_path)), tiny_run.folder / "best.pth")
     model = engine.model.eval()
     assert (transform.height, transform.width) == (32, 16)
     means = {"head": [], "garments": []}
