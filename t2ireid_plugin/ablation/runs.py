@@ -6,8 +6,8 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
 from t2ireid_plugin.ablation.grid import Run
@@ -33,15 +33,12 @@ def train_all(runs: Sequence[Run], jobs: int = 1, threads: int = 1) -> None:
     if len(due) < len(runs):
         print(f"{len(runs) - len(due)} of {len(runs)} runs are done already", file=sys.stderr)
     failures: list[str] = []
-    with _Processes(threads) as processes, ThreadPoolExecutor(jobs) as pool:
+    # The processes end before the pool, whose threads wait for them: an interrupted grid does not train on.
+    with ThreadPoolExecutor(jobs) as pool, _Processes(threads) as processes:
         futures = {pool.submit(processes.train, run): run for run in due}
-        try:
-            for future in show_progress(_finished(futures), len(due), "training", "run"):
-                if (words := future.result()) is not None:
-                    failures.append(f"{futures[future].name}: {words}")
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+        for future in show_progress(as_completed(futures), len(due), "training", "run"):
+            if (words := future.result()) is not None:
+                failures.append(f"{futures[future].name}: {words}")
     if failures:
         raise T2IReIDError(f"{len(failures)} of {len(due)} runs failed\n" + "\n".join(failures))
 
@@ -59,10 +56,6 @@ def check_folder(run: Run) -> None:
             raise ConfigError(f"'{run.folder}' holds a run with other settings; move it away, or choose another --out")
     elif is_done(run):
         raise ConfigError(f"'{run.folder}' holds a run that is not of this grid; choose another --out")
-
-
-def _finished(futures: dict[Future[str | None], Run]) -> Iterator[Future[str | None]]:
-    yield from as_completed(futures)
 
 
 class _Processes:

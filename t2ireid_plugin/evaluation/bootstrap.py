@@ -98,15 +98,7 @@ def paired_difference(
     Raises:
         ValueError: also when the two are not of the same queries.
     """
-    if not np.array_equal(scores_a.query_index, scores_b.query_index):
-        raise ValueError("the scores to compare are not of the same queries")
-    a, b = _values(scores_a, ranks), _values(scores_b, ranks)
-    drawn = _resample(b - a, _identities(scores_a, pids), samples, seed)
-    low, high = _percentiles(drawn, level)
-    means_a, means_b = a.mean(axis=0), b.mean(axis=0)
-    opposite = (drawn * np.sign(means_b - means_a) <= 0).mean(axis=0)
-    columns = (column.tolist() for column in (means_a, means_b, low, high, opposite))
-    return {name: Difference(*row) for name, row in zip(_names(ranks), zip(*columns, strict=True), strict=True)}
+    return difference_over_seeds([scores_a], [scores_b], pids, ranks=ranks, samples=samples, level=level, seed=seed)
 
 
 def difference_over_seeds(
@@ -139,10 +131,10 @@ def difference_over_seeds(
         raise ValueError("the scores to compare are not of the same queries")
     values = [np.stack([_values(scores, ranks) for scores in side]) for side in (scores_a, scores_b)]  # [S, v, metrics]
     seeds, identities = len(scores_a), _identities(scores_a[0], pids)
-    rng = np.random.default_rng(seed)
-    chosen = rng.multinomial(seeds, np.full(seeds, 1 / seeds), size=samples) / seeds  # [samples, S]
     # The same seed draws the same people for each training.
     parts = [_resample(difference, identities, samples, seed) for difference in values[1] - values[0]]
+    rng = np.random.default_rng(seed)
+    chosen = rng.multinomial(seeds, np.full(seeds, 1 / seeds), size=samples) / seeds  # [samples, S]
     drawn = np.einsum("ns,snm->nm", chosen, np.stack(parts))
     low, high = _percentiles(drawn, level)
     means_a, means_b = (side.mean(axis=(0, 1)) for side in values)
