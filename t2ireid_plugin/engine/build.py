@@ -122,7 +122,8 @@ def check_config(cfg: CfgNode) -> None:
         )
     if not cfg.test.ranks or min(cfg.test.ranks) < 1 or 1 not in cfg.test.ranks:
         raise ConfigError(f"test.ranks: {cfg.test.ranks} must be positive and include 1, which chooses the checkpoint")
-    LossTerms(to_dict(cfg.loss.terms), feature_dim=2, embed_dim=2, num_classes=2)
+    losses = LossTerms(to_dict(cfg.loss.terms), feature_dim=2, embed_dim=2, num_classes=2, vocab_size=2)
+    losses.check_batches(cfg.sampler.train_sampler == "RandomIdentitySampler" and cfg.sampler.num_instances > 1)
 
 
 def check_files(cfg: CfgNode) -> None:
@@ -239,6 +240,7 @@ def build_engine(cfg: CfgNode, datamanager: Any, model: T2IReIDModel, use_gpu: b
         feature_dim=model.disentangle.id_linear.out_features,
         embed_dim=EMBED_DIM,
         num_classes=model.id_classifier.out_features,
+        vocab_size=model.text_encoder.config.vocab_size,
     )
     losses.to(device)
     encoder_mult = cfg.train.base_lr_mult if cfg.train.staged_lr else 1.0

@@ -13,6 +13,8 @@ class LossTerm(nn.Module):
     needs: ClassVar[tuple[str, ...]]  # the fields of LossInputs that it reads, besides `pids`
     detached: ClassVar[tuple[str, ...]] = ()  # those of them that get no gradient
 
+    several_photos: ClassVar[bool] = False  # whether it acts only on batches with several photos of a person
+
     def forward(self, inputs: LossInputs) -> Tensor:
         """Scalar loss of the batch."""
         raise NotImplementedError

@@ -40,6 +40,7 @@ class FusedQuery(LossTerm):
     """
 
     needs = ("fused_embeds", "image_embeds", "scale", "photos")
+    several_photos = True
 
     def __init__(self, tau: float = 0.1) -> None:
         super().__init__()

@@ -28,6 +28,10 @@ class LossInputs(NamedTuple):
     gate: Tensor | None = None  # [B, 768] in 0..1
     gate_weights: Tensor | None = None  # [B, 2]
     scale: Tensor | None = None  # [1], the model's learnable parameter
+    image_tokens: Tensor | None = None  # [B, L, 768]
+    word_tokens: Tensor | None = None  # [B, W, 768], of texts with hidden words
+    word_mask: Tensor | None = None  # [B, W] 1 for words, 0 for padding
+    hidden_words: Tensor | None = None  # [B, W] long, ids of the hidden words, -100 elsewhere
     epoch: float = 0.0  # epochs done, for ramps; may be fractional
 
 

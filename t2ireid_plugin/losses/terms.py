@@ -18,6 +18,7 @@ from t2ireid_plugin.losses.decouple import Decouple
 from t2ireid_plugin.losses.fused_query import FusedQuery
 from t2ireid_plugin.losses.gate import GateRegularization
 from t2ireid_plugin.losses.inputs import LossInputs
+from t2ireid_plugin.losses.mlm import MaskedLanguage
 from t2ireid_plugin.losses.orthogonality import Orthogonality
 from t2ireid_plugin.losses.projected import ClothingMatching, IdentityMatching
 from t2ireid_plugin.losses.sdm import SDM
@@ -42,10 +43,11 @@ LOSSES: dict[str, type[LossTerm]] = {
     "triplet": Triplet,
     "orthogonality": Orthogonality,
     "fused_query": FusedQuery,
+    "mlm": MaskedLanguage,
 }
 
 # Arguments that LossTerms gives to the terms that have them; a configuration cannot.
-SUPPLIED = ("feature_dim", "embed_dim", "num_classes", "id_projection", "cloth_projection")
+SUPPLIED = ("feature_dim", "embed_dim", "num_classes", "vocab_size", "id_projection", "cloth_projection")
 
 
 def arguments_of(term: type[LossTerm]) -> list[str]:
@@ -84,7 +86,7 @@ class LossTerms(nn.Module):
 
     `terms` maps a name of `LOSSES` to its weight and arguments, as in
     `{"info_nce": {"weight": 1.0, "tau": 0.1}, "cls": {"weight": 1.0}}`. A weight of 0 leaves the term out.
-    Some terms have parameters (`bio`, `cloth`, `cloth_adv`, `id`): give `parameters()` to the optimizer and
+    Some terms have parameters (`bio`, `cloth`, `cloth_adv`, `id`, `mlm`): give `parameters()` to the optimizer and
     `state_dict()` to the checkpoint.
     """
 
@@ -94,6 +96,7 @@ class LossTerms(nn.Module):
         feature_dim: int = 768,
         embed_dim: int = 256,
         num_classes: int = 8000,
+        vocab_size: int = 30522,
     ) -> None:
         super().__init__()
         if not isinstance(terms, Mapping):
@@ -108,6 +111,7 @@ class LossTerms(nn.Module):
                 "feature_dim": feature_dim,
                 "embed_dim": embed_dim,
                 "num_classes": num_classes,
+                "vocab_size": vocab_size,
                 "id_projection": self.terms["bio"].projection if "bio" in self.terms else None,
                 "cloth_projection": self.terms["cloth"].projection if "cloth" in self.terms else None,
             }
@@ -123,6 +127,21 @@ class LossTerms(nn.Module):
     def needs(self) -> frozenset[str]:
         """Fields of `LossInputs` that the terms read, besides `pids`."""
         return frozenset(field for name in self.weights for field in LOSSES[name].needs)
+
+    @property
+    def hidden_share(self) -> float | None:
+        """Share of the words that the model is to hide; None when no term asks for it."""
+        return next((term.share for term in self.terms.values() if isinstance(term, MaskedLanguage)), None)
+
+    def check_batches(self, several_photos: bool) -> None:
+        """Raises ConfigError when a term could never act; ``several_photos``: batches have some of one person."""
+        for name in self.weights:
+            if LOSSES[name].several_photos and not several_photos:
+                raise ConfigError(
+                    f"loss {name!r} compares photos of one person, and a batch has only one: it would always be 0; "
+                    "set sampler.train_sampler RandomIdentitySampler and sampler.num_instances to at least 2, or its "
+                    "weight to 0"
+                )
 
     def forward(self, inputs: LossInputs) -> tuple[Tensor, dict[str, Tensor]]:
         """Sum of weight * term, and each term's own value without its weight, detached, by name."""

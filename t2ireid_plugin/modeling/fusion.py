@@ -80,21 +80,56 @@ class GatedMambaFusion(EnhancedMambaFusion):
         return 2 * torch.cat([weights[:, :1] * image, weights[:, 1:] * text], dim=-1)
 
 
-class SequenceMambaFusion(nn.Module):
-    """Patch tokens and word tokens as one sequence through Mamba in both directions, pooled and weighed by a gate.
+class SequenceScan(nn.Module):
+    """Patch tokens and word tokens as one sequence through Mamba in both directions.
 
     Here the state has something to scan: what it read of the image meets the words, and, coming from the other end,
-    what it read of the words meets the image. Unlike the other fusions it reads tokens, so it needs image and text
-    themselves, not their embeddings. Padding comes last in both directions, where a causal scan has nothing after it
-    to disturb.
+    what it read of the words meets the image. Padding comes last in both directions, where a causal scan has nothing
+    after it to disturb.
 
     Args:
         dim: width ``d`` of the sequence.
         d_state, d_conv: Mamba's state width and convolution taps.
         num_layers: number of layers, each with a mixer for either direction.
+        width: of the tokens, ``D``.
+    """
+
+    def __init__(
+        self, dim: int = 256, d_state: int = 16, d_conv: int = 4, num_layers: int = 2, width: int = 768
+    ) -> None:
+        super().__init__()
+        self.image_align = nn.Sequential(nn.Linear(width, dim), nn.ReLU(), nn.LayerNorm(dim))
+        self.text_align = nn.Sequential(nn.Linear(width, dim), nn.ReLU(), nn.LayerNorm(dim))
+        self.forward_layers = nn.ModuleList(Mamba(dim, d_state, d_conv) for _ in range(num_layers))
+        self.backward_layers = nn.ModuleList(Mamba(dim, d_state, d_conv) for _ in range(num_layers))
+        self.norms = nn.ModuleList(nn.LayerNorm(dim) for _ in range(num_layers))
+
+    def scan(self, image: Tensor, text: Tensor, text_mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Both parts after the layers, ``[B, L, d]`` and ``[B, W, d]``; what stands on padding means nothing.
+
+        Args:
+            image: ``[B, L, D]``.
+            text: ``[B, W, D]``, padded at the end.
+            text_mask: ``[B, W]``, 1 for words and 0 for padding.
+        """
+        hidden = torch.cat([self.image_align(image), self.text_align(text)], dim=1)  # [B, L + W, d]
+        turned = _turned(image.shape[1] + text_mask.sum(dim=1).long(), hidden.shape[1])
+        turned = turned.unsqueeze(-1).expand_as(hidden)
+        for ahead, back, norm in zip(self.forward_layers, self.backward_layers, self.norms):
+            from_behind = back(hidden.gather(1, turned)).gather(1, turned)
+            hidden = norm(hidden + ahead(hidden) + from_behind)
+        return hidden[:, : image.shape[1]], hidden[:, image.shape[1] :]
+
+
+class SequenceMambaFusion(SequenceScan):
+    """`SequenceScan`, pooled and weighed by a gate.
+
+    Unlike the other fusions it reads tokens, so it needs image and text themselves, not their embeddings. Arguments
+    are those of `SequenceScan`, and:
+
+    Args:
         output_dim: width of the fused embedding.
         dropout: in the gate.
-        width: of the tokens, ``D``.
     """
 
     def __init__(
@@ -107,12 +142,7 @@ class SequenceMambaFusion(nn.Module):
         dropout: float = 0.1,
         width: int = 768,
     ) -> None:
-        super().__init__()
-        self.image_align = nn.Sequential(nn.Linear(width, dim), nn.ReLU(), nn.LayerNorm(dim))
-        self.text_align = nn.Sequential(nn.Linear(width, dim), nn.ReLU(), nn.LayerNorm(dim))
-        self.forward_layers = nn.ModuleList(Mamba(dim, d_state, d_conv) for _ in range(num_layers))
-        self.backward_layers = nn.ModuleList(Mamba(dim, d_state, d_conv) for _ in range(num_layers))
-        self.norms = nn.ModuleList(nn.LayerNorm(dim) for _ in range(num_layers))
+        super().__init__(dim, d_state, d_conv, num_layers, width)
         self.gate = nn.Sequential(
             nn.Linear(2 * dim, dim), nn.ReLU(), nn.Dropout(dropout), nn.Linear(dim, 2), nn.Softmax(dim=-1)
         )
@@ -120,13 +150,7 @@ class SequenceMambaFusion(nn.Module):
         self.norm_final = nn.LayerNorm(output_dim)
 
     def forward(self, image: Tensor, text: Tensor, text_mask: Tensor) -> tuple[Tensor, Tensor]:
-        """Tokens of pairs to ``fused [B, output_dim]`` and ``weights [B, 2]`` (image, text).
-
-        Args:
-            image: ``[B, L, D]``.
-            text: ``[B, W, D]``, padded at the end.
-            text_mask: ``[B, W]``, 1 for words and 0 for padding.
-        """
+        """As `scan`, to ``fused [B, output_dim]`` and ``weights [B, 2]`` (image, text)."""
         seen, words = self.scan(image, text, text_mask)
         real = text_mask.unsqueeze(-1).to(words.dtype)
         pair = torch.cat([seen.mean(dim=1), (words * real).sum(dim=1) / real.sum(dim=1)], dim=-1)  # [B, 2d]
@@ -134,16 +158,6 @@ class SequenceMambaFusion(nn.Module):
         image_half, text_half = pair.chunk(2, dim=-1)
         weighed = 2 * torch.cat([weights[:, :1] * image_half, weights[:, 1:] * text_half], dim=-1)
         return self.norm_final(self.fc(weighed)), weights
-
-    def scan(self, image: Tensor, text: Tensor, text_mask: Tensor) -> tuple[Tensor, Tensor]:
-        """Both parts after the layers, ``[B, L, d]`` and ``[B, W, d]``; what stands on padding means nothing."""
-        hidden = torch.cat([self.image_align(image), self.text_align(text)], dim=1)  # [B, L + W, d]
-        turned = _turned(image.shape[1] + text_mask.sum(dim=1).long(), hidden.shape[1])
-        turned = turned.unsqueeze(-1).expand_as(hidden)
-        for ahead, back, norm in zip(self.forward_layers, self.backward_layers, self.norms):
-            from_behind = back(hidden.gather(1, turned)).gather(1, turned)
-            hidden = norm(hidden + ahead(hidden) + from_behind)
-        return hidden[:, : image.shape[1]], hidden[:, image.shape[1] :]
 
 
 def _turned(lengths: Tensor, longest: int) -> Tensor:

@@ -52,11 +52,13 @@ def selective_scan(x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Te
     """
     decay = torch.exp(dt[:, 1:].unsqueeze(-1) * A)  # [B, L-1, E, N]; the first step has no state to decay
     drive = (dt * x).unsqueeze(-1) * B.unsqueeze(2)  # [B, L, E, N]
+    # Unbound once: the gradient of `drive[:, t]` would be a tensor of drive's whole size at each of the L steps.
+    first, *drives = drive.unbind(dim=1)
     # The empty sum is zero; it keeps A in the graph at length 1, where distributed training would miss it.
-    state = drive[:, 0] + decay[:, :0].sum(dim=1)  # [B, E, N]
+    state = first + decay[:, :0].sum(dim=1)  # [B, E, N]
     states = [state]
-    for t in range(1, x.shape[1]):
-        state = decay[:, t - 1] * state + drive[:, t]
+    for keep, add in zip(decay.unbind(dim=1), drives):
+        state = torch.addcmul(add, keep, state)
         states.append(state)
     return torch.einsum("blen,bln->ble", torch.stack(states, dim=1), C) + D * x
 

@@ -22,6 +22,7 @@ from t2ireid_plugin.modeling.encoders import (
 )
 from t2ireid_plugin.modeling.fusion import SequenceMambaFusion, build_fusion
 from t2ireid_plugin.modeling.heads import projection_mlp
+from t2ireid_plugin.modeling.masking import hide_words
 from t2ireid_plugin.modeling.preprocess import image_preprocess
 from t2ireid_plugin.modeling.tokenizer import CachedTokenizer
 from t2ireid_plugin.modeling.towers import attends_padding, image_tokens, num_prefix_tokens, patch_size
@@ -70,6 +71,15 @@ class T2IReIDOutput(NamedTuple):
     cloth_image_embeds: Tensor | None  # [B, 256] clothing branch of the image
     gate: Tensor | None  # [B, D] share of the identity branch, 0..1
     gate_weights: Tensor | None  # [B, 2] image, text; sums to 1
+
+
+class MaskedPairs(NamedTuple):
+    """Images with texts of which some words are hidden, see `T2IReIDModel.forward_masked`."""
+
+    image_tokens: Tensor  # [B, L, D]
+    word_tokens: Tensor  # [B, W, D] features of the words, padded at the end
+    word_mask: Tensor  # [B, W] 1 for words and 0 for padding
+    hidden_words: Tensor  # [B, W] ids of the hidden words, -100 elsewhere
 
 
 class T2IReIDModel(nn.Module):
@@ -197,8 +207,40 @@ class T2IReIDModel(nn.Module):
             InputError: when the numbers of images and texts differ, for a training batch of one, and as in
                 `encode_image` and `encode_text`.
         """
+        return self._encode(image, cloth_instruction, id_instruction)[0]
+
+    def forward_masked(
+        self,
+        image: Tensor,
+        cloth_instruction: str | Sequence[str] | None,
+        id_instruction: str | Sequence[str],
+        share: float = 0.15,
+    ) -> tuple[T2IReIDOutput, MaskedPairs]:
+        """As `forward`, and each image's tokens beside its identity text with a ``share`` of the words hidden.
+
+        The image is encoded once for both; the text, which now has other words, a second time. For training only.
+
+        Raises:
+            InputError: as `forward`.
+            ConfigError: for a tokenizer with nothing to write in place of a word.
+        """
+        output, image_tokens = self._encode(image, cloth_instruction, id_instruction)
+        assert image_tokens is not None
+        input_ids, mask = (t.to(self.device) for t in self.text_cache(_as_texts(id_instruction, "id_instruction")))
+        shown, hidden = hide_words(input_ids, self.text_cache.tokenizer, share)
+        words = self._text_tokens(shown, mask)
+        longest = words.shape[1]
+        return output, MaskedPairs(image_tokens, words, mask[:, :longest], hidden[:, :longest])
+
+    def _encode(
+        self,
+        image: Tensor | None,
+        cloth_instruction: str | Sequence[str] | None,
+        id_instruction: str | Sequence[str] | None,
+    ) -> tuple[T2IReIDOutput, Tensor | None]:
+        """What `forward` returns, and the image's tokens ``[B, L, D]``."""
         texts = self._given_texts(image, cloth_instruction, id_instruction)
-        image_embeds = id_logits = id_embeds = cloth_embeds = cloth_image_embeds = gate = None
+        image_tokens = image_embeds = id_logits = id_embeds = cloth_embeds = cloth_image_embeds = gate = None
         if image is not None:
             image_tokens = self._image_tokens(image)
             id_embeds, cloth_embeds, gate = self.disentangle(image_tokens, self._grid(image))
@@ -219,7 +261,7 @@ class T2IReIDModel(nn.Module):
             else:
                 fused_embeds, gate_weights = self.fuse(image_embeds, id_text_embeds)
 
-        return T2IReIDOutput(
+        output = T2IReIDOutput(
             image_embeds=image_embeds,
             id_text_embeds=id_text_embeds,
             fused_embeds=fused_embeds,
@@ -231,6 +273,7 @@ class T2IReIDModel(nn.Module):
             gate=gate,
             gate_weights=gate_weights,
         )
+        return output, image_tokens
 
     def load_param(self, trained_path: str | Path) -> T2IReIDModel:
         """Loads weights from a file; `load_report` then says what was loaded and what was not.

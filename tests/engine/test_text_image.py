@@ -1,5 +1,6 @@
 import copy
 import json
+import math
 
 import numpy as np
 import pytest
@@ -245,6 +246,18 @@ def test_the_log_of_a_run(build, tmp_path):
     assert [(line["epoch"], line["target"]) for line in tests] == [(1, "cuhkpedes_val"), (2, "cuhkpedes_val")]
     assert 0 <= tests[0]["R@1"] <= tests[0]["R@5"] <= 1
     assert list(tmp_path.glob("events.out.tfevents.*"))
+
+
+def test_masked_language_modelling_trains_with_any_fusion(build, tmp_path):
+    engine = build(loss__terms__mlm__weight=1.0)
+    before = {name: p.detach().clone() for name, p in engine.losses.named_parameters()}
+    engine.run(save_dir=str(tmp_path), max_epoch=1, print_freq=2, eval_freq=-1)
+    assert before
+    assert all(not torch.equal(p, before[name]) for name, p in engine.losses.named_parameters() if "mlm" in name)
+    steps = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    vocabulary = engine.model.text_encoder.config.vocab_size
+    assert 0 < steps[0]["mlm"] < 2 * math.log(vocabulary)  # a guess without any knowledge costs about its logarithm
+    assert not any("mlm" in name for name in engine.model.state_dict())  # for training only
 
 
 # Going on

@@ -11,7 +11,7 @@ from t2ireid_plugin.losses import LOSSES, LossInputs
 
 torch.set_num_threads(1)
 
-FEATURE_DIM, EMBED_DIM, NUM_CLASSES = 5, 4, 6
+FEATURE_DIM, EMBED_DIM, NUM_CLASSES, VOCAB, WORDS, PATCHES = 5, 4, 6, 9, 3, 2
 
 
 def random_inputs(pids, photos=None, seed=0, dtype=torch.float64, epoch=3.0):
@@ -37,8 +37,14 @@ def random_inputs(pids, photos=None, seed=0, dtype=torch.float64, epoch=3.0):
         "gate": normal(FEATURE_DIM).sigmoid(),
         "gate_weights": normal(2).softmax(dim=1),
         "scale": torch.tensor([1.3]),
+        "image_tokens": torch.stack([normal(FEATURE_DIM) for _ in range(PATCHES)], dim=1),
+        "word_tokens": torch.stack([normal(FEATURE_DIM) for _ in range(WORDS)], dim=1),
     }
     fields = {name: value.to(dtype) for name, value in fields.items()}
+    lengths = WORDS - torch.arange(batch)[:, None] % 2  # every other text is shorter
+    words = torch.randint(VOCAB, (batch, WORDS), generator=generator)
+    fields["word_mask"] = (torch.arange(WORDS) < lengths).long()
+    fields["hidden_words"] = torch.where(torch.arange(WORDS) == 1, words, -100)
     photos = list(range(batch)) if photos is None else photos
     return LossInputs(torch.tensor(pids), torch.tensor(photos), epoch=epoch, **fields)
 
@@ -50,6 +56,8 @@ def build(name, **arguments):
         arguments = {"feature_dim": FEATURE_DIM, "embed_dim": EMBED_DIM, **arguments}
     if name == "id":
         arguments = {"num_classes": NUM_CLASSES, "embed_dim": EMBED_DIM, **arguments}
+    if name == "mlm":
+        arguments = {"feature_dim": FEATURE_DIM, "vocab_size": VOCAB, "dim": 4, **arguments}
     return LOSSES[name](**arguments).double()
 
 

@@ -7,10 +7,16 @@ from t2ireid_plugin.errors import ConfigError
 from t2ireid_plugin.losses import LOSSES, LossInputs
 
 TENSORS = [name for name in LossInputs._fields if name not in ("pids", "photos", "epoch")]
+WHOLE_NUMBERS = ("word_mask", "hidden_words")
 each_term = pytest.mark.parametrize("name", LOSSES)
 
 
 def tensors_of(name):
+    """The fields that a term reads and that can have a gradient."""
+    return [field for field in LOSSES[name].needs if field in TENSORS and field not in WHOLE_NUMBERS]
+
+
+def read_by(name):
     return [field for field in LOSSES[name].needs if field in TENSORS]
 
 
@@ -40,7 +46,7 @@ def test_gradient_reaches_everything_the_term_reads(make, name):
         if field in term.detached:
             assert leaf.grad is None, field
         else:
-            assert leaf.grad.abs().max() > 1e-6, field
+            assert leaf.grad.abs().max() > 1e-9, field
 
 
 # A gradient that is stopped within the term is not that of its value: `tal`'s weights of the positives.
@@ -60,7 +66,7 @@ def test_gradcheck(make, name):
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_inputs_are_computed_in_float32(make, name, dtype):
     low = make.inputs([0, 1, 0, 2, 1], dtype=dtype)
-    high = low._replace(**{field: getattr(low, field).double() for field in TENSORS})
+    high = low._replace(**{field: getattr(low, field).double() for field in TENSORS if field not in WHOLE_NUMBERS})
     loss = make.term(name).float()(low)
     assert loss.dtype == torch.float32
     torch.testing.assert_close(loss.double(), make.term(name)(high), rtol=1e-4, atol=1e-5)
@@ -71,10 +77,10 @@ def test_needs_names_exactly_what_is_read(make, name):
     inputs = make.inputs([0, 1, 0, 2])
     term = make.term(name)
     only_needed = LossInputs(
-        inputs.pids, inputs.photos, epoch=inputs.epoch, **{f: getattr(inputs, f) for f in tensors_of(name)}
+        inputs.pids, inputs.photos, epoch=inputs.epoch, **{f: getattr(inputs, f) for f in read_by(name)}
     )
     assert torch.equal(term(only_needed), term(inputs))
-    for field in tensors_of(name):
+    for field in read_by(name):
         with pytest.raises(ConfigError, match=field):
             term(inputs._replace(**{field: None}))
 

@@ -12,12 +12,13 @@ NAMES = [
     "triplet",
     "orthogonality",
     "fused_query",
+    "mlm",
 ]  # fmt: skip
 
 
 def all_terms(**changes):
     weights = {name: {"weight": 0.1 * (i + 1)} for i, name in enumerate(NAMES)}
-    return LossTerms({**weights, **changes}, feature_dim=5, embed_dim=4)
+    return LossTerms({**weights, **changes}, feature_dim=5, embed_dim=4, vocab_size=9)
 
 
 def test_the_table_has_the_documented_names():
@@ -126,3 +127,16 @@ def test_batch_sizes_that_disagree_are_refused(make, field, value):
     losses = LossTerms({"cls": {"weight": 1.0}})
     with pytest.raises(ValueError, match="pids"):
         losses(make.inputs([0, 1, 2])._replace(**{field: value}))
+
+
+def test_a_term_that_could_never_act_is_refused():
+    losses = LossTerms({"info_nce": {"weight": 1.0}, "fused_query": {"weight": 0.2}})
+    losses.check_batches(several_photos=True)
+    with pytest.raises(ConfigError, match=r"'fused_query'.*num_instances"):
+        losses.check_batches(several_photos=False)
+    LossTerms({"info_nce": {"weight": 1.0}, "fused_query": {"weight": 0}}).check_batches(several_photos=False)
+
+
+def test_words_are_hidden_only_where_a_term_guesses_them():
+    assert LossTerms({"info_nce": {"weight": 1.0}}).hidden_share is None
+    assert LossTerms({"mlm": {"weight": 1.0, "share": 0.3}}).hidden_share == 0.3

@@ -602,3 +602,30 @@ def test_the_same_seed_builds_the_same_model(make):
         torch.manual_seed(5)
         states.append(T2IReIDModel(make.config()).state_dict())
     assert all(torch.equal(tensor, states[1][name]) for name, tensor in states[0].items())
+
+
+# --- masked language modelling ----------------------------------------------------------------------------------------
+
+
+def test_forward_masked_returns_what_forward_does_and_the_masked_pairs(model, make):
+    images = make.images(2)
+    with torch.no_grad():
+        expected = model(images, CLOTHING, IDENTITY)
+        output, pairs = model.forward_masked(images, CLOTHING, IDENTITY, share=0.5)
+    for name, value in expected._asdict().items():
+        assert torch.equal(getattr(output, name), value), name
+    ids, mask = model.text_cache(IDENTITY)
+    longest = int(mask.sum(dim=1).max())
+    assert torch.equal(pairs.word_mask, mask[:, :longest])
+    hidden = pairs.hidden_words >= 0
+    assert hidden.any(dim=1).all()
+    assert torch.equal(pairs.hidden_words[hidden], ids[:, :longest][hidden])
+    assert pairs.word_tokens.shape == (2, longest, model.text_width)
+    assert pairs.image_tokens.shape[::2] == (2, model.text_width)
+
+
+def test_hidden_words_are_hidden_from_the_text_encoder(model, make):
+    with torch.no_grad():
+        plain = model._text_tokens(*model.text_cache(IDENTITY))
+        _, pairs = model.forward_masked(make.images(2), None, IDENTITY, share=1.0)
+    assert not torch.allclose(plain, pairs.word_tokens, atol=1e-3)

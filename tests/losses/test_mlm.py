@@ -1,0 +1,80 @@
+"""`mlm` against a loop, and what it must not depend on."""
+
+import math
+
+import pytest
+import torch
+
+from t2ireid_plugin.errors import ConfigError
+
+
+def by_loop(naive, term, inputs):
+    """Each hidden word's -log p, one at a time, on its pair alone and without padding."""
+    losses = []
+    for i in range(len(inputs.pids)):
+        length = int(inputs.word_mask[i].sum())
+        words, mask = inputs.word_tokens[i : i + 1, :length], inputs.word_mask[i : i + 1, :length]
+        _, scanned = term.scan.scan(inputs.image_tokens[i : i + 1], words, mask)
+        for place in range(length):
+            word = int(inputs.hidden_words[i, place])
+            if word >= 0:
+                logits = naive.project(term.classifier, [scanned[0, place].tolist()])[0]
+                losses.append(-naive.log_softmax(logits)[word])
+    return sum(losses) / len(losses)
+
+
+def test_it_is_the_mean_over_the_hidden_words(make, naive):
+    term, inputs = make.term("mlm", num_layers=2), make.inputs([0, 1, 0, 2])
+    assert term(inputs).item() == pytest.approx(by_loop(naive, term, inputs), abs=1e-9)
+
+
+def test_padding_changes_nothing(make):
+    term, inputs = make.term("mlm"), make.inputs([0, 1, 0, 2])
+    padding = inputs.word_mask == 0
+    assert padding.any()
+    other = torch.where(padding.unsqueeze(-1), 1e3, inputs.word_tokens)
+    assert torch.equal(term(inputs._replace(word_tokens=other)), term(inputs))
+
+
+def test_the_photo_matters_to_the_guess(make):
+    term, inputs = make.term("mlm"), make.inputs([0, 1, 0, 2])
+    assert term(inputs._replace(image_tokens=inputs.image_tokens.flip(0))) != term(inputs)
+
+
+def test_without_hidden_words_it_is_zero_and_connected(make):
+    term, inputs = make.term("mlm"), make.inputs([0, 1])
+    loss = term(inputs._replace(hidden_words=torch.full_like(inputs.hidden_words, -100)))
+    assert loss == 0
+    loss.backward()
+
+
+def test_it_learns_a_word_that_only_the_photo_tells(make):
+    """Two words, equally frequent, on equal texts: log 2 without the photo, towards 0 with it."""
+    torch.manual_seed(0)
+    inputs = make.inputs([0, 1] * 4)
+    told = torch.tensor([0, 1] * 4)
+    inputs = inputs._replace(
+        image_tokens=inputs.image_tokens[told],
+        word_tokens=torch.zeros_like(inputs.word_tokens),
+        word_mask=torch.ones_like(inputs.word_mask),
+        hidden_words=torch.where(torch.arange(3) == 1, told[:, None] + 4, -100),
+    )
+    term = make.term("mlm", dim=8)
+    optimizer = torch.optim.Adam(term.parameters(), lr=0.01)
+    for _ in range(60):
+        optimizer.zero_grad()
+        loss = term(inputs)
+        loss.backward()
+        optimizer.step()
+    assert loss.item() < 0.1 < math.log(2)
+    blind = inputs._replace(image_tokens=torch.zeros_like(inputs.image_tokens))
+    assert term(blind).item() >= math.log(2) - 1e-6
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [({"share": 1.5}, "share"), ({"dim": 0}, "dim"), ({"num_layers": 1.5}, "num_layers"), ({"dim": True}, "dim")],
+)
+def test_wrong_arguments_are_named(make, arguments, words):
+    with pytest.raises(ConfigError, match=words):
+        make.term("mlm", **arguments)
