@@ -12,6 +12,7 @@ from t2ireid_plugin.losses.arguments import number
 from t2ireid_plugin.losses.base import LossTerm
 from t2ireid_plugin.losses.classification import IdentityClassification
 from t2ireid_plugin.losses.cloth_adversarial import ClothFlattening
+from t2ireid_plugin.losses.cloth_leak import ClothingLeak
 from t2ireid_plugin.losses.cloth_match import ClothMatch
 from t2ireid_plugin.losses.contrastive import InfoNCE
 from t2ireid_plugin.losses.decouple import Decouple
@@ -43,6 +44,7 @@ LOSSES: dict[str, type[LossTerm]] = {
     "triplet": Triplet,
     "orthogonality": Orthogonality,
     "fused_query": FusedQuery,
+    "cloth_leak": ClothingLeak,
     "mlm": MaskedLanguage,
 }
 

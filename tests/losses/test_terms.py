@@ -12,6 +12,7 @@ NAMES = [
     "triplet",
     "orthogonality",
     "fused_query",
+    "cloth_leak",
     "mlm",
 ]  # fmt: skip
 
