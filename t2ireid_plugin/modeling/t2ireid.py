@@ -32,6 +32,7 @@ logger = logging.getLogger(__name__)
 SHARED_DIM = 512
 EMBED_DIM = 256
 NUM_HEADS = 4
+INITIAL_SCALE = 1.0
 _TEXTS_AT_ONCE = 64
 
 DEFAULT_FUSION: dict[str, Any] = {
@@ -136,10 +137,10 @@ class T2IReIDModel(nn.Module):
         self.text_attn = nn.MultiheadAttention(width, NUM_HEADS, dropout=0.1, batch_first=True)
         self.text_attn_norm = nn.LayerNorm(width)
         self.fusion = None if config["fusion"] is None else build_fusion(config["fusion"], width)
-        self.scale = nn.Parameter(torch.ones(1))
+        self.scale = nn.Parameter(torch.full((1,), INITIAL_SCALE))
         if self.freeze_text:
             self.text_encoder.requires_grad_(False).eval()
-        logger.info("scale %.4f, fusion %s", self.scale.item(), type(self.fusion).__name__)
+        logger.info("scale %.4f, fusion %s", INITIAL_SCALE, type(self.fusion).__name__)
 
     @property
     def device(self) -> torch.device:
