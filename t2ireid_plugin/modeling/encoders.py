@@ -2,7 +2,8 @@
 
 Of a two-tower model (CLIP, SigLIP) the tower that is asked for is built. An inline configuration (a mapping such as
 ``{"hidden_size": 128, "num_hidden_layers": 4}``) builds the encoder with random weights; what it does not name has
-the library's default, so ``{}`` is ViT-B/16 or BERT-base, and ``{"model_type": "clip"}`` a tower of CLIP.
+the library's default, so ``{}`` is ViT-B/16 or BERT-base, and ``{"model_type": "clip"}`` a tower of CLIP. So does a
+configuration object of the library, which is taken as it is.
 """
 
 from __future__ import annotations
@@ -33,11 +34,12 @@ from t2ireid_plugin.modeling.towers import drop_head, tower_class, tower_config,
 
 logger = logging.getLogger(__name__)
 
-Source = str | Mapping[str, Any]
+Source = str | Mapping[str, Any] | PretrainedConfig
 T = TypeVar("T")
 
 IMAGE_KEY, TEXT_KEY = "vit_pretrained", "bert_base_path"
 _KIND = {IMAGE_KEY: "image", TEXT_KEY: "text"}
+_DEFAULT_TYPE = {IMAGE_KEY: "vit", TEXT_KEY: "bert"}
 _NEEDS = {IMAGE_KEY: "patch_size", TEXT_KEY: "vocab_size"}  # what a configuration of the right kind has
 
 
@@ -48,7 +50,7 @@ def build_image_encoder(source: Source) -> PreTrainedModel:
         EncoderError: when the files are missing, or weights do not fit; the message says where they belong.
         ConfigError: for an inline configuration with unknown keys.
     """
-    return _build(source, "vit", IMAGE_KEY)
+    return _build(source, IMAGE_KEY)
 
 
 def build_text_encoder(source: Source, vocab_size: int | None = None) -> PreTrainedModel:
@@ -60,7 +62,7 @@ def build_text_encoder(source: Source, vocab_size: int | None = None) -> PreTrai
     """
     if isinstance(source, Mapping) and vocab_size is not None:
         source = {**source, "vocab_size": vocab_size}
-    return _build(source, "bert", TEXT_KEY)
+    return _build(source, TEXT_KEY)
 
 
 def build_tokenizer(source: str, vocab_size: int) -> PreTrainedTokenizerBase:
@@ -86,23 +88,44 @@ def check_source(source: Source, key: str) -> None:
     Raises:
         EncoderError: when it is neither a folder nor cached and cannot be downloaded.
     """
-    if isinstance(source, Mapping) or find_folder(source) or find_cached(source, "config.json"):
+    if not isinstance(source, str) or find_folder(source) or find_cached(source, "config.json"):
         return
     if _looks_like_path(source) or not _hub_reachable():
         raise _missing(source, key)
 
 
-def _build(source: Source, default_type: str, key: str) -> PreTrainedModel:
+def encoder_config(source: Source, key: str) -> PretrainedConfig:
+    """The configuration of the encoder that ``source`` names, of a two-tower model its tower's; weights are not read.
+
+    Args:
+        source: as for `build_image_encoder`.
+        key: ``IMAGE_KEY`` or ``TEXT_KEY``, for which kind of tower and for messages.
+
+    Raises:
+        EncoderError: when the files are missing.
+        ConfigError: for an inline configuration with unknown keys.
+    """
+    return tower_config(_found_config(source, key), _KIND[key])
+
+
+def _found_config(source: Source, key: str) -> PretrainedConfig:
+    """As `encoder_config`, but of a two-tower model in a folder the whole."""
+    if isinstance(source, PretrainedConfig):
+        return source
     if isinstance(source, Mapping):
-        found = config = _inline_config(dict(source), default_type, key)
-    else:
-        found = _load(AutoConfig.from_pretrained, source, key)
-        config = tower_config(found, _KIND[key])
+        return _inline_config(dict(source), _DEFAULT_TYPE[key], key)
+    return _load(AutoConfig.from_pretrained, source, key)
+
+
+def _build(source: Source, key: str) -> PreTrainedModel:
+    found = _found_config(source, key)
+    config = tower_config(found, _KIND[key])
     model_class = tower_class(config)
     if model_class is None or not hasattr(config, _NEEDS[key]):
-        raise EncoderError(f"{key}: '{source}' is a {config.model_type} model, no {_KIND[key]} encoder")
+        named = f"'{source}'" if isinstance(source, str) else "the configuration"
+        raise EncoderError(f"{key}: {named} is a {config.model_type} model, no {_KIND[key]} encoder")
     options = without_pooler(model_class, config)
-    if isinstance(source, Mapping):
+    if not isinstance(source, str):
         return drop_head(model_class(config, **options))
     load = functools.partial(model_class.from_pretrained, config=config, output_loading_info=True, **options)
     with _without_load_report(config is not found):

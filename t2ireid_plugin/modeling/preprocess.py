@@ -59,7 +59,7 @@ def image_preprocess(source: Source, config: PretrainedConfig) -> Preprocess:
 
 def _preprocessor_settings(source: Source) -> dict[str, Any]:
     """What is written beside the encoder about its images; empty when nothing is."""
-    if isinstance(source, Mapping):
+    if not isinstance(source, str):
         return {}
     # transformers 5 writes the second, with the tokenizer's part beside the images'.
     for name in ("preprocessor_config.json", "processor_config.json"):
