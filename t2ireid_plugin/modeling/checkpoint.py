@@ -24,17 +24,29 @@ _HARMLESS: list[Any] = [np.dtype, np.dtypes.Float32DType, np.dtypes.Float64DType
 _HARMLESS.append((np.float64(0).__reduce__()[0], "numpy.core.multiarray.scalar"))
 _HARMLESS.append((np.float64(0).__reduce__()[0], "numpy._core.multiarray.scalar"))
 
-# transformers 5 renamed ViT's modules; files of either age load into models of either age.
-_VIT_NAMES = [  # (transformers 4, transformers 5)
-    ("encoder.layer.{}.attention.attention.query.", "layers.{}.attention.q_proj."),
-    ("encoder.layer.{}.attention.attention.key.", "layers.{}.attention.k_proj."),
-    ("encoder.layer.{}.attention.attention.value.", "layers.{}.attention.v_proj."),
-    ("encoder.layer.{}.attention.output.dense.", "layers.{}.attention.o_proj."),
-    ("encoder.layer.{}.intermediate.dense.", "layers.{}.mlp.fc1."),
-    ("encoder.layer.{}.output.dense.", "layers.{}.mlp.fc2."),
-    ("encoder.layer.{}.layernorm_before.", "layers.{}.layernorm_before."),
-    ("encoder.layer.{}.layernorm_after.", "layers.{}.layernorm_after."),
-]
+# transformers 5 renamed parts of the encoders; files of either age load into models of either age. It also writes older
+# names itself, for some families and not for others. Tried in this order; which ones a model has decides.
+_RENAMED = {  # tower: (transformers 4, transformers 5), from the start of a name
+    "visual_encoder": [
+        ("encoder.layer.{}.attention.attention.query.", "layers.{}.attention.q_proj."),
+        ("encoder.layer.{}.attention.attention.key.", "layers.{}.attention.k_proj."),
+        ("encoder.layer.{}.attention.attention.value.", "layers.{}.attention.v_proj."),
+        ("encoder.layer.{}.attention.output.dense.", "layers.{}.attention.o_proj."),
+        ("encoder.layer.{}.intermediate.dense.", "layers.{}.mlp.fc1."),
+        ("encoder.layer.{}.output.dense.", "layers.{}.mlp.fc2."),
+        ("encoder.layer.{}.layernorm_before.", "layers.{}.layernorm_before."),
+        ("encoder.layer.{}.layernorm_after.", "layers.{}.layernorm_after."),
+        # DINOv2
+        ("encoder.layer.{}.attention.attention.query.", "encoder.layer.{}.attention.q_proj."),
+        ("encoder.layer.{}.attention.attention.key.", "encoder.layer.{}.attention.k_proj."),
+        ("encoder.layer.{}.attention.attention.value.", "encoder.layer.{}.attention.v_proj."),
+        ("encoder.layer.{}.attention.output.dense.", "encoder.layer.{}.attention.o_proj."),
+        # DINOv3; CLIP and SigLIP
+        ("layer.{}.", "model.layer.{}."),
+        ("vision_model.", ""),
+    ],
+    "text_encoder": [("text_model.", "")],
+}
 # Parts of the Hugging Face encoders that the model does not use.
 _UNUSED = re.compile(r"^(visual|text)_encoder\.(.*\.)?(pooler\..*|position_ids)$")
 
@@ -139,14 +151,12 @@ def _own_name(name: str, own: Mapping[str, Tensor]) -> str:
     """The model's name for a tensor of the file; the file's where the model has none."""
     if name in own:
         return name
-    prefix, _, rest = name.partition(".")
-    if prefix != "visual_encoder":
-        return name
-    for pair in _VIT_NAMES:
+    tower, _, rest = name.partition(".")
+    for pair in _RENAMED.get(tower, ()):
         for source, target in (pair, pair[::-1]):
             match = re.match(re.escape(source).replace(r"\{\}", r"(\d+)"), rest)
             if match:
-                candidate = f"{prefix}.{target.format(match[1])}{rest[match.end() :]}"
+                candidate = f"{tower}.{target.format(*match.groups())}{rest[match.end() :]}"
                 if candidate in own:
                     return candidate
     return name

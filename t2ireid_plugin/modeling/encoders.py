@@ -17,7 +17,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 from huggingface_hub import constants, hf_hub_download, try_to_load_from_cache
 from transformers import (
@@ -34,7 +34,7 @@ from t2ireid_plugin.modeling.towers import drop_head, tower_class, tower_config,
 
 logger = logging.getLogger(__name__)
 
-Source = str | Mapping[str, Any] | PretrainedConfig
+Source: TypeAlias = str | Mapping[str, Any] | PretrainedConfig
 T = TypeVar("T")
 
 IMAGE_KEY, TEXT_KEY = "vit_pretrained", "bert_base_path"
