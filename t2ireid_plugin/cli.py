@@ -1,4 +1,4 @@
-"""The command line: ``t2ireid train | test | probe | prepare | compare | ablate``.
+"""The command line: ``t2ireid train | test | probe | prepare | compare | ablate | export``.
 
 ``tools/*.py`` are the same commands without installing.
 """
@@ -34,6 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     _add_prepare(commands)
     _add_compare(commands)
     _add_ablate(commands)
+    _add_export(commands)
     options = parser.parse_args(arguments)
     run: Callable[[argparse.Namespace, str], int | None] = options.run
     try:
@@ -128,6 +129,25 @@ def _add_ablate(commands: argparse._SubParsersAction) -> None:
 
 def _ablate(options: argparse.Namespace, command: str) -> None:
     from t2ireid_plugin.ablation.command import run
+
+    run(options, command)
+
+
+def _add_export(commands: argparse._SubParsersAction) -> None:
+    description = "write a trained model as a Hugging Face folder, with a model card"
+    parser = commands.add_parser("export", help=description, description=description)
+    parser.add_argument(
+        "source", metavar="RUN_OR_CHECKPOINT", help="a run's folder (its best.pth), or a .pth file in it"
+    )
+    parser.add_argument("out", metavar="OUT", help="folder to write")
+    parser.add_argument(
+        "opts", nargs="*", metavar="KEY VALUE", help="settings over the run's, where encoders have moved"
+    )
+    parser.set_defaults(run=_export)
+
+
+def _export(options: argparse.Namespace, command: str) -> None:
+    from t2ireid_plugin.integrations.export import run
 
     run(options, command)
 
