@@ -24,7 +24,7 @@ from t2ireid_plugin.errors import ConfigError, DataError, EncoderError, InputErr
 from t2ireid_plugin.evaluation.metrics import EVALUATORS
 from t2ireid_plugin.evaluation.protocols import OFFICIAL, PROTOCOLS
 from t2ireid_plugin.losses import LossTerms
-from t2ireid_plugin.modeling.checkpoint import read_checkpoint
+from t2ireid_plugin.modeling.checkpoint import read_vocabulary
 from t2ireid_plugin.modeling.disentangle import build_disentangle
 from t2ireid_plugin.modeling.encoders import check_source
 from t2ireid_plugin.modeling.fusion import FUSIONS
@@ -183,7 +183,7 @@ def build_tokenizer(cfg: CfgNode, weights: str | Path | None = None) -> PreTrain
     if cfg.model.bert_base_path:
         return None
     if weights:
-        stored = read_checkpoint(weights).get("tokenizer")
+        stored = read_vocabulary(weights)
         if stored is not None:
             return tokenizer_from_json(stored)
     texts = set().union(*(dataset.train.spoken() for dataset in build_sources(cfg).values()))

@@ -116,6 +116,21 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
     return state
 
 
+def read_vocabulary(path: str | Path) -> str | None:
+    """The vocabulary learned with the weights in a file, as JSON; None where there is none.
+
+    A checkpoint of a run holds it; beside ``model.safetensors`` of an exported folder lies ``tokenizer.json``.
+
+    Raises:
+        CheckpointError: as `read_checkpoint`.
+    """
+    file = Path(path)
+    if file.suffix != ".safetensors":
+        return read_checkpoint(file).get("tokenizer")
+    beside = file.with_name("tokenizer.json")
+    return beside.read_text(encoding="utf-8") if beside.is_file() else None
+
+
 def copy_state_dict(state: Mapping[str, Tensor], model: nn.Module) -> LoadReport:
     """Copies what fits into ``model``, whichever transformers version named it; says what did not.
 
