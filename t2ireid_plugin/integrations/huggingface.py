@@ -8,6 +8,7 @@ its older versions), so that `T2IReIDModel.load_param` reads it too.
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -39,6 +40,7 @@ CONFIG_FILE, WEIGHTS_FILE, PREPROCESS_FILE = "config.json", "model.safetensors",
 TOKENIZER_FILE, TOKENIZER_SETTINGS = "tokenizer.json", "tokenizer_config.json"
 _CLASSIFIER = "id_classifier."  # the one part that fine-tuning on other people replaces
 _HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
+_ALIGNMENT = 64  # bytes
 _KINDS = {"vision_config": ("image", "vit"), "text_config": ("text", "bert")}
 
 
@@ -185,6 +187,7 @@ class T2IReIDForRetrieval(PreTrainedModel):
         pretrained_model_name_or_path: str | Path | None,
         *model_args: Any,
         output_loading_info: bool = False,
+        ignore_mismatched_sizes: bool = False,
         **kwargs: Any,
     ) -> Any:
         """As the library's, from a folder or a hub id; with ``ignore_mismatched_sizes`` for other ``num_classes``.
@@ -201,6 +204,7 @@ class T2IReIDForRetrieval(PreTrainedModel):
             kwargs.setdefault("tokenizer", _read_tokenizer(source, hub))
             kwargs.setdefault("preprocess", _read_preprocess(source, hub))
             kwargs.setdefault("use_safetensors", True)  # never a pickle
+        kwargs["ignore_mismatched_sizes"] = True  # the library's own refusal does not say which; `_check_loaded` does
         try:
             model, info = super().from_pretrained(source, *model_args, output_loading_info=True, **kwargs)
         except EncoderError as error:
@@ -211,7 +215,9 @@ class T2IReIDForRetrieval(PreTrainedModel):
         except (RuntimeError, SafetensorError) as error:
             reason = " ".join(str(error).split())
             raise CheckpointError(f"{_name(source, WEIGHTS_FILE)} cannot be loaded: {reason}") from error
-        _check_loaded(info, source, model.config.transformers_version)
+        replaced = _CLASSIFIER if ignore_mismatched_sizes else ()
+        _check_loaded(info, replaced, source, model.config.transformers_version)
+        _align(model)
         if model.config.freeze_text:  # loading gives every parameter a gradient
             model.model.text_encoder.requires_grad_(False)
         return (model, info) if output_loading_info else model
@@ -273,22 +279,32 @@ def _name(source: str | Path | None, file: str) -> str:
     return f"'{file}'" if source is None else f"'{Path(source) / file}'"
 
 
-def _check_loaded(info: Mapping[str, Any], source: str | Path | None, version: str | None) -> None:
-    """Refuses weights that are not what the configuration describes; the classifier may have another size."""
-    names = {
-        "missing": set(info["missing_keys"]),
-        "not the model's": set(info["unexpected_keys"]),
-        "of another size": {name if isinstance(name, str) else name[0] for name in info["mismatched_keys"]},
+def _align(model: nn.Module) -> None:
+    """Moves weights off the file's pages: products of a single row are rounded by where they lie in memory.
+
+    The library maps the file into memory, where tensors begin anywhere; those that PyTorch allocates are aligned.
+    """
+    for tensor in itertools.chain(model.parameters(), model.buffers()):
+        if tensor.device.type == "cpu" and tensor.data_ptr() % _ALIGNMENT:
+            tensor.data = tensor.data.clone()
+
+
+def _check_loaded(
+    info: Mapping[str, Any], replaced: str | tuple[str, ...], source: str | Path | None, version: str | None
+) -> None:
+    """Refuses weights that are not what the configuration describes, but for names that start with ``replaced``."""
+    found = {
+        "missing": info["missing_keys"],
+        "not the model's": info["unexpected_keys"],
+        "of another size": [name if isinstance(name, str) else name[0] for name in info["mismatched_keys"]],
     }
-    wrong = {
-        label: sorted(name for name in found if not name.removeprefix("model.").startswith(_CLASSIFIER))
-        for label, found in names.items()
-    }
-    found = "; ".join(f"{label} ({len(keys)}): {', '.join(keys[:3])}" for label, keys in wrong.items() if keys)
-    if found:
+    names = {label: sorted({key.removeprefix("model.") for key in keys}) for label, keys in found.items()}
+    wrong = {label: [key for key in keys if not key.startswith(replaced)] for label, keys in names.items()}
+    listed = "; ".join(f"{label} ({len(keys)}): {', '.join(keys[:3])}" for label, keys in wrong.items() if keys)
+    if listed:
         written = "" if version in (None, transformers.__version__) else f"; transformers {version} wrote it"
         raise CheckpointError(
-            f"{_name(source, WEIGHTS_FILE)} holds other weights than {CONFIG_FILE} describes{written}; {found}"
+            f"{_name(source, WEIGHTS_FILE)} holds other weights than {CONFIG_FILE} describes{written}; {listed}"
         )
 
 
