@@ -166,9 +166,9 @@ def save_bert(folder, words, sizes):
     folder.mkdir()
     vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *words]
     (folder / "vocab.txt").write_text("\n".join(vocabulary) + "\n", encoding="utf-8")
-    tokenizer = BertTokenizerFast(vocab=str(folder / "vocab.txt"))
-    if len(tokenizer) != len(vocabulary):  # transformers 4 calls the argument otherwise
-        tokenizer = BertTokenizerFast(vocab_file=str(folder / "vocab.txt"))
+    tokenizer = BertTokenizerFast(vocab_file=str(folder / "vocab.txt"))
+    if len(tokenizer) != len(vocabulary):  # transformers 5 calls the argument otherwise
+        tokenizer = BertTokenizerFast(vocab=str(folder / "vocab.txt"))
     tokenizer.save_pretrained(folder)
     BertModel(BertConfig(vocab_size=len(vocabulary), **sizes)).save_pretrained(folder)
     return vocabulary

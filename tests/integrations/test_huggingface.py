@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import transformers
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import save_file
@@ -24,7 +25,6 @@ from t2ireid_plugin.data.transforms import TestTransform
 from t2ireid_plugin.engine.build import build_model, build_tokenizer
 from t2ireid_plugin.errors import CheckpointError, ConfigError, EncoderError
 from t2ireid_plugin.integrations.huggingface import T2IReIDConfig, T2IReIDForRetrieval
-from t2ireid_plugin.modeling.checkpoint import read_checkpoint
 from t2ireid_plugin.modeling.t2ireid import T2IReIDModel
 from t2ireid_plugin.modeling.tokenizer import learn_wordpiece
 
@@ -32,6 +32,9 @@ REPOSITORY = Path(__file__).parents[2]
 TEXTS = ["A man in a red coat.", "A woman with long hair and a blue dress carries a bag.", "Somebody"]
 WIDTH = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48}
 SQUARE = {**WIDTH, "image_size": 32, "patch_size": 16}
+TYPED = pytest.mark.skipif(
+    transformers.__version__.startswith("4."), reason="transformers 4 does not check types of values"
+)
 FILES = {"config.json", "model.safetensors", "preprocessor_config.json", "tokenizer.json", "tokenizer_config.json"}
 
 
@@ -124,10 +127,7 @@ def test_a_fresh_process_gives_the_runs_embeddings_bit_for_bit(tiny_run, exporte
     """Vocabulary learned from captions, image size and normalisation set by the configuration."""
     found, preprocess = reload(exported, tmp_path, 32, 16, str(tiny_run.folder))
     assert_same(found, embeddings(trained_model(tiny_run.folder), 32, 16))
-    assert preprocess == read_checkpoint(tiny_run.folder / "best.pth")["preprocess"] | {
-        "mean": (0.5, 0.5, 0.5),
-        "std": (0.5, 0.5, 0.5),
-    }
+    assert preprocess == {"height": 32, "width": 16, "mean": (0.5,) * 3, "std": (0.5,) * 3}
     for name in ("config.json", "preprocessor_config.json", "tokenizer_config.json"):
         text = (exported / name).read_text()
         assert str(tiny_run.folder) not in text
@@ -419,7 +419,9 @@ def test_a_run_of_the_engine_tests_an_exported_folder(tiny_run, exported, tiny_s
         ({"freeze_text": "no"}, ConfigError, r"finder/config\.json'.*freeze_text must be bool"),
         ({"max_text_length": 9000}, ConfigError, r"finder/config\.json'.*9000 exceeds"),
         ({"vision_config": {"model_type": "vitt"}}, ConfigError, r"finder/config\.json'.*vision_config.*'vitt'"),
-        ({"vision_config": {"hidden_size": "wide"}}, ConfigError, r"finder/config\.json'.*vision_config"),
+        pytest.param(
+            {"vision_config": {"hidden_size": "wide"}}, ConfigError, r"finder/config\.json'.*vision_config", marks=TYPED
+        ),
         ({"vision_config": [1]}, ConfigError, r"finder/config\.json'.*vision_config must be Mapping"),
         ({"num_classes": 25}, CheckpointError, r"finder/model\.safetensors'.*id_classifier"),
         ({"vision_config": {"num_hidden_layers": 2}}, CheckpointError, r"finder/model\.safetensors'.*config\.json"),
@@ -435,11 +437,6 @@ def test_a_tampered_configuration(folder, change, error, message):
         nested = isinstance(value, dict) and key.endswith("_config")
         settings[key] = {**settings[key], **value} if nested else value
     file.write_text(json.dumps(settings))
-    if change == {"vision_config": {"hidden_size": "wide"}}:
-        from transformers import __version__
-
-        if __version__.startswith("4."):  # which does not check types of values
-            error, message = Exception, ""
     with pytest.raises(error, match=message):
         AutoModel.from_pretrained(folder)
     with pytest.raises(error, match=message):

@@ -169,6 +169,40 @@ def test_vit_names_of_both_transformers(weights, direction):
         assert torch.equal(tensor, ours[name]), name
 
 
+# Names of the public weights, which are of transformers 4's time, and what transformers 5 calls them.
+OTHER_NAMES = {
+    "dinov2": {
+        "visual_encoder.encoder.layer.1.attention.attention.key.": "visual_encoder.encoder.layer.1.attention.k_proj.",
+        "visual_encoder.encoder.layer.1.attention.output.dense.": "visual_encoder.encoder.layer.1.attention.o_proj.",
+        "visual_encoder.encoder.layer.1.mlp.fc1.": "visual_encoder.encoder.layer.1.mlp.fc1.",
+    },
+    "dinov3": {
+        "visual_encoder.layer.11.attention.q_proj.": "visual_encoder.model.layer.11.attention.q_proj.",
+        "visual_encoder.layer.0.norm1.": "visual_encoder.model.layer.0.norm1.",
+        "visual_encoder.norm.": "visual_encoder.norm.",
+    },
+    "clip": {
+        "visual_encoder.vision_model.encoder.layers.3.mlp.fc1.": "visual_encoder.encoder.layers.3.mlp.fc1.",
+        "text_encoder.text_model.final_layer_norm.": "text_encoder.final_layer_norm.",
+    },
+}
+
+
+@pytest.mark.parametrize("names", OTHER_NAMES.values(), ids=OTHER_NAMES)
+@pytest.mark.parametrize("direction", ["4 to 5", "5 to 4"])
+def test_names_of_other_families(names, direction):
+    pairs = [(f"{old}bias", f"{new}bias") for old, new in names.items()]
+    if direction == "5 to 4":
+        pairs = [pair[::-1] for pair in pairs]
+    values = [torch.tensor([float(i)]) for i in range(1, len(names) + 1)]
+    target = Holder({own: torch.zeros(1) for _, own in pairs})
+    report = copy_state_dict({name: value for (name, _), value in zip(pairs, values)}, target)
+    assert report.loaded == sorted(own for _, own in pairs)
+    assert report.missing == report.unexpected == []
+    for (_, own), value in zip(pairs, values):
+        assert torch.equal(target.state_dict()[own], value)
+
+
 class Holder(nn.Module):
     """A module whose state_dict has just these names."""
 

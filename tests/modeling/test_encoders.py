@@ -22,10 +22,12 @@ from t2ireid_plugin.modeling.encoders import (
     build_text_encoder,
     build_tokenizer,
     check_source,
+    encoder_config,
 )
 from t2ireid_plugin.modeling.preprocess import image_preprocess
 from t2ireid_plugin.modeling.t2ireid import T2IReIDModel
 
+WIDTH = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48}
 UNKNOWN_ID = "no-such-owner-7f3a/no-such-model"
 
 
@@ -113,6 +115,20 @@ def test_inline_configurations():
     assert text.config.model_type == "bert"
     assert text.get_input_embeddings().weight.shape == (50, 24)
     assert small == {"hidden_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2}
+
+
+def test_a_configuration_object_is_taken_as_it_is(folders):
+    """Its vocabulary size too; the folder's weights are not read for it."""
+    (folders.text / "model.safetensors").unlink()
+    config = encoder_config(str(folders.text), TEXT_KEY)
+    encoder = build_text_encoder(config, vocab_size=7)
+    assert encoder.get_input_embeddings().weight.shape == (len(folders.words), 32)
+    assert encoder.state_dict().keys() == build_text_encoder(WIDTH).state_dict().keys()
+    check_source(config, TEXT_KEY)
+    image = encoder_config({"hidden_size": 24, "model_type": "clip"}, IMAGE_KEY)
+    assert (image.model_type, image.hidden_size) == ("clip_vision_model", 24)
+    with pytest.raises(EncoderError, match=r"bert_base_path: the configuration is a clip_vision_model model, no text"):
+        build_text_encoder(image)
 
 
 def test_inline_configuration_of_another_family():
