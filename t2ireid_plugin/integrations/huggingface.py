@@ -9,7 +9,6 @@ its older versions), so that `T2IReIDModel.load_param` reads it too.
 from __future__ import annotations
 
 import itertools
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,23 +20,28 @@ from torch import Tensor, nn
 from transformers import (
     AutoConfig,
     AutoModel,
-    AutoTokenizer,
     PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
-from transformers.utils import cached_file
 
 from t2ireid_plugin.data.transforms import TestTransform
 from t2ireid_plugin.errors import CheckpointError, ConfigError, EncoderError
+from t2ireid_plugin.integrations.folder import (
+    CONFIG_FILE,
+    TOKENIZER_FILE,
+    WEIGHTS_FILE,
+    file_name,
+    read_preprocess,
+    read_tokenizer,
+    write_preprocess,
+    write_tokenizer,
+)
 from t2ireid_plugin.modeling.encoders import IMAGE_KEY, TEXT_KEY
 from t2ireid_plugin.modeling.preprocess import Preprocess
 from t2ireid_plugin.modeling.t2ireid import DEFAULT_FUSION, DEFAULTS, T2IReIDModel, T2IReIDOutput
-from t2ireid_plugin.modeling.tokenizer import tokenizer_from_json, tokenizer_to_json
 from t2ireid_plugin.modeling.towers import tower_config
 
-CONFIG_FILE, WEIGHTS_FILE, PREPROCESS_FILE = "config.json", "model.safetensors", "preprocessor_config.json"
-TOKENIZER_FILE, TOKENIZER_SETTINGS = "tokenizer.json", "tokenizer_config.json"
 _CLASSIFIER = "id_classifier."  # the one part that fine-tuning on other people replaces
 _HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
 _ALIGNMENT = 64  # bytes
@@ -92,7 +96,7 @@ class T2IReIDConfig(PretrainedConfig):
         try:
             return super().from_dict(config_dict, **kwargs)
         except ConfigError as error:
-            raise ConfigError(f"{_name(kwargs.get('name_or_path'), CONFIG_FILE)}: {error}") from error
+            raise ConfigError(f"{file_name(kwargs.get('name_or_path'), CONFIG_FILE)}: {error}") from error
 
     def net_config(self) -> dict[str, Any]:
         """The argument of `T2IReIDModel`, but for the tokenizer."""
@@ -201,20 +205,21 @@ class T2IReIDForRetrieval(PreTrainedModel):
         source = pretrained_model_name_or_path
         if source is not None:
             hub = {name: kwargs[name] for name in _HUB_OPTIONS if name in kwargs}
-            kwargs.setdefault("tokenizer", _read_tokenizer(source, hub))
-            kwargs.setdefault("preprocess", _read_preprocess(source, hub))
+            for name, read in (("tokenizer", read_tokenizer), ("preprocess", read_preprocess)):
+                if kwargs.get(name) is None:
+                    kwargs[name] = read(source, hub)
             kwargs.setdefault("use_safetensors", True)  # never a pickle
         kwargs["ignore_mismatched_sizes"] = True  # the library's own refusal does not say which; `_check_loaded` does
         try:
             model, info = super().from_pretrained(source, *model_args, output_loading_info=True, **kwargs)
         except EncoderError as error:
-            raise EncoderError(f"{_name(source, TOKENIZER_FILE)}: {error}") from error
+            raise EncoderError(f"{file_name(source, TOKENIZER_FILE)}: {error}") from error
         except ConfigError as error:
             named = CONFIG_FILE in str(error)
-            raise error if named else ConfigError(f"{_name(source, CONFIG_FILE)}: {error}") from error
+            raise error if named else ConfigError(f"{file_name(source, CONFIG_FILE)}: {error}") from error
         except (RuntimeError, SafetensorError) as error:
             reason = " ".join(str(error).split())
-            raise CheckpointError(f"{_name(source, WEIGHTS_FILE)} cannot be loaded: {reason}") from error
+            raise CheckpointError(f"{file_name(source, WEIGHTS_FILE)} cannot be loaded: {reason}") from error
         replaced = _CLASSIFIER if ignore_mismatched_sizes else ()
         _check_loaded(info, replaced, source, model.config.transformers_version)
         _align(model)
@@ -232,12 +237,12 @@ class T2IReIDForRetrieval(PreTrainedModel):
         hub = {
             name: kwargs.pop(name) for name in ("repo_id", "commit_message", "private", "create_pr") if name in kwargs
         }
-        kwargs.setdefault("state_dict", self.model.state_dict())
+        state = kwargs.pop("state_dict", None) or self.state_dict()
+        kwargs["state_dict"] = {name.removeprefix("model."): tensor for name, tensor in state.items()}
         super().save_pretrained(save_directory, is_main_process=is_main_process, **kwargs)
         if is_main_process:
-            folder = Path(save_directory)
-            _write_tokenizer(self.tokenizer, folder, self.config.max_text_length)
-            _write_json(_processor_settings(self.preprocess), folder / PREPROCESS_FILE)
+            write_tokenizer(self.tokenizer, Path(save_directory), self.config.max_text_length)
+            write_preprocess(self.preprocess, Path(save_directory))
         if push_to_hub:
             self.push_to_hub(hub.pop("repo_id", Path(save_directory).name), token=kwargs.get("token"), **hub)
 
@@ -274,11 +279,6 @@ def _typed(name: str, value: Any, wanted: type) -> Any:
     return value
 
 
-def _name(source: str | Path | None, file: str) -> str:
-    """A file of a folder or of a hub id, for messages."""
-    return f"'{file}'" if source is None else f"'{Path(source) / file}'"
-
-
 def _align(model: nn.Module) -> None:
     """Moves weights off the file's pages: products of a single row are rounded by where they lie in memory.
 
@@ -304,60 +304,8 @@ def _check_loaded(
     if listed:
         written = "" if version in (None, transformers.__version__) else f"; transformers {version} wrote it"
         raise CheckpointError(
-            f"{_name(source, WEIGHTS_FILE)} holds other weights than {CONFIG_FILE} describes{written}; {listed}"
+            f"{file_name(source, WEIGHTS_FILE)} holds other weights than {CONFIG_FILE} describes{written}; {listed}"
         )
-
-
-def _read_tokenizer(source: str | Path, hub: Mapping[str, Any]) -> PreTrainedTokenizerBase:
-    try:
-        return AutoTokenizer.from_pretrained(source, **hub)
-    except Exception as error:  # the library fails in any way on missing and damaged files
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise EncoderError(f"{_name(source, TOKENIZER_FILE)}: no tokenizer could be loaded: {reason}") from error
-
-
-def _write_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path, max_length: int) -> None:
-    """As a tokenizer of no family where that is possible, which versions read alike, from ``tokenizer.json`` alone."""
-    if getattr(tokenizer, "backend_tokenizer", None) is None:  # SentencePiece's own
-        tokenizer.save_pretrained(folder)
-        return
-    plain = tokenizer_from_json(tokenizer_to_json(tokenizer))
-    plain.model_max_length = max_length
-    plain.save_pretrained(folder)
-    # transformers 5 writes a name that 4 does not know; both know this one.
-    settings = json.loads((folder / TOKENIZER_SETTINGS).read_text(encoding="utf-8"))
-    _write_json({**settings, "tokenizer_class": "PreTrainedTokenizerFast"}, folder / TOKENIZER_SETTINGS)
-
-
-def _read_preprocess(source: str | Path, hub: Mapping[str, Any]) -> Preprocess:
-    try:
-        file = cached_file(str(source), PREPROCESS_FILE, **hub)
-        settings = json.loads(Path(file).read_text(encoding="utf-8"))
-        size = settings["size"]
-        return Preprocess(size["height"], size["width"], tuple(settings["image_mean"]), tuple(settings["image_std"]))
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise EncoderError(
-            f"{_name(source, PREPROCESS_FILE)} must hold size {{height, width}}, image_mean and image_std: {error}"
-        ) from error
-
-
-def _processor_settings(preprocess: Preprocess) -> dict[str, Any]:
-    """The settings of the library's plain image processor."""
-    return {
-        "image_processor_type": "ViTImageProcessor",
-        "do_resize": True,
-        "size": {"height": preprocess.height, "width": preprocess.width},
-        "resample": 2,  # bilinear with antialiasing; it has no averaging by area
-        "do_rescale": True,
-        "rescale_factor": 1 / 255,
-        "do_normalize": True,
-        "image_mean": list(preprocess.mean),
-        "image_std": list(preprocess.std),
-    }
-
-
-def _write_json(content: Mapping[str, Any], path: Path) -> None:
-    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 AutoConfig.register(T2IReIDConfig.model_type, T2IReIDConfig, exist_ok=True)

@@ -314,11 +314,22 @@ def test_push_to_hub(exported, uploads, tmp_path, way):
     assert_same(embeddings(again, 32, 16), embeddings(model, 32, 16))
 
 
+@pytest.mark.parametrize("given", [None, "own"])
+def test_a_state_dict_of_ones_own_has_the_same_names(exported, tmp_path, given):
+    """As the library's trainer hands one over."""
+    model = AutoModel.from_pretrained(exported)
+    model.save_pretrained(tmp_path, state_dict=None if given is None else model.state_dict())
+    with (
+        safe_open(exported / "model.safetensors", "pt") as first,
+        safe_open(tmp_path / "model.safetensors", "pt") as second,
+    ):
+        assert set(first.keys()) == set(second.keys())
+
+
 # Families of encoders, and the way back
 
 FAMILIES = {
     "vit": (SQUARE, WIDTH),
-    "tall vit": ({**SQUARE, "image_size": [32, 32]}, {**WIDTH, "model_type": "bert"}),
     "clip": (
         {**SQUARE, "model_type": "clip_vision_model"},
         {**WIDTH, "model_type": "clip_text_model", "hidden_size": 24, "bos_token_id": 2, "eos_token_id": 3},
@@ -350,7 +361,6 @@ def tiny_model(vision, text, **settings):
 
 
 @pytest.mark.parametrize(("vision", "text"), FAMILIES.values(), ids=FAMILIES)
-@pytest.mark.filterwarnings("ignore:.*Unable to fetch remote file.*")
 def test_families_there_and_back(vision, text, tmp_path):
     """Saved, loaded, saved again, and read by `load_param` of a model that has never seen the library's loading."""
     first = tiny_model(vision, text, freeze_text=False)
@@ -532,6 +542,15 @@ def test_the_card_says_what_results_json_says(tiny_run, exported):
     assert "| training identities | 24 |" in card
     assert "are drawn, not photographed" in card
     assert "$" not in card.replace(tiny_run.results["command"], "")
+
+
+def test_help(capsys):
+    with pytest.raises(SystemExit) as end:
+        main(["export", "--help"])
+    assert end.value.code == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "RUN_OR_CHECKPOINT" in shown
+    assert "model card" in shown
 
 
 def copy_of_run(tiny_run, folder, *names):
