@@ -27,3 +27,7 @@ class EncoderError(T2IReIDError, OSError):
 
 class InputError(T2IReIDError, ValueError):
     """Images or texts of a shape or type that the model does not take."""
+
+
+class DependencyError(T2IReIDError, ImportError):
+    """A package that is needed for what was asked, and cannot be imported."""

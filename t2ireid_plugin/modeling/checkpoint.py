@@ -138,7 +138,7 @@ def copy_state_dict(state: Mapping[str, Tensor], model: nn.Module) -> LoadReport
         CheckpointError: when nothing fits.
     """
     own = model.state_dict()
-    renamed = {_own_name(name, own): tensor for name, tensor in state.items()}
+    renamed = {own_name(name, own): tensor for name, tensor in state.items()}
     shared = [name for name in renamed if name in own]
     fitting = {name: renamed[name] for name in shared if renamed[name].shape == own[name].shape}
     report = LoadReport(
@@ -162,8 +162,8 @@ def copy_state_dict(state: Mapping[str, Tensor], model: nn.Module) -> LoadReport
     return report
 
 
-def _own_name(name: str, own: Mapping[str, Tensor]) -> str:
-    """The model's name for a tensor of the file; the file's where the model has none."""
+def own_name(name: str, own: Mapping[str, Tensor]) -> str:
+    """The name in a model's state_dict ``own`` for a tensor of a file; the file's where the model has none."""
     if name in own:
         return name
     tower, _, rest = name.partition(".")
