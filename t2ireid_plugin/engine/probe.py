@@ -55,9 +55,14 @@ def run_probes(cfg: CfgNode, command: str) -> dict[str, dict[str, Any]]:
         about = {"target": target, "weights": str(weights), "data": cfg.data.root, "command": command}
         found = _probe_target(cfg, engine.model, loaders[target], target, truth)
         results[target] = {**about, "versions": versions(), "photos": len(truth.pids), **found}
-        save_json(results[target], folder / f"probes_{target}.json")
-        print(f"\nThe same in '{folder / f'probes_{target}.json'}'")
+        save_json(results[target], probes_path(folder, target))
+        print(f"\nThe same in '{probes_path(folder, target)}'")
     return results
+
+
+def probes_path(folder: Path, target: str) -> Path:
+    """Where the probes of a run on a target are written."""
+    return folder / f"probes_{target}.json"
 
 
 def _probe_target(cfg: CfgNode, model: T2IReIDModel, loaders: Loaders, target: str, truth: Truth) -> dict[str, Any]:
