@@ -115,8 +115,8 @@ def test_runs_are_probed_on_people_who_change_clothes(finished, words, synthetic
 def test_other_protocols_have_a_table(words, tmp_path, capsys):
     out = tmp_path / "out"
     grid = tmp_path / "grid.yaml"
-    grid.write_text("rows: {plain: {}}")
-    assert main(["ablate", *words(out, "test.protocols", "[t2i, identity, both]", grid=grid)]) == 0
+    grid.write_text("rows: {plain: {test: {protocols: [t2i, identity, both]}}}")
+    assert main(["ablate", *words(out, grid=grid)]) == 0
     results = [json.loads((out / "plain" / f"seed{seed}" / "results.json").read_text()) for seed in (1, 2)]
     (row,) = json.loads((out / "ablation.json").read_text())["protocols"]
     for name in ("identity", "both"):
