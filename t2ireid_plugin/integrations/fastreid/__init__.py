@@ -13,7 +13,7 @@ In a training script of FastReID's kind::
 ``tools/train_fastreid.py`` is such a script.
 """
 
-from t2ireid_plugin.integrations.fastreid.compatibility import enable_compatibility, needs_compatibility
+from t2ireid_plugin.integrations.fastreid.compatibility import check_importable, enable_compatibility
 from t2ireid_plugin.integrations.fastreid.config import add_t2ireid_config
 
 __all__ = ["add_t2ireid_config", "enable_compatibility", "register"]
@@ -25,5 +25,5 @@ def register() -> None:
     Raises:
         DependencyError: when FastReID's source cannot be imported without `enable_compatibility`.
     """
-    needs_compatibility()
+    check_importable()
     from t2ireid_plugin.integrations.fastreid import backbone, datasets, meta_arch  # noqa: F401

@@ -47,7 +47,7 @@ def _found(name: str) -> bool:
 check_packages()
 
 
-def needs_compatibility() -> None:
+def check_importable() -> None:
     """Refuses to go on where FastReID's source cannot be imported as it is.
 
     Raises:

@@ -111,7 +111,7 @@ def build_train_loader(cfg: CfgNode) -> Any:
         DataError: as `CaptionDataset`.
         ConfigError: when there are too few captions or identities for a batch.
     """
-    joined = sum(build_sources(cfg))
+    joined: Any = sum(build_sources(cfg))
     captions = TextImageSet(
         joined.train, tuple(cfg.INPUT.SIZE_TRAIN), _without_flip(cfg), cfg.INPUT.FLIP.PROB * cfg.INPUT.FLIP.ENABLED
     )

@@ -142,12 +142,8 @@ class T2IReIDBaseline(Baseline):
     def _loss_inputs(self, batch: Mapping[str, Any]) -> LossInputs:
         numbers = {path: i for i, path in enumerate(dict.fromkeys(batch["img_paths"]))}
         photos = torch.tensor([numbers[path] for path in batch["img_paths"]], device=self.device)
-        images, id_texts, cloth_texts = (
-            self.preprocess_image(batch),
-            list(batch[self.id_key]),
-            list(batch[self.cloth_key]),
-        )
-        output = forward_for(self.heads.losses, self.backbone, images, id_texts, cloth_texts)
+        id_texts, cloth_texts = list(batch[self.id_key]), list(batch[self.cloth_key])
+        output = forward_for(self.heads.losses, self.backbone, self.preprocess_image(batch), id_texts, cloth_texts)
         return LossInputs(
             pids=batch["targets"].to(self.device),
             photos=photos,

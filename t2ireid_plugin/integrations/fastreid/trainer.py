@@ -20,6 +20,8 @@ from t2ireid_plugin.modeling.tokenizer import tokenizer_to_json
 class T2IReIDTrainer(DefaultTrainer):
     """For any meta-architecture over our backbone: encoders with a learning rate of their own, checkpoints of ours."""
 
+    checkpointer: Any
+
     def build_hooks(self) -> list[Any]:
         """FastReID's, with our checkpointer."""
         stock = self.checkpointer

@@ -41,7 +41,8 @@ _BASE_: {base}
 MODEL:
   BACKBONE: {{FEAT_DIM: {feat_dim}}}
 T2IREID:
-  VIT_CONFIG: {{image_size: [32, 16], patch_size: 8, hidden_size: 32, num_hidden_layers: 1, intermediate_size: 32}}
+  VIT_CONFIG: {{image_size: [32, 16], patch_size: 8, hidden_size: 32, num_hidden_layers: 1, intermediate_size: 32,
+    num_attention_heads: 2}}
   BERT_CONFIG: {{vocab_size: 300, hidden_size: 32, num_hidden_layers: 1, intermediate_size: 32}}
 INPUT:
   SIZE_TRAIN: [32, 16]
