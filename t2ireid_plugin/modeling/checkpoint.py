@@ -107,7 +107,11 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
     Raises:
         CheckpointError: as `read_checkpoint`, and when there are no tensors where weights should be.
     """
-    content: Mapping[str, Any] = read_checkpoint(path)
+    return weights_of(read_checkpoint(path), path)
+
+
+def weights_of(content: Mapping[str, Any], path: str | Path) -> dict[str, Tensor]:
+    """As `read_state_dict`, from the ``content`` that `read_checkpoint` gave of the file ``path``."""
     for key in ("state_dict", "model"):
         if isinstance(content.get(key), Mapping):
             content = content[key]

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from fastreid.utils.checkpoint import Checkpointer
 
 from t2ireid_plugin.errors import CheckpointError
-from t2ireid_plugin.modeling.checkpoint import own_name, read_checkpoint, read_state_dict
+from t2ireid_plugin.modeling.checkpoint import own_name, read_checkpoint, weights_of
 
 PREFIX = "backbone."
 
@@ -24,20 +25,20 @@ class T2IReIDCheckpointer(Checkpointer):
         Raises:
             CheckpointError: when the file is missing, damaged, or nothing in it fits.
         """
-        if path and "://" not in path:
-            read_checkpoint(path)
+        if path and "://" not in path and not Path(path).is_file():
+            raise CheckpointError(f"no checkpoint at '{path}'")
         return super().load(path, checkpointables)
 
     def _load_file(self, f: str) -> dict[str, Any]:
-        own = self.model.state_dict()
+        content = read_checkpoint(f)
+        state, own = weights_of(content, f), self.model.state_dict()
         backbone = {name.removeprefix(PREFIX): value for name, value in own.items() if name.startswith(PREFIX)}
-        state = read_state_dict(f)
         renamed = {name if name in own else PREFIX + own_name(name, backbone): value for name, value in state.items()}
         if not any(name in own and own[name].shape == value.shape for name, value in renamed.items()):
             raise CheckpointError(
                 f"'{f}': none of its {len(state)} tensors fits the model ({', '.join(sorted(state)[:3])}, …)"
             )
-        return {**read_checkpoint(f), "model": renamed}
+        return {**content, "model": renamed}
 
 
 class Kept:

@@ -74,9 +74,9 @@ def check_text_image(cfg: CfgNode) -> None:
         raise ConfigError(f"DATASETS.NAMES: {cfg.DATASETS.NAMES} names a val split; training needs the set itself")
     if cfg.DATASETS.COMBINEALL:
         raise ConfigError("DATASETS.COMBINEALL: True would train on the test identities")
-    for key in ("FLIP", "AQE", "RERANK", "ROC"):
+    for key in ("FLIP", "AQE", "RERANK", "ROC", "PRECISE_BN"):
         if cfg.TEST[key].ENABLED:
-            raise ConfigError(f"TEST.{key}.ENABLED: True has no meaning for texts; set it to False")
+            raise ConfigError(f"TEST.{key}.ENABLED: True is for images alone; with texts it must be False")
     if cfg.TEST.METRIC != "cosine":
         raise ConfigError(f"TEST.METRIC: {cfg.TEST.METRIC} must be cosine, which the embeddings are trained for")
     choose("DATALOADER.SAMPLER_TRAIN", cfg.DATALOADER.SAMPLER_TRAIN, SAMPLERS)

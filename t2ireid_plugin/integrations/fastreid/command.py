@@ -15,6 +15,7 @@ from t2ireid_plugin.errors import ConfigError, T2IReIDError
 from t2ireid_plugin.integrations.fastreid import add_t2ireid_config, register
 from t2ireid_plugin.integrations.fastreid.checkpointer import T2IReIDCheckpointer
 from t2ireid_plugin.integrations.fastreid.checks import TEXT_IMAGE, check_device, check_text_image
+from t2ireid_plugin.integrations.fastreid.loaders import check_data
 from t2ireid_plugin.integrations.fastreid.trainer import T2IReIDTrainer, TextImageTrainer
 
 
@@ -79,7 +80,10 @@ def run(arguments: argparse.Namespace) -> Any:
     """
     cfg = setup(arguments)
     default_setup(cfg, arguments)
-    trainer_class = TextImageTrainer if cfg.MODEL.META_ARCHITECTURE == TEXT_IMAGE else T2IReIDTrainer
+    trainer_class = T2IReIDTrainer
+    if cfg.MODEL.META_ARCHITECTURE == TEXT_IMAGE:
+        trainer_class = TextImageTrainer
+        check_data(cfg)
     if arguments.eval_only:
         model = trainer_class.build_model(cfg)
         T2IReIDCheckpointer(model).load(cfg.MODEL.WEIGHTS)

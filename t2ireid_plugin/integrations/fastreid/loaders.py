@@ -11,10 +11,12 @@ import cv2
 from fastreid.config import CfgNode
 from fastreid.data import build_reid_test_loader, build_reid_train_loader
 from fastreid.data.transforms import build_transforms
+from fastreid.utils import comm
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import ConcatDataset, Dataset
 
+from t2ireid_plugin.data.annotations import check_images
 from t2ireid_plugin.data.dataset import CaptionDataset
 from t2ireid_plugin.data.tables import PID, ItemTable
 from t2ireid_plugin.data.transforms import read_pixels, resize, swap_sides
@@ -102,6 +104,19 @@ def build_sources(cfg: CfgNode) -> list[CaptionDataset]:
         DataError: as `CaptionDataset`.
     """
     return [build_captions(name, **_options(cfg, name)) for name in cfg.DATASETS.NAMES]
+
+
+def check_data(cfg: CfgNode) -> None:
+    """Shows the counts of each set in use beside the publishers', and looks at every image once, before a run.
+
+    Raises:
+        DataError: when files are missing or broken.
+    """
+    for name in dict.fromkeys((*cfg.DATASETS.NAMES, *cfg.DATASETS.TESTS)):
+        dataset = build_captions(name, **_options(cfg, name))
+        if comm.is_main_process():
+            dataset.show_summary()
+            check_images(sorted({path for table in (dataset.train, dataset.gallery) for path, *_ in table}))
 
 
 def build_train_loader(cfg: CfgNode) -> Any:

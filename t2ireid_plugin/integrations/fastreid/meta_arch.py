@@ -13,6 +13,7 @@ import torch
 from fastreid.config import CfgNode, configurable
 from fastreid.modeling.heads import REID_HEADS_REGISTRY
 from fastreid.modeling.meta_arch import META_ARCH_REGISTRY, Baseline
+from fastreid.utils import comm
 from fastreid.utils.events import get_event_storage
 from torch import Tensor, nn
 
@@ -132,7 +133,17 @@ class T2IReIDBaseline(Baseline):
                 return self.backbone.encode_image(self.preprocess_image(batched_inputs))
             return self.backbone.encode_text(list(batched_inputs["captions"]))
         assert not isinstance(batched_inputs, Tensor)
-        return self.heads(self._loss_inputs(batched_inputs))
+        losses = self.heads(self._loss_inputs(batched_inputs))
+        return self._with_every_parameter(losses) if comm.get_world_size() > 1 else losses
+
+    def _with_every_parameter(self, losses: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The same losses, which now depend on each trained parameter, if only by a factor of zero.
+
+        FastReID's trainer on several GPUs waits for a gradient of each, and not every loss reaches all of them.
+        """
+        name = next(iter(losses))
+        nothing = sum(p.sum() for p in self.parameters() if p.requires_grad) * 0.0
+        return {**losses, name: losses[name] + nothing}
 
     def preprocess_image(self, batched_inputs: Mapping[str, Any] | Tensor) -> Tensor:
         """Normalised images on the model's device; unlike FastReID's, without changing the batch."""
@@ -148,6 +159,6 @@ class T2IReIDBaseline(Baseline):
             pids=batch["targets"].to(self.device),
             photos=photos,
             scale=self.backbone.scale,
-            epoch=float(get_event_storage().epoch),
+            epoch=float(getattr(get_event_storage(), "epoch", 0)),
             **output,
         )

@@ -32,7 +32,7 @@ class T2IReIDTrainer(DefaultTrainer):
 
     def _kept(self) -> dict[str, Kept]:
         """What goes with the weights: the preprocessing, as `TextImageEngine` writes it."""
-        height, width = self.cfg.INPUT.SIZE_TEST
+        height, width = (2 * list(self.cfg.INPUT.SIZE_TEST))[:2]  # FastReID takes one number for both
         mean, std = ([value / 255 for value in self.cfg.MODEL[key]] for key in ("PIXEL_MEAN", "PIXEL_STD"))
         preprocess = {"height": height, "width": width, "mean": mean, "std": std}
         return {"preprocess": Kept("INPUT.SIZE_TEST, MODEL.PIXEL_MEAN or MODEL.PIXEL_STD", preprocess)}

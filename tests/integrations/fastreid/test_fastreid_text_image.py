@@ -1,17 +1,14 @@
-"""Images with texts: FastReID's trainer, samplers, evaluation loop and checkpoints, with our model, losses and ranking."""
+"""Images with texts: FastReID's trainer, samplers, loaders and evaluation loop with our model, losses and ranking."""
 
 import json
 
 import numpy as np
 import pytest
 import torch
-from fastreid.engine import default_argument_parser
 from fastreid.modeling import build_model
 from fastreid.utils.events import EventStorage
 
 from t2ireid_plugin.cli import main as t2ireid
-from t2ireid_plugin.config import load_cfg
-from t2ireid_plugin.engine.build import build_tokenizer
 from t2ireid_plugin.integrations.fastreid.loaders import build_test_loader, build_train_loader
 from t2ireid_plugin.integrations.fastreid.meta_arch import T2IReIDBaseline
 from t2ireid_plugin.losses import LOSSES, LossInputs, LossTerms
@@ -125,6 +122,29 @@ def test_every_parameter_that_is_trained_is_in_the_optimizer(at_synthetic, make_
     assert rates[names["backbone.shared_mlp.weight"]] == pytest.approx(base)
     assert rates[names["heads.losses.terms.bio.projection.weight"]] == pytest.approx(2 * base)
     assert not any(name.startswith("backbone.text_encoder") for name in names)  # frozen
+
+
+def test_several_gpus_get_a_gradient_of_every_parameter(at_synthetic, make_cfg, text_image_yaml, monkeypatch, tmp_path):
+    """FastReID wraps the model in DistributedDataParallel, which fails in the second step where one has none."""
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/meet", rank=0, world_size=1)
+    try:
+        cfg = make_cfg(text_image_yaml, "MODEL.HEADS.NUM_CLASSES", str(at_synthetic.train_ids))
+        parallel = torch.nn.parallel.DistributedDataParallel(build_model(cfg).train(), broadcast_buffers=False)
+        batch = next(iter(build_train_loader(cfg)))
+
+        def two_steps():
+            with EventStorage(0) as storage:
+                storage.epoch = 0
+                for _ in range(2):
+                    sum(parallel(batch).values()).backward()
+
+        with pytest.raises(RuntimeError, match="finished reduction"):
+            two_steps()
+        parallel = torch.nn.parallel.DistributedDataParallel(parallel.module, broadcast_buffers=False)
+        monkeypatch.setattr("fastreid.utils.comm.get_world_size", lambda: 2)
+        two_steps()
+    finally:
+        torch.distributed.destroy_process_group()
 
 
 # Data
