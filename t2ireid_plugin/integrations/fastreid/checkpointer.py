@@ -33,7 +33,10 @@ class T2IReIDCheckpointer(Checkpointer):
         content = read_checkpoint(f)
         state, own = weights_of(content, f), self.model.state_dict()
         backbone = {name.removeprefix(PREFIX): value for name, value in own.items() if name.startswith(PREFIX)}
-        renamed = {name if name in own else PREFIX + own_name(name, backbone): value for name, value in state.items()}
+        renamed = {}
+        for name, value in state.items():
+            inside = PREFIX + own_name(name, backbone)
+            renamed[inside if name not in own and inside in own else name] = value
         if not any(name in own and own[name].shape == value.shape for name, value in renamed.items()):
             raise CheckpointError(
                 f"'{f}': none of its {len(state)} tensors fits the model ({', '.join(sorted(state)[:3])}, …)"

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from t2ireid_plugin.config import choose, to_dict
 from t2ireid_plugin.engine.forward import forward_for
+from t2ireid_plugin.errors import ConfigError
 from t2ireid_plugin.integrations.fastreid.checks import check_pixels
 from t2ireid_plugin.integrations.fastreid.config import lower
 from t2ireid_plugin.integrations.fastreid.vocabulary import build_tokenizer
@@ -90,15 +91,16 @@ class T2IReIDBaseline(Baseline):
         """The arguments, built.
 
         Raises:
-            ConfigError, EncoderError: as `T2IReIDModel` and `LossTerms`, and when ``INPUT`` does not fit the encoder.
+            ConfigError, EncoderError: as `T2IReIDModel` and `LossTerms`, and for settings that do not fit each other.
         """
-        node = cfg.T2IREID
-        num_classes = max(1, cfg.MODEL.HEADS.NUM_CLASSES)  # 0 where only to test
+        node, head = cfg.T2IREID, REID_HEADS_REGISTRY.get(cfg.MODEL.HEADS.NAME)
+        if not (isinstance(head, type) and issubclass(head, T2IReIDHead)):
+            raise ConfigError(f"MODEL.HEADS.NAME: {cfg.MODEL.HEADS.NAME} must be T2IReIDHead, or a subclass of it")
         model = T2IReIDModel(
             {
                 "vit_pretrained": node.VIT_PRETRAINED or to_dict(node.VIT_CONFIG),
                 "bert_base_path": node.BERT_BASE_PATH or to_dict(node.BERT_CONFIG),
-                "num_classes": num_classes,
+                "num_classes": max(1, cfg.MODEL.HEADS.NUM_CLASSES),  # 0 where only to test
                 "disentangle": lower(node.DISENTANGLE),
                 "fusion": lower(node.FUSION),
                 "freeze_text": node.FREEZE_TEXT,
@@ -107,14 +109,14 @@ class T2IReIDBaseline(Baseline):
             }
         )
         check_pixels(cfg, model.preprocess, model.visual_encoder.config)
-        heads = REID_HEADS_REGISTRY.get(cfg.MODEL.HEADS.NAME)(
-            cfg,
-            feature_dim=model.disentangle.id_linear.out_features,
-            vocab_size=model.text_encoder.config.vocab_size,
-        )
+        width = model.disentangle.id_linear.out_features
+        if cfg.MODEL.BACKBONE.FEAT_DIM != width:
+            raise ConfigError(
+                f"MODEL.BACKBONE.FEAT_DIM: {cfg.MODEL.BACKBONE.FEAT_DIM} must be {width}, the image encoder's width"
+            )
         return {
             "backbone": model,
-            "heads": heads,
+            "heads": head(cfg, vocab_size=model.text_encoder.config.vocab_size),
             "pixel_mean": cfg.MODEL.PIXEL_MEAN,
             "pixel_std": cfg.MODEL.PIXEL_STD,
             "id_instruction": node.ID_INSTRUCTION,

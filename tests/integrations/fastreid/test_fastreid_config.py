@@ -70,6 +70,8 @@ def test_what_cannot_work_is_one_line(capsys, text_image_yaml, words, said, monk
         (("SOLVER.WARMUP_ITERS", "100"), "SOLVER.MAX_EPOCH: 2 leaves nothing after SOLVER.WARMUP_ITERS"),
         (("INPUT.SIZE_TEST", "[33, 16]"), "INPUT.SIZE_TEST"),
         (("T2IREID.LOSSES.info_nce.tau", "0.0"), "info_nce"),
+        (("MODEL.HEADS.NAME", "EmbeddingHead"), "must be T2IReIDHead"),
+        (("MODEL.BACKBONE.FEAT_DIM", "768"), "must be 32, the image encoder's width"),
         (("MODEL.WEIGHTS", "nowhere.pth"), "no checkpoint at 'nowhere.pth'"),
     ],
 )
