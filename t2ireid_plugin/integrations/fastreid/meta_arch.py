@@ -109,11 +109,9 @@ class T2IReIDBaseline(Baseline):
             }
         )
         check_pixels(cfg, model.preprocess, model.visual_encoder.config)
-        width = model.disentangle.id_linear.out_features
-        if cfg.MODEL.BACKBONE.FEAT_DIM != width:
-            raise ConfigError(
-                f"MODEL.BACKBONE.FEAT_DIM: {cfg.MODEL.BACKBONE.FEAT_DIM} must be {width}, the image encoder's width"
-            )
+        width, given = model.disentangle.id_linear.out_features, cfg.MODEL.BACKBONE.FEAT_DIM
+        if given != width:
+            raise ConfigError(f"MODEL.BACKBONE.FEAT_DIM: {given} must be {width}, the image encoder's width")
         return {
             "backbone": model,
             "heads": head(cfg, vocab_size=model.text_encoder.config.vocab_size),
