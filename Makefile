@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint clean
+.PHONY: demo test test-fastreid lint clean
 
 # Drawn pedestrians in CUHK-PEDES's format, trained and evaluated on the CPU; results in log/demo.
 demo: $(VENV)/installed
@@ -12,6 +12,12 @@ demo: $(VENV)/installed
 
 test: $(VENV)/installed
 	$(BIN)/python -m pytest
+
+# Against FastReID's real source: make test-fastreid FASTREID_SRC=path/to/fast-reid
+test-fastreid: $(VENV)/installed
+	@test -n "$(FASTREID_SRC)" || { echo "say where FastReID's source is: make $@ FASTREID_SRC=path/to/fast-reid"; exit 2; }
+	$(BIN)/python -m pip install --quiet --editable '.[dev,fastreid]'
+	FASTREID_SRC=$(FASTREID_SRC) $(BIN)/python -m pytest tests/integrations/fastreid tests/integrations/test_without_fastreid.py
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .

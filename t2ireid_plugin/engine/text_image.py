@@ -23,6 +23,7 @@ from t2ireid_plugin.engine.checkpointing import (
     save_checkpoint,
     set_rng_state,
 )
+from t2ireid_plugin.engine.forward import forward_for
 from t2ireid_plugin.engine.logging import MetricsLog
 from t2ireid_plugin.engine.optim import WarmupCosine
 from t2ireid_plugin.errors import CheckpointError, ConfigError, T2IReIDError
@@ -232,7 +233,7 @@ class TextImageEngine(torchreid_engine.Engine):
         """
         assert self.optimizer is not None
         images, pids, photos, id_texts, cloth_texts = self.parse_data_for_train(data)
-        output = self._forward(images, id_texts, cloth_texts)
+        output = forward_for(self.losses, self.model, images, id_texts, cloth_texts)
         time_in_epochs = self.epoch + (self.batch_idx + 1) / self.num_batches
         total, values = self.losses(
             LossInputs(pids=pids, photos=photos, scale=self.model.scale, epoch=time_in_epochs, **output)
@@ -254,16 +255,6 @@ class TextImageEngine(torchreid_engine.Engine):
             self.scheduler.step(time_in_epochs)
         self._log_step(summary)
         return summary
-
-    def _forward(self, images: Tensor, id_texts: list[str], cloth_texts: list[str]) -> dict[str, Tensor | None]:
-        """What the model returns of a batch, by the names of `LossInputs`; texts that no term reads are left out."""
-        needs = self.losses.needs
-        clothing = cloth_texts if "cloth_text_embeds" in needs else None
-        if self.losses.hidden_share is not None:
-            output, masked = self.model.forward_masked(images, clothing, id_texts, self.losses.hidden_share)
-            return {**output._asdict(), **masked._asdict()}
-        identity = id_texts if needs & {"id_text_embeds", "fused_embeds", "gate_weights"} else None
-        return self.model(images, cloth_instruction=clothing, id_instruction=identity)._asdict()
 
     def update_lr(self, names: Any = None) -> None:
         """Steps the scheduler at the end of an epoch."""
