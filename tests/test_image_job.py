@@ -11,7 +11,7 @@ import torch
 from torchreid import data, engine, metrics, models, optim, utils
 
 from t2ireid_plugin.cli import main
-from t2ireid_plugin.config import load_cfg, to_dict
+from t2ireid_plugin.config import load_cfg
 from t2ireid_plugin.engine.build import check_config
 from t2ireid_plugin.errors import ConfigError
 
@@ -98,6 +98,10 @@ def results(folder):
     return json.loads((folder / "results.json").read_text())
 
 
+def figures(found, target="market1501"):
+    return {name: value for name, value in found["metrics"][target]["i2i"].items() if name != "interval95"}
+
+
 def weights(file):
     return torch.load(file, weights_only=True)["state_dict"]
 
@@ -119,10 +123,10 @@ def test_a_run_of_torchreids_leaves_what_a_run_of_ours_leaves(osnet_run, reid_da
         "gallery": {"images": 25, "ids": 9, "cameras": 4},
     }
     for name, queries, gallery in (("market1501", 8, 25), ("msmt17", 16, 48)):
-        figures = found["metrics"][name]["i2i"]
-        assert (figures["queries"], figures["gallery"]) == (queries, gallery)
-        assert 0 < figures["mINP"] <= figures["mAP"] <= 1
-        assert set(figures["interval95"]) == {"R@1", "R@5", "R@10", "R@20", "mAP", "mINP"}
+        of_set = found["metrics"][name]["i2i"]
+        assert (of_set["queries"], of_set["gallery"]) == (queries, gallery)
+        assert 0 < of_set["mINP"] <= of_set["mAP"] <= 1
+        assert set(of_set["interval95"]) == {"R@1", "R@5", "R@10", "R@20", "mAP", "mINP"}
     assert "the last epoch is tested" in (osnet_run / "train.log").read_text().lower()
     lines = [json.loads(line) for line in (osnet_run / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines if "step" in line] == [1, 2, 3, 4]
@@ -198,7 +202,7 @@ def test_eval_only_gives_the_figures_again(osnet_run, tmp_path):
         assert main(["train", *words]) == 0
         again, found = results(tmp_path / "log"), results(osnet_run)
         for name in ("market1501", "msmt17"):
-            assert again["metrics"][name]["i2i"] == pytest.approx(found["metrics"][name]["i2i"], abs=1e-6)
+            assert figures(again, name) == pytest.approx(figures(found, name), abs=1e-6)
         assert again["chosen"] == found["chosen"]
 
 
@@ -210,13 +214,19 @@ def test_ranked_lists_and_reranking_when_testing_alone(osnet_run, tmp_path, caps
     assert "test.visrank: torchreid draws ranked lists when it only tests" in capsys.readouterr().err
     assert main(["test", *words]) == 0
     assert len(list((tmp_path / "visrank_market1501").glob("*.jpg"))) == 8
+    assert figures(results(tmp_path)) == pytest.approx(figures(results(osnet_run)), abs=1e-6)
     found = results(tmp_path)["metrics"]["market1501"]
-    assert found["i2i"] == pytest.approx(results(osnet_run)["metrics"]["market1501"]["i2i"], abs=1e-6)
     assert found["i2i+rerank"]["mAP"] != found["i2i"]["mAP"]
 
 
-@pytest.mark.parametrize("name", ["t2ireid_vit_mamba", "t2ireid_vit_mamba_cloth", "t2ireid_vit_mamba_both"])
-@pytest.mark.parametrize("file", ["market1501_t2ireid", "msmt17_t2ireid", "market1501_to_msmt17_t2ireid"])
+@pytest.mark.parametrize(
+    ("file", "name"),
+    [
+        ("market1501_t2ireid", "t2ireid_vit_mamba"),
+        ("msmt17_t2ireid", "t2ireid_vit_mamba_cloth"),
+        ("market1501_to_msmt17_t2ireid", "t2ireid_vit_mamba_both"),
+    ],
+)
 def test_our_configurations_train_our_models(tiny_words, tmp_path, name, file):
     words = tiny_words(tmp_path, "model.name", name, name=file)
     assert main(["train", *words]) == 0
@@ -379,13 +389,16 @@ def test_what_torchreids_models_cannot_take_is_refused(words, message):
         check_config(load_cfg(None, ["model.name", "osnet_x1_0", *words]))
 
 
-@pytest.mark.parametrize("name", ["adam", "amsgrad", "sgd", "rmsprop", "radam"])
-@pytest.mark.parametrize("schedule", ["multi_step", "cosine"])
+@pytest.mark.parametrize(
+    ("name", "schedule"),
+    [("adam", "cosine"), ("amsgrad", "multi_step"), ("sgd", "cosine"), ("rmsprop", "multi_step"), ("radam", "cosine")],
+)
 def test_every_optimizer_and_schedule_of_torchreids(tiny_words, tmp_path, name, schedule):
     words = ["train.optim", name, "train.lr_scheduler", schedule, "train.lr", "1e-4", "train.staged_lr", "False"]
     assert main(["train", *tiny_words(tmp_path, *words)]) == 0
-    before = load_cfg(tmp_path / "config.yaml")
-    assert to_dict(before)["train"]["optim"] == name
+    state = torch.load(tmp_path / "last.pth", weights_only=True)["optimizer"]
+    assert state["param_groups"][0].get("amsgrad", False) == (name == "amsgrad")
+    assert ("momentum" in state["param_groups"][0]) == (name in ("sgd", "rmsprop"))
 
 
 def test_euclidean_distances_of_any_features_rank_as_torchreid_ranks_them():
