@@ -1,6 +1,6 @@
 """Text-to-image person re-identification for torchreid.
 
-Importing this package registers its datasets with torchreid.
+Importing this package registers its models and datasets with torchreid.
 
 Symbols used in shapes throughout: ``B`` batch, ``n`` number of texts, ``L`` tokens of a sequence, ``D`` width of an
 encoder (768 at full size), ``H`` x ``W`` height and width of an image, ``P`` training identities.
@@ -13,9 +13,18 @@ those up to the last correct one; an *embedding* the vector that is compared, *l
 
 from t2ireid_plugin.config import get_cfg
 from t2ireid_plugin.modeling.t2ireid import T2IReIDModel, T2IReIDOutput
-from t2ireid_plugin.registration import register
+from t2ireid_plugin.modeling.torchreid_model import T2IReIDImageModel
+from t2ireid_plugin.registration import register, register_model_variant
 
 __version__ = "0.1.0"
-__all__ = ["T2IReIDModel", "T2IReIDOutput", "__version__", "get_cfg", "register"]
+__all__ = [
+    "T2IReIDImageModel",
+    "T2IReIDModel",
+    "T2IReIDOutput",
+    "__version__",
+    "get_cfg",
+    "register",
+    "register_model_variant",
+]
 
 register()

@@ -2,6 +2,13 @@
 
 A YAML file may start from another one with ``_BASE_: other.yaml`` (relative to itself). Every key must exist; only
 the tables of encoders and losses take names of their own, which their builders check.
+
+One configuration describes one of two jobs. Our text-image model trains with ``loss.name: terms``, the default. Any
+other model, and ``loss.name: softmax`` or ``triplet``, is torchreid's own training on images alone (`image_only`).
+Its YAML files load unchanged for that, and what they leave out is as in torchreid: where our defaults are others
+(loss, optimizer, datasets), `load_cfg` starts an image-only configuration from torchreid's. Two stay ours:
+``model.name``, which all of torchreid's files set, and size, mean and standard deviation of images, which are None
+for the model's own: 256 x 128 and ImageNet's for torchreid's models, as there, and the encoder's for ours.
 """
 
 from __future__ import annotations
@@ -130,6 +137,12 @@ _DEFAULTS: dict[str, Any] = {
         "pictures": 6,  # ranked lists drawn after the final test
     },
 }
+# What an image-only configuration starts from instead.
+_IMAGE_ONLY_DEFAULTS: dict[str, Any] = {
+    "data": {"sources": ["market1501"], "targets": ["market1501"]},
+    "train": {"optim": "adam"},
+    "loss": {"name": "softmax"},
+}
 # What may be set to a value of the type, or left empty.
 _OPTIONAL: dict[str, type] = {
     "data.val": list,
@@ -154,11 +167,38 @@ def load_cfg(config_file: str | Path | None = None, opts: Sequence[str] = ()) ->
         ConfigError: for a missing or broken file, an unknown key (the message names the nearest one), a value of
             the wrong type, or a key without a value.
     """
+    settings = [(_read_yaml(Path(config_file), ()), str(config_file))] if config_file else []
+    settings += [(_nest(key, value), "command line") for key, value in _pairs(opts)]
+    cfg = _merged(settings)
+    return _merged([(_IMAGE_ONLY_DEFAULTS, "defaults"), *settings]) if image_only(cfg) else cfg
+
+
+def image_only(cfg: CfgNode) -> bool:
+    """Whether ``cfg`` describes torchreid's training on images alone: another model, or a loss that is torchreid's."""
+    return cfg.model.name != MODEL_NAME or cfg.loss.name != "terms"
+
+
+def changed_keys(cfg: CfgNode) -> dict[str, Any]:
+    """The settings that are not the defaults of `get_cfg`, by their full names; of open tables the table."""
+    return _changed(cfg, _DEFAULTS, "")
+
+
+def _changed(cfg: Mapping[str, Any], defaults: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in cfg.items():
+        name, default = f"{prefix}{key}", defaults[key]
+        if isinstance(default, Mapping) and name not in _OPEN_TABLES:
+            found.update(_changed(value, default, f"{name}."))
+        elif value != default:
+            found[name] = value
+    return found
+
+
+def _merged(settings: Sequence[tuple[Mapping[str, Any], str]]) -> CfgNode:
+    """The defaults, and each of ``settings`` over those before it; with each goes who asked."""
     cfg = get_cfg()
-    if config_file:
-        merge(cfg, _read_yaml(Path(config_file), ()), str(config_file))
-    for key, value in _pairs(opts):
-        merge(cfg, _nest(key, value), "command line")
+    for updates, where in settings:
+        merge(cfg, updates, where)
     return cfg
 
 

@@ -10,7 +10,7 @@ from torchreid import optim as torchreid_optim
 from transformers import PreTrainedTokenizerBase
 from yacs.config import CfgNode
 
-from t2ireid_plugin.config import MODEL_NAME, choose, to_dict
+from t2ireid_plugin.config import changed_keys, choose, image_only, to_dict
 from t2ireid_plugin.data.annotations import check_images, find_annotation
 from t2ireid_plugin.data.benchmarks import BENCHMARKS, BenchmarkSpec
 from t2ireid_plugin.data.dataset import CaptionDataset, load
@@ -18,6 +18,7 @@ from t2ireid_plugin.data.manager import CaptionDataManager
 from t2ireid_plugin.data.tables import PATH
 from t2ireid_plugin.data.transforms import TRANSFORMS, TestTransform, TrainTransform
 from t2ireid_plugin.engine.ema import build_ema
+from t2ireid_plugin.engine.image_check import check_image_config, check_image_files, image_datasets
 from t2ireid_plugin.engine.optim import WarmupCosine, build_adamw
 from t2ireid_plugin.engine.text_image import TEXT_FIELDS, TextImageEngine
 from t2ireid_plugin.errors import ConfigError, DataError, EncoderError, InputError
@@ -65,6 +66,20 @@ _LEAST = {
     "test.pictures": 0,
 }
 SCHEDULERS = ("warmup_cosine", "single_step", "multi_step", "cosine")
+# torchreid's settings that do nothing for the text-image model, by their beginning. Its embeddings have unit norm, so
+# test.dist_metric and test.normalize_feature change nothing either; whatever they say is true.
+_WITHOUT_EFFECT = {
+    "model.pretrained": "random weights are had with model.vit_pretrained '' and model.bert_base_path ''",
+    "data.type": "there is no video here",
+    "data.split_id": "the benchmarks have one split",
+    "data.load_train_targets": "it trains on data.sources alone",
+    "sampler.train_sampler_t": "it trains on data.sources alone",
+    "train.new_layers": "with train.staged_lr the encoders learn slower than all else",
+    "test.visrank": "--visualize draws ranked lists",
+    **dict.fromkeys(("market1501.", "cuhk03.", "video."), "it is for torchreid's own datasets"),
+    **dict.fromkeys(("sgd.", "rmsprop."), "train.optim is adamw"),
+    **dict.fromkeys(("loss.softmax.", "loss.triplet."), "loss.terms are the losses"),
+}
 
 
 def check_config(cfg: CfgNode) -> None:
@@ -73,12 +88,22 @@ def check_config(cfg: CfgNode) -> None:
     Raises:
         ConfigError: naming the key, the value and what would be right.
     """
+    _check_common(cfg)
+    (check_image_config if image_only(cfg) else _check_text_image)(cfg)
+
+
+def _check_text_image(cfg: CfgNode) -> None:
+    """What only our own training with texts knows."""
     datasets = [name + suffix for name in BENCHMARKS for suffix in ("", VAL_SUFFIX)]
-    choose("model.name", cfg.model.name, (MODEL_NAME,))
     choose("model.fusion.type", cfg.model.fusion.type, tuple(FUSIONS))
     build_disentangle(to_dict(cfg.model.disentangle), 4, 1)
     for key in ("sources", "targets", "val"):
         for name in cfg.data[key] or ():
+            if name in image_datasets():
+                raise ConfigError(
+                    f"data.{key}: '{name}' has no sentences, which loss.name terms trains with; for images alone set "
+                    f"loss.name softmax or triplet; with sentences: {', '.join(datasets)}"
+                )
             choose(f"data.{key}", name, datasets)
     if any(name.endswith(VAL_SUFFIX) for name in cfg.data.sources):
         raise ConfigError(f"data.sources: {cfg.data.sources} names a val split; training needs the set itself")
@@ -88,27 +113,36 @@ def check_config(cfg: CfgNode) -> None:
         choose("data.transforms", name, TRANSFORMS)
     choose("data.id_instruction", cfg.data.id_instruction, tuple(TEXT_FIELDS))
     choose("data.cloth_instruction", cfg.data.cloth_instruction, tuple(TEXT_FIELDS))
-    choose("sampler.train_sampler", cfg.sampler.train_sampler, SAMPLERS)
     choose("train.optim", cfg.train.optim, ("adamw",))
     choose("train.lr_scheduler", cfg.train.lr_scheduler, SCHEDULERS)
-    choose("test.evaluator", cfg.test.evaluator, EVALUATORS)
     for name in cfg.test.protocols:
         choose("test.protocols", name, tuple(PROTOCOLS))
     if OFFICIAL not in cfg.test.protocols:
         raise ConfigError(f"test.protocols: {cfg.test.protocols} must include {OFFICIAL}, the official protocol")
     if not 0 <= cfg.test.identity_weight <= 1:
         raise ConfigError(f"test.identity_weight: {cfg.test.identity_weight} must be from 0 to 1")
-    choose("loss.name", cfg.loss.name, ("terms",))
-    for key, least in _LEAST.items():
-        table, name = key.split(".")
-        if not cfg[table][name] >= least:  # so that nan is refused too
-            raise ConfigError(f"{key}: {cfg[table][name]} must be at least {least}")
     if not 0 < cfg.train.layer_decay <= 1:
         raise ConfigError(f"train.layer_decay: {cfg.train.layer_decay} must be above 0 and at most 1, which is off")
     if not 0 <= cfg.train.ema_decay < 1:
         raise ConfigError(f"train.ema_decay: {cfg.train.ema_decay} must be from 0, which is off, to below 1")
     if cfg.data.k_tfm != 1:
         raise ConfigError(f"data.k_tfm: {cfg.data.k_tfm} views of an image are not supported, only 1")
+    losses = LossTerms(to_dict(cfg.loss.terms), feature_dim=2, embed_dim=2, num_classes=2, vocab_size=2)
+    losses.check_batches(cfg.sampler.train_sampler == "RandomIdentitySampler" and cfg.sampler.num_instances > 1)
+    for name, value in changed_keys(cfg).items():
+        for beginning, why in _WITHOUT_EFFECT.items():
+            if name.startswith(beginning):
+                raise ConfigError(f"{name}: {value!r} has no effect on {cfg.model.name} with loss.name terms; {why}")
+
+
+def _check_common(cfg: CfgNode) -> None:
+    """What holds for every training."""
+    choose("sampler.train_sampler", cfg.sampler.train_sampler, SAMPLERS)
+    choose("test.evaluator", cfg.test.evaluator, EVALUATORS)
+    for key, least in _LEAST.items():
+        table, name = key.split(".")
+        if not cfg[table][name] >= least:  # so that nan is refused too
+            raise ConfigError(f"{key}: {cfg[table][name]} must be at least {least}")
     if not cfg.data.sources or not cfg.data.targets:
         raise ConfigError("data.sources and data.targets must each name a dataset")
     if cfg.train.batch_size < 2:
@@ -122,8 +156,6 @@ def check_config(cfg: CfgNode) -> None:
         )
     if not cfg.test.ranks or min(cfg.test.ranks) < 1 or 1 not in cfg.test.ranks:
         raise ConfigError(f"test.ranks: {cfg.test.ranks} must be positive and include 1, which chooses the checkpoint")
-    losses = LossTerms(to_dict(cfg.loss.terms), feature_dim=2, embed_dim=2, num_classes=2, vocab_size=2)
-    losses.check_batches(cfg.sampler.train_sampler == "RandomIdentitySampler" and cfg.sampler.num_instances > 1)
 
 
 def check_files(cfg: CfgNode) -> None:
@@ -133,6 +165,8 @@ def check_files(cfg: CfgNode) -> None:
         DataError: when datasets, and perhaps encoders, are missing.
         EncoderError: when only encoders are missing.
     """
+    if image_only(cfg):
+        return check_image_files(cfg)
     problems: list[DataError | EncoderError] = []
     for spec in _specs(cfg):
         try:

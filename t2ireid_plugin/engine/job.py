@@ -10,7 +10,7 @@ import torch
 from torchreid import utils as torchreid_utils
 from yacs.config import CfgNode
 
-from t2ireid_plugin.config import dump
+from t2ireid_plugin.config import dump, image_only
 from t2ireid_plugin.data.synthetic.parts import is_drawn
 from t2ireid_plugin.engine.build import (
     build_datamanager,
@@ -41,6 +41,8 @@ def run_job(
 ) -> dict[str, dict[str, Metrics]]:
     """Trains (or with ``eval_only`` only tests) what ``cfg`` describes; returns metrics by target and protocol.
 
+    An image-only configuration goes to `image_job`.
+
     Writes to ``data.save_dir``: ``config.yaml``, ``env.txt``, ``train.log`` (``test.log``), ``metrics.jsonl``,
     TensorBoard events, ``last.pth``, ``best.pth``, ``results.json``, ``queries_<target>.npz``,
     ``ranked_<target>.png`` and, if asked for, ``visualize_<target>/``.
@@ -50,12 +52,15 @@ def run_job(
         command: what the user typed, for ``results.json``.
         eval_only: test ``model.load_weights``, or else ``best.pth`` of the run's folder.
         resume: go on from ``last.pth`` of the run's folder when there is one.
-        pictures: draw what was found and where the model looked, see `evaluation.visualize`.
+        pictures: draw what was found and where the model looked, see `evaluation.visualize`; not of an image-only
+            configuration, whose test.visrank draws torchreid's pictures.
 
     Raises:
         T2IReIDError: for all that a user can mend.
     """
     check_config(cfg)
+    if pictures and image_only(cfg):
+        raise ConfigError("--visualize draws what sentences find; without sentences use test.visrank True --eval-only")
     eval_only = eval_only or cfg.test.evaluate
     folder = Path(cfg.data.save_dir)
     weights = weights_to_test(cfg, folder) if eval_only else cfg.model.load_weights
@@ -65,6 +70,10 @@ def run_job(
     (folder / "config.yaml").write_text(dump(cfg), encoding="utf-8")
     (folder / "env.txt").write_text(describe_environment(), encoding="utf-8")
     with log_to(folder / ("test.log" if eval_only else "train.log"), append=last is not None):
+        if image_only(cfg):
+            from t2ireid_plugin.engine.image_job import run_image_job  # which needs this module
+
+            return run_image_job(cfg, command, folder, weights, last, eval_only)
         started = time.time()
         engine = build_run(cfg, weights)
         if eval_only:
