@@ -10,25 +10,38 @@ import argparse
 import json
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 
-from t2ireid_plugin.benchmark import workloads
 from t2ireid_plugin.benchmark.timing import Ratio, by_turns, summary
-from t2ireid_plugin.benchmark.workloads import BARE, LITERAL, Bench, Work
+from t2ireid_plugin.benchmark.workloads import (
+    BARE,
+    LITERAL,
+    SIZES,
+    Bench,
+    Work,
+    build,
+    captions,
+    check_agreement,
+    image_work,
+    text_work,
+    training_work,
+)
 from t2ireid_plugin.errors import DataError
 
 NAMES = {"bare": "bare encoder", "literal": "the specification literally", "ours": "this package"}
+PARTS = ("image", "text", "query", "training", "memory")
 _MB = 1e6
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of ``tools/benchmark.py model``."""
     parser.add_argument(
-        "--size", choices=workloads.SIZES, default="base", help="of the encoders (base); tiny is a trial of the command"
+        "--size", choices=SIZES, default="base", help="of the encoders (base); tiny is a trial of the command"
     )
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS, help="parts to measure (all)")
     parser.add_argument("--rounds", type=int, default=7, metavar="N", help="times each is timed, by turns (7)")
     parser.add_argument("--images", type=int, default=8, metavar="N", help="images a batch (8)")
     parser.add_argument("--texts", type=int, default=16, metavar="N", help="captions a batch (16)")
@@ -48,14 +61,14 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     threads = torch.get_num_threads()
     torch.set_num_threads(options.threads)
     try:
-        bench = workloads.build(options.size)
-        difference = workloads.check_agreement(bench)
+        bench = build(options.size)
+        difference = check_agreement(bench)
         print(f"outputs of this package and of the literal transcription differ by {difference:.1e} at most")
-        parts = {name: _timed(name, work, options) for name, work in _parts(bench, options).items()}
+        parts = {name: _timed(work(), name, options) for name, work in _parts(bench, options).items()}
     finally:
         torch.set_num_threads(threads)
     del bench
-    memory = _memory(options)
+    memory = _memory(options) if "memory" in options.only else None
     return {
         "size": options.size,
         "rounds": options.rounds,
@@ -67,18 +80,18 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def _parts(bench: Bench, options: argparse.Namespace) -> dict[str, Work]:
+def _parts(bench: Bench, options: argparse.Namespace) -> dict[str, Callable[[], Work]]:
     """What is timed, by what the tables call it."""
-    texts = workloads.captions(options.texts)
-    return {
-        f"encode_image, {options.images} images": workloads.image_work(bench, options.images),
-        f"encode_text, {options.texts} captions": workloads.text_work(bench, texts),
-        "encode_text, one query": workloads.text_work(bench, workloads.captions(1, seed=3)),
-        f"training step, {options.batch} pairs": workloads.training_work(bench, options.batch),
+    parts: dict[str, tuple[str, Callable[[], Work]]] = {
+        "image": (f"encode_image, {options.images} images", lambda: image_work(bench, options.images)),
+        "text": (f"encode_text, {options.texts} captions", lambda: text_work(bench, captions(options.texts))),
+        "query": ("encode_text, one query", lambda: text_work(bench, captions(1, seed=3))),
+        "training": (f"training step, {options.batch} pairs", lambda: training_work(bench, options.batch)),
     }
+    return dict(parts[part] for part in PARTS if part in options.only and part in parts)
 
 
-def _timed(name: str, work: Work, options: argparse.Namespace) -> dict[str, Any]:
+def _timed(work: Work, name: str, options: argparse.Namespace) -> dict[str, Any]:
     figures = summary(by_turns(work, options.rounds), BARE, LITERAL, options.clock)
     print(f"\n{name}\n{_table(figures, options.clock)}", flush=True)
     return figures

@@ -47,7 +47,7 @@ class DisentangleModule(nn.Module):
         self.id_cross_norm = nn.LayerNorm(dim)
         self.cloth_cross_norm = nn.LayerNorm(dim)
         self.gate = nn.Sequential(nn.Linear(2 * dim, dim), nn.Sigmoid())
-        self._folded = Derived()
+        self._folded: Derived[tuple[Tensor, ...]] = Derived()
 
     def forward(self, tokens: Tensor, grid: tuple[int, int] | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """Tokens ``[B, L, D]`` to identity features, clothing features and gate, ``[B, D]`` each.

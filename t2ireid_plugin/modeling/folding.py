@@ -6,20 +6,24 @@ What is folded is computed from the parameters once, and again whenever these ha
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+T = TypeVar("T")
 
-class _Entry(NamedTuple):
+
+@dataclass(frozen=True)
+class _Entry(Generic[T]):
     state: tuple[Any, ...]
     sources: tuple[Tensor, ...]  # held on to, so that no other tensor can come to lie at the same address
-    tensors: tuple[Tensor, ...]
+    value: T
 
 
-class Derived:
+class Derived(Generic[T]):
     """A memory for what follows from parameters and is no state of its own: it is in no state_dict, copy or pickle.
 
     A change is noticed by the address, the type and the version of each parameter: PyTorch counts a version up for
@@ -29,9 +33,9 @@ class Derived:
     """
 
     def __init__(self) -> None:
-        self._entry: _Entry | None = None
+        self._entry: _Entry[T] | None = None
 
-    def get(self, sources: Sequence[Tensor], compute: Callable[[], tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
+    def get(self, sources: Sequence[Tensor], compute: Callable[[], T]) -> T:
         """What ``compute`` makes of ``sources``; it runs only if they are not as they were when it ran last."""
         state = tuple((s.data_ptr(), s._version, s.dtype, s.device, s.shape) for s in sources)
         entry = self._entry  # read once: another thread may replace it meanwhile
@@ -39,13 +43,13 @@ class Derived:
             with torch.no_grad(), torch.autocast(sources[0].device.type, enabled=False):
                 entry = _Entry(state, tuple(s.detach() for s in sources), compute())
             self._entry = entry
-        return entry.tensors
+        return entry.value
 
     def clear(self) -> None:
         """Forgets everything."""
         self._entry = None
 
-    def __reduce__(self) -> tuple[type[Derived], tuple[()]]:
+    def __reduce__(self) -> tuple[Any, tuple[()]]:
         return Derived, ()  # for copies and pickles: an empty one
 
 

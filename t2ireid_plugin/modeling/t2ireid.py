@@ -5,12 +5,11 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import PreTrainedTokenizerBase
 
 from t2ireid_plugin.errors import CheckpointError, ConfigError, EncoderError, InputError
 from t2ireid_plugin.modeling.checkpoint import LoadReport, copy_state_dict, read_state_dict
@@ -23,9 +22,14 @@ from t2ireid_plugin.modeling.encoders import (
 from t2ireid_plugin.modeling.fusion import SequenceMambaFusion, build_fusion
 from t2ireid_plugin.modeling.heads import projection_mlp
 from t2ireid_plugin.modeling.masking import hide_words
+from t2ireid_plugin.modeling.packing import Layout, arrange, begin_at
 from t2ireid_plugin.modeling.preprocess import image_preprocess
 from t2ireid_plugin.modeling.tokenizer import CachedTokenizer
 from t2ireid_plugin.modeling.towers import attends_padding, image_tokens, num_prefix_tokens, patch_size
+from t2ireid_plugin.modeling.words import TEXTS_AT_ONCE, RememberedWords, word_features
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 logger = logging.getLogger(__name__)
 
@@ -33,7 +37,6 @@ SHARED_DIM = 512
 EMBED_DIM = 256
 NUM_HEADS = 4
 INITIAL_SCALE = 1.0
-_TEXTS_AT_ONCE = 64
 
 DEFAULT_FUSION: dict[str, Any] = {
     "type": "enhanced_mamba",
@@ -108,6 +111,8 @@ class T2IReIDModel(nn.Module):
         config = _complete(net_config)
         self.freeze_text: bool = config["freeze_text"]
         self.load_report: LoadReport | None = None
+        # What remembers a frozen text encoder's features in training.
+        self.text_features: RememberedWords | None = None
 
         # Text first: a missing tokenizer should not wait for 86 million image parameters.
         tokenizer = config["tokenizer"]
@@ -157,6 +162,8 @@ class T2IReIDModel(nn.Module):
         super().train(mode)
         if self.freeze_text:
             self.text_encoder.eval()
+        if self.text_features is not None:
+            self.text_features.recheck()
         return self
 
     def encode_image(self, image: Tensor) -> Tensor:
@@ -227,11 +234,13 @@ class T2IReIDModel(nn.Module):
         """
         output, image_tokens = self._encode(image, cloth_instruction, id_instruction)
         assert image_tokens is not None
-        input_ids, mask = (t.to(self.device) for t in self.text_cache(_as_texts(id_instruction, "id_instruction")))
+        input_ids, mask = self.text_cache(_as_texts(id_instruction, "id_instruction"))
         shown, hidden = hide_words(input_ids, self.text_cache.tokenizer, share)
-        words = self._text_tokens(shown, mask)
-        longest = words.shape[1]
-        return output, MaskedPairs(image_tokens, words, mask[:, :longest], hidden[:, :longest])
+        lengths = mask.sum(dim=1).tolist()
+        seen = [tuple(ids[:n]) for ids, n in zip(shown.tolist(), lengths)]
+        tokens, layout = self._text_tokens(seen, remember=False)  # other words are hidden every time
+        words, word_mask = layout.padded(tokens)
+        return output, MaskedPairs(image_tokens, words, word_mask, hidden[:, : words.shape[1]].to(self.device))
 
     def _encode(
         self,
@@ -312,7 +321,7 @@ class T2IReIDModel(nn.Module):
             image = image.squeeze(-1)
         if image.dim() != 4 or image.shape[1] != 3:
             raise InputError(f"images must be [B, 3, H, W] or [B, 3, H, W, 1], not {list(image.shape)}")
-        return image_tokens(self.visual_encoder, image.to(self.device))
+        return image_tokens(self.visual_encoder, image.to(self.device, non_blocking=True))
 
     def _grid(self, image: Tensor) -> tuple[int, int]:
         """Rows and columns of the patches of ``[B, 3, H, W]`` or ``[B, 3, H, W, 1]``."""
@@ -320,36 +329,47 @@ class T2IReIDModel(nn.Module):
         return image.shape[2] // rows, image.shape[3] // columns
 
     def _text_features(self, texts: Sequence[str], words: list[tuple[Tensor, Tensor]] | None = None) -> Tensor:
-        """``n`` texts to pooled features ``[n, D]``; similar lengths together, so that little of it is padding.
+        """``n`` texts to pooled features ``[n, D]``.
 
         Where a list ``words`` is given, the tokens ``[n, L, D]`` and their mask ``[n, L]`` are put into it.
         """
-        input_ids, mask = (t.to(self.device) for t in self.text_cache(texts))  # [n, max_length] each
-        order = mask.sum(dim=1).argsort() if len(texts) > _TEXTS_AT_ONCE else torch.arange(len(texts))
-        back = order.argsort()
-        pooled, tokens = [], []
-        for rows in order.split(_TEXTS_AT_ONCE):
-            found = self._text_tokens(input_ids[rows], mask[rows])  # [r, l, D]
-            weights = mask[rows, : found.shape[1]].unsqueeze(-1).to(found.dtype)
-            pooled.append((found * weights).sum(dim=1) / weights.sum(dim=1))
+        rows = self.text_cache.ids(texts)
+        if self.training or words is not None:
+            tokens, layout = self._text_tokens(rows)
             if words is not None:
-                tokens.append(found)
-        if words is not None:
-            longest = max(part.shape[1] for part in tokens)
-            padded = torch.cat([F.pad(part, (0, 0, 0, longest - part.shape[1])) for part in tokens])
-            words.append((padded[back], mask[:, :longest]))
-        return torch.cat(pooled)[back]
+                words.append(layout.padded(tokens))
+            return layout.mean(tokens)
+        different = sorted(dict.fromkeys(rows), key=len)
+        pooled = []
+        for start in range(0, len(different), TEXTS_AT_ONCE):
+            tokens, layout = self._text_tokens(different[start : start + TEXTS_AT_ONCE])
+            pooled.append(layout.mean(tokens))
+        number = {ids: i for i, ids in enumerate(different)}
+        return torch.cat(pooled)[[number[ids] for ids in rows]]
 
-    def _text_tokens(self, input_ids: Tensor, mask: Tensor) -> Tensor:
-        """Token ids and mask ``[n, max_length]`` to features of the tokens ``[n, L, D]``, ``L`` the longest text's."""
-        longest = int(mask.sum(dim=1).max())  # columns that are padding for every text change nothing
-        input_ids, mask = input_ids[:, :longest], mask[:, :longest]
+    def _text_tokens(self, rows: Sequence[tuple[int, ...]], remember: bool = True) -> tuple[Tensor, Layout]:
+        """Token ids of ``n`` texts to features of their tokens ``[R, T, D]``, and where in these rows they are.
+
+        A repeated text passes the encoder once, unless it has dropout, which makes each time another. The attention
+        behind it has dropout in training, so it sees every text.
+        """
+        draws = self.training and not self.freeze_text
+        keys: Sequence[Any] = range(len(rows)) if draws else rows
+        different = sorted(dict(zip(keys, rows)).items(), key=lambda item: len(item[1]))
+        remembered = self.text_features if remember and self.training and self.freeze_text else None
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.freeze_text):
-            tokens = self.text_encoder(input_ids=input_ids, attention_mask=mask).last_hidden_state  # [n, L, D]
+            read = word_features if remembered is None else remembered
+            words = read(self.text_encoder, [ids for _, ids in different], self.text_cache.pad)  # [N, D]
         if self.text_adapter is not None:
-            tokens = self.text_adapter(tokens)
-        attended, _ = self.text_attn(tokens, tokens, tokens, key_padding_mask=~mask.bool(), need_weights=False)
-        return self.text_attn_norm(attended + tokens)
+            words = self.text_adapter(words)
+        begins = begin_at([len(ids) for _, ids in different])
+        begin = {key: start for (key, _), start in zip(different, begins)}
+        layout = arrange([len(ids) for ids in rows], [begin[key] for key in keys]).to(self.device)
+        tokens, mask = layout.spread(words), layout.blocked()  # [R, T, D], [R, T, T]
+        if mask is not None:
+            mask = mask.repeat_interleave(self.text_attn.num_heads, dim=0)
+        attended, _ = self.text_attn(tokens, tokens, tokens, attn_mask=mask, need_weights=False)
+        return self.text_attn_norm(attended + tokens), layout
 
     def _embed_texts(
         self, texts: Mapping[str, list[str]], words: list[tuple[Tensor, Tensor]] | None = None

@@ -155,7 +155,7 @@ def test_another_type_of_numbers(module, dtype):
 def test_under_autocast_it_is_folded_in_full_precision(module):
     with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
         outputs = module(tokens())
-    assert all(tensor.dtype == torch.float32 for tensor in module._folded._entry.tensors)
+    assert all(tensor.dtype == torch.float32 for tensor in module._folded._entry.value)
     for actual, expected in zip(outputs, unfolded(module, tokens())):
         torch.testing.assert_close(actual.float(), expected, rtol=0, atol=0.05)
 
