@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import functools
 import warnings
+from typing import TYPE_CHECKING, Any
 
 from t2ireid_plugin.data.benchmarks import BENCHMARKS
+
+if TYPE_CHECKING:
+    from t2ireid_plugin.data.dataset import CaptionDataset
 
 VAL_SUFFIX = "_val"
 _registered: set[str] = set()
@@ -22,12 +26,15 @@ def register() -> None:
         warnings.filterwarnings("ignore", message="Cython evaluation")
         from torchreid import data as torchreid_data
 
-        from t2ireid_plugin.data.dataset import CaptionDataset
-
     for spec in BENCHMARKS.values():
         for name, split in ((spec.name, "test"), (spec.name + VAL_SUFFIX, "val")):
             if name not in _registered:
-                torchreid_data.register_image_dataset(
-                    name, functools.partial(CaptionDataset, spec=spec, eval_split=split)
-                )
+                torchreid_data.register_image_dataset(name, functools.partial(_dataset, spec=spec, eval_split=split))
                 _registered.add(name)
+
+
+def _dataset(**arguments: Any) -> CaptionDataset:
+    """`CaptionDataset`, whose module is not loaded while torchreid is: it may be the one that loads torchreid."""
+    from t2ireid_plugin.data.dataset import CaptionDataset
+
+    return CaptionDataset(**arguments)

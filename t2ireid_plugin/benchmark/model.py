@@ -18,7 +18,9 @@ import torch
 from t2ireid_plugin.benchmark.timing import Ratio, by_turns, summary
 from t2ireid_plugin.benchmark.workloads import (
     BARE,
+    CACHED,
     LITERAL,
+    OURS,
     SIZES,
     Bench,
     Work,
@@ -31,7 +33,12 @@ from t2ireid_plugin.benchmark.workloads import (
 )
 from t2ireid_plugin.errors import DataError
 
-NAMES = {"bare": "bare encoder", "literal": "the specification literally", "ours": "this package"}
+NAMES = {
+    BARE: "bare encoder",
+    LITERAL: "the specification literally",
+    OURS: "this package",
+    CACHED: "this package, texts cached",
+}
 PARTS = ("image", "text", "query", "training", "memory")
 _MB = 1e6
 

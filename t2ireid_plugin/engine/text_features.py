@@ -24,14 +24,13 @@ from torch import Tensor
 from t2ireid_plugin.engine.feature_file import FeatureFile, locked, make_room, write_features
 from t2ireid_plugin.errors import DataError
 from t2ireid_plugin.modeling.folding import Derived
-from t2ireid_plugin.modeling.words import TEXTS_AT_ONCE, word_features
+from t2ireid_plugin.modeling.words import TEXTS_AT_ONCE, Ids, word_features
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 logger = logging.getLogger(__name__)
 
-Ids = tuple[int, ...]
 # Of a configuration, what says where it came from and not what the encoder does.
 _ORIGIN = ("_name_or_path", "transformers_version", "_commit_hash")
 

@@ -12,7 +12,6 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 
 # An attention over a row costs as its square: at this width about 3 % of BERT-base's products.
 ROW_TOKENS = 128
@@ -23,20 +22,19 @@ _PASS_TOKENS = 25
 class Layout(NamedTuple):
     """Where the tokens of ``n`` texts, ``N`` tokens in all, lie in ``R`` rows of ``T`` places."""
 
-    lengths: tuple[int, ...]  # of the n texts
+    lengths: Tensor  # [n] of the texts
+    starts: Tensor  # [n] of each text's first token among the R * T places
     places: Tensor  # [N] of each token among the R * T places
     owners: Tensor  # [R, T] the text that a token belongs to; -1 on padding
     positions: Tensor  # [R, T] of a token in its text; 0 on padding
     source: Tensor  # [R, T] of a token in the tokens to spread; 0 on padding
+    longest: int  # of the texts
+    alone: bool  # a single text, which has no padding and needs no mask
 
     def to(self, device: torch.device) -> Layout:
         """On another device."""
-        return Layout(self.lengths, *(part.to(device, non_blocking=True) for part in self[1:]))
-
-    @property
-    def alone(self) -> bool:
-        """A single text, which has no padding and needs no mask."""
-        return len(self.lengths) == 1
+        tensors = {name: part for name, part in self._asdict().items() if isinstance(part, Tensor)}
+        return self._replace(**{name: part.to(device, non_blocking=True) for name, part in tensors.items()})
 
     def spread(self, tokens: Tensor) -> Tensor:
         """Tokens in the order of the texts, ``[N, …]``, to rows ``[R, T, …]``; on padding stands any token."""
@@ -52,14 +50,16 @@ class Layout(NamedTuple):
 
     def mean(self, tokens: Tensor) -> Tensor:
         """The mean over each text's tokens: ``[R, T, D]`` to ``[n, D]``."""
-        own = self.owners.flatten() == torch.arange(len(self.lengths), device=tokens.device).unsqueeze(1)  # [n, R * T]
-        return (own / own.sum(dim=1, keepdim=True)).to(tokens.dtype) @ tokens.flatten(0, 1)
+        texts = torch.arange(self.lengths.shape[0], device=tokens.device)
+        shares = (self.owners.flatten() == texts.unsqueeze(1)) / self.lengths.unsqueeze(1)  # [n, R * T]
+        return shares.to(tokens.dtype) @ tokens.flatten(0, 1)
 
     def padded(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """``[R, T, D]`` to a text a row, ``[n, L, D]`` with zeros on padding, and its mask ``[n, L]``."""
-        rows = pad_sequence(list(self.collect(tokens).split(self.lengths)), batch_first=True)
-        places = torch.arange(rows.shape[1], device=tokens.device)
-        return rows, (places < torch.tensor(self.lengths, device=tokens.device).unsqueeze(1)).long()
+        steps = torch.arange(self.longest, device=tokens.device)
+        mask = steps < self.lengths.unsqueeze(1)  # [n, L]
+        found = tokens.flatten(0, 1)[(self.starts.unsqueeze(1) + steps) * mask]
+        return found.masked_fill(~mask.unsqueeze(-1), 0), mask.long()
 
 
 def arrange(lengths: Sequence[int], offsets: Sequence[int] | None = None, width: int = ROW_TOKENS) -> Layout:
@@ -81,8 +81,18 @@ def arrange(lengths: Sequence[int], offsets: Sequence[int] | None = None, width:
         owners[row][part] = [text] * length
         positions[row][part] = range(length)
         source[row][part] = range(begin, begin + length)
-    flat = [row * longest + start + i for (row, start), length in zip(places, lengths) for i in range(length)]
-    return Layout(tuple(lengths), *map(torch.tensor, (flat, owners, positions, source)))
+    starts = [row * longest + start for row, start in places]
+    flat = [start + i for start, length in zip(starts, lengths) for i in range(length)]
+    return Layout(
+        lengths=torch.tensor(lengths),
+        starts=torch.tensor(starts),
+        places=torch.tensor(flat),
+        owners=torch.tensor(owners),
+        positions=torch.tensor(positions),
+        source=torch.tensor(source),
+        longest=max(lengths),
+        alone=len(lengths) == 1,
+    )
 
 
 def _fit(lengths: Sequence[int], rows: int, width: int) -> list[tuple[int, int]] | None:

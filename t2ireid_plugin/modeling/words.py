@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 import torch
 from torch import Tensor
 
-from t2ireid_plugin.modeling.packing import ROW_TOKENS, Layout, arrange, passes
+from t2ireid_plugin.modeling.packing import ROW_TOKENS, Layout, arrange, begin_at, passes
 from t2ireid_plugin.modeling.towers import tower_class
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
 
+Ids: TypeAlias = tuple[int, ...]
+
 
 class RememberedWords(Protocol):
     """What may stand in for `word_features` in training; `engine.text_features.TextFeatures` is one."""
 
-    def __call__(self, encoder: PreTrainedModel, texts: Sequence[tuple[int, ...]], pad: int) -> Tensor:
+    def __call__(self, encoder: PreTrainedModel, texts: Sequence[Ids], pad: int) -> Tensor:
         """As `word_features`."""
 
     def recheck(self) -> None:
@@ -31,7 +33,7 @@ TEXTS_AT_ONCE = 64
 _PACKED = ("bert",)
 
 
-def word_features(encoder: PreTrainedModel, texts: Sequence[Sequence[int]], pad: int) -> Tensor:
+def word_features(encoder: PreTrainedModel, texts: Sequence[Ids], pad: int) -> Tensor:
     """Token ids of ``n`` texts to features of all their ``N`` tokens, one text after the other: ``[N, D]``.
 
     Args:
@@ -51,6 +53,23 @@ def word_features(encoder: PreTrainedModel, texts: Sequence[Sequence[int]], pad:
         ids = torch.tensor([token for i in part for token in texts[i]])
         found.append(_read(encoder, ids.to(encoder.device, non_blocking=True), layout.to(encoder.device), pad, packs))
     return torch.cat(found)
+
+
+def read_texts(
+    texts: Sequence[Ids], read: Callable[[Sequence[Ids]], Tensor], repeats_differ: bool = False
+) -> tuple[Tensor, Layout]:
+    """Token ids of ``n`` texts to features of tokens ``[N, D]``, and how these are spread over rows for all texts.
+
+    Args:
+        texts: as they come; a repeated one is read once and spread as often as it is there.
+        read: gives the features of texts sorted by length, one after the other.
+        repeats_differ: read repeated texts too, because dropout makes each another one.
+    """
+    keys: Sequence[Any] = range(len(texts)) if repeats_differ else texts
+    different = sorted(dict(zip(keys, texts)).items(), key=lambda item: len(item[1]))
+    words = read([ids for _, ids in different])
+    begins = dict(zip((key for key, _ in different), begin_at([len(ids) for _, ids in different])))
+    return words, arrange([len(ids) for ids in texts], [begins[key] for key in keys])
 
 
 def _read(encoder: PreTrainedModel, ids: Tensor, layout: Layout, pad: int, packs: bool) -> Tensor:
