@@ -1,6 +1,7 @@
 """Text-to-image person re-identification for torchreid.
 
-Importing this package registers its models and datasets with torchreid.
+Importing this package registers its models and datasets with torchreid, as soon as torchreid is imported too. Neither
+it nor PyTorch is loaded before it is needed.
 
 Symbols used in shapes throughout: ``B`` batch, ``n`` number of texts, ``L`` tokens of a sequence, ``D`` width of an
 encoder (768 at full size), ``H`` x ``W`` height and width of an image, ``P`` training identities.
@@ -11,10 +12,18 @@ first k; *mAP* the mean over queries of the average precision; *mINP* the mean o
 those up to the last correct one; an *embedding* the vector that is compared, *logits* the scores of a classifier.
 """
 
-from t2ireid_plugin.config import get_cfg
-from t2ireid_plugin.modeling.t2ireid import T2IReIDModel, T2IReIDOutput
-from t2ireid_plugin.modeling.torchreid_model import T2IReIDImageModel
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from t2ireid_plugin.on_import import when_imported
 from t2ireid_plugin.registration import register, register_model_variant
+
+if TYPE_CHECKING:
+    from t2ireid_plugin.config import get_cfg
+    from t2ireid_plugin.modeling.t2ireid import T2IReIDModel, T2IReIDOutput
+    from t2ireid_plugin.modeling.torchreid_model import T2IReIDImageModel
 
 __version__ = "0.1.0"
 __all__ = [
@@ -27,4 +36,24 @@ __all__ = [
     "register_model_variant",
 ]
 
-register()
+# Loaded when first asked for.
+_MODULES = {
+    "T2IReIDImageModel": "t2ireid_plugin.modeling.torchreid_model",
+    "T2IReIDModel": "t2ireid_plugin.modeling.t2ireid",
+    "T2IReIDOutput": "t2ireid_plugin.modeling.t2ireid",
+    "get_cfg": "t2ireid_plugin.config",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
+    return getattr(importlib.import_module(_MODULES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+# torchreid warns of its missing Cython evaluator when it is first imported; it is not needed.
+when_imported("torchreid", register, quiet="Cython evaluation")

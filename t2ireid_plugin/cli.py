@@ -6,9 +6,11 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import shlex
 import sys
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from t2ireid_plugin.errors import T2IReIDError
 
@@ -29,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     parser = argparse.ArgumentParser(prog="t2ireid", description="Text-to-image person re-identification.")
-    commands = parser.add_subparsers(dest="command", required=True)
+    commands = parser.add_subparsers(dest="command", required=True, parser_class=_LateParser)
     _add_train(commands, "train", "train, choose the checkpoint on val, test")
     _add_train(commands, "test", "test a checkpoint (train --eval-only)")
     _add_probe(commands)
@@ -117,27 +119,33 @@ def _probe(options: argparse.Namespace, command: str) -> None:
     run_probes(cfg, command)
 
 
-def _add_prepare(commands: argparse._SubParsersAction) -> None:
-    from t2ireid_plugin.data import checks, custom
+class _LateParser(argparse.ArgumentParser):
+    """Gets its arguments when its command is chosen: no command waits for the modules of another."""
 
+    module = ""  # has ``add_arguments`` and ``run``
+
+    def parse_known_args(self, *args: Any, **options: Any) -> Any:
+        if self.module:
+            command = importlib.import_module(self.module)
+            command.add_arguments(self)
+            self.set_defaults(run=command.run)
+            self.module = ""
+        return super().parse_known_args(*args, **options)
+
+
+def _add_late(commands: Any, name: str, module: str, description: str) -> None:
+    commands.add_parser(name, help=description, description=description).module = f"t2ireid_plugin.{module}"
+
+
+def _add_prepare(commands: argparse._SubParsersAction) -> None:
     prepare = commands.add_parser("prepare", help="make and check datasets").add_subparsers(dest="what", required=True)
     _add_synthetic(prepare)
-    for name, module, description in (
-        ("table", custom, "your own photos and sentences, from a table"),
-        ("check", checks, "look for everything that is wrong with a dataset's files"),
-    ):
-        parser = prepare.add_parser(name, help=description, description=description)
-        module.add_arguments(parser)
-        parser.set_defaults(run=module.run)
+    _add_late(prepare, "table", "data.custom", "your own photos and sentences, from a table")
+    _add_late(prepare, "check", "data.checks", "look for everything that is wrong with a dataset's files")
 
 
 def _add_compare(commands: argparse._SubParsersAction) -> None:
-    from t2ireid_plugin.evaluation import compare
-
-    description = "how far two runs differ on the same queries, with intervals"
-    parser = commands.add_parser("compare", help=description, description=description)
-    compare.add_arguments(parser)
-    parser.set_defaults(run=compare.run)
+    _add_late(commands, "compare", "evaluation.compare", "how far two runs differ on the same queries, with intervals")
 
 
 def _add_ablate(commands: argparse._SubParsersAction) -> None:

@@ -75,6 +75,9 @@ _DEFAULTS: dict[str, Any] = {
         "load_train_targets": False,
         "id_instruction": "caption",  # what the model reads as identity description: caption or identity
         "cloth_instruction": "clothing",  # and as clothing description: clothing or caption
+        "text_feature_cache": "off",  # what a frozen text encoder makes of training texts: off, memory or disk
+        "text_feature_cache_gb": 8.0,  # at most
+        "text_feature_cache_dir": "",  # of disk; empty is a folder in the user's cache
     },
     "market1501": {"use_500k_distractors": False},
     "cuhk03": {"labeled_images": False, "classic_split": False, "use_metric_cuhk03": False},

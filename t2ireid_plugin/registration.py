@@ -5,10 +5,13 @@ from __future__ import annotations
 import functools
 import warnings
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from t2ireid_plugin.data.benchmarks import BENCHMARKS
 from t2ireid_plugin.errors import ConfigError, DependencyError
+
+if TYPE_CHECKING:
+    from t2ireid_plugin.data.dataset import CaptionDataset
 
 VAL_SUFFIX = "_val"
 # Models by name, with the options of `T2IReIDImageModel`.
@@ -33,16 +36,12 @@ def register() -> None:
         warnings.filterwarnings("ignore", message="Cython evaluation")
         from torchreid import data as torchreid_data
 
-        from t2ireid_plugin.data.dataset import CaptionDataset
-
     for name, options in MODELS.items():
-        register_model_variant(name, **options)
+        _add_model(name, options)
     for spec in BENCHMARKS.values():
         for name, split in ((spec.name, "test"), (spec.name + VAL_SUFFIX, "val")):
             if name not in _registered:
-                torchreid_data.register_image_dataset(
-                    name, functools.partial(CaptionDataset, spec=spec, eval_split=split)
-                )
+                torchreid_data.register_image_dataset(name, functools.partial(_dataset, spec=spec, eval_split=split))
                 _registered.add(name)
 
 
@@ -60,15 +59,19 @@ def register_model_variant(name: str, **options: Any) -> None:
         ConfigError: for an unknown option, a value that cannot work, or a name that is taken.
         DependencyError: when this version of torchreid has no table for models.
     """
-    from torchreid import models
-
     from t2ireid_plugin.modeling.torchreid_model import check_options
 
-    table = private_table(models, "__model_factory")
     try:
         check_options(options)
     except ConfigError as error:
         raise ConfigError(f"model '{name}': {error}") from error
+    _add_model(name, options)
+
+
+def _add_model(name: str, options: Mapping[str, Any]) -> None:
+    from torchreid import models
+
+    table = private_table(models, "__model_factory")
     builder = _Builder(options)
     if table.setdefault(name, builder) != builder:
         taken = f"with the options {table[name].options}" if isinstance(table[name], _Builder) else "by torchreid"
@@ -107,3 +110,10 @@ class _Builder:
         from t2ireid_plugin.modeling.torchreid_model import T2IReIDImageModel
 
         return T2IReIDImageModel(num_classes, loss, pretrained, **self.options)
+
+
+def _dataset(**arguments: Any) -> CaptionDataset:
+    """`CaptionDataset`, whose module is not loaded while torchreid is: it may be the one that loads torchreid."""
+    from t2ireid_plugin.data.dataset import CaptionDataset
+
+    return CaptionDataset(**arguments)

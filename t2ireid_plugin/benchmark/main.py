@@ -14,11 +14,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 
-from t2ireid_plugin.benchmark import data, ranking
+from t2ireid_plugin.benchmark import data, everything, model, ranking, startup, sweep
 from t2ireid_plugin.benchmark.machine import describe_machine
 from t2ireid_plugin.errors import T2IReIDError
 
-COMMANDS: dict[str, ModuleType] = {"data": data, "ranking": ranking}
+COMMANDS: dict[str, ModuleType] = {
+    "model": model,
+    "sweep": sweep,
+    "startup": startup,
+    "ranking": ranking,
+    "data": data,
+    "all": everything,
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

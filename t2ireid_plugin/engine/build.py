@@ -20,6 +20,7 @@ from t2ireid_plugin.data.transforms import TRANSFORMS, TestTransform, TrainTrans
 from t2ireid_plugin.engine.ema import build_ema
 from t2ireid_plugin.engine.image_check import check_image_config, check_image_files, image_datasets
 from t2ireid_plugin.engine.optim import WarmupCosine, build_adamw
+from t2ireid_plugin.engine.text_cache import check_text_cache
 from t2ireid_plugin.engine.text_image import TEXT_FIELDS, TextImageEngine
 from t2ireid_plugin.errors import ConfigError, DataError, EncoderError, InputError
 from t2ireid_plugin.evaluation.metrics import EVALUATORS
@@ -113,6 +114,7 @@ def _check_text_image(cfg: CfgNode) -> None:
         choose("data.transforms", name, TRANSFORMS)
     choose("data.id_instruction", cfg.data.id_instruction, tuple(TEXT_FIELDS))
     choose("data.cloth_instruction", cfg.data.cloth_instruction, tuple(TEXT_FIELDS))
+    check_text_cache(cfg)
     choose("train.optim", cfg.train.optim, ("adamw",))
     choose("train.lr_scheduler", cfg.train.lr_scheduler, SCHEDULERS)
     for name in cfg.test.protocols:

@@ -24,6 +24,7 @@ from t2ireid_plugin.engine.build import (
 )
 from t2ireid_plugin.engine.checkpointing import save_json
 from t2ireid_plugin.engine.logging import describe_environment, git_revision, log_to, versions
+from t2ireid_plugin.engine.text_cache import remember_texts
 from t2ireid_plugin.engine.text_image import TextImageEngine
 from t2ireid_plugin.errors import ConfigError
 from t2ireid_plugin.evaluation.metrics import Metrics, format_table
@@ -118,6 +119,7 @@ def _train(cfg: CfgNode, engine: TextImageEngine, folder: Path, last: Path | Non
             engine.best = {}
     if start_epoch >= cfg.train.max_epoch and not engine.best:
         raise ConfigError(f"train.max_epoch: {cfg.train.max_epoch} leaves nothing to train after {start_epoch}")
+    remember_texts(cfg, engine.model, engine.datamanager.train_loader.dataset.train)
     engine.run(
         save_dir=str(folder),
         max_epoch=cfg.train.max_epoch,

@@ -17,24 +17,19 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from huggingface_hub import constants, hf_hub_download, try_to_load_from_cache
-from transformers import (
-    AutoConfig,
-    AutoTokenizer,
-    PretrainedConfig,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
-from transformers.utils import logging as transformers_logging
 
 from t2ireid_plugin.errors import ConfigError, EncoderError
 from t2ireid_plugin.modeling.towers import drop_head, tower_class, tower_config, without_pooler
 
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
 logger = logging.getLogger(__name__)
 
-Source: TypeAlias = str | Mapping[str, Any] | PretrainedConfig
+Source: TypeAlias = "str | Mapping[str, Any] | PretrainedConfig"
 T = TypeVar("T")
 
 IMAGE_KEY, TEXT_KEY = "vit_pretrained", "bert_base_path"
@@ -72,6 +67,8 @@ def build_tokenizer(source: str, vocab_size: int) -> PreTrainedTokenizerBase:
         EncoderError: when it is missing or its vocabulary is not the encoder's. Hugging Face hands out an almost
             empty tokenizer for a folder without a vocabulary; here that is an error.
     """
+    from transformers import AutoTokenizer
+
     tokenizer = _load(AutoTokenizer.from_pretrained, source, TEXT_KEY)
     # Embedding tables are sometimes padded up to a round size, so up to 1 % may be unused.
     if not 0.99 * vocab_size <= len(tokenizer) <= vocab_size:
@@ -110,6 +107,8 @@ def encoder_config(source: Source, key: str) -> PretrainedConfig:
 
 def _found_config(source: Source, key: str) -> PretrainedConfig:
     """As `encoder_config`, but of a two-tower model in a folder the whole."""
+    from transformers import AutoConfig, PretrainedConfig
+
     if isinstance(source, PretrainedConfig):
         return source
     if isinstance(source, Mapping):
@@ -142,6 +141,8 @@ def _build(source: Source, key: str) -> PreTrainedModel:
 
 
 def _inline_config(settings: dict[str, Any], default_type: str, key: str) -> PretrainedConfig:
+    from transformers import AutoConfig
+
     model_type = settings.pop("model_type", default_type)
     try:
         default = tower_config(AutoConfig.for_model(model_type), _KIND[key])
@@ -162,6 +163,8 @@ def _inline_config(settings: dict[str, Any], default_type: str, key: str) -> Pre
 @contextlib.contextmanager
 def _without_load_report(quiet: bool) -> Iterator[None]:
     """The library warns of each tensor that is left over; of two towers the other one always is."""
+    from transformers.utils import logging as transformers_logging
+
     before = transformers_logging.get_verbosity()
     if quiet:
         transformers_logging.set_verbosity_error()

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase
 
 from t2ireid_plugin.errors import ConfigError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 NOT_HIDDEN = -100  # what torch's cross-entropy leaves out
 _MASKED, _RANDOM = 0.8, 0.1  # of the hidden words; the rest stay as they are

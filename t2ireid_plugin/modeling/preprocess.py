@@ -3,27 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from typing import Any, NamedTuple
-
-from transformers import PretrainedConfig
-from transformers.image_utils import (
-    IMAGENET_DEFAULT_MEAN,
-    IMAGENET_DEFAULT_STD,
-    OPENAI_CLIP_MEAN,
-    OPENAI_CLIP_STD,
-)
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from t2ireid_plugin.errors import EncoderError
 from t2ireid_plugin.modeling.encoders import IMAGE_KEY, Source, find_folder, find_on_hub
 from t2ireid_plugin.modeling.towers import own_size
 
-# Normalisation by the beginning of model_type, where there is no preprocessor file; ViT and SigLIP have 0.5.
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
+
+# Normalisation by the beginning of model_type, where there is no preprocessor file: what the library's constants are
+# called. ViT and SigLIP have 0.5.
 _HALF = (0.5, 0.5, 0.5)
-_NORMALISATION = {
-    "clip": (OPENAI_CLIP_MEAN, OPENAI_CLIP_STD),
-    "dinov": (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD),
-}
+_NORMALISATION = {"clip": "OPENAI_CLIP", "dinov": "IMAGENET_DEFAULT"}
 
 
 class Preprocess(NamedTuple):
@@ -52,9 +45,18 @@ def image_preprocess(source: Source, config: PretrainedConfig) -> Preprocess:
     height, width = own_size(config)
     if height == width:  # positions for a tall image do not fit another
         height, width = _preprocessor_size(settings) or (height, width)
-    usual = next((v for k, v in _NORMALISATION.items() if config.model_type.startswith(k)), (_HALF, _HALF))
-    mean, std = settings.get("image_mean", usual[0]), settings.get("image_std", usual[1])
+    mean, std = _usual_normalisation(config.model_type)
+    mean, std = settings.get("image_mean", mean), settings.get("image_std", std)
     return Preprocess(height, width, tuple(mean), tuple(std))
+
+
+def _usual_normalisation(model_type: str) -> tuple[Sequence[float], Sequence[float]]:
+    from transformers import image_utils
+
+    for start, name in _NORMALISATION.items():
+        if model_type.startswith(start):
+            return getattr(image_utils, f"{name}_MEAN"), getattr(image_utils, f"{name}_STD")
+    return _HALF, _HALF
 
 
 def _preprocessor_settings(source: Source) -> dict[str, Any]:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import PreTrainedTokenizerBase
 
 from t2ireid_plugin.errors import CheckpointError, ConfigError, EncoderError, InputError
 from t2ireid_plugin.modeling.checkpoint import LoadReport, copy_state_dict, read_state_dict
@@ -23,9 +22,14 @@ from t2ireid_plugin.modeling.encoders import (
 from t2ireid_plugin.modeling.fusion import SequenceMambaFusion, build_fusion
 from t2ireid_plugin.modeling.heads import projection_mlp
 from t2ireid_plugin.modeling.masking import hide_words
+from t2ireid_plugin.modeling.packing import Layout
 from t2ireid_plugin.modeling.preprocess import image_preprocess
 from t2ireid_plugin.modeling.tokenizer import CachedTokenizer
 from t2ireid_plugin.modeling.towers import attends_padding, image_tokens, num_prefix_tokens, patch_size
+from t2ireid_plugin.modeling.words import TEXTS_AT_ONCE, Ids, RememberedWords, read_texts, word_features
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 logger = logging.getLogger(__name__)
 
@@ -33,7 +37,6 @@ SHARED_DIM = 512
 EMBED_DIM = 256
 NUM_HEADS = 4
 INITIAL_SCALE = 1.0
-_TEXTS_AT_ONCE = 64
 
 DEFAULT_FUSION: dict[str, Any] = {
     "type": "enhanced_mamba",
@@ -108,6 +111,9 @@ class T2IReIDModel(nn.Module):
         config = _complete(net_config)
         self.freeze_text: bool = config["freeze_text"]
         self.load_report: LoadReport | None = None
+        # What remembers a frozen text encoder's features in training.
+        self.text_features: RememberedWords | None = None
+        self._compiled_core: Callable[..., tuple[T2IReIDOutput, Tensor | None]] | None = None
 
         # Text first: a missing tokenizer should not wait for 86 million image parameters.
         tokenizer = config["tokenizer"]
@@ -157,6 +163,8 @@ class T2IReIDModel(nn.Module):
         super().train(mode)
         if self.freeze_text:
             self.text_encoder.eval()
+        if self.text_features is not None:
+            self.text_features.recheck()
         return self
 
     def encode_image(self, image: Tensor) -> Tensor:
@@ -227,11 +235,13 @@ class T2IReIDModel(nn.Module):
         """
         output, image_tokens = self._encode(image, cloth_instruction, id_instruction)
         assert image_tokens is not None
-        input_ids, mask = (t.to(self.device) for t in self.text_cache(_as_texts(id_instruction, "id_instruction")))
+        input_ids, mask = self.text_cache(_as_texts(id_instruction, "id_instruction"))
         shown, hidden = hide_words(input_ids, self.text_cache.tokenizer, share)
-        words = self._text_tokens(shown, mask)
-        longest = words.shape[1]
-        return output, MaskedPairs(image_tokens, words, mask[:, :longest], hidden[:, :longest])
+        lengths = mask.sum(dim=1).tolist()
+        seen = [tuple(ids[:n]) for ids, n in zip(shown.tolist(), lengths)]
+        read, layout = self._read(seen, remember=False)  # other words are hidden every time
+        words, word_mask = layout.padded(self._attend_words(read, layout))
+        return output, MaskedPairs(image_tokens, words, word_mask, hidden[:, : words.shape[1]].to(self.device))
 
     def _encode(
         self,
@@ -241,6 +251,23 @@ class T2IReIDModel(nn.Module):
     ) -> tuple[T2IReIDOutput, Tensor | None]:
         """What `forward` returns, and the image's tokens ``[B, L, D]``."""
         texts = self._given_texts(image, cloth_instruction, id_instruction)
+        words = layout = None
+        if texts:
+            rows = self.text_cache.ids([text for batch in texts.values() for text in batch])
+            words, layout = self._read(rows)
+        core = self._compiled_core or self._core
+        return core(image, words, layout, tuple(texts))
+
+    def _core(
+        self, image: Tensor | None, words: Tensor | None, layout: Layout | None, given: tuple[str, ...]
+    ) -> tuple[T2IReIDOutput, Tensor | None]:
+        """`_encode` from tensors to tensors, which a compiler can take as a whole.
+
+        Args:
+            image: as in `forward`.
+            words, layout: the texts as `_read` gives them, batch after batch.
+            given: which batches of texts these are, the identity texts last.
+        """
         image_tokens = image_embeds = id_logits = id_embeds = cloth_embeds = cloth_image_embeds = gate = None
         if image is not None:
             image_tokens = self._image_tokens(image)
@@ -248,15 +275,20 @@ class T2IReIDModel(nn.Module):
             id_logits = self.id_classifier(id_embeds)
             image_embeds, cloth_image_embeds = self._project(self.image_mlp, id_embeds, cloth_embeds)
 
-        words: list[tuple[Tensor, Tensor]] | None = [] if self.fuses_tokens and image is not None else None
-        text_embeds = self._embed_texts(texts, words)
+        text_tokens, text_embeds = None, dict[str, Tensor]()
+        if words is not None and layout is not None:
+            # In one pass, so that one set of batch statistics describes them all.
+            text_tokens = self._attend_words(words, layout)
+            features = layout.mean(text_tokens).chunk(len(given))
+            text_embeds = dict(zip(given, self._project(self.text_mlp, *features)))
         id_text_embeds = text_embeds.get("id_instruction")
 
         fused_embeds = gate_weights = None
         if self.fusion is not None and image_embeds is not None and id_text_embeds is not None:
-            if words is not None:
-                # The identity texts are the last of the batch.
-                tokens, mask = (part[-len(image_embeds) :] for part in words[0])
+            if self.fuses_tokens:
+                assert layout is not None
+                assert text_tokens is not None
+                tokens, mask = (part[-len(image_embeds) :] for part in layout.padded(text_tokens))
                 fused, gate_weights = self.fusion(image_tokens, tokens, mask)
                 fused_embeds = F.normalize(self.scale * fused, dim=-1)
             else:
@@ -275,6 +307,22 @@ class T2IReIDModel(nn.Module):
             gate_weights=gate_weights,
         )
         return output, image_tokens
+
+    def compile_parts(self, **options: Any) -> None:
+        """Compiles both encoders and what training computes from tensors, each as one graph; names stay as they are.
+
+        Text batches differ in their numbers of tokens, so shapes are left open where they have been seen to change.
+
+        Args:
+            **options: of `torch.compile`.
+        """
+        options = {"fullgraph": True, **options}
+        self.text_encoder.compile(**options)
+        self.visual_encoder.compile(**options)
+        self._compiled_core = torch.compile(self._core, **options)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "_compiled_core": None}  # compiled code stays behind in copies and pickles
 
     def load_param(self, trained_path: str | Path) -> T2IReIDModel:
         """Loads weights from a file; `load_report` then says what was loaded and what was not.
@@ -312,54 +360,51 @@ class T2IReIDModel(nn.Module):
             image = image.squeeze(-1)
         if image.dim() != 4 or image.shape[1] != 3:
             raise InputError(f"images must be [B, 3, H, W] or [B, 3, H, W, 1], not {list(image.shape)}")
-        return image_tokens(self.visual_encoder, image.to(self.device))
+        return image_tokens(self.visual_encoder, image.to(self.device, non_blocking=True))
 
     def _grid(self, image: Tensor) -> tuple[int, int]:
         """Rows and columns of the patches of ``[B, 3, H, W]`` or ``[B, 3, H, W, 1]``."""
         rows, columns = patch_size(self.visual_encoder.config)
         return image.shape[2] // rows, image.shape[3] // columns
 
-    def _text_features(self, texts: Sequence[str], words: list[tuple[Tensor, Tensor]] | None = None) -> Tensor:
-        """``n`` texts to pooled features ``[n, D]``; similar lengths together, so that little of it is padding.
+    def _text_features(self, texts: Sequence[str]) -> Tensor:
+        """``n`` texts to pooled features ``[n, D]``; outside training each different text once, some at a time."""
+        rows = self.text_cache.ids(texts)
+        different = rows if self.training else sorted(dict.fromkeys(rows), key=len)
+        at_once = len(rows) if self.training else TEXTS_AT_ONCE
+        pooled = []
+        for start in range(0, len(different), at_once):
+            words, layout = self._read(different[start : start + at_once])
+            pooled.append(layout.mean(self._attend_words(words, layout)))
+        if self.training:
+            return pooled[0]
+        number = {ids: i for i, ids in enumerate(different)}
+        return torch.cat(pooled)[[number[ids] for ids in rows]]
 
-        Where a list ``words`` is given, the tokens ``[n, L, D]`` and their mask ``[n, L]`` are put into it.
+    def _read(self, rows: Sequence[Ids], remember: bool = True) -> tuple[Tensor, Layout]:
+        """Token ids of ``n`` texts to what the text encoder makes of them, see `words.read_texts`.
+
+        A repeated text passes the encoder once, unless it has dropout, which makes each time another. The attention
+        behind it has dropout in training, so it sees every text.
         """
-        input_ids, mask = (t.to(self.device) for t in self.text_cache(texts))  # [n, max_length] each
-        order = mask.sum(dim=1).argsort() if len(texts) > _TEXTS_AT_ONCE else torch.arange(len(texts))
-        back = order.argsort()
-        pooled, tokens = [], []
-        for rows in order.split(_TEXTS_AT_ONCE):
-            found = self._text_tokens(input_ids[rows], mask[rows])  # [r, l, D]
-            weights = mask[rows, : found.shape[1]].unsqueeze(-1).to(found.dtype)
-            pooled.append((found * weights).sum(dim=1) / weights.sum(dim=1))
-            if words is not None:
-                tokens.append(found)
-        if words is not None:
-            longest = max(part.shape[1] for part in tokens)
-            padded = torch.cat([F.pad(part, (0, 0, 0, longest - part.shape[1])) for part in tokens])
-            words.append((padded[back], mask[:, :longest]))
-        return torch.cat(pooled)[back]
-
-    def _text_tokens(self, input_ids: Tensor, mask: Tensor) -> Tensor:
-        """Token ids and mask ``[n, max_length]`` to features of the tokens ``[n, L, D]``, ``L`` the longest text's."""
-        longest = int(mask.sum(dim=1).max())  # columns that are padding for every text change nothing
-        input_ids, mask = input_ids[:, :longest], mask[:, :longest]
+        encoder, pad = self.text_encoder, self.text_cache.pad
+        remembered = self.text_features if remember and self.training and self.freeze_text else None
+        source = word_features if remembered is None else remembered
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.freeze_text):
-            tokens = self.text_encoder(input_ids=input_ids, attention_mask=mask).last_hidden_state  # [n, L, D]
-        if self.text_adapter is not None:
-            tokens = self.text_adapter(tokens)
-        attended, _ = self.text_attn(tokens, tokens, tokens, key_padding_mask=~mask.bool(), need_weights=False)
-        return self.text_attn_norm(attended + tokens)
+            words, layout = read_texts(
+                rows, lambda texts: source(encoder, texts, pad), repeats_differ=self.training and not self.freeze_text
+            )
+        return words, layout.to(self.device)
 
-    def _embed_texts(
-        self, texts: Mapping[str, list[str]], words: list[tuple[Tensor, Tensor]] | None = None
-    ) -> dict[str, Tensor]:
-        """Several batches of texts in one pass, so that one set of batch statistics describes them all."""
-        if not texts:
-            return {}
-        features = self._text_features([text for batch in texts.values() for text in batch], words)
-        parts = features.split([len(batch) for batch in texts.values()])
-        return dict(zip(texts, self._project(self.text_mlp, *parts)))
+    def _attend_words(self, words: Tensor, layout: Layout) -> Tensor:
+        """What `_read` gives to features of the tokens in their rows, ``[R, T, D]``."""
+        if self.text_adapter is not None:
+            words = self.text_adapter(words)
+        tokens, mask = layout.spread(words), layout.blocked()  # [R, T, D], [R, T, T]
+        if mask is not None:
+            mask = mask.repeat_interleave(self.text_attn.num_heads, dim=0)
+        attended, _ = self.text_attn(tokens, tokens, tokens, attn_mask=mask, need_weights=False)
+        return self.text_attn_norm(attended + tokens)
 
     def _project(self, mlp: nn.Module, *features: Tensor) -> tuple[Tensor, ...]:
         """Each ``[n, D]`` to ``[n, 256]`` of unit norm; as one batch, for the sake of its statistics."""

@@ -6,7 +6,8 @@ import json
 import logging
 import os
 from collections import Counter, OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from tokenizers import Tokenizer
@@ -14,9 +15,11 @@ from tokenizers.implementations import BertWordPieceTokenizer
 from tokenizers.normalizers import BertNormalizer
 from tokenizers.pre_tokenizers import BertPreTokenizer
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from t2ireid_plugin.errors import DataError, EncoderError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 logger = logging.getLogger(__name__)
 
@@ -57,7 +60,7 @@ class CachedTokenizer:
         self.max_length = max_length
         self.capacity = capacity
         self.attends_padding = attends_padding
-        self._ids: OrderedDict[str, list[int]] = OrderedDict()
+        self._ids: OrderedDict[str, tuple[int, ...]] = OrderedDict()
         self._warned = False
 
     def __len__(self) -> int:
@@ -66,21 +69,28 @@ class CachedTokenizer:
 
     def __call__(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
         """``n`` texts to ``input_ids [n, max_length]`` and ``attention_mask [n, max_length]``, both int64."""
-        rows = self._lookup(texts)
-        pad = self.tokenizer.pad_token_id
-        input_ids = torch.full((len(rows), self.max_length), 0 if pad is None else pad)
-        attention_mask = torch.full_like(input_ids, int(self.attends_padding))
+        rows = self.ids(texts)
+        input_ids = torch.full((len(rows), self.max_length), self.pad)
+        attention_mask = torch.zeros_like(input_ids)
         for i, ids in enumerate(rows):
             input_ids[i, : len(ids)] = torch.tensor(ids)
             attention_mask[i, : len(ids)] = 1
         return input_ids, attention_mask
 
-    def _lookup(self, texts: Sequence[str]) -> list[list[int]]:
+    @property
+    def pad(self) -> int:
+        """The token that fills up; any will do for a tokenizer that has none."""
+        pad = self.tokenizer.pad_token_id
+        return 0 if pad is None else int(pad)
+
+    def ids(self, texts: Sequence[str]) -> list[tuple[int, ...]]:
+        """The ids of each text without padding; with it where padding is attended."""
         new = [text for text in dict.fromkeys(texts) if text not in self._ids]
-        fresh: dict[str, list[int]] = {}
+        fresh: dict[str, tuple[int, ...]] = {}
         if new:
             encoded = self.tokenizer(new, truncation=True, max_length=self.max_length)["input_ids"]
-            fresh = dict(zip(new, encoded))
+            fill = (self.pad,) * self.max_length if self.attends_padding else ()
+            fresh = {text: (*ids, *fill[len(ids) :]) for text, ids in zip(new, encoded)}
             self._warn_of_unknown(fresh)
         rows = [fresh[text] if text in fresh else self._ids[text] for text in texts]
         for text, ids in zip(texts, rows):
@@ -90,7 +100,7 @@ class CachedTokenizer:
             self._ids.popitem(last=False)
         return rows
 
-    def _warn_of_unknown(self, fresh: dict[str, list[int]]) -> None:
+    def _warn_of_unknown(self, fresh: Mapping[str, Sequence[int]]) -> None:
         unknown_id = self.tokenizer.unk_token_id
         # CLIP's tokens go down to bytes, so that nothing is unknown; its unk_token is the one that ends each text.
         if self._warned or unknown_id is None or unknown_id == self.tokenizer.eos_token_id:
@@ -154,6 +164,8 @@ def tokenizer_to_json(tokenizer: PreTrainedTokenizerBase) -> str:
 
 def tokenizer_from_json(text: str) -> PreTrainedTokenizerFast:
     """The tokenizer that `tokenizer_to_json` wrote; without roles of special tokens they are BERT's."""
+    from transformers import PreTrainedTokenizerFast
+
     content = json.loads(text)
     roles = content.pop(_ROLES, SPECIAL_TOKENS)
     backend = Tokenizer.from_str(json.dumps(content, ensure_ascii=False))

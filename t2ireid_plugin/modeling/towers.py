@@ -6,15 +6,15 @@ A two-tower model (CLIP, SigLIP) holds an image and a text encoder in one folder
 from __future__ import annotations
 
 import inspect
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-import transformers
 from torch import Tensor, nn
-from transformers import PretrainedConfig, PreTrainedModel
-from transformers.models.auto.modeling_auto import MODEL_MAPPING
 
 from t2ireid_plugin.errors import EncoderError, InputError
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig, PreTrainedModel
 
 # CLIP normalises the class token alone, in its pooler, and hands out the other tokens as they are.
 _NORM_IN_POOLER = ("clip_vision_model",)
@@ -34,6 +34,9 @@ def tower_config(config: PretrainedConfig, kind: str) -> PretrainedConfig:
 
 def tower_class(config: PretrainedConfig) -> type[PreTrainedModel] | None:
     """The class of the encoder that ``config`` describes; None when it describes none."""
+    import transformers
+    from transformers.models.auto.modeling_auto import MODEL_MAPPING
+
     if type(config) in MODEL_MAPPING:
         return MODEL_MAPPING[type(config)]
     # SigLIP's text towers are in no table of the library.

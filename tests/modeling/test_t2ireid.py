@@ -280,6 +280,61 @@ def test_padding_changes_nothing(model, make):
         torch.testing.assert_close(other.encode_text(texts), together, rtol=0, atol=1e-6)
 
 
+def encoded_texts(model):
+    """A list that will hold the number of tokens in each pass of the text encoder."""
+    seen = []
+    embedding = model.text_encoder.get_input_embeddings()
+    embedding.register_forward_hook(lambda module, args, output: seen.append(args[0].numel()))
+    return seen
+
+
+def number_of_tokens(model, texts):
+    return int(model.text_cache(list(dict.fromkeys(texts)))[1].sum())
+
+
+def test_identity_and_clothing_texts_pass_the_encoder_together(make):
+    model = make.model()
+    seen = encoded_texts(model)
+    with torch.no_grad():
+        model(make.images(2), CLOTHING, IDENTITY)
+    assert len(seen) == 1
+    assert seen[0] == number_of_tokens(model, [*CLOTHING, *IDENTITY])  # all four in one row, without padding
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_a_repeated_text_passes_a_frozen_encoder_once(make, training):
+    model = make.model().train(training)
+    seen = encoded_texts(model)
+    texts = [*IDENTITY, *CLOTHING, *IDENTITY]
+    with torch.no_grad():
+        out = model(cloth_instruction=texts, id_instruction=texts[::-1])
+    assert sum(seen) == number_of_tokens(model, texts)
+    same = torch.allclose(out.id_text_embeds[0], out.id_text_embeds[4], rtol=0, atol=1e-6)
+    assert same != training  # the dropout behind the encoder is drawn for each text
+
+
+def test_batch_statistics_count_a_repeated_text_as_often_as_it_is_there(make):
+    model = make.model().train()
+    seen = []
+    model.shared_mlp.register_forward_hook(lambda module, inputs, output: seen.append(inputs[0]))
+    model(cloth_instruction=CLOTHING * 3, id_instruction=CLOTHING * 3)
+    assert seen[0].shape[0] == 12
+
+
+def test_a_trained_encoder_reads_every_repetition(make):
+    """Its dropout makes each another text; in evaluation it makes none."""
+    model = make.model(freeze_text=False).train()
+    seen = encoded_texts(model)
+    texts = IDENTITY * 3
+    model(cloth_instruction=texts, id_instruction=texts)
+    assert sum(seen) == 6 * number_of_tokens(model, IDENTITY)
+    seen.clear()
+    model.eval()
+    with torch.no_grad():
+        model(cloth_instruction=texts, id_instruction=texts)
+    assert sum(seen) == number_of_tokens(model, IDENTITY)
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [([], "empty"), ((), "empty"), ("", "empty"), ("  \n", "empty"), (["a boy", " "], r"\[1\].*empty"),
@@ -626,6 +681,7 @@ def test_forward_masked_returns_what_forward_does_and_the_masked_pairs(model, ma
 
 def test_hidden_words_are_hidden_from_the_text_encoder(model, make):
     with torch.no_grad():
-        plain = model._text_tokens(*model.text_cache(IDENTITY))
+        words, layout = model._read(model.text_cache.ids(IDENTITY))
+        plain, _ = layout.padded(model._attend_words(words, layout))
         _, pairs = model.forward_masked(make.images(2), None, IDENTITY, share=1.0)
     assert not torch.allclose(plain, pairs.word_tokens, atol=1e-3)

@@ -98,7 +98,7 @@ def test_a_batch_larger_than_the_cache(tokenizer, captions):
 def test_what_is_kept_is_ids_without_padding(tokenizer):
     cache = CachedTokenizer(tokenizer, LENGTH)
     ids, mask = cache(["a red coat"])
-    assert list(cache._ids.values()) == [ids[0, : mask.sum()].tolist()]
+    assert list(cache._ids.values()) == cache.ids(["a red coat"]) == [tuple(ids[0, : mask.sum()].tolist())]
 
 
 def test_writing_into_a_result_leaves_the_cache_alone(tokenizer):

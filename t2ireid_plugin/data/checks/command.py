@@ -5,8 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
-
-from transformers import PreTrainedTokenizerBase
+from typing import TYPE_CHECKING
 
 from t2ireid_plugin.data.annotations import find_annotation
 from t2ireid_plugin.data.benchmarks import BENCHMARKS, BenchmarkSpec
@@ -18,6 +17,9 @@ from t2ireid_plugin.data.checks.rows import read_all
 from t2ireid_plugin.data.checks.sheet import write_sheet
 from t2ireid_plugin.data.checks.texts import TokenCounts, check_repeated, check_tokens, learn_tokenizer, load_tokenizer
 from t2ireid_plugin.errors import DataError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 _LEARNED = "WordPiece, {:,} tokens learned from the training captions, as training does without a pretrained encoder"
 _LEAST_LENGTH = 3  # a special token at either end and one between

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
-
-from transformers import AutoConfig, PreTrainedTokenizerBase
+from typing import TYPE_CHECKING, NamedTuple
 
 from t2ireid_plugin.data.checks.findings import ERROR, MANY_CUT, MOSTLY, WARNING, Example, Findings
 from t2ireid_plugin.data.checks.rows import Row, is_unicode, shown
 from t2ireid_plugin.errors import EncoderError
 from t2ireid_plugin.modeling.encoders import TEXT_KEY, build_tokenizer, check_source
 from t2ireid_plugin.modeling.tokenizer import learn_wordpiece
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 _BATCH = 1000
 _WORDS_SHOWN = 8
@@ -45,6 +46,8 @@ def load_tokenizer(source: str) -> PreTrainedTokenizerBase:
     Raises:
         EncoderError: when it cannot be had or does not belong to its encoder.
     """
+    from transformers import AutoConfig
+
     check_source(source, TEXT_KEY)
     try:
         try:

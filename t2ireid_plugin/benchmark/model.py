@@ -1,0 +1,131 @@
+"""Cost of the model against its bare encoders and against the specification written down literally.
+
+The three have the same weights, which is checked first: their outputs agree to 1e-4. They are timed by turns in this
+process, and what counts are the ratios within a round. Peak memory is read in a fresh process for each.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+
+from t2ireid_plugin.benchmark.timing import Ratio, by_turns, summary
+from t2ireid_plugin.benchmark.workloads import (
+    BARE,
+    CACHED,
+    LITERAL,
+    OURS,
+    SIZES,
+    Bench,
+    Work,
+    build,
+    captions,
+    check_agreement,
+    image_work,
+    text_work,
+    training_work,
+)
+from t2ireid_plugin.errors import DataError
+
+NAMES = {
+    BARE: "bare encoder",
+    LITERAL: "the specification literally",
+    OURS: "this package",
+    CACHED: "this package, texts cached",
+}
+PARTS = ("image", "text", "query", "training", "memory")
+_MB = 1e6
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of ``tools/benchmark.py model``."""
+    parser.add_argument(
+        "--size", choices=SIZES, default="base", help="of the encoders (base); tiny is a trial of the command"
+    )
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS, help="parts to measure (all)")
+    parser.add_argument("--rounds", type=int, default=7, metavar="N", help="times each is timed, by turns (7)")
+    parser.add_argument("--images", type=int, default=8, metavar="N", help="images a batch (8)")
+    parser.add_argument("--texts", type=int, default=16, metavar="N", help="captions a batch (16)")
+    parser.add_argument("--batch", type=int, default=8, metavar="N", help="pairs a training step (8)")
+    parser.add_argument("--threads", type=int, default=1, metavar="N", help="of PyTorch (1)")
+    parser.add_argument(
+        "--clock", choices=("cpu", "wall"), default="cpu", help="ratios of the process's CPU time (cpu) or wall time"
+    )
+
+
+def run(options: argparse.Namespace) -> dict[str, Any]:
+    """Checks, measures, prints the tables, and returns the figures.
+
+    Raises:
+        DataError: when the outputs differ, or a measuring process broke off.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(options.threads)
+    try:
+        bench = build(options.size)
+        difference = check_agreement(bench)
+        print(f"outputs of this package and of the literal transcription differ by {difference:.1e} at most")
+        parts = {name: _timed(work(), name, options) for name, work in _parts(bench, options).items()}
+    finally:
+        torch.set_num_threads(threads)
+    del bench
+    memory = _memory(options) if "memory" in options.only else None
+    return {
+        "size": options.size,
+        "rounds": options.rounds,
+        "clock": options.clock,
+        "threads": options.threads,
+        "difference": difference,
+        "parts": parts,
+        "memory": memory,
+    }
+
+
+def _parts(bench: Bench, options: argparse.Namespace) -> dict[str, Callable[[], Work]]:
+    """What is timed, by what the tables call it."""
+    parts: dict[str, tuple[str, Callable[[], Work]]] = {
+        "image": (f"encode_image, {options.images} images", lambda: image_work(bench, options.images)),
+        "text": (f"encode_text, {options.texts} captions", lambda: text_work(bench, captions(options.texts))),
+        "query": ("encode_text, one query", lambda: text_work(bench, captions(1, seed=3))),
+        "training": (f"training step, {options.batch} pairs", lambda: training_work(bench, options.batch)),
+    }
+    return dict(parts[part] for part in PARTS if part in options.only and part in parts)
+
+
+def _timed(work: Work, name: str, options: argparse.Namespace) -> dict[str, Any]:
+    figures = summary(by_turns(work, options.rounds), BARE, LITERAL, options.clock)
+    print(f"\n{name}\n{_table(figures, options.clock)}", flush=True)
+    return figures
+
+
+def _table(figures: Mapping[str, Mapping[str, Any]], clock: str) -> str:
+    lines = [f"{'':<30}{f'{clock} seconds':>14}{'wall':>8}{'to the bare encoder':>26}{'to the literal one':>26}"]
+    for name, row in figures.items():
+        seconds = f"{row['seconds'][clock]:>14.3f}{row['seconds']['wall']:>8.3f}"
+        ratios = f"{Ratio(**row['to_bare'])!s:>26}{Ratio(**row['to_literal'])!s:>26}"
+        lines.append(f"{NAMES[name]:<30}{seconds}{ratios}")
+    return "\n".join(lines)
+
+
+def _memory(options: argparse.Namespace) -> dict[str, Any]:
+    """Peak memory of training steps, each contender in a process of its own."""
+    peaks = {name: _peak(name, options) for name in NAMES}
+    print(f"\npeak memory of training steps, {options.batch} pairs\n{'':<30}{'MB':>14}{'to the literal one':>26}")
+    for name, peak in peaks.items():
+        print(f"{NAMES[name]:<30}{peak / _MB:>14.0f}{peak / peaks[LITERAL]:>26.3f}")
+    return {name: {"bytes": peak, "to_literal": peak / peaks[LITERAL]} for name, peak in peaks.items()}
+
+
+def _peak(name: str, options: argparse.Namespace) -> int:
+    job = json.dumps({"size": options.size, "contender": name, "batch": options.batch})
+    command = [sys.executable, "-m", "t2ireid_plugin.benchmark.workloads", job]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise DataError(f"{name} broke off with status {done.returncode}: {done.stderr[-1000:]}")
+    return int(done.stdout.splitlines()[-1])

@@ -1,0 +1,67 @@
+"""Work that waits until another package is imported, so that importing ours does not import it."""
+
+from __future__ import annotations
+
+import importlib.abc
+import importlib.machinery
+import importlib.util
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+from types import ModuleType
+
+
+def when_imported(name: str, action: Callable[[], object], quiet: str = "") -> None:
+    """Calls ``action`` when somebody imports the package ``name``, right after it is loaded; at once if it is already.
+
+    Args:
+        name: of a package of the top level.
+        action: what it raises comes out of the import, which then counts as failed.
+        quiet: how warnings start that the package gives while it is loaded, and that mean nothing to our users.
+    """
+    if name in sys.modules:
+        action()
+    else:
+        sys.meta_path.insert(0, _Finder(name, action, quiet))
+
+
+class _Finder(importlib.abc.MetaPathFinder):
+    def __init__(self, name: str, action: Callable[[], object], quiet: str) -> None:
+        self.name, self.action, self.quiet = name, action, quiet
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> importlib.machinery.ModuleSpec | None:
+        if fullname != self.name:
+            return None
+        sys.meta_path.remove(self)  # or this would find itself again
+        spec = importlib.util.find_spec(fullname)
+        if spec is None or spec.loader is None:
+            sys.meta_path.insert(0, self)  # it may be installed later
+            return None
+        spec.loader = _Loader(spec.loader, self)
+        return spec
+
+
+class _Loader(importlib.abc.Loader):
+    """The package's own loader, and the action after it."""
+
+    def __init__(self, own: importlib.abc.Loader, finder: _Finder) -> None:
+        self.own, self.finder = own, finder
+
+    def create_module(self, spec: importlib.machinery.ModuleSpec) -> ModuleType | None:
+        return self.own.create_module(spec)
+
+    def exec_module(self, module: ModuleType) -> None:
+        module.__loader__ = self.own
+        if module.__spec__ is not None:
+            module.__spec__.loader = self.own
+        try:
+            with warnings.catch_warnings():
+                if self.finder.quiet:
+                    warnings.filterwarnings("ignore", message=self.finder.quiet)
+                self.own.exec_module(module)
+                self.finder.action()
+        except BaseException:
+            sys.meta_path.insert(0, self.finder)  # whoever tries again gets the action too
+            raise

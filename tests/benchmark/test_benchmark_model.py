@@ -1,0 +1,149 @@
+"""``tools/benchmark.py model``, ``sweep`` and ``startup`` on tiny encoders, and what they rest on."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from t2ireid_plugin.benchmark import timing, workloads
+from t2ireid_plugin.benchmark.literal import LiteralModel
+from t2ireid_plugin.benchmark.main import main
+from t2ireid_plugin.benchmark.timing import Seconds, by_turns, ratio, summary
+from t2ireid_plugin.benchmark.workloads import BARE, CACHED, LITERAL, OURS, SIZES
+from t2ireid_plugin.errors import DataError
+
+
+@pytest.fixture(scope="module")
+def bench():
+    return workloads.build("tiny")
+
+
+def test_the_command_checks_measures_and_writes(tmp_path, capsys):
+    file = tmp_path / "model.json"
+    words = ["model", "--size", "tiny", "--rounds", "2", "--images", "2", "--texts", "3", "--batch", "2"]
+    assert main([*words, "--json", str(file)]) == 0
+    printed = capsys.readouterr().out
+    assert "outputs of this package and of the literal transcription differ by" in printed
+    found = json.loads(file.read_text())["model"]
+    assert found["difference"] < 1e-4
+    assert list(found["parts"]) == [
+        "encode_image, 2 images",
+        "encode_text, 3 captions",
+        "encode_text, one query",
+        "training step, 2 pairs",
+    ]
+    for name, contenders in found["parts"].items():
+        assert name in printed
+        assert list(contenders) == [BARE, LITERAL, OURS, CACHED][: 4 if "training" in name else 3]
+        for row in contenders.values():
+            assert row["to_bare"]["low"] <= row["to_bare"]["median"] <= row["to_bare"]["high"]
+            assert row["seconds"]["cpu"] > 0
+        assert contenders[BARE]["to_bare"]["median"] == contenders[LITERAL]["to_literal"]["median"] == 1
+    assert {row["bytes"] > 0 for row in found["memory"].values()} == {True}
+    assert found["memory"][LITERAL]["to_literal"] == 1
+
+
+def test_single_parts(tmp_path, capsys):
+    assert main(["model", "--size", "tiny", "--rounds", "1", "--only", "query"]) == 0
+    printed = capsys.readouterr().out
+    assert "one query" in printed
+    assert "training" not in printed
+
+
+def test_models_that_differ_are_not_compared(bench):
+    assert workloads.check_agreement(bench) < 1e-5
+    other = LiteralModel(bench.model).eval()
+    with torch.no_grad():
+        other.disentangle.gate[0].bias[0] += 0.1
+    with pytest.raises(DataError, match=r"differ by .* in image_embeds"):
+        workloads.check_agreement(bench._replace(literal=other))
+
+
+def test_the_literal_one_has_every_weight_of_the_model(bench):
+    literal, own = bench.literal.state_dict(), bench.model.state_dict()
+    assert literal.keys() == own.keys()
+    assert all(torch.equal(literal[name], own[name]) for name in own)
+    assert bench.literal.text_encoder is bench.model.text_encoder
+
+
+def test_the_literal_one_pads_to_the_full_length_and_reads_each_kind_of_text_by_itself(bench):
+    shapes = []
+    handle = bench.model.text_encoder.register_forward_hook(lambda m, a, out: shapes.append(out[0].shape[:2]))
+    with torch.no_grad():
+        bench.literal(bench.images(2), workloads.clothing(2), workloads.captions(2))
+    handle.remove()
+    assert shapes == [(2, 64), (2, 64)]
+
+
+def test_full_size_is_vit_b_16_and_bert_base():
+    """By the library's defaults, which `test_full_size_encoders` of the model looks at."""
+    assert SIZES["base"] == {"image": {}, "text": {}, "classes": 8000}
+
+
+def test_captions_have_cuhk_pedess_lengths(bench):
+    """23.5 words on average (Li et al. 2017); each word is one token."""
+    texts = workloads.captions(2000)
+    words = [sum(word.isalpha() for word in text.split()) for text in texts]
+    assert sum(words) / len(words) == pytest.approx(23.5, abs=0.5)
+    assert 12 <= min(words) < max(words) <= 96
+    short = [text for text in texts if len(text.split()) < 40][:50]
+    assert [len(ids) for ids in bench.model.text_cache.ids(short)] == [len(text.split()) + 2 for text in short]
+    assert [sum(w.isalpha() for w in text.split()) for text in workloads.sentences(3, 17)] == [17] * 3
+
+
+def test_by_turns():
+    called = []
+    seconds = by_turns({"a": lambda: called.append("a"), "b": lambda: called.append("b")}, rounds=3)
+    assert called == ["a", "b"] * 4
+    assert {len(times) for row in seconds.values() for times in row} == {3}  # the first round is left out
+
+
+def test_ratios_are_taken_round_by_round():
+    assert ratio([1.0, 9.0, 4.0], [1.0, 3.0, 2.0]) == (2.0, 1.0, 3.0)
+    rows = {"bare": Seconds([1, 1, 1], [1, 2, 4]), "literal": Seconds([1, 1, 1], [2, 2, 2])}
+    found = summary(rows, "bare", "literal", "cpu")
+    assert found["literal"]["to_bare"] == {"median": 1.0, "low": 0.5, "high": 2.0}
+    assert found["literal"]["seconds"] == {"wall": 1, "cpu": 2}
+    assert str(timing.Ratio(1.12345, 1.0, 2.0)) == "1.123 (1.000-2.000)"
+
+
+def test_training_steps_leave_the_models_as_the_next_contender_wants_them(bench):
+    work = workloads.training_work(bench, 2)
+    for step in work.values():
+        step()
+        assert not bench.model.training
+        assert bench.model.text_features is None
+        assert all(p.grad is None for module in (bench.model, bench.literal) for p in module.parameters())
+
+
+def test_a_measuring_process_that_breaks_off_is_named(monkeypatch):
+    done = subprocess.CompletedProcess([], 1, "", "no memory")
+    monkeypatch.setattr("t2ireid_plugin.benchmark.model.subprocess.run", lambda *_, **__: done)
+    assert main(["model", "--size", "tiny", "--rounds", "1", "--only", "memory"]) == 2
+
+
+def test_the_sweep_measures_and_draws(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("t2ireid_plugin.benchmark.sweep.GALLERIES", (20, 40))
+    words = ["sweep", "--size", "tiny", "--rounds", "1"]
+    assert main([*words, "--plot", str(tmp_path / "new" / "plot.png"), "--json", str(tmp_path / "sweep.json")]) == 0
+    assert (tmp_path / "new" / "plot.png").read_bytes().startswith(b"\x89PNG")
+    points = json.loads((tmp_path / "sweep.json").read_text())["sweep"]["points"]
+    assert [[p["at"] for p in points[axis]] for axis in ("batch", "words", "gallery")] == [
+        [1, 2, 4, 8], [4, 12, 24, 40, 60], [0.02, 0.04],
+    ]  # fmt: skip
+    assert all(p["seconds"] > 0 for row in points.values() for p in row)
+    assert "words a caption" in capsys.readouterr().out
+
+
+def test_starts_are_compared_with_torchreids(tmp_path):
+    command = [sys.executable, "tools/benchmark.py", "startup", "--rounds", "1", "--json", str(tmp_path / "s.json")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    starts = json.loads((tmp_path / "s.json").read_text())["startup"]["starts"]
+    assert list(starts) == ["torchreid", "package", "both", "model", "help"]
+    assert starts["torchreid"]["to_torchreid"]["median"] == 1
+    for name in ("package", "help"):  # neither loads PyTorch, which is far more than noise
+        assert starts[name]["to_torchreid"]["median"] < 0.5
+    assert "python tools/train_net.py --help" in done.stdout

@@ -1,0 +1,124 @@
+"""The training forward and both encoders are graphs without a break, also while texts change their lengths."""
+
+import copy
+import pickle
+
+import pytest
+import torch
+from torch._dynamo.utils import counters
+
+IDENTITY = ["A tall boy with a backpack.", "A woman.", "A young man with a black handbag and white shoes."]
+CLOTHING = ["A red coat, white shoes and a striped shirt.", "A dark blue dress.", "A dress."]
+
+
+@pytest.fixture(autouse=True)
+def fresh():
+    torch._dynamo.reset()
+    counters.clear()
+    yield
+    torch._dynamo.reset()
+
+
+def texts(number):
+    """Batches whose texts and lengths all differ."""
+    words = " and white shoes" * number
+    return [text.rstrip(".") + words[: 11 * i] for i, text in enumerate(CLOTHING)], [t + words for t in IDENTITY]
+
+
+def core_inputs(model, images, cloth, identity):
+    words, layout = model._read(model.text_cache.ids([*cloth, *identity]))
+    return images, words, layout, ("cloth_instruction", "id_instruction")
+
+
+@pytest.mark.parametrize("fusion", ["enhanced_mamba", "gated_mamba"])
+@pytest.mark.parametrize("training", [True, False])
+def test_the_forward_from_tensors_is_one_graph(make, fusion, training):
+    model = make.model(fusion={"type": fusion}).train(training)
+    explanation = torch._dynamo.explain(model._core)(*core_inputs(model, make.images(3), CLOTHING, IDENTITY))
+    assert explanation.graph_break_count == 0, explanation.break_reasons
+    assert explanation.graph_count == 1
+
+
+def test_each_encoder_is_one_graph(make):
+    model = make.model()
+    images, ids = make.images(2), torch.tensor([[2, 7, 8, 3], [2, 9, 3, 0]])
+    for encoder, inputs in (
+        (model.visual_encoder, {"pixel_values": images}),
+        (model.text_encoder, {"input_ids": ids, "attention_mask": (ids > 0).long()}),
+    ):
+        explanation = torch._dynamo.explain(encoder)(**inputs)
+        assert explanation.graph_break_count == 0, explanation.break_reasons
+
+
+def without_dropout(model):
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+        elif isinstance(module, torch.nn.MultiheadAttention):
+            module.dropout = 0.0
+    return model
+
+
+def gradients(model, images, cloth, identity):
+    model.zero_grad()
+    output = model(images, cloth, identity)
+    generator = torch.Generator().manual_seed(0)
+    values = [value for value in output if value is not None]
+    sum((torch.randn(v.shape, generator=generator) * v).sum() for v in values).backward()
+    return values, {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+
+@pytest.mark.parametrize("freeze", [True, False])
+def test_compiled_training_is_the_same_over_batches_of_any_length(make, freeze):
+    """A graph break would be an error (``fullgraph``), and so would compiling anew for ever new lengths."""
+    plain = without_dropout(make.model(freeze_text=freeze)).train()
+    model = without_dropout(make.model(freeze_text=freeze)).train()
+    model.compile_parts(backend="eager")
+    for number in range(12):
+        batch = make.images(3, seed=number), *texts(number)
+        expected, found = gradients(plain, *batch), gradients(model, *batch)
+        for a, b in zip(found[0], expected[0], strict=True):
+            torch.testing.assert_close(a, b, rtol=0, atol=1e-5)
+        assert found[1].keys() == expected[1].keys()
+        for name, gradient in found[1].items():
+            torch.testing.assert_close(gradient, expected[1][name], rtol=1e-4, atol=1e-4, msg=name)
+        if number == 5:
+            graphs = counters["stats"]["unique_graphs"]
+    assert counters["stats"]["unique_graphs"] == graphs  # by then every shape that changes is known to
+
+
+def test_compiled_inference_is_the_same(make):
+    plain, model = make.model(), make.model()
+    model.compile_parts(backend="eager")
+    with torch.no_grad():
+        expected = plain(make.images(3), CLOTHING, IDENTITY)
+        for actual, wanted in zip(model(make.images(3), CLOTHING, IDENTITY), expected, strict=True):
+            torch.testing.assert_close(actual, wanted, rtol=0, atol=1e-5)
+        torch.testing.assert_close(model.encode_image(make.images(3)), expected.image_embeds, rtol=0, atol=1e-5)
+        torch.testing.assert_close(model.encode_text(IDENTITY), expected.id_text_embeds, rtol=0, atol=1e-5)
+
+
+def test_names_copies_and_pickles_know_nothing_of_it(make):
+    model = make.model()
+    names = list(model.state_dict())
+    model.compile_parts(backend="eager")
+    assert list(model.state_dict()) == names
+    with torch.no_grad():
+        expected = model(make.images(3), CLOTHING, IDENTITY)
+        for other in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+            assert list(other.state_dict()) == names
+            for actual, wanted in zip(other(make.images(3), CLOTHING, IDENTITY), expected, strict=True):
+                torch.testing.assert_close(actual, wanted, rtol=0, atol=1e-5)
+
+
+@pytest.mark.cuda
+def test_compiled_for_cuda_under_bfloat16(make):
+    plain, model = without_dropout(make.model()).cuda().train(), without_dropout(make.model()).cuda().train()
+    model.compile_parts()
+    for number in range(3):
+        batch = make.images(3, seed=number), *texts(number)
+        with torch.autocast("cuda", torch.bfloat16):
+            expected, found = plain(*batch), model(*batch)
+        for actual, wanted in zip(found, expected, strict=True):
+            torch.testing.assert_close(actual.float(), wanted.float(), rtol=0, atol=0.05)
+        sum(value.float().sum() for value in found).backward()

@@ -1,0 +1,171 @@
+"""What is loaded when: counted in modules, which no other work on the machine changes."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+HEAVY = {
+    "torch",
+    "torchvision",
+    "torchreid",
+    "transformers",
+    "tokenizers",
+    "matplotlib",
+    "sklearn",
+    "scipy",
+    "cv2",
+    "numpy",
+}
+ASK = "import json, sys; print(json.dumps(sorted(set(sys.modules) & set({heavy!r}))))"
+
+
+def loaded(script, repository, *arguments):
+    """What of `HEAVY` a fresh process has loaded at the end of ``script``, and what it printed before."""
+    whole = f"{script}\n{ASK.format(heavy=sorted(HEAVY))}"
+    done = subprocess.run(
+        [sys.executable, "-c", whole, *arguments],
+        cwd=repository,
+        env={**os.environ, "PYTHONPATH": str(repository)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    printed, _, last = done.stdout.rstrip("\n").rpartition("\n")
+    return set(json.loads(last)), printed, done.stderr
+
+
+def test_importing_the_package_loads_none_of_the_heavy_ones(repository):
+    modules, printed, errors = loaded("import t2ireid_plugin", repository)
+    assert modules == set()
+    assert printed == errors == ""
+
+
+HELP = """
+import sys
+from t2ireid_plugin.cli import main
+try:
+    main(sys.argv[1:])
+except SystemExit as end:
+    assert end.code == 0, end
+"""
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ([], "--help"),
+        (["train"], "--config-file"),
+        (["probe"], "--config-file"),
+        (["prepare"], "synthetic"),
+        (["prepare", "synthetic"], "--train-ids"),
+        (["ablate"], "--grid"),
+        (["export"], "RUN_OR_CHECKPOINT"),
+    ],
+)
+def test_help_loads_none_of_the_heavy_ones(repository, words, said):
+    modules, printed, _ = loaded(HELP, repository, *words, "--help")
+    assert modules == set()
+    assert said in printed
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [(["compare"], "--samples"), (["prepare", "table"], "--val-share"), (["prepare", "check"], "--max-length")],
+)
+def test_commands_that_bring_their_own_options_have_them(repository, words, said):
+    modules, printed, _ = loaded(HELP, repository, *words, "--help")
+    assert said in printed
+    assert not modules & {"transformers", "matplotlib", "sklearn"}
+
+
+REGISTERED = """
+try:
+    data.datasets.init_image_dataset("none")
+except ValueError as error:
+    assert str(error).count("'cuhkpedes'") == str(error).count("'cuhkpedes_val'") == 1, error
+"""
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        "import t2ireid_plugin\nfrom torchreid import data",
+        "from torchreid import data\nimport t2ireid_plugin",
+        "import t2ireid_plugin\nimport torchreid\nt2ireid_plugin.register()\nfrom torchreid import data",
+        "import t2ireid_plugin\nt2ireid_plugin.register()\nfrom torchreid import data",
+        "from t2ireid_plugin.data.dataset import CaptionDataset\nfrom torchreid import data",
+    ],
+)
+def test_torchreid_knows_the_datasets_whichever_is_imported_first(repository, script):
+    modules, _, errors = loaded(f"{script}\n{REGISTERED}", repository)
+    assert "torchreid" in modules
+    assert "transformers" not in modules  # nothing has been built yet
+    assert ("Cython" in errors) == script.startswith("from torchreid")  # then the warning is torchreid's own affair
+
+
+def test_public_names_load_when_asked_for(repository):
+    script = """
+import t2ireid_plugin
+from t2ireid_plugin import T2IReIDModel, T2IReIDOutput, get_cfg
+assert T2IReIDModel.__module__ == "t2ireid_plugin.modeling.t2ireid"
+assert T2IReIDOutput._fields[0] == "image_embeds"
+assert get_cfg().model.freeze_text is True
+assert set(t2ireid_plugin.__all__) <= set(dir(t2ireid_plugin))
+for name in t2ireid_plugin.__all__:
+    getattr(t2ireid_plugin, name)
+try:
+    t2ireid_plugin.T2IReID
+except AttributeError as error:
+    assert "T2IReID" in str(error)
+else:
+    raise AssertionError
+"""
+    modules, _, _ = loaded(script, repository)
+    assert "transformers" not in modules
+
+
+def test_torchreid_remains_as_it_is(repository):
+    """Its loader, its spec and its source are its own, and nothing is left in the import system."""
+    script = """
+import sys
+import t2ireid_plugin
+before = len(sys.meta_path)
+import torchreid
+import inspect
+assert len(sys.meta_path) == before - 1
+assert torchreid.__loader__ is torchreid.__spec__.loader
+assert type(torchreid.__loader__).__module__.endswith("_bootstrap_external"), torchreid.__loader__
+assert "__version__" in inspect.getsource(torchreid)
+"""
+    loaded(script, repository)
+
+
+def test_a_package_that_fails_to_load_can_be_tried_again(repository, tmp_path):
+    package = tmp_path / "fickle.py"
+    package.write_text("import os\nif 'FICKLE' not in os.environ: raise RuntimeError('not yet')\n")
+    script = f"""
+import os, sys
+sys.path.insert(0, {str(tmp_path)!r})
+from t2ireid_plugin.on_import import when_imported
+done = []
+when_imported("absent_for_sure", lambda: done.append("absent"))
+when_imported("fickle", lambda: done.append("fickle"))
+for name, kind in (("absent_for_sure", ModuleNotFoundError), ("fickle", RuntimeError)):
+    for _ in range(2):
+        try:
+            __import__(name)
+        except kind:
+            assert done == []
+        else:
+            raise AssertionError(name)
+os.environ["FICKLE"] = "1"
+import fickle
+assert done == ["fickle"]
+when_imported("fickle", lambda: done.append("at once"))
+assert done == ["fickle", "at once"]
+"""
+    loaded(script, repository)
