@@ -17,6 +17,7 @@ from t2ireid_plugin.data.dataset import CaptionDataset, load
 from t2ireid_plugin.data.manager import CaptionDataManager
 from t2ireid_plugin.data.tables import PATH
 from t2ireid_plugin.data.transforms import TRANSFORMS, TestTransform, TrainTransform
+from t2ireid_plugin.engine.accidents import BadImages, NonFinite
 from t2ireid_plugin.engine.ema import build_ema
 from t2ireid_plugin.engine.optim import WarmupCosine, build_adamw
 from t2ireid_plugin.engine.text_image import TEXT_FIELDS, TextImageEngine
@@ -56,10 +57,13 @@ _LEAST = {
     "train.weight_decay": 0,
     "train.warmup_epochs": 0,
     "train.clip_grad": 0,
+    "train.nonfinite_patience": 1,
     "train.bias_lr_mult": 0,
     "train.print_freq": 1,
     "data.val_seed": 0,
     "train.seed": 0,
+    "train.save_minutes": 0,
+    "train.save_steps": 0,
     "test.batch_size": 1,
     "test.bootstrap": 0,
     "test.pictures": 0,
@@ -86,6 +90,9 @@ def check_config(cfg: CfgNode) -> None:
         raise ConfigError(f"data.val_share: {cfg.data.val_share} must be between 0 and 1; for no val set data.val []")
     for name in cfg.data.transforms:
         choose("data.transforms", name, TRANSFORMS)
+    choose("data.on_bad_image", cfg.data.on_bad_image, ("error", "skip"))
+    if not 0 <= cfg.data.bad_image_share <= 1:
+        raise ConfigError(f"data.bad_image_share: {cfg.data.bad_image_share} must be from 0 to 1")
     choose("data.id_instruction", cfg.data.id_instruction, tuple(TEXT_FIELDS))
     choose("data.cloth_instruction", cfg.data.cloth_instruction, tuple(TEXT_FIELDS))
     choose("sampler.train_sampler", cfg.sampler.train_sampler, SAMPLERS)
@@ -228,6 +235,8 @@ def build_datamanager(
         },
         dataset_options={name: _dataset_options(cfg, name) for name in names},
         keep_images=cfg.data.keep_images,
+        seed=cfg.train.seed,
+        replace_bad_images=cfg.data.on_bad_image == "skip",
     )
 
 
@@ -269,8 +278,22 @@ def build_engine(cfg: CfgNode, datamanager: Any, model: T2IReIDModel, use_gpu: b
         evaluator=cfg.test.evaluator,
         ranks=cfg.test.ranks,
         identity_weight=cfg.test.identity_weight,
+        sequence=_sequence(cfg, len(datamanager.train_loader.dataset)),
+        non_finite=NonFinite(cfg.train.nonfinite_patience),
+        bad_images=BadImages(datamanager.train_loader.dataset.train.distinct(PATH), cfg.data.bad_image_share),
+        save_minutes=cfg.train.save_minutes,
+        save_steps=cfg.train.save_steps,
         extra_state=_extra_state(cfg, model),
     )
+
+
+def _sequence(cfg: CfgNode, captions: int) -> dict[str, Any]:
+    """What the sequence of training batches follows from."""
+    sampler = cfg.sampler.train_sampler
+    names = ["train.seed", "train.batch_size", "sampler.train_sampler", "data.sources", "data.transforms"]
+    names += [f"sampler.{_BATCH_DIVISORS[sampler]}"] if sampler in _BATCH_DIVISORS else []
+    tables = (name.split(".") for name in names)
+    return {**{f"{table}.{name}": cfg[table][name] for table, name in tables}, "training captions": captions}
 
 
 def val_targets(cfg: CfgNode) -> list[str]:
@@ -308,10 +331,18 @@ def _dataset_options(cfg: CfgNode, name: str) -> dict[str, Any]:
 
 
 def _check_all_images(cfg: CfgNode) -> None:
-    """Once before a run, every image of every set in use: a download that broke off shows here, not in epoch 40."""
+    """Once before a run, every image of every set in use: a download that broke off shows here, not in epoch 40.
+
+    Where bad training images are replaced, only those that must be there: figures are of all images or of none.
+    """
     for spec in _specs(cfg):
         tables = load(cfg.data.root, spec).photos.values()
-        check_images([table.texts[number] for table in tables for number in table.columns[:, PATH].tolist()])
+        paths = [table.texts[number] for table in tables for number in table.columns[:, PATH].tolist()]
+        if cfg.data.on_bad_image == "skip" and spec.name in cfg.data.sources:
+            train = _dataset(cfg, spec.name).train
+            trained = {train.texts[number] for number in train.columns[:, PATH].unique().tolist()}
+            paths = [path for path in paths if path not in trained]
+        check_images(paths)
 
 
 def _check_batch(cfg: CfgNode) -> None:

@@ -22,8 +22,11 @@ from t2ireid_plugin.engine.build import (
     check_files,
     dataset_counts,
 )
-from t2ireid_plugin.engine.checkpointing import save_json
+from t2ireid_plugin.engine.checkpointing import newest_checkpoint, save_json
+from t2ireid_plugin.engine.deterministic import deterministic_kernels
+from t2ireid_plugin.engine.lock import alone_in
 from t2ireid_plugin.engine.logging import describe_environment, git_revision, log_to, versions
+from t2ireid_plugin.engine.stopping import orderly_stop
 from t2ireid_plugin.engine.text_image import TextImageEngine
 from t2ireid_plugin.errors import ConfigError
 from t2ireid_plugin.evaluation.metrics import Metrics, format_table
@@ -33,6 +36,7 @@ from t2ireid_plugin.evaluation.records import QueryRecord, query_keys, save_reco
 from t2ireid_plugin.evaluation.report import Run
 from t2ireid_plugin.evaluation.retrieval import evenly_spaced, ranked_lists
 from t2ireid_plugin.evaluation.visualize import Target, visualize
+from t2ireid_plugin.files import writable
 from t2ireid_plugin.modeling.checkpoint import read_checkpoint
 
 
@@ -42,14 +46,14 @@ def run_job(
     """Trains (or with ``eval_only`` only tests) what ``cfg`` describes; returns metrics by target and protocol.
 
     Writes to ``data.save_dir``: ``config.yaml``, ``env.txt``, ``train.log`` (``test.log``), ``metrics.jsonl``,
-    TensorBoard events, ``last.pth``, ``best.pth``, ``results.json``, ``queries_<target>.npz``,
+    TensorBoard events, ``last.pth``, ``last.prev.pth``, ``best.pth``, ``results.json``, ``queries_<target>.npz``,
     ``ranked_<target>.png`` and, if asked for, ``visualize_<target>/``.
 
     Args:
         cfg: the configuration.
         command: what the user typed, for ``results.json``.
         eval_only: test ``model.load_weights``, or else ``best.pth`` of the run's folder.
-        resume: go on from ``last.pth`` of the run's folder when there is one.
+        resume: go on from the newest checkpoint of the run's folder that is whole, when there is one.
         pictures: draw what was found and where the model looked, see `evaluation.visualize`.
 
     Raises:
@@ -59,25 +63,33 @@ def run_job(
     eval_only = eval_only or cfg.test.evaluate
     folder = Path(cfg.data.save_dir)
     weights = weights_to_test(cfg, folder) if eval_only else cfg.model.load_weights
-    last = _checkpoint_to_resume(cfg, folder, resume) if not eval_only else None
     check_files(cfg)
     make_folder(folder)
-    (folder / "config.yaml").write_text(dump(cfg), encoding="utf-8")
-    (folder / "env.txt").write_text(describe_environment(), encoding="utf-8")
-    with log_to(folder / ("test.log" if eval_only else "train.log"), append=last is not None):
-        started = time.time()
-        engine = build_run(cfg, weights)
-        if eval_only:
-            print(f"Testing '{weights}'")
-            engine.best = read_checkpoint(weights).get("best", {})
-        else:
-            _train(cfg, engine, folder, last)
-        metrics = engine.evaluate_protocols(
-            engine.test_targets, cfg.test.protocols, samples=cfg.test.bootstrap, rerank=cfg.test.rerank
-        )
-        _report(cfg, engine, metrics, folder, command, time.time() - started)
-        if pictures:  # last, since all figures are safe by now
-            _visualize(cfg, engine, folder)
+    with orderly_stop(), writable(folder, ConfigError), alone_in(folder):
+        (folder / "config.yaml").write_text(dump(cfg), encoding="utf-8")
+        (folder / "env.txt").write_text(describe_environment(), encoding="utf-8")
+        with log_to(folder / ("test.log" if eval_only else "train.log"), append=resume or bool(cfg.model.resume)):
+            return _run(cfg, weights, folder, command, eval_only, resume, pictures)
+
+
+def _run(
+    cfg: CfgNode, weights: str | Path, folder: Path, command: str, eval_only: bool, resume: bool, pictures: bool
+) -> dict[str, dict[str, Metrics]]:
+    """As `run_job`, once the folder is there and is ours."""
+    started = time.time()
+    last = _checkpoint_to_resume(cfg, folder, resume) if not eval_only else None
+    engine = build_run(cfg, weights)
+    if eval_only:
+        print(f"Testing '{weights}'")
+        engine.best = read_checkpoint(weights).get("best", {})
+    else:
+        _train(cfg, engine, folder, last)
+    metrics = engine.evaluate_protocols(
+        engine.test_targets, cfg.test.protocols, samples=cfg.test.bootstrap, rerank=cfg.test.rerank
+    )
+    _report(cfg, engine, metrics, folder, command, time.time() - started)
+    if pictures:  # last, since all figures are safe by now
+        _visualize(cfg, engine, folder)
     return metrics
 
 
@@ -87,6 +99,7 @@ def build_run(cfg: CfgNode, weights: str | Path | None) -> TextImageEngine:
     Raises:
         T2IReIDError: for all that a user can mend.
     """
+    deterministic_kernels(cfg.train.deterministic)
     torchreid_utils.set_random_seed(cfg.train.seed)
     use_gpu = cfg.use_gpu and torch.cuda.is_available()
     num_classes = sum(dataset.num_train_pids for dataset in build_sources(cfg).values())
@@ -101,18 +114,19 @@ def build_run(cfg: CfgNode, weights: str | Path | None) -> TextImageEngine:
 
 def _train(cfg: CfgNode, engine: TextImageEngine, folder: Path, last: Path | None) -> None:
     best = folder / "best.pth"
-    start_epoch = cfg.train.start_epoch
+    epochs, steps = cfg.train.start_epoch, 0
     if last is not None:
-        start_epoch = engine.resume(last)
-        print(f"Resuming '{last}' after epoch {start_epoch}")
+        epochs, steps = engine.resume(last)
+        within = f" and {steps} steps of the next" if steps else ""
+        print(f"Resuming '{last}' after epoch {epochs}{within}")
         if not best.is_file():  # it stayed in another folder; choose again from here on
             engine.best = {}
-    if start_epoch >= cfg.train.max_epoch and not engine.best:
-        raise ConfigError(f"train.max_epoch: {cfg.train.max_epoch} leaves nothing to train after {start_epoch}")
+    if epochs >= cfg.train.max_epoch and engine.evaluated and not engine.best:
+        raise ConfigError(f"train.max_epoch: {cfg.train.max_epoch} leaves nothing to train after {epochs}")
     engine.run(
         save_dir=str(folder),
         max_epoch=cfg.train.max_epoch,
-        start_epoch=start_epoch,
+        start_epoch=epochs,
         print_freq=cfg.train.print_freq,
         fixbase_epoch=cfg.train.fixbase_epoch,
         open_layers=cfg.train.open_layers,
@@ -224,8 +238,7 @@ def weights_to_test(cfg: CfgNode, folder: Path) -> Path:
 def _checkpoint_to_resume(cfg: CfgNode, folder: Path, resume: bool) -> Path | None:
     if cfg.model.resume:
         return Path(cfg.model.resume)
-    last = folder / "last.pth"
-    return last if resume and last.is_file() else None
+    return newest_checkpoint(folder) if resume else None
 
 
 def make_folder(folder: Path) -> None:
