@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 from torchreid import data as torchreid_data
 
 from t2ireid_plugin.data.dataset import view
-from t2ireid_plugin.data.sampling import SeededBatches, seeded
+from t2ireid_plugin.data.sampling import EveryNth, SeededBatches, seeded
 from t2ireid_plugin.data.tables import ItemTable
 from t2ireid_plugin.data.transforms import TestTransform, TrainTransform
 
@@ -38,6 +38,7 @@ class CaptionDataManager(torchreid_data.datamanager.DataManager):
         keep_images: see `CaptionDataset.keep_images`.
         seed: of the order of training batches and of their random changes.
         replace_bad_images: see `CaptionDataset.replace_bad_images`; for training only.
+        share: which of how many processes this is; they divide each training batch, and take test batches in turn.
     """
 
     data_type = "image"
@@ -59,6 +60,7 @@ class CaptionDataManager(torchreid_data.datamanager.DataManager):
         keep_images: bool = False,
         seed: int = 0,
         replace_bad_images: bool = False,
+        share: tuple[int, int] = (0, 1),
     ) -> None:
         with contextlib.redirect_stdout(io.StringIO()):  # it announces transforms of its own, which are not used here
             super().__init__(
@@ -84,17 +86,23 @@ class CaptionDataManager(torchreid_data.datamanager.DataManager):
             order = torchreid_data.sampler.build_train_sampler(
                 _labels(trainset.train), batch_size=batch_size_train, **(sampler or {})
             )
-        self.train_loader = DataLoader(trainset, batch_sampler=SeededBatches(order, batch_size_train, seed), **options)
+        self.train_loader = DataLoader(
+            trainset, batch_sampler=SeededBatches(order, batch_size_train, seed, share), **options
+        )
         self.train_loader_t = None
         parts = ("query", "gallery")
         self.test_loader = {
             name: {
-                part: DataLoader(view(datasets[name], part, transform_te), batch_size=batch_size_test, **options)
+                part: _in_order(view(datasets[name], part, transform_te), batch_size_test, share, options)
                 for part in parts
             }
             for name in targets
         }
         self.test_dataset = {name: {part: getattr(datasets[name], part) for part in parts} for name in targets}
+
+
+def _in_order(dataset: Any, batch_size: int, share: tuple[int, int], options: dict[str, Any]) -> DataLoader:
+    return DataLoader(dataset, batch_sampler=EveryNth(len(dataset), batch_size, share), **options)
 
 
 def _labels(train: Any) -> Any:

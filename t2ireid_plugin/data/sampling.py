@@ -62,10 +62,13 @@ class SeededBatches(Sampler[list[Draw]]):
         sampler: gives the numbers of an epoch's items, anew at each pass; it may draw from the global generators.
         batch_size: items of a batch; what is left over at the end of an epoch is dropped.
         seed: of the run.
+        share: which of how many processes this is; each has as many neighbouring items of each batch.
     """
 
-    def __init__(self, sampler: Sampler[int], batch_size: int, seed: int = 0) -> None:
+    def __init__(self, sampler: Sampler[int], batch_size: int, seed: int = 0, share: tuple[int, int] = (0, 1)) -> None:
         self.sampler, self.batch_size, self.seed = sampler, batch_size, seed
+        size = batch_size // share[1]
+        self._own = range(share[0] * size, (share[0] + 1) * size)
         self._epoch, self._step = 0, 0
         self._drawn: tuple[int, list[int]] = (-1, [])  # an epoch, and its order
 
@@ -82,7 +85,7 @@ class SeededBatches(Sampler[list[Draw]]):
         self.start_at(epoch + 1)
         order = self._order(epoch)
         for step in range(first, number):
-            places = range(step * self.batch_size, (step + 1) * self.batch_size)
+            places = [step * self.batch_size + place for place in self._own]
             yield [Draw(order[place], derive(self.seed, epoch, place)) for place in places]
 
     def _order(self, epoch: int) -> list[int]:
@@ -90,3 +93,23 @@ class SeededBatches(Sampler[list[Draw]]):
             with seeded(derive(self.seed, epoch)):
                 self._drawn = epoch, [int(index) for index in self.sampler]
         return self._drawn[1]
+
+
+class EveryNth(Sampler[list[int]]):
+    """The batches that fall to one of several processes when they take them in turn; the items stay in order.
+
+    Args:
+        items: how many there are.
+        batch_size: of a batch; the last one may be smaller.
+        share: which of how many processes this is.
+    """
+
+    def __init__(self, items: int, batch_size: int, share: tuple[int, int]) -> None:
+        starts = range(share[0] * batch_size, items, share[1] * batch_size)
+        self._batches = [list(range(start, min(start + batch_size, items))) for start in starts]
+
+    def __len__(self) -> int:
+        return len(self._batches)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        return iter(self._batches)

@@ -17,8 +17,10 @@ from t2ireid_plugin.data.dataset import CaptionDataset, load
 from t2ireid_plugin.data.manager import CaptionDataManager
 from t2ireid_plugin.data.tables import PATH
 from t2ireid_plugin.data.transforms import TRANSFORMS, TestTransform, TrainTransform
+from t2ireid_plugin.distributed import processes, rank
 from t2ireid_plugin.engine.accidents import BadImages, NonFinite
 from t2ireid_plugin.engine.ema import build_ema
+from t2ireid_plugin.engine.memory import PRECISIONS, Precision, encode_in_parts, keep_block_inputs_only
 from t2ireid_plugin.engine.optim import WarmupCosine, build_adamw
 from t2ireid_plugin.engine.text_image import TEXT_FIELDS, TextImageEngine
 from t2ireid_plugin.errors import ConfigError, DataError, EncoderError, InputError
@@ -62,6 +64,7 @@ _LEAST = {
     "train.print_freq": 1,
     "data.val_seed": 0,
     "train.seed": 0,
+    "train.encode_at_once": 0,
     "train.save_minutes": 0,
     "train.save_steps": 0,
     "test.batch_size": 1,
@@ -98,6 +101,7 @@ def check_config(cfg: CfgNode) -> None:
     choose("sampler.train_sampler", cfg.sampler.train_sampler, SAMPLERS)
     choose("train.optim", cfg.train.optim, ("adamw",))
     choose("train.lr_scheduler", cfg.train.lr_scheduler, SCHEDULERS)
+    choose("train.precision", cfg.train.precision, tuple(PRECISIONS))
     choose("test.evaluator", cfg.test.evaluator, EVALUATORS)
     for name in cfg.test.protocols:
         choose("test.protocols", name, tuple(PROTOCOLS))
@@ -122,11 +126,23 @@ def check_config(cfg: CfgNode) -> None:
         raise ConfigError(
             f"train.batch_size: {cfg.train.batch_size} is too small, batch normalisation needs at least 2 samples"
         )
+    if cfg.train.batch_size % processes() or cfg.train.batch_size < 2 * processes():
+        raise ConfigError(
+            f"train.batch_size: {cfg.train.batch_size}, of all {processes()} processes together, must give each the "
+            "same number of samples, at least 2"
+        )
     divisor = _BATCH_DIVISORS.get(cfg.sampler.train_sampler)
     if divisor and cfg.train.batch_size % cfg.sampler[divisor]:
         raise ConfigError(
             f"train.batch_size {cfg.train.batch_size} is no multiple of sampler.{divisor} {cfg.sampler[divisor]}"
         )
+    if cfg.sampler.train_sampler == "RandomIdentitySampler":
+        share = cfg.train.batch_size // processes()
+        if share % cfg.sampler.num_instances:
+            raise ConfigError(
+                f"train.batch_size {cfg.train.batch_size} gives each of {processes()} processes {share} samples, no "
+                f"multiple of sampler.num_instances {cfg.sampler.num_instances}: a person would be divided"
+            )
     if not cfg.test.ranks or min(cfg.test.ranks) < 1 or 1 not in cfg.test.ranks:
         raise ConfigError(f"test.ranks: {cfg.test.ranks} must be positive and include 1, which chooses the checkpoint")
     losses = LossTerms(to_dict(cfg.loss.terms), feature_dim=2, embed_dim=2, num_classes=2, vocab_size=2)
@@ -237,6 +253,7 @@ def build_datamanager(
         keep_images=cfg.data.keep_images,
         seed=cfg.train.seed,
         replace_bad_images=cfg.data.on_bad_image == "skip",
+        share=(rank(), processes()),
     )
 
 
@@ -263,13 +280,14 @@ def build_engine(cfg: CfgNode, datamanager: Any, model: T2IReIDModel, use_gpu: b
         bias_lr_mult=cfg.train.bias_lr_mult,
         layer_decay=cfg.train.layer_decay,
     )
-    return TextImageEngine(
+    engine = TextImageEngine(
         datamanager,
         model,
         losses,
         optimizer,
         _build_scheduler(cfg, optimizer),
         use_gpu=use_gpu,
+        precision=Precision(cfg.train.precision, device.type),
         val_targets=val_targets(cfg),
         id_instruction=cfg.data.id_instruction,
         cloth_instruction=cfg.data.cloth_instruction,
@@ -285,6 +303,16 @@ def build_engine(cfg: CfgNode, datamanager: Any, model: T2IReIDModel, use_gpu: b
         save_steps=cfg.train.save_steps,
         extra_state=_extra_state(cfg, model),
     )
+    _save_memory(cfg, model)  # last, for the moving average is a copy that does not need it
+    return engine
+
+
+def _save_memory(cfg: CfgNode, model: T2IReIDModel) -> None:
+    for encoder in [model.visual_encoder] + ([] if cfg.model.freeze_text else [model.text_encoder]):
+        if cfg.train.checkpoint_encoders:
+            keep_block_inputs_only(encoder)
+        if cfg.train.encode_at_once:
+            encode_in_parts(encoder, cfg.train.encode_at_once)
 
 
 def _sequence(cfg: CfgNode, captions: int) -> dict[str, Any]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import time
 from pathlib import Path
 
@@ -12,6 +14,7 @@ from yacs.config import CfgNode
 
 from t2ireid_plugin.config import dump
 from t2ireid_plugin.data.synthetic.parts import is_drawn
+from t2ireid_plugin.distributed import from_first, is_first, joined
 from t2ireid_plugin.engine.build import (
     build_datamanager,
     build_engine,
@@ -59,11 +62,21 @@ def run_job(
     Raises:
         T2IReIDError: for all that a user can mend.
     """
+    with joined(cfg.use_gpu):
+        return _run_in_folder(cfg, command, eval_only or cfg.test.evaluate, resume, pictures)
+
+
+def _run_in_folder(
+    cfg: CfgNode, command: str, eval_only: bool, resume: bool, pictures: bool
+) -> dict[str, dict[str, Metrics]]:
+    """Checks what can be checked at once, takes hold of the folder, and runs; only the first process writes there."""
     check_config(cfg)
-    eval_only = eval_only or cfg.test.evaluate
     folder = Path(cfg.data.save_dir)
     weights = weights_to_test(cfg, folder) if eval_only else cfg.model.load_weights
     check_files(cfg)
+    if not is_first():
+        with orderly_stop(), open(os.devnull, "w", encoding="utf-8") as nowhere, contextlib.redirect_stdout(nowhere):
+            return _run(cfg, weights, folder, command, eval_only, resume, pictures)
     make_folder(folder)
     with orderly_stop(), writable(folder, ConfigError), alone_in(folder):
         (folder / "config.yaml").write_text(dump(cfg), encoding="utf-8")
@@ -77,7 +90,7 @@ def _run(
 ) -> dict[str, dict[str, Metrics]]:
     """As `run_job`, once the folder is there and is ours."""
     started = time.time()
-    last = _checkpoint_to_resume(cfg, folder, resume) if not eval_only else None
+    last = from_first(_checkpoint_to_resume(cfg, folder, resume) if is_first() and not eval_only else None)
     engine = build_run(cfg, weights)
     if eval_only:
         print(f"Testing '{weights}'")
@@ -87,6 +100,8 @@ def _run(
     metrics = engine.evaluate_protocols(
         engine.test_targets, cfg.test.protocols, samples=cfg.test.bootstrap, rerank=cfg.test.rerank
     )
+    if not is_first():
+        return metrics
     _report(cfg, engine, metrics, folder, command, time.time() - started)
     if pictures:  # last, since all figures are safe by now
         _visualize(cfg, engine, folder)
@@ -119,7 +134,7 @@ def _train(cfg: CfgNode, engine: TextImageEngine, folder: Path, last: Path | Non
         epochs, steps = engine.resume(last)
         within = f" and {steps} steps of the next" if steps else ""
         print(f"Resuming '{last}' after epoch {epochs}{within}")
-        if not best.is_file():  # it stayed in another folder; choose again from here on
+        if not from_first(best.is_file()):  # it stayed in another folder; choose again from here on
             engine.best = {}
     if epochs >= cfg.train.max_epoch and engine.evaluated and not engine.best:
         raise ConfigError(f"train.max_epoch: {cfg.train.max_epoch} leaves nothing to train after {epochs}")

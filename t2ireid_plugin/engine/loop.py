@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import time
 from pathlib import Path
@@ -14,10 +15,12 @@ from torchreid import engine as torchreid_engine
 from torchreid import utils as torchreid_utils
 
 from t2ireid_plugin.data.sampling import derive, seed_all
+from t2ireid_plugin.distributed import gathered, is_first, processes, rank
 from t2ireid_plugin.engine.accidents import BadImages
 from t2ireid_plugin.engine.checkpointing import LAST, PREVIOUS, load_training_state, save_checkpoint
 from t2ireid_plugin.engine.logging import MetricsLog
-from t2ireid_plugin.engine.stopping import Stopped, uninterrupted
+from t2ireid_plugin.engine.memory import Precision
+from t2ireid_plugin.engine.stopping import Stopped, stop_together, uninterrupted
 from t2ireid_plugin.errors import CheckpointError
 from t2ireid_plugin.losses import LossTerms
 from t2ireid_plugin.modeling.t2ireid import T2IReIDModel
@@ -40,6 +43,7 @@ class TrainingLoop(torchreid_engine.Engine):
         optimizer: over the parameters of both.
         scheduler: has ``state_dict`` and ``load_state_dict``.
         use_gpu: move batches to CUDA.
+        precision: of the forward pass.
         ema: moving average of the model, see `build_ema`.
         sequence: what the sequence of batches follows from, by configuration key, ``train.seed`` among it; a
             checkpoint of another sequence is refused.
@@ -58,6 +62,7 @@ class TrainingLoop(torchreid_engine.Engine):
         scheduler: Any = None,
         *,
         use_gpu: bool = True,
+        precision: Precision | None = None,
         ema: AveragedModel | None = None,
         sequence: dict[str, Any] | None = None,
         bad_images: BadImages | None = None,
@@ -69,7 +74,7 @@ class TrainingLoop(torchreid_engine.Engine):
         self.model, self.losses = model, losses
         self.optimizer, self.scheduler = optimizer, scheduler
         self.register_model("model", model, optimizer, scheduler)
-        self.ema = ema
+        self.precision, self.ema = precision or Precision(), ema
         self.sequence = {"train.seed": 0, **(sequence or {})}
         self.bad_images = bad_images or BadImages()
         self.save_minutes, self.save_steps = save_minutes, save_steps
@@ -113,8 +118,9 @@ class TrainingLoop(torchreid_engine.Engine):
         self._folder = Path(save_dir)
         self.max_epoch = max_epoch
         goes_on = self._source == self._folder.resolve()
-        self.metrics_log = MetricsLog(self._folder / "metrics.jsonl", keep=self._log_size if goes_on else 0)
-        self.writer = SummaryWriter(log_dir=save_dir, purge_step=self.steps or None)
+        if is_first():
+            self.metrics_log = MetricsLog(self._folder / "metrics.jsonl", keep=self._log_size if goes_on else 0)
+            self.writer = SummaryWriter(log_dir=save_dir, purge_step=self.steps or None)
         started = time.time()
         try:
             self._saved_at = time.monotonic()
@@ -136,15 +142,16 @@ class TrainingLoop(torchreid_engine.Engine):
             print(f"S{str(stop)[1:]} after {epochs} epochs and {steps} steps; --resume goes on from there")
             raise
         finally:
-            self.writer.close()
+            if self.writer is not None:
+                self.writer.close()
             self.writer = None
         print(f"Trained in {datetime.timedelta(seconds=round(time.time() - started))}")
 
     def _save_first(self) -> None:
         """What cannot be written shows now and not after an epoch, and nothing of an older run can be resumed."""
-        assert self._folder is not None
         self.save(keep_previous=False)
-        (self._folder / PREVIOUS).unlink(missing_ok=True)
+        if self._folder is not None and is_first():
+            (self._folder / PREVIOUS).unlink(missing_ok=True)
 
     def choose(self, folder: Path) -> None:
         """Keeps this epoch's weights in ``folder`` if they are the best so far."""
@@ -159,22 +166,29 @@ class TrainingLoop(torchreid_engine.Engine):
         batches.start_at(self.epoch, first)
         self.num_batches = len(batches)
         meters = _Meters()
-        for step, data in enumerate(self.train_loader, start=first):
-            self.batch_idx = step
-            meters.batch_is_there()
-            with uninterrupted():  # weights, average, position and log belong together
-                seed_all(derive(self.sequence["train.seed"], self.epoch, step, _STEP))
-                self.bad_images.meet(data.get("bad_image", ()))
-                meters.step_is_done(self.forward_backward(data))
-                self.position, self.steps = (self.epoch, step + 1), self.steps + 1
-                self._report(meters, print_freq)
-                if self._is_time_to_save():
-                    self.save()
+        with uninterrupted() if processes() > 1 else contextlib.nullcontext():  # all stop after the same step
+            for step, data in enumerate(self.train_loader, start=first):
+                meters.batch_is_there()
+                with uninterrupted():  # weights, average, position and log belong together
+                    self._step(step, data, meters, print_freq)
+                stop_together()
         with uninterrupted():
             self.update_lr()
             self.position, self.evaluated = (self.epoch + 1, 0), False
             if self.metrics_log is not None:
                 self._log_size = self.metrics_log.size()
+
+    def _step(self, step: int, data: dict[str, Any], meters: _Meters, print_freq: int) -> None:
+        """A step and what belongs to it."""
+        self.batch_idx = step
+        seed_all(derive(self.sequence["train.seed"], self.epoch, step, _STEP, rank()))
+        if "bad_image" in data:
+            self.bad_images.meet(gathered(data["bad_image"]))
+        meters.step_is_done(self.forward_backward(data))
+        self.position, self.steps = (self.epoch, step + 1), self.steps + 1
+        self._report(meters, print_freq)
+        if self._is_time_to_save():
+            self.save()
 
     def _report(self, meters: _Meters, print_freq: int) -> None:
         """A step on the console and in ``metrics.jsonl`` where it is time for that, and in TensorBoard."""
@@ -206,6 +220,8 @@ class TrainingLoop(torchreid_engine.Engine):
 
     def save(self, keep_previous: bool = True) -> None:
         """Writes ``last.pth``, from which `resume` goes on; what it was before stays as ``last.prev.pth``."""
+        if not is_first():
+            return
         assert self._folder is not None
         assert self.metrics_log is not None
         now = (self.position, self.evaluated)
@@ -230,6 +246,7 @@ class TrainingLoop(torchreid_engine.Engine):
             "ema": None if self.ema is None else self.ema.state_dict(),
             "losses": self.losses.state_dict(),
             "optimizer": self.optimizer.state_dict(),
+            "scaler": self.precision.scaler.state_dict(),
             "scheduler": None if self.scheduler is None else self.scheduler.state_dict(),
         }
 
@@ -281,6 +298,8 @@ class TrainingLoop(torchreid_engine.Engine):
             ) from error
         if self.scheduler is not None:
             self.scheduler.load_state_dict(state["scheduler"])
+        if state["scaler"]:  # empty without one
+            self.precision.scaler.load_state_dict(state["scaler"])
 
 
 class _Meters:

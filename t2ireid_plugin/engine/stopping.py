@@ -9,6 +9,10 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
+import torch
+
+from t2ireid_plugin.distributed import largest, processes
+
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
@@ -70,3 +74,12 @@ def uninterrupted() -> Iterator[None]:
         _handler.shields -= 1
     if waiting and _handler.received is not None and not _handler.shields:
         raise Stopped(_handler.received)
+
+
+def stop_together() -> None:
+    """Under torchrun, raises `Stopped` in each process when one has had a signal; alone a process stops by itself."""
+    if processes() > 1:
+        device = "cuda" if torch.distributed.get_backend() == "nccl" else "cpu"
+        number = largest(_handler.received or 0, device)
+        if number:
+            raise Stopped(number)

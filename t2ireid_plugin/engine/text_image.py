@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -12,22 +13,31 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from t2ireid_plugin.data.sampling import derive
+from t2ireid_plugin.distributed import from_first, is_first, weights_from_first
 from t2ireid_plugin.engine.accidents import NonFinite, Step
 from t2ireid_plugin.engine.checkpointing import check_intact, save_checkpoint
 from t2ireid_plugin.engine.loop import TrainingLoop
 from t2ireid_plugin.engine.optim import WarmupCosine
+from t2ireid_plugin.engine.step import build_step
 from t2ireid_plugin.engine.stopping import uninterrupted
 from t2ireid_plugin.errors import CheckpointError, ConfigError
 from t2ireid_plugin.evaluation.embeddings import embed_target
 from t2ireid_plugin.evaluation.metrics import Metrics, compute_metrics, reranked_metrics
 from t2ireid_plugin.evaluation.protocols import OFFICIAL, PROTOCOLS, Embeddings
 from t2ireid_plugin.evaluation.ranking import QueryScores
-from t2ireid_plugin.losses import LossInputs, LossTerms
+from t2ireid_plugin.losses import LossTerms
 from t2ireid_plugin.modeling.checkpoint import read_checkpoint
 from t2ireid_plugin.modeling.t2ireid import T2IReIDModel
 
 # What a training text is read from: the choices of data.id_instruction and data.cloth_instruction.
 TEXT_FIELDS = {"caption": "caption", "identity": "id_text", "clothing": "cloth_text"}
+_LOSSES = 2  # keeps the keys of what losses draw apart from the others
+
+
+def _number(path: str) -> int:
+    """A photo's number, the same in each process."""
+    return int.from_bytes(hashlib.blake2b(path.encode("utf-8", "surrogateescape"), digest_size=7).digest(), "big")
 
 
 class TextImageEngine(TrainingLoop):
@@ -82,6 +92,7 @@ class TextImageEngine(TrainingLoop):
         self.identity_weight = identity_weight
         self.embeddings: dict[str, Embeddings] = {}  # of each target, from the last `evaluate_protocols`
         self.scores: dict[str, dict[str, QueryScores]] = {}  # by target and protocol, likewise
+        self.training_step = build_step(model, losses, self.precision)
         self._trainable = {name for name, p in model.named_parameters() if p.requires_grad}
 
     @property
@@ -92,11 +103,13 @@ class TextImageEngine(TrainingLoop):
     def choose(self, folder: Path) -> None:
         """Keeps this epoch's weights when they are the best so far on val, or when there is no val."""
         val = self.evaluate(self.val_targets)
-        score = float(np.mean([metrics["R@1"] for metrics in val.values()])) if val else 0.0
-        if not val or not self.best or score > self.best["score"]:
-            with uninterrupted():
-                self.best = {"epoch": self.epoch + 1, "score": score, "val": val}
-                save_checkpoint(self.weights(self.tested_model, self.epoch + 1), folder / "best.pth")
+        if is_first():
+            score = float(np.mean([metrics["R@1"] for metrics in val.values()])) if val else 0.0
+            if not val or not self.best or score > self.best["score"]:
+                with uninterrupted():
+                    self.best = {"epoch": self.epoch + 1, "score": score, "val": val}
+                    save_checkpoint(self.weights(self.tested_model, self.epoch + 1), folder / "best.pth")
+        self.best = from_first(self.best)
 
     def load_chosen(self, path: str | Path) -> None:
         """Puts the weights of ``best.pth`` into the model and its average, so that whoever looks at either sees them.
@@ -104,19 +117,22 @@ class TextImageEngine(TrainingLoop):
         Raises:
             CheckpointError: when the file is missing or damaged, or not of the epoch that was chosen.
         """
-        check_intact(path)
-        state = read_checkpoint(path)
-        if state["epoch"] != self.best["epoch"]:
-            raise CheckpointError(f"'{path}' is of epoch {state['epoch']}, but epoch {self.best['epoch']} was chosen")
-        for model in (self.model, self.tested_model):
-            model.load_state_dict(state["state_dict"])
+        if is_first():
+            check_intact(path)
+            state = read_checkpoint(path)
+            chosen = self.best["epoch"]
+            if state["epoch"] != chosen:
+                raise CheckpointError(f"'{path}' is of epoch {state['epoch']}, but epoch {chosen} was chosen")
+            self.model.load_state_dict(state["state_dict"])
+        weights_from_first(self.model)
+        if self.tested_model is not self.model:
+            self.tested_model.load_state_dict(self.model.state_dict())
 
     # Training
 
     def parse_data_for_train(self, data: dict[str, Any]) -> tuple[Tensor, Tensor, Tensor, list[str], list[str]]:
         """A batch to images ``[B, 3, H, W]``, pids ``[B]``, photo numbers ``[B]``, identity and clothing texts."""
-        numbers = {path: i for i, path in enumerate(dict.fromkeys(data["impath"]))}
-        photos = torch.tensor([numbers[path] for path in data["impath"]])
+        photos = torch.tensor([_number(path) for path in data["impath"]])
         images, pids = data["img"], data["pid"]
         if self.use_gpu:
             images, pids, photos = images.cuda(), pids.cuda(), photos.cuda()
@@ -133,28 +149,29 @@ class TextImageEngine(TrainingLoop):
         assert self.optimizer is not None
         images, pids, photos, id_texts, cloth_texts = self.parse_data_for_train(data)
         buffers = self._buffers() if self.non_finite.patience > 1 else {}
-        output = self._forward(images, id_texts, cloth_texts)
         time_in_epochs = self.epoch + (self.batch_idx + 1) / self.num_batches
-        total, values = self.losses(
-            LossInputs(pids=pids, photos=photos, scale=self.model.scale, epoch=time_in_epochs, **output)
-        )
+        seed = derive(self.sequence["train.seed"], self.epoch, self.batch_idx, _LOSSES)
+        total, values = self.training_step(images, id_texts, cloth_texts, (pids, photos), time_in_epochs, seed)
         summary = {"loss": float(total.detach()), **{name: float(value) for name, value in values.items()}}
         self.optimizer.zero_grad()
         norm = self._backward(total) if math.isfinite(summary["loss"]) else math.nan
         if math.isfinite(norm):
             self.non_finite.step_was_good()
             self._update()
-        else:
+        elif not self.precision.scales_down(summary["loss"]):
             self.model.load_state_dict(buffers, strict=False)  # the statistics have seen the batch
             step = Step(self.epoch + 1, self.batch_idx + 1, summary, norm, data)
-            self.non_finite.meet(step, self._folder)
+            self.non_finite.meet(step, self._folder if is_first() else None)
         if isinstance(self.scheduler, WarmupCosine):
             self.scheduler.step(time_in_epochs)
         return summary
 
     def _backward(self, total: Tensor) -> float:
         """Gradients, clipped where that is asked for; returns their norm before that."""
-        total.backward()
+        assert self.optimizer is not None
+        scaler = self.precision.scaler
+        scaler.scale(total).backward()
+        scaler.unscale_(self.optimizer)
         parameters = list(self._all_parameters())
         if self.clip_grad > 0:
             return float(torch.nn.utils.clip_grad_norm_(parameters, self.clip_grad))
@@ -162,7 +179,8 @@ class TextImageEngine(TrainingLoop):
 
     def _update(self) -> None:
         assert self.optimizer is not None
-        self.optimizer.step()
+        self.precision.scaler.step(self.optimizer)
+        self.precision.scaler.update()
         if self.ema is not None:
             self.ema.update_parameters(self.model)
 
@@ -170,16 +188,6 @@ class TextImageEngine(TrainingLoop):
         """Copies of what a forward pass changes: the statistics of batch normalisation."""
         own = self.model.state_dict()
         return {name: own[name].clone() for name, _ in self.model.named_buffers() if name in own}
-
-    def _forward(self, images: Tensor, id_texts: list[str], cloth_texts: list[str]) -> dict[str, Tensor | None]:
-        """What the model returns of a batch, by the names of `LossInputs`; texts that no term reads are left out."""
-        needs = self.losses.needs
-        clothing = cloth_texts if "cloth_text_embeds" in needs else None
-        if self.losses.hidden_share is not None:
-            output, masked = self.model.forward_masked(images, clothing, id_texts, self.losses.hidden_share)
-            return {**output._asdict(), **masked._asdict()}
-        identity = id_texts if needs & {"id_text_embeds", "fused_embeds", "gate_weights"} else None
-        return self.model(images, cloth_instruction=clothing, id_instruction=identity)._asdict()
 
     def update_lr(self, names: Any = None) -> None:
         """Steps the scheduler at the end of an epoch."""
@@ -222,7 +230,7 @@ class TextImageEngine(TrainingLoop):
         return float(np.mean([metrics["R@1"] for metrics in self.evaluate(self.test_targets).values()]))
 
     def evaluate(self, targets: Iterable[str]) -> dict[str, Metrics]:
-        """Text-to-image retrieval on each target, printed and logged."""
+        """Text-to-image retrieval on each target, printed and logged; under torchrun the first process has figures."""
         return {
             name: self._evaluate(name, self.test_loader[name]["query"], self.test_loader[name]["gallery"])
             for name in targets
@@ -232,6 +240,8 @@ class TextImageEngine(TrainingLoop):
     def _evaluate(self, dataset_name: str, query_loader: DataLoader, gallery_loader: DataLoader, **_: Any) -> Metrics:
         self.set_model_mode("eval")
         embeddings = embed_target(self.tested_model, query_loader, gallery_loader, [OFFICIAL], dataset_name)
+        if not is_first():
+            return {}
         metrics = self._measure(dataset_name, OFFICIAL, embeddings)[0]
         if self.writer is not None:
             for key, value in metrics.items():
@@ -261,7 +271,7 @@ class TextImageEngine(TrainingLoop):
             if not loaders["gallery"].dataset.spec.has_cameras:
                 found = found._replace(camids=np.zeros_like(found.camids))
             self.embeddings[name], self.scores[name], results[name] = found, {}, {}
-            for protocol in protocols:
+            for protocol in protocols if is_first() else ():
                 metrics, scores = self._measure(name, protocol, found, samples)
                 results[name][protocol], self.scores[name][protocol] = metrics, scores
                 if self.metrics_log is not None:

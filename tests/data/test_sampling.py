@@ -9,7 +9,7 @@ from torchreid import data as torchreid_data
 
 from t2ireid_plugin.data.benchmarks import BENCHMARKS
 from t2ireid_plugin.data.dataset import CaptionDataset
-from t2ireid_plugin.data.sampling import SeededBatches, derive, seeded
+from t2ireid_plugin.data.sampling import EveryNth, SeededBatches, derive, seeded
 from t2ireid_plugin.data.transforms import TRANSFORMS, TrainTransform
 
 LABELS = [("", pid, camid, pid % 2) for pid in range(13) for camid in (0, 1, 2) for _ in range(2 + pid % 3)]
@@ -101,6 +101,25 @@ def test_the_global_generators_do_not_notice():
         second = random.random(), np.random.rand(), torch.rand(1)
     assert first == second
     assert (random.random(), np.random.rand(), torch.rand(1)) == expected
+
+
+@pytest.mark.parametrize("processes", [2, 3, 6])
+def test_processes_divide_the_same_batches_between_them(processes):
+    whole = list(batches_of("RandomIdentitySampler", size=24))
+    sampler = batches_of("RandomIdentitySampler", size=24).sampler
+    shares = [list(SeededBatches(sampler, 24, 0, share=(rank, processes))) for rank in range(processes)]
+    for batch, *parts in zip(whole, *shares, strict=True):
+        assert [draw for part in parts for draw in part] == batch
+        for part in parts:  # four of each person, and nobody in two processes
+            assert sorted(Counter(LABELS[draw.item][1] for draw in part).values()) == [4] * (6 // processes)
+
+
+@pytest.mark.parametrize(("items", "size", "processes"), [(10, 3, 1), (10, 3, 2), (10, 3, 4), (2, 3, 3), (12, 3, 2)])
+def test_test_batches_are_those_of_one_process_taken_in_turn(items, size, processes):
+    expected = [list(range(items))[i : i + size] for i in range(0, items, size)]
+    shares = [EveryNth(items, size, (rank, processes)) for rank in range(processes)]
+    assert [list(share) for share in shares] == [expected[rank::processes] for rank in range(processes)]
+    assert [len(share) for share in shares] == [len(list(share)) for share in shares]
 
 
 # With images

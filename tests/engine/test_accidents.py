@@ -41,14 +41,16 @@ def weights(engine):
     return {f"{name} {key}": value.clone() for name, part in parts.items() for key, value in part.state_dict().items()}
 
 
-@pytest.mark.parametrize(("what", "message"), [("loss", "the loss became nan"), ("gradients", "the gradients became")])
+@pytest.mark.parametrize(("what", "message"), [("loss", "the loss"), ("gradients", "the gradients")])
 def test_the_first_step_without_numbers_ends_the_run_and_changes_nothing(build, what, message):
     engine = build(train__ema_decay=0.9)
     poison(engine, {3}, what)
     seen = []
     step = engine.forward_backward
     engine.forward_backward = lambda data: (seen.append(weights(engine)), step(data))[1]
-    with pytest.raises(T2IReIDError, match=rf"{message} (nan|inf) in epoch 1, batch 3 \(loss .*cls .*lower train\.lr"):
+    with pytest.raises(
+        T2IReIDError, match=rf"{message} became (nan|inf) in epoch 1, batch 3 \(loss .*cls .*lower train\.lr"
+    ):
         train_epoch(engine)
     still = weights(engine)
     names = [name for name in still if "running" not in name and "num_batches" not in name]
@@ -89,7 +91,7 @@ def test_the_batch_is_written_down(tiny_settings, tmp_path, capsys):
     assert main(["train", *words]) == 2
     message = capsys.readouterr().err.strip().splitlines()[-1]
     file = tmp_path / "nonfinite.json"
-    assert f"and 29 more, all in '{file}'; lower train.lr" in message or f", all in '{file}'" in message
+    assert f" more, all in '{file}'; lower train.lr" in message
     found = json.loads(file.read_text(), parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
     assert (found["epoch"], len(found["samples"])) == (1, 32)
     assert f"epoch 1, batch {found['batch']} " in message
