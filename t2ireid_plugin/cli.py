@@ -46,9 +46,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except T2IReIDError as error:
         print(f"error: {_first_hand(str(error))}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
+    except KeyboardInterrupt as interruption:  # a run's own says by which signal, see engine/stopping.py
+        print(str(interruption) or "interrupted", file=sys.stderr)
+        return getattr(interruption, "status", 130)
 
 
 def _add_train(commands: argparse._SubParsersAction, name: str, description: str) -> None:
@@ -62,7 +62,9 @@ def _add_train(commands: argparse._SubParsersAction, name: str, description: str
     _add_settings(parser)
     _add_data(parser)
     parser.add_argument("--eval-only", action="store_true", default=name == "test", help="test, do not train")
-    parser.add_argument("--resume", action="store_true", help="go on from last.pth of data.save_dir, if there is one")
+    parser.add_argument(
+        "--resume", action="store_true", help="go on from the newest checkpoint of data.save_dir, if there is one"
+    )
     parser.add_argument(
         "--visualize", action="store_true", help="draw ranked lists, failures, plots and attention, and a report.html"
     )

@@ -71,6 +71,8 @@ _DEFAULTS: dict[str, Any] = {
         "norm_mean": None,
         "norm_std": None,
         "save_dir": "log",
+        "on_bad_image": "error",  # a training image that cannot be decoded: error, or skip, which takes another one
+        "bad_image_share": 0.01,  # of the training images; with skip, more than this share is an error
         "keep_images": False,  # in memory once read; for small sets with workers 0
         "load_train_targets": False,
         "id_instruction": "caption",  # what the model reads as identity description: caption or identity
@@ -108,10 +110,17 @@ _DEFAULTS: dict[str, Any] = {
         "warmup_epochs": 0.0,  # of warmup_cosine; fractions are fine
         "final_lr_mult": 0.0,  # where warmup_cosine ends, as a share of lr
         "clip_grad": 0.0,  # largest norm of all gradients together; 0 leaves them
+        "nonfinite_patience": 1,  # so many steps in a row without a finite loss and gradients end the run
         "stepsize": [20],
         "gamma": 0.1,
         "print_freq": 20,
         "seed": 1,
+        "precision": "fp32",  # or bf16, fp16: of the forward pass; weights and losses stay in fp32
+        "encode_at_once": 0,  # images, and texts where their encoder learns, in one go; 0 is the whole batch
+        "checkpoint_encoders": False,  # keep what goes into each block of the encoders, compute the rest twice
+        "deterministic": False,  # kernels that give the same bits each time; slower, see docs/reliability.md
+        "save_minutes": 15.0,  # last.pth is written after each epoch, and this often within one; 0 is never
+        "save_steps": 0,  # and after every so many steps; 0 is never
     },
     "sgd": {"momentum": 0.9, "dampening": 0.0, "nesterov": False},
     "rmsprop": {"alpha": 0.99},

@@ -17,8 +17,11 @@ from t2ireid_plugin.data.dataset import CaptionDataset, load
 from t2ireid_plugin.data.manager import CaptionDataManager
 from t2ireid_plugin.data.tables import PATH
 from t2ireid_plugin.data.transforms import TRANSFORMS, TestTransform, TrainTransform
+from t2ireid_plugin.distributed import processes, rank
+from t2ireid_plugin.engine.accidents import BadImages, NonFinite
 from t2ireid_plugin.engine.ema import build_ema
 from t2ireid_plugin.engine.image_check import check_image_config, check_image_files, image_datasets
+from t2ireid_plugin.engine.memory import PRECISIONS, Precision, encode_in_parts, keep_block_inputs_only
 from t2ireid_plugin.engine.optim import WarmupCosine, build_adamw
 from t2ireid_plugin.engine.text_cache import check_text_cache
 from t2ireid_plugin.engine.text_image import TEXT_FIELDS, TextImageEngine
@@ -58,10 +61,14 @@ _LEAST = {
     "train.weight_decay": 0,
     "train.warmup_epochs": 0,
     "train.clip_grad": 0,
+    "train.nonfinite_patience": 1,
     "train.bias_lr_mult": 0,
     "train.print_freq": 1,
     "data.val_seed": 0,
     "train.seed": 0,
+    "train.encode_at_once": 0,
+    "train.save_minutes": 0,
+    "train.save_steps": 0,
     "test.batch_size": 1,
     "test.bootstrap": 0,
     "test.pictures": 0,
@@ -112,11 +119,15 @@ def _check_text_image(cfg: CfgNode) -> None:
         raise ConfigError(f"data.val_share: {cfg.data.val_share} must be between 0 and 1; for no val set data.val []")
     for name in cfg.data.transforms:
         choose("data.transforms", name, TRANSFORMS)
+    choose("data.on_bad_image", cfg.data.on_bad_image, ("error", "skip"))
+    if not 0 <= cfg.data.bad_image_share <= 1:
+        raise ConfigError(f"data.bad_image_share: {cfg.data.bad_image_share} must be from 0 to 1")
     choose("data.id_instruction", cfg.data.id_instruction, tuple(TEXT_FIELDS))
     choose("data.cloth_instruction", cfg.data.cloth_instruction, tuple(TEXT_FIELDS))
     check_text_cache(cfg)
     choose("train.optim", cfg.train.optim, ("adamw",))
     choose("train.lr_scheduler", cfg.train.lr_scheduler, SCHEDULERS)
+    choose("train.precision", cfg.train.precision, tuple(PRECISIONS))
     for name in cfg.test.protocols:
         choose("test.protocols", name, tuple(PROTOCOLS))
     if OFFICIAL not in cfg.test.protocols:
@@ -151,11 +162,23 @@ def _check_common(cfg: CfgNode) -> None:
         raise ConfigError(
             f"train.batch_size: {cfg.train.batch_size} is too small, batch normalisation needs at least 2 samples"
         )
+    if cfg.train.batch_size % processes() or cfg.train.batch_size < 2 * processes():
+        raise ConfigError(
+            f"train.batch_size: {cfg.train.batch_size}, of all {processes()} processes together, must give each the "
+            "same number of samples, at least 2"
+        )
     divisor = _BATCH_DIVISORS.get(cfg.sampler.train_sampler)
     if divisor and cfg.train.batch_size % cfg.sampler[divisor]:
         raise ConfigError(
             f"train.batch_size {cfg.train.batch_size} is no multiple of sampler.{divisor} {cfg.sampler[divisor]}"
         )
+    if cfg.sampler.train_sampler == "RandomIdentitySampler":
+        share = cfg.train.batch_size // processes()
+        if share % cfg.sampler.num_instances:
+            raise ConfigError(
+                f"train.batch_size {cfg.train.batch_size} gives each of {processes()} processes {share} samples, no "
+                f"multiple of sampler.num_instances {cfg.sampler.num_instances}: a person would be divided"
+            )
     if not cfg.test.ranks or min(cfg.test.ranks) < 1 or 1 not in cfg.test.ranks:
         raise ConfigError(f"test.ranks: {cfg.test.ranks} must be positive and include 1, which chooses the checkpoint")
 
@@ -264,6 +287,9 @@ def build_datamanager(
         },
         dataset_options={name: _dataset_options(cfg, name) for name in names},
         keep_images=cfg.data.keep_images,
+        seed=cfg.train.seed,
+        replace_bad_images=cfg.data.on_bad_image == "skip",
+        share=(rank(), processes()),
     )
 
 
@@ -290,13 +316,14 @@ def build_engine(cfg: CfgNode, datamanager: Any, model: T2IReIDModel, use_gpu: b
         bias_lr_mult=cfg.train.bias_lr_mult,
         layer_decay=cfg.train.layer_decay,
     )
-    return TextImageEngine(
+    engine = TextImageEngine(
         datamanager,
         model,
         losses,
         optimizer,
         _build_scheduler(cfg, optimizer),
         use_gpu=use_gpu,
+        precision=Precision(cfg.train.precision, device.type),
         val_targets=val_targets(cfg),
         id_instruction=cfg.data.id_instruction,
         cloth_instruction=cfg.data.cloth_instruction,
@@ -305,8 +332,32 @@ def build_engine(cfg: CfgNode, datamanager: Any, model: T2IReIDModel, use_gpu: b
         evaluator=cfg.test.evaluator,
         ranks=cfg.test.ranks,
         identity_weight=cfg.test.identity_weight,
+        sequence=_sequence(cfg, len(datamanager.train_loader.dataset)),
+        non_finite=NonFinite(cfg.train.nonfinite_patience),
+        bad_images=BadImages(datamanager.train_loader.dataset.train.distinct(PATH), cfg.data.bad_image_share),
+        save_minutes=cfg.train.save_minutes,
+        save_steps=cfg.train.save_steps,
         extra_state=_extra_state(cfg, model),
     )
+    _save_memory(cfg, model)  # last, for the moving average is a copy that does not need it
+    return engine
+
+
+def _save_memory(cfg: CfgNode, model: T2IReIDModel) -> None:
+    for encoder in [model.visual_encoder] + ([] if cfg.model.freeze_text else [model.text_encoder]):
+        if cfg.train.checkpoint_encoders:
+            keep_block_inputs_only(encoder)
+        if cfg.train.encode_at_once:
+            encode_in_parts(encoder, cfg.train.encode_at_once)
+
+
+def _sequence(cfg: CfgNode, captions: int) -> dict[str, Any]:
+    """What the sequence of training batches follows from."""
+    sampler = cfg.sampler.train_sampler
+    names = ["train.seed", "train.batch_size", "sampler.train_sampler", "data.sources", "data.transforms"]
+    names += [f"sampler.{_BATCH_DIVISORS[sampler]}"] if sampler in _BATCH_DIVISORS else []
+    tables = (name.split(".") for name in names)
+    return {**{f"{table}.{name}": cfg[table][name] for table, name in tables}, "training captions": captions}
 
 
 def val_targets(cfg: CfgNode) -> list[str]:
@@ -344,10 +395,18 @@ def _dataset_options(cfg: CfgNode, name: str) -> dict[str, Any]:
 
 
 def _check_all_images(cfg: CfgNode) -> None:
-    """Once before a run, every image of every set in use: a download that broke off shows here, not in epoch 40."""
+    """Once before a run, every image of every set in use: a download that broke off shows here, not in epoch 40.
+
+    Where bad training images are replaced, only those that must be there: figures are of all images or of none.
+    """
     for spec in _specs(cfg):
         tables = load(cfg.data.root, spec).photos.values()
-        check_images([table.texts[number] for table in tables for number in table.columns[:, PATH].tolist()])
+        paths = [table.texts[number] for table in tables for number in table.columns[:, PATH].tolist()]
+        if cfg.data.on_bad_image == "skip" and spec.name in cfg.data.sources:
+            train = _dataset(cfg, spec.name).train
+            trained = {train.texts[number] for number in train.columns[:, PATH].unique().tolist()}
+            paths = [path for path in paths if path not in trained]
+        check_images(paths)
 
 
 def _check_batch(cfg: CfgNode) -> None:

@@ -11,6 +11,7 @@ from yacs.config import CfgNode
 
 from t2ireid_plugin.config import MODEL_NAME, changed_keys, choose
 from t2ireid_plugin.data.benchmarks import BENCHMARKS
+from t2ireid_plugin.distributed import processes
 from t2ireid_plugin.errors import ConfigError, DataError, EncoderError
 from t2ireid_plugin.modeling.encoders import IMAGE_KEY, check_source
 from t2ireid_plugin.modeling.torchreid_model import LOSSES
@@ -52,6 +53,10 @@ def check_image_config(cfg: CfgNode) -> None:
     Raises:
         ConfigError: naming the key, the value and what would be right.
     """
+    if processes() > 1:
+        raise ConfigError(
+            f"torchrun: torchreid's engines train in one process, not {processes()}; loss.name terms trains in several"
+        )
     choose("data.type", cfg.data.type, ("image",))
     choose("model.name", cfg.model.name, tuple(private_table(torchreid_models, "__model_factory")))
     choose("loss.name", cfg.loss.name, LOSSES if cfg.model.name != MODEL_NAME else ("terms", *LOSSES))
