@@ -82,9 +82,8 @@ def enable_compatibility() -> None:
     import fastreid.evaluation.reid_evaluation
     import fastreid.solver.build
 
-    if hasattr(fastreid.solver.build, "ContiguousParams"):
-        stepwise = functools.partial(fastreid.solver.build.build_optimizer, contiguous=False)
-        fastreid.solver.build_optimizer = fastreid.engine.defaults.build_optimizer = stepwise
+    over_parameters = functools.partial(fastreid.solver.build.build_optimizer, contiguous=False)
+    fastreid.solver.build_optimizer = fastreid.engine.defaults.build_optimizer = over_parameters
     if not torch.cuda.is_available():
         fastreid.data.build.DataLoaderX = _PlainLoader
     fastreid.evaluation.reid_evaluation.compile_helper = _keep_python_evaluator
