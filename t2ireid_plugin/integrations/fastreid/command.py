@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import yaml
 from fastreid.config import CfgNode, get_cfg
 from fastreid.engine import default_argument_parser, default_setup, launch
 
@@ -61,8 +62,9 @@ def setup(arguments: argparse.Namespace) -> CfgNode:
         if arguments.config_file:
             cfg.merge_from_file(arguments.config_file)
         cfg.merge_from_list(arguments.opts)
-    except (KeyError, AssertionError, ValueError) as error:  # yacs's, for unknown keys and for types
-        raise ConfigError(str(error.args[0] if error.args else error)) from error
+    except (KeyError, AssertionError, ValueError, OSError, yaml.YAMLError) as error:
+        # yacs's, for unknown keys and for types, and of files that are missing or no YAML
+        raise ConfigError(" ".join(str(error).strip("'\"").split())) from error
     check_device(cfg, arguments.num_gpus)
     if cfg.MODEL.META_ARCHITECTURE == TEXT_IMAGE:
         check_text_image(cfg)
@@ -79,11 +81,11 @@ def run(arguments: argparse.Namespace) -> Any:
         T2IReIDError: for all that a user can mend.
     """
     cfg = setup(arguments)
-    default_setup(cfg, arguments)
     trainer_class = T2IReIDTrainer
     if cfg.MODEL.META_ARCHITECTURE == TEXT_IMAGE:
         trainer_class = TextImageTrainer
         check_data(cfg)
+    default_setup(cfg, arguments)
     if arguments.eval_only:
         model = trainer_class.build_model(cfg)
         T2IReIDCheckpointer(model).load(cfg.MODEL.WEIGHTS)

@@ -7,8 +7,6 @@ import collections.abc
 import functools
 import importlib.util
 import logging
-import sys
-import types
 from typing import Any
 
 import torch
@@ -63,12 +61,12 @@ def check_importable() -> None:
 
 
 def enable_compatibility() -> None:
-    """Lets FastReID's source, of 2020 to 2024, run on Python 3.10 and PyTorch 2 and newer; to be called before it.
+    """Lets the source of FastReID's main branch run on Python 3.10 and PyTorch 2 and newer; to be called before it.
 
-    It edits no file. Nothing here happens unless this function is called; calling it again does nothing. It puts
+    Its releases, up to 1.3.0, also want ``torch._six``, and have another trainer; they are not supported. It edits no
+    file. Nothing here happens unless this function is called; calling it again does nothing. It puts
 
     - ``collections.Mapping`` back, which Python 3.10 removed and ``fastreid.data`` and ``fastreid.evaluation`` import;
-    - a stand-in for ``torch._six``, which PyTorch 2 removed and FastReID up to 1.3.0 imports;
     - an optimizer over the parameters themselves in the place of FastReID's over one contiguous copy. PyTorch 2's
       ``zero_grad`` drops the gradient of that copy instead of zeroing it, so that **no weight would ever change**, and
       no message would say so;
@@ -78,19 +76,14 @@ def enable_compatibility() -> None:
     """
     if not hasattr(collections, "Mapping"):
         collections.Mapping = collections.abc.Mapping  # type: ignore[attr-defined]
-    if importlib.util.find_spec("torch._six") is None:
-        stand_in: Any = types.ModuleType("torch._six")
-        stand_in.container_abcs, stand_in.string_classes, stand_in.int_classes = collections.abc, str, int
-        sys.modules.setdefault("torch._six", stand_in)
 
     import fastreid.data.build
     import fastreid.engine.defaults
     import fastreid.evaluation.reid_evaluation
     import fastreid.solver.build
 
-    if hasattr(fastreid.solver.build, "ContiguousParams"):
-        stepwise = functools.partial(fastreid.solver.build.build_optimizer, contiguous=False)
-        fastreid.solver.build_optimizer = fastreid.engine.defaults.build_optimizer = stepwise
+    over_parameters = functools.partial(fastreid.solver.build.build_optimizer, contiguous=False)
+    fastreid.solver.build_optimizer = fastreid.engine.defaults.build_optimizer = over_parameters
     if not torch.cuda.is_available():
         fastreid.data.build.DataLoaderX = _PlainLoader
     fastreid.evaluation.reid_evaluation.compile_helper = _keep_python_evaluator

@@ -5,6 +5,7 @@ of this folder is collected. tests/integrations/test_without_fastreid.py runs ev
 """
 
 import importlib.util
+import logging
 import os
 import sys
 from pathlib import Path
@@ -51,6 +52,16 @@ DATALOADER: {{NUM_INSTANCE: 4}}
 SOLVER: {{IMS_PER_BATCH: 32, MAX_EPOCH: 2, WARMUP_ITERS: 2, CHECKPOINT_PERIOD: 1}}
 TEST: {{EVAL_PERIOD: 1}}
 """
+
+
+@pytest.fixture(autouse=True)
+def _closed_logs():
+    """FastReID's handlers write to what was standard output when they were made, which is the test's."""
+    yield
+    log = logging.getLogger("fastreid")
+    for handler in list(log.handlers):
+        log.removeHandler(handler)
+        handler.close()
 
 
 @pytest.fixture(scope="session")

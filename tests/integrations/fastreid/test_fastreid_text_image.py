@@ -126,21 +126,22 @@ def test_every_parameter_that_is_trained_is_in_the_optimizer(at_synthetic, make_
 
 def test_several_gpus_get_a_gradient_of_every_parameter(at_synthetic, make_cfg, text_image_yaml, monkeypatch, tmp_path):
     """FastReID wraps the model in DistributedDataParallel, which fails in the second step where one has none."""
+    cfg = make_cfg(text_image_yaml, "MODEL.HEADS.NUM_CLASSES", str(at_synthetic.train_ids))
+    model, batch = build_model(cfg).train(), next(iter(build_train_loader(cfg)))
+
+    def two_steps():
+        parallel = torch.nn.parallel.DistributedDataParallel(model, broadcast_buffers=False)
+        with EventStorage(0) as storage:
+            storage.epoch = 0
+            for _ in range(2):
+                sum(parallel(batch).values()).backward()
+
     torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/meet", rank=0, world_size=1)
     try:
-        cfg = make_cfg(text_image_yaml, "MODEL.HEADS.NUM_CLASSES", str(at_synthetic.train_ids))
-        parallel = torch.nn.parallel.DistributedDataParallel(build_model(cfg).train(), broadcast_buffers=False)
-        batch = next(iter(build_train_loader(cfg)))
-
-        def two_steps():
-            with EventStorage(0) as storage:
-                storage.epoch = 0
-                for _ in range(2):
-                    sum(parallel(batch).values()).backward()
-
-        with pytest.raises(RuntimeError, match="finished reduction"):
-            two_steps()
-        parallel = torch.nn.parallel.DistributedDataParallel(parallel.module, broadcast_buffers=False)
+        with monkeypatch.context() as alone:
+            alone.setattr("fastreid.utils.comm.get_world_size", lambda: 1)
+            with pytest.raises(RuntimeError, match="finished reduction"):
+                two_steps()
         monkeypatch.setattr("fastreid.utils.comm.get_world_size", lambda: 2)
         two_steps()
     finally:
