@@ -190,6 +190,19 @@ def image_only(cfg: CfgNode) -> bool:
     return cfg.model.name != MODEL_NAME or cfg.loss.name != "terms"
 
 
+def require_texts(cfg: CfgNode, what: str) -> None:
+    """Refuses an image-only configuration for ``what`` reads texts.
+
+    Raises:
+        ConfigError: naming what makes it one.
+    """
+    if image_only(cfg):
+        raise ConfigError(
+            f"{what} is for {MODEL_NAME} with texts, loss.name terms; this configuration is of {cfg.model.name} with "
+            f"loss.name {cfg.loss.name}, on images alone"
+        )
+
+
 def changed_keys(cfg: CfgNode) -> dict[str, Any]:
     """The settings that are not the defaults of `get_cfg`, by their full names; of open tables the table."""
     return _changed(cfg, _DEFAULTS, "")

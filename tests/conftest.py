@@ -13,6 +13,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+import torchreid
 from hypothesis import settings
 from PIL import Image
 from transformers import (
@@ -68,6 +69,12 @@ def pytest_collection_modifyitems(items):
         for item in items:
             if item.get_closest_marker("cuda"):
                 item.add_marker(skip)
+
+
+def pytest_terminal_summary(terminalreporter):
+    layout = "PyPI's" if torchreid.data.__name__ == "torchreid.reid.data" else "GitHub's"
+    folder = Path(torchreid.__file__).parent
+    terminalreporter.write_line(f"tested with torchreid {torchreid.__version__}, {layout} layout, from {folder}")
 
 
 @pytest.fixture(scope="session")

@@ -401,6 +401,21 @@ def test_every_optimizer_and_schedule_of_torchreids(tiny_words, tmp_path, name, 
     assert ("momentum" in state["param_groups"][0]) == (name in ("sgd", "rmsprop"))
 
 
+def test_what_needs_texts_says_so(osnet_run, tmp_path, capsys):
+    grid = tmp_path / "grid.yaml"
+    grid.write_text("rows:\n  plain: {}\n")
+    file = str(osnet_run / "config.yaml")
+    for command in (
+        ["probe", "--config-file", file],
+        ["export", str(osnet_run), str(tmp_path / "out")],
+        ["ablate", "--config-file", file, "--grid", str(grid), "--out", str(tmp_path / "ablation")],
+    ):
+        assert main(command) == 2
+        error = capsys.readouterr().err
+        assert f"t2ireid {command[0]} is for t2ireid_vit_mamba with texts" in error
+        assert "of osnet_x0_25 with loss.name softmax" in error
+
+
 def test_euclidean_distances_of_any_features_rank_as_torchreid_ranks_them():
     from t2ireid_plugin.evaluation.metrics import compute_metrics, reranked_metrics
     from t2ireid_plugin.evaluation.protocols import Comparison

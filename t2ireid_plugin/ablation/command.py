@@ -10,6 +10,7 @@ from t2ireid_plugin.ablation.grid import configuration, plan, read_grid
 from t2ireid_plugin.ablation.report import write_report
 from t2ireid_plugin.ablation.runs import train_all
 from t2ireid_plugin.ablation.summary import summarize
+from t2ireid_plugin.config import require_texts
 from t2ireid_plugin.engine.build import check_config, check_files
 from t2ireid_plugin.engine.logging import git_revision, versions
 from t2ireid_plugin.errors import ConfigError
@@ -36,6 +37,7 @@ def run(options: argparse.Namespace, command: str) -> None:
     for first in runs[: len(grid.rows)]:  # one of each row: they differ in the seed alone
         cfg = configuration(first)
         try:
+            require_texts(cfg, "t2ireid ablate")
             check_config(cfg)
         except ConfigError as error:
             raise ConfigError(f"row '{first.row}': {error}") from error

@@ -107,7 +107,7 @@ def _check_text_image(cfg: CfgNode) -> None:
     build_disentangle(to_dict(cfg.model.disentangle), 4, 1)
     for key in ("sources", "targets", "val"):
         for name in cfg.data[key] or ():
-            if name in image_datasets():
+            if name not in datasets and name in image_datasets():
                 raise ConfigError(
                     f"data.{key}: '{name}' has no sentences, which loss.name terms trains with; for images alone set "
                     f"loss.name softmax or triplet; with sentences: {', '.join(datasets)}"

@@ -66,12 +66,14 @@ class _Recorded(torchreid_engine.Engine):
         """The model without the wrapper for several GPUs."""
         return self.model.module if isinstance(self.model, nn.DataParallel) else self.model
 
-    def run(self, save_dir: str = "log", start_epoch: int = 0, test_only: bool = False, **kwargs: Any) -> None:
+    def run(
+        self, save_dir: str = "log", max_epoch: int = 0, start_epoch: int = 0, *, test_only: bool = False, **kwargs: Any
+    ) -> None:
         """As torchreid's; ``metrics.jsonl`` loses what it has of epochs that are done again."""
         self.folder, self.final = Path(save_dir), test_only
         if not test_only:
             self.metrics_log = _log_up_to(self.folder / "metrics.jsonl", start_epoch)
-        super().run(save_dir=save_dir, start_epoch=start_epoch, test_only=test_only, **kwargs)
+        super().run(save_dir=save_dir, max_epoch=max_epoch, start_epoch=start_epoch, test_only=test_only, **kwargs)
 
     def train(self, print_freq: int = 10, **kwargs: Any) -> None:
         """An epoch, and ``last.pth`` after it."""

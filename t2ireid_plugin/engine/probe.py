@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 from yacs.config import CfgNode
 
+from t2ireid_plugin.config import require_texts
 from t2ireid_plugin.data.synthetic.truth import Truth, read_truth
 from t2ireid_plugin.engine.build import check_config, check_files
 from t2ireid_plugin.engine.checkpointing import save_json
@@ -38,6 +39,7 @@ def run_probes(cfg: CfgNode, command: str) -> dict[str, dict[str, Any]]:
     Raises:
         T2IReIDError: for all that a user can mend.
     """
+    require_texts(cfg, "t2ireid probe")
     check_config(cfg)
     folder = Path(cfg.data.save_dir)
     weights = weights_to_test(cfg, folder)

@@ -1,10 +1,8 @@
 """The image side of `T2IReIDModel` under torchreid's contract, for its image engines and tools.
 
-No text encoder, no fusion and no ``scale``: parameters that never get a gradient would only cost memory. What is here
-has the names that it has in `T2IReIDModel`, so weights go both ways. The classifier is another one, and is called what
-torchreid's users expect: ``classifier``. It reads the embedding that is tested, not the wider features that
-`T2IReIDModel.id_classifier` reads: torchreid's softmax engine knows no other loss, and would leave the projection to
-the embedding untrained.
+The classifier is not that of `T2IReIDModel`, and is called what torchreid's users expect: ``classifier``. It reads the
+embedding that is tested, not the wider features that `T2IReIDModel.id_classifier` reads: torchreid's softmax engine
+knows no other loss, and would leave the projection to the embedding untrained.
 """
 
 from __future__ import annotations
@@ -20,18 +18,15 @@ from torch import Tensor, nn
 from t2ireid_plugin.errors import CheckpointError, ConfigError, InputError
 from t2ireid_plugin.modeling.checkpoint import LoadReport, copy_state_dict, read_state_dict
 from t2ireid_plugin.modeling.disentangle import build_disentangle
-from t2ireid_plugin.modeling.encoders import IMAGE_KEY, build_image_encoder, encoder_config
-from t2ireid_plugin.modeling.heads import projection_mlp
-from t2ireid_plugin.modeling.preprocess import image_preprocess
-from t2ireid_plugin.modeling.t2ireid import DEFAULTS, EMBED_DIM, NUM_HEADS, SHARED_DIM
-from t2ireid_plugin.modeling.towers import image_tokens, num_prefix_tokens, patch_size
+from t2ireid_plugin.modeling.encoders import IMAGE_KEY, encoder_config
+from t2ireid_plugin.modeling.image_side import BRANCHES, ImageSide
+from t2ireid_plugin.modeling.t2ireid import DEFAULTS, NUM_HEADS
 
-BRANCHES = ("identity", "clothing", "both")
 LOSSES = ("softmax", "triplet")
 OPTIONS = ("branch", IMAGE_KEY, "disentangle")  # of a variant, all optional
 
 
-class T2IReIDImageModel(nn.Module):
+class T2IReIDImageModel(ImageSide):
     """Images to embeddings of the identity branch, the clothing branch, or both one after the other.
 
     In eval mode ``forward`` returns the embeddings ``[B, 256]`` (``[B, 512]`` for both) of unit norm, those of
@@ -63,26 +58,14 @@ class T2IReIDImageModel(nn.Module):
         vit_pretrained: str | Mapping[str, Any] = DEFAULTS[IMAGE_KEY],
         disentangle: Mapping[str, Any] = DEFAULTS["disentangle"],
     ) -> None:
-        super().__init__()
         _choose("loss", loss, LOSSES)
-        _choose("branch", branch, BRANCHES)
         if num_classes < 1:
             raise ConfigError(f"num_classes: {num_classes} must be at least 1")
-        self.loss, self.branch = loss, branch
-        self.load_report: LoadReport | None = None
-
         # The default is ViT-B/16, which the library's own default configuration is: no file is needed for its shape.
         source = {} if vit_pretrained == DEFAULTS[IMAGE_KEY] and not pretrained else vit_pretrained
-        self.visual_encoder = build_image_encoder(source if pretrained else encoder_config(source, IMAGE_KEY))
-        self.preprocess = image_preprocess(source, self.visual_encoder.config)
-        if disentangle.get("tokens") == "cls" and not num_prefix_tokens(self.visual_encoder):
-            kind = self.visual_encoder.config.model_type
-            raise ConfigError(f"disentangle.tokens: 'cls' needs a class token, which {kind} does not have")
-        width: int = self.visual_encoder.config.hidden_size
-        self.disentangle = build_disentangle(disentangle, width, NUM_HEADS)
-        self.shared_mlp = nn.Linear(width, SHARED_DIM)
-        self.image_mlp = projection_mlp(SHARED_DIM, EMBED_DIM)
-        self.feature_dim = EMBED_DIM * (2 if branch == "both" else 1)
+        super().__init__(source, disentangle, branch, pretrained)
+        self.loss = loss
+        self.load_report: LoadReport | None = None
         self.classifier = nn.Linear(self.feature_dim, num_classes)
 
     def forward(self, images: Tensor) -> Tensor | tuple[Tensor, Tensor]:
@@ -95,12 +78,7 @@ class T2IReIDImageModel(nn.Module):
             raise InputError(f"images must be [B, 3, H, W], not {list(images.shape)}")
         if self.training and len(images) < 2:
             raise InputError("a training batch of 1: batch normalisation needs at least 2 samples")
-        rows, columns = patch_size(self.visual_encoder.config)
-        grid = images.shape[2] // rows, images.shape[3] // columns
-        id_embeds, cloth_embeds, _ = self.disentangle(image_tokens(self.visual_encoder, images), grid)
-        chosen = {"identity": [id_embeds], "clothing": [cloth_embeds], "both": [id_embeds, cloth_embeds]}[self.branch]
-        # As one batch, for the sake of its statistics: so `T2IReIDModel` does it.
-        projected = self.image_mlp(self.shared_mlp(torch.cat(chosen))).split(len(images))  # [B, 256] each
+        projected = self.embed(images)  # [B, 256] each
         embeds = torch.cat([F.normalize(part, dim=-1) for part in projected], dim=-1) / len(projected) ** 0.5
         if not self.training:
             return embeds

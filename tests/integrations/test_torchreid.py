@@ -1,6 +1,7 @@
 """The image-only models in torchreid's own engines and tools, on drawn people in Market-1501's format."""
 
 import re
+import shlex
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from torchreid import data, engine, models, optim, utils
 
 import t2ireid_plugin
 from t2ireid_plugin import registration
+from t2ireid_plugin.cli import main
 from t2ireid_plugin.errors import ConfigError, DependencyError
 
 TINY = {
@@ -63,6 +65,11 @@ def build_engine(datamanager, model, **optimizer):
 def changed(model, before):
     """Names of the layers with a parameter that is no longer what it was."""
     return {n.split(".")[0] for n, p in model.named_parameters() if not torch.equal(p, before[n])}
+
+
+def test_the_layout_is_one_that_is_documented():
+    known = {("0.2.5", "torchreid.reid.models"), ("1.4.0", "torchreid.models")}
+    assert (torchreid.__version__, models.__name__) in known
 
 
 def test_the_models_are_listed(capsys):
@@ -234,3 +241,55 @@ def test_a_version_without_the_table_is_named(monkeypatch):
     with pytest.raises(DependencyError) as error:
         t2ireid_plugin.register()
     assert f"torchreid {torchreid.__version__} has no table {models.__name__}.__model_factory" in str(error.value)
+
+
+# docs/frameworks/torchreid.md
+
+# So that sixty epochs of an OSNet end within the test.
+QUICK = "train.max_epoch 1 train.fixbase_epoch 0 data.workers 0 data.height 64 data.width 32 use_gpu False"
+
+
+@pytest.fixture
+def page(repository, encoders, reid_data, synthetic, tmp_path, monkeypatch):
+    """The text of the page, in a folder with what it names."""
+    for name, target in {
+        "weights/vit": encoders.vit,
+        "reid-data": reid_data,
+        "configs": repository / "configs",
+        "tools": repository / "tools",
+    }.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).symlink_to(target)
+    (tmp_path / "photos").mkdir()
+    for name, photo in zip("ab", sorted((synthetic.root / "CUHK-PEDES" / "imgs").rglob("*.jpg"))):
+        (tmp_path / "photos" / f"{name}.jpg").symlink_to(photo)
+    file = tmp_path / "im_osnet_x0_25_softmax_256x128_amsgrad.yaml"
+    file.write_text("model: {name: osnet_x0_25, pretrained: False}\ndata: {save_dir: log/osnet}\n")
+    monkeypatch.chdir(tmp_path)
+    return (repository / "docs" / "frameworks" / "torchreid.md").read_text(encoding="utf-8")
+
+
+def test_the_pages_snippets_run(page, capsys):
+    """One after the other, for one epoch in place of sixty."""
+    snippets = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
+    assert len(snippets) == 2
+    for snippet in snippets:
+        code = snippet.replace("max_epoch=60", "max_epoch=1").replace("tar-60", "tar-1")
+        exec(compile(code, "torchreid.md", "exec"), {})
+    assert re.search(r"^tensor\([0-9.-]+\)$", capsys.readouterr().out, flags=re.MULTILINE)
+
+
+def test_the_pages_commands_run(page, tmp_path):
+    (block,) = re.findall(r"```bash\n(.*?)```", page, flags=re.DOTALL)
+    commands = [shlex.split(line) for line in block.splitlines()]
+    assert len(commands) == 5
+    for program, script, *words in commands:
+        assert (program, script) == ("python", "tools/train_net.py")
+        assert main(["train", *words, *QUICK.split()]) == 0
+    for name in ("osnet", "market1501_t2ireid", "msmt17_t2ireid", "market1501_to_msmt17_t2ireid"):
+        assert (tmp_path / "log" / name / "results.json").is_file()
+    assert len(list((tmp_path / "log" / "market1501_t2ireid" / "visrank_market1501").iterdir())) == 8
+
+
+def test_the_pages_names_are_those_that_are_registered(page):
+    assert re.findall(r"^\| `(\w+)` \|", page, flags=re.MULTILINE) == list(registration.MODELS)
