@@ -71,10 +71,13 @@ def arrange(lengths: Sequence[int], offsets: Sequence[int] | None = None, width:
         width: see above; a longer text gets a longer row.
     """
     begins = begin_at(lengths) if offsets is None else offsets
-    number = len(lengths) if width == 0 else min(len(lengths), -(-sum(lengths) // width))
-    longest = max(*lengths, -(-sum(lengths) // number))
-    while (places := _fit(lengths, number, longest)) is None:
-        longest += 1
+    number, longest = len(lengths), max(lengths)
+    places: list[tuple[int, int]] | None = [(row, 0) for row in range(number)]
+    if width:
+        number = min(number, -(-sum(lengths) // width))
+        longest = max(longest, -(-sum(lengths) // number))
+        while (places := _fit(lengths, number, longest)) is None:
+            longest += 1
     owners, positions, source = ([[filling] * longest for _ in range(number)] for filling in (-1, 0, 0))
     for text, ((row, start), length, begin) in enumerate(zip(places, lengths, begins, strict=True)):
         part = slice(start, start + length)

@@ -57,7 +57,7 @@ def test_models_that_differ_are_not_compared(bench):
     other = LiteralModel(bench.model).eval()
     with torch.no_grad():
         other.disentangle.gate[0].bias[0] += 0.1
-    with pytest.raises(DataError, match="differ by .* in image_embeds"):
+    with pytest.raises(DataError, match=r"differ by .* in image_embeds"):
         workloads.check_agreement(bench._replace(literal=other))
 
 
