@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint clean
+.PHONY: demo test test-layouts test-fastreid lint clean
 
 # Drawn pedestrians in CUHK-PEDES's format, trained and evaluated on the CPU; results in log/demo.
 demo: $(VENV)/installed
@@ -12,6 +12,21 @@ demo: $(VENV)/installed
 
 test: $(VENV)/installed
 	$(BIN)/python -m pytest
+
+# What touches torchreid, with a source tree of it (GitHub's layout) in place of the installed package (PyPI's).
+test-layouts: $(VENV)/installed
+	@test -f "$(TORCHREID_SRC)/torchreid/__init__.py" || \
+		{ echo "usage: make test-layouts TORCHREID_SRC=DIR, the folder that holds torchreid/"; exit 2; }
+	TORCHREID_SRC="$(abspath $(TORCHREID_SRC))" PYTHONPATH="$(abspath $(TORCHREID_SRC)):$$PYTHONPATH" \
+		$(BIN)/python -m pytest tests/integrations/test_torchreid.py tests/integrations/test_torchreid_source.py \
+		tests/test_registration.py tests/test_image_job.py tests/test_config.py tests/test_main_job.py \
+		tests/data/test_dataset.py tests/engine tests/evaluation/test_ranking.py
+
+# Against FastReID's real source: make test-fastreid FASTREID_SRC=path/to/fast-reid
+test-fastreid: $(VENV)/installed
+	@test -n "$(FASTREID_SRC)" || { echo "say where FastReID's source is: make $@ FASTREID_SRC=path/to/fast-reid"; exit 2; }
+	$(BIN)/python -m pip install --quiet --editable '.[dev,fastreid]'
+	FASTREID_SRC=$(FASTREID_SRC) $(BIN)/python -m pytest tests/integrations/fastreid tests/integrations/test_without_fastreid.py
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .

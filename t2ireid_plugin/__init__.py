@@ -1,7 +1,7 @@
 """Text-to-image person re-identification for torchreid.
 
-Importing this package registers its datasets with torchreid, as soon as torchreid is imported too. Neither it nor
-PyTorch is loaded before it is needed.
+Importing this package registers its models and datasets with torchreid, as soon as torchreid is imported too. Neither
+it nor PyTorch is loaded before it is needed.
 
 Symbols used in shapes throughout: ``B`` batch, ``n`` number of texts, ``L`` tokens of a sequence, ``D`` width of an
 encoder (768 at full size), ``H`` x ``W`` height and width of an image, ``P`` training identities.
@@ -18,17 +18,27 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from t2ireid_plugin.on_import import when_imported
-from t2ireid_plugin.registration import register
+from t2ireid_plugin.registration import register, register_model_variant
 
 if TYPE_CHECKING:
     from t2ireid_plugin.config import get_cfg
     from t2ireid_plugin.modeling.t2ireid import T2IReIDModel, T2IReIDOutput
+    from t2ireid_plugin.modeling.torchreid_model import T2IReIDImageModel
 
 __version__ = "0.1.0"
-__all__ = ["T2IReIDModel", "T2IReIDOutput", "__version__", "get_cfg", "register"]
+__all__ = [
+    "T2IReIDImageModel",
+    "T2IReIDModel",
+    "T2IReIDOutput",
+    "__version__",
+    "get_cfg",
+    "register",
+    "register_model_variant",
+]
 
 # Loaded when first asked for.
 _MODULES = {
+    "T2IReIDImageModel": "t2ireid_plugin.modeling.torchreid_model",
     "T2IReIDModel": "t2ireid_plugin.modeling.t2ireid",
     "T2IReIDOutput": "t2ireid_plugin.modeling.t2ireid",
     "get_cfg": "t2ireid_plugin.config",

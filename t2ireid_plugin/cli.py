@@ -19,6 +19,8 @@ _TRAIN_EXAMPLES = """examples:
   %(prog)s --config-file configs/t2i_vit_mamba.yaml data.root DIR train.batch_size 128
   %(prog)s --config-file configs/t2i_vit_mamba.yaml --eval-only model.load_weights log/run/best.pth
   %(prog)s --config-file configs/t2i_synthetic_cpu.yaml --eval-only --visualize
+  %(prog)s --config-file configs/market1501_t2ireid.yaml --root DIR
+  %(prog)s --config-file OSNET.yaml -s market1501 -t msmt17 --transforms random_flip --root DIR
 """
 
 
@@ -44,9 +46,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except T2IReIDError as error:
         print(f"error: {_first_hand(str(error))}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
+    except KeyboardInterrupt as interruption:  # a run's own says by which signal, see engine/stopping.py
+        print(str(interruption) or "interrupted", file=sys.stderr)
+        return getattr(interruption, "status", 130)
 
 
 def _add_train(commands: argparse._SubParsersAction, name: str, description: str) -> None:
@@ -58,8 +60,11 @@ def _add_train(commands: argparse._SubParsersAction, name: str, description: str
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     _add_settings(parser)
+    _add_data(parser)
     parser.add_argument("--eval-only", action="store_true", default=name == "test", help="test, do not train")
-    parser.add_argument("--resume", action="store_true", help="go on from last.pth of data.save_dir, if there is one")
+    parser.add_argument(
+        "--resume", action="store_true", help="go on from the newest checkpoint of data.save_dir, if there is one"
+    )
     parser.add_argument(
         "--visualize", action="store_true", help="draw ranked lists, failures, plots and attention, and a report.html"
     )
@@ -71,10 +76,30 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="settings over the file's, such as train.lr 1e-4")
 
 
+def _add_data(parser: argparse.ArgumentParser) -> None:
+    """torchreid's short forms for the data; as there, settings go over them."""
+    data = parser.add_argument_group("data, as in torchreid's scripts/main.py")
+    data.add_argument("--root", metavar="DIR", help="data.root")
+    data.add_argument("-s", "--sources", nargs="+", metavar="NAME", help="data.sources")
+    data.add_argument("-t", "--targets", nargs="+", metavar="NAME", help="data.targets")
+    data.add_argument("--transforms", nargs="+", metavar="NAME", help="data.transforms")
+
+
+def _data_settings(options: argparse.Namespace) -> list[str]:
+    """The short forms as ``KEY VALUE``, and the settings that follow the last name of a list, which has no end mark."""
+    short, rest = ["data.root", options.root] if options.root else [], []
+    for name in ("sources", "targets", "transforms"):
+        words: list[str] = getattr(options, name) or []
+        end = next((i for i, word in enumerate(words) if "." in word), len(words))
+        short += [f"data.{name}", str(words[:end])] if end else []
+        rest += words[end:]
+    return short + rest
+
+
 def _train(options: argparse.Namespace, command: str) -> None:
     from t2ireid_plugin.config import load_cfg
 
-    cfg = load_cfg(options.config_file, options.opts)
+    cfg = load_cfg(options.config_file, [*_data_settings(options), *options.opts])
     from t2ireid_plugin.engine.job import run_job
 
     run_job(cfg, command, eval_only=options.eval_only, resume=options.resume, pictures=options.visualize)

@@ -2,6 +2,13 @@
 
 A YAML file may start from another one with ``_BASE_: other.yaml`` (relative to itself). Every key must exist; only
 the tables of encoders and losses take names of their own, which their builders check.
+
+One configuration describes one of two jobs. Our text-image model trains with ``loss.name: terms``, the default. Any
+other model, and ``loss.name: softmax`` or ``triplet``, is torchreid's own training on images alone (`image_only`).
+Its YAML files load unchanged for that, and what they leave out is as in torchreid: where our defaults are others
+(loss, optimizer, datasets), `load_cfg` starts an image-only configuration from torchreid's. Two stay ours:
+``model.name``, which all of torchreid's files set, and size, mean and standard deviation of images, which are None
+for the model's own: 256 x 128 and ImageNet's for torchreid's models, as there, and the encoder's for ours.
 """
 
 from __future__ import annotations
@@ -64,6 +71,8 @@ _DEFAULTS: dict[str, Any] = {
         "norm_mean": None,
         "norm_std": None,
         "save_dir": "log",
+        "on_bad_image": "error",  # a training image that cannot be decoded: error, or skip, which takes another one
+        "bad_image_share": 0.01,  # of the training images; with skip, more than this share is an error
         "keep_images": False,  # in memory once read; for small sets with workers 0
         "load_train_targets": False,
         "id_instruction": "caption",  # what the model reads as identity description: caption or identity
@@ -101,10 +110,17 @@ _DEFAULTS: dict[str, Any] = {
         "warmup_epochs": 0.0,  # of warmup_cosine; fractions are fine
         "final_lr_mult": 0.0,  # where warmup_cosine ends, as a share of lr
         "clip_grad": 0.0,  # largest norm of all gradients together; 0 leaves them
+        "nonfinite_patience": 1,  # so many steps in a row without a finite loss and gradients end the run
         "stepsize": [20],
         "gamma": 0.1,
         "print_freq": 20,
         "seed": 1,
+        "precision": "fp32",  # or bf16, fp16: of the forward pass; weights and losses stay in fp32
+        "encode_at_once": 0,  # images, and texts where their encoder learns, in one go; 0 is the whole batch
+        "checkpoint_encoders": False,  # keep what goes into each block of the encoders, compute the rest twice
+        "deterministic": False,  # kernels that give the same bits each time; slower, see docs/reliability.md
+        "save_minutes": 15.0,  # last.pth is written after each epoch, and this often within one; 0 is never
+        "save_steps": 0,  # and after every so many steps; 0 is never
     },
     "sgd": {"momentum": 0.9, "dampening": 0.0, "nesterov": False},
     "rmsprop": {"alpha": 0.99},
@@ -133,6 +149,12 @@ _DEFAULTS: dict[str, Any] = {
         "pictures": 6,  # ranked lists drawn after the final test
     },
 }
+# What an image-only configuration starts from instead.
+_IMAGE_ONLY_DEFAULTS: dict[str, Any] = {
+    "data": {"sources": ["market1501"], "targets": ["market1501"]},
+    "train": {"optim": "adam"},
+    "loss": {"name": "softmax"},
+}
 # What may be set to a value of the type, or left empty.
 _OPTIONAL: dict[str, type] = {
     "data.val": list,
@@ -157,11 +179,51 @@ def load_cfg(config_file: str | Path | None = None, opts: Sequence[str] = ()) ->
         ConfigError: for a missing or broken file, an unknown key (the message names the nearest one), a value of
             the wrong type, or a key without a value.
     """
+    settings = [(_read_yaml(Path(config_file), ()), str(config_file))] if config_file else []
+    settings += [(_nest(key, value), "command line") for key, value in _pairs(opts)]
+    cfg = _merged(settings)
+    return _merged([(_IMAGE_ONLY_DEFAULTS, "defaults"), *settings]) if image_only(cfg) else cfg
+
+
+def image_only(cfg: CfgNode) -> bool:
+    """Whether ``cfg`` describes torchreid's training on images alone: another model, or a loss that is torchreid's."""
+    return cfg.model.name != MODEL_NAME or cfg.loss.name != "terms"
+
+
+def require_texts(cfg: CfgNode, what: str) -> None:
+    """Refuses an image-only configuration for ``what`` reads texts.
+
+    Raises:
+        ConfigError: naming what makes it one.
+    """
+    if image_only(cfg):
+        raise ConfigError(
+            f"{what} is for {MODEL_NAME} with texts, loss.name terms; this configuration is of {cfg.model.name} with "
+            f"loss.name {cfg.loss.name}, on images alone"
+        )
+
+
+def changed_keys(cfg: CfgNode) -> dict[str, Any]:
+    """The settings that are not the defaults of `get_cfg`, by their full names; of open tables the table."""
+    return _changed(cfg, _DEFAULTS, "")
+
+
+def _changed(cfg: Mapping[str, Any], defaults: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in cfg.items():
+        name, default = f"{prefix}{key}", defaults[key]
+        if isinstance(default, Mapping) and name not in _OPEN_TABLES:
+            found.update(_changed(value, default, f"{name}."))
+        elif value != default:
+            found[name] = value
+    return found
+
+
+def _merged(settings: Sequence[tuple[Mapping[str, Any], str]]) -> CfgNode:
+    """The defaults, and each of ``settings`` over those before it; with each goes who asked."""
     cfg = get_cfg()
-    if config_file:
-        merge(cfg, _read_yaml(Path(config_file), ()), str(config_file))
-    for key, value in _pairs(opts):
-        merge(cfg, _nest(key, value), "command line")
+    for updates, where in settings:
+        merge(cfg, updates, where)
     return cfg
 
 

@@ -6,12 +6,14 @@ import io
 import json
 import os
 import shutil
+from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+import torchreid
 from hypothesis import settings
 from PIL import Image
 from transformers import (
@@ -67,6 +69,12 @@ def pytest_collection_modifyitems(items):
         for item in items:
             if item.get_closest_marker("cuda"):
                 item.add_marker(skip)
+
+
+def pytest_terminal_summary(terminalreporter):
+    layout = "PyPI's" if torchreid.data.__name__ == "torchreid.reid.data" else "GitHub's"
+    folder = Path(torchreid.__file__).parent
+    terminalreporter.write_line(f"tested with torchreid {torchreid.__version__}, {layout} layout, from {folder}")
 
 
 @pytest.fixture(scope="session")
@@ -214,6 +222,55 @@ def write_layout(name, source, root):
         shutil.copy(base / "imgs" / row["file_path"], target)
     (root / folder / file).write_text(json.dumps(written))
     return root
+
+
+@pytest.fixture(scope="session")
+def reid_data(synthetic, tmp_path_factory):
+    """A folder for data.root with the drawn people as Market-1501 and as MSMT17, the first photo of each a query."""
+    root = tmp_path_factory.mktemp("reid-data")
+    imgs = synthetic.root / "CUHK-PEDES" / "imgs"
+    rows = json.loads((imgs.parent / "reid_raw.json").read_text())
+    write_market1501(root, imgs, rows)
+    write_msmt17(root, imgs, rows)
+    return root
+
+
+def numbered_photos(rows):
+    """Each row with the number of the photo among those of its person, which serves as camera, from 1."""
+    seen = Counter()
+    for row in rows:
+        seen[row["id"]] += 1
+        yield row, seen[row["id"]]
+
+
+def write_market1501(root, imgs, rows):
+    folder = root / "market1501" / "Market-1501-v15.09.15"
+    for part in ("bounding_box_train", "bounding_box_test", "query"):
+        (folder / part).mkdir(parents=True)
+    for row, number in numbered_photos(rows):
+        tested = "query" if number == 1 else "bounding_box_test"
+        part = {"train": "bounding_box_train", "test": tested}.get(row["split"])
+        if part:
+            shutil.copy(imgs / row["file_path"], folder / part / f"{row['id']:04}_c{number}s1_{number:06}_00.jpg")
+    for name in ("0000_c1s1_000900_00", "-1_c2s1_000901_00"):  # background, and what is left out altogether
+        shutil.copy(imgs / rows[0]["file_path"], folder / "bounding_box_test" / f"{name}.jpg")
+
+
+def write_msmt17(root, imgs, rows):
+    folder = root / "msmt17" / "MSMT17_V1"
+    lists = {name: [] for name in ("train", "val", "query", "gallery")}
+    ids = {}
+    for row, number in numbered_photos(rows):
+        part = "train" if row["split"] == "train" else "test"
+        pid = ids.setdefault(part, {}).setdefault(row["id"], len(ids[part]))
+        path = f"{pid:04}/{pid:04}_{number:03}_{number:02}_0303morning_0008_0.jpg"
+        (folder / part / path).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(imgs / row["file_path"], folder / part / path)
+        tested = "query" if number == 1 else "gallery"
+        lists[tested if part == "test" else "train"].append(f"{path} {pid}\n")
+    lists["val"] = lists["train"][:4]
+    for name, lines in lists.items():
+        (folder / f"list_{name}.txt").write_text("".join(lines))
 
 
 class CuhkFolder:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from torchreid import data as torchreid_data
 from torchreid import optim as torchreid_optim
 
-from t2ireid_plugin.config import dump, get_cfg, load_cfg, to_dict
+from t2ireid_plugin.config import changed_keys, dump, get_cfg, image_only, load_cfg, to_dict
 from t2ireid_plugin.engine.build import SAMPLERS, SCHEDULERS, check_config
 from t2ireid_plugin.errors import ConfigError
 
@@ -176,13 +176,41 @@ test:
 """
     )
     cfg = load_cfg(file)
+    check_config(cfg)
+    assert image_only(cfg)
     assert cfg.model.name == "osnet_x1_0"
     assert cfg.train.lr == 0.001
     assert cfg.train.open_layers == ["classifier"]
     assert cfg.data.targets == ["market1501", "dukemtmcreid"]
     assert (cfg.data.height, cfg.data.width) == (256, 128)
-    with pytest.raises(ConfigError, match=r"model\.name: unknown 'osnet_x1_0'; valid: t2ireid_vit_mamba"):
-        check_config(cfg)
+
+
+def test_what_torchreids_yaml_leaves_out_is_as_in_torchreid(tmp_path):
+    """But for the model's name, and size and normalisation, which are None for the model's own."""
+    file = write(tmp_path, "osnet.yaml", model={"name": "osnet_x1_0"})
+    found = {name: get(load_cfg(file), name) for name in TORCHREID}
+    own = dict.fromkeys(("data.height", "data.width", "data.norm_mean", "data.norm_std"))
+    assert found == {**TORCHREID, "model.name": "osnet_x1_0", **own}
+
+
+@pytest.mark.parametrize("loss", ["softmax", "triplet"])
+def test_a_loss_of_torchreids_makes_ours_train_on_images_alone(loss):
+    cfg = load_cfg(None, ["loss.name", loss])
+    check_config(cfg)
+    assert image_only(cfg)
+    assert (cfg.model.name, cfg.train.optim, cfg.data.sources) == ("t2ireid_vit_mamba", "adam", ["market1501"])
+
+
+def test_what_is_set_counts_for_an_image_only_configuration_too(tmp_path):
+    file = write(tmp_path, "osnet.yaml", model={"name": "osnet_x1_0"}, train={"optim": "sgd"})
+    cfg = load_cfg(file, ["data.sources", "msmt17"])
+    assert (cfg.train.optim, cfg.data.sources, cfg.data.targets) == ("sgd", ["msmt17"], ["market1501"])
+
+
+def test_changed_keys_are_what_is_not_the_default():
+    cfg = load_cfg(None, ["train.lr", "1", "model.vit_config.hidden_size", "32", "test.ranks", "[1, 5, 10, 20]"])
+    assert changed_keys(cfg) == {"train.lr": 1.0, "model.vit_config": {"hidden_size": 32}}
+    assert changed_keys(get_cfg()) == {}
 
 
 def test_base_files_form_a_chain(tmp_path):
@@ -455,10 +483,10 @@ def test_the_full_configuration_is_the_specifications(full):
 @pytest.mark.parametrize(
     ("key", "value", "valid"),
     [
-        ("model.name", "osnet_x1_0", "t2ireid_vit_mamba"),
+        ("model.name", "osnet_x10", "osnet_x1_0"),
         ("model.fusion.type", "enhanced_mambo", "enhanced_mamba"),
         ("data.sources", "cuhk-pedes", "cuhkpedes, cuhkpedes_val"),
-        ("data.targets", "market1501", "cuhkpedes, cuhkpedes_val"),
+        ("data.targets", "market", "cuhkpedes, cuhkpedes_val"),
         ("data.val", "cuhkpedes_dev", "cuhkpedes, cuhkpedes_val"),
         ("data.transforms", "random_flop", "random_flip, random_crop"),
         ("data.id_instruction", "id", "caption, identity"),
@@ -467,7 +495,7 @@ def test_the_full_configuration_is_the_specifications(full):
         ("train.optim", "adam", "adamw"),
         ("train.lr_scheduler", "linear", "warmup_cosine, single_step, multi_step, cosine"),
         ("test.evaluator", "mine", "exact, torchreid"),
-        ("loss.name", "softmax", "terms"),
+        ("loss.name", "softmaxx", "terms, softmax, triplet"),
     ],
 )
 def test_unknown_names_are_refused_with_the_valid_ones(full, key, value, valid):
@@ -510,6 +538,22 @@ def test_torchreid_knows_every_name_that_we_offer():
         (["train.ema_decay", "-0.1"], r"train\.ema_decay: -0\.1 must be from 0"),
         (["train.ema_decay", "1e999"], r"train\.ema_decay: inf must be from 0"),
         (["train.bias_lr_mult", "-1"], r"train\.bias_lr_mult: -1\.0 must be at least 0"),
+        (["data.targets", "market1501"], "'market1501' has no sentences, which loss.name terms trains with"),
+        (["loss.name", "softmax"], r"data\.sources: 'cuhkpedes' has sentences for queries, which t2ireid_vit_mamba"),
+        (["model.pretrained", "False"], r"model\.pretrained: False has no effect .*model\.vit_pretrained ''"),
+        (["data.type", "video"], r"data\.type: 'video' has no effect"),
+        (["data.split_id", "3"], r"data\.split_id: 3 has no effect"),
+        (["data.load_train_targets", "True"], r"data\.load_train_targets: True has no effect"),
+        (["sampler.train_sampler_t", "SequentialSampler"], r"train_sampler_t: 'SequentialSampler' has no effect"),
+        (["train.new_layers", "[fusion]"], r"train\.new_layers: \['fusion'\] has no effect .*encoders learn slower"),
+        (["test.visrank", "True"], r"test\.visrank: True has no effect .*--visualize"),
+        (["sgd.momentum", "0.8"], r"sgd\.momentum: 0\.8 has no effect .*adamw"),
+        (["rmsprop.alpha", "0.8"], r"rmsprop\.alpha"),
+        (["cuhk03.labeled_images", "True"], r"cuhk03\.labeled_images"),
+        (["market1501.use_500k_distractors", "True"], r"market1501\.use_500k_distractors"),
+        (["video.seq_len", "3"], r"video\.seq_len"),
+        (["loss.triplet.margin", "0.1"], r"loss\.triplet\.margin: 0\.1 has no effect .*loss\.terms"),
+        (["loss.softmax.label_smooth", "False"], r"loss\.softmax\.label_smooth"),
     ],
 )
 def test_settings_that_cannot_work_are_refused(full, words, message):

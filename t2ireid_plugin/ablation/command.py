@@ -5,10 +5,12 @@ from __future__ import annotations
 import argparse
 import os
 
+from t2ireid_plugin.ablation.figures import probe_figures, protocol_figures
 from t2ireid_plugin.ablation.grid import configuration, plan, read_grid
-from t2ireid_plugin.ablation.report import format_summaries, write_report
+from t2ireid_plugin.ablation.report import write_report
 from t2ireid_plugin.ablation.runs import train_all
 from t2ireid_plugin.ablation.summary import summarize
+from t2ireid_plugin.config import require_texts
 from t2ireid_plugin.engine.build import check_config, check_files
 from t2ireid_plugin.engine.logging import git_revision, versions
 from t2ireid_plugin.errors import ConfigError
@@ -35,16 +37,21 @@ def run(options: argparse.Namespace, command: str) -> None:
     for first in runs[: len(grid.rows)]:  # one of each row: they differ in the seed alone
         cfg = configuration(first)
         try:
+            require_texts(cfg, "t2ireid ablate")
             check_config(cfg)
         except ConfigError as error:
             raise ConfigError(f"row '{first.row}': {error}") from error
         check_files(cfg)
     jobs = options.jobs or max(1, (os.cpu_count() or 1) // options.threads)
     try:
-        train_all(runs, jobs, options.threads)
+        train_all(runs, jobs, options.threads, options.probe)
     finally:
         rows = summarize(grid, runs, options.target)
         if rows:
             about = {"command": command, "baseline": grid.baseline, "versions": versions(), "revision": git_revision()}
-            write_report(rows, options.out, about)
-            print(f"{format_summaries(rows)}\n\nRuns, table and plot are in '{options.out}'")
+            others = {
+                "protocols": protocol_figures(grid, runs, options.target),
+                "probes": probe_figures(grid, runs, options.target),
+            }
+            text = write_report(rows, others, options.out, about)
+            print(f"{text}\n\nRuns, table and plot are in '{options.out}'")

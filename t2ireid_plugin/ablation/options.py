@@ -16,4 +16,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--threads", type=int, default=1, metavar="N", help="of a run (1)")
     parser.add_argument("--jobs", type=int, metavar="N", help="runs at once (as many as the cores allow)")
     parser.add_argument("--target", metavar="NAME", help="what the table is of, where there are several targets")
+    parser.add_argument(
+        "--probe",
+        nargs="*",
+        metavar="KEY VALUE",
+        help="probe each run as well (t2ireid probe), with settings such as data.root DIR of people who change clothes",
+    )
     parser.add_argument("--opts", nargs="*", default=[], metavar="KEY VALUE", help="settings of all rows")

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from t2ireid_plugin.ablation.figures import RowFigures
 from t2ireid_plugin.ablation.summary import METRICS, Spread, Summary
 from t2ireid_plugin.engine.checkpointing import save_json
 from t2ireid_plugin.evaluation.bootstrap import format_interval
@@ -31,15 +32,35 @@ def format_summaries(rows: Sequence[Summary]) -> str:
                 f"{row.seconds:.0f} s",
             ]
         )
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return _markdown(lines)
 
 
-def write_report(rows: Sequence[Summary], folder: Path, about: dict[str, Any]) -> None:
-    """``ablation.md``, ``ablation.json`` with ``about`` beside the rows, and ``ablation.png``."""
-    table = format_summaries(rows)
-    write_whole(folder / "ablation.md", lambda draft: draft.write_text(f"{table}\n", encoding="utf-8"))
-    save_json({**about, "rows": [_plain(row) for row in rows]}, folder / "ablation.json")
+def format_figures(rows: Sequence[RowFigures]) -> str:
+    """A Markdown table in percent: mean ± standard deviation over the seeds of each figure."""
+    names = list(dict.fromkeys(name for row in rows for name in row.figures))
+    lines = [["recipe", "seeds", *names], ["---", *["---:"] * (len(names) + 1)]]
+    for row in rows:
+        cells = [_cell(row.figures[name]) if name in row.figures else "" for name in names]
+        lines.append([row.row, str(len(row.seeds)), *cells])
+    return _markdown(lines)
+
+
+def write_report(
+    rows: Sequence[Summary], others: Mapping[str, Sequence[RowFigures]], folder: Path, about: dict[str, Any]
+) -> str:
+    """``ablation.md``, whose text is returned, ``ablation.json`` with ``about`` beside the rows, ``ablation.png``.
+
+    Those of ``others`` that have rows become further tables, and keys of the JSON by their names.
+    """
+    tables = [format_summaries(rows), *(format_figures(found) for found in others.values() if found)]
+    text = "\n\n".join(tables)
+    write_whole(folder / "ablation.md", lambda draft: draft.write_text(f"{text}\n", encoding="utf-8"))
+    content = {**about, "rows": [_plain(row) for row in rows]}
+    for name, found in others.items():
+        content[name] = [{"row": row.row, "seeds": row.seeds, **_as_dicts(row.figures)} for row in found]
+    save_json(content, folder / "ablation.json")
     plot(rows, folder / "ablation.png")
+    return text
 
 
 def plot(rows: Sequence[Summary], file: Path) -> None:
@@ -63,6 +84,14 @@ def plot(rows: Sequence[Summary], file: Path) -> None:
     write_whole(file, lambda draft: figure.savefig(draft, dpi=120))
 
 
+def _markdown(lines: Sequence[Sequence[str]]) -> str:
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _as_dicts(figures: Mapping[str, Spread]) -> dict[str, Any]:
+    return {name: spread._asdict() for name, spread in figures.items()}
+
+
 def _cell(spread: Spread) -> str:
     deviation = "" if spread.sd is None else f" ± {100 * spread.sd:.2f}"
     return f"{100 * spread.mean:.2f}{deviation}"
@@ -70,5 +99,4 @@ def _cell(spread: Spread) -> str:
 
 def _plain(row: Summary) -> dict[str, Any]:
     differences = {name: d._asdict() for name, d in row.differences.items()} if row.differences else None
-    metrics = {name: spread._asdict() for name, spread in row.metrics.items()}
-    return {**row._asdict(), "metrics": metrics, "differences": differences}
+    return {**row._asdict(), "metrics": _as_dicts(row.metrics), "differences": differences}

@@ -1,4 +1,7 @@
-"""Trains the runs of a grid, several at once, each in a process of its own; what is done is not done again."""
+"""Trains the runs of a grid, several at once, each in a process of its own; what is done is not done again.
+
+A run can be probed after its training, by ``t2ireid probe``, in a process of its own too.
+"""
 
 from __future__ import annotations
 
@@ -10,18 +13,21 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
-from t2ireid_plugin.ablation.grid import Run
+from t2ireid_plugin.ablation.grid import Run, configuration
 from t2ireid_plugin.data.progress import show_progress
+from t2ireid_plugin.engine.probe import probes_path
 from t2ireid_plugin.errors import ConfigError, T2IReIDError
 from t2ireid_plugin.files import write_whole
 
-_RECIPE, _RESULTS, _CONSOLE = "recipe.yaml", "results.json", "console.txt"
+RESULTS = "results.json"
+_RECIPE = "recipe.yaml"
 
 
-def train_all(runs: Sequence[Run], jobs: int = 1, threads: int = 1) -> None:
+def train_all(runs: Sequence[Run], jobs: int = 1, threads: int = 1, probe: Sequence[str] | None = None) -> None:
     """Trains what has no results yet, ``jobs`` at once with ``threads`` each; an interrupted run goes on.
 
-    Every run is tried, also after one has failed.
+    Every run is tried, also after one has failed. With ``probe``, settings of its own such as ``data.root DIR``, each
+    run is probed as well.
 
     Raises:
         ConfigError: when a run's folder holds a run with other settings.
@@ -29,13 +35,13 @@ def train_all(runs: Sequence[Run], jobs: int = 1, threads: int = 1) -> None:
     """
     for run in runs:
         check_folder(run)
-    due = [run for run in runs if not is_done(run)]
+    due = [run for run in runs if not is_done(run) or (probe is not None and not is_probed(run))]
     if len(due) < len(runs):
         print(f"{len(runs) - len(due)} of {len(runs)} runs are done already", file=sys.stderr)
     failures: list[str] = []
     # The processes end before the pool, whose threads wait for them: an interrupted grid does not train on.
     with ThreadPoolExecutor(jobs) as pool, _Processes(threads) as processes:
-        futures = {pool.submit(processes.train, run): run for run in due}
+        futures = {pool.submit(processes.work, run, probe): run for run in due}
         for future in show_progress(as_completed(futures), len(due), "training", "run"):
             if (words := future.result()) is not None:
                 failures.append(f"{futures[future].name}: {words}")
@@ -45,7 +51,12 @@ def train_all(runs: Sequence[Run], jobs: int = 1, threads: int = 1) -> None:
 
 def is_done(run: Run) -> bool:
     """Whether a run has its results."""
-    return (run.folder / _RESULTS).is_file()
+    return (run.folder / RESULTS).is_file()
+
+
+def is_probed(run: Run) -> bool:
+    """Whether a run was probed on each of its targets."""
+    return all(probes_path(run.folder, target).is_file() for target in configuration(run).data.targets)
 
 
 def check_folder(run: Run) -> None:
@@ -76,26 +87,36 @@ class _Processes:
             for process in self.running:
                 process.terminate()
 
-    def train(self, run: Run) -> str | None:
-        """Trains one run; returns why it failed, or None."""
-        run.folder.mkdir(parents=True, exist_ok=True)
+    def work(self, run: Run, probe: Sequence[str] | None) -> str | None:
+        """Trains one run, and probes it; returns why it failed, or None."""
+        failure = None
         recipe = run.folder / _RECIPE
-        write_whole(recipe, lambda draft: draft.write_text(run.recipe, encoding="utf-8"))
-        command = [sys.executable, "-m", "t2ireid_plugin", "train", "--config-file", str(recipe), "--resume"]
-        with (run.folder / _CONSOLE).open("wb") as console:
+        if not is_done(run):
+            run.folder.mkdir(parents=True, exist_ok=True)
+            write_whole(recipe, lambda draft: draft.write_text(run.recipe, encoding="utf-8"))
+            failure = self._run(["train", "--config-file", str(recipe), "--resume"], run.folder / "console.txt")
+        if failure is None and probe is not None and not is_probed(run):
+            failure = self._run(["probe", "--config-file", str(recipe), *probe], run.folder / "console_probe.txt")
+        return failure
+
+    def _run(self, words: Sequence[str], console: Path) -> str | None:
+        """A command of ours in a process; returns why it failed, or None."""
+        with console.open("wb") as stream:
             with self.lock:
                 if self.stopped:
                     return "stopped"
                 process = subprocess.Popen(
-                    command, env=self.environment, stdin=subprocess.DEVNULL, stdout=console, stderr=subprocess.STDOUT
+                    [sys.executable, "-m", "t2ireid_plugin", *words],
+                    env=self.environment,
+                    stdin=subprocess.DEVNULL,
+                    stdout=stream,
+                    stderr=subprocess.STDOUT,
                 )
                 self.running.add(process)
             status = process.wait()
             with self.lock:
                 self.running.discard(process)
-        if status == 0 and is_done(run):
-            return None
-        return f"status {status}, {_last_words(run.folder / _CONSOLE)}"
+        return None if status == 0 else f"status {status}, {_last_words(console)}"
 
 
 def _last_words(console: Path) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import statistics
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -57,7 +58,7 @@ def _summarize_row(
     grid: Grid, row: str, runs: Sequence[Run], baseline: dict[int, QueryRecord], target: str | None
 ) -> Summary:
     results = [_results(run) for run in runs]
-    figures = [result["metrics"][_target(run, target)][OFFICIAL] for run, result in zip(runs, results, strict=True)]
+    figures = [result["metrics"][target_of(run, target)][OFFICIAL] for run, result in zip(runs, results, strict=True)]
     shared = [run for run in runs if run.seed in baseline]
     differences = None
     if row != grid.baseline and shared:
@@ -65,14 +66,15 @@ def _summarize_row(
     return Summary(
         row,
         [run.seed for run in runs],
-        {name: _spread([float(figure[name]) for figure in figures]) for name in METRICS},
+        {name: spread_of([float(figure[name]) for figure in figures]) for name in METRICS},
         differences,
         statistics.median(result["seconds"] for result in results),
         results[0]["parameters"],
     )
 
 
-def _spread(values: list[float]) -> Spread:
+def spread_of(values: list[float]) -> Spread:
+    """Mean and standard deviation of one value a seed."""
     return Spread(statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None, values)
 
 
@@ -85,10 +87,15 @@ def _differences(a: Sequence[QueryRecord], b: Sequence[QueryRecord]) -> dict[str
 
 
 def _record(run: Run, target: str | None) -> QueryRecord:
-    return load_records(records_path(run.folder, _target(run, target))).protocols[OFFICIAL]
+    return load_records(records_path(run.folder, target_of(run, target))).protocols[OFFICIAL]
 
 
-def _target(run: Run, target: str | None) -> str:
+def target_of(run: Run, target: str | None) -> str:
+    """``target``, else the only one of the run.
+
+    Raises:
+        DataError: when there is no such target, or several to choose from.
+    """
     targets = configuration(run).data.targets
     if target is None and len(targets) > 1:
         raise DataError(f"the runs have several targets, {', '.join(targets)}; choose one with --target")
@@ -98,7 +105,15 @@ def _target(run: Run, target: str | None) -> str:
 
 
 def _results(run: Run) -> dict[str, Any]:
-    file = run.folder / "results.json"
+    return read_json(run.folder / "results.json")
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """What a run has written.
+
+    Raises:
+        DataError: when it is damaged.
+    """
     try:
         return dict(json.loads(file.read_text(encoding="utf-8")))
     except ValueError as error:

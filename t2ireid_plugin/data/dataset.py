@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import functools
+import random
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,6 +17,7 @@ from torchreid import data as torchreid_data
 
 from t2ireid_plugin.data.annotations import INSTRUCTIONS, Photo, find_annotation, read_photos
 from t2ireid_plugin.data.benchmarks import SPLITS, BenchmarkSpec, Counts, Official
+from t2ireid_plugin.data.sampling import Draw
 from t2ireid_plugin.data.tables import (
     CAMID,
     NO_TEXT,
@@ -80,6 +83,7 @@ class CaptionDataset(torchreid_data.ImageDataset):
         _, labels = train.columns[:, PID].unique(return_inverse=True)
         gallery = loaded.photos[eval_split]
         self._kept: dict[str, Pixels] | None = None
+        self._replaces = False
         super().__init__(train.changed(PID, labels), query.changed(CAMID, TEXT_CAMERA), gallery, **kwargs)
 
     def keep_images(self) -> None:
@@ -89,25 +93,74 @@ class CaptionDataset(torchreid_data.ImageDataset):
         """
         self._kept = {}
 
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        """Texts and labels of an item and, unless it is a query, its image ``img [3, H, W]``."""
-        path, pid, camid, dsetid, *texts = self.data[index]
+    def replace_bad_images(self) -> None:
+        """From now on an item whose image cannot be decoded gives way to another one of its person.
+
+        Its ``bad_image`` then says what was wrong; elsewhere that is empty. Which item takes its place follows from
+        the draw, so it is the same in each process.
+        """
+        self._replaces = True
+
+    def __getitem__(self, index: int | Draw) -> dict[str, Any]:
+        """Texts and labels of an item and, unless it is a query, its image ``img [3, H, W]``.
+
+        A `Draw` says what the random changes to the image and its texts are; for a number alone they are any.
+
+        Raises:
+            DataError: when the image cannot be decoded and nothing takes its place, see `replace_bad_images`.
+        """
+        if not self._replaces:
+            return self._item(index)
+        try:
+            return {**self._item(index), "bad_image": ""}
+        except DataError as error:
+            return {**self._substitute(index, error), "bad_image": str(error)}
+
+    def _item(self, index: int | Draw) -> dict[str, Any]:
+        number, source = (index.item, random.Random(index.seed)) if isinstance(index, Draw) else (index, None)
+        path, pid, camid, dsetid, *texts = self.data[number]
         item = {"pid": pid, "camid": camid, "impath": path, "dsetid": dsetid}
         if self.mode != "query":
-            item["img"], texts = self._image(path, tuple(texts))
+            item["img"], texts = self._image(path, tuple(texts), source)
         return {**item, **dict(zip(("caption", "id_text", "cloth_text"), texts, strict=True))}
 
-    def _image(self, path: str, texts: tuple[str, ...]) -> tuple[Any, Sequence[str]]:
+    def _substitute(self, index: int | Draw, error: DataError) -> dict[str, Any]:
+        """Another item of the same person, with another image, by lot."""
+        draw = index if isinstance(index, Draw) else Draw(index, 0)
+        columns = self.data.columns
+        path, person = columns[draw.item, [PATH, PID]]
+        others = torch.nonzero((columns[:, PID] == person) & (columns[:, PATH] != path)).flatten().tolist()
+        random.Random(draw.seed).shuffle(others)
+        for item in others:
+            with contextlib.suppress(DataError):  # that one is met on its own
+                return self._item(Draw(item, draw.seed))
+        raise DataError(f"{error}, and the person has no other image that could take its place") from error
+
+    def _image(self, path: str, texts: tuple[str, ...], source: random.Random | None) -> tuple[Any, Sequence[str]]:
         """The transformed image; our transforms change the texts with it, torchreid's take a PIL image alone."""
         transform = self.transform
         if isinstance(transform, TestTransform):
-            if self._kept is None:
-                return transform(transform.load(path), texts)
-            if path not in self._kept:
-                self._kept[path] = transform.load(path)
-            return transform(self._kept[path], texts)
+            return transform(self._pixels(path), texts, source, self._any_pixels)
         image = Image.fromarray(read_pixels(path))
         return (image if transform is None else self._transform_image(transform, self.k_tfm, image)), texts
+
+    def _pixels(self, path: str) -> Pixels:
+        """An image at the model's size, from memory where `keep_images` has it there."""
+        if self._kept is None:
+            return self.transform.load(path)
+        if path not in self._kept:
+            self._kept[path] = self.transform.load(path)
+        return self._kept[path]
+
+    def _any_pixels(self, source: random.Random) -> Pixels:
+        """The image of some item; where bad ones are replaced, of one that can be decoded."""
+        path = self.data[source.randrange(len(self.data))][0]
+        try:
+            return self._pixels(path)
+        except DataError:
+            if not self._replaces:
+                raise
+        return self._any_pixels(source)
 
     def get_num_pids(self, data: ItemTable) -> int:
         """Number of identities, without a look at every item."""

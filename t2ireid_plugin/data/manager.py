@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import io
+import signal
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from torch.utils.data import DataLoader
 from torchreid import data as torchreid_data
 
 from t2ireid_plugin.data.dataset import view
+from t2ireid_plugin.data.sampling import EveryNth, SeededBatches, seeded
 from t2ireid_plugin.data.tables import ItemTable
 from t2ireid_plugin.data.transforms import TestTransform, TrainTransform
 
@@ -23,7 +25,8 @@ class CaptionDataManager(torchreid_data.datamanager.DataManager):
     """Loaders as torchreid's ``ImageDataManager`` has them, over datasets that torchreid knows by name.
 
     What differs: images are read and changed by OpenCV, and flips change the texts with them; each dataset is read
-    once for all its uses; options such as ``val_share`` reach the datasets.
+    once for all its uses; options such as ``val_share`` reach the datasets; what a training batch holds depends on
+    seed, epoch and step alone, see `SeededBatches`.
 
     Args:
         root: the folder that holds the datasets.
@@ -33,6 +36,9 @@ class CaptionDataManager(torchreid_data.datamanager.DataManager):
         sampler: ``train_sampler``, ``num_instances``, ``num_cams``, ``num_datasets`` of torchreid's sampler.
         dataset_options: arguments of a dataset, by its name.
         keep_images: see `CaptionDataset.keep_images`.
+        seed: of the order of training batches and of their random changes.
+        replace_bad_images: see `CaptionDataset.replace_bad_images`; for training only.
+        share: which of how many processes this is; they divide each training batch, and take test batches in turn.
     """
 
     data_type = "image"
@@ -52,6 +58,9 @@ class CaptionDataManager(torchreid_data.datamanager.DataManager):
         sampler: Mapping[str, Any] | None = None,
         dataset_options: Mapping[str, Mapping[str, Any]] | None = None,
         keep_images: bool = False,
+        seed: int = 0,
+        replace_bad_images: bool = False,
+        share: tuple[int, int] = (0, 1),
     ) -> None:
         with contextlib.redirect_stdout(io.StringIO()):  # it announces transforms of its own, which are not used here
             super().__init__(
@@ -70,26 +79,30 @@ class CaptionDataManager(torchreid_data.datamanager.DataManager):
                 dataset.keep_images()
         options: dict[str, Any] = {"num_workers": workers, "pin_memory": self.use_gpu, "worker_init_fn": _start_worker}
         trainset = sum(view(datasets[name], "train", transform_tr) for name in sources)
+        if replace_bad_images:
+            trainset.replace_bad_images()
         self._num_train_pids, self._num_train_cams = trainset.num_train_pids, trainset.num_train_cams
-        self.train_loader = DataLoader(
-            trainset,
-            batch_size=batch_size_train,
-            sampler=torchreid_data.sampler.build_train_sampler(
+        with seeded(seed):  # some samplers draw already here
+            order = torchreid_data.sampler.build_train_sampler(
                 _labels(trainset.train), batch_size=batch_size_train, **(sampler or {})
-            ),
-            drop_last=True,
-            **options,
+            )
+        self.train_loader = DataLoader(
+            trainset, batch_sampler=SeededBatches(order, batch_size_train, seed, share), **options
         )
         self.train_loader_t = None
         parts = ("query", "gallery")
         self.test_loader = {
             name: {
-                part: DataLoader(view(datasets[name], part, transform_te), batch_size=batch_size_test, **options)
+                part: _in_order(view(datasets[name], part, transform_te), batch_size_test, share, options)
                 for part in parts
             }
             for name in targets
         }
         self.test_dataset = {name: {part: getattr(datasets[name], part) for part in parts} for name in targets}
+
+
+def _in_order(dataset: Any, batch_size: int, share: tuple[int, int], options: dict[str, Any]) -> DataLoader:
+    return DataLoader(dataset, batch_sampler=EveryNth(len(dataset), batch_size, share), **options)
 
 
 def _labels(train: Any) -> Any:
@@ -98,7 +111,12 @@ def _labels(train: Any) -> Any:
 
 
 def _start_worker(_worker: int) -> None:
-    """Workers are as many as are wanted, and the threads of OpenCV and PyTorch in each would only be in the way."""
+    """Workers are as many as are wanted, and the threads of OpenCV and PyTorch in each would only be in the way.
+
+    A signal to end is for the training process alone, which finishes its step first and then ends its workers.
+    """
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
     gc.freeze()  # looking for garbage among the parent's objects would copy the memory that they are in

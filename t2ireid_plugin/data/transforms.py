@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import cv2
@@ -17,7 +17,6 @@ import numpy.typing as npt
 import torch
 from PIL import Image
 from torch import Tensor
-from torchreid import data as torchreid_data
 
 from t2ireid_plugin.errors import ConfigError, DataError
 
@@ -108,7 +107,13 @@ class TestTransform:
         channels = torch.from_numpy(np.array(cv2.split(pixels)))  # [3, H, W], faster so than by transposing
         return channels.float().mul_(self._scale).add_(self._shift)
 
-    def __call__(self, pixels: Pixels, texts: tuple[str, ...] = ()) -> tuple[Tensor, tuple[str, ...]]:
+    def __call__(
+        self,
+        pixels: Pixels,
+        texts: tuple[str, ...] = (),
+        source: random.Random | None = None,
+        other: Callable[[random.Random], Pixels] | None = None,
+    ) -> tuple[Tensor, tuple[str, ...]]:
         """An image of the right size and its texts, as the model takes them."""
         return self.tensor(pixels), texts
 
@@ -120,7 +125,8 @@ class TrainTransform(TestTransform):
         height, width, mean, std: as `TestTransform`.
         names: which of `TRANSFORMS`; their order does not matter.
         mask_token: what ``mask_words`` writes; the tokenizer's.
-        source: where random numbers come from; `random`, which PyTorch seeds in each worker.
+        source: where random numbers come from when a call brings no source; `random`, which PyTorch seeds in each
+            worker.
 
     Raises:
         ConfigError: for an unknown name, or ``mask_words`` without a mask token.
@@ -146,17 +152,30 @@ class TrainTransform(TestTransform):
             raise ConfigError("data.transforms: mask_words needs a tokenizer with a mask token; drop_words works here")
         self.names, self.mask_token, self._random = tuple(names), mask_token, source
         self._fill = [round(255 * value) for value in self.mean]
-        self._patches = torchreid_data.transforms.RandomPatch() if "random_patch" in names else None
 
-    def __call__(self, pixels: Pixels, texts: tuple[str, ...] = ()) -> tuple[Tensor, tuple[str, ...]]:
-        """An image of the right size and its texts, changed by lot."""
-        source = self._random
+    def __call__(
+        self,
+        pixels: Pixels,
+        texts: tuple[str, ...] = (),
+        source: random.Random | None = None,
+        other: Callable[[random.Random], Pixels] | None = None,
+    ) -> tuple[Tensor, tuple[str, ...]]:
+        """An image of the right size and its texts, changed by lot.
+
+        Args:
+            pixels: the image.
+            texts: its texts.
+            source: the sample's own random numbers, so that it is changed alike whoever does it.
+            other: gives another image of the same size, drawn from a source; without it ``random_patch`` takes from
+                the image itself.
+        """
+        source = source or self._random
         if "random_flip" in self.names and source.random() < 0.5:
             pixels, texts = cv2.flip(pixels, 1), tuple(swap_sides(text) for text in texts)
         if "random_crop" in self.names:
             pixels = random_crop(pixels, self._fill, source)
-        if self._patches is not None:
-            pixels = np.asarray(self._patches(Image.fromarray(pixels)))
+        if "random_patch" in self.names and source.random() < 0.5:
+            pixels = random_patch(pixels, pixels if other is None else other(source), source)
         if "color_jitter" in self.names:
             pixels = color_jitter(pixels, source)
         if "random_erase" in self.names:
@@ -197,18 +216,46 @@ def color_jitter(pixels: Pixels, source: random.Random, brightness: float = 0.2,
 
 def random_erase(pixels: Pixels, fill: Sequence[int], source: random.Random, chance: float = 0.5) -> Pixels:
     """Paints a rectangle of 2 % to 40 % of the image in the mean colour (Zhong et al. 2020, arXiv 1708.04896)."""
-    if source.random() >= chance:
+    found = _rectangle(pixels, (0.02, 0.4), 0.3, source) if source.random() < chance else None
+    if found is not None:
+        pixels = pixels.copy()
+        pixels[found] = fill
+    return pixels
+
+
+def random_patch(pixels: Pixels, other: Pixels, source: random.Random) -> Pixels:
+    """Pastes a piece of another image somewhere (Zhou et al., ICCV 2019); torchreid's ``RandomPatch``, its defaults.
+
+    torchreid takes the pieces from a pool of what the worker process has read so far, which no other process has.
+    """
+    found = _rectangle(other, (0.01, 0.5), 0.1, source)
+    if found is None:
         return pixels
+    patch = other[found]
+    if source.random() < 0.5:
+        patch = cv2.flip(patch, 1)
+    height, width = patch.shape[:2]
+    if source.random() < 0.5:
+        turn = cv2.getRotationMatrix2D(((width - 1) / 2, (height - 1) / 2), source.randint(-10, 10), 1)
+        patch = cv2.warpAffine(patch, turn, (width, height), flags=cv2.INTER_NEAREST)
+    top, left = (source.randint(0, whole - part) for whole, part in zip(pixels.shape, patch.shape[:2]))
+    pixels = pixels.copy()
+    pixels[top : top + height, left : left + width] = patch
+    return pixels
+
+
+def _rectangle(
+    pixels: Pixels, shares: tuple[float, float], least_ratio: float, source: random.Random
+) -> tuple[slice, slice] | None:
+    """Rows and columns of a rectangle of some share of the image; None when none fits, in a hundred trials."""
     height, width = pixels.shape[:2]
     for _ in range(100):
-        area, ratio = source.uniform(0.02, 0.4) * height * width, source.uniform(0.3, 1 / 0.3)
+        area, ratio = source.uniform(*shares) * height * width, source.uniform(least_ratio, 1 / least_ratio)
         h, w = round((area * ratio) ** 0.5), round((area / ratio) ** 0.5)
-        if h < height and w < width:
+        if 0 < h < height and 0 < w < width:
             top, left = source.randint(0, height - h), source.randint(0, width - w)
-            pixels = pixels.copy()
-            pixels[top : top + h, left : left + w] = fill
-            break
-    return pixels
+            return slice(top, top + h), slice(left, left + w)
+    return None
 
 
 def replace_words(text: str, token: str, source: random.Random, chance: float = 0.1) -> str:

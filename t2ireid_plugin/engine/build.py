@@ -10,14 +10,18 @@ from torchreid import optim as torchreid_optim
 from transformers import PreTrainedTokenizerBase
 from yacs.config import CfgNode
 
-from t2ireid_plugin.config import MODEL_NAME, choose, to_dict
+from t2ireid_plugin.config import changed_keys, choose, image_only, to_dict
 from t2ireid_plugin.data.annotations import check_images, find_annotation
 from t2ireid_plugin.data.benchmarks import BENCHMARKS, BenchmarkSpec
 from t2ireid_plugin.data.dataset import CaptionDataset, load
 from t2ireid_plugin.data.manager import CaptionDataManager
 from t2ireid_plugin.data.tables import PATH
 from t2ireid_plugin.data.transforms import TRANSFORMS, TestTransform, TrainTransform
+from t2ireid_plugin.distributed import processes, rank
+from t2ireid_plugin.engine.accidents import BadImages, NonFinite
 from t2ireid_plugin.engine.ema import build_ema
+from t2ireid_plugin.engine.image_check import check_image_config, check_image_files, image_datasets
+from t2ireid_plugin.engine.memory import PRECISIONS, Precision, encode_in_parts, keep_block_inputs_only
 from t2ireid_plugin.engine.optim import WarmupCosine, build_adamw
 from t2ireid_plugin.engine.text_cache import check_text_cache
 from t2ireid_plugin.engine.text_image import TEXT_FIELDS, TextImageEngine
@@ -57,15 +61,33 @@ _LEAST = {
     "train.weight_decay": 0,
     "train.warmup_epochs": 0,
     "train.clip_grad": 0,
+    "train.nonfinite_patience": 1,
     "train.bias_lr_mult": 0,
     "train.print_freq": 1,
     "data.val_seed": 0,
     "train.seed": 0,
+    "train.encode_at_once": 0,
+    "train.save_minutes": 0,
+    "train.save_steps": 0,
     "test.batch_size": 1,
     "test.bootstrap": 0,
     "test.pictures": 0,
 }
 SCHEDULERS = ("warmup_cosine", "single_step", "multi_step", "cosine")
+# torchreid's settings that do nothing for the text-image model, by their beginning. Its embeddings have unit norm, so
+# test.dist_metric and test.normalize_feature change nothing either; whatever they say is true.
+_WITHOUT_EFFECT = {
+    "model.pretrained": "random weights are had with model.vit_pretrained '' and model.bert_base_path ''",
+    "data.type": "there is no video here",
+    "data.split_id": "the benchmarks have one split",
+    "data.load_train_targets": "it trains on data.sources alone",
+    "sampler.train_sampler_t": "it trains on data.sources alone",
+    "train.new_layers": "with train.staged_lr the encoders learn slower than all else",
+    "test.visrank": "--visualize draws ranked lists",
+    **dict.fromkeys(("market1501.", "cuhk03.", "video."), "it is for torchreid's own datasets"),
+    **dict.fromkeys(("sgd.", "rmsprop."), "train.optim is adamw"),
+    **dict.fromkeys(("loss.softmax.", "loss.triplet."), "loss.terms are the losses"),
+}
 
 
 def check_config(cfg: CfgNode) -> None:
@@ -74,12 +96,22 @@ def check_config(cfg: CfgNode) -> None:
     Raises:
         ConfigError: naming the key, the value and what would be right.
     """
+    _check_common(cfg)
+    (check_image_config if image_only(cfg) else _check_text_image)(cfg)
+
+
+def _check_text_image(cfg: CfgNode) -> None:
+    """What only our own training with texts knows."""
     datasets = [name + suffix for name in BENCHMARKS for suffix in ("", VAL_SUFFIX)]
-    choose("model.name", cfg.model.name, (MODEL_NAME,))
     choose("model.fusion.type", cfg.model.fusion.type, tuple(FUSIONS))
     build_disentangle(to_dict(cfg.model.disentangle), 4, 1)
     for key in ("sources", "targets", "val"):
         for name in cfg.data[key] or ():
+            if name not in datasets and name in image_datasets():
+                raise ConfigError(
+                    f"data.{key}: '{name}' has no sentences, which loss.name terms trains with; for images alone set "
+                    f"loss.name softmax or triplet; with sentences: {', '.join(datasets)}"
+                )
             choose(f"data.{key}", name, datasets)
     if any(name.endswith(VAL_SUFFIX) for name in cfg.data.sources):
         raise ConfigError(f"data.sources: {cfg.data.sources} names a val split; training needs the set itself")
@@ -87,45 +119,68 @@ def check_config(cfg: CfgNode) -> None:
         raise ConfigError(f"data.val_share: {cfg.data.val_share} must be between 0 and 1; for no val set data.val []")
     for name in cfg.data.transforms:
         choose("data.transforms", name, TRANSFORMS)
+    choose("data.on_bad_image", cfg.data.on_bad_image, ("error", "skip"))
+    if not 0 <= cfg.data.bad_image_share <= 1:
+        raise ConfigError(f"data.bad_image_share: {cfg.data.bad_image_share} must be from 0 to 1")
     choose("data.id_instruction", cfg.data.id_instruction, tuple(TEXT_FIELDS))
     choose("data.cloth_instruction", cfg.data.cloth_instruction, tuple(TEXT_FIELDS))
     check_text_cache(cfg)
-    choose("sampler.train_sampler", cfg.sampler.train_sampler, SAMPLERS)
     choose("train.optim", cfg.train.optim, ("adamw",))
     choose("train.lr_scheduler", cfg.train.lr_scheduler, SCHEDULERS)
-    choose("test.evaluator", cfg.test.evaluator, EVALUATORS)
+    choose("train.precision", cfg.train.precision, tuple(PRECISIONS))
     for name in cfg.test.protocols:
         choose("test.protocols", name, tuple(PROTOCOLS))
     if OFFICIAL not in cfg.test.protocols:
         raise ConfigError(f"test.protocols: {cfg.test.protocols} must include {OFFICIAL}, the official protocol")
     if not 0 <= cfg.test.identity_weight <= 1:
         raise ConfigError(f"test.identity_weight: {cfg.test.identity_weight} must be from 0 to 1")
-    choose("loss.name", cfg.loss.name, ("terms",))
-    for key, least in _LEAST.items():
-        table, name = key.split(".")
-        if not cfg[table][name] >= least:  # so that nan is refused too
-            raise ConfigError(f"{key}: {cfg[table][name]} must be at least {least}")
     if not 0 < cfg.train.layer_decay <= 1:
         raise ConfigError(f"train.layer_decay: {cfg.train.layer_decay} must be above 0 and at most 1, which is off")
     if not 0 <= cfg.train.ema_decay < 1:
         raise ConfigError(f"train.ema_decay: {cfg.train.ema_decay} must be from 0, which is off, to below 1")
     if cfg.data.k_tfm != 1:
         raise ConfigError(f"data.k_tfm: {cfg.data.k_tfm} views of an image are not supported, only 1")
+    losses = LossTerms(to_dict(cfg.loss.terms), feature_dim=2, embed_dim=2, num_classes=2, vocab_size=2)
+    losses.check_batches(cfg.sampler.train_sampler == "RandomIdentitySampler" and cfg.sampler.num_instances > 1)
+    for name, value in changed_keys(cfg).items():
+        for beginning, why in _WITHOUT_EFFECT.items():
+            if name.startswith(beginning):
+                raise ConfigError(f"{name}: {value!r} has no effect on {cfg.model.name} with loss.name terms; {why}")
+
+
+def _check_common(cfg: CfgNode) -> None:
+    """What holds for every training."""
+    choose("sampler.train_sampler", cfg.sampler.train_sampler, SAMPLERS)
+    choose("test.evaluator", cfg.test.evaluator, EVALUATORS)
+    for key, least in _LEAST.items():
+        table, name = key.split(".")
+        if not cfg[table][name] >= least:  # so that nan is refused too
+            raise ConfigError(f"{key}: {cfg[table][name]} must be at least {least}")
     if not cfg.data.sources or not cfg.data.targets:
         raise ConfigError("data.sources and data.targets must each name a dataset")
     if cfg.train.batch_size < 2:
         raise ConfigError(
             f"train.batch_size: {cfg.train.batch_size} is too small, batch normalisation needs at least 2 samples"
         )
+    if cfg.train.batch_size % processes() or cfg.train.batch_size < 2 * processes():
+        raise ConfigError(
+            f"train.batch_size: {cfg.train.batch_size}, of all {processes()} processes together, must give each the "
+            "same number of samples, at least 2"
+        )
     divisor = _BATCH_DIVISORS.get(cfg.sampler.train_sampler)
     if divisor and cfg.train.batch_size % cfg.sampler[divisor]:
         raise ConfigError(
             f"train.batch_size {cfg.train.batch_size} is no multiple of sampler.{divisor} {cfg.sampler[divisor]}"
         )
+    if cfg.sampler.train_sampler == "RandomIdentitySampler":
+        share = cfg.train.batch_size // processes()
+        if share % cfg.sampler.num_instances:
+            raise ConfigError(
+                f"train.batch_size {cfg.train.batch_size} gives each of {processes()} processes {share} samples, no "
+                f"multiple of sampler.num_instances {cfg.sampler.num_instances}: a person would be divided"
+            )
     if not cfg.test.ranks or min(cfg.test.ranks) < 1 or 1 not in cfg.test.ranks:
         raise ConfigError(f"test.ranks: {cfg.test.ranks} must be positive and include 1, which chooses the checkpoint")
-    losses = LossTerms(to_dict(cfg.loss.terms), feature_dim=2, embed_dim=2, num_classes=2, vocab_size=2)
-    losses.check_batches(cfg.sampler.train_sampler == "RandomIdentitySampler" and cfg.sampler.num_instances > 1)
 
 
 def check_files(cfg: CfgNode) -> None:
@@ -135,6 +190,8 @@ def check_files(cfg: CfgNode) -> None:
         DataError: when datasets, and perhaps encoders, are missing.
         EncoderError: when only encoders are missing.
     """
+    if image_only(cfg):
+        return check_image_files(cfg)
     problems: list[DataError | EncoderError] = []
     for spec in _specs(cfg):
         try:
@@ -230,6 +287,9 @@ def build_datamanager(
         },
         dataset_options={name: _dataset_options(cfg, name) for name in names},
         keep_images=cfg.data.keep_images,
+        seed=cfg.train.seed,
+        replace_bad_images=cfg.data.on_bad_image == "skip",
+        share=(rank(), processes()),
     )
 
 
@@ -256,13 +316,14 @@ def build_engine(cfg: CfgNode, datamanager: Any, model: T2IReIDModel, use_gpu: b
         bias_lr_mult=cfg.train.bias_lr_mult,
         layer_decay=cfg.train.layer_decay,
     )
-    return TextImageEngine(
+    engine = TextImageEngine(
         datamanager,
         model,
         losses,
         optimizer,
         _build_scheduler(cfg, optimizer),
         use_gpu=use_gpu,
+        precision=Precision(cfg.train.precision, device.type),
         val_targets=val_targets(cfg),
         id_instruction=cfg.data.id_instruction,
         cloth_instruction=cfg.data.cloth_instruction,
@@ -271,8 +332,32 @@ def build_engine(cfg: CfgNode, datamanager: Any, model: T2IReIDModel, use_gpu: b
         evaluator=cfg.test.evaluator,
         ranks=cfg.test.ranks,
         identity_weight=cfg.test.identity_weight,
+        sequence=_sequence(cfg, len(datamanager.train_loader.dataset)),
+        non_finite=NonFinite(cfg.train.nonfinite_patience),
+        bad_images=BadImages(datamanager.train_loader.dataset.train.distinct(PATH), cfg.data.bad_image_share),
+        save_minutes=cfg.train.save_minutes,
+        save_steps=cfg.train.save_steps,
         extra_state=_extra_state(cfg, model),
     )
+    _save_memory(cfg, model)  # last, for the moving average is a copy that does not need it
+    return engine
+
+
+def _save_memory(cfg: CfgNode, model: T2IReIDModel) -> None:
+    for encoder in [model.visual_encoder] + ([] if cfg.model.freeze_text else [model.text_encoder]):
+        if cfg.train.checkpoint_encoders:
+            keep_block_inputs_only(encoder)
+        if cfg.train.encode_at_once:
+            encode_in_parts(encoder, cfg.train.encode_at_once)
+
+
+def _sequence(cfg: CfgNode, captions: int) -> dict[str, Any]:
+    """What the sequence of training batches follows from."""
+    sampler = cfg.sampler.train_sampler
+    names = ["train.seed", "train.batch_size", "sampler.train_sampler", "data.sources", "data.transforms"]
+    names += [f"sampler.{_BATCH_DIVISORS[sampler]}"] if sampler in _BATCH_DIVISORS else []
+    tables = (name.split(".") for name in names)
+    return {**{f"{table}.{name}": cfg[table][name] for table, name in tables}, "training captions": captions}
 
 
 def val_targets(cfg: CfgNode) -> list[str]:
@@ -310,10 +395,18 @@ def _dataset_options(cfg: CfgNode, name: str) -> dict[str, Any]:
 
 
 def _check_all_images(cfg: CfgNode) -> None:
-    """Once before a run, every image of every set in use: a download that broke off shows here, not in epoch 40."""
+    """Once before a run, every image of every set in use: a download that broke off shows here, not in epoch 40.
+
+    Where bad training images are replaced, only those that must be there: figures are of all images or of none.
+    """
     for spec in _specs(cfg):
         tables = load(cfg.data.root, spec).photos.values()
-        check_images([table.texts[number] for table in tables for number in table.columns[:, PATH].tolist()])
+        paths = [table.texts[number] for table in tables for number in table.columns[:, PATH].tolist()]
+        if cfg.data.on_bad_image == "skip" and spec.name in cfg.data.sources:
+            train = _dataset(cfg, spec.name).train
+            trained = {train.texts[number] for number in train.columns[:, PATH].unique().tolist()}
+            paths = [path for path in paths if path not in trained]
+        check_images(paths)
 
 
 def _check_batch(cfg: CfgNode) -> None:

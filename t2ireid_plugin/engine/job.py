@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import time
 from pathlib import Path
 
@@ -10,8 +12,9 @@ import torch
 from torchreid import utils as torchreid_utils
 from yacs.config import CfgNode
 
-from t2ireid_plugin.config import dump
+from t2ireid_plugin.config import dump, image_only
 from t2ireid_plugin.data.synthetic.parts import is_drawn
+from t2ireid_plugin.distributed import from_first, is_first, joined
 from t2ireid_plugin.engine.build import (
     build_datamanager,
     build_engine,
@@ -22,8 +25,11 @@ from t2ireid_plugin.engine.build import (
     check_files,
     dataset_counts,
 )
-from t2ireid_plugin.engine.checkpointing import save_json
+from t2ireid_plugin.engine.checkpointing import newest_checkpoint, save_json
+from t2ireid_plugin.engine.deterministic import deterministic_kernels
+from t2ireid_plugin.engine.lock import alone_in
 from t2ireid_plugin.engine.logging import describe_environment, git_revision, log_to, versions
+from t2ireid_plugin.engine.stopping import orderly_stop
 from t2ireid_plugin.engine.text_cache import remember_texts
 from t2ireid_plugin.engine.text_image import TextImageEngine
 from t2ireid_plugin.errors import ConfigError
@@ -34,6 +40,7 @@ from t2ireid_plugin.evaluation.records import QueryRecord, query_keys, save_reco
 from t2ireid_plugin.evaluation.report import Run
 from t2ireid_plugin.evaluation.retrieval import evenly_spaced, ranked_lists
 from t2ireid_plugin.evaluation.visualize import Target, visualize
+from t2ireid_plugin.files import writable
 from t2ireid_plugin.modeling.checkpoint import read_checkpoint
 
 
@@ -42,43 +49,72 @@ def run_job(
 ) -> dict[str, dict[str, Metrics]]:
     """Trains (or with ``eval_only`` only tests) what ``cfg`` describes; returns metrics by target and protocol.
 
+    An image-only configuration goes to `image_job`.
+
     Writes to ``data.save_dir``: ``config.yaml``, ``env.txt``, ``train.log`` (``test.log``), ``metrics.jsonl``,
-    TensorBoard events, ``last.pth``, ``best.pth``, ``results.json``, ``queries_<target>.npz``,
+    TensorBoard events, ``last.pth``, ``last.prev.pth``, ``best.pth``, ``results.json``, ``queries_<target>.npz``,
     ``ranked_<target>.png`` and, if asked for, ``visualize_<target>/``.
 
     Args:
         cfg: the configuration.
         command: what the user typed, for ``results.json``.
         eval_only: test ``model.load_weights``, or else ``best.pth`` of the run's folder.
-        resume: go on from ``last.pth`` of the run's folder when there is one.
-        pictures: draw what was found and where the model looked, see `evaluation.visualize`.
+        resume: go on from the newest checkpoint of the run's folder that is whole, when there is one.
+        pictures: draw what was found and where the model looked, see `evaluation.visualize`; not of an image-only
+            configuration, whose test.visrank draws torchreid's pictures.
 
     Raises:
         T2IReIDError: for all that a user can mend.
     """
+    with joined(cfg.use_gpu):
+        return _run_in_folder(cfg, command, eval_only or cfg.test.evaluate, resume, pictures)
+
+
+def _run_in_folder(
+    cfg: CfgNode, command: str, eval_only: bool, resume: bool, pictures: bool
+) -> dict[str, dict[str, Metrics]]:
+    """Checks what can be checked at once, takes hold of the folder, and runs; only the first process writes there."""
     check_config(cfg)
-    eval_only = eval_only or cfg.test.evaluate
+    if pictures and image_only(cfg):
+        raise ConfigError("--visualize draws what sentences find; without sentences use test.visrank True --eval-only")
     folder = Path(cfg.data.save_dir)
     weights = weights_to_test(cfg, folder) if eval_only else cfg.model.load_weights
-    last = _checkpoint_to_resume(cfg, folder, resume) if not eval_only else None
     check_files(cfg)
+    if not is_first():
+        with orderly_stop(), open(os.devnull, "w", encoding="utf-8") as nowhere, contextlib.redirect_stdout(nowhere):
+            return _run(cfg, weights, folder, command, eval_only, resume, pictures)
     make_folder(folder)
-    (folder / "config.yaml").write_text(dump(cfg), encoding="utf-8")
-    (folder / "env.txt").write_text(describe_environment(), encoding="utf-8")
-    with log_to(folder / ("test.log" if eval_only else "train.log"), append=last is not None):
-        started = time.time()
-        engine = build_run(cfg, weights)
-        if eval_only:
-            print(f"Testing '{weights}'")
-            engine.best = read_checkpoint(weights).get("best", {})
-        else:
-            _train(cfg, engine, folder, last)
-        metrics = engine.evaluate_protocols(
-            engine.test_targets, cfg.test.protocols, samples=cfg.test.bootstrap, rerank=cfg.test.rerank
-        )
-        _report(cfg, engine, metrics, folder, command, time.time() - started)
-        if pictures:  # last, since all figures are safe by now
-            _visualize(cfg, engine, folder)
+    with orderly_stop(), writable(folder, ConfigError), alone_in(folder):
+        (folder / "config.yaml").write_text(dump(cfg), encoding="utf-8")
+        (folder / "env.txt").write_text(describe_environment(), encoding="utf-8")
+        with log_to(folder / ("test.log" if eval_only else "train.log"), append=resume or bool(cfg.model.resume)):
+            return _run(cfg, weights, folder, command, eval_only, resume, pictures)
+
+
+def _run(
+    cfg: CfgNode, weights: str | Path, folder: Path, command: str, eval_only: bool, resume: bool, pictures: bool
+) -> dict[str, dict[str, Metrics]]:
+    """As `run_job`, once the folder is there and is ours."""
+    started = time.time()
+    last = from_first(_checkpoint_to_resume(cfg, folder, resume) if is_first() and not eval_only else None)
+    if image_only(cfg):
+        from t2ireid_plugin.engine.image_job import run_image_job  # which needs this module
+
+        return run_image_job(cfg, command, folder, weights, last, eval_only)
+    engine = build_run(cfg, weights)
+    if eval_only:
+        print(f"Testing '{weights}'")
+        engine.best = read_checkpoint(weights).get("best", {})
+    else:
+        _train(cfg, engine, folder, last)
+    metrics = engine.evaluate_protocols(
+        engine.test_targets, cfg.test.protocols, samples=cfg.test.bootstrap, rerank=cfg.test.rerank
+    )
+    if not is_first():
+        return metrics
+    _report(cfg, engine, metrics, folder, command, time.time() - started)
+    if pictures:  # last, since all figures are safe by now
+        _visualize(cfg, engine, folder)
     return metrics
 
 
@@ -88,6 +124,7 @@ def build_run(cfg: CfgNode, weights: str | Path | None) -> TextImageEngine:
     Raises:
         T2IReIDError: for all that a user can mend.
     """
+    deterministic_kernels(cfg.train.deterministic)
     torchreid_utils.set_random_seed(cfg.train.seed)
     use_gpu = cfg.use_gpu and torch.cuda.is_available()
     num_classes = sum(dataset.num_train_pids for dataset in build_sources(cfg).values())
@@ -102,19 +139,20 @@ def build_run(cfg: CfgNode, weights: str | Path | None) -> TextImageEngine:
 
 def _train(cfg: CfgNode, engine: TextImageEngine, folder: Path, last: Path | None) -> None:
     best = folder / "best.pth"
-    start_epoch = cfg.train.start_epoch
+    epochs, steps = cfg.train.start_epoch, 0
     if last is not None:
-        start_epoch = engine.resume(last)
-        print(f"Resuming '{last}' after epoch {start_epoch}")
-        if not best.is_file():  # it stayed in another folder; choose again from here on
+        epochs, steps = engine.resume(last)
+        within = f" and {steps} steps of the next" if steps else ""
+        print(f"Resuming '{last}' after epoch {epochs}{within}")
+        if not from_first(best.is_file()):  # it stayed in another folder; choose again from here on
             engine.best = {}
-    if start_epoch >= cfg.train.max_epoch and not engine.best:
-        raise ConfigError(f"train.max_epoch: {cfg.train.max_epoch} leaves nothing to train after {start_epoch}")
+    if epochs >= cfg.train.max_epoch and engine.evaluated and not engine.best:
+        raise ConfigError(f"train.max_epoch: {cfg.train.max_epoch} leaves nothing to train after {epochs}")
     remember_texts(cfg, engine.model, engine.datamanager.train_loader.dataset.train)
     engine.run(
         save_dir=str(folder),
         max_epoch=cfg.train.max_epoch,
-        start_epoch=start_epoch,
+        start_epoch=epochs,
         print_freq=cfg.train.print_freq,
         fixbase_epoch=cfg.train.fixbase_epoch,
         open_layers=cfg.train.open_layers,
@@ -226,8 +264,7 @@ def weights_to_test(cfg: CfgNode, folder: Path) -> Path:
 def _checkpoint_to_resume(cfg: CfgNode, folder: Path, resume: bool) -> Path | None:
     if cfg.model.resume:
         return Path(cfg.model.resume)
-    last = folder / "last.pth"
-    return last if resume and last.is_file() else None
+    return newest_checkpoint(folder) if resume else None
 
 
 def make_folder(folder: Path) -> None:

@@ -11,6 +11,7 @@ import platform
 import subprocess
 import sys
 from collections.abc import Iterator
+from io import FileIO
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -33,12 +34,12 @@ _PACKAGES = (
 class _Tee:
     """A text stream that writes to two."""
 
-    def __init__(self, console: TextIO, file: TextIO) -> None:
+    def __init__(self, console: TextIO, file: FileIO) -> None:
         self.console, self.file = console, file
 
     def write(self, text: str) -> int:
-        self.file.write(text)
-        self.file.flush()  # so that a killed run keeps its log
+        # Nothing is held back: a killed run keeps its log, and on a full disk closing has nothing left to fail at.
+        self.file.write(text.encode("utf-8", "backslashreplace"))
         return self.console.write(text)
 
     def flush(self) -> None:
@@ -52,7 +53,7 @@ class _Tee:
 def log_to(path: str | Path, append: bool = False) -> Iterator[None]:
     """Copies all that is printed or logged within to ``path``; torchreid prints, we log."""
     console = sys.stdout
-    with open(path, "a" if append else "w", encoding="utf-8") as file:
+    with open(path, "ab" if append else "wb", buffering=0) as file:
         sys.stdout = _Tee(console, file)
         handler = logging.StreamHandler(sys.stdout)
         handler.setFormatter(logging.Formatter("%(levelname)s %(message)s"))
@@ -71,18 +72,24 @@ class MetricsLog:
 
     Args:
         path: the file.
-        append: go on with an existing file instead of starting it anew.
+        keep: bytes of an existing file to go on after; what follows them is of steps that are now done again.
     """
 
-    def __init__(self, path: str | Path, append: bool = False) -> None:
+    def __init__(self, path: str | Path, keep: int = 0) -> None:
         self.path = Path(path)
-        if not append:
-            self.path.write_text("", encoding="utf-8")
+        with open(self.path, "ab") as stream:
+            stream.truncate(min(keep, stream.tell()))
 
     def write(self, **record: Any) -> None:
-        """Appends a line; it is on disk when this returns."""
+        """Appends a line; the system has it when this returns."""
         with open(self.path, "a", encoding="utf-8") as stream:
             stream.write(json.dumps(record) + "\n")
+
+    def size(self) -> int:
+        """Bytes so far, all of them on disk."""
+        with open(self.path, "ab") as stream:
+            os.fsync(stream.fileno())
+            return stream.tell()
 
 
 def versions() -> dict[str, str]:

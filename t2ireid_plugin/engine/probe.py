@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 from yacs.config import CfgNode
 
+from t2ireid_plugin.config import require_texts
 from t2ireid_plugin.data.synthetic.truth import Truth, read_truth
 from t2ireid_plugin.engine.build import check_config, check_files
 from t2ireid_plugin.engine.checkpointing import save_json
@@ -38,6 +39,7 @@ def run_probes(cfg: CfgNode, command: str) -> dict[str, dict[str, Any]]:
     Raises:
         T2IReIDError: for all that a user can mend.
     """
+    require_texts(cfg, "t2ireid probe")
     check_config(cfg)
     folder = Path(cfg.data.save_dir)
     weights = weights_to_test(cfg, folder)
@@ -55,9 +57,14 @@ def run_probes(cfg: CfgNode, command: str) -> dict[str, dict[str, Any]]:
         about = {"target": target, "weights": str(weights), "data": cfg.data.root, "command": command}
         found = _probe_target(cfg, engine.model, loaders[target], target, truth)
         results[target] = {**about, "versions": versions(), "photos": len(truth.pids), **found}
-        save_json(results[target], folder / f"probes_{target}.json")
-        print(f"\nThe same in '{folder / f'probes_{target}.json'}'")
+        save_json(results[target], probes_path(folder, target))
+        print(f"\nThe same in '{probes_path(folder, target)}'")
     return results
+
+
+def probes_path(folder: Path, target: str) -> Path:
+    """Where the probes of a run on a target are written."""
+    return folder / f"probes_{target}.json"
 
 
 def _probe_target(cfg: CfgNode, model: T2IReIDModel, loaders: Loaders, target: str, truth: Truth) -> dict[str, Any]:

@@ -6,7 +6,7 @@ take hundreds of times the memory of its embeddings.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
+from t2ireid_plugin.distributed import in_turn
 from t2ireid_plugin.evaluation.protocols import PROTOCOLS, Embeddings
 from t2ireid_plugin.modeling.t2ireid import T2IReIDModel
 
@@ -43,17 +44,17 @@ def embed_target(
     number = {path: i for i, path in enumerate(paths)}
     wanted = {need for need in _TEXTS if need in needs or (need == "captions" and "fused" in needs)}
     texts: dict[str, list[Tensor]] = {need: [] for need in wanted}
-    described: list[int] = []
+    described: list[list[int]] = []
     for batch in tqdm(query_loader, desc=f"{label} queries", leave=False, disable=None):
-        described += [number[path] for path in batch["impath"]]
+        described.append([number[path] for path in batch["impath"]])
         for need in wanted:
             texts[need].append(model.encode_text(list(batch[_TEXTS[need]])).cpu())
-    whole = {need: torch.cat(parts) for need, parts in texts.items()}
-    rows = np.asarray(described)
+    whole = {need: torch.cat(in_turn(texts[need])) for need in sorted(wanted)}
+    rows = np.concatenate(in_turn(described))
     fused = None
     if "fused" in needs and model.fuses_tokens:
-        captions = [caption for batch in query_loader for caption in batch["caption"]]
-        fused = _fuse_tokens(model, gallery_loader, rows, captions, label)
+        captions = [caption for batch in in_turn([batch["caption"] for batch in query_loader]) for caption in batch]
+        fused = _fuse_tokens(model, gallery_loader, rows, number, captions, label)
     elif "fused" in needs:
         fused = _fuse(model, images[rows], whole["captions"])
     return Embeddings(images, pids, camids, rows, cloth_images=cloth_images, fused=fused, **whole)
@@ -61,19 +62,18 @@ def embed_target(
 
 def _embed_images(model: T2IReIDModel, loader: DataLoader, clothing: bool, label: str) -> tuple[Any, ...]:
     """Embeddings ``[m, D]``, clothing embeddings or None, pids, camids ``[m]`` and paths."""
-    parts: list[tuple[Tensor, ...]] = []
-    pids, camids, paths = [], [], []
+    parts: list[tuple[Any, ...]] = []
     for batch in tqdm(loader, desc=f"{label} gallery", leave=False, disable=None):
+        labels = batch["pid"].numpy(), batch["camid"].numpy(), batch["impath"]
         if clothing:
             output = model(batch["img"])
-            parts.append((output.image_embeds.cpu(), output.cloth_image_embeds.cpu()))
+            parts.append((*labels, output.image_embeds.cpu(), output.cloth_image_embeds.cpu()))
         else:
-            parts.append((model.encode_image(batch["img"]).cpu(),))
-        pids.append(batch["pid"].numpy())
-        camids.append(batch["camid"].numpy())
-        paths += batch["impath"]
-    images, *rest = (torch.cat(column) for column in zip(*parts, strict=True))
-    return images, rest[0] if rest else None, np.concatenate(pids), np.concatenate(camids), paths
+            parts.append((*labels, model.encode_image(batch["img"]).cpu()))
+    pids, camids, paths, images, *rest = zip(*in_turn(parts), strict=True)
+    cloth_images = torch.cat(rest[0]) if rest else None
+    every_path = [path for batch in paths for path in batch]
+    return torch.cat(images), cloth_images, np.concatenate(pids), np.concatenate(camids), every_path
 
 
 def _fuse(model: T2IReIDModel, images: Tensor, captions: Tensor, chunk: int = 1024) -> Tensor:
@@ -82,15 +82,28 @@ def _fuse(model: T2IReIDModel, images: Tensor, captions: Tensor, chunk: int = 10
     return torch.cat([model.fuse(image, text)[0].cpu() for image, text in parts])
 
 
-def _fuse_tokens(model: T2IReIDModel, gallery_loader: DataLoader, rows: Any, captions: list[str], label: str) -> Tensor:
-    """Fused embeddings ``[n, D]`` of captions with the images at ``rows [n]`` of the gallery, which is read again."""
+def _fuse_tokens(
+    model: T2IReIDModel,
+    gallery_loader: DataLoader,
+    rows: Any,
+    number: Mapping[str, int],
+    captions: list[str],
+    label: str,
+) -> Tensor:
+    """Fused embeddings ``[n, D]`` of captions with the images at ``rows [n]`` of the gallery, which is read again.
+
+    ``number`` is the place in the gallery of each path.
+    """
     queries = np.argsort(rows, kind="stable")
-    parts, seen = [], 0
+    parts = []
     for batch in tqdm(gallery_loader, desc=f"{label} fusion", leave=False, disable=None):
-        first, end = np.searchsorted(rows[queries], [seen, seen + len(batch["img"])])
-        for chosen in np.split(queries[first:end], range(64, end - first, 64)):
-            if len(chosen):
-                output = model(batch["img"][rows[chosen] - seen], id_instruction=[captions[i] for i in chosen])
-                parts.append(output.fused_embeds.cpu())
-        seen += len(batch["img"])
-    return torch.cat(parts)[torch.from_numpy(np.argsort(queries, kind="stable"))]
+        start = number[batch["impath"][0]]
+        first, end = np.searchsorted(rows[queries], [start, start + len(batch["img"])])
+        found = [
+            model(batch["img"][rows[chosen] - start], id_instruction=[captions[i] for i in chosen]).fused_embeds.cpu()
+            for chosen in np.split(queries[first:end], range(64, end - first, 64))
+            if len(chosen)
+        ]
+        parts.append(found)
+    whole = torch.cat([part for found in in_turn(parts) for part in found])
+    return whole[torch.from_numpy(np.argsort(queries, kind="stable"))]

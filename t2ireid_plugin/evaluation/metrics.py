@@ -11,6 +11,7 @@ import torch
 from torchreid import metrics as torchreid_metrics
 from torchreid import utils as torchreid_utils
 
+from t2ireid_plugin.errors import DataError
 from t2ireid_plugin.evaluation import ranking
 from t2ireid_plugin.evaluation.bootstrap import intervals
 from t2ireid_plugin.evaluation.positives import PositiveRanks, positive_ranks
@@ -23,7 +24,11 @@ Metrics = dict[str, Any]
 
 
 def compute_metrics(
-    comparison: Comparison, ranks: Sequence[int] = (1, 5, 10), evaluator: str = "exact", samples: int = 0
+    comparison: Comparison,
+    ranks: Sequence[int] = (1, 5, 10),
+    evaluator: str = "exact",
+    samples: int = 0,
+    metric: str = "cosine",
 ) -> tuple[Metrics, QueryScores]:
     """``R@k`` for each of ``ranks``, ``mAP``, ``mINP`` as shares of 1, counts, intervals; and each query's figures.
 
@@ -33,14 +38,19 @@ def compute_metrics(
         evaluator: ``exact`` takes all from `ranking`, ``torchreid`` takes R@k and mAP from
             ``torchreid.metrics.evaluate_rank`` (which has no mINP). They agree but for ties.
         samples: of the bootstrap over identities; with 0 there are no intervals.
+        metric: ``cosine`` or ``euclidean``. With the latter, features that are not of unit norm take a whole matrix
+            of distances, as torchreid does.
 
     Raises:
         DataError: when no query has an image of its identity in the gallery.
     """
-    metrics, scores = summarize(positive_ranks(*comparison), comparison, ranks, samples)
+    if metric == "cosine" or all(_unit_norm(features) for features in comparison[:2]):
+        positives = positive_ranks(*comparison)
+    else:
+        positives = _ranks_of_distances(_distances(*comparison[:2], metric), comparison)
+    metrics, scores = summarize(positives, comparison, ranks, samples)
     if evaluator == "torchreid":
-        query, gallery = (torch.as_tensor(features) for features in comparison[:2])
-        distances = torchreid_metrics.compute_distance_matrix(query, gallery, "cosine").numpy()
+        distances = _distances(*comparison[:2], metric)
         cmc, mean_ap = torchreid_metrics.evaluate_rank(distances, *comparison[2:], max_rank=max(ranks))
         # A gallery smaller than the largest rank gives a shorter curve; from its end on all has been found.
         cmc = np.append(cmc, np.ones(max(0, max(ranks) - len(cmc))))
@@ -69,16 +79,17 @@ def summarize(
     return metrics, scores
 
 
-def reranked_metrics(comparison: Comparison, ranks: Sequence[int] = (1, 5, 10), samples: int = 0) -> Metrics:
+def reranked_metrics(
+    comparison: Comparison, ranks: Sequence[int] = (1, 5, 10), samples: int = 0, metric: str = "cosine"
+) -> Metrics:
     """The metrics after torchreid's k-reciprocal re-ranking (Zhong et al. 2017), which holds whole distance matrices.
 
     Raises:
         DataError: when no query has an image of its identity in the gallery.
     """
-    sides = [torch.as_tensor(features) for features in comparison[:2]]
-    pairs = (sides[0], sides[1]), (sides[0], sides[0]), (sides[1], sides[1])
-    distances = [torchreid_metrics.compute_distance_matrix(a, b, "cosine").numpy() for a, b in pairs]
-    reranked = torchreid_utils.re_ranking(*distances)
+    queries, gallery = comparison[:2]
+    pairs = (queries, gallery), (queries, queries), (gallery, gallery)
+    reranked = torchreid_utils.re_ranking(*(_distances(*pair, metric) for pair in pairs))
     return summarize(_ranks_of_distances(reranked, comparison), comparison, ranks, samples)[0]
 
 
@@ -110,6 +121,25 @@ def format_table(results: Mapping[str, Mapping[str, Metrics]]) -> str:
         if found["skipped_queries"]
     ]
     return "\n".join([*lines, *skipped])
+
+
+def _distances(query_features: Any, gallery_features: Any, metric: str) -> npt.NDArray:
+    """torchreid's matrix of distances ``[q, g]``, squared where Euclidean.
+
+    Raises:
+        DataError: when one is not finite.
+    """
+    sides = torch.as_tensor(query_features), torch.as_tensor(gallery_features)
+    distances = torchreid_metrics.compute_distance_matrix(*sides, metric).numpy()
+    if not np.isfinite(distances).all():
+        raise DataError("the features have values that are not finite, or distances too large for float32")
+    return distances
+
+
+def _unit_norm(features: Any) -> bool:
+    """Whether distances order ``features [n, D]`` as cosines do."""
+    norms = torch.linalg.vector_norm(torch.as_tensor(features), dim=1)
+    return torch.allclose(norms, torch.ones_like(norms), rtol=0, atol=1e-5)
 
 
 def _ranks_of_distances(distances: npt.NDArray, comparison: Comparison) -> PositiveRanks:

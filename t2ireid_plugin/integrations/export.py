@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
 from yacs.config import CfgNode
 
-from t2ireid_plugin.config import load_cfg, to_dict
+from t2ireid_plugin.config import load_cfg, require_texts, to_dict
 from t2ireid_plugin.data.benchmarks import BENCHMARKS
 from t2ireid_plugin.data.synthetic.parts import is_drawn
 from t2ireid_plugin.errors import CheckpointError, ConfigError
@@ -44,6 +44,7 @@ def export(source: str | Path, folder: str | Path, opts: Sequence[str] = ()) -> 
     """
     checkpoint = _find_checkpoint(Path(source))
     cfg = load_cfg(checkpoint.with_name("config.yaml"), opts)
+    require_texts(cfg, "t2ireid export")
     content, state = read_checkpoint(checkpoint), read_state_dict(checkpoint)
     model = _build(cfg, content, state, checkpoint)
     report = copy_state_dict(state, model.model)

@@ -5,7 +5,8 @@ Every term is a module with `forward(inputs: LossInputs) -> scalar` and a tuple 
 reads besides `pids`.
 """
 
+from t2ireid_plugin.losses.base import LossTerm
 from t2ireid_plugin.losses.inputs import LossInputs
 from t2ireid_plugin.losses.terms import LOSSES, LossTerms
 
-__all__ = ["LOSSES", "LossInputs", "LossTerms"]
+__all__ = ["LOSSES", "LossInputs", "LossTerm", "LossTerms"]

@@ -145,18 +145,23 @@ class LossTerms(nn.Module):
                     "weight to 0"
                 )
 
-    def forward(self, inputs: LossInputs) -> tuple[Tensor, dict[str, Tensor]]:
-        """Sum of weight * term, and each term's own value without its weight, detached, by name."""
+    def each(self, inputs: LossInputs) -> dict[str, Tensor]:
+        """Each term's own value without its weight, by name."""
         check_shapes(inputs)
-        total = torch.zeros((), device=inputs.pids.device)
         values = {}
         # Under autocast the similarities would be computed in half precision, whatever their inputs are.
         with torch.autocast(inputs.pids.device.type, enabled=False):
             for name, term in self.terms.items():
                 try:
-                    value = term(inputs)
+                    values[name] = term(inputs)
                 except ConfigError as error:
                     raise ConfigError(f"loss {name!r} {error}") from error
-                total = total + self.weights[name] * value
-                values[name] = value.detach()
-        return total, values
+        return values
+
+    def forward(self, inputs: LossInputs) -> tuple[Tensor, dict[str, Tensor]]:
+        """Sum of weight * term, and each term's own value without its weight, detached, by name."""
+        values = self.each(inputs)
+        total = torch.zeros((), device=inputs.pids.device)
+        for name, value in values.items():
+            total = total + self.weights[name] * value
+        return total, {name: value.detach() for name, value in values.items()}

@@ -47,6 +47,8 @@ _RENAMED = {  # tower: (transformers 4, transformers 5), from the start of a nam
     ],
     "text_encoder": [("text_model.", "")],
 }
+# FastReID holds the network as one part of a larger one, under this name.
+_HELD_AS = "backbone."
 # Parts of the Hugging Face encoders that the model does not use.
 _UNUSED = re.compile(r"^(visual|text)_encoder\.(.*\.)?(pooler\..*|position_ids)$")
 
@@ -105,7 +107,11 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
     Raises:
         CheckpointError: as `read_checkpoint`, and when there are no tensors where weights should be.
     """
-    content: Mapping[str, Any] = read_checkpoint(path)
+    return weights_of(read_checkpoint(path), path)
+
+
+def weights_of(content: Mapping[str, Any], path: str | Path) -> dict[str, Tensor]:
+    """As `read_state_dict`, from the ``content`` that `read_checkpoint` gave of the file ``path``."""
     for key in ("state_dict", "model"):
         if isinstance(content.get(key), Mapping):
             content = content[key]
@@ -132,7 +138,7 @@ def read_vocabulary(path: str | Path) -> str | None:
 
 
 def copy_state_dict(state: Mapping[str, Tensor], model: nn.Module) -> LoadReport:
-    """Copies what fits into ``model``, whichever transformers version named it; says what did not.
+    """Copies what fits into ``model``, whichever transformers version or framework named it; says what did not.
 
     Raises:
         CheckpointError: when nothing fits.
@@ -163,9 +169,14 @@ def copy_state_dict(state: Mapping[str, Tensor], model: nn.Module) -> LoadReport
 
 
 def own_name(name: str, own: Mapping[str, Tensor]) -> str:
-    """The name in a model's state_dict ``own`` for a tensor of a file; the file's where the model has none."""
+    """The name in a model's state_dict ``own`` for a tensor of a file; the file's where the model has none.
+
+    It knows the names of other transformers versions, and FastReID's, where the network is the ``backbone``.
+    """
     if name in own:
         return name
+    if name.startswith(_HELD_AS):
+        return own_name(name.removeprefix(_HELD_AS), own)
     tower, _, rest = name.partition(".")
     for pair in _RENAMED.get(tower, ()):
         for source, target in (pair, pair[::-1]):

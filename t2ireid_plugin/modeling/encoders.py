@@ -183,18 +183,18 @@ def _load(load: Callable[..., T], source: str, key: str) -> T:
         return load(str(local or source), local_files_only=True)
     except Exception as error:  # damaged files raise anything: SafetensorError, KeyError, RuntimeError, bare Exception
         if local:
-            reason = _reason(error)
+            reason = first_line(error)
             raise EncoderError(f"{key}: the folder '{source}' cannot be loaded: {reason}") from error
         if not _hub_reachable():
             raise _missing(source, key) from error
     try:
         return load(source)
     except Exception as error:
-        reason = _reason(error)
+        reason = first_line(error)
         raise EncoderError(f"{key}: '{source}' cannot be had from the Hugging Face hub: {reason}") from error
 
 
-def _reason(error: Exception) -> str:
+def first_line(error: Exception) -> str:
     """The first line of a message, or the error's name where it has none."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 

@@ -10,6 +10,7 @@ import yaml
 from PIL import Image
 
 from t2ireid_plugin.cli import main
+from t2ireid_plugin.data.synthetic import write_synthetic
 from t2ireid_plugin.evaluation.bootstrap import paired_difference
 from t2ireid_plugin.evaluation.records import load_records
 
@@ -55,6 +56,7 @@ def test_every_row_and_seed_is_trained_and_in_the_table(finished):
             assert row["metrics"][metric]["values"] == values
             assert row["metrics"][metric]["mean"] == pytest.approx(np.mean(values))
             assert row["metrics"][metric]["sd"] == pytest.approx(np.std(values, ddof=1))
+    assert report["protocols"] == report["probes"] == []  # the official protocol alone, nothing probed
     with Image.open(out / "ablation.png") as picture:
         assert picture.width > picture.height > 50
 
@@ -83,6 +85,43 @@ def test_what_is_done_is_not_done_again(finished, words, capsys):
     assert (out / "hot" / "seed2" / "results.json").is_file()
     after = {file: file.stat().st_mtime_ns for file in out.rglob("best.pth")}
     assert {file for file in before if after[file] == before[file]} >= {f for f in before if "hot/seed2" not in str(f)}
+
+
+def test_runs_are_probed_on_people_who_change_clothes(finished, words, synthetic, tmp_path, capsys):
+    out, _ = finished
+    counts = {name: getattr(synthetic, name) for name in ("train_ids", "val_ids", "photos", "captions")}
+    write_synthetic(tmp_path, **counts, test_ids=20, outfits=2, progress=False)
+    before = {file: file.stat().st_mtime_ns for file in out.rglob("best.pth")}
+    assert main(["ablate", *words(out, "--probe", "data.root", tmp_path)]) == 0
+    assert {file: file.stat().st_mtime_ns for file in before} == before  # what was trained is only probed
+    report = json.loads((out / "ablation.json").read_text())
+    assert [(row["row"], row["seeds"]) for row in report["probes"]] == [("plain", [1, 2]), ("hot", [1, 2])]
+    for row in report["probes"]:
+        files = [out / row["row"] / f"seed{seed}" / "probes_cuhkpedes.json" for seed in (1, 2)]
+        probes = [json.loads(file.read_text()) for file in files]
+        read = [probe["probes"]["means"]["cloth_embeds"]["clothing"]["above_chance"] for probe in probes]
+        assert row["clothing from cloth_embeds"]["values"] == read
+        assert row["i2i_other_outfit R@1"]["mean"] == pytest.approx(
+            np.mean([probe["outfits"]["i2i_other_outfit"]["R@1"] for probe in probes])
+        )
+    first, second = (out / "ablation.md").read_text().strip().split("\n\n")
+    assert first.startswith("| recipe | seeds | R@1 |")
+    assert second.startswith("| recipe | seeds | identity from id_embeds |")
+    assert second in capsys.readouterr().out
+    assert main(["ablate", *words(out, "--probe", "data.root", tmp_path)]) == 0
+    assert "4 of 4 runs are done already" in capsys.readouterr().err
+
+
+def test_other_protocols_have_a_table(words, tmp_path, capsys):
+    out = tmp_path / "out"
+    grid = tmp_path / "grid.yaml"
+    grid.write_text("rows: {plain: {test: {protocols: [t2i, identity, both]}}}")
+    assert main(["ablate", *words(out, grid=grid)]) == 0
+    results = [json.loads((out / "plain" / f"seed{seed}" / "results.json").read_text()) for seed in (1, 2)]
+    (row,) = json.loads((out / "ablation.json").read_text())["protocols"]
+    for name in ("identity", "both"):
+        assert row[f"{name} R@1"]["values"] == [r["metrics"]["cuhkpedes"][name]["R@1"] for r in results]
+    assert "| recipe | seeds | identity R@1 | both R@1 |" in capsys.readouterr().out
 
 
 def test_other_settings_need_another_folder(finished, words, capsys):

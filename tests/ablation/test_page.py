@@ -3,7 +3,10 @@
 import re
 import shlex
 
-from t2ireid_plugin.ablation.grid import read_grid
+import pytest
+
+from t2ireid_plugin.ablation.grid import configuration, plan, read_grid
+from t2ireid_plugin.engine.build import check_config
 
 
 def test_the_page_is_about_the_files_of_this_repository(repository):
@@ -15,3 +18,10 @@ def test_the_page_is_about_the_files_of_this_repository(repository):
     rows = re.findall(r"^\| (\w+) \| \d \|", text, flags=re.MULTILINE)
     assert len(rows) >= 10
     assert set(rows) <= set(read_grid(repository / ablate[ablate.index("--grid") + 1]).rows)
+
+
+@pytest.mark.parametrize(("config", "grid"), [("drawn", "grid"), ("changes", "disentangle")])
+def test_every_row_of_the_grids_can_be_trained(repository, config, grid):
+    folder = repository / "configs" / "ablation"
+    for run in plan(read_grid(folder / f"{grid}.yaml"), folder / f"{config}.yaml", [], [1], "log"):
+        check_config(configuration(run))

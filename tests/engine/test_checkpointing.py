@@ -1,22 +1,25 @@
+import contextlib
 import json
 import os
-import random
 import resource
 
-import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from t2ireid_plugin.engine.checkpointing import (
+    DAMAGED,
+    LAST,
+    PREVIOUS,
+    check_intact,
     load_training_state,
-    rng_state,
+    newest_checkpoint,
     save_checkpoint,
     save_json,
-    set_rng_state,
 )
 from t2ireid_plugin.errors import CheckpointError
+from t2ireid_plugin.modeling.checkpoint import read_checkpoint
 
 OLD, NEW = {"epoch": 1, "weights": torch.zeros(3)}, {"epoch": 2, "weights": torch.ones(200_000)}
 
@@ -91,7 +94,7 @@ def test_the_file_is_on_disk_before_it_gets_its_name(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "fsync", lambda fd: (events.append("fsync"), fsync(fd)))
     monkeypatch.setattr(os, "replace", lambda a, b: (events.append("replace"), replace(a, b)))
     save_checkpoint(OLD, tmp_path / "last.pth")
-    assert events == ["fsync", "replace"]
+    assert events == ["fsync", "replace", "fsync"]  # the last one is the folder, which holds the names
 
 
 def test_a_folder_that_does_not_exist(tmp_path):
@@ -104,35 +107,113 @@ def test_json_is_readable_in_any_language(tmp_path):
     assert "一个男人" in (tmp_path / "a.json").read_text(encoding="utf-8")
 
 
-# Random state
+# The newest and the one before it
 
 
-def draw():
-    return (
-        [random.random(), random.gauss(0, 1), random.randrange(1000)],
-        [np.random.random(), np.random.normal(), int(np.random.randint(1000))],
-        torch.rand(3).tolist() + torch.randn(3).tolist(),
-    )
+def two_checkpoints(folder):
+    """Of epochs 1 and 2; their paths, the newest first."""
+    last, previous = folder / LAST, folder / PREVIOUS
+    save_checkpoint({"epoch": 1, "weights": torch.arange(200.0)}, last, keep=previous)
+    save_checkpoint({"epoch": 2, "weights": torch.arange(200.0) + 1}, last, keep=previous)
+    return last, previous
 
 
-@given(st.integers(0, 2**31), st.integers(0, 700))
-def test_random_state_goes_through_a_file(tmp_path_factory, seed, warm):
-    file = tmp_path_factory.getbasetemp() / "rng.pth"
-    outside = rng_state()
-    try:
-        random.seed(seed)
-        np.random.seed(seed)
-        torch.manual_seed(seed)
-        for _ in range(warm):  # past the end of the Mersenne twister's block
-            random.gauss(0, 1)
-            np.random.normal()
-        save_checkpoint({"rng": rng_state()}, file)
-        expected = draw()
-        draw()
-        set_rng_state(load(file)["rng"])
-        assert draw() == expected
-    finally:
-        set_rng_state(outside)
+def damage(file, place=0.5):
+    content = bytearray(file.read_bytes())
+    content[int(len(content) * place)] ^= 1
+    file.write_bytes(content)
+
+
+def test_the_checkpoint_before_the_newest_is_kept(tmp_path):
+    last, previous = two_checkpoints(tmp_path)
+    assert [load(file)["epoch"] for file in (last, previous)] == [2, 1]
+    save_checkpoint({"epoch": 3}, last, keep=previous)
+    assert [load(file)["epoch"] for file in (last, previous)] == [3, 2]
+    assert {path.name for path in tmp_path.iterdir()} == {LAST, PREVIOUS}
+
+
+def test_of_two_whole_ones_the_newest_is_taken(tmp_path, caplog):
+    last, _ = two_checkpoints(tmp_path)
+    assert newest_checkpoint(tmp_path) == last
+    assert caplog.text == ""
+
+
+def test_where_there_is_none_there_is_none(tmp_path):
+    assert newest_checkpoint(tmp_path) is None
+
+
+def test_a_damaged_newest_gives_way_to_the_one_before_it_with_a_warning(tmp_path, caplog):
+    last, previous = two_checkpoints(tmp_path)
+    damage(last)
+    broken = last.read_bytes()
+    assert newest_checkpoint(tmp_path) == previous
+    assert "last.pth' is damaged: the checksum of" in caplog.text
+    assert "Going on from the one before it" in caplog.text
+    # The next save keeps the good one, and the damaged one is there for whoever wants to look.
+    save_checkpoint({"epoch": 2}, last, keep=previous)
+    assert load(previous)["epoch"] == 1
+    assert (tmp_path / DAMAGED).read_bytes() == broken
+
+
+def test_two_damaged_ones_are_an_error_that_names_a_file(tmp_path):
+    for file in two_checkpoints(tmp_path):
+        damage(file)
+    with pytest.raises(CheckpointError, match=r"last\.prev\.pth' is damaged"):
+        newest_checkpoint(tmp_path)
+    assert (tmp_path / LAST).exists()
+
+
+def test_a_process_killed_between_the_two_renames_loses_nothing(tmp_path, caplog):
+    last, previous = two_checkpoints(tmp_path)
+    last.unlink()
+    assert newest_checkpoint(tmp_path) == previous
+    assert "last.pth' is not there" in caplog.text
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    file = tmp_path_factory.mktemp("small") / "small.pth"
+    state = {"weights": torch.randn(300, generator=torch.Generator().manual_seed(0)), "epoch": 3, "best": {"R@1": 0.5}}
+    save_checkpoint(state, file)
+    return file, state
+
+
+@given(st.floats(0, 1, exclude_max=True), st.integers(0, 7))
+@settings(max_examples=500)
+def test_a_flipped_bit_anywhere_is_noticed_or_changes_nothing(small, place, bit):
+    file, state = small
+    content = bytearray(file.read_bytes())
+    content[int(len(content) * place)] ^= 1 << bit
+    flipped = file.with_name("flipped.pth")
+    flipped.write_bytes(content)
+    found = None
+    with contextlib.suppress(CheckpointError):
+        check_intact(flipped)
+        found = read_checkpoint(flipped)
+    if found is not None:
+        assert torch.equal(found["weights"], state["weights"])
+        assert (found["epoch"], found["best"]) == (3, state["best"])
+
+
+def test_pytorch_alone_would_not_notice(small):
+    """So that the test above is worth something."""
+    file, state = small
+    content = file.read_bytes()
+    place = content.index(state["weights"].numpy().tobytes())
+    flipped = file.with_name("weights.pth")
+    flipped.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
+    assert not torch.equal(load(flipped)["weights"], state["weights"])
+    with pytest.raises(CheckpointError, match="the checksum of"):
+        check_intact(flipped)
+
+
+@given(st.floats(0, 1, exclude_max=True))
+def test_a_file_cut_off_anywhere_is_noticed(small, place):
+    file, _ = small
+    cut = file.with_name("cut.pth")
+    cut.write_bytes(file.read_bytes()[: int(file.stat().st_size * place)])
+    with pytest.raises(CheckpointError, match=r"cut\.pth' is truncated or damaged"):
+        check_intact(cut)
 
 
 # What training can go on from
@@ -148,7 +229,7 @@ def test_weights_alone_cannot_be_resumed(tiny_run):
     with pytest.raises(CheckpointError) as error:
         load_training_state(tiny_run.folder / "best.pth")
     text = str(error.value)
-    assert "has no losses, optimizer, scheduler, rng, so training cannot be resumed from it" in text
+    assert "has no losses, optimizer, scheduler, scaler, step, steps, evaluated, sequence, log, bad_images, so" in text
     assert "model.load_weights" in text
 
 

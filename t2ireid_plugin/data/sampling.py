@@ -1,0 +1,115 @@
+"""Which items make a batch, as a function of seed, epoch and step alone.
+
+torchreid's samplers draw from the global generators, so their order hangs on all that was drawn before. Here the order
+of an epoch is drawn at its start from a seed made of (seed, epoch), and each sample carries the seed of its own random
+changes, made of (seed, epoch, place in the epoch). The sequence of batches is then the same for any number of worker
+processes, and a training run can go on from any step of any epoch at once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import random
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch.utils.data import Sampler
+
+
+class Draw(NamedTuple):
+    """An item of a batch: its number in the dataset, and the seed of all that is random about it."""
+
+    item: int
+    seed: int
+
+
+def derive(*key: int) -> int:
+    """A seed of 32 bits for a key such as (seed, epoch, step); keys that differ give unrelated seeds."""
+    return int.from_bytes(hashlib.blake2b(repr(key).encode(), digest_size=4).digest(), "big")
+
+
+def seed_all(seed: int) -> None:
+    """Seeds the global generators of Python, NumPy and PyTorch, the GPU's only where one is in use."""
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.default_generator.manual_seed(seed)
+    if torch.cuda.is_initialized():
+        torch.cuda.manual_seed(seed)
+
+
+@contextlib.contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """The global generators start from ``seed`` within, and go on afterwards as if nothing had been drawn."""
+    states = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    try:
+        random.seed(seed)
+        np.random.seed(seed)
+        torch.default_generator.manual_seed(seed)
+        yield
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])
+        torch.set_rng_state(states[2])
+
+
+class SeededBatches(Sampler[list[Draw]]):
+    """Whole batches of the items that a sampler of torchreid's gives; each pass over them is the next epoch.
+
+    Args:
+        sampler: gives the numbers of an epoch's items, anew at each pass; it may draw from the global generators.
+        batch_size: items of a batch; what is left over at the end of an epoch is dropped.
+        seed: of the run.
+        share: which of how many processes this is; each has as many neighbouring items of each batch.
+    """
+
+    def __init__(self, sampler: Sampler[int], batch_size: int, seed: int = 0, share: tuple[int, int] = (0, 1)) -> None:
+        self.sampler, self.batch_size, self.seed = sampler, batch_size, seed
+        size = batch_size // share[1]
+        self._own = range(share[0] * size, (share[0] + 1) * size)
+        self._epoch, self._step = 0, 0
+        self._drawn: tuple[int, list[int]] = (-1, [])  # an epoch, and its order
+
+    def start_at(self, epoch: int, step: int = 0) -> None:
+        """The next pass is over this epoch's batches from this one on; nothing before them is read."""
+        self._epoch, self._step = epoch, step
+
+    def __len__(self) -> int:
+        """Batches of the coming pass's epoch, those before its first one included."""
+        return len(self._order(self._epoch)) // self.batch_size
+
+    def __iter__(self) -> Iterator[list[Draw]]:
+        epoch, first, number = self._epoch, self._step, len(self)
+        self.start_at(epoch + 1)
+        order = self._order(epoch)
+        for step in range(first, number):
+            places = [step * self.batch_size + place for place in self._own]
+            yield [Draw(order[place], derive(self.seed, epoch, place)) for place in places]
+
+    def _order(self, epoch: int) -> list[int]:
+        if self._drawn[0] != epoch:
+            with seeded(derive(self.seed, epoch)):
+                self._drawn = epoch, [int(index) for index in self.sampler]
+        return self._drawn[1]
+
+
+class EveryNth(Sampler[list[int]]):
+    """The batches that fall to one of several processes when they take them in turn; the items stay in order.
+
+    Args:
+        items: how many there are.
+        batch_size: of a batch; the last one may be smaller.
+        share: which of how many processes this is.
+    """
+
+    def __init__(self, items: int, batch_size: int, share: tuple[int, int]) -> None:
+        starts = range(share[0] * batch_size, items, share[1] * batch_size)
+        self._batches = [list(range(start, min(start + batch_size, items))) for start in starts]
+
+    def __len__(self) -> int:
+        return len(self._batches)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        return iter(self._batches)

@@ -1,0 +1,162 @@
+"""Several processes that train and test as one: those that torchrun starts, each with its share of every batch."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import os
+from collections.abc import Iterator
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from t2ireid_plugin.errors import T2IReIDError
+
+T = TypeVar("T")
+# A process waits so long for the others; the first one alone computes metrics and draws meanwhile. One that has died
+# is noticed at once: its connections close, and torchrun ends the rest.
+_PATIENCE = datetime.timedelta(hours=2)
+_LOST = ("gloo", "nccl", "connection closed", "connection reset", "broken pipe")
+
+
+def processes() -> int:
+    """How many there are; 1 without torchrun."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def rank() -> int:
+    """Number of this one, from 0."""
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def is_first() -> bool:
+    """Whether this is the process that prints and writes."""
+    return rank() == 0
+
+
+@contextlib.contextmanager
+def joined(use_gpu: bool) -> Iterator[None]:
+    """Within, the processes that torchrun has started know each other; does nothing for one alone.
+
+    Each takes the GPU of its number on the machine, with NCCL; on the CPU they talk by gloo.
+
+    Raises:
+        T2IReIDError: when another process has died.
+    """
+    if not dist.is_torchelastic_launched() or int(os.environ["WORLD_SIZE"]) == 1 or dist.is_initialized():
+        yield
+        return
+    on_gpu = use_gpu and torch.cuda.is_available()
+    if on_gpu:
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    dist.init_process_group("nccl" if on_gpu else "gloo", timeout=_PATIENCE)
+    try:
+        yield
+    except RuntimeError as error:
+        if isinstance(error, T2IReIDError) or not any(word in str(error).lower() for word in _LOST):
+            raise
+        raise T2IReIDError(
+            f"process {rank()} of {processes()} has lost another one, whose own message says why ({_first_line(error)})"
+        ) from error
+    dist.destroy_process_group()
+
+
+def own_rows(total: int) -> slice:
+    """The rows of this process among ``total`` ones that are divided evenly."""
+    share = total // processes()
+    return slice(rank() * share, (rank() + 1) * share)
+
+
+def gather_rows(rows: Tensor) -> Tensor:
+    """``[n, …]`` of each process to ``[n * processes, …]``, in their order, with gradients.
+
+    Each process may compute the same loss of all rows: gradients arrive summed over the processes, and
+    `DistributedDataParallel` divides by their number.
+    """
+    return _GatherRows.apply(rows) if processes() > 1 else rows
+
+
+class _GatherRows(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor) -> Tensor:
+        parts = [torch.empty_like(rows, memory_format=torch.contiguous_format) for _ in range(processes())]
+        dist.all_gather(parts, rows.contiguous())
+        return torch.cat(parts)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        total = gradient.clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(total)
+        return total[own_rows(len(total))]
+
+
+class GlobalBatchNorm(nn.BatchNorm1d):
+    """Batch normalisation with the statistics of all processes' rows.
+
+    PyTorch's ``SyncBatchNorm`` does the same on GPUs only. Here the rows themselves are gathered: those of this model
+    are a few hundred numbers wide.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        """``[n, D] -> [n, D]``."""
+        if not self.training:
+            return super().forward(input)
+        everyone = super().forward(gather_rows(input))
+        return everyone[own_rows(len(everyone))]
+
+
+def share_batch_norms(module: nn.Module) -> None:
+    """Turns each ``BatchNorm1d`` within into a `GlobalBatchNorm`, in place and under the same names."""
+    for part in module.modules():
+        if type(part) is nn.BatchNorm1d:
+            part.__class__ = GlobalBatchNorm
+
+
+def largest(value: int, device: torch.device | str = "cpu") -> int:
+    """The largest of a number over all processes."""
+    if processes() == 1:
+        return value
+    shared = torch.tensor(value, device=device)
+    dist.all_reduce(shared, dist.ReduceOp.MAX)
+    return int(shared)
+
+
+def from_first(value: T) -> T:
+    """What the first process has, in all of them; plain values."""
+    if processes() == 1:
+        return value
+    box = [value]
+    dist.broadcast_object_list(box, 0)
+    return box[0]
+
+
+def weights_from_first(module: nn.Module) -> None:
+    """The first process's parameters and buffers, in all of them."""
+    if processes() > 1:
+        for tensor in module.state_dict().values():
+            dist.broadcast(tensor, 0)
+
+
+def gathered(values: list[T]) -> list[T]:
+    """All processes' values, one after the other."""
+    return [value for part in _all_lists(values) for value in part]
+
+
+def in_turn(values: list[T]) -> list[T]:
+    """All processes' values, each of which has every `processes`-th: the first of each, the second of each, …"""
+    parts = _all_lists(values)
+    return [part[i] for i in range(len(parts[0])) for part in parts if i < len(part)]
+
+
+def _all_lists(values: list[T]) -> list[list[T]]:
+    if processes() == 1:
+        return [values]
+    parts: list[Any] = [None] * processes()
+    dist.all_gather_object(parts, values)
+    return parts
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,319 @@
+"""`TrainingLoop`: torchreid's epochs, in a run that can be stopped at any moment and goes on where it was."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.optim.swa_utils import AveragedModel
+from torch.utils.tensorboard import SummaryWriter
+from torchreid import engine as torchreid_engine
+from torchreid import utils as torchreid_utils
+
+from t2ireid_plugin.data.sampling import derive, seed_all
+from t2ireid_plugin.distributed import gathered, is_first, processes, rank
+from t2ireid_plugin.engine.accidents import BadImages
+from t2ireid_plugin.engine.checkpointing import LAST, PREVIOUS, load_training_state, save_checkpoint
+from t2ireid_plugin.engine.logging import MetricsLog
+from t2ireid_plugin.engine.memory import Precision
+from t2ireid_plugin.engine.stopping import Stopped, stop_together, uninterrupted
+from t2ireid_plugin.errors import CheckpointError
+from t2ireid_plugin.losses import LossTerms
+from t2ireid_plugin.modeling.t2ireid import T2IReIDModel
+
+_STEP = 1  # keeps the keys of steps apart from those of epochs and samples
+
+
+class TrainingLoop(torchreid_engine.Engine):
+    """What a run is besides its steps: epochs, choosing, saving, stopping, going on.
+
+    A position is two numbers, the epochs that are done and the steps that are done of the next one. What a step sees
+    follows from seed, epoch and step: the batch, see `SeededBatches`, and the global generators, which are seeded
+    before each step. So a checkpoint needs no state of theirs, and a run that goes on from it does what the
+    uninterrupted one would have done.
+
+    Args:
+        datamanager: `CaptionDataManager`.
+        model: the network, on its device.
+        losses: the training terms, on the same device.
+        optimizer: over the parameters of both.
+        scheduler: has ``state_dict`` and ``load_state_dict``.
+        use_gpu: move batches to CUDA.
+        precision: of the forward pass.
+        ema: moving average of the model, see `build_ema`.
+        sequence: what the sequence of batches follows from, by configuration key, ``train.seed`` among it; a
+            checkpoint of another sequence is refused.
+        bad_images: counts training images that were replaced.
+        save_minutes: save whenever this much time has passed since the last time; 0 for only after each epoch.
+        save_steps: save whenever this many steps have been done; 0 for only after each epoch.
+        extra_state: what checkpoints carry besides, such as preprocessing.
+    """
+
+    def __init__(
+        self,
+        datamanager: Any,
+        model: T2IReIDModel,
+        losses: LossTerms,
+        optimizer: torch.optim.Optimizer | None = None,
+        scheduler: Any = None,
+        *,
+        use_gpu: bool = True,
+        precision: Precision | None = None,
+        ema: AveragedModel | None = None,
+        sequence: dict[str, Any] | None = None,
+        bad_images: BadImages | None = None,
+        save_minutes: float = 0.0,
+        save_steps: int = 0,
+        extra_state: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__(datamanager, use_gpu)
+        self.model, self.losses = model, losses
+        self.optimizer, self.scheduler = optimizer, scheduler
+        self.register_model("model", model, optimizer, scheduler)
+        self.precision, self.ema = precision or Precision(), ema
+        self.sequence = {"train.seed": 0, **(sequence or {})}
+        self.bad_images = bad_images or BadImages()
+        self.save_minutes, self.save_steps = save_minutes, save_steps
+        self.extra_state = extra_state or {}
+        self.writer: SummaryWriter | None = None
+        self.metrics_log: MetricsLog | None = None
+        self.position = (0, 0)  # epochs done, steps done of the next one
+        self.evaluated = True  # whether all has been done that follows the last of the done epochs
+        self.steps = 0  # done in all
+        self.best: dict[str, Any] = {}  # epoch, score and val metrics of the chosen checkpoint
+        self._folder: Path | None = None  # of the run
+        self._source: Path | None = None  # folder that the run goes on from
+        self._log_size = 0  # bytes of metrics.jsonl that go with the position
+        self._saved: Any = None  # what the newest checkpoint in the folder is of
+        self._saved_at = 0.0
+
+    # The run
+
+    def run(
+        self,
+        save_dir: str = "log",
+        max_epoch: int = 0,
+        start_epoch: int = 0,
+        print_freq: int = 10,
+        fixbase_epoch: int = 0,
+        open_layers: str | list[str] | None = None,
+        start_eval: int = 0,
+        eval_freq: int = -1,
+        **_: Any,
+    ) -> None:
+        """Trains up to ``max_epoch``, from where `resume` has put it or else from ``start_epoch``.
+
+        ``last.pth`` is written at the start, after each epoch and as often as asked for; the one before it stays as
+        ``last.prev.pth``. `choose` is called when torchreid's arguments say so; with ``eval_freq`` -1 after the last
+        epoch only.
+
+        Raises:
+            Stopped: after saving, when a signal to end has come, see `orderly_stop`.
+            CheckpointError: when something cannot be written.
+        """
+        self._folder = Path(save_dir)
+        self.max_epoch = max_epoch
+        goes_on = self._source == self._folder.resolve()
+        if is_first():
+            self.metrics_log = MetricsLog(self._folder / "metrics.jsonl", keep=self._log_size if goes_on else 0)
+            self.writer = SummaryWriter(log_dir=save_dir, purge_step=self.steps or None)
+        started = time.time()
+        try:
+            self._saved_at = time.monotonic()
+            if self._source is None:
+                self.position = (start_epoch, 0)
+            if not goes_on:
+                self._save_first()
+            for epoch in range(self.position[0] - (not self.evaluated), max_epoch):
+                self.epoch, done = epoch, epoch + 1
+                if self.evaluated:
+                    self.train(print_freq=print_freq, fixbase_epoch=fixbase_epoch, open_layers=open_layers)
+                if done == max_epoch or (eval_freq > 0 and done >= start_eval and done % eval_freq == 0):
+                    self.choose(self._folder)
+                self.position, self.evaluated = (done, 0), True
+                self.save()
+        except Stopped as stop:
+            self.save()
+            epochs, steps = self.position
+            print(f"S{str(stop)[1:]} after {epochs} epochs and {steps} steps; --resume goes on from there")
+            raise
+        finally:
+            if self.writer is not None:
+                self.writer.close()
+            self.writer = None
+        print(f"Trained in {datetime.timedelta(seconds=round(time.time() - started))}")
+
+    def _save_first(self) -> None:
+        """What cannot be written shows now and not after an epoch, and nothing of an older run can be resumed."""
+        self.save(keep_previous=False)
+        if self._folder is not None and is_first():
+            (self._folder / PREVIOUS).unlink(missing_ok=True)
+
+    def choose(self, folder: Path) -> None:
+        """Keeps this epoch's weights in ``folder`` if they are the best so far."""
+        raise NotImplementedError
+
+    def train(self, print_freq: int = 10, fixbase_epoch: int = 0, open_layers: str | list[str] | None = None) -> None:
+        """The epoch `epoch`, or what is left of it, with torchreid's figures on the console and in TensorBoard."""
+        self.set_model_mode("train")
+        self.two_stepped_transfer_learning(self.epoch, fixbase_epoch, open_layers)
+        first = self.position[1] if self.position[0] == self.epoch else 0
+        batches = self.train_loader.batch_sampler
+        batches.start_at(self.epoch, first)
+        self.num_batches = len(batches)
+        meters = _Meters()
+        with uninterrupted() if processes() > 1 else contextlib.nullcontext():  # all stop after the same step
+            for step, data in enumerate(self.train_loader, start=first):
+                meters.batch_is_there()
+                with uninterrupted():  # weights, average, position and log belong together
+                    self._step(step, data, meters, print_freq)
+                stop_together()
+        with uninterrupted():
+            self.update_lr()
+            self.position, self.evaluated = (self.epoch + 1, 0), False
+            if self.metrics_log is not None:
+                self._log_size = self.metrics_log.size()
+
+    def _step(self, step: int, data: dict[str, Any], meters: _Meters, print_freq: int) -> None:
+        """A step and what belongs to it."""
+        self.batch_idx = step
+        seed_all(derive(self.sequence["train.seed"], self.epoch, step, _STEP, rank()))
+        if "bad_image" in data:
+            self.bad_images.meet(gathered(data["bad_image"]))
+        meters.step_is_done(self.forward_backward(data))
+        self.position, self.steps = (self.epoch, step + 1), self.steps + 1
+        self._report(meters, print_freq)
+        if self._is_time_to_save():
+            self.save()
+
+    def _report(self, meters: _Meters, print_freq: int) -> None:
+        """A step on the console and in ``metrics.jsonl`` where it is time for that, and in TensorBoard."""
+        step, rate = self.batch_idx + 1, self.get_current_lr()
+        if step % print_freq == 0:
+            left = self.num_batches * (self.max_epoch - self.epoch) - step
+            eta = datetime.timedelta(seconds=int(meters.time.avg * left))
+            print(
+                f"epoch: [{self.epoch + 1}/{self.max_epoch}][{step}/{self.num_batches}]\t"
+                f"time {meters.time.val:.3f} ({meters.time.avg:.3f})\tdata {meters.data.val:.3f} "
+                f"({meters.data.avg:.3f})\teta {eta}\t{meters.losses}\tlr {rate:.6f}"
+            )
+            if self.metrics_log is not None:
+                values = {name: meter.val for name, meter in meters.losses.meters.items()}
+                self.metrics_log.write(step=self.steps, epoch=self.epoch + 1, lr=rate, **values)
+        if self.writer is not None:
+            averages = {name: meter.avg for name, meter in meters.losses.meters.items()}
+            figures = {"time": meters.time.avg, "data": meters.data.avg, **averages, "lr": rate}
+            for name, value in figures.items():
+                self.writer.add_scalar(f"Train/{name}", value, self.steps - 1)
+
+    # Saving and going on
+
+    def _is_time_to_save(self) -> bool:
+        if self._folder is None:
+            return False
+        minutes = (time.monotonic() - self._saved_at) / 60
+        return 0 < self.save_minutes <= minutes or (self.save_steps > 0 and self.steps % self.save_steps == 0)
+
+    def save(self, keep_previous: bool = True) -> None:
+        """Writes ``last.pth``, from which `resume` goes on; what it was before stays as ``last.prev.pth``."""
+        if not is_first():
+            return
+        assert self._folder is not None
+        assert self.metrics_log is not None
+        now = (self.position, self.evaluated)
+        if now != self._saved:
+            with uninterrupted():
+                if self.evaluated:  # or else lines of an evaluation that is done again follow
+                    self._log_size = self.metrics_log.size()
+                state = self._state()
+                save_checkpoint(state, self._folder / LAST, self._folder / PREVIOUS if keep_previous else None)
+                self._saved, self._saved_at = now, time.monotonic()
+
+    def _state(self) -> dict[str, Any]:
+        assert self.optimizer is not None
+        return {
+            **self.weights(self.model, self.position[0]),
+            "step": self.position[1],
+            "evaluated": self.evaluated,
+            "steps": self.steps,
+            "log": self._log_size,
+            "sequence": self.sequence,
+            "bad_images": self.bad_images.met,
+            "ema": None if self.ema is None else self.ema.state_dict(),
+            "losses": self.losses.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.precision.scaler.state_dict(),
+            "scheduler": None if self.scheduler is None else self.scheduler.state_dict(),
+        }
+
+    def weights(self, model: T2IReIDModel, epochs: int) -> dict[str, Any]:
+        """What a checkpoint needs to be tested: the weights after a number of epochs, and how to use them."""
+        return {"state_dict": model.state_dict(), "epoch": epochs, "best": self.best, **self.extra_state}
+
+    def resume(self, path: str | Path) -> tuple[int, int]:
+        """Restores all that a run goes on from; returns the position.
+
+        Raises:
+            CheckpointError: when the file is missing, damaged, of another model or of another sequence of batches.
+        """
+        state = load_training_state(path)
+        self._check_sequence(state["sequence"], path)
+        self._load(state, path)
+        self.position, self.evaluated = (state["epoch"], state["step"]), state["evaluated"]
+        self.steps, self._log_size, self._source = state["steps"], state["log"], Path(path).resolve().parent
+        self.best, self.bad_images.met = dict(state["best"]), list(state["bad_images"])
+        return self.position
+
+    def _check_sequence(self, theirs: dict[str, Any], path: str | Path) -> None:
+        """What is left of an epoch is only left of the same epoch."""
+        for key, value in self.sequence.items():
+            if theirs.get(key) != value:
+                raise CheckpointError(
+                    f"'{path}' was trained with {key} {theirs.get(key)}, and now it is {value}: the batches would be "
+                    "others. Leave it as it was, or start from the weights alone with model.load_weights"
+                )
+
+    def _load(self, state: dict[str, Any], path: str | Path) -> None:
+        assert self.optimizer is not None
+        average = state.get("ema")
+        if (average is None) != (self.ema is None):
+            had, have = ("without", "above 0") if average is None else ("with", "0")
+            raise CheckpointError(
+                f"'{path}' was trained {had} a moving average, but train.ema_decay is {have}; it must stay as it was"
+            )
+        try:
+            if self.ema is not None and average is not None:
+                self.ema.load_state_dict(average)
+            self.model.load_state_dict(state["state_dict"])
+            self.losses.load_state_dict(state["losses"])
+            self.optimizer.load_state_dict(state["optimizer"])
+        except (RuntimeError, ValueError) as error:
+            reason = " ".join(str(error).split())
+            raise CheckpointError(
+                f"'{path}' is of another model, other losses or another optimizer: {reason}"
+            ) from error
+        if self.scheduler is not None:
+            self.scheduler.load_state_dict(state["scheduler"])
+        if state["scaler"]:  # empty without one
+            self.precision.scaler.load_state_dict(state["scaler"])
+
+
+class _Meters:
+    """torchreid's figures of an epoch so far: seconds a step, seconds waited for data, losses."""
+
+    def __init__(self) -> None:
+        self.losses = torchreid_utils.MetricMeter()
+        self.time, self.data = torchreid_utils.AverageMeter(), torchreid_utils.AverageMeter()
+        self._since = time.time()
+
+    def batch_is_there(self) -> None:
+        self.data.update(time.time() - self._since)
+
+    def step_is_done(self, losses: dict[str, float]) -> None:
+        self.losses.update(losses)
+        self.time.update(time.time() - self._since)
+        self._since = time.time()

@@ -1,0 +1,95 @@
+"""``tools/train_fastreid.py``: trains and tests with FastReID, by its own command line."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from fastreid.config import CfgNode, get_cfg
+from fastreid.engine import default_argument_parser, default_setup, launch
+
+from t2ireid_plugin.errors import ConfigError, T2IReIDError
+from t2ireid_plugin.integrations.fastreid import add_t2ireid_config, register
+from t2ireid_plugin.integrations.fastreid.checkpointer import T2IReIDCheckpointer
+from t2ireid_plugin.integrations.fastreid.checks import TEXT_IMAGE, check_device, check_text_image
+from t2ireid_plugin.integrations.fastreid.loaders import check_data
+from t2ireid_plugin.integrations.fastreid.trainer import T2IReIDTrainer, TextImageTrainer
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs; returns 0 when the work was done, 2 for an error that the user can mend."""
+    arguments = default_argument_parser().parse_args(argv)
+    try:
+        setup(arguments)  # once here, where an error is one line, and once in each process
+        launch(
+            run,
+            arguments.num_gpus,
+            num_machines=arguments.num_machines,
+            machine_rank=arguments.machine_rank,
+            dist_url=arguments.dist_url,
+            args=(arguments,),
+        )
+    except T2IReIDError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    return 0
+
+
+def setup(arguments: argparse.Namespace) -> CfgNode:
+    """The frozen configuration of a command line, checked.
+
+    Raises:
+        ConfigError: for a missing or broken file, an unknown key, a value of the wrong type, or what cannot work.
+    """
+    register()
+    cfg = get_cfg()
+    add_t2ireid_config(cfg)
+    flags = [word for word in arguments.opts if word.startswith("--")]
+    if flags:
+        raise ConfigError(f"{flags[0]} stands among the settings, where FastReID does not see it; put it before them")
+    if len(arguments.opts) % 2:
+        raise ConfigError(f"the settings {' '.join(arguments.opts)} are not pairs of KEY VALUE")
+    if arguments.config_file and not Path(arguments.config_file).is_file():
+        raise ConfigError(f"no configuration file '{arguments.config_file}'")
+    try:
+        if arguments.config_file:
+            cfg.merge_from_file(arguments.config_file)
+        cfg.merge_from_list(arguments.opts)
+    except (KeyError, AssertionError, ValueError, OSError, yaml.YAMLError) as error:
+        # yacs's, for unknown keys and for types, and of files that are missing or no YAML
+        raise ConfigError(" ".join(str(error).strip("'\"").split())) from error
+    check_device(cfg, arguments.num_gpus)
+    if cfg.MODEL.META_ARCHITECTURE == TEXT_IMAGE:
+        check_text_image(cfg)
+    if arguments.eval_only and not cfg.MODEL.WEIGHTS:
+        raise ConfigError("--eval-only needs MODEL.WEIGHTS, the checkpoint to test")
+    cfg.freeze()
+    return cfg
+
+
+def run(arguments: argparse.Namespace) -> Any:
+    """In each process: trains, or with ``--eval-only`` tests ``MODEL.WEIGHTS``; returns FastReID's results.
+
+    Raises:
+        T2IReIDError: for all that a user can mend.
+    """
+    cfg = setup(arguments)
+    trainer_class = T2IReIDTrainer
+    if cfg.MODEL.META_ARCHITECTURE == TEXT_IMAGE:
+        trainer_class = TextImageTrainer
+        check_data(cfg)
+    default_setup(cfg, arguments)
+    if arguments.eval_only:
+        model = trainer_class.build_model(cfg)
+        T2IReIDCheckpointer(model).load(cfg.MODEL.WEIGHTS)
+        return trainer_class.test(cfg, model)
+    trainer = trainer_class(cfg)
+    trainer.resume_or_load(resume=arguments.resume)
+    return trainer.train()

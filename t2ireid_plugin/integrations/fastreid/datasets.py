@@ -1,0 +1,71 @@
+"""The benchmarks in FastReID's registry, under the names that they have in torchreid: ``cuhkpedes_val`` is its val."""
+
+from __future__ import annotations
+
+import os
+from typing import Any, ClassVar, NoReturn
+
+from fastreid.data.datasets import DATASET_REGISTRY
+from fastreid.data.datasets.bases import ImageDataset
+
+from t2ireid_plugin.data.benchmarks import BENCHMARKS, BenchmarkSpec
+from t2ireid_plugin.data.dataset import CaptionDataset
+from t2ireid_plugin.errors import ConfigError
+from t2ireid_plugin.registration import VAL_SUFFIX
+
+
+class FastReIDCaptions(ImageDataset):
+    """A benchmark as a dataset of FastReID.
+
+    ``captions`` is the set with its texts, which the loaders of `loaders` read. ``train`` are its training photos
+    without texts, ``(path, pid, camid)``, for FastReID's own loader: to train a model of images alone.
+
+    Args:
+        root: the folder that holds the benchmark's folder.
+        val_share, val_seed: see `CaptionDataset`.
+        **kwargs: FastReID's.
+
+    Raises:
+        DataError: as `CaptionDataset`.
+        ConfigError: when ``query`` or ``gallery`` are asked for: the queries are texts.
+    """
+
+    spec: ClassVar[BenchmarkSpec]
+    eval_split: ClassVar[str]
+
+    def __init__(self, root: str = "datasets", val_share: float = 0.0, val_seed: int = 0, **kwargs: Any) -> None:
+        self.captions = CaptionDataset(
+            root,
+            spec=self.spec,
+            eval_split=self.eval_split,
+            val_share=val_share,
+            val_seed=val_seed,
+            combineall=kwargs.get("combineall", False),
+            verbose=False,
+        )
+        super().__init__(self._photos, self._refuse, self._refuse, **kwargs)
+
+    def _photos(self) -> list[tuple[str, str, str]]:
+        name = self.spec.name
+        photos = {(path, f"{name}_{pid}", f"{name}_{camid}") for path, pid, camid, *_ in self.captions.train}
+        return sorted(photos)
+
+    def _refuse(self) -> NoReturn:
+        raise ConfigError(
+            f"DATASETS.TESTS: the queries of {type(self).__name__} are texts, which need MODEL.META_ARCHITECTURE "
+            "T2IReIDBaseline and tools/train_fastreid.py"
+        )
+
+
+def build_captions(name: str, **options: Any) -> CaptionDataset:
+    """A caption set by its name in FastReID's registry, from where FastReID looks for data (``FASTREID_DATASETS``).
+
+    Raises:
+        DataError: as `CaptionDataset`.
+    """
+    return DATASET_REGISTRY.get(name)(root=os.getenv("FASTREID_DATASETS", "datasets"), **options).captions
+
+
+for _spec in BENCHMARKS.values():
+    for _name, _split in ((_spec.name, "test"), (_spec.name + VAL_SUFFIX, "val")):
+        DATASET_REGISTRY.register(type(_name, (FastReIDCaptions,), {"spec": _spec, "eval_split": _split}))

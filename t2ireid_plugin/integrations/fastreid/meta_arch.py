@@ -1,0 +1,164 @@
+"""`T2IReIDModel` as a meta-architecture of FastReID, and the training terms as its head.
+
+The network is ``backbone`` and the terms are ``heads.losses``. So its names in FastReID's checkpoints begin with
+``backbone.``, and ``SOLVER.HEADS_LR_FACTOR`` acts on what the terms learn themselves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from fastreid.config import CfgNode, configurable
+from fastreid.modeling.heads import REID_HEADS_REGISTRY
+from fastreid.modeling.meta_arch import META_ARCH_REGISTRY, Baseline
+from fastreid.utils import comm
+from fastreid.utils.events import get_event_storage
+from torch import Tensor, nn
+
+from t2ireid_plugin.config import choose, to_dict
+from t2ireid_plugin.engine.forward import forward_for
+from t2ireid_plugin.errors import ConfigError
+from t2ireid_plugin.integrations.fastreid.checks import check_pixels
+from t2ireid_plugin.integrations.fastreid.config import lower
+from t2ireid_plugin.integrations.fastreid.vocabulary import build_tokenizer
+from t2ireid_plugin.losses import LossInputs, LossTerms
+from t2ireid_plugin.modeling.t2ireid import EMBED_DIM, T2IReIDModel
+
+# Which entry of a batch holds which text of an item: the choices of T2IREID.ID_INSTRUCTION and CLOTH_INSTRUCTION.
+TEXT_KEYS = {"caption": "captions", "identity": "id_texts", "clothing": "cloth_texts"}
+
+
+@REID_HEADS_REGISTRY.register()
+class T2IReIDHead(nn.Module):
+    """The weighted training terms of ``T2IREID.LOSSES``, see `LossTerms` for the arguments."""
+
+    @configurable
+    def __init__(
+        self, *, terms: Mapping[str, Any], feature_dim: int, num_classes: int, vocab_size: int = 30522
+    ) -> None:
+        super().__init__()
+        self.losses = LossTerms(terms, feature_dim, EMBED_DIM, num_classes, vocab_size)
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
+        """The arguments; a text encoder's vocabulary can be given beside ``cfg``."""
+        return {
+            "terms": to_dict(cfg.T2IREID.LOSSES),
+            "feature_dim": cfg.MODEL.BACKBONE.FEAT_DIM,
+            "num_classes": max(1, cfg.MODEL.HEADS.NUM_CLASSES),
+        }
+
+    def forward(self, features: LossInputs, targets: Tensor | None = None) -> dict[str, Tensor]:
+        """Each term times its weight as ``loss_<name>``; ``features`` hold the identities, so no ``targets``."""
+        values = self.losses.each(features)
+        return {f"loss_{name}": self.losses.weights[name] * value for name, value in values.items()}
+
+
+@META_ARCH_REGISTRY.register()
+class T2IReIDBaseline(Baseline):
+    """FastReID's baseline for images with texts.
+
+    Args:
+        backbone: the network.
+        heads: what maps `LossInputs` to losses.
+        pixel_mean, pixel_std: of images with values from 0 to 255.
+        id_instruction, cloth_instruction: which text of an item the model reads as which, see `TEXT_KEYS`.
+    """
+
+    backbone: T2IReIDModel
+    heads: T2IReIDHead
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        backbone: T2IReIDModel,
+        heads: nn.Module,
+        pixel_mean: list[float],
+        pixel_std: list[float],
+        id_instruction: str = "caption",
+        cloth_instruction: str = "clothing",
+    ) -> None:
+        super().__init__(backbone=backbone, heads=heads, pixel_mean=pixel_mean, pixel_std=pixel_std)
+        choose("T2IREID.ID_INSTRUCTION", id_instruction, tuple(TEXT_KEYS))
+        choose("T2IREID.CLOTH_INSTRUCTION", cloth_instruction, tuple(TEXT_KEYS))
+        self.id_key, self.cloth_key = TEXT_KEYS[id_instruction], TEXT_KEYS[cloth_instruction]
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
+        """The arguments, built.
+
+        Raises:
+            ConfigError, EncoderError: as `T2IReIDModel` and `LossTerms`, and for settings that do not fit each other.
+        """
+        node, head = cfg.T2IREID, REID_HEADS_REGISTRY.get(cfg.MODEL.HEADS.NAME)
+        if not (isinstance(head, type) and issubclass(head, T2IReIDHead)):
+            raise ConfigError(f"MODEL.HEADS.NAME: {cfg.MODEL.HEADS.NAME} must be T2IReIDHead, or a subclass of it")
+        model = T2IReIDModel(
+            {
+                "vit_pretrained": node.VIT_PRETRAINED or to_dict(node.VIT_CONFIG),
+                "bert_base_path": node.BERT_BASE_PATH or to_dict(node.BERT_CONFIG),
+                "num_classes": max(1, cfg.MODEL.HEADS.NUM_CLASSES),  # 0 where only to test
+                "disentangle": lower(node.DISENTANGLE),
+                "fusion": lower(node.FUSION),
+                "freeze_text": node.FREEZE_TEXT,
+                "max_length": node.MAX_LENGTH,
+                "tokenizer": build_tokenizer(cfg),
+            }
+        )
+        check_pixels(cfg, model.preprocess, model.visual_encoder.config)
+        width, given = model.disentangle.id_linear.out_features, cfg.MODEL.BACKBONE.FEAT_DIM
+        if given != width:
+            raise ConfigError(f"MODEL.BACKBONE.FEAT_DIM: {given} must be {width}, the image encoder's width")
+        return {
+            "backbone": model,
+            "heads": head(cfg, vocab_size=model.text_encoder.config.vocab_size),
+            "pixel_mean": cfg.MODEL.PIXEL_MEAN,
+            "pixel_std": cfg.MODEL.PIXEL_STD,
+            "id_instruction": node.ID_INSTRUCTION,
+            "cloth_instruction": node.CLOTH_INSTRUCTION,
+        }
+
+    def forward(self, batched_inputs: Mapping[str, Any] | Tensor) -> dict[str, Tensor] | Tensor:
+        """In training a batch to its losses; else images ``[B, 3, H, W]`` or ``B`` captions to embeddings ``[B, 256]``.
+
+        Args:
+            batched_inputs: in training ``images`` with values from 0 to 255, ``targets [B]``, ``img_paths`` and the
+                texts of `TEXT_KEYS`; else ``images``, or ``captions`` alone, or a tensor of images.
+        """
+        if not self.training:
+            if isinstance(batched_inputs, Tensor) or "images" in batched_inputs:
+                return self.backbone.encode_image(self.preprocess_image(batched_inputs))
+            return self.backbone.encode_text(list(batched_inputs["captions"]))
+        assert not isinstance(batched_inputs, Tensor)
+        losses = self.heads(self._loss_inputs(batched_inputs))
+        return self._with_every_parameter(losses) if comm.get_world_size() > 1 else losses
+
+    def _with_every_parameter(self, losses: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The same losses, which now depend on each trained parameter, if only by a factor of zero.
+
+        FastReID's trainer on several GPUs waits for a gradient of each, and not every loss reaches all of them.
+        """
+        name = next(iter(losses))
+        nothing = sum(p.sum() for p in self.parameters() if p.requires_grad) * 0.0
+        return {**losses, name: losses[name] + nothing}
+
+    def preprocess_image(self, batched_inputs: Mapping[str, Any] | Tensor) -> Tensor:
+        """Normalised images on the model's device; unlike FastReID's, without changing the batch."""
+        images = batched_inputs if isinstance(batched_inputs, Tensor) else batched_inputs["images"]
+        return (images.to(self.device) - self.pixel_mean) / self.pixel_std
+
+    def _loss_inputs(self, batch: Mapping[str, Any]) -> LossInputs:
+        numbers = {path: i for i, path in enumerate(dict.fromkeys(batch["img_paths"]))}
+        photos = torch.tensor([numbers[path] for path in batch["img_paths"]], device=self.device)
+        id_texts, cloth_texts = list(batch[self.id_key]), list(batch[self.cloth_key])
+        output = forward_for(self.heads.losses, self.backbone, self.preprocess_image(batch), id_texts, cloth_texts)
+        return LossInputs(
+            pids=batch["targets"].to(self.device),
+            photos=photos,
+            scale=self.backbone.scale,
+            epoch=float(getattr(get_event_storage(), "epoch", 0)),
+            **output,
+        )

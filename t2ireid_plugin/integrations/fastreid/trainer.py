@@ -1,0 +1,75 @@
+"""FastReID's trainer for our backbone, and for images with texts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastreid.config import CfgNode
+from fastreid.engine import DefaultTrainer
+from fastreid.solver.build import build_optimizer
+from torch import nn
+from torch.optim import Optimizer
+
+from t2ireid_plugin.engine.optim import ENCODERS
+from t2ireid_plugin.integrations.fastreid import loaders
+from t2ireid_plugin.integrations.fastreid.checkpointer import PREFIX, Kept, T2IReIDCheckpointer
+from t2ireid_plugin.integrations.fastreid.evaluator import TextImageEvaluator
+from t2ireid_plugin.modeling.tokenizer import tokenizer_to_json
+
+
+class T2IReIDTrainer(DefaultTrainer):
+    """For any meta-architecture over our backbone: encoders with a learning rate of their own, checkpoints of ours."""
+
+    checkpointer: Any
+
+    def build_hooks(self) -> list[Any]:
+        """FastReID's, with our checkpointer."""
+        stock = self.checkpointer
+        self.checkpointer = T2IReIDCheckpointer(
+            stock.model, stock.save_dir, save_to_disk=stock.save_to_disk, **stock.checkpointables, **self._kept()
+        )
+        return super().build_hooks()
+
+    def _kept(self) -> dict[str, Kept]:
+        """What goes with the weights: the preprocessing, as `TextImageEngine` writes it."""
+        height, width = (2 * list(self.cfg.INPUT.SIZE_TEST))[:2]  # FastReID takes one number for both
+        mean, std = ([value / 255 for value in self.cfg.MODEL[key]] for key in ("PIXEL_MEAN", "PIXEL_STD"))
+        preprocess = {"height": height, "width": width, "mean": mean, "std": std}
+        return {"preprocess": Kept("INPUT.SIZE_TEST, MODEL.PIXEL_MEAN or MODEL.PIXEL_STD", preprocess)}
+
+    @classmethod
+    def build_optimizer(cls, cfg: CfgNode, model: nn.Module) -> tuple[Optimizer, Any]:
+        """FastReID's, over the parameters themselves, the encoders at ``T2IREID.ENCODER_LR_FACTOR``."""
+        optimizer, parameters = build_optimizer(cfg, model, contiguous=False)
+        prefixes = tuple(PREFIX + encoder for encoder in ENCODERS)
+        encoders = {id(p) for name, p in model.named_parameters() if name.startswith(prefixes)}
+        for group in optimizer.param_groups:  # FastReID makes one of each parameter
+            if id(group["params"][0]) in encoders:
+                group["lr"] *= cfg.T2IREID.ENCODER_LR_FACTOR
+        return optimizer, parameters
+
+
+class TextImageTrainer(T2IReIDTrainer):
+    """For `T2IReIDBaseline`: loaders that keep the texts, and captions that find images."""
+
+    def _kept(self) -> dict[str, Kept]:
+        kept = super()._kept()
+        if not self.cfg.T2IREID.BERT_BASE_PATH:
+            vocabulary = tokenizer_to_json(self.checkpointer.model.backbone.text_cache.tokenizer)
+            kept["tokenizer"] = Kept("vocabulary", vocabulary)
+        return kept
+
+    @classmethod
+    def build_train_loader(cls, cfg: CfgNode) -> Any:
+        """Captions with their images."""
+        return loaders.build_train_loader(cfg)
+
+    @classmethod
+    def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> Any:
+        """Images, then captions; and the number of captions."""
+        return loaders.build_test_loader(cfg, dataset_name)
+
+    @classmethod
+    def build_evaluator(cls, cfg: CfgNode, dataset_name: str, output_dir: str | None = None) -> tuple[Any, Any]:
+        """The loader and `TextImageEvaluator`."""
+        return cls.build_test_loader(cfg, dataset_name)[0], TextImageEvaluator()

@@ -1,0 +1,27 @@
+"""The command line in double precision and without dropout, so that two ways to compute the same can be compared."""
+
+import sys
+
+import torch
+from torch import nn
+
+from t2ireid_plugin.cli import main
+from t2ireid_plugin.engine import job
+
+build_model = job.build_model
+
+
+def without_dropout(*arguments):
+    model = build_model(*arguments)
+    for part in model.modules():
+        if isinstance(part, nn.Dropout):
+            part.p = 0.0
+        if isinstance(part, nn.MultiheadAttention):
+            part.dropout = 0.0
+    return model
+
+
+if __name__ == "__main__":
+    torch.set_default_dtype(torch.float64)
+    job.build_model = without_dropout
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,182 @@
+"""Two processes by torchrun, with gloo on the CPU, against one."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node"]
+EXACT = ["tests/engine/exact.py", "train"]
+# mlm hides words by lot in each process's own texts.
+SETTINGS = {
+    "train__max_epoch": 4,
+    "train__print_freq": 1,
+    "train__ema_decay": 0.9,
+    "loss__terms__mlm__weight": 0,
+    "data__transforms": "[random_flip, random_crop, random_erase]",
+}
+
+
+@pytest.fixture(scope="module")
+def run(repository):
+    """`run(program, *words, processes=2)`: a finished process; by torchrun where there are several."""
+
+    def make(*words, processes=1):
+        start = [sys.executable] if processes == 1 else [*TORCHRUN, str(processes)]
+        environment = {**os.environ, "PYTHONPATH": str(repository)}
+        return subprocess.run(
+            [*start, *map(str, words)], cwd=repository, env=environment, capture_output=True, text=True, check=False
+        )
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def one_and_two(run, tiny_settings, tmp_path_factory):
+    """The folders of the same training in one process, and the second half of it in two."""
+    base = tmp_path_factory.mktemp("processes")
+    done = run(*EXACT, *tiny_settings(base / "one", **SETTINGS))
+    assert done.returncode == 0, done.stderr
+    assert run(*EXACT, *tiny_settings(base / "two", **SETTINGS), processes=2).returncode == 0
+    return base / "one", base / "two"
+
+
+def log_of(folder):
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_two_processes_learn_what_one_learns(one_and_two):
+    """Every term's curve over at least 20 steps, and every weight at their end, the moving average's too."""
+    one, two = map(log_of, one_and_two)
+    steps = [[line for line in log if "step" in line] for log in (one, two)]
+    assert len(steps[0]) == len(steps[1]) >= 20
+    for first, second in zip(*steps, strict=True):
+        assert list(first) == list(second)
+        assert list(second.values()) == pytest.approx(list(first.values()), abs=1e-5)
+    assert steps[0][-1]["loss"] != pytest.approx(steps[0][0]["loss"], abs=0.1)  # it was no standstill
+    states = [torch.load(folder / "last.pth", weights_only=True) for folder in one_and_two]
+    for part in ("state_dict", "losses", "ema"):
+        first, second = (state[part] for state in states)
+        assert list(first) == list(second)
+        for name in first:
+            assert torch.allclose(first[name].double(), second[name].double(), rtol=0, atol=1e-5), name
+    assert [state["steps"] for state in states] == [len(steps[0])] * 2
+
+
+def test_two_processes_choose_and_test_like_one(one_and_two):
+    first, second = (json.loads((folder / "results.json").read_text()) for folder in one_and_two)
+    assert (first["metrics"], first["chosen"]) == (second["metrics"], second["chosen"])
+
+
+def test_only_the_first_process_writes(one_and_two):
+    names = [{path.name.split("tfevents")[0] for path in folder.iterdir()} for folder in one_and_two]
+    assert names[0] == names[1]
+    assert len(list(one_and_two[1].glob("events.*"))) == 1
+    log = (one_and_two[1] / "train.log").read_text()
+    assert log.count("Testing epoch") == 1
+
+
+def test_going_on_in_two_processes(run, tiny_settings, one_and_two, tmp_path):
+    """What one process has begun, two finish, with the same batches."""
+    half = tiny_settings(tmp_path / "log", **{**SETTINGS, "train__max_epoch": 2, "train__lr_scheduler": "single_step"})
+    whole = tiny_settings(tmp_path / "whole", **{**SETTINGS, "train__lr_scheduler": "single_step"})
+    rest = tiny_settings(tmp_path / "log", **{**SETTINGS, "train__lr_scheduler": "single_step"})
+    for words, processes in ((half, 1), (whole, 1), ([*rest, "--resume"], 2)):
+        done = run(*EXACT, *words, processes=processes)
+        assert done.returncode == 0, done.stderr
+    for first, second in zip(log_of(tmp_path / "whole"), log_of(tmp_path / "log"), strict=False):
+        if "step" in first:
+            assert second["loss"] == pytest.approx(first["loss"], abs=1e-5)
+
+
+@pytest.mark.parametrize("fusion", ["enhanced_mamba", "sequence_mamba"])
+def test_evaluation_gives_the_very_same_figures(run, tiny_settings, tiny_run, tmp_path, fusion):
+    """Every protocol, down to each query's rank; batches of 7, so that the processes have different numbers."""
+    results, queries = [], []
+    for processes in (1, 2, 3):
+        folder = tmp_path / str(processes)
+        words = tiny_settings(
+            folder, model__load_weights=tiny_run.folder / "best.pth", model__fusion__type=fusion, test__batch_size=7,
+            test__protocols="[t2i, i2t, i2i, ti2i, identity, clothing, both]", test__pictures=0,
+        )  # fmt: skip
+        done = run("tools/train_net.py", "--eval-only", *words, processes=processes)
+        assert done.returncode == 0, done.stderr
+        results.append(json.loads((folder / "results.json").read_text())["metrics"])
+        with np.load(folder / "queries_cuhkpedes.npz") as found:
+            queries.append({name: found[name] for name in found.files})
+    assert results[0] == results[1] == results[2]
+    for name, expected in queries[0].items():
+        for found in queries[1:]:
+            assert np.array_equal(found[name], expected), name
+
+
+def test_all_losses_train_in_two_processes(run, tiny_settings, tmp_path):
+    """By the usual command line, mlm with texts of different lengths and data workers too."""
+    words = tiny_settings(tmp_path, data__workers=1, train__max_epoch=1)
+    done = run("tools/train_net.py", *words, processes=2)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("cuhkpedes t2i: R@1") == 1
+    assert json.loads((tmp_path / "results.json").read_text())["metrics"]["cuhkpedes"]["t2i"]["queries"] == 64
+
+
+# A process that dies
+
+
+def test_an_error_in_one_process_ends_the_job_with_its_message(run, tiny_settings, synthetic, tmp_path):
+    root = tmp_path / "data"
+    shutil.copytree(synthetic.root, root)
+    row = next(
+        row for row in json.loads((root / "CUHK-PEDES" / "reid_raw.json").read_text()) if row["split"] == "train"
+    )
+    image = root / "CUHK-PEDES" / "imgs" / row["file_path"]
+    image.write_bytes(image.read_bytes()[:200])
+    words = tiny_settings(tmp_path / "log", data__root=root, train__max_epoch=50)
+    done = run("tools/train_net.py", *words, processes=2)
+    assert done.returncode != 0
+    assert f"unreadable image '{image}'" in done.stderr
+    assert not (tmp_path / "log" / "results.json").exists()
+
+
+def children(pid):
+    """The training processes of a torchrun."""
+    found = subprocess.run(["ps", "-o", "pid=", "--ppid", str(pid)], capture_output=True, text=True, check=False)
+    return [int(word) for word in found.stdout.split()]
+
+
+def test_a_killed_process_ends_the_job_within_a_minute(repository, tiny_settings, tmp_path):
+    words = tiny_settings(tmp_path, train__max_epoch=500, train__print_freq=1, test__eval_freq=-1)
+    command = [*TORCHRUN, "2", "tools/train_net.py", *words]
+    environment = {**os.environ, "PYTHONPATH": str(repository)}
+    job = subprocess.Popen(command, cwd=repository, env=environment, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 300
+    log = tmp_path / "metrics.jsonl"
+    while not (log.exists() and log.read_text()) and job.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.05)
+    victim = children(job.pid)[1]
+    os.kill(victim, signal.SIGKILL)
+    _, errors = job.communicate(timeout=60)
+    assert job.returncode != 0
+    assert "has lost another one, whose own message says why" in errors.decode() or "SIGKILL" in errors.decode()
+
+
+def test_sigterm_saves_in_two_processes(repository, tiny_settings, tmp_path):
+    words = tiny_settings(tmp_path, train__max_epoch=500, train__print_freq=1, test__eval_freq=-1)
+    command = [*TORCHRUN, "2", "tools/train_net.py", *words]
+    environment = {**os.environ, "PYTHONPATH": str(repository)}
+    job = subprocess.Popen(command, cwd=repository, env=environment, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 300
+    log = tmp_path / "metrics.jsonl"
+    while not (log.exists() and log.read_text()) and job.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.05)
+    job.send_signal(signal.SIGTERM)
+    job.communicate(timeout=60)
+    state = torch.load(tmp_path / "last.pth", weights_only=True)
+    assert state["steps"] == len(log.read_text().splitlines()) >= 1
+    assert "Stopped by SIGTERM" in (tmp_path / "train.log").read_text()

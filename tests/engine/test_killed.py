@@ -1,0 +1,200 @@
+"""Runs that are killed or stopped and go on, against one that was left alone."""
+
+import functools
+import json
+import multiprocessing
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+from t2ireid_plugin.cli import main
+
+# Every step is logged and saved, so that a good part of the time goes into saving.
+SETTINGS = {
+    "train__max_epoch": 2,
+    "train__print_freq": 1,
+    "train__save_steps": 1,
+    "train__ema_decay": 0.9,
+    "model__fusion__dropout": 0.3,
+    "data__transforms": "[random_flip, random_crop, random_patch, random_erase, drop_words]",
+}
+
+
+def words_for(tiny_settings, folder, **others):
+    return tiny_settings(folder, **{**SETTINGS, **others})
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tiny_settings, tmp_path_factory):
+    """The folder of a run that was left alone."""
+    folder = tmp_path_factory.mktemp("undisturbed") / "log"
+    assert main(["train", *words_for(tiny_settings, folder)]) == 0
+    return folder
+
+
+def assert_same_run(folder, expected):
+    """Weights, optimizer and all else in the checkpoints, the log, and the results but for how long it took."""
+    for name in ("last.pth", "best.pth"):
+        first, second = (torch.load(place / name, weights_only=True) for place in (folder, expected))
+        assert differences(first, second, name) == []
+    assert (folder / "metrics.jsonl").read_text() == (expected / "metrics.jsonl").read_text()
+    first, second = (json.loads((place / "results.json").read_text()) for place in (folder, expected))
+    for name in ("command", "seconds"):
+        del first[name], second[name]
+    assert first == second
+
+
+def differences(first, second, where):
+    """Where two nested values are not bit for bit the same."""
+    if type(first) is not type(second):
+        return [where]
+    if isinstance(first, torch.Tensor):
+        return [] if torch.equal(first, second) else [where]
+    if isinstance(first, dict):
+        if list(first) != list(second):
+            return [where]
+        return [found for key in first for found in differences(first[key], second[key], f"{where} {key}")]
+    if isinstance(first, (list, tuple)):
+        if len(first) != len(second):
+            return [where]
+        pairs = enumerate(zip(first, second, strict=True))
+        return [found for i, (a, b) in pairs for found in differences(a, b, f"{where} {i}")]
+    return [] if first == second else [where]
+
+
+def run_quietly(words):
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    sys.exit(main(words))
+
+
+@pytest.fixture(scope="module")
+def start():
+    """`start(words)`: a process that runs the command line; the packages are already loaded when it begins."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["t2ireid_plugin.engine.job"])
+
+    def begin(words):
+        process = context.Process(target=run_quietly, args=(words,))
+        process.start()
+        return process
+
+    return begin
+
+
+def lines(folder):
+    log = folder / "metrics.jsonl"
+    return len(log.read_text().splitlines()) if log.exists() else 0
+
+
+def saved_at(folder):
+    return max((path.stat().st_mtime_ns for path in folder.glob("last.pth")), default=0)
+
+
+def is_newer(folder, before):
+    return saved_at(folder) > before
+
+
+def wait_for(condition, process, seconds=240):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert process.is_alive()
+        assert time.monotonic() < deadline
+        time.sleep(0.0005)
+
+
+def test_killed_at_ten_moments_it_ends_as_if_nothing_had_been(start, tiny_settings, undisturbed, tmp_path):
+    """SIGKILL at random moments after the next step, every second time while a checkpoint is being written."""
+    folder, chance = tmp_path / "log", random.Random(0)
+    words = ["train", "--resume", *words_for(tiny_settings, folder)]
+    draft, in_the_middle_of_saving = folder / ".last.tmp.pth", 0
+    for number in range(10):
+        before, process = saved_at(folder), start(words)
+        wait_for(functools.partial(is_newer, folder, before), process)
+        if number % 2:
+            wait_for(draft.exists, process)
+        else:
+            time.sleep(chance.uniform(0, 0.2))
+        process.kill()
+        process.join()
+        assert process.exitcode == -signal.SIGKILL
+        in_the_middle_of_saving += draft.exists()
+    assert in_the_middle_of_saving >= 3
+    assert not (folder / "results.json").exists()
+    # The last part with worker processes, which change nothing.
+    process = start([*words, "data.workers", "2"])
+    process.join()
+    assert process.exitcode == 0
+    assert (folder / "train.log").read_text().count("Resuming") >= 8
+    assert_same_run(folder, undisturbed)
+    assert not draft.exists()
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_to_end_saves_first(repository, tiny_settings, undisturbed, tmp_path, number, status):
+    """By the real command line, to all processes of the run as a terminal or a scheduler sends it."""
+    folder = tmp_path / "log"
+    words = words_for(tiny_settings, folder, data__workers=2, train__save_steps=0)
+    command = [sys.executable, "tools/train_net.py", *words]
+    process = subprocess.Popen(
+        command, cwd=repository, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    deadline = time.monotonic() + 240
+    while lines(folder) < 3 and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.001)
+    os.killpg(process.pid, number)
+    printed, errors = process.communicate(timeout=60)
+    assert process.returncode == status, errors
+    assert errors.strip().splitlines()[-1] == f"stopped by {number.name}"
+    assert "Traceback" not in errors
+    state = torch.load(folder / "last.pth", weights_only=True)
+    assert state["steps"] >= 3
+    position = f"after {state['epoch']} epochs and {state['step']} steps"
+    assert printed.strip().splitlines()[-1] == f"Stopped by {number.name} {position}; --resume goes on from there"
+    assert main(["train", "--resume", *words_for(tiny_settings, folder)]) == 0
+    assert_same_run(folder, undisturbed)
+
+
+def test_a_damaged_newest_checkpoint_costs_some_steps_and_nothing_else(tiny_settings, undisturbed, tmp_path, start):
+    folder = tmp_path / "log"
+    words = ["train", "--resume", *words_for(tiny_settings, folder)]
+    process = start(words)
+    wait_for(lambda: lines(folder) >= 4, process)
+    process.kill()
+    process.join()
+    content = bytearray((folder / "last.pth").read_bytes())
+    content[len(content) // 2] ^= 1
+    (folder / "last.pth").write_bytes(content)
+    assert main(words) == 0
+    log = (folder / "train.log").read_text()
+    assert "WARNING" in log
+    assert "the checksum of" in log
+    assert f"Resuming '{folder / 'last.prev.pth'}' after epoch 0" in log
+    assert_same_run(folder, undisturbed)
+
+
+def test_saving_by_time(tiny_settings, tmp_path):
+    words = words_for(tiny_settings, tmp_path, train__max_epoch=1, train__save_steps=0, train__save_minutes=1e-9)
+    assert main(["train", *words]) == 0
+    newest, before = (torch.load(tmp_path / name, weights_only=True) for name in ("last.pth", "last.prev.pth"))
+    assert (newest["epoch"], newest["step"]) == (1, 0)
+    assert (before["epoch"], before["step"]) == (0, newest["steps"])
+
+
+def test_a_new_run_in_an_old_folder_cannot_be_mixed_up_with_the_old_one(tiny_settings, tiny_run, tmp_path, start):
+    """Killed before its first epoch, it goes on as itself."""
+    for name in ("last.pth", "last.prev.pth", "best.pth", "metrics.jsonl"):
+        (tmp_path / name).write_bytes((tiny_run.folder / name).read_bytes())
+    words = tiny_settings(tmp_path, train__seed=5, train__max_epoch=1)
+    process = start(["train", *words])
+    wait_for(lambda: (tmp_path / "train.log").exists() and not (tmp_path / "last.prev.pth").exists(), process)
+    process.kill()
+    process.join()
+    state = torch.load(tmp_path / "last.pth", weights_only=True)
+    assert (state["steps"], state["best"], state["sequence"]["train.seed"]) == (0, {}, 5)
+    assert main(["train", "--resume", *words]) == 0

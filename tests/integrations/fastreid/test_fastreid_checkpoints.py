@@ -1,0 +1,129 @@
+"""One file in our engine, in FastReID's Checkpointer, and in the model alone: the same embeddings."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from fastreid.modeling import build_model
+from fastreid.utils.checkpoint import Checkpointer
+
+from t2ireid_plugin.config import load_cfg
+from t2ireid_plugin.engine import build
+from t2ireid_plugin.errors import CheckpointError
+from t2ireid_plugin.integrations.fastreid.checkpointer import T2IReIDCheckpointer
+
+TEXTS = ["A man in a red coat.", "A woman with long hair and a blue dress carries a bag."]
+
+
+def pixels():
+    """Values from 0 to 255, as FastReID's models take them."""
+    return 255 * torch.rand(3, 3, 32, 16, generator=torch.Generator().manual_seed(5))
+
+
+def normalised():
+    return pixels() / 127.5 - 1
+
+
+def our_model(tiny_run, weights):
+    """As `t2ireid test` builds and fills it."""
+    cfg = load_cfg(tiny_run.folder / "config.yaml")
+    return build.build_model(cfg, build.build_tokenizer(cfg, weights), 24).load_param(weights).eval()
+
+
+def fastreid_model(make_cfg, file, weights):
+    return build_model(make_cfg(file, "MODEL.WEIGHTS", str(weights), "MODEL.HEADS.NUM_CLASSES", "24")).eval()
+
+
+@torch.no_grad()
+def assert_same(arch, model):
+    torch.testing.assert_close(arch({"images": pixels()}), model.encode_image(normalised()), rtol=0, atol=1e-5)
+    torch.testing.assert_close(arch({"captions": TEXTS}), model.encode_text(TEXTS), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["best.pth", "last.pth"])
+def test_our_files_load_in_fastreid(tiny_run, make_cfg, text_image_yaml, name) -> None:
+    weights = tiny_run.folder / name
+    arch = fastreid_model(make_cfg, text_image_yaml, weights)
+    T2IReIDCheckpointer(arch).load(str(weights))
+    model = our_model(tiny_run, weights)
+    assert_same(arch, model)
+    for key, value in model.state_dict().items():
+        assert torch.equal(value, arch.state_dict()[f"backbone.{key}"]), key
+
+
+@pytest.mark.parametrize("name", ["model_best.pth", "model_final.pth"])
+def test_fastreids_files_load_in_ours(text_image_run, tiny_run, make_cfg, name) -> None:
+    """Written by FastReID, read back by its stock Checkpointer on one side and by load_param on the other."""
+    weights = text_image_run.folder / name
+    arch = fastreid_model(make_cfg, text_image_run.yaml, weights)
+    Checkpointer(arch).load(str(weights))
+    model = our_model(tiny_run, weights)
+    assert not model.load_report.missing
+    assert not model.load_report.mismatched
+    assert all(unused.startswith("heads.losses.") for unused in model.load_report.unexpected)
+    assert_same(arch, model)
+
+
+def test_there_and_back_again(tiny_run, make_cfg, text_image_yaml, tmp_path) -> None:
+    weights = tiny_run.folder / "best.pth"
+    arch = fastreid_model(make_cfg, text_image_yaml, weights)
+    T2IReIDCheckpointer(arch).load(str(weights))
+    Checkpointer(arch, str(tmp_path)).save("again")
+    again = torch.load(tmp_path / "again.pth", weights_only=True)["model"]
+    there = torch.load(weights, weights_only=True)["state_dict"]
+    assert all(torch.equal(value, again[f"backbone.{name}"]) for name, value in there.items())
+
+
+def test_safetensors_load_in_fastreid(tiny_run, make_cfg, text_image_yaml, tmp_path) -> None:
+    """What `t2ireid export` writes, with its tokenizer beside it."""
+    from t2ireid_plugin.integrations.export import export
+
+    weights = export(tiny_run.folder, tmp_path / "exported") / "model.safetensors"
+    arch = fastreid_model(make_cfg, text_image_yaml, weights)
+    T2IReIDCheckpointer(arch).load(str(weights))
+    assert_same(arch, our_model(tiny_run, tiny_run.folder / "best.pth"))
+
+
+@pytest.mark.parametrize("way", ["MODEL.WEIGHTS", "MODEL.BACKBONE.PRETRAIN_PATH"])
+def test_our_files_fill_the_backbone_for_images(tiny_run, make_cfg, image_yaml, way) -> None:
+    """Without FastReID's neck its features are the embeddings before they are normalised."""
+    weights = str(tiny_run.folder / "best.pth")
+    pretrain = ("MODEL.BACKBONE.PRETRAIN", "True") if way == "MODEL.BACKBONE.PRETRAIN_PATH" else ()
+    words = (way, weights, "MODEL.HEADS.WITH_BNNECK", "False", "MODEL.HEADS.NUM_CLASSES", "24", *pretrain)
+    arch = build_model(make_cfg(image_yaml, *words)).eval()
+    if not pretrain:
+        T2IReIDCheckpointer(arch).load(weights)
+    with torch.no_grad():
+        found = F.normalize(arch({"images": pixels()}), dim=-1)
+        expected = our_model(tiny_run, weights).encode_image(normalised())
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+
+
+def test_a_backbone_trained_on_images_fills_our_model(image_run, tiny_run, make_cfg) -> None:
+    weights = image_run.folder / "model_final.pth"
+    words = ("MODEL.HEADS.WITH_BNNECK", "False", "MODEL.HEADS.NUM_CLASSES", "24")
+    arch = build_model(make_cfg(image_run.yaml, *words)).eval()
+    Checkpointer(arch).load(str(weights))
+    cfg = load_cfg(tiny_run.folder / "config.yaml")
+    model = build.build_model(cfg, build.build_tokenizer(cfg, tiny_run.folder / "best.pth"), 24).load_param(weights)
+    with torch.no_grad():
+        found, expected = model.eval().encode_image(normalised()), F.normalize(arch({"images": pixels()}), dim=-1)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+
+
+def test_a_file_that_fits_nothing_is_refused(make_cfg, image_yaml, tmp_path) -> None:
+    """FastReID would say so in a line of the log, and go on with random weights."""
+    torch.save({"model": {"conv1.weight": torch.zeros(3)}}, tmp_path / "foreign.pth")
+    arch = build_model(make_cfg(image_yaml, "MODEL.HEADS.NUM_CLASSES", "24"))
+    with pytest.raises(CheckpointError, match="none of its 1 tensors fits"):
+        T2IReIDCheckpointer(arch).load(str(tmp_path / "foreign.pth"))
+    with pytest.raises(CheckpointError, match="no checkpoint at"):
+        T2IReIDCheckpointer(arch).load(str(tmp_path / "missing.pth"))
+
+
+def test_going_on_with_another_vocabulary_is_refused(text_image_run, run_tool, benchmark_root, tmp_path) -> None:
+    """The same classes, other captions: the words' numbers would have changed their meaning unnoticed."""
+    for name in ("model_final.pth", "last_checkpoint"):
+        (tmp_path / name).write_bytes((text_image_run.folder / name).read_bytes())
+    words = ("OUTPUT_DIR", tmp_path, "SOLVER.MAX_EPOCH", 4, "T2IREID.BERT_CONFIG.vocab_size", 290)
+    with pytest.raises((CheckpointError, RuntimeError), match="vocabulary"):
+        run_tool(text_image_run.root, text_image_run.yaml, "--resume", *words)

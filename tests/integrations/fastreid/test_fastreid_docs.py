@@ -1,0 +1,129 @@
+"""Every command and snippet of docs/frameworks/fastreid.md runs as it stands, on small data in the same places."""
+
+import re
+import shlex
+import subprocess
+from pathlib import Path
+
+import fastreid
+import pytest
+
+from t2ireid_plugin.cli import main as t2ireid
+from t2ireid_plugin.integrations.fastreid.command import main as train_fastreid
+
+REPOSITORY = Path(__file__).parents[3]
+PAGE = (REPOSITORY / "docs" / "frameworks" / "fastreid.md").read_text(encoding="utf-8")
+# So that trainings end within the test.
+FEW = "--train-ids 24 --val-ids 8 --test-ids 8 --photos 4"
+SHORT = (
+    "SOLVER.MAX_EPOCH {epochs} SOLVER.WARMUP_ITERS 1 SOLVER.IMS_PER_BATCH 32 TEST.EVAL_PERIOD 1 "
+    "SOLVER.CHECKPOINT_PERIOD 1 DATALOADER.NUM_WORKERS 0 MODEL.DEVICE cpu"
+)
+TINY = (
+    "MODEL.BACKBONE.FEAT_DIM 32 INPUT.SIZE_TRAIN [32,16] INPUT.SIZE_TEST [32,16] "
+    "T2IREID.VIT_CONFIG.image_size [32,16] T2IREID.VIT_CONFIG.patch_size 8 T2IREID.VIT_CONFIG.num_hidden_layers 1 "
+    "T2IREID.VIT_CONFIG.hidden_size 32 T2IREID.VIT_CONFIG.intermediate_size 32 "
+    "T2IREID.BERT_CONFIG.hidden_size 32 T2IREID.BERT_CONFIG.intermediate_size 32 T2IREID.BERT_CONFIG.vocab_size 300"
+)
+FOLDERS = "T2IREID.VIT_PRETRAINED weights/vit INPUT.SIZE_TRAIN [32,32] INPUT.SIZE_TEST [32,32]"
+TEXT_FOLDERS = f"{FOLDERS} T2IREID.BERT_BASE_PATH weights/bert MODEL.BACKBONE.FEAT_DIM 32"
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", PAGE, flags=re.DOTALL)
+
+
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory, synthetic, encoders, market, tiny_run) -> Path:
+    """A folder with what the page says to put where."""
+    folder = tmp_path_factory.mktemp("fastreid_docs")
+    (folder / "fast-reid").symlink_to(Path(fastreid.__file__).parents[1])
+    for name in ("tools", "configs"):
+        (folder / name).symlink_to(REPOSITORY / name)
+    for name in ("reid-data", "weights", "log"):
+        (folder / name).mkdir()
+    (folder / "reid-data" / "CUHK-PEDES").symlink_to(synthetic.root / "CUHK-PEDES")
+    (folder / "reid-data" / "Market-1501-v15.09.15").symlink_to(market.root / "Market-1501-v15.09.15")
+    for name in ("vit", "bert"):
+        (folder / "weights" / name).symlink_to(getattr(encoders, name))
+    (folder / "log" / "demo").symlink_to(tiny_run.folder)
+    return folder
+
+
+@pytest.fixture
+def at_work(workplace, monkeypatch):
+    """In this process; `at_work(data)` sets where FastReID looks for data."""
+    monkeypatch.chdir(workplace)
+
+    def look(data: str) -> None:
+        monkeypatch.setenv("FASTREID_DATASETS", data)
+        monkeypatch.setattr("fastreid.data.build._root", data)
+
+    return look
+
+
+def words(line: str, more: str = "", epochs: int = 1) -> list[str]:
+    """What follows the program in a line."""
+    program, *rest = shlex.split(line)
+    return [*(rest[1:] if program == "python" else rest), *more.format(epochs=epochs).split()]
+
+
+def test_the_drawn_people_by_the_shell(workplace) -> None:
+    """The lines themselves: the path, the tool's file, a process of its own."""
+    export, draw, train = blocks("bash")[0].strip().splitlines()
+    path = f"export PYTHONPATH=$PYTHONPATH:{REPOSITORY}"
+    draw = draw.replace("t2ireid", "python -m t2ireid_plugin")
+    lines = [export, path, f"{draw} {FEW}", f"{train} {SHORT.format(epochs=1)} {TINY}"]
+    done = subprocess.run(["bash", "-ec", "\n".join(lines)], cwd=workplace, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+    assert "cuhkpedes_val" in done.stdout
+    assert (workplace / "log" / "fastreid_synthetic" / "model_final.pth").is_file()
+
+
+def test_the_full_configurations_train_resume_and_test(at_work, workplace) -> None:
+    export, train, resume, test, images = blocks("bash")[1].strip().splitlines()
+    assert "FASTREID_DATASETS=reid-data" in export
+    at_work("reid-data")
+    assert train_fastreid(words(train, f"{SHORT} {TEXT_FOLDERS}")) == 0
+    assert train_fastreid(words(resume, f"{SHORT} {TEXT_FOLDERS}", epochs=2)) == 0
+    assert (workplace / "log" / "fastreid_cuhkpedes" / "model_0000.pth").is_file()
+    assert train_fastreid(words(test)) == 0
+    assert train_fastreid(words(images, f"{SHORT} {FOLDERS}")) == 0
+    assert (workplace / "log" / "fastreid_market1501" / "model_final.pth").is_file()
+
+
+def test_checkpoints_change_sides(at_work, workplace, tiny_settings) -> None:
+    """After the first block, whose checkpoint is tested here."""
+    _, there, back = blocks("bash")[2].strip().splitlines()
+    at_work("data/synthetic")
+    own = dict(zip(*[iter(tiny_settings("log/again")[2:])] * 2))
+    own["data.root"] = "data/synthetic"
+    assert t2ireid([*words(there), *(word for pair in own.items() for word in pair)]) == 0
+    assert train_fastreid(words(back, f"{SHORT} {TINY}")) == 0
+
+
+def test_the_snippet_trains_with_fastreids_own_trainer(at_work, capsys) -> None:
+    (snippet,) = blocks("python")
+    quick = [*f"{SHORT} {FOLDERS}".format(epochs=1).split(), "OUTPUT_DIR", "log/snippet"]
+    at_work("reid-data")
+    exec(snippet.replace('market1501.yml"]', f'market1501.yml", *{quick}]'), {})
+    assert "Rank-1" in capsys.readouterr().out
+
+
+def test_the_page_names_what_is_registered() -> None:
+    from fastreid.data.datasets import DATASET_REGISTRY
+    from fastreid.modeling.backbones import BACKBONE_REGISTRY
+    from fastreid.modeling.heads import REID_HEADS_REGISTRY
+    from fastreid.modeling.meta_arch import META_ARCH_REGISTRY
+
+    registries = {
+        "BACKBONE_REGISTRY": BACKBONE_REGISTRY,
+        "REID_HEADS_REGISTRY": REID_HEADS_REGISTRY,
+        "META_ARCH_REGISTRY": META_ARCH_REGISTRY,
+        "DATASET_REGISTRY": DATASET_REGISTRY,
+    }
+    rows = re.findall(r"^\| `(\w+_REGISTRY)` \| (.*?) \|", PAGE, flags=re.MULTILINE)
+    assert {name for name, _ in rows} == set(registries)
+    for registry, names in rows:
+        for name in re.findall(r"`([a-zA-Z0-9]\w+)`", names):
+            assert registries[registry].get(name)

@@ -1,0 +1,248 @@
+"""Images with texts: FastReID's trainer, samplers, loaders and evaluation loop with our model, losses and ranking."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from fastreid.modeling import build_model
+from fastreid.utils.events import EventStorage
+
+from t2ireid_plugin.cli import main as t2ireid
+from t2ireid_plugin.integrations.fastreid.loaders import build_test_loader, build_train_loader
+from t2ireid_plugin.integrations.fastreid.meta_arch import T2IReIDBaseline
+from t2ireid_plugin.losses import LOSSES, LossInputs, LossTerms
+
+METRICS = (("R@1", "Rank-1"), ("R@5", "Rank-5"), ("R@10", "Rank-10"), ("mAP", "mAP"), ("mINP", "mINP"))
+TERMS = ("info_nce", "cloth_match", "fused_query")  # of configs/fastreid/synthetic_cpu.yml
+
+
+@pytest.fixture
+def at_synthetic(synthetic, monkeypatch):
+    monkeypatch.setenv("FASTREID_DATASETS", str(synthetic.root))
+    return synthetic
+
+
+def every_term():
+    return [word for name in LOSSES for word in (f"T2IREID.LOSSES.{name}.weight", "0.5")]
+
+
+def lines(folder):
+    return [json.loads(line) for line in (folder / "metrics.json").read_text().splitlines()]
+
+
+# Training
+
+
+def test_training_writes_what_fastreid_users_expect(text_image_run) -> None:
+    folder = text_image_run.folder
+    for name in ("config.yaml", "log.txt", "metrics.json", "model_best.pth", "model_final.pth", "last_checkpoint"):
+        assert (folder / name).is_file(), name
+    losses = [line for line in lines(folder) if "total_loss" in line]
+    for line in losses:
+        assert line["total_loss"] == pytest.approx(sum(line[f"loss_{name}"] for name in TERMS), rel=1e-2)
+    assert set(text_image_run.results) == {"cuhkpedes_val", "cuhkpedes"}
+
+
+def test_the_best_is_chosen_on_val_which_is_named_first(text_image_run) -> None:
+    best = torch.load(text_image_run.folder / "model_best.pth", weights_only=True)
+    on_val = [line["cuhkpedes_val/metric"] for line in lines(text_image_run.folder) if "cuhkpedes_val/metric" in line]
+    assert best["metric"] == pytest.approx(max(on_val))
+
+
+def test_it_learns(run_tool, synthetic, text_image_yaml, tmp_path) -> None:
+    """The loss falls far, and the people of the training split are found by their captions far above chance."""
+    words = ("SOLVER.MAX_EPOCH", 12, "SOLVER.BASE_LR", 3e-3, "TEST.EVAL_PERIOD", 12, "SOLVER.CHECKPOINT_PERIOD", 12)
+    results = run_tool(synthetic.root, text_image_yaml, "OUTPUT_DIR", tmp_path, *words)
+    losses = [line["total_loss"] for line in lines(tmp_path) if "total_loss" in line]
+    assert losses[-1] < 0.9 * losses[0]
+    chance = 100 / synthetic.test_ids
+    assert results["cuhkpedes"]["Rank-1"] > 1.5 * chance
+
+
+def test_training_goes_on_where_it_was_saved(run_tool, synthetic, text_image_yaml, tmp_path) -> None:
+    words = ("OUTPUT_DIR", tmp_path, "SOLVER.MAX_EPOCH")
+    run_tool(synthetic.root, text_image_yaml, *words, 2)
+    first = torch.load(tmp_path / "model_final.pth", weights_only=True)
+    run_tool(synthetic.root, text_image_yaml, "--resume", *words, 4)
+    last = torch.load(tmp_path / "model_final.pth", weights_only=True)
+    assert (first["epoch"], last["epoch"]) == (1, 3)
+    steps = [{float(state["step"]) for state in file["optimizer"]["state"].values()} for file in (first, last)]
+    assert steps[1].pop() == 2 * steps[0].pop()
+    assert first["tokenizer"] == last["tokenizer"]
+
+
+def test_the_losses_are_ours_weighted(at_synthetic, make_cfg, text_image_yaml) -> None:
+    """A batch through FastReID's loader and our meta-architecture, against the model and `LossTerms` by hand."""
+    cfg = make_cfg(text_image_yaml, "MODEL.HEADS.NUM_CLASSES", str(at_synthetic.train_ids), *every_term())
+    torch.manual_seed(0)
+    arch = build_model(cfg).train()
+    assert isinstance(arch, T2IReIDBaseline)
+    batch = next(iter(build_train_loader(cfg)))
+    kept = batch["images"].clone()
+    torch.manual_seed(1)
+    with EventStorage(0) as storage:
+        storage.epoch = 3
+        found = arch(batch)
+    assert torch.equal(batch["images"], kept)  # FastReID's own normalisation would have changed it
+    assert set(found) == {f"loss_{name}" for name in LOSSES}
+
+    torch.manual_seed(1)
+    terms: LossTerms = arch.heads.losses
+    photos = torch.tensor([batch["img_paths"].index(path) for path in batch["img_paths"]])
+    output, masked = arch.backbone.forward_masked(
+        (batch["images"] / 127.5) - 1, batch["cloth_texts"], batch["captions"], terms.hidden_share
+    )
+    inputs = LossInputs(
+        pids=batch["targets"],
+        photos=photos,
+        scale=arch.backbone.scale,
+        epoch=3.0,
+        **output._asdict(),
+        **masked._asdict(),
+    )
+    total, values = terms(inputs)
+    assert sum(found.values()).item() == pytest.approx(total.item(), rel=1e-4)
+    for name, value in values.items():
+        assert found[f"loss_{name}"].item() == pytest.approx(0.5 * value.item(), rel=1e-3, abs=1e-5), name
+
+
+def test_every_parameter_that_is_trained_is_in_the_optimizer(at_synthetic, make_cfg, text_image_yaml) -> None:
+    from t2ireid_plugin.integrations.fastreid.trainer import TextImageTrainer
+
+    words = ("T2IREID.ENCODER_LR_FACTOR", "0.1", "SOLVER.HEADS_LR_FACTOR", "2.0", "MODEL.HEADS.NUM_CLASSES", "24")
+    cfg = make_cfg(text_image_yaml, *words, *every_term())
+    model = build_model(cfg)
+    optimizer, _ = TextImageTrainer.build_optimizer(cfg, model)
+    rates = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
+    names = {name: id(p) for name, p in model.named_parameters() if p.requires_grad}
+    assert set(rates) == set(names.values())
+    base = cfg.SOLVER.BASE_LR
+    assert rates[names["backbone.visual_encoder.embeddings.cls_token"]] == pytest.approx(0.1 * base)
+    assert rates[names["backbone.shared_mlp.weight"]] == pytest.approx(base)
+    assert rates[names["heads.losses.terms.bio.projection.weight"]] == pytest.approx(2 * base)
+    assert not any(name.startswith("backbone.text_encoder") for name in names)  # frozen
+
+
+def test_several_gpus_get_a_gradient_of_every_parameter(at_synthetic, make_cfg, text_image_yaml, monkeypatch, tmp_path):
+    """FastReID wraps the model in DistributedDataParallel, which fails in the second step where one has none."""
+    cfg = make_cfg(text_image_yaml, "MODEL.HEADS.NUM_CLASSES", str(at_synthetic.train_ids))
+    model, batch = build_model(cfg).train(), next(iter(build_train_loader(cfg)))
+
+    def two_steps():
+        parallel = torch.nn.parallel.DistributedDataParallel(model, broadcast_buffers=False)
+        with EventStorage(0) as storage:
+            storage.epoch = 0
+            for _ in range(2):
+                sum(parallel(batch).values()).backward()
+
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/meet", rank=0, world_size=1)
+    try:
+        with monkeypatch.context() as alone:
+            alone.setattr("fastreid.utils.comm.get_world_size", lambda: 1)
+            with pytest.raises(RuntimeError, match="finished reduction"):
+                two_steps()
+        monkeypatch.setattr("fastreid.utils.comm.get_world_size", lambda: 2)
+        two_steps()
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+# Data
+
+
+@pytest.mark.parametrize("sampler", ["TrainingSampler", "NaiveIdentitySampler", "BalancedIdentitySampler"])
+def test_fastreids_samplers_draw_captions(at_synthetic, make_cfg, text_image_yaml, sampler) -> None:
+    loader = iter(build_train_loader(make_cfg(text_image_yaml, "DATALOADER.SAMPLER_TRAIN", sampler)))
+    for _ in range(3):
+        batch = next(loader)
+        assert batch["images"].shape == (32, 3, 32, 16)
+        assert batch["images"].max() > 200  # 0..255, as FastReID's models take them
+        pids, counts = np.unique(batch["targets"].numpy(), return_counts=True)
+        assert set(pids) <= set(range(at_synthetic.train_ids))
+        if sampler != "TrainingSampler":
+            assert (counts % 4 == 0).all()
+        for name in ("captions", "id_texts", "cloth_texts", "img_paths"):
+            assert len(batch[name]) == 32
+            assert all(batch[name])
+
+
+def test_a_flip_changes_the_sides_in_the_texts(cuhk, make_cfg, text_image_yaml, monkeypatch) -> None:
+    for row in cuhk.rows:
+        row["captions"] = ["She holds a bag in her left hand.", "Right of her is a car."]
+    monkeypatch.setenv("FASTREID_DATASETS", str(cuhk.save()))
+    small = ("SOLVER.IMS_PER_BATCH", "4", "DATALOADER.NUM_INSTANCE", "2")
+    plain = build_train_loader(make_cfg(text_image_yaml, *small, "INPUT.FLIP.ENABLED", "False")).dataset
+    flipped = build_train_loader(make_cfg(text_image_yaml, *small, "INPUT.FLIP.PROB", "1.0")).dataset
+    for index in range(len(plain)):
+        assert torch.equal(plain[index]["images"].flip(-1), flipped[index]["images"])
+    assert [plain[index]["captions"] for index in range(2)] == cuhk.rows[0]["captions"]
+    swapped = ["She holds a bag in her right hand.", "Left of her is a car."]
+    assert [flipped[index]["captions"] for index in range(2)] == swapped
+
+
+def test_augmentation_is_what_input_says(at_synthetic, make_cfg, text_image_yaml) -> None:
+    words = ["INPUT.FLIP.ENABLED", "False", "INPUT.REA.ENABLED", "True", "INPUT.REA.PROB", "1.0"]
+    erased = build_train_loader(make_cfg(text_image_yaml, *words, "INPUT.REA.VALUE", "[1.0, 2.0, 3.0]")).dataset[0]
+    painted = (erased["images"] == torch.tensor([1.0, 2.0, 3.0]).view(3, 1, 1)).all(dim=0)
+    assert painted.float().mean() > 0.01
+
+
+def test_the_test_loader_gives_every_image_once_and_every_caption(at_synthetic, make_cfg, text_image_yaml) -> None:
+    loader, queries = build_test_loader(make_cfg(text_image_yaml), "cuhkpedes")
+    assert queries == at_synthetic.test_ids * at_synthetic.photos * at_synthetic.captions
+    batches = list(loader)
+    assert len(batches) == len(loader)
+    photos = [path for batch in batches if "images" in batch for path in batch["img_paths"]]
+    texts = [text for batch in batches if "captions" in batch for text in batch["captions"]]
+    assert len(photos) == len(set(photos)) == at_synthetic.test_ids * at_synthetic.photos
+    assert len(texts) == queries
+    assert len(loader.dataset) == len(photos) + queries
+
+
+# Evaluation
+
+
+def test_the_evaluation_is_that_of_our_engine(tiny_run, run_tool, synthetic, text_image_yaml, tmp_path) -> None:
+    """Weights of our engine, tested by FastReID: the figures of the run's own results.json."""
+    weights = ("MODEL.WEIGHTS", tiny_run.folder / "best.pth")
+    tests = ("DATASETS.TESTS", "('cuhkpedes',)")
+    found = run_tool(synthetic.root, text_image_yaml, "--eval-only", "OUTPUT_DIR", tmp_path, *weights, *tests)
+    expected = tiny_run.results["metrics"]["cuhkpedes"]["t2i"]
+    for ours, theirs in METRICS:
+        assert found[theirs] == pytest.approx(100 * expected[ours], abs=1e-9), ours
+    assert found["metric"] == pytest.approx((found["Rank-1"] + found["mAP"]) / 2)
+
+
+def test_our_engine_finds_the_same_with_fastreids_weights(text_image_run, tiny_settings, tmp_path) -> None:
+    words = tiny_settings(tmp_path, model__load_weights=text_image_run.folder / "model_final.pth")
+    assert t2ireid(["test", *words]) == 0
+    results = json.loads((tmp_path / "results.json").read_text())["metrics"]["cuhkpedes"]["t2i"]
+    for ours, theirs in METRICS:
+        assert 100 * results[ours] == pytest.approx(text_image_run.results["cuhkpedes"][theirs], abs=1e-9), ours
+
+
+def test_val_is_held_out_where_a_set_has_none(benchmark_root, run_tool, text_image_yaml, make_cfg, monkeypatch) -> None:
+    monkeypatch.setenv("FASTREID_DATASETS", str(benchmark_root("icfgpedes")))
+    names = ("DATASETS.NAMES", "('icfgpedes',)", "DATASETS.TESTS")
+    alone = build_train_loader(make_cfg(text_image_yaml, *names, "('icfgpedes',)")).dataset
+    shared = build_train_loader(make_cfg(text_image_yaml, *names, "('icfgpedes_val', 'icfgpedes')")).dataset
+    held_out, _ = build_test_loader(make_cfg(text_image_yaml, *names, "('icfgpedes_val',)"), "icfgpedes_val")
+    assert shared.num_classes < alone.num_classes
+    trained = {path for path, *_ in shared.items}
+    assert trained.isdisjoint(path for path, *_ in held_out.loaders[0].dataset.items)
+
+
+# Images alone of the same sets
+
+
+def test_captions_are_refused_as_queries_of_images(at_synthetic) -> None:
+    from fastreid.data.datasets import DATASET_REGISTRY
+
+    from t2ireid_plugin.errors import ConfigError
+
+    dataset = DATASET_REGISTRY.get("cuhkpedes")(root=str(at_synthetic.root))
+    assert len(dataset.train) == at_synthetic.train_ids * at_synthetic.photos
+    assert {len(item) for item in dataset.train} == {3}
+    with pytest.raises(ConfigError, match="are texts"):
+        dataset.show_test()
