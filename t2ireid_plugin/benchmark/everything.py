@@ -59,10 +59,13 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
             words += ["--plot", str(options.page.parent / "images" / PLOT)]
         figures[name] = PARTS[name].run(_options(PARTS[name], words))
         text = replace_part(text, name, TABLES[name](figures[name]))
-        write_whole(options.page, lambda draft, text=text: draft.write_text(text, encoding="utf-8"))
-    text = replace_part(text, "machine", _machine(describe_machine()))
-    write_whole(options.page, lambda draft: draft.write_text(text, encoding="utf-8"))
+        _write(options.page, text)  # after each, in case a later one breaks off
+    _write(options.page, replace_part(text, "machine", _machine(describe_machine())))
     return figures
+
+
+def _write(page: Path, text: str) -> None:
+    write_whole(page, lambda draft: draft.write_text(text, encoding="utf-8"))
 
 
 def _page(options: argparse.Namespace) -> str:

@@ -69,6 +69,7 @@ def remember_texts(cfg: CfgNode, model: T2IReIDModel, items: Sequence[Item], sho
     texts = list(dict.fromkeys(_spoken(cfg, items)))
     cache: Any = model.text_cache
     features.fill(model.text_encoder, cache.ids(texts), cache.pad, show)
+    features.park(model.text_encoder)
     model.text_features = features
 
 

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from t2ireid_plugin.engine.feature_file import FeatureFile, locked, make_room, write_features
+from t2ireid_plugin.engine.parking import Parking
 from t2ireid_plugin.errors import DataError
 from t2ireid_plugin.modeling.folding import Derived
 from t2ireid_plugin.modeling.words import TEXTS_AT_ONCE, Ids, word_features
@@ -51,6 +52,7 @@ class TextFeatures:
         self._kept: dict[bytes, npt.NDArray[np.float16]] = {}
         self._used = 0
         self._file: FeatureFile | None = None
+        self._parking: Parking | None = None
 
     def __len__(self) -> int:
         """Number of texts whose features are at hand."""
@@ -100,6 +102,18 @@ class TextFeatures:
         write_features(path, [_key(ids) for ids in texts], list(map(len, texts)), _computed(encoder, texts, pad), show)
         return FeatureFile.open(path)
 
+    def park(self, encoder: PreTrainedModel) -> None:
+        """Puts the weights of an encoder on the CPU, which is hardly needed from now on, into a file in the folder.
+
+        Raises:
+            DataError: when it cannot be written.
+        """
+        assert self.folder is not None
+        try:
+            self._parking = Parking(encoder, self.folder)
+        except OSError as error:
+            raise DataError(f"data.text_feature_cache: cannot use '{self.folder}' ({error.strerror})") from error
+
     def recheck(self) -> None:
         """Looks at every weight again when next asked, also for changes that PyTorch does not count."""
         self._print.clear()
@@ -113,10 +127,16 @@ class TextFeatures:
     def _follow(self, encoder: PreTrainedModel) -> None:
         """Forgets what another encoder, or this one with other weights, has computed."""
         sources = [*encoder.parameters(), *encoder.buffers()]
-        found = self._print.get(sources, lambda: fingerprint(encoder))
+        found = self._print.get(sources, lambda: self._look(encoder))
         if found != self._known_print:
             self._kept, self._used, self._file = {}, 0, None
             self._known_print = found
+
+    def _look(self, encoder: PreTrainedModel) -> str:
+        found = fingerprint(encoder)
+        if self._parking is not None:
+            self._parking.release()
+        return found
 
     def _find(self, key: bytes) -> npt.NDArray[np.float16] | None:
         rows = self._kept.get(key)

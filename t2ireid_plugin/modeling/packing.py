@@ -8,7 +8,7 @@ from __future__ import annotations
 import bisect
 import itertools
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -33,8 +33,8 @@ class Layout(NamedTuple):
 
     def to(self, device: torch.device) -> Layout:
         """On another device."""
-        tensors = {name: part for name, part in self._asdict().items() if isinstance(part, Tensor)}
-        return self._replace(**{name: part.to(device, non_blocking=True) for name, part in tensors.items()})
+        parts: Any = (p.to(device, non_blocking=True) if isinstance(p, Tensor) else p for p in self)
+        return Layout(*parts)
 
     def spread(self, tokens: Tensor) -> Tensor:
         """Tokens in the order of the texts, ``[N, …]``, to rows ``[R, T, …]``; on padding stands any token."""
@@ -71,10 +71,7 @@ def arrange(lengths: Sequence[int], offsets: Sequence[int] | None = None, width:
         width: see above; a longer text gets a longer row.
     """
     begins = begin_at(lengths) if offsets is None else offsets
-    number = len(lengths) if width == 0 else min(len(lengths), -(-sum(lengths) // width))
-    longest = max(*lengths, -(-sum(lengths) // number))
-    while (places := _fit(lengths, number, longest)) is None:
-        longest += 1
+    number, longest, places = _rows(lengths, width)
     owners, positions, source = ([[filling] * longest for _ in range(number)] for filling in (-1, 0, 0))
     for text, ((row, start), length, begin) in enumerate(zip(places, lengths, begins, strict=True)):
         part = slice(start, start + length)
@@ -93,6 +90,17 @@ def arrange(lengths: Sequence[int], offsets: Sequence[int] | None = None, width:
         longest=max(lengths),
         alone=len(lengths) == 1,
     )
+
+
+def _rows(lengths: Sequence[int], width: int) -> tuple[int, int, list[tuple[int, int]]]:
+    """How many rows of how many places, and row and first place of each text."""
+    if width == 0:
+        return len(lengths), max(lengths), [(row, 0) for row in range(len(lengths))]
+    number = min(len(lengths), -(-sum(lengths) // width))
+    longest = max(*lengths, -(-sum(lengths) // number))
+    while (places := _fit(lengths, number, longest)) is None:
+        longest += 1
+    return number, longest, places
 
 
 def _fit(lengths: Sequence[int], rows: int, width: int) -> list[tuple[int, int]] | None:

@@ -25,7 +25,13 @@ from t2ireid_plugin.modeling.masking import hide_words
 from t2ireid_plugin.modeling.packing import Layout
 from t2ireid_plugin.modeling.preprocess import image_preprocess
 from t2ireid_plugin.modeling.tokenizer import CachedTokenizer
-from t2ireid_plugin.modeling.towers import attends_padding, image_tokens, num_prefix_tokens, patch_size
+from t2ireid_plugin.modeling.towers import (
+    attends_padding,
+    image_tokens,
+    interpolates_on_request,
+    num_prefix_tokens,
+    patch_size,
+)
 from t2ireid_plugin.modeling.words import TEXTS_AT_ONCE, Ids, RememberedWords, read_texts, word_features
 
 if TYPE_CHECKING:
@@ -317,6 +323,7 @@ class T2IReIDModel(nn.Module):
             **options: of `torch.compile`.
         """
         options = {"fullgraph": True, **options}
+        interpolates_on_request(self.visual_encoder)
         self.text_encoder.compile(**options)
         self.visual_encoder.compile(**options)
         self._compiled_core = torch.compile(self._core, **options)

@@ -123,10 +123,24 @@ def image_tokens(encoder: PreTrainedModel, images: Tensor) -> Tensor:
     return tokens
 
 
+_on_request: dict[type, bool] = {}
+
+
+def interpolates_on_request(encoder: PreTrainedModel) -> bool:
+    """Whether the encoder's forward has an argument that says to interpolate positions.
+
+    The answer is remembered by class: a compiler cannot look at signatures, so it has to be known when one comes by.
+    """
+    kind = type(encoder)
+    if kind not in _on_request:
+        _on_request[kind] = "interpolate_pos_encoding" in inspect.signature(kind.forward).parameters
+    return _on_request[kind]
+
+
 def _interpolation(encoder: PreTrainedModel, height: int, width: int) -> dict[str, bool]:
     """What makes the encoder interpolate its positions where that is needed."""
     own = own_size(encoder.config)
-    on_request = "interpolate_pos_encoding" in inspect.signature(encoder.forward).parameters
+    on_request = interpolates_on_request(encoder)
     always = encoder.config.model_type.startswith("dinov2")
     needed = (height, width) != own
     if own[0] != own[1] and (always or (on_request and needed)):

@@ -32,7 +32,8 @@ def test_each_token_has_its_place(lengths, width):
         assert layout.positions[own].tolist() == list(range(length))
         assert torch.equal(rows[own], tokens[start : start + length])
     if width == 0:
-        assert len(rows) == len(lengths)
+        assert layout.owners.amax(dim=1).tolist() == list(range(len(lengths)))
+        assert rows.shape[1] == max(lengths)
 
 
 @pytest.mark.parametrize("lengths", LENGTHS)
