@@ -38,6 +38,8 @@ Source: TypeAlias = str | Mapping[str, Any] | PretrainedConfig
 T = TypeVar("T")
 
 IMAGE_KEY, TEXT_KEY = "vit_pretrained", "bert_base_path"
+# Without this the library asks on the console whether it may run the Python files of a folder.
+_OWN_CODE = {"trust_remote_code": False}
 _KIND = {IMAGE_KEY: "image", TEXT_KEY: "text"}
 _DEFAULT_TYPE = {IMAGE_KEY: "vit", TEXT_KEY: "bert"}
 _NEEDS = {IMAGE_KEY: "patch_size", TEXT_KEY: "vocab_size"}  # what a configuration of the right kind has
@@ -72,7 +74,7 @@ def build_tokenizer(source: str, vocab_size: int) -> PreTrainedTokenizerBase:
         EncoderError: when it is missing or its vocabulary is not the encoder's. Hugging Face hands out an almost
             empty tokenizer for a folder without a vocabulary; here that is an error.
     """
-    tokenizer = _load(AutoTokenizer.from_pretrained, source, TEXT_KEY)
+    tokenizer = _load(functools.partial(AutoTokenizer.from_pretrained, **_OWN_CODE), source, TEXT_KEY)
     # Embedding tables are sometimes padded up to a round size, so up to 1 % may be unused.
     if not 0.99 * vocab_size <= len(tokenizer) <= vocab_size:
         raise EncoderError(
@@ -114,7 +116,7 @@ def _found_config(source: Source, key: str) -> PretrainedConfig:
         return source
     if isinstance(source, Mapping):
         return _inline_config(dict(source), _DEFAULT_TYPE[key], key)
-    return _load(AutoConfig.from_pretrained, source, key)
+    return _load(functools.partial(AutoConfig.from_pretrained, **_OWN_CODE), source, key)
 
 
 def _build(source: Source, key: str) -> PreTrainedModel:
