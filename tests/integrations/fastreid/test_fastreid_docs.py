@@ -1,4 +1,4 @@
-"""Every command and snippet of docs/frameworks/fastreid.md runs as it stands, on small data in the same places."""
+"""Every command and snippet of docs/frameworks.md on FastReID runs as it stands, on small data in the same places."""
 
 import re
 import shlex
@@ -12,7 +12,8 @@ from t2ireid_plugin.cli import main as t2ireid
 from t2ireid_plugin.integrations.fastreid.command import main as train_fastreid
 
 REPOSITORY = Path(__file__).parents[3]
-PAGE = (REPOSITORY / "docs" / "frameworks" / "fastreid.md").read_text(encoding="utf-8")
+TEXT = (REPOSITORY / "docs" / "frameworks.md").read_text(encoding="utf-8")
+PAGE = TEXT.split("\n## FastReID\n")[1].split("\n## ")[0]
 # So that trainings end within the test.
 FEW = "--train-ids 24 --val-ids 8 --test-ids 8 --photos 4"
 SHORT = (
