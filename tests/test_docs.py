@@ -107,7 +107,7 @@ def test_links_exist(page) -> None:
     assert targets
     for target in targets:
         name, _, heading = target.partition("#")
-        file = REPOSITORY / "docs" / name
+        file = REPOSITORY / "docs" / (name or page)
         assert file.is_file(), f"{page} links to {target}"
         if heading:  # GitHub's names for headings: small letters, blanks as dashes.
             headings = re.findall(r"^#+ (.*)", file.read_text(encoding="utf-8"), flags=re.MULTILINE)
