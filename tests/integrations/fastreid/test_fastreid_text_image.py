@@ -56,7 +56,7 @@ def test_the_best_is_chosen_on_val_which_is_named_first(text_image_run) -> None:
 
 
 def test_it_learns(run_tool, synthetic, text_image_yaml, tmp_path) -> None:
-    """On so few people it learns them by heart: the loss falls far, which it could not with weights that stand still."""
+    """It learns so few people by heart: the loss falls far, which it could not with weights that stand still."""
     words = ("SOLVER.MAX_EPOCH", 12, "SOLVER.BASE_LR", 3e-3, "TEST.EVAL_PERIOD", 12, "SOLVER.CHECKPOINT_PERIOD", 12)
     run_tool(synthetic.root, text_image_yaml, "OUTPUT_DIR", tmp_path, *words)
     losses = [line["total_loss"] for line in lines(tmp_path) if "total_loss" in line]
