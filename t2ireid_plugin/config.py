@@ -120,6 +120,7 @@ _DEFAULTS: dict[str, Any] = {
         "precision": "fp32",  # or bf16, fp16: of the forward pass; weights and losses stay in fp32
         "encode_at_once": 0,  # images, and texts where their encoder learns, in one go; 0 is the whole batch
         "checkpoint_encoders": False,  # keep what goes into each block of the encoders, compute the rest twice
+        "compile": False,  # torch.compile of both encoders and of what training computes from them
         "deterministic": False,  # kernels that give the same bits each time; slower, see docs/reliability.md
         "save_minutes": 15.0,  # last.pth is written after each epoch, and this often within one; 0 is never
         "save_steps": 0,  # and after every so many steps; 0 is never

@@ -129,6 +129,10 @@ def _check_text_image(cfg: CfgNode) -> None:
     choose("train.optim", cfg.train.optim, ("adamw",))
     choose("train.lr_scheduler", cfg.train.lr_scheduler, SCHEDULERS)
     choose("train.precision", cfg.train.precision, tuple(PRECISIONS))
+    if cfg.train.compile and cfg.model.fusion.type == "sequence_mamba":
+        raise ConfigError(
+            "train.compile: sequence_mamba scans sequences of ever new lengths, each of which would compile"
+        )
     for name in cfg.test.protocols:
         choose("test.protocols", name, tuple(PROTOCOLS))
     if OFFICIAL not in cfg.test.protocols:
@@ -298,6 +302,8 @@ def build_engine(cfg: CfgNode, datamanager: Any, model: T2IReIDModel, use_gpu: b
     """Losses, optimizer, schedule and engine for a model and its data."""
     device = torch.device("cuda" if use_gpu else "cpu")
     model.to(device)
+    if cfg.train.compile:
+        model.compile_parts()
     losses = LossTerms(
         to_dict(cfg.loss.terms),
         feature_dim=model.disentangle.id_linear.out_features,

@@ -135,7 +135,8 @@ class TextImageEngine(TrainingLoop):
         photos = torch.tensor([_number(path) for path in data["impath"]])
         images, pids = data["img"], data["pid"]
         if self.use_gpu:
-            images, pids, photos = images.cuda(), pids.cuda(), photos.cuda()
+            # The loader has pinned what it hands out, so that it is copied while the GPU still computes.
+            images, pids, photos = (part.cuda(non_blocking=True) for part in (images, pids, photos))
         return images, pids, photos, list(data[self.id_field]), list(data[self.cloth_field])
 
     def forward_backward(self, data: dict[str, Any]) -> dict[str, float]:

@@ -52,7 +52,8 @@ class Layout(NamedTuple):
         """The mean over each text's tokens: ``[R, T, D]`` to ``[n, D]``."""
         texts = torch.arange(self.lengths.shape[0], device=tokens.device)
         shares = (self.owners.flatten() == texts.unsqueeze(1)) / self.lengths.unsqueeze(1)  # [n, R * T]
-        return shares.to(tokens.dtype) @ tokens.flatten(0, 1)
+        with torch.autocast(tokens.device.type, enabled=False):  # a sum, which half precision would round
+            return shares.to(tokens.dtype) @ tokens.flatten(0, 1)
 
     def padded(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """``[R, T, D]`` to a text a row, ``[n, L, D]`` with zeros on padding, and its mask ``[n, L]``."""

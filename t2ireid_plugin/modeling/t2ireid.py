@@ -281,7 +281,8 @@ class T2IReIDModel(nn.Module):
             id_logits = self.id_classifier(id_embeds)
             image_embeds, cloth_image_embeds = self._project(self.image_mlp, id_embeds, cloth_embeds)
 
-        text_tokens, text_embeds = None, dict[str, Tensor]()
+        text_tokens: Tensor | None = None
+        text_embeds: dict[str, Tensor] = {}
         if words is not None and layout is not None:
             # In one pass, so that one set of batch statistics describes them all.
             text_tokens = self._attend_words(words, layout)

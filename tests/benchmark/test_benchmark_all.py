@@ -23,13 +23,15 @@ def page(repository, tmp_path):
 
 def test_it_fills_the_tables_and_leaves_the_rest(page, tmp_path, monkeypatch):
     """On tiny encoders and small sets."""
-    monkeypatch.setattr("t2ireid_plugin.benchmark.sweep.GALLERIES", (20,))
+    monkeypatch.setattr(everything.sweep, "GALLERIES", (20,))
+    monkeypatch.setattr(everything.model, "_peak", lambda *_: 1)  # these start processes,
+    monkeypatch.setattr(everything.startup, "_start", lambda name: (2.0 + (name != "python"), 3.0))  # many of them
     before = page.read_text()
     small = {
         "model": ["--size", "tiny", "--rounds", "1", "--images", "1", "--texts", "2", "--batch", "2"],
         "sweep": ["--size", "tiny", "--rounds", "1"],
         "startup": ["--rounds", "1"],
-        "ranking": ["--size", "40x30x10", "--repeats", "1"],
+        "ranking": ["--size", "40x30x10", "--repeats", "1", "--against", "draft"],
         "data": ["--images", "2", "--rounds", "1", "--rows", "40"],
     }
     words = [f"{name}:{word}" for name, options in small.items() for word in options]

@@ -4,6 +4,7 @@ import copy
 import json
 import os
 import pickle
+import re
 import subprocess
 import sys
 import time
@@ -352,7 +353,8 @@ def test_the_models_mode_rechecks(cfg):
     remember_texts(cfg, model, (), show=False)
     ids = model.text_cache.ids(["a man"])
     before = model._read(ids)[0]
-    next(model.text_encoder.parameters()).data.add_(1)
+    weight = next(model.text_encoder.parameters())
+    weight.data.add_(torch.randn_like(weight))
     model.eval()
     model.train()
     after = model._read(ids)[0]
@@ -382,10 +384,15 @@ def test_settings_that_cannot_work(tiny_settings, tmp_path, changes, words):
         check_config(configured(tiny_settings, tmp_path, **changes))
 
 
-def test_a_run_with_it_learns_what_one_without_learns(tiny_settings, tmp_path, tiny_run):
-    """All losses of the run, to the rounding of half precision; and the second run finds the file."""
-    options = {"data__text_feature_cache": "disk", "data__text_feature_cache_dir": tmp_path / "cache"}
-    assert main(["train", *tiny_settings(tmp_path / "log", **options)]) == 0
+def test_the_pages_run_learns_what_one_without_it_learns(tiny_settings, tmp_path, tiny_run, repository):
+    """The first loss, to the rounding of half precision; by the command of docs/performance.md, on a tiny model."""
+    page = (repository / "docs" / "performance.md").read_text(encoding="utf-8")
+    (command,) = re.findall(r"python tools/train_net.py (.+)", page)
+    config, file, *words = command.split()
+    assert (config, words) == ("--config-file", ["data.text_feature_cache", "disk"])
+    tiny = tiny_settings(tmp_path / "log", data__text_feature_cache_dir=tmp_path / "cache")
+    assert tiny[1].endswith(file)
+    assert main(["train", *tiny, *words]) == 0
     written = files(tmp_path / "cache")
     assert len(written) == 1
 

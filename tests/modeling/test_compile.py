@@ -7,6 +7,9 @@ import pytest
 import torch
 from torch._dynamo.utils import counters
 
+from t2ireid_plugin.cli import main
+from t2ireid_plugin.modeling.t2ireid import T2IReIDModel
+
 IDENTITY = ["A tall boy with a backpack.", "A woman.", "A young man with a black handbag and white shoes."]
 CLOTHING = ["A red coat, white shoes and a striped shirt.", "A dark blue dress.", "A dress."]
 
@@ -123,3 +126,26 @@ def test_compiled_for_cuda_under_bfloat16(make):
         for actual, wanted in zip(found, expected, strict=True):
             torch.testing.assert_close(actual.float(), wanted.float(), rtol=0, atol=0.05)
         sum(value.float().sum() for value in found).backward()
+
+
+def test_a_run_compiles_where_asked_for(tiny_settings, tmp_path, monkeypatch):
+    """With the compiler's last stage left out, which makes machine code and takes minutes."""
+    compiled = []
+    compile_parts = T2IReIDModel.compile_parts
+
+    def counted(self, **options):
+        compiled.append(self)
+        compile_parts(self, backend="eager", **options)
+
+    monkeypatch.setattr(T2IReIDModel, "compile_parts", counted)
+    words = tiny_settings(tmp_path / "log", train__compile=True, train__max_epoch=1, train__ema_decay=0.5)
+    assert main(["train", *words]) == 0
+    assert len(compiled) == 1
+    assert counters["stats"]["unique_graphs"] > 1
+    assert (tmp_path / "log" / "results.json").is_file()
+
+
+def test_what_cannot_be_compiled(tiny_settings, tmp_path, capsys):
+    words = tiny_settings(tmp_path / "log", train__compile=True, model__fusion__type="sequence_mamba")
+    assert main(["train", *words]) == 2
+    assert "train.compile: sequence_mamba" in capsys.readouterr().err
