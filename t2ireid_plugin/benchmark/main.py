@@ -14,11 +14,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 
-from t2ireid_plugin.benchmark import data, ranking
+from t2ireid_plugin.benchmark import data, load, ranking, soak
 from t2ireid_plugin.benchmark.machine import describe_machine
 from t2ireid_plugin.errors import T2IReIDError
 
-COMMANDS: dict[str, ModuleType] = {"data": data, "ranking": ranking}
+COMMANDS: dict[str, ModuleType] = {"data": data, "ranking": ranking, "load": load, "soak": soak}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
