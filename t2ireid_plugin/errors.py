@@ -6,11 +6,8 @@ keeps its traceback. Each class is also the built-in that fits, so library users
 
 from __future__ import annotations
 
-import re
 import reprlib
 
-# Control characters but for line breaks, halves of surrogate pairs, and what turns the direction of the text around it.
-_UNPRINTABLE = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\ud800-\udfff\u202a-\u202e\u2066-\u2069]")
 _MOST = 2000  # characters of a line
 
 
@@ -41,7 +38,8 @@ class _Shown(reprlib.Repr):
 
 
 def _readable(line: str) -> str:
-    line = _UNPRINTABLE.sub(lambda match: ascii(match[0])[1:-1], line)
+    if not line.isprintable():
+        line = "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in line)
     return line if len(line) <= _MOST else f"{line[: _MOST // 2 - 2]} … {line[1 - _MOST // 2 :]}"
 
 

@@ -540,7 +540,7 @@ def test_torchreid_knows_every_name_that_we_offer():
         (["train.layer_decay", "1.01"], r"train\.layer_decay: 1\.01 must be above 0 and at most 1"),
         (["train.ema_decay", "1"], r"train\.ema_decay: 1\.0 must be from 0, which is off, to below 1"),
         (["train.ema_decay", "-0.1"], r"train\.ema_decay: -0\.1 must be from 0"),
-        (["train.ema_decay", "1e999"], r"train\.ema_decay: inf must be from 0"),
+        (["train.ema_decay", "1e999"], "inf is no number to compute with"),
         (["train.bias_lr_mult", "-1"], r"train\.bias_lr_mult: -1\.0 must be at least 0"),
         (["data.targets", "market1501"], "'market1501' has no sentences, which loss.name terms trains with"),
         (["loss.name", "softmax"], r"data\.sources: 'cuhkpedes' has sentences for queries, which t2ireid_vit_mamba"),

@@ -52,9 +52,10 @@ def claimed_size(data: bytes) -> tuple[int, int] | None:
     if reader is None:
         return None
     try:
-        with warnings.catch_warnings(), reader(io.BytesIO(data)) as image:
+        with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of damaged metadata
-            return image.size
+            with reader(io.BytesIO(data)) as image:
+                return image.size
     except Exception:  # Pillow raises many kinds for damaged files
         return None
 

@@ -139,7 +139,10 @@ def _read(path: Path) -> dict[str, Array]:
         # NumPy reads only as far as it must, and so may not come to the check sums.
         if file.zip is not None and (bad := file.zip.testzip()) is not None:
             raise ValueError(f"wrong check sum of {bad}")
-        return {name: file[name] for name in file.files}
+        arrays = {name: file[name] for name in file.files}
+        if not all(isinstance(array, np.ndarray) for array in arrays.values()):  # bytes, where a header is damaged
+            raise ValueError("it holds more than arrays")
+        return arrays
 
 
 def _check(record: QueryRecord, protocol: str) -> None:

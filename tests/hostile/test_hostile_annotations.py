@@ -11,7 +11,7 @@ from t2ireid_plugin.data.annotations import read_photos, stays_inside
 from t2ireid_plugin.data.benchmarks import BENCHMARKS
 from t2ireid_plugin.data.custom.table import read_table
 from t2ireid_plugin.errors import DataError
-from t2ireid_plugin.evaluation.records import load_records
+from t2ireid_plugin.evaluation.records import QueryRecord, load_records, save_records
 from t2ireid_plugin.reading import parse_json
 
 SPEC = BENCHMARKS["cuhkpedes"]
@@ -176,6 +176,26 @@ def test_records_hold_no_objects_and_unpack_to_what_records_have(tmp_path):
     assert file.stat().st_size < 2 * 10**6
     with pytest.raises(DataError, match=r"it unpacks to 300,000,\d\d\d bytes, more than the 268,435,456 taken"):
         load_records(file)
+
+
+def test_a_member_that_is_no_array(tmp_path):
+    """Found by tools/fuzz.py: NumPy hands out the bytes of a member whose header is damaged."""
+    file = tmp_path / "queries_x.npz"
+    record = QueryRecord(*(np.ones(3, kind) for kind in (np.int32, float, float, np.int64, np.uint64)))
+    save_records(file, "x", {"t2i": record})
+    with zipfile.ZipFile(file) as archive:
+        parts = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(file, "w") as archive:
+        for name, part in parts.items():
+            archive.writestr(name, part[1:] if name == "protocols.npy" else part)
+    with pytest.raises(DataError, match="it holds more than arrays"):
+        load_records(file)
+
+
+def test_a_message_has_no_letter_that_a_terminal_would_not_show(cuhk):
+    """Found by tools/fuzz.py: a byte order mark in the middle, among others."""
+    cuhk.rows[2]["file_path"] = "\ufeffa\u202e\x1b[2J\r\u2028.png"
+    assert refusal(cuhk, json.dumps(cuhk.rows)).isprintable()
 
 
 def test_json_is_what_pythons_own_reader_gives():

@@ -70,8 +70,9 @@ def test_the_command_line_runs_no_code_of_a_checkpoint(refused, tiny_settings, t
     assert not mark.exists()
 
 
-def test_a_folder_of_an_encoder_runs_no_code(tmp_path, encoders, refused, tiny_settings):
+def test_a_folder_of_an_encoder_runs_no_code(tmp_path, encoders, refused, tiny_settings, monkeypatch):
     """Neither the Python files that its configuration names nor a pickle in place of its weights."""
+    monkeypatch.setattr("builtins.input", lambda *_: "y")  # the library would ask
     mark = tmp_path / "created"
     for name in ("vit", "bert"):
         folder = tmp_path / name

@@ -204,8 +204,9 @@ def test_a_link_out_of_the_dataset_is_followed_and_only_pictures_are_read(cuhk, 
     assert read_pixels(first).shape == read_pixels(outside).shape
     second.unlink()
     second.symlink_to("/etc/passwd")
-    line = refused("train", *tiny_settings(tmp_path / "log", data__root=cuhk.root))
+    words = tiny_settings(tmp_path / "log", train__batch_size=4, sampler__num_instances=2)
+    line = refused("train", *words, f"data.root={cuhk.root}")
     assert line == f"unreadable image '{second}': not an image file"
     link = tmp_path / "root"
     link.symlink_to(cuhk.root)
-    assert refused("train", *tiny_settings(tmp_path / "log", data__root=link)).endswith("not an image file")
+    assert refused("train", *words, f"data.root={link}").endswith("not an image file")
