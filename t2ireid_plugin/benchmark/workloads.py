@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from transformers import BertConfig, ViTConfig
 
 from t2ireid_plugin.benchmark.literal import LiteralModel
-from t2ireid_plugin.benchmark.machine import memory_peak, memory_used
+from t2ireid_plugin.benchmark.machine import memory_peak, memory_used, reset_memory_peak
 from t2ireid_plugin.engine.text_features import TextFeatures
 from t2ireid_plugin.errors import DataError
 from t2ireid_plugin.modeling.t2ireid import T2IReIDModel, T2IReIDOutput
@@ -214,7 +214,9 @@ def _without_gradient(work: Work) -> Work:
 
 def measure_memory(size: str, contender: str, batch: int, steps: int = 2) -> int:
     """Bytes that training steps of one contender take beyond what the libraries do; for a fresh process."""
+    training_work(build("tiny"), 2)[contender]()  # loads what is loaded once
     before = memory_used()
+    reset_memory_peak()
     bench = build(size)
     with tempfile.TemporaryDirectory() as folder:
         step = training_work(bench, batch, Path(folder) if contender == CACHED else None)[contender]

@@ -83,16 +83,18 @@ def _read(encoder: PreTrainedModel, ids: Tensor, layout: Layout, pad: int, packs
         return layout.collect(encoder(input_ids=input_ids, attention_mask=mask).last_hidden_state)
     blocked = layout.blocked()
     assert blocked is not None
-    dtype = encoder.dtype
-    bias = torch.zeros(blocked.shape, dtype=dtype, device=ids.device).masked_fill(blocked, torch.finfo(dtype).min)
-    found = encoder(input_ids=input_ids, attention_mask=bias.unsqueeze(1), position_ids=layout.positions)
+    mask = ~blocked.unsqueeze(1)  # [R, 1, T, T]
+    if encoder.config._attn_implementation == "eager":  # which adds it to the scores
+        mask = torch.zeros(mask.shape, device=ids.device).masked_fill(~mask, torch.finfo(encoder.dtype).min)
+    found = encoder(input_ids=input_ids, attention_mask=mask, position_ids=layout.positions)
     return layout.collect(found.last_hidden_state)
 
 
 def _can_pack(config: PretrainedConfig) -> bool:
     """Whether several texts may share a row."""
     implementation = getattr(config, "_attn_implementation", None)
-    return config.model_type in _PACKED and _takes_mask_of_pairs(config.model_type, implementation)
+    known = config.model_type in _PACKED and implementation in ("sdpa", "eager")
+    return known and _takes_mask_of_pairs(config.model_type, implementation)
 
 
 @functools.cache
