@@ -9,6 +9,7 @@ from torchreid import data as torchreid_data
 from torchreid import optim as torchreid_optim
 
 from t2ireid_plugin.config import changed_keys, dump, get_cfg, image_only, load_cfg, to_dict
+from t2ireid_plugin.engine import build
 from t2ireid_plugin.engine.build import SAMPLERS, SCHEDULERS, check_config
 from t2ireid_plugin.errors import ConfigError
 
@@ -496,6 +497,8 @@ def test_the_full_configuration_is_the_specifications(full):
         ("data.id_instruction", "id", "caption, identity"),
         ("data.cloth_instruction", "cloth", "clothing"),
         ("sampler.train_sampler", "RandomIdSampler", "RandomIdentitySampler"),
+        ("data.on_bad_image", "ignore", "error, skip"),
+        ("train.precision", "half", "fp32, bf16, fp16"),
         ("train.optim", "adam", "adamw"),
         ("train.lr_scheduler", "linear", "warmup_cosine, single_step, multi_step, cosine"),
         ("test.evaluator", "mine", "exact, torchreid"),
@@ -541,6 +544,9 @@ def test_torchreid_knows_every_name_that_we_offer():
         (["train.ema_decay", "1"], r"train\.ema_decay: 1\.0 must be from 0, which is off, to below 1"),
         (["train.ema_decay", "-0.1"], r"train\.ema_decay: -0\.1 must be from 0"),
         (["train.ema_decay", "1e999"], "inf is no number to compute with"),
+        (["data.bad_image_share", "1.5"], r"data\.bad_image_share: 1\.5 must be from 0 to 1"),
+        (["train.nonfinite_patience", "0"], r"train\.nonfinite_patience: 0 must be at least 1"),
+        (["train.save_steps", "-1"], r"train\.save_steps: -1 must be at least 0"),
         (["train.bias_lr_mult", "-1"], r"train\.bias_lr_mult: -1\.0 must be at least 0"),
         (["data.targets", "market1501"], "'market1501' has no sentences, which loss.name terms trains with"),
         (["loss.name", "softmax"], r"data\.sources: 'cuhkpedes' has sentences for queries, which t2ireid_vit_mamba"),
@@ -563,6 +569,24 @@ def test_torchreid_knows_every_name_that_we_offer():
 def test_settings_that_cannot_work_are_refused(full, words, message):
     with pytest.raises(ConfigError, match=message):
         check_config(load_cfg(full, words))
+
+
+@pytest.mark.parametrize(
+    ("processes", "words", "message"),
+    [
+        (3, [], r"train\.batch_size: 64, of all 3 processes together, must give each the same number of samples"),
+        (32, [], r"a person would be divided"),
+        (64, [], r"train\.batch_size: 64, of all 64 processes together, must give each .*, at least 2"),
+        (2, ["sampler.num_instances", "64"], r"gives each of 2 processes 32 samples, no multiple of .* 64"),
+    ],
+)
+def test_batches_that_cannot_be_divided_among_processes(full, monkeypatch, processes, words, message):
+    monkeypatch.setattr(build, "processes", lambda: processes)
+    wanted = ["train.batch_size", "64", "sampler.train_sampler", "RandomIdentitySampler", *words]
+    with pytest.raises(ConfigError, match=message):
+        check_config(load_cfg(full, wanted))
+    monkeypatch.setattr(build, "processes", lambda: 2)
+    check_config(load_cfg(full, wanted[:4]))
 
 
 def test_a_configuration_without_losses_is_refused():
