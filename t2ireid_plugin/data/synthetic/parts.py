@@ -8,7 +8,6 @@ leaves about a pixel of doubt along the edges.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import fields, replace
 from pathlib import Path
@@ -27,6 +26,7 @@ from t2ireid_plugin.data.synthetic.shot import CANVAS_HEIGHT, Shot, plan_shot, v
 from t2ireid_plugin.data.synthetic.write import FORMAT
 from t2ireid_plugin.data.transforms import read_pixels
 from t2ireid_plugin.errors import DataError
+from t2ireid_plugin.reading import parse_json, read_bytes
 
 Labels = npt.NDArray[np.uint8]  # [H, W], indices into PARTS
 Mask = npt.NDArray[np.bool_]  # [H, W]
@@ -162,6 +162,6 @@ def _indices() -> range:
 
 def _read_json(path: Path) -> Any:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return parse_json(read_bytes(path))
     except (OSError, ValueError) as error:
         raise DataError(f"{path} cannot be read: {error}") from None

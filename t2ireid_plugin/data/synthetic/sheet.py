@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import textwrap
 from pathlib import Path
@@ -11,6 +10,7 @@ import cv2
 import numpy as np
 
 from t2ireid_plugin.errors import DataError
+from t2ireid_plugin.reading import parse_json, read_bytes
 
 TILE_HEIGHT, TILE_WIDTH = 200, 92
 LINE_HEIGHT, FONT_SCALE = 15, 0.36
@@ -25,7 +25,7 @@ def contact_sheet(
     """
     folder = Path(root) / "CUHK-PEDES"
     try:
-        rows = json.loads((folder / "reid_raw.json").read_text(encoding="utf-8"))
+        rows = parse_json(read_bytes(folder / "reid_raw.json"))
     except (OSError, ValueError) as error:
         raise DataError(f"{folder / 'reid_raw.json'} cannot be read: {error}") from None
     people: dict[int, list[dict]] = {}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from t2ireid_plugin.errors import DataError
+from t2ireid_plugin.reading import parse_json, read_bytes
 
 NOT_SHOWN = ""  # in place of a value that the photo does not show
 
@@ -46,7 +46,7 @@ def read_truth(root: str | os.PathLike, paths: Sequence[str]) -> Truth:
     folder = Path(root).expanduser() / "CUHK-PEDES"
     file = folder / "attributes.json"
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        content = parse_json(read_bytes(file))
     except (OSError, ValueError) as error:
         raise DataError(
             f"{file} cannot be read ({error}); only people drawn by `t2ireid prepare synthetic` have true attributes"

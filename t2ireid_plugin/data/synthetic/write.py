@@ -20,6 +20,7 @@ from t2ireid_plugin.data.synthetic.outfits import MOST_OUTFITS, outfit_of, sampl
 from t2ireid_plugin.data.synthetic.sentences import describe
 from t2ireid_plugin.data.synthetic.shot import plan_shot, visible_attributes
 from t2ireid_plugin.errors import DataError
+from t2ireid_plugin.reading import parse_json, read_bytes
 
 # Raised when the same arguments no longer give the same bytes, so that an older folder is not taken for it.
 FORMAT = 4
@@ -106,7 +107,7 @@ def _check(arguments: dict[str, int]) -> None:
 
 def _require_same(root: Path, arguments: dict[str, int]) -> None:
     try:
-        made_by = json.loads((root / "synthetic.json").read_text(encoding="utf-8"))
+        made_by = parse_json(read_bytes(root / "synthetic.json"))
     except (OSError, ValueError):
         raise DataError(f"{root} exists and holds no drawn people; choose another folder or remove it") from None
     if made_by != _recorded(arguments):
