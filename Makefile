@@ -17,7 +17,7 @@ test: $(VENV)/installed
 test-layouts: $(VENV)/installed
 	@test -f "$(TORCHREID_SRC)/torchreid/__init__.py" || \
 		{ echo "usage: make test-layouts TORCHREID_SRC=DIR, the folder that holds torchreid/"; exit 2; }
-	TORCHREID_SRC="$(abspath $(TORCHREID_SRC))" PYTHONPATH="$(abspath $(TORCHREID_SRC)):$$PYTHONPATH" \
+	TORCHREID_SRC="$(abspath $(TORCHREID_SRC))" PYTHONPATH="$(abspath $(TORCHREID_SRC))$${PYTHONPATH:+:$$PYTHONPATH}" \
 		$(BIN)/python -m pytest tests/integrations/test_torchreid.py tests/integrations/test_torchreid_source.py \
 		tests/test_registration.py tests/test_image_job.py tests/test_config.py tests/test_main_job.py \
 		tests/data/test_dataset.py tests/engine tests/evaluation/test_ranking.py

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import ast
 import difflib
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,8 @@ from typing import Any
 import yaml
 from yacs.config import CfgNode
 
-from t2ireid_plugin.errors import ConfigError
+from t2ireid_plugin.errors import ConfigError, shown
+from t2ireid_plugin.reading import MOST_SETTINGS, parse_yaml, read_bytes, text_problem
 
 MODEL_NAME = "t2ireid_vit_mamba"
 
@@ -166,6 +168,7 @@ _OPTIONAL: dict[str, type] = {
 }
 # Tables whose keys belong to somebody else: Hugging Face's configurations, the losses' arguments.
 _OPEN_TABLES = ("model.vit_config", "model.bert_config", "loss.terms")
+_MOST_DEPTH = 20  # of tables and lists in each other
 
 
 def get_cfg() -> CfgNode:
@@ -240,15 +243,46 @@ def merge(cfg: CfgNode, updates: Mapping[str, Any], where: str, prefix: str = ""
             raise ConfigError(f"{where}: unknown key '{name}'{_nearest(name)}; valid here: {', '.join(cfg)}")
         old = cfg.get(key)
         if isinstance(old, CfgNode):
-            value = _parse_text(value)
+            value = _parse_text(value, f"{where}: '{name}'")
             if not isinstance(value, Mapping):
-                raise ConfigError(f"{where}: '{name}' is a table of settings, not {value!r}")
+                raise ConfigError(f"{where}: '{name}' is a table of settings, not {shown(value)}")
             merge(old, value, where, f"{name}.")
         elif cfg.is_new_allowed():  # checked by whoever builds from this table
-            value = _parse_text(value)
-            cfg[key] = _node(value, name, new_allowed=True) if isinstance(value, Mapping) else value
+            value = _parse_text(value, f"{where}: '{name}'")
+            value = _node(value, name, new_allowed=True) if isinstance(value, Mapping) else value
+            check_value({key: value}, f"{where}: '{name}'")
+            cfg[key] = value
         else:
-            cfg[key] = _coerce(value, name, f"{where}: '{name}'")
+            value = _coerce(value, name, f"{where}: '{name}'")
+            check_value(value, f"{where}: '{name}'")
+            cfg[key] = value
+
+
+def check_value(value: Any, where: str, depth: int = 0) -> None:
+    """Refuses what would break a run hours later: NaN, endless numbers, texts that no file can hold, depth, dates.
+
+    Raises:
+        ConfigError: which begins with ``where``.
+    """
+    if depth > _MOST_DEPTH:
+        raise ConfigError(f"{where} is nested more than {_MOST_DEPTH} deep")
+    if isinstance(value, Mapping):
+        for key, inner in value.items():
+            if not isinstance(key, str):
+                raise ConfigError(f"{where}: the key {shown(key)} is no text")
+            check_value(inner, where, depth + 1)
+    elif isinstance(value, list | tuple):
+        for inner in value:
+            check_value(inner, where, depth + 1)
+    elif isinstance(value, str):
+        if problem := text_problem(value):
+            raise ConfigError(f"{where}: {shown(value)} {problem}")
+    elif isinstance(value, float) and not math.isfinite(value):
+        raise ConfigError(f"{where}: {value} is no number to compute with")
+    elif isinstance(value, int) and not -(2**63) <= value < 2**63:
+        raise ConfigError(f"{where}: {shown(value)} does not fit into 64 bits")
+    elif not isinstance(value, int | float | None):
+        raise ConfigError(f"{where}: {shown(value)} is no number, text, list or table")
 
 
 def choose(key: str, value: str, valid: Sequence[str]) -> None:
@@ -277,7 +311,7 @@ def _node(values: Mapping[str, Any], name: str, new_allowed: bool = False) -> Cf
         if isinstance(value, Mapping):
             node[key] = _node(value, full, node.is_new_allowed())
         elif node.is_new_allowed():
-            node[key] = _parse_text(value)
+            node[key] = _parse_text(value, full)
         else:
             node[key] = list(value) if isinstance(value, list) else value
     return node
@@ -285,23 +319,23 @@ def _node(values: Mapping[str, Any], name: str, new_allowed: bool = False) -> Cf
 
 def _read_yaml(file: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
     """A YAML file over its ``_BASE_``."""
-    if file.resolve() in seen:
-        raise ConfigError(f"'{file}' is its own _BASE_")
     try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+        content = parse_yaml(read_bytes(file, MOST_SETTINGS))
     except OSError as error:
         raise ConfigError(f"no configuration file '{file}' ({error.strerror})") from error
-    except (yaml.YAMLError, ValueError) as error:  # ValueError: not UTF-8, or a date that does not exist
+    except ValueError as error:
         raise ConfigError(f"'{file}' is not valid YAML: {error}") from error
     if content is None:
         content = {}
     if not isinstance(content, dict):
-        raise ConfigError(f"'{file}' must hold settings such as 'train: {{lr: 0.001}}', not {content!r}")
+        raise ConfigError(f"'{file}' must hold settings such as 'train: {{lr: 0.001}}', not {shown(content)}")
+    if file.resolve() in seen:
+        raise ConfigError(f"'{file}' is its own _BASE_")
     base = content.pop("_BASE_", None)
     if base is None:
         return content
     if not isinstance(base, str):
-        raise ConfigError(f"'{file}': _BASE_ must be the name of a file, not {base!r}")
+        raise ConfigError(f"'{file}': _BASE_ must be the name of a file, not {shown(base)}")
     return _overlay(_read_yaml(file.parent / base, (*seen, file.resolve())), content)
 
 
@@ -323,6 +357,8 @@ def _pairs(opts: Sequence[str]) -> Iterator[tuple[str, str]]:
             if following is None:
                 raise ConfigError(f"'{key}' has no value; settings are pairs, such as: train.lr 1e-4")
             value = following
+        if key.count(".") > _MOST_DEPTH:
+            raise ConfigError(f"command line: the key {shown(key)} is nested more than {_MOST_DEPTH} deep")
         yield key, value
 
 
@@ -332,7 +368,7 @@ def _nest(key: str, value: Any) -> dict[str, Any]:
     return value
 
 
-def _parse_text(value: Any) -> Any:
+def _parse_text(value: Any, where: str) -> Any:
     """What a text from the command line means, or from YAML, which takes numbers such as 1e-4 for texts.
 
     A Python literal, a YAML list, mapping or truth value, else the text itself.
@@ -345,9 +381,9 @@ def _parse_text(value: Any) -> Any:
         pass  # not a literal, and not meant to be: most values are names and paths
     if value.startswith(("[", "{")) or value in ("true", "false", "null"):
         try:
-            return yaml.safe_load(value)
-        except (yaml.YAMLError, ValueError, RecursionError) as error:
-            raise ConfigError(f"cannot read the value {value!r}: {error}") from error
+            return parse_yaml(value)
+        except ValueError as error:
+            raise ConfigError(f"{where}: cannot read the value {shown(value)}: {error}") from error
     return value
 
 
@@ -356,7 +392,7 @@ def _coerce(value: Any, name: str, where: str) -> Any:
     default = _default(name)
     wanted = _OPTIONAL.get(name, type(default))
     if wanted is not str:
-        value = _parse_text(value)
+        value = _parse_text(value, where)
     if isinstance(value, tuple):
         value = list(value)
     if value is None and name in _OPTIONAL:
@@ -372,7 +408,7 @@ def _typed(value: Any, wanted: type, where: str) -> Any:
     if wanted is float and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
     if type(value) is not wanted:
-        found = "empty" if value is None else f"{type(value).__name__} ({value!r})"
+        found = "empty" if value is None else f"{type(value).__name__} ({shown(value)})"
         raise ConfigError(f"{where} must be {wanted.__name__}, not {found}")
     return value
 

@@ -41,11 +41,21 @@ def write_whole(
         os.replace(draft, path)
         _sync_folder(path.parent)
     except (OSError, RuntimeError) as problem:  # PyTorch's writer turns a full disk into a RuntimeError
-        reason = getattr(problem, "strerror", None) or str(problem).splitlines()[0]
+        reason = getattr(problem, "strerror", None) or _why_not(draft) or str(problem).splitlines()[0]
         raise error(f"cannot write '{path}': {reason}; what was there before is untouched") from problem
     finally:
         with contextlib.suppress(OSError):  # gone already, or with its folder
             draft.unlink()
+
+
+def _why_not(draft: Path) -> str | None:
+    """What the system says when more is written to a file; PyTorch's writer only says that it failed."""
+    try:
+        with open(draft, "ab") as stream:
+            stream.write(bytes(1 << 20))
+    except OSError as problem:
+        return problem.strerror
+    return None
 
 
 def _sync_folder(folder: Path) -> None:

@@ -398,11 +398,15 @@ def test_wrong_types_are_named(key, text, message):
     assert key in str(error.value) or text in str(error.value)
 
 
+# What a file can hold: no zero bytes and no halves of surrogate pairs.
+TEXT = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]))
+
+
 def values_like(default):
     numbers = st.floats(allow_nan=False, allow_infinity=False)
     if isinstance(default, list):
         return st.lists(values_like(default[0]), max_size=4)
-    kinds = {bool: st.booleans(), int: st.integers(), float: numbers, str: st.text()}
+    kinds = {bool: st.booleans(), int: st.integers(-(2**63), 2**63 - 1), float: numbers, str: TEXT}
     return kinds[type(default)]
 
 
@@ -430,7 +434,7 @@ def test_a_number_on_the_command_line_is_that_number(name, data):
     assert type(found) is type(value)
 
 
-@given(st.sampled_from([n for n, v in LEAVES.items() if isinstance(v, str)]), st.text())
+@given(st.sampled_from([n for n, v in LEAVES.items() if isinstance(v, str)]), TEXT)
 def test_a_text_on_the_command_line_is_that_text(name, text):
     assert get(load_cfg(None, [name, text]), name) == text
     assert get(load_cfg(None, [f"{name}={text}"]), name) == text
@@ -536,7 +540,7 @@ def test_torchreid_knows_every_name_that_we_offer():
         (["train.layer_decay", "1.01"], r"train\.layer_decay: 1\.01 must be above 0 and at most 1"),
         (["train.ema_decay", "1"], r"train\.ema_decay: 1\.0 must be from 0, which is off, to below 1"),
         (["train.ema_decay", "-0.1"], r"train\.ema_decay: -0\.1 must be from 0"),
-        (["train.ema_decay", "1e999"], r"train\.ema_decay: inf must be from 0"),
+        (["train.ema_decay", "1e999"], "inf is no number to compute with"),
         (["train.bias_lr_mult", "-1"], r"train\.bias_lr_mult: -1\.0 must be at least 0"),
         (["data.targets", "market1501"], "'market1501' has no sentences, which loss.name terms trains with"),
         (["loss.name", "softmax"], r"data\.sources: 'cuhkpedes' has sentences for queries, which t2ireid_vit_mamba"),

@@ -11,7 +11,8 @@ import yaml
 from yacs.config import CfgNode
 
 from t2ireid_plugin.config import dump, load_cfg, merge
-from t2ireid_plugin.errors import ConfigError
+from t2ireid_plugin.errors import ConfigError, shown
+from t2ireid_plugin.reading import MOST_SETTINGS, parse_yaml, read_bytes
 
 _NAME = re.compile(r"[a-zA-Z0-9][\w.+-]*")
 
@@ -44,10 +45,10 @@ def read_grid(file: str | Path) -> Grid:
         ConfigError: naming the file and what is wrong in it.
     """
     try:
-        content = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
+        content = parse_yaml(read_bytes(file, MOST_SETTINGS))
     except OSError as error:
         raise ConfigError(f"no grid '{file}' ({error.strerror})") from error
-    except (yaml.YAMLError, ValueError) as error:
+    except ValueError as error:
         raise ConfigError(f"'{file}' is not valid YAML: {error}") from error
     rows = content.get("rows") if isinstance(content, Mapping) else None
     if not isinstance(rows, Mapping) or not rows:
@@ -57,9 +58,11 @@ def read_grid(file: str | Path) -> Grid:
         raise ConfigError(f"'{file}': unknown {', '.join(unknown)}; valid: rows, baseline")
     for name, settings in rows.items():
         if not isinstance(name, str) or not _NAME.fullmatch(name):
-            raise ConfigError(f"'{file}': the row {name!r} becomes a folder's name; use letters, digits and . _ + -")
+            raise ConfigError(
+                f"'{file}': the row {shown(name)} becomes a folder's name; use letters, digits and . _ + -"
+            )
         if not isinstance(settings, Mapping | None):
-            raise ConfigError(f"'{file}': the row '{name}' must be a table of settings, not {settings!r}")
+            raise ConfigError(f"'{file}': the row '{name}' must be a table of settings, not {shown(settings)}")
     baseline = content.get("baseline", next(iter(rows)))
     if baseline not in rows:
         raise ConfigError(f"'{file}': baseline '{baseline}' is no row; rows: {', '.join(rows)}")

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 
-from t2ireid_plugin.benchmark import data, everything, model, ranking, startup, sweep
+from t2ireid_plugin.benchmark import data, everything, load, model, ranking, soak, startup, sweep
 from t2ireid_plugin.benchmark.machine import describe_machine
 from t2ireid_plugin.errors import T2IReIDError
 
@@ -24,6 +24,8 @@ COMMANDS: dict[str, ModuleType] = {
     "startup": startup,
     "ranking": ranking,
     "data": data,
+    "load": load,
+    "soak": soak,
     "all": everything,
 }
 

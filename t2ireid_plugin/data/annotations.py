@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -11,7 +10,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 from t2ireid_plugin.data.benchmarks import SPLITS, BenchmarkSpec
-from t2ireid_plugin.errors import DataError
+from t2ireid_plugin.errors import DataError, shown
+from t2ireid_plugin.reading import open_file, parse_json, read_bytes, text_problem
 
 # A companion of the annotation: {path: {"identity": [...], "clothing": [...]}}.
 INSTRUCTIONS = "instructions.json"
@@ -123,28 +123,41 @@ def parse_row(row: Any, index: int, file: Path, spec: BenchmarkSpec, companion: 
             raise DataError(f"{where}: no '{key}' (found {', '.join(map(str, row))}){hint}")
     split = row["split"].lower() if isinstance(row["split"], str) else row["split"]
     if split not in SPLITS:
-        raise DataError(f"{where}: split {row['split']!r} is none of {', '.join(SPLITS)}")
+        raise DataError(f"{where}: split {shown(row['split'])} is none of {', '.join(SPLITS)}")
     if type(row["id"]) is not int:  # true and false are int to isinstance
-        raise DataError(f"{where}: id {row['id']!r} is not a whole number")
+        raise DataError(f"{where}: id {shown(row['id'])} is not a whole number")
     if not -(2**63) <= row["id"] < 2**63:
-        raise DataError(f"{where}: id {row['id']} does not fit into 64 bits")
+        raise DataError(f"{where}: id {shown(row['id'])} does not fit into 64 bits")
     relative = row[path_key]
     if not isinstance(relative, str) or not relative:
-        raise DataError(f"{where}: {path_key} {relative!r} is not a path")
-    if os.path.isabs(relative) or ".." in PurePosixPath(relative).parts:
-        raise DataError(f"{where}: {path_key} {relative!r} leaves the folder '{spec.images}'")
+        raise DataError(f"{where}: {path_key} {shown(relative)} is not a path")
+    if not stays_inside(relative):
+        raise DataError(f"{where}: {path_key} {shown(relative)} leaves the folder '{spec.images}'")
     where = f"{where} ({relative})"
     captions = _texts(row["captions"], f"{where}: captions")
+    camera = row.get("camera", spec.camera(relative))
+    if not isinstance(camera, str | int) or text_problem(str(camera)):
+        raise DataError(f"{where}: camera {shown(camera)} is no text or whole number")
     own = companion.get(relative, {})
     return Photo(
         path=os.path.join(file.parent, spec.images, relative),
         pid=row["id"],
-        camera=str(row.get("camera", spec.camera(relative))),
+        camera=str(camera),
         split=split,
         captions=captions,
         id_texts=_parallel(row, "id_captions", own, "identity", len(captions), where),
         cloth_texts=_parallel(row, "cloth_captions", own, "clothing", len(captions), where),
     )
+
+
+def stays_inside(relative: str) -> bool:
+    """Whether a path of an annotation stays below the folder that it is relative to, on every system.
+
+    It goes by the names alone. Links are followed wherever they point: large sets are shared as folders of links, and
+    no annotation can make one.
+    """
+    forward = relative.replace("\\", "/")
+    return not forward.startswith("/") and not os.path.isabs(relative) and ".." not in PurePosixPath(forward).parts
 
 
 def check_images(paths: Sequence[str]) -> None:
@@ -213,19 +226,23 @@ def _listing(folder: Path, most: int = 8) -> str:
 
 def _read_json(file: Path) -> Any:
     try:
-        return json.loads(file.read_text(encoding="utf-8-sig"))
-    except (ValueError, RecursionError) as error:
+        return parse_json(read_bytes(file))
+    except OSError as error:
+        raise DataError(f"cannot read '{file}' ({error.strerror})") from error
+    except ValueError as error:
         raise DataError(f"'{file}' is not valid JSON in UTF-8: {error}") from error
 
 
 def _texts(values: Any, where: str) -> tuple[str, ...]:
     if not isinstance(values, list) or not values:
-        raise DataError(f"{where}: expected a list of at least one text, not {values!r}")
+        raise DataError(f"{where}: expected a list of at least one text, not {shown(values)}")
     for text in values:
         if not isinstance(text, str):
-            raise DataError(f"{where}: {text!r} is not a string")
+            raise DataError(f"{where}: {shown(text)} is not a string")
         if not text.strip():
             raise DataError(f"{where}: a text is empty")
+        if problem := text_problem(text):
+            raise DataError(f"{where}: {shown(text)} {problem}")
     return tuple(values)
 
 
@@ -257,7 +274,7 @@ def _check_identities(photos: Sequence[Photo], file: Path) -> None:
 
 def _image_problem(path: str) -> str | None:
     try:
-        with open(path, "rb") as stream:
+        with open_file(path) as stream:
             start = stream.read(8)
     except OSError as error:
         return f"missing image '{path}' ({error.strerror})"

@@ -18,7 +18,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from t2ireid_plugin.data.image_size import size_problem
 from t2ireid_plugin.errors import ConfigError, DataError
+from t2ireid_plugin.reading import read_bytes
 
 Pixels = npt.NDArray[np.uint8]  # [H, W, 3] RGB
 
@@ -44,17 +46,21 @@ def read_pixels(path: str | Path) -> Pixels:
     torchreid's own reader tries a damaged file again for ever; this one raises.
 
     Raises:
-        DataError: when the file is missing, no image, or cut short.
+        DataError: when the file is missing, no image, cut short, or too large; see `image_size`.
     """
     try:
-        data = np.fromfile(path, dtype=np.uint8)
+        data = read_bytes(path)
     except OSError as error:
         raise DataError(f"missing image '{path}' ({error.strerror})") from error
     # OpenCV fills the rest of a truncated JPEG with grey and says nothing; its end marker tells.
-    head, tail = data[:2].tobytes(), data[-4096:].tobytes()
-    if head == b"\xff\xd8" and b"\xff\xd9" not in tail:
+    if data.startswith(b"\xff\xd8") and b"\xff\xd9" not in data[-4096:]:
         raise DataError(f"unreadable image '{path}': the file is truncated")
-    pixels = cv2.imdecode(data, cv2.IMREAD_COLOR_RGB) if len(data) else None
+    if problem := size_problem(data):
+        raise DataError(f"unreadable image '{path}': {problem}")
+    try:
+        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)
+    except cv2.error:  # what it will not allocate
+        pixels = None
     if pixels is None:
         raise DataError(f"unreadable image '{path}': no image, or a damaged one")
     return pixels

@@ -32,7 +32,7 @@ from t2ireid_plugin.losses import LossTerms
 from t2ireid_plugin.modeling.checkpoint import read_vocabulary
 from t2ireid_plugin.modeling.disentangle import build_disentangle
 from t2ireid_plugin.modeling.encoders import check_source
-from t2ireid_plugin.modeling.fusion import FUSIONS
+from t2ireid_plugin.modeling.fusion import FUSIONS, check_fusion_dim
 from t2ireid_plugin.modeling.preprocess import Preprocess
 from t2ireid_plugin.modeling.t2ireid import EMBED_DIM, T2IReIDModel
 from t2ireid_plugin.modeling.tokenizer import learn_wordpiece, tokenizer_from_json, tokenizer_to_json
@@ -104,6 +104,7 @@ def _check_text_image(cfg: CfgNode) -> None:
     """What only our own training with texts knows."""
     datasets = [name + suffix for name in BENCHMARKS for suffix in ("", VAL_SUFFIX)]
     choose("model.fusion.type", cfg.model.fusion.type, tuple(FUSIONS))
+    check_fusion_dim(cfg.model.fusion, EMBED_DIM)
     build_disentangle(to_dict(cfg.model.disentangle), 4, 1)
     for key in ("sources", "targets", "val"):
         for name in cfg.data[key] or ():

@@ -22,19 +22,8 @@ logger = logging.getLogger(__name__)
 # The newest state of a training run and the one before it, and what the newest is renamed to when it is damaged.
 LAST, PREVIOUS, DAMAGED = "last.pth", "last.prev.pth", "last.damaged.pth"
 # What training needs to go on; see `TrainingLoop.save`.
-_NEEDED = (
-    "state_dict",
-    "losses",
-    "optimizer",
-    "scheduler",
-    "scaler",
-    "epoch",
-    "step",
-    "steps",
-    "evaluated",
-    "sequence",
-    "log",
-)
+_NEEDED = ["state_dict", "losses", "optimizer", "scheduler", "scaler", "epoch", "step", "steps", "evaluated"]
+_NEEDED += ["sequence", "log", "bad_images"]
 
 
 def save_checkpoint(state: dict[str, Any], path: str | Path, keep: str | Path | None = None) -> None:

@@ -13,10 +13,12 @@ import numpy.typing as npt
 from t2ireid_plugin.errors import DataError
 from t2ireid_plugin.evaluation.ranking import QueryScores
 from t2ireid_plugin.files import write_whole
+from t2ireid_plugin.reading import open_file
 
 Array = npt.NDArray
 
 _FORMAT = 1  # of the file; a reader refuses those it does not know
+_MOST_BYTES = 2**28  # unpacked; a query takes 36 under each protocol
 _TYPES = {"first_rank": np.int32, "AP": np.float64, "INP": np.float64, "pid": np.int64, "key": np.uint64}
 
 
@@ -127,14 +129,20 @@ def _key(path: str, caption: str) -> int:
 
 def _read(path: Path) -> dict[str, Array]:
     """All arrays of an ``.npz``."""
-    with path.open("rb") as stream:  # which NumPy would leave open over a damaged file
+    with open_file(path) as stream:  # which NumPy would leave open over a damaged file
         file = np.load(stream, allow_pickle=False)
         if not isinstance(file, np.lib.npyio.NpzFile):
             raise ValueError("a single array")
+        unpacked = sum(part.file_size for part in file.zip.infolist()) if file.zip is not None else 0
+        if unpacked > _MOST_BYTES:
+            raise ValueError(f"it unpacks to {unpacked:,} bytes, more than the {_MOST_BYTES:,} taken")
         # NumPy reads only as far as it must, and so may not come to the check sums.
         if file.zip is not None and (bad := file.zip.testzip()) is not None:
             raise ValueError(f"wrong check sum of {bad}")
-        return {name: file[name] for name in file.files}
+        arrays = {name: file[name] for name in file.files}
+        if not all(isinstance(array, np.ndarray) for array in arrays.values()):  # bytes, where a header is damaged
+            raise ValueError("it holds more than arrays")
+        return arrays
 
 
 def _check(record: QueryRecord, protocol: str) -> None:

@@ -11,8 +11,9 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from transformers.utils import cached_file
 
 from t2ireid_plugin.errors import EncoderError
-from t2ireid_plugin.modeling.preprocess import Preprocess
+from t2ireid_plugin.modeling.preprocess import Preprocess, checked_preprocess
 from t2ireid_plugin.modeling.tokenizer import tokenizer_from_json, tokenizer_to_json
+from t2ireid_plugin.reading import MOST_SETTINGS, parse_json, read_bytes
 
 CONFIG_FILE, WEIGHTS_FILE, PREPROCESS_FILE = "config.json", "model.safetensors", "preprocessor_config.json"
 TOKENIZER_FILE, TOKENIZER_SETTINGS = "tokenizer.json", "tokenizer_config.json"
@@ -34,7 +35,7 @@ def read_tokenizer(source: str | Path, hub: Mapping[str, Any]) -> PreTrainedToke
         EncoderError: when there is none, or a damaged one.
     """
     try:
-        return AutoTokenizer.from_pretrained(source, **hub)
+        return AutoTokenizer.from_pretrained(source, trust_remote_code=False, **hub)
     except Exception as error:  # the library fails in any way on missing and damaged files
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise EncoderError(f"{file_name(source, TOKENIZER_FILE)}: no tokenizer could be loaded: {reason}") from error
@@ -67,9 +68,11 @@ def read_preprocess(source: str | Path, hub: Mapping[str, Any]) -> Preprocess:
     """
     try:
         file = cached_file(str(source), PREPROCESS_FILE, **hub)
-        settings = json.loads(Path(file).read_text(encoding="utf-8"))
-        size = settings["size"]
-        return Preprocess(size["height"], size["width"], tuple(settings["image_mean"]), tuple(settings["image_std"]))
+        settings = parse_json(read_bytes(file, MOST_SETTINGS))
+        size, where = settings["size"], file_name(source, PREPROCESS_FILE)
+        return checked_preprocess(size["height"], size["width"], settings["image_mean"], settings["image_std"], where)
+    except EncoderError:
+        raise
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise EncoderError(
             f"{file_name(source, PREPROCESS_FILE)} must hold size {{height, width}}, image_mean and image_std: {error}"

@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import pickle
 import re
+import sys
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,7 +17,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from t2ireid_plugin.errors import CheckpointError
+from t2ireid_plugin.errors import CheckpointError, shown
+from t2ireid_plugin.reading import MOST_DATA, open_file, read_bytes
 
 logger = logging.getLogger(__name__)
 
@@ -77,9 +80,12 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         CheckpointError: when the file is missing, truncated, not a checkpoint, or holds more than data.
     """
     file = Path(path)
-    if not file.is_file():
-        raise CheckpointError(f"no checkpoint at '{file}'")
     try:
+        open_file(file, sys.maxsize).close()
+    except OSError as error:
+        raise CheckpointError(f"no checkpoint at '{file}' ({error.strerror})") from error
+    try:
+        _check_archive(file)
         if file.suffix == ".safetensors":
             return dict(load_file(file))
         with torch.serialization.safe_globals(_HARMLESS):
@@ -101,6 +107,19 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     return dict(content)
 
 
+def _check_archive(file: Path) -> None:
+    """Refuses archives that hold more than they weigh: compressed, or one part of the file under several names.
+
+    PyTorch writes its parts uncompressed but reads others, so that half a megabyte becomes half a gigabyte.
+    """
+    if not zipfile.is_zipfile(file):
+        return
+    with zipfile.ZipFile(file) as archive:
+        announced = sum(part.file_size for part in archive.infolist())
+    if announced > file.stat().st_size:
+        raise ValueError(f"it unpacks to {announced:,} bytes, more than PyTorch puts into a file of this size")
+
+
 def read_state_dict(path: str | Path) -> dict[str, Tensor]:
     """The weights in a file: a bare state_dict, or one under ``state_dict`` or ``model``, ``module.`` stripped.
 
@@ -119,6 +138,9 @@ def weights_of(content: Mapping[str, Any], path: str | Path) -> dict[str, Tensor
     state = {str(k).removeprefix("module."): v for k, v in content.items() if isinstance(v, Tensor)}
     if not state:
         raise CheckpointError(f"'{path}' holds no tensors, neither bare nor under 'state_dict' or 'model'")
+    for name, tensor in state.items():
+        if tensor.layout != torch.strided or tensor.device.type != "cpu" or tensor.is_quantized:
+            raise CheckpointError(f"'{path}': {shown(name)} is no plain tensor with values but {_described(tensor)}")
     return state
 
 
@@ -134,7 +156,10 @@ def read_vocabulary(path: str | Path) -> str | None:
     if file.suffix != ".safetensors":
         return read_checkpoint(file).get("tokenizer")
     beside = file.with_name("tokenizer.json")
-    return beside.read_text(encoding="utf-8") if beside.is_file() else None
+    try:
+        return read_bytes(beside, MOST_DATA).decode("utf-8") if beside.exists() else None
+    except (OSError, UnicodeDecodeError) as error:
+        raise CheckpointError(f"cannot read '{beside}' ({error})") from error
 
 
 def copy_state_dict(state: Mapping[str, Tensor], model: nn.Module) -> LoadReport:
@@ -166,6 +191,11 @@ def copy_state_dict(state: Mapping[str, Tensor], model: nn.Module) -> LoadReport
     incomplete = report.missing or report.unexpected or report.mismatched
     logger.log(logging.WARNING if incomplete else logging.INFO, "%s", report)
     return report
+
+
+def _described(tensor: Tensor) -> str:
+    kind = "quantized" if tensor.is_quantized else str(tensor.layout).removeprefix("torch.")
+    return f"{kind} on the device '{tensor.device.type}'"
 
 
 def own_name(name: str, own: Mapping[str, Tensor]) -> str:

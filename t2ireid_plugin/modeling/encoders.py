@@ -33,6 +33,8 @@ Source: TypeAlias = "str | Mapping[str, Any] | PretrainedConfig"
 T = TypeVar("T")
 
 IMAGE_KEY, TEXT_KEY = "vit_pretrained", "bert_base_path"
+# Without this the library asks on the console whether it may run the Python files of a folder.
+_OWN_CODE = {"trust_remote_code": False}
 _KIND = {IMAGE_KEY: "image", TEXT_KEY: "text"}
 _DEFAULT_TYPE = {IMAGE_KEY: "vit", TEXT_KEY: "bert"}
 _NEEDS = {IMAGE_KEY: "patch_size", TEXT_KEY: "vocab_size"}  # what a configuration of the right kind has
@@ -69,7 +71,7 @@ def build_tokenizer(source: str, vocab_size: int) -> PreTrainedTokenizerBase:
     """
     from transformers import AutoTokenizer
 
-    tokenizer = _load(AutoTokenizer.from_pretrained, source, TEXT_KEY)
+    tokenizer = _load(functools.partial(AutoTokenizer.from_pretrained, **_OWN_CODE), source, TEXT_KEY)
     # Embedding tables are sometimes padded up to a round size, so up to 1 % may be unused.
     if not 0.99 * vocab_size <= len(tokenizer) <= vocab_size:
         raise EncoderError(
@@ -113,7 +115,7 @@ def _found_config(source: Source, key: str) -> PretrainedConfig:
         return source
     if isinstance(source, Mapping):
         return _inline_config(dict(source), _DEFAULT_TYPE[key], key)
-    return _load(AutoConfig.from_pretrained, source, key)
+    return _load(functools.partial(AutoConfig.from_pretrained, **_OWN_CODE), source, key)
 
 
 def _build(source: Source, key: str) -> PreTrainedModel:

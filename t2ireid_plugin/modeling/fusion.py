@@ -174,6 +174,20 @@ FUSIONS: dict[str, type[nn.Module]] = {
 }
 
 
+def check_fusion_dim(config: Mapping[str, Any], embed_dim: int) -> None:
+    """Refuses a width that the fusion's input does not have; one that reads tokens may have any.
+
+    Raises:
+        ConfigError: naming the width and what it must be.
+    """
+    reads_tokens = FUSIONS.get(config["type"]) is SequenceMambaFusion
+    if config["dim"] != embed_dim and not reads_tokens:
+        raise ConfigError(
+            f"fusion.dim: {config['dim']} must be {embed_dim}, the embeddings' width; only sequence_mamba, which reads "
+            "tokens, may have another"
+        )
+
+
 def build_fusion(config: Mapping[str, Any], width: int = 768) -> nn.Module:
     """The fusion that ``config["type"]`` names, built with the rest of ``config``; ``width`` is that of the tokens.
 

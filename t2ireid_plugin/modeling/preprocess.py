@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from t2ireid_plugin.errors import EncoderError
+from t2ireid_plugin.errors import EncoderError, shown
 from t2ireid_plugin.modeling.encoders import IMAGE_KEY, Source, find_folder, find_on_hub
 from t2ireid_plugin.modeling.towers import own_size
+from t2ireid_plugin.reading import MOST_SETTINGS, parse_json, read_bytes
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
@@ -19,6 +20,9 @@ _HALF = (0.5, 0.5, 0.5)
 _NORMALISATION = {"clip": "OPENAI_CLIP", "dinov": "IMAGENET_DEFAULT"}
 
 
+_MOST_SIDE = 4096  # pixels; what images are resized to
+
+
 class Preprocess(NamedTuple):
     """How pixels reach the image encoder: ``(value / 255 - mean) / std`` at ``height`` x ``width``."""
 
@@ -26,6 +30,27 @@ class Preprocess(NamedTuple):
     width: int
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
+
+
+def checked_preprocess(height: Any, width: Any, mean: Any, std: Any, where: str) -> Preprocess:
+    """Settings of a file, whatever it holds, once they are what pixels can be prepared with.
+
+    Raises:
+        EncoderError: when they are not; it begins with ``where``.
+    """
+    sizes = all(type(size) is int and 0 < size <= _MOST_SIDE for size in (height, width))
+    values = all(
+        isinstance(given, list | tuple)
+        and len(given) == 3
+        and all(isinstance(value, int | float) and math.isfinite(value) for value in given)
+        for given in (mean, std)
+    )
+    if not sizes or not values or not min(std) > 0:
+        raise EncoderError(
+            f"{where} must have a size up to {_MOST_SIDE}, three means and three deviations above 0, not "
+            f"{shown(height)} x {shown(width)}, {shown(mean)} and {shown(std)}"
+        )
+    return Preprocess(height, width, tuple(mean), tuple(std))
 
 
 def image_preprocess(source: Source, config: PretrainedConfig) -> Preprocess:
@@ -39,7 +64,7 @@ def image_preprocess(source: Source, config: PretrainedConfig) -> Preprocess:
         config: of the encoder that was built.
 
     Raises:
-        EncoderError: when the file is no JSON.
+        EncoderError: when the file is no JSON, or holds what no image can be prepared with.
     """
     settings = _preprocessor_settings(source)
     height, width = own_size(config)
@@ -47,7 +72,7 @@ def image_preprocess(source: Source, config: PretrainedConfig) -> Preprocess:
         height, width = _preprocessor_size(settings) or (height, width)
     mean, std = _usual_normalisation(config.model_type)
     mean, std = settings.get("image_mean", mean), settings.get("image_std", std)
-    return Preprocess(height, width, tuple(mean), tuple(std))
+    return checked_preprocess(height, width, mean, std, f"{IMAGE_KEY}: the preprocessor file of '{source}'")
 
 
 def _usual_normalisation(model_type: str) -> tuple[Sequence[float], Sequence[float]]:
@@ -70,9 +95,13 @@ def _preprocessor_settings(source: Source) -> dict[str, Any]:
         if file is None or not file.is_file():
             continue
         try:
-            settings = json.loads(file.read_text(encoding="utf-8"))
+            settings = parse_json(read_bytes(file, MOST_SETTINGS))
+        except OSError as error:
+            raise EncoderError(f"{IMAGE_KEY}: cannot read '{file}' ({error.strerror})") from error
         except ValueError as error:
             raise EncoderError(f"{IMAGE_KEY}: '{file}' is not valid JSON: {error}") from error
+        if not isinstance(settings, dict):
+            raise EncoderError(f"{IMAGE_KEY}: '{file}' holds no settings but {shown(settings)}")
         return settings.get("image_processor", settings)
     return {}
 

@@ -19,7 +19,7 @@ from t2ireid_plugin.modeling.encoders import (
     build_text_encoder,
     build_tokenizer,
 )
-from t2ireid_plugin.modeling.fusion import SequenceMambaFusion, build_fusion
+from t2ireid_plugin.modeling.fusion import SequenceMambaFusion, build_fusion, check_fusion_dim
 from t2ireid_plugin.modeling.heads import projection_mlp
 from t2ireid_plugin.modeling.masking import hide_words
 from t2ireid_plugin.modeling.packing import Layout
@@ -451,8 +451,7 @@ def _complete(net_config: Mapping[str, Any]) -> dict[str, Any]:
         raise ConfigError(f"max_length: {config['max_length']} leaves no room between [CLS] and [SEP]")
     if config["fusion"] is not None:
         config["fusion"] = {**DEFAULT_FUSION, **config["fusion"]}
-        if config["fusion"]["dim"] != EMBED_DIM:
-            raise ConfigError(f"fusion.dim: {config['fusion']['dim']} must be {EMBED_DIM}, the embeddings' width")
+        check_fusion_dim(config["fusion"], EMBED_DIM)
     if config["tokenizer"] is None and isinstance(config["bert_base_path"], Mapping):
         raise EncoderError(
             "bert_base_path: a text encoder built from a configuration has no vocabulary of its own; give "

@@ -17,6 +17,7 @@ from tokenizers.pre_tokenizers import BertPreTokenizer
 from torch import Tensor
 
 from t2ireid_plugin.errors import DataError, EncoderError
+from t2ireid_plugin.reading import parse_json
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
@@ -163,13 +164,20 @@ def tokenizer_to_json(tokenizer: PreTrainedTokenizerBase) -> str:
 
 
 def tokenizer_from_json(text: str) -> PreTrainedTokenizerFast:
-    """The tokenizer that `tokenizer_to_json` wrote; without roles of special tokens they are BERT's."""
+    """The tokenizer that `tokenizer_to_json` wrote; without roles of special tokens they are BERT's.
+
+    Raises:
+        EncoderError: for anything else, such as what a foreign checkpoint holds in its place.
+    """
     from transformers import PreTrainedTokenizerFast
 
-    content = json.loads(text)
-    roles = content.pop(_ROLES, SPECIAL_TOKENS)
-    backend = Tokenizer.from_str(json.dumps(content, ensure_ascii=False))
-    return PreTrainedTokenizerFast(tokenizer_object=backend, **roles)
+    try:
+        content = parse_json(text)
+        roles = content.pop(_ROLES, SPECIAL_TOKENS)
+        backend = Tokenizer.from_str(json.dumps(content, ensure_ascii=False))
+        return PreTrainedTokenizerFast(tokenizer_object=backend, **roles)
+    except Exception as error:  # of which the library has no class of its own
+        raise EncoderError(f"the stored vocabulary is none: {error}") from error
 
 
 def _alphabet(corpus: Iterable[str], limit: int = 1000) -> tuple[list[str], list[str]]:

@@ -295,8 +295,8 @@ def test_mistakes_in_a_csv_table(place, monkeypatch, content, words):
             "line 2: the column 'identity'",
         ),
         ('{"image": "a.jpg", "caption": "half \\ud83d"}', "holds half a character"),
-        ('{"image": "a\\u0000/b.jpg", "caption": "x"}', "'a\\x00/b.jpg' (line 1)"),
-        ('{"image": "a.jpg\\u0000", "caption": "x"}', "'a.jpg\\x00' (line 1)"),
+        ('{"image": "a\\u0000/b.jpg", "caption": "x"}', "line 1: image 'a\\x00/b.jpg' holds a zero byte"),
+        ('{"image": "a.jpg\\u0000", "caption": "x"}', "line 1: image 'a.jpg\\x00' holds a zero byte"),
     ],
 )
 def test_mistakes_in_json_lines(place, line, words):

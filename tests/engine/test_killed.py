@@ -75,9 +75,8 @@ def run_quietly(words):
 
 @pytest.fixture(scope="module")
 def start():
-    """`start(words)`: a process that runs the command line; the packages are already loaded when it begins."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["t2ireid_plugin.engine.job"])
+    """`start(words)`: a process that runs the command line; it is a fork of this one, which has all packages loaded."""
+    context = multiprocessing.get_context("fork")
 
     def begin(words):
         process = context.Process(target=run_quietly, args=(words,))
@@ -100,7 +99,7 @@ def is_newer(folder, before):
     return saved_at(folder) > before
 
 
-def wait_for(condition, process, seconds=240):
+def wait_for(condition, process, seconds=600):
     deadline = time.monotonic() + seconds
     while not condition():
         assert process.is_alive()
@@ -144,11 +143,11 @@ def test_a_signal_to_end_saves_first(repository, tiny_settings, undisturbed, tmp
     process = subprocess.Popen(
         command, cwd=repository, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
     )
-    deadline = time.monotonic() + 240
+    deadline = time.monotonic() + 600
     while lines(folder) < 3 and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.001)
     os.killpg(process.pid, number)
-    printed, errors = process.communicate(timeout=60)
+    printed, errors = process.communicate(timeout=600)
     assert process.returncode == status, errors
     assert errors.strip().splitlines()[-1] == f"stopped by {number.name}"
     assert "Traceback" not in errors

@@ -53,7 +53,7 @@ def test_a_full_disk_and_on_when_there_is_room_again(mounted, tiny_settings, tin
     assert done.returncode == 0, done.stderr
     assert "status 2" in done.stdout
     assert f"error: cannot write '{folder}" in done.stderr
-    assert "No space left on device" in done.stderr or "PytorchStreamWriter" in done.stderr
+    assert "No space left on device" in done.stderr
     assert "Traceback" not in done.stderr
     check_intact(tmp_path / "copy" / "last.pth")
     results = json.loads((tmp_path / "copy" / "results.json").read_text())
@@ -74,11 +74,11 @@ def test_a_folder_that_vanishes(repository, tiny_settings, tmp_path):
         [sys.executable, "tools/train_net.py", *words],
         cwd=repository, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
-    deadline = time.monotonic() + 240
+    deadline = time.monotonic() + 600
     while not (folder / "metrics.jsonl").exists() and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.01)
     shutil.rmtree(folder)
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=600)
     assert process.returncode == 2, errors
     assert errors.startswith(f"error: cannot write '{folder}/")
     assert "No such file or directory" in errors

@@ -609,8 +609,9 @@ def test_the_package_alone_does_not_load_this():
 
 
 def test_the_pages_commands_and_snippet_run(tiny_run, synthetic, tmp_path):
-    """In the order of docs/frameworks/huggingface.md."""
-    text = (REPOSITORY / "docs" / "frameworks" / "huggingface.md").read_text(encoding="utf-8")
+    """In the order of docs/frameworks.md."""
+    text = (REPOSITORY / "docs" / "frameworks.md").read_text(encoding="utf-8")
+    text = text.split("\n## Hugging Face\n")[1].split("\n## ")[0]
     export, back = re.findall(r"```bash\n(.*?)```", text, flags=re.DOTALL)
     (snippet,) = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
     (tmp_path / "tools").symlink_to(REPOSITORY / "tools")

@@ -7,10 +7,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from t2ireid_plugin.data.annotations import INSTRUCTIONS, Companion, Photo, parse_row, read_companion, read_rows
+from t2ireid_plugin.data.annotations import (
+    INSTRUCTIONS,
+    Companion,
+    Photo,
+    parse_row,
+    read_companion,
+    read_rows,
+    stays_inside,
+)
 from t2ireid_plugin.data.benchmarks import SPLITS, BenchmarkSpec
 from t2ireid_plugin.data.checks.findings import Example, Findings
 from t2ireid_plugin.errors import DataError
+from t2ireid_plugin.reading import is_unicode
 
 # Stands in for what was noted already, so that the reader goes on to what else is wrong with the row.
 _SOME_TEXT, _SOME_ID = "-", 0
@@ -47,15 +56,6 @@ def shown(text: str) -> str:
     return line if len(line) <= _SHOWN else line[: _SHOWN - 1] + "…"
 
 
-def is_unicode(text: str) -> bool:
-    """False for one half of a surrogate pair, which JSON can hold and tokenizers raise TypeError for."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
 def _read(raw: Any, number: int, file: Path, spec: BenchmarkSpec, companion: Companion, findings: Findings) -> Row:
     fields = raw if isinstance(raw, dict) else {}
     path = _first_path(fields)
@@ -68,13 +68,12 @@ def _read(raw: Any, number: int, file: Path, spec: BenchmarkSpec, companion: Com
         photo = parse_row({**fields, **mended} if fields else raw, number, file, spec, companion)
     except DataError as error:
         reason = str(error).removeprefix(f"'{file}', row {number}").removeprefix(f" ({path})").removeprefix(": ")
-        findings.add("row_refused", [Example(number, path, shown(reason))])
+        kind = "caption_not_unicode" if "lone surrogate" in reason else "row_refused"  # an identity or clothing text
+        findings.add(kind, [Example(number, path, shown(reason))])
     others = (*(photo.id_texts or ()), *(photo.cloth_texts or ())) if photo else ()
-    halves = [text for text in others if not is_unicode(text)]
-    findings.add("caption_not_unicode", [Example(number, path, shown(ascii(text))) for text in halves])
     split = fields.get("split")
     split = split.lower() if isinstance(split, str) else None
-    inside = photo is not None or (path and not os.path.isabs(path) and ".." not in Path(path).parts)
+    inside = photo is not None or (path and stays_inside(path))
     return Row(
         number=number,
         path=os.path.normpath(path) if inside else None,

@@ -7,10 +7,11 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from t2ireid_plugin.data.checks.findings import ERROR, MANY_CUT, MOSTLY, WARNING, Example, Findings
-from t2ireid_plugin.data.checks.rows import Row, is_unicode, shown
+from t2ireid_plugin.data.checks.rows import Row, shown
 from t2ireid_plugin.errors import EncoderError
 from t2ireid_plugin.modeling.encoders import TEXT_KEY, build_tokenizer, check_source
 from t2ireid_plugin.modeling.tokenizer import learn_wordpiece
+from t2ireid_plugin.reading import is_unicode
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -51,9 +52,9 @@ def load_tokenizer(source: str) -> PreTrainedTokenizerBase:
     check_source(source, TEXT_KEY)
     try:
         try:
-            config = AutoConfig.from_pretrained(source, local_files_only=True)
+            config = AutoConfig.from_pretrained(source, local_files_only=True, trust_remote_code=False)
         except OSError:  # neither a folder nor in the cache
-            config = AutoConfig.from_pretrained(source)
+            config = AutoConfig.from_pretrained(source, trust_remote_code=False)
         vocab_size = config.vocab_size
     except Exception as error:  # damaged files raise anything, as in `encoders`
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from t2ireid_plugin.data.benchmarks import SPLITS
-from t2ireid_plugin.errors import DataError
+from t2ireid_plugin.errors import DataError, shown
+from t2ireid_plugin.reading import parse_json, read_bytes, text_problem
 
 IMAGE, IDENTITY, CAPTION, CAMERA, SPLIT = "image", "identity", "caption", "camera", "split"
 ID_TEXT, CLOTH_TEXT = "identity_text", "clothing_text"
@@ -86,7 +87,7 @@ def read_table(file: Path, ignore: Sequence[str] = ()) -> Table:
 
 def _decode(file: Path) -> str:
     try:
-        content = file.read_bytes()
+        content = read_bytes(file)
     except OSError as error:
         raise DataError(f"cannot read the table '{file}' ({error.strerror})") from error
     try:
@@ -152,8 +153,8 @@ def _json_records(text: str, file: Path, ignore: Sequence[str]) -> Iterator[tupl
             continue
         where = f"'{file}', line {line}"
         try:
-            record = json.loads(content)
-        except (ValueError, RecursionError) as error:
+            record = parse_json(content)
+        except ValueError as error:
             what = f"{error.msg} at column {error.colno}" if isinstance(error, json.JSONDecodeError) else error
             raise DataError(f"{where}: not valid JSON ({what}); each line is an object of its own") from error
         if not isinstance(record, dict):
@@ -207,7 +208,7 @@ def _label(cells: Mapping[str, Any], column: str, where: str) -> str:
     if numbers and type(value) is int:  # true and false are int to isinstance
         return str(value)
     if not isinstance(value, str):
-        raise DataError(f"{where}: {column} {value!r} is no text{' or whole number' if numbers else ''}")
+        raise DataError(f"{where}: {column} {shown(value)} is no text{' or whole number' if numbers else ''}")
     return _whole(value, column, where).strip()
 
 
@@ -217,7 +218,7 @@ def _texts(cells: Mapping[str, Any], column: str, where: str) -> tuple[str, ...]
     if isinstance(values, str):
         values = [values] if values.strip() or column == CAPTION else []
     if not isinstance(values, list) or not all(isinstance(text, str) for text in values):
-        raise DataError(f"{where}: {column} {values!r} is no text or list of texts")
+        raise DataError(f"{where}: {column} {shown(values)} is no text or list of texts")
     if not all(text.strip() for text in values) or (column == CAPTION and not values):
         raise DataError(f"{where}: the column '{column}' is empty")
     return tuple(_whole(text, column, where) for text in values)
@@ -229,15 +230,14 @@ def _split(split: str, where: str) -> str:
         return name
     if name in ("query", "gallery"):
         raise DataError(
-            f"{where}: split {split!r} is not used here; write test for both: each caption of the test images is a "
-            "query, the images are the gallery"
+            f"{where}: split {shown(split)} is not used here; write test for both: each caption of the test images "
+            "is a query, the images are the gallery"
         )
-    raise DataError(f"{where}: split {split!r} is none of {', '.join(SPLITS)}")
+    raise DataError(f"{where}: split {shown(split)} is none of {', '.join(SPLITS)}")
 
 
 def _whole(text: str, column: str, where: str) -> str:
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError:
-        raise DataError(f"{where}: {column} {text!r} holds half a character (a lone surrogate)") from None
+    problem = text_problem(text)
+    if problem:
+        raise DataError(f"{where}: {column} {shown(text)} {problem}")
     return text

@@ -77,16 +77,18 @@ def enable_compatibility() -> None:
     if not hasattr(collections, "Mapping"):
         collections.Mapping = collections.abc.Mapping  # type: ignore[attr-defined]
 
-    import fastreid.data.build
-    import fastreid.engine.defaults
-    import fastreid.evaluation.reid_evaluation
-    import fastreid.solver.build
+    # "from", as a package whose first import has failed lacks its modules as attributes when it is imported again.
+    from fastreid import solver
+    from fastreid.data import build as data_build
+    from fastreid.engine import defaults
+    from fastreid.evaluation import reid_evaluation
+    from fastreid.solver import build as solver_build
 
-    over_parameters = functools.partial(fastreid.solver.build.build_optimizer, contiguous=False)
-    fastreid.solver.build_optimizer = fastreid.engine.defaults.build_optimizer = over_parameters
+    over_parameters = functools.partial(solver_build.build_optimizer, contiguous=False)
+    solver.build_optimizer = defaults.build_optimizer = over_parameters
     if not torch.cuda.is_available():
-        fastreid.data.build.DataLoaderX = _PlainLoader
-    fastreid.evaluation.reid_evaluation.compile_helper = _keep_python_evaluator
+        data_build.DataLoaderX = _PlainLoader
+    reid_evaluation.compile_helper = _keep_python_evaluator
 
 
 class _PlainLoader(DataLoader):

@@ -13,10 +13,6 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from PIL import Image
-
-from t2ireid_plugin.data.benchmarks import BENCHMARKS
-from t2ireid_plugin.data.dataset import load
 
 if "FASTREID_SRC" in os.environ:
     source = Path(os.environ["FASTREID_SRC"]).resolve()
@@ -123,25 +119,11 @@ def run_tool():
 
 
 @pytest.fixture(scope="session")
-def market(synthetic, tmp_path_factory):
-    """The drawn people in Market-1501's folders and names; of each test identity one query a camera."""
-    root = tmp_path_factory.mktemp("market")
+def market(reid_data):
+    """The drawn people as Market-1501, in the folder that FastReID looks in; and the numbers of photos."""
+    root = reid_data / "market1501"
     base = root / "Market-1501-v15.09.15"
-    folders = {name: base / name for name in ("bounding_box_train", "query", "bounding_box_test")}
-    for folder in folders.values():
-        folder.mkdir(parents=True)
-    loaded = load(synthetic.root, BENCHMARKS["cuhkpedes"])
-    for split in ("train", "test"):
-        asked = set()
-        for number, (path, pid, *_) in enumerate(loaded.photos[split]):
-            camera = int(Path(path).stem.split("_")[1][1:]) + 1
-            name = f"{pid:04}_c{camera}s1_{number:06}_00.jpg"
-            folder = folders["bounding_box_train" if split == "train" else "bounding_box_test"]
-            if split == "test" and (pid, camera) not in asked:
-                asked.add((pid, camera))
-                Image.open(path).convert("RGB").save(folders["query"] / name)
-            Image.open(path).convert("RGB").save(folder / name)
-    return SimpleNamespace(root=root, **{name: len(list(folder.iterdir())) for name, folder in folders.items()})
+    return SimpleNamespace(root=root, **{folder.name: len(list(folder.iterdir())) for folder in base.iterdir()})
 
 
 @pytest.fixture(scope="session")

@@ -1,22 +1,25 @@
-"""Every command and snippet of docs/frameworks/fastreid.md runs as it stands, on small data in the same places."""
+"""Every command and snippet of docs/frameworks.md on FastReID runs as it stands, on small data in the same places."""
 
 import re
 import shlex
 import subprocess
+import sys
 from pathlib import Path
 
 import fastreid
 import pytest
+import torch
 
 from t2ireid_plugin.cli import main as t2ireid
 from t2ireid_plugin.integrations.fastreid.command import main as train_fastreid
 
 REPOSITORY = Path(__file__).parents[3]
-PAGE = (REPOSITORY / "docs" / "frameworks" / "fastreid.md").read_text(encoding="utf-8")
+TEXT = (REPOSITORY / "docs" / "frameworks.md").read_text(encoding="utf-8")
+PAGE = TEXT.split("\n## FastReID\n")[1].split("\n## ")[0]
 # So that trainings end within the test.
 FEW = "--train-ids 24 --val-ids 8 --test-ids 8 --photos 4"
 SHORT = (
-    "SOLVER.MAX_EPOCH {epochs} SOLVER.WARMUP_ITERS 1 SOLVER.IMS_PER_BATCH 32 TEST.EVAL_PERIOD 1 "
+    "SOLVER.MAX_EPOCH {epochs} SOLVER.WARMUP_ITERS 0 SOLVER.IMS_PER_BATCH 32 TEST.EVAL_PERIOD 1 "
     "SOLVER.CHECKPOINT_PERIOD 1 DATALOADER.NUM_WORKERS 0 MODEL.DEVICE cpu"
 )
 TINY = (
@@ -72,7 +75,8 @@ def test_the_drawn_people_by_the_shell(workplace) -> None:
     """The lines themselves: the path, the tool's file, a process of its own."""
     export, draw, train = blocks("bash")[0].strip().splitlines()
     path = f"export PYTHONPATH=$PYTHONPATH:{REPOSITORY}"
-    draw = draw.replace("t2ireid", "python -m t2ireid_plugin")
+    draw = draw.replace("t2ireid", f"{sys.executable} -m t2ireid_plugin")
+    train = train.replace("python", sys.executable, 1)
     lines = [export, path, f"{draw} {FEW}", f"{train} {SHORT.format(epochs=1)} {TINY}"]
     done = subprocess.run(["bash", "-ec", "\n".join(lines)], cwd=workplace, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
@@ -86,7 +90,8 @@ def test_the_full_configurations_train_resume_and_test(at_work, workplace) -> No
     at_work("reid-data")
     assert train_fastreid(words(train, f"{SHORT} {TEXT_FOLDERS}")) == 0
     assert train_fastreid(words(resume, f"{SHORT} {TEXT_FOLDERS}", epochs=2)) == 0
-    assert (workplace / "log" / "fastreid_cuhkpedes" / "model_0000.pth").is_file()
+    resumed = torch.load(workplace / "log" / "fastreid_cuhkpedes" / "model_final.pth", weights_only=True)
+    assert resumed["epoch"] == 1  # the second
     assert train_fastreid(words(test)) == 0
     assert train_fastreid(words(images, f"{SHORT} {FOLDERS}")) == 0
     assert (workplace / "log" / "fastreid_market1501" / "model_final.pth").is_file()
