@@ -20,7 +20,7 @@ _TRAIN_EXAMPLES = """examples:
   %(prog)s --config-file configs/t2i_vit_mamba.yaml --eval-only model.load_weights log/run/best.pth
   %(prog)s --config-file configs/t2i_synthetic_cpu.yaml --eval-only --visualize
   %(prog)s --config-file configs/market1501_t2ireid.yaml --root DIR
-  %(prog)s --config-file OSNET.yaml -s market1501 -t msmt17 --transforms random_flip --root DIR
+  %(prog)s --config-file configs/market1501_t2ireid.yaml -s market1501 -t msmt17 --transforms random_flip
 """
 
 

@@ -58,7 +58,7 @@ def test_examples_in_the_help_name_files_that_exist(capsys, repository):
     with pytest.raises(SystemExit):
         main(["train", "--help"])
     files = re.findall(r"--config-file (\S+\.yaml)", capsys.readouterr().out)
-    assert len(files) == 4
+    assert len(files) == 6
     for file in files:
         assert (repository / file).is_file()
 
@@ -151,7 +151,7 @@ def test_mistakes_in_settings(tiny_settings, tmp_path, refused, words, message):
         (["data.combineall", "True"], "data.combineall would train on the test identities"),
         (["train.batch_size", "200"], "the training split has 24 identities, but a batch takes 50"),
         (
-            ["train.batch_size", "500", "sampler.train_sampler", "RandomSampler"],
+            ["train.batch_size", "500", "sampler.train_sampler", "RandomSampler", "loss.terms.fused_query.weight", "0"],
             "the training split has 192 captions, fewer than train.batch_size 500",
         ),
         (["train.max_epoch", "0"], "train.max_epoch: 0 leaves nothing to train after 0"),
