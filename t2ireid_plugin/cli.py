@@ -85,7 +85,7 @@ def _add_data(parser: argparse.ArgumentParser) -> None:
     data.add_argument("--transforms", nargs="+", metavar="NAME", help="data.transforms")
 
 
-def _data_settings(options: argparse.Namespace) -> list[str]:
+def _settings(options: argparse.Namespace) -> list[str]:
     """The short forms as ``KEY VALUE``, and the settings that follow the last name of a list, which has no end mark."""
     short, rest = ["data.root", options.root] if options.root else [], []
     for name in ("sources", "targets", "transforms"):
@@ -93,13 +93,13 @@ def _data_settings(options: argparse.Namespace) -> list[str]:
         end = next((i for i, word in enumerate(words) if "." in word), len(words))
         short += [f"data.{name}", str(words[:end])] if end else []
         rest += words[end:]
-    return short + rest
+    return [*short, *options.opts, *rest]
 
 
 def _train(options: argparse.Namespace, command: str) -> None:
     from t2ireid_plugin.config import load_cfg
 
-    cfg = load_cfg(options.config_file, [*_data_settings(options), *options.opts])
+    cfg = load_cfg(options.config_file, _settings(options))
     from t2ireid_plugin.engine.job import run_job
 
     run_job(cfg, command, eval_only=options.eval_only, resume=options.resume, pictures=options.visualize)

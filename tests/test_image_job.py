@@ -308,17 +308,7 @@ def test_a_broken_dataset_is_named(tiny_words, reid_data, tmp_path, capsys, chan
 
 def test_all_that_is_missing_is_told_at_once(tiny_words, tmp_path, capsys):
     words = tiny_words(
-        tmp_path / "log",
-        "--root",
-        tmp_path,
-        "-s",
-        "msmt17",
-        "-t",
-        "msmt17",
-        "model.vit_pretrained",
-        "./no",
-        "model.pretrained",
-        "True",
+        tmp_path / "log", "--root", tmp_path, "-s", "msmt17", "-t", "msmt17", "model.vit_pretrained", "./no"
     )
     assert main(["train", *words]) == 2
     error = capsys.readouterr().err

@@ -384,13 +384,15 @@ def test_settings_that_cannot_work(tiny_settings, tmp_path, changes, words):
         check_config(configured(tiny_settings, tmp_path, **changes))
 
 
-def test_the_pages_run_learns_what_one_without_it_learns(tiny_settings, tmp_path, tiny_run, repository):
+def test_the_pages_run_learns_what_one_without_it_learns(tiny_settings, tmp_path, repository):
     """The first loss, to the rounding of half precision; by the command of docs/performance.md, on a tiny model."""
     page = (repository / "docs" / "performance.md").read_text(encoding="utf-8")
     (command,) = re.findall(r"python tools/train_net.py (.+)", page)
     config, file, *words = command.split()
     assert (config, words) == ("--config-file", ["data.text_feature_cache", "disk"])
-    tiny = tiny_settings(tmp_path / "log", data__text_feature_cache_dir=tmp_path / "cache")
+    each_step = {"train__max_epoch": 1, "train__print_freq": 1}
+    tiny = tiny_settings(tmp_path / "log", data__text_feature_cache_dir=tmp_path / "cache", **each_step)
+    assert main(["train", *tiny_settings(tmp_path / "plain", **each_step)]) == 0
     assert tiny[1].endswith(file)
     assert main(["train", *tiny, *words]) == 0
     written = files(tmp_path / "cache")
@@ -400,6 +402,6 @@ def test_the_pages_run_learns_what_one_without_it_learns(tiny_settings, tmp_path
         rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
         return [row["loss"] for row in rows if "loss" in row]
 
-    found, expected = losses(tmp_path / "log"), losses(tiny_run.folder)
+    found, expected = losses(tmp_path / "log"), losses(tmp_path / "plain")
     assert found[0] == pytest.approx(expected[0], rel=2e-3)
     assert found != expected  # it was used
