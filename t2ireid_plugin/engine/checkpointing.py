@@ -59,7 +59,7 @@ def check_intact(path: str | Path) -> None:
     try:
         with zipfile.ZipFile(file) as archive:
             damaged = archive.testzip()
-    except (zipfile.BadZipFile, zlib.error, struct.error, EOFError, OSError, ValueError, NotImplementedError) as error:
+    except (zipfile.BadZipFile, zlib.error, struct.error, EOFError, OSError, ValueError, RuntimeError) as error:
         raise CheckpointError(f"'{file}' is truncated or damaged ({error})") from error
     if damaged is not None:
         raise CheckpointError(f"'{file}' is damaged: the checksum of '{damaged}' in it is wrong")
