@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import os
@@ -9,7 +10,7 @@ import struct
 import zipfile
 import zlib
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 
@@ -21,6 +22,7 @@ logger = logging.getLogger(__name__)
 
 # The newest state of a training run and the one before it, and what the newest is renamed to when it is damaged.
 LAST, PREVIOUS, DAMAGED = "last.pth", "last.prev.pth", "last.damaged.pth"
+_DIGEST = 32  # hexadecimal digits
 # What training needs to go on; see `TrainingLoop.save`.
 _NEEDED = ["state_dict", "losses", "optimizer", "scheduler", "scaler", "epoch", "step", "steps", "evaluated"]
 _NEEDED += ["sequence", "log", "bad_images"]
@@ -36,7 +38,45 @@ def save_checkpoint(state: dict[str, Any], path: str | Path, keep: str | Path | 
         CheckpointError: when it cannot be written.
     """
     previous = None if keep is None else Path(keep)
-    write_whole(Path(path), lambda draft: torch.save(state, draft), CheckpointError, previous)
+
+    def write(draft: Path) -> None:
+        torch.save(state, draft)
+        _seal(draft)
+
+    write_whole(Path(path), write, CheckpointError, previous)
+
+
+def _seal(file: Path) -> None:
+    """Puts a digest of all bytes of an archive behind it, as the archive's comment, which every reader skips."""
+    with open(file, "rb+") as stream:
+        stream.seek(-2, os.SEEK_END)  # the length of the comment, which PyTorch leaves at 0
+        body = stream.tell()
+        stream.seek(0)
+        digest = _digest(stream, body)
+        stream.seek(body)
+        stream.write(len(digest).to_bytes(2, "little") + digest)
+
+
+def _digest(stream: BinaryIO, length: int) -> bytes:
+    """Of the next ``length`` bytes, in hexadecimal digits."""
+    found = hashlib.blake2b(digest_size=_DIGEST // 2)
+    while length > 0 and (part := stream.read(min(length, 2**20))):
+        found.update(part)
+        length -= len(part)
+    return found.hexdigest().encode()
+
+
+def _seal_holds(file: Path) -> bool:
+    """Whether the digest behind an archive fits; true for an archive without one, as older versions wrote."""
+    size = file.stat().st_size
+    with open(file, "rb") as stream:
+        stream.seek(-2, os.SEEK_END)
+        if stream.read() == b"\0\0":  # no comment
+            return True
+        stream.seek(max(0, size - _DIGEST - 2))
+        length, digest = stream.read(2), stream.read()
+        stream.seek(0)
+        return length == _DIGEST.to_bytes(2, "little") and _digest(stream, size - _DIGEST - 2) == digest
 
 
 def save_json(content: Any, path: str | Path) -> None:
@@ -46,7 +86,7 @@ def save_json(content: Any, path: str | Path) -> None:
 
 
 def check_intact(path: str | Path) -> None:
-    """Reads a checkpoint of ours once through and compares the checksums (CRC-32) that PyTorch has put into it.
+    """Reads a checkpoint of ours once through and compares the checksums that PyTorch and we have put into it.
 
     PyTorch itself does not look at them: a flipped bit would be loaded as another weight.
 
@@ -63,6 +103,8 @@ def check_intact(path: str | Path) -> None:
         raise CheckpointError(f"'{file}' is truncated or damaged ({error})") from error
     if damaged is not None:
         raise CheckpointError(f"'{file}' is damaged: the checksum of '{damaged}' in it is wrong")
+    if not _seal_holds(file):  # what the archive says of itself has no checksum
+        raise CheckpointError(f"'{file}' is truncated or damaged: its bytes are not those that were written")
 
 
 def newest_checkpoint(folder: Path) -> Path | None:
