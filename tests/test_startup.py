@@ -140,7 +140,7 @@ import torchreid
 import inspect
 assert waiting() == []
 assert torchreid.__loader__ is torchreid.__spec__.loader
-assert type(torchreid.__loader__).__module__.endswith("_bootstrap_external"), torchreid.__loader__
+assert not type(torchreid.__loader__).__module__.startswith("t2ireid_plugin"), torchreid.__loader__
 assert "__version__" in inspect.getsource(torchreid)
 """
     loaded(script, repository)
