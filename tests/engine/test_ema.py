@@ -154,9 +154,9 @@ def test_resumed_equals_uninterrupted(build, tmp_path):
     engine.train = dies_in_the_third_epoch
     with pytest.raises(Stop):
         engine.run(save_dir=str(parts), **run)
-    heir = build(**settings, train__seed=99)
-    assert heir.resume(parts / "last.pth") == 2
-    heir.run(save_dir=str(parts), start_epoch=2, **run)
+    heir = build(**settings)
+    assert heir.resume(parts / "last.pth") == (2, 0)
+    heir.run(save_dir=str(parts), **run)
 
     first, second = saved(whole), saved(parts)
     for part in ("state_dict", "ema"):
@@ -171,8 +171,7 @@ def test_an_average_cannot_be_switched_on_or_off_on_the_way(build, tiny_run, tmp
     with pytest.raises(CheckpointError, match=r"last\.pth' was trained without a moving average.*train\.ema_decay"):
         build(train__ema_decay=DECAY).resume(tiny_run.folder / "last.pth")
     engine = build(train__ema_decay=DECAY)
-    engine.epoch, engine.max_epoch = 0, 1
-    engine.save_model(0, 0.0, str(tmp_path))
+    engine.run(save_dir=str(tmp_path), max_epoch=1)
     with pytest.raises(CheckpointError, match=r"was trained with a moving average, but train\.ema_decay is 0"):
         build().resume(tmp_path / "last.pth")
 
@@ -180,7 +179,7 @@ def test_an_average_cannot_be_switched_on_or_off_on_the_way(build, tiny_run, tmp
 def test_a_last_checkpoint_from_before_there_were_averages(build, tiny_run, tmp_path):
     old = {key: value for key, value in saved(tiny_run.folder).items() if key != "ema"}
     torch.save(old, tmp_path / "last.pth")
-    assert build().resume(tmp_path / "last.pth") == 2
+    assert build().resume(tmp_path / "last.pth") == (2, 0)
 
 
 def test_the_job_tests_the_chosen_average(tiny_settings, tmp_path, monkeypatch):
@@ -188,8 +187,8 @@ def test_the_job_tests_the_chosen_average(tiny_settings, tmp_path, monkeypatch):
 
     The first epoch is the chosen one, whose average is no longer in memory.
     """
-    choose = TextImageEngine._choose
-    monkeypatch.setattr(TextImageEngine, "_choose", lambda self, at: None if self.epoch else choose(self, at))
+    choose = TextImageEngine.choose
+    monkeypatch.setattr(TextImageEngine, "choose", lambda self, at: None if self.epoch else choose(self, at))
     words = tiny_settings(tmp_path / "run", train__ema_decay=DECAY, train__lr=0.003)
     assert main(["train", *words]) == 0
     assert saved(tmp_path / "run", "best.pth")["epoch"] == 1
