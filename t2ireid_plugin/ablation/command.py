@@ -13,13 +13,15 @@ from t2ireid_plugin.ablation.summary import summarize
 from t2ireid_plugin.config import require_texts
 from t2ireid_plugin.engine.build import check_config, check_files
 from t2ireid_plugin.engine.logging import git_revision, versions
+from t2ireid_plugin.engine.stopping import orderly_stop
 from t2ireid_plugin.errors import ConfigError
 
 
 def run(options: argparse.Namespace, command: str) -> None:
-    """Trains what is not trained yet, then prints and writes the table.
+    """Trains what is not trained yet, then prints and writes the table, also of what there is when it is stopped.
 
     Raises:
+        Stopped: on SIGTERM or SIGINT; the runs in work have saved themselves and go on next time.
         T2IReIDError: for all that a user can mend, before anything is trained; and when runs failed, at the end.
     """
     grid = read_grid(options.grid)
@@ -44,7 +46,8 @@ def run(options: argparse.Namespace, command: str) -> None:
         check_files(cfg)
     jobs = options.jobs or max(1, (os.cpu_count() or 1) // options.threads)
     try:
-        train_all(runs, jobs, options.threads, options.probe)
+        with orderly_stop():
+            train_all(runs, jobs, options.threads, options.probe)
     finally:
         rows = summarize(grid, runs, options.target)
         if rows:

@@ -32,6 +32,7 @@ def train_all(runs: Sequence[Run], jobs: int = 1, threads: int = 1, probe: Seque
     Raises:
         ConfigError: when a run's folder holds a run with other settings.
         T2IReIDError: when runs failed; the message has each one's last words.
+        KeyboardInterrupt: once the runs in work have saved themselves and ended.
     """
     for run in runs:
         check_folder(run)
@@ -111,6 +112,7 @@ class _Processes:
                     stdin=subprocess.DEVNULL,
                     stdout=stream,
                     stderr=subprocess.STDOUT,
+                    start_new_session=True,  # else Ctrl-C would be their first signal and ours a second, which kills
                 )
                 self.running.add(process)
             status = process.wait()

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from huggingface_hub import constants, hf_hub_download, try_to_load_from_cache
+from huggingface_hub.utils import HFValidationError, validate_repo_id
 
 from t2ireid_plugin.errors import ConfigError, EncoderError
 from t2ireid_plugin.modeling.towers import drop_head, tower_class, tower_config, without_pooler
@@ -214,8 +215,12 @@ def _missing(source: str, key: str) -> EncoderError:
 
 
 def _looks_like_path(source: str) -> bool:
-    """A hub id is ``name`` or ``owner/name``; all else is meant as a folder."""
-    return source.startswith((".", "~", os.sep)) or source.count("/") > 1 or Path(source).is_absolute()
+    """A hub id is ``name`` or ``owner/name`` of the letters that the hub allows; all else is meant as a folder."""
+    try:
+        validate_repo_id(source)
+    except HFValidationError:
+        return True
+    return False
 
 
 def find_folder(source: str) -> Path | None:

@@ -1,8 +1,10 @@
 """The command, on tiny trainings."""
 
 import json
+import signal
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -11,6 +13,8 @@ from PIL import Image
 
 from t2ireid_plugin.cli import main
 from t2ireid_plugin.data.synthetic import write_synthetic
+from t2ireid_plugin.engine.checkpointing import read_checkpoint
+from t2ireid_plugin.engine.lock import alone_in
 from t2ireid_plugin.evaluation.bootstrap import paired_difference
 from t2ireid_plugin.evaluation.records import load_records
 
@@ -128,6 +132,28 @@ def test_other_settings_need_another_folder(finished, words, capsys):
     out, _ = finished
     assert main(["ablate", *words(out), "train.lr", "0.5"]) == 2
     assert "holds a run with other settings" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_to_end_reaches_the_runs(words, repository, tmp_path, number, status):
+    out = tmp_path / "out"
+    command = [sys.executable, "tools/ablate.py", *words(out, "--jobs", 2), "train.max_epoch", "10000"]
+    ablate = subprocess.Popen(command, cwd=repository, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    runs = [out / row / "seed1" for row in ("plain", "hot")]
+    until = time.monotonic() + 120
+    while not all((run / "last.prev.pth").is_file() for run in runs):
+        assert ablate.poll() is None, ablate.communicate()[0]
+        assert time.monotonic() < until
+        time.sleep(0.1)
+    ablate.send_signal(number)
+    told, _ = ablate.communicate(timeout=60)
+    assert ablate.returncode == status, told
+    assert told.rstrip().endswith(f"stopped by {number.name}")
+    for run in runs:
+        assert (run / "console.txt").read_text().rstrip().endswith("stopped by SIGTERM")
+        with alone_in(run):  # nobody is in it any more
+            assert read_checkpoint(run / "last.pth")["steps"] > 0
+    assert not (out / "plain" / "seed2").exists()
 
 
 def test_a_failed_run_is_told_after_the_others(words, tmp_path, capsys):

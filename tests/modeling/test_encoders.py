@@ -1,3 +1,4 @@
+import functools
 import http.server
 import json
 import shutil
@@ -222,11 +223,12 @@ def test_encoders_of_the_wrong_kind(folders):
         build_text_encoder(str(folders.image))
 
 
-@pytest.mark.parametrize("path", ["{}/nowhere", "./nowhere", "~/nowhere", "some/where/nowhere"])
+@pytest.mark.parametrize("path", ["{}/nowhere", "./nowhere", "~/nowhere", "some/where/nowhere", "my vit", "vit/", ""])
 def test_a_missing_folder_is_named(tmp_path, path, monkeypatch):
     monkeypatch.setattr(encoders, "_hub_reachable", lambda: pytest.fail("a path is no reason to ask the network"))
     path = path.format(tmp_path)
-    for attempt in (build_image_encoder, build_text_encoder, lambda p: build_tokenizer(p, 9)):
+    check = functools.partial(check_source, key=encoders.IMAGE_KEY)
+    for attempt in (check, build_image_encoder, build_text_encoder, lambda p: build_tokenizer(p, 9)):
         with pytest.raises(EncoderError) as error:
             attempt(path)
         assert f"'{path}'" in str(error.value)
