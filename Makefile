@@ -11,7 +11,7 @@ demo: $(VENV)/installed
 	$(BIN)/python tools/train_net.py --config-file configs/t2i_synthetic_cpu.yaml
 
 test: $(VENV)/installed
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
 # What touches torchreid, with a source tree of it (GitHub's layout) in place of the installed package (PyPI's).
 test-layouts: $(VENV)/installed

@@ -12,7 +12,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from t2ireid_plugin.benchmark import data, model, ranking, startup, sweep
+from t2ireid_plugin.benchmark import data, model, ranking, startup, sweep, training
 from t2ireid_plugin.benchmark.machine import describe_machine
 from t2ireid_plugin.benchmark.timing import Ratio
 from t2ireid_plugin.errors import DataError
@@ -20,6 +20,7 @@ from t2ireid_plugin.files import write_whole
 
 PARTS: dict[str, ModuleType] = {
     "model": model,
+    "train": training,
     "sweep": sweep,
     "startup": startup,
     "ranking": ranking,
@@ -124,6 +125,22 @@ def _model(figures: Mapping[str, Any]) -> str:
     return f"{text}\n\n{memory}\n\n{said}"
 
 
+def _train(figures: Mapping[str, Any]) -> str:
+    rows = [
+        [
+            f"`{name}`",
+            f"{row['seconds']:.1f}",
+            str(Ratio(**row["time_to_first"])),
+            f"{row['mb']:.0f}",
+            str(Ratio(**row["memory_to_first"])),
+        ]
+        for name, row in figures["settings"].items()
+    ]
+    clock = "wall" if figures["use_gpu"] else "CPU"
+    header = [f"{figures['batch']} pairs", f"{clock} seconds", "to the first", "peak MB", "to the first"]
+    return markdown(header, rows)
+
+
 def _sweep(figures: Mapping[str, Any]) -> str:
     rows = [
         [
@@ -173,6 +190,7 @@ def _machine(machine: Mapping[str, Any]) -> str:
 
 TABLES: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "model": _model,
+    "train": _train,
     "sweep": _sweep,
     "startup": _startup,
     "ranking": _ranking,

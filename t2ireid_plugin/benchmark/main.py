@@ -14,12 +14,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 
-from t2ireid_plugin.benchmark import data, everything, load, model, ranking, soak, startup, sweep
+from t2ireid_plugin.benchmark import data, everything, load, model, ranking, soak, startup, sweep, training
 from t2ireid_plugin.benchmark.machine import describe_machine
 from t2ireid_plugin.errors import T2IReIDError
 
 COMMANDS: dict[str, ModuleType] = {
     "model": model,
+    "train": training,
     "sweep": sweep,
     "startup": startup,
     "ranking": ranking,

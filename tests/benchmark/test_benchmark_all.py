@@ -26,9 +26,12 @@ def test_it_fills_the_tables_and_leaves_the_rest(page, tmp_path, monkeypatch):
     monkeypatch.setattr(everything.sweep, "GALLERIES", (20,))
     monkeypatch.setattr(everything.model, "_peak", lambda *_: 1)  # these start processes,
     monkeypatch.setattr(everything.startup, "_start", lambda name: (2.0 + (name != "python"), 3.0))  # many of them
+    trained = {"seconds": 2.0, "bytes": 3e6}  # processes too; tests/benchmark/test_benchmark_train.py starts them
+    monkeypatch.setattr(everything.training, "in_own_process", lambda *_, **__: trained)
     before = page.read_text()
     small = {
         "model": ["--size", "tiny", "--rounds", "1", "--images", "1", "--texts", "2", "--batch", "2"],
+        "train": ["--size", "tiny", "--settings", "train.precision fp32", "train.precision bf16"],
         "sweep": ["--size", "tiny", "--rounds", "1"],
         "startup": ["--rounds", "1"],
         "ranking": ["--size", "40x30x10", "--repeats", "1", "--against", "draft"],
@@ -73,7 +76,7 @@ def test_every_command_on_the_page_is_one(repository):
     """`tools/benchmark.py` commands parse; that `all` runs is tested above, the training one in the cache's tests."""
     text = (repository / "docs" / "performance.md").read_text()
     commands = re.findall(r"python tools/benchmark.py ([^`\n]+)", text)
-    assert len(commands) == 2
+    assert len(commands) == 3
     for command in commands:
         with pytest.raises(SystemExit) as end:
             main([*command.split(), "--help"])
