@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+PYTEST := $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
 .PHONY: demo test test-layouts test-fastreid lint clean
 
@@ -11,14 +12,14 @@ demo: $(VENV)/installed
 	$(BIN)/python tools/train_net.py --config-file configs/t2i_synthetic_cpu.yaml
 
 test: $(VENV)/installed
-	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
+	$(PYTEST)
 
 # What touches torchreid, with a source tree of it (GitHub's layout) in place of the installed package (PyPI's).
 test-layouts: $(VENV)/installed
 	@test -f "$(TORCHREID_SRC)/torchreid/__init__.py" || \
 		{ echo "usage: make test-layouts TORCHREID_SRC=DIR, the folder that holds torchreid/"; exit 2; }
 	TORCHREID_SRC="$(abspath $(TORCHREID_SRC))" PYTHONPATH="$(abspath $(TORCHREID_SRC))$${PYTHONPATH:+:$$PYTHONPATH}" \
-		$(BIN)/python -m pytest tests/integrations/test_torchreid.py tests/integrations/test_torchreid_source.py \
+		$(PYTEST) tests/integrations/test_torchreid.py tests/integrations/test_torchreid_source.py \
 		tests/test_registration.py tests/test_image_job.py tests/test_config.py tests/test_main_job.py \
 		tests/data/test_dataset.py tests/engine tests/evaluation/test_ranking.py
 
@@ -26,7 +27,7 @@ test-layouts: $(VENV)/installed
 test-fastreid: $(VENV)/installed
 	@test -n "$(FASTREID_SRC)" || { echo "say where FastReID's source is: make $@ FASTREID_SRC=path/to/fast-reid"; exit 2; }
 	$(BIN)/python -m pip install --quiet --editable '.[dev,fastreid]'
-	FASTREID_SRC=$(FASTREID_SRC) $(BIN)/python -m pytest tests/integrations/fastreid tests/integrations/test_without_fastreid.py
+	FASTREID_SRC=$(FASTREID_SRC) $(PYTEST) tests/integrations/fastreid tests/integrations/test_without_fastreid.py
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .
