@@ -10,7 +10,7 @@ from torchreid import optim as torchreid_optim
 
 from t2ireid_plugin.config import changed_keys, dump, get_cfg, image_only, load_cfg, to_dict
 from t2ireid_plugin.engine import build
-from t2ireid_plugin.engine.build import SAMPLERS, SCHEDULERS, check_config
+from t2ireid_plugin.engine.build import SAMPLERS, SCHEDULERS, check_config, check_shares
 from t2ireid_plugin.errors import ConfigError
 
 # torchreid's keys and defaults, from its scripts/default_config.py.
@@ -584,9 +584,9 @@ def test_batches_that_cannot_be_divided_among_processes(full, monkeypatch, proce
     monkeypatch.setattr(build, "processes", lambda: processes)
     wanted = ["train.batch_size", "64", "sampler.train_sampler", "RandomIdentitySampler", *words]
     with pytest.raises(ConfigError, match=message):
-        check_config(load_cfg(full, wanted))
+        check_shares(load_cfg(full, wanted))
     monkeypatch.setattr(build, "processes", lambda: 2)
-    check_config(load_cfg(full, wanted[:4]))
+    check_shares(load_cfg(full, wanted[:4]))
 
 
 def test_a_configuration_without_losses_is_refused():

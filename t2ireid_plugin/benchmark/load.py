@@ -57,7 +57,8 @@ def _write_gallery(folder: Path, images: int) -> None:
         target = folder / "imgs" / path
         target.parent.mkdir(parents=True, exist_ok=True)
         os.link(folder / "imgs" / row["file_path"], target)
-        rows.append({**row, "file_path": path, "id": first_id + number // 4, "captions": row["captions"][:1]})
+        one = {key: row[key][:1] for key in row if key.endswith("captions")}
+        rows.append({**row, **one, "file_path": path, "id": first_id + number // 4})
     file.write_text(json.dumps([row for row in rows if row not in drawn]), encoding="utf-8")
 
 

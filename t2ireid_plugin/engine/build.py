@@ -100,6 +100,26 @@ def check_config(cfg: CfgNode) -> None:
     (check_image_config if image_only(cfg) else _check_text_image)(cfg)
 
 
+def check_shares(cfg: CfgNode) -> None:
+    """Refuses training batches that the processes of this run cannot share; a test takes any number of processes.
+
+    Raises:
+        ConfigError: naming the key, the value and what would be right.
+    """
+    if cfg.train.batch_size % processes() or cfg.train.batch_size < 2 * processes():
+        raise ConfigError(
+            f"train.batch_size: {cfg.train.batch_size}, of all {processes()} processes together, must give each the "
+            "same number of samples, at least 2"
+        )
+    if cfg.sampler.train_sampler == "RandomIdentitySampler":
+        share = cfg.train.batch_size // processes()
+        if share % cfg.sampler.num_instances:
+            raise ConfigError(
+                f"train.batch_size {cfg.train.batch_size} gives each of {processes()} processes {share} samples, no "
+                f"multiple of sampler.num_instances {cfg.sampler.num_instances}: a person would be divided"
+            )
+
+
 def _check_text_image(cfg: CfgNode) -> None:
     """What only our own training with texts knows."""
     datasets = [name + suffix for name in BENCHMARKS for suffix in ("", VAL_SUFFIX)]
@@ -167,23 +187,11 @@ def _check_common(cfg: CfgNode) -> None:
         raise ConfigError(
             f"train.batch_size: {cfg.train.batch_size} is too small, batch normalisation needs at least 2 samples"
         )
-    if cfg.train.batch_size % processes() or cfg.train.batch_size < 2 * processes():
-        raise ConfigError(
-            f"train.batch_size: {cfg.train.batch_size}, of all {processes()} processes together, must give each the "
-            "same number of samples, at least 2"
-        )
     divisor = _BATCH_DIVISORS.get(cfg.sampler.train_sampler)
     if divisor and cfg.train.batch_size % cfg.sampler[divisor]:
         raise ConfigError(
             f"train.batch_size {cfg.train.batch_size} is no multiple of sampler.{divisor} {cfg.sampler[divisor]}"
         )
-    if cfg.sampler.train_sampler == "RandomIdentitySampler":
-        share = cfg.train.batch_size // processes()
-        if share % cfg.sampler.num_instances:
-            raise ConfigError(
-                f"train.batch_size {cfg.train.batch_size} gives each of {processes()} processes {share} samples, no "
-                f"multiple of sampler.num_instances {cfg.sampler.num_instances}: a person would be divided"
-            )
     if not cfg.test.ranks or min(cfg.test.ranks) < 1 or 1 not in cfg.test.ranks:
         raise ConfigError(f"test.ranks: {cfg.test.ranks} must be positive and include 1, which chooses the checkpoint")
 

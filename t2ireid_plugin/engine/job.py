@@ -23,6 +23,7 @@ from t2ireid_plugin.engine.build import (
     build_tokenizer,
     check_config,
     check_files,
+    check_shares,
     dataset_counts,
 )
 from t2ireid_plugin.engine.checkpointing import newest_checkpoint, save_json
@@ -75,6 +76,8 @@ def _run_in_folder(
 ) -> dict[str, dict[str, Metrics]]:
     """Checks what can be checked at once, takes hold of the folder, and runs; only the first process writes there."""
     check_config(cfg)
+    if not eval_only:
+        check_shares(cfg)
     if pictures and image_only(cfg):
         raise ConfigError("--visualize draws what sentences find; without sentences use test.visrank True --eval-only")
     folder = Path(cfg.data.save_dir)

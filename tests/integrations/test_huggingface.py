@@ -250,7 +250,6 @@ def test_dtype(exported, options):
 
 @pytest.mark.parametrize("device_map", ["cpu", "auto", {"": "cpu"}], ids=str)
 def test_device_map(exported, device_map):
-    pytest.importorskip("accelerate", reason="the library needs accelerate for device_map")
     model = AutoModel.from_pretrained(exported, device_map=device_map)
     if device_map != "auto":
         assert_same(embeddings(model, 32, 16), embeddings(AutoModel.from_pretrained(exported), 32, 16))

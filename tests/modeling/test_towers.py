@@ -5,6 +5,7 @@ import json
 from types import SimpleNamespace
 
 import pytest
+import sentencepiece
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
@@ -396,7 +397,6 @@ def test_tokenizers_go_through_a_checkpoint(saved, captions, family):
 
 def test_siglips_sentencepiece_tokenizer(saved, captions, tmp_path):
     """As in google/siglip-base-patch16-224; it has no JSON form, so a checkpoint cannot keep it."""
-    sentencepiece = pytest.importorskip("sentencepiece")
     with open(tmp_path / "spiece.model", "wb") as file:
         sentencepiece.SentencePieceTrainer.train(
             sentence_iterator=iter([text.lower() for text in captions] * 10), model_writer=file, vocab_size=60,
