@@ -78,10 +78,10 @@ def writable(folder: Path, error: type[T2IReIDError] = DataError) -> Iterator[No
     try:
         yield
     except OSError as problem:
-        lost = problem.errno == errno.ENOENT and str(problem.filename or "").startswith(str(folder))
+        what = os.fsdecode(problem.filename or folder)  # TensorBoard's names are bytes
+        lost = problem.errno == errno.ENOENT and bool(problem.filename) and what.startswith(str(folder))
         if isinstance(problem, T2IReIDError) or not (lost or problem.errno in _UNWRITABLE):
             raise
-        what = problem.filename or folder
         raise error(
             f"cannot write '{what}': {problem.strerror}; the checkpoints that are there are whole, so once this is "
             "mended --resume goes on from the newest"

@@ -90,6 +90,8 @@ class _Processes:
 
     def work(self, run: Run, probe: Sequence[str] | None) -> str | None:
         """Trains one run, and probes it; returns why it failed, or None."""
+        if self.stopped:
+            return "stopped"
         failure = None
         recipe = run.folder / _RECIPE
         if not is_done(run):

@@ -11,12 +11,15 @@ import time
 from pathlib import Path
 from typing import Any
 
+from torch.utils.data import DataLoader
+
 from t2ireid_plugin.benchmark.machine import memory_peak, memory_used, reset_memory_peak
 from t2ireid_plugin.benchmark.tiny import draw_people, in_own_process, tiny_cfg
 from t2ireid_plugin.engine.job import build_run
 from t2ireid_plugin.errors import DataError
 
 _IN_A_FOLDER = 1000
+_BATCH = 100  # captions at a time
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -69,8 +72,10 @@ def _evaluate(root: str, queries: int) -> dict[str, Any]:
     began = time.perf_counter()
     engine = build_run(tiny_cfg(Path(root), Path(root) / "log"), None)
     (target,) = engine.test_targets
-    asked = engine.test_loader[target]["query"].dataset
+    loaders = engine.test_loader[target]
+    asked = loaders["query"].dataset
     asked.data = asked.data[:queries]
+    loaders["query"] = DataLoader(asked, batch_size=_BATCH)
     metrics = engine.evaluate_protocols([target], ["t2i"])[target]["t2i"]
     return {
         "gallery": metrics["gallery"],

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from transformers import BertConfig, ViTConfig
 
 from t2ireid_plugin.benchmark.machine import memory_peak, memory_used, reset_memory_peak
 from t2ireid_plugin.benchmark.timing import Ratio, ratio
@@ -117,9 +118,12 @@ def _train(
 
 def _steps(folder: Path, root: Path, size: str, settings: str, batch: int, steps: int, use_gpu: bool) -> float:
     cfg = tiny_cfg(root, folder, batch_size=batch)
-    sizes = SIZES[size]
-    side = sizes["image"].get("image_size", 224)
-    encoders = {"vit_config": {**sizes["image"], "image_size": [side, side]}, "bert_config": dict(sizes["text"])}
+    vit, bert = ViTConfig(**SIZES[size]["image"]), BertConfig(**SIZES[size]["text"])
+    side = vit.image_size
+    encoders = {
+        "vit_config": {**_shape(vit), "image_size": [side, side], "patch_size": vit.patch_size},
+        "bert_config": {**_shape(bert), "vocab_size": bert.vocab_size},
+    }
     shape = {"data": {"height": side, "width": side}, "sampler": {"train_sampler": "RandomSampler"}}
     merge(cfg, {"model": encoders, "use_gpu": use_gpu, **shape}, "benchmark")
     words = shlex.split(settings)
@@ -143,6 +147,11 @@ def _steps(folder: Path, root: Path, size: str, settings: str, batch: int, steps
     engine.epoch, engine.max_epoch = 0, 1
     engine.train(print_freq=10**9)
     return statistics.median(seconds[1 : steps + 1] or seconds)
+
+
+def _shape(config: ViTConfig | BertConfig) -> dict[str, int]:
+    names = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
+    return {name: getattr(config, name) for name in names}
 
 
 if __name__ == "__main__":
