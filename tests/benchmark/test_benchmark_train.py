@@ -27,13 +27,22 @@ def test_settings_are_measured_beside_the_first(tmp_path, capsys):
     assert twice["memory_to_first"]["median"] == pytest.approx(twice["mb"] / plain["mb"])
 
 
-def test_a_setting_that_keeps_less_takes_less_memory(tmp_path):
-    """On a ViT-B/16, where it weighs; and each setting reaches the run, or both would take the same."""
-    training.draw_people(tmp_path, train_ids=4)
-    options = {"root": str(tmp_path), "size": "base", "batch": 4, "steps": 1, "threads": 1, "use_gpu": False}
-    settings = ("model.freeze_text true", "model.freeze_text true train.checkpoint_encoders true")
-    own = [training.in_own_process("t2ireid_plugin.benchmark.training", settings=s, **options) for s in settings]
-    assert own[1]["bytes"] < 0.95 * own[0]["bytes"]
+@pytest.mark.parametrize(("size", "width", "layers", "side"), [("base", 768, 12, 224), ("tiny", 32, 2, 32)])
+def test_size_and_settings_reach_the_run(tmp_path, monkeypatch, size, width, layers, side):
+    class Built(Exception):
+        pass
+
+    def build_run(cfg, weights):
+        raise Built(cfg)
+
+    monkeypatch.setattr(training, "build_run", build_run)
+    with pytest.raises(Built) as built:
+        training._steps(tmp_path, tmp_path, size, "train.precision bf16 model.freeze_text true", 4, 1, False)
+    (cfg,) = built.value.args
+    for encoder in (cfg.model.vit_config, cfg.model.bert_config):
+        assert (encoder.hidden_size, encoder.num_hidden_layers) == (width, layers)
+    assert cfg.model.vit_config.image_size == [cfg.data.height, cfg.data.width] == [side, side]
+    assert (cfg.train.precision, cfg.model.freeze_text, cfg.train.batch_size) == ("bf16", True, 4)
 
 
 def test_a_gpu_that_is_not_there(monkeypatch, capsys):
