@@ -406,6 +406,7 @@ def _coerce(value: Any, name: str, where: str) -> Any:
 
 def _typed(value: Any, wanted: type, where: str) -> Any:
     if wanted is float and isinstance(value, int) and not isinstance(value, bool):
+        check_value(value, where)  # for one with more than 308 digits is no float
         value = float(value)
     if type(value) is not wanted:
         found = "empty" if value is None else f"{type(value).__name__} ({shown(value)})"

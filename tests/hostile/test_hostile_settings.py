@@ -69,6 +69,8 @@ def test_tags_run_no_code(tmp_path, refused, tag):
         ("loss: {terms: {sdm: {weight: .inf}}}", "inf is no number to compute with"),
         ("train: {seed: " + "9" * 100 + "}", "does not fit into 64 bits"),
         ("train: {seed: " + "9" * 5000 + "}", "4300 digits"),
+        ("train: {lr: 1" + "0" * 400 + "}", "'train.lr': 1"),
+        ("train: {stepsize: [1" + "0" * 400 + "]}", "does not fit into 64 bits"),
         ("train: {seed: 1" + ":1" * 3000 + "}", "a number of 17,"),
         ('data: {root: "a\\0b"}', "'data.root': 'a\\x00b' holds a zero byte"),
         ('data: {root: "\\ud800"}', "half a character"),
