@@ -10,6 +10,7 @@ import errno
 import json
 import os
 import stat
+from collections import Counter
 from collections.abc import Hashable
 from pathlib import Path
 from typing import Any, BinaryIO, NoReturn
@@ -114,8 +115,7 @@ def _no_constant(name: str) -> NoReturn:
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
-        keys = [key for key, _ in pairs]
-        double = next(key for key in keys if keys.count(key) > 1)
+        double = next(key for key, times in Counter(key for key, _ in pairs).items() if times > 1)
         raise ValueError(f"the key {double[:80]!r} is twice in one object")
     return found
 

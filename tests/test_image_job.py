@@ -13,6 +13,7 @@ from torchreid import data, engine, metrics, models, optim, utils
 from t2ireid_plugin.cli import main
 from t2ireid_plugin.config import load_cfg
 from t2ireid_plugin.engine.build import check_config
+from t2ireid_plugin.engine.image import TripletEngine
 from t2ireid_plugin.errors import ConfigError
 
 # In the manner of torchreid's own files.
@@ -260,6 +261,16 @@ def test_a_resumed_run_is_the_run_that_was_not_interrupted(tiny_words, tmp_path)
     assert results(whole)["metrics"] == results(broken)["metrics"]
 
 
+def test_a_new_run_in_an_old_folder_is_not_taken_for_the_old_one(tiny_words, tmp_path, monkeypatch, capsys):
+    assert main(["train", *tiny_words(tmp_path, "train.max_epoch", 2)]) == 0
+    assert {"last.pth", "last.prev.pth"} <= {path.name for path in tmp_path.iterdir()}
+    monkeypatch.setattr(TripletEngine, "train", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
+    assert main(["train", *tiny_words(tmp_path)]) == 130
+    monkeypatch.undo()
+    assert main(["train", *tiny_words(tmp_path), "--resume"]) == 0
+    assert "Resuming" not in capsys.readouterr().out
+
+
 def test_a_text_image_run_is_tested_without_texts(tiny_words, tiny_run, tmp_path):
     words = tiny_words(tmp_path, "model.load_weights", tiny_run.folder / "best.pth")
     assert main(["test", *words]) == 0
@@ -278,11 +289,13 @@ def market(reid_data, tmp_path):
     return root, root / "market1501" / "Market-1501-v15.09.15"
 
 
-def test_a_damaged_image_is_named(tiny_words, reid_data, tmp_path, capsys):
+@pytest.mark.parametrize("share", [0, 0.5])
+def test_a_damaged_image_is_named(tiny_words, reid_data, tmp_path, capsys, share):
     """On it torchreid's own reader tries again for ever."""
     root, folder = market(reid_data, tmp_path)
     broken = next(folder.glob("query/*.jpg"))
-    broken.write_bytes(b"")
+    content = broken.read_bytes()
+    broken.write_bytes(content[: int(share * len(content))])
     assert main(["train", *tiny_words(tmp_path / "log"), "--root", str(root)]) == 2
     assert str(broken) in capsys.readouterr().err
 

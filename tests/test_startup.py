@@ -28,7 +28,7 @@ def loaded(script, repository, *arguments):
     done = subprocess.run(
         [sys.executable, "-c", whole, *arguments],
         cwd=repository,
-        env={**os.environ, "PYTHONPATH": str(repository)},
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(repository), *sys.path])},
         capture_output=True,
         text=True,
         check=False,

@@ -43,8 +43,9 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
             print(f"{name}: {figures[name][-1]:.0f} after {len(figures[name]):,} steps, {growth:+.1f} since warming up")
     if options.picture is not None:
         _draw(figures, options.picture)
-    if figures["rss_mb_growth"] > options.most_growth_mb:
-        raise DataError(f"memory grew by {figures['rss_mb_growth']:.0f} MB, more than {options.most_growth_mb:g}")
+    for name in ("rss_mb", "cuda_mb"):
+        if (growth := figures.get(f"{name}_growth", 0.0)) > options.most_growth_mb:
+            raise DataError(f"{name} grew by {growth:.0f} MB, more than {options.most_growth_mb:g}")
     return figures
 
 

@@ -149,6 +149,8 @@ def _check_text_image(cfg: CfgNode) -> None:
     choose("train.optim", cfg.train.optim, ("adamw",))
     choose("train.lr_scheduler", cfg.train.lr_scheduler, SCHEDULERS)
     choose("train.precision", cfg.train.precision, tuple(PRECISIONS))
+    if cfg.train.compile and (cfg.train.encode_at_once or cfg.train.checkpoint_encoders):
+        raise ConfigError("train.compile: not together with train.encode_at_once or train.checkpoint_encoders")
     if cfg.train.compile and cfg.model.fusion.type == "sequence_mamba":
         raise ConfigError(
             "train.compile: sequence_mamba scans sequences of ever new lengths, each of which would compile"
@@ -370,6 +372,7 @@ def _sequence(cfg: CfgNode, captions: int) -> dict[str, Any]:
     """What the sequence of training batches follows from."""
     sampler = cfg.sampler.train_sampler
     names = ["train.seed", "train.batch_size", "sampler.train_sampler", "data.sources", "data.transforms"]
+    names += ["data.height", "data.width", "data.val_share", "data.val_seed"]  # the last two say who is held out
     names += [f"sampler.{_BATCH_DIVISORS[sampler]}"] if sampler in _BATCH_DIVISORS else []
     tables = (name.split(".") for name in names)
     return {**{f"{table}.{name}": cfg[table][name] for table, name in tables}, "training captions": captions}

@@ -16,7 +16,7 @@ import torch
 
 from t2ireid_plugin.errors import CheckpointError
 from t2ireid_plugin.files import write_whole
-from t2ireid_plugin.modeling.checkpoint import read_checkpoint
+from t2ireid_plugin.modeling.checkpoint import check_archive, read_checkpoint
 
 logger = logging.getLogger(__name__)
 
@@ -97,6 +97,7 @@ def check_intact(path: str | Path) -> None:
     if not file.is_file():
         raise CheckpointError(f"no checkpoint at '{file}'")
     try:
+        check_archive(file)
         with zipfile.ZipFile(file) as archive:
             damaged = archive.testzip()
     except (zipfile.BadZipFile, zlib.error, struct.error, EOFError, OSError, ValueError, RuntimeError) as error:

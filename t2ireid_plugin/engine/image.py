@@ -15,8 +15,9 @@ from torchreid import engine as torchreid_engine
 from torchreid import metrics as torchreid_metrics
 from torchreid import utils as torchreid_utils
 
-from t2ireid_plugin.engine.checkpointing import save_checkpoint
+from t2ireid_plugin.engine.checkpointing import LAST, PREVIOUS, save_checkpoint
 from t2ireid_plugin.engine.logging import MetricsLog
+from t2ireid_plugin.engine.optim import keep_settings, settings_of
 from t2ireid_plugin.errors import CheckpointError, T2IReIDError
 from t2ireid_plugin.evaluation.metrics import Metrics, compute_metrics, reranked_metrics
 from t2ireid_plugin.evaluation.protocols import Comparison
@@ -60,6 +61,7 @@ class _Recorded(torchreid_engine.Engine):
         self.folder = Path()
         self.print_freq = 1
         self.final = False
+        self._source: Path | None = None  # folder of the checkpoint that was resumed
 
     @property
     def network(self) -> nn.Module:
@@ -72,16 +74,19 @@ class _Recorded(torchreid_engine.Engine):
         """As torchreid's; ``metrics.jsonl`` loses what it has of epochs that are done again."""
         self.folder, self.final = Path(save_dir), test_only
         if not test_only:
+            if self._source != self.folder.resolve():  # or --resume would go on with the older run that was here
+                for name in (LAST, PREVIOUS):
+                    (self.folder / name).unlink(missing_ok=True)
             self.metrics_log = _log_up_to(self.folder / "metrics.jsonl", start_epoch)
         super().run(save_dir=save_dir, max_epoch=max_epoch, start_epoch=start_epoch, test_only=test_only, **kwargs)
 
     def train(self, print_freq: int = 10, **kwargs: Any) -> None:
-        """An epoch, and ``last.pth`` after it."""
+        """An epoch, and ``last.pth`` after it; the one before it stays as ``last.prev.pth``."""
         self.print_freq = print_freq
         torchreid_utils.set_random_seed(self.seed + self.epoch)
         super().train(print_freq=print_freq, **kwargs)
         self.final = self.epoch + 1 == self.max_epoch
-        save_checkpoint(self._state(), self.folder / "last.pth")
+        save_checkpoint(self._state(), self.folder / LAST, self.folder / PREVIOUS)
 
     def forward_backward(self, data: dict[str, Any]) -> dict[str, float]:
         """A step of torchreid's; its losses are logged.
@@ -134,11 +139,14 @@ class _Recorded(torchreid_engine.Engine):
         weights = {name.removeprefix("module."): value for name, value in state["state_dict"].items()}
         try:
             self.network.load_state_dict(weights)
+            configured = settings_of(self.optimizer, self.scheduler)
             self.optimizer.load_state_dict(state["optimizer"])
         except (RuntimeError, ValueError) as error:
             reason = " ".join(str(error).split())
             raise CheckpointError(f"'{path}' is of another model or another optimizer: {reason}") from error
         self.scheduler.load_state_dict(state["scheduler"])
+        keep_settings(configured, self.optimizer, self.scheduler)
+        self._source = Path(path).resolve().parent
         return int(state["epoch"])
 
     @torch.no_grad()

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import torch
+from PIL import Image
 from torch import nn
 from torchreid import data as torchreid_data
 from torchreid import models as torchreid_models
@@ -14,6 +16,7 @@ from yacs.config import CfgNode
 
 from t2ireid_plugin.config import choose, to_dict
 from t2ireid_plugin.data.annotations import check_images
+from t2ireid_plugin.data.progress import show_progress
 from t2ireid_plugin.engine.image import SoftmaxEngine, TripletEngine
 from t2ireid_plugin.engine.image_check import dataset_folder
 from t2ireid_plugin.errors import ConfigError, DataError, EncoderError, InputError, T2IReIDError
@@ -54,9 +57,33 @@ def load_datasets(cfg: CfgNode) -> dict[str, Any]:
             else:
                 problem = f"torchreid cannot read it in '{cfg.data.root}'"
             raise DataError(f"{name}: {problem}: {first_line(error)}") from error
-        check_images([item[0] for part in ("train", "query", "gallery") for item in getattr(dataset, part)])
+        _check_readable(name, [item[0] for part in ("train", "query", "gallery") for item in getattr(dataset, part)])
         datasets[name] = dataset
     return datasets
+
+
+def _check_readable(name: str, paths: list[str]) -> None:
+    """Reads every image to its end, as torchreid's reader will.
+
+    Raises:
+        DataError: naming the first that it could not read, and how many more there are.
+    """
+    check_images(paths)
+    with ThreadPoolExecutor() as pool:
+        found = show_progress(pool.map(_problem, paths), len(paths), f"reading {name}", " images")
+        problems = [problem for problem in found if problem]
+    if problems:
+        more = f" and {len(problems) - 1} more" if len(problems) > 1 else ""
+        raise DataError(f"{name}: unreadable image {problems[0]}{more}")
+
+
+def _problem(path: str) -> str:
+    try:
+        with Image.open(path) as image:
+            image.load()
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        return f"'{path}' ({first_line(error)})"
+    return ""
 
 
 def dataset_counts(datasets: dict[str, Any]) -> dict[str, dict[str, dict[str, int]]]:

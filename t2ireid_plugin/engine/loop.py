@@ -20,6 +20,7 @@ from t2ireid_plugin.engine.accidents import BadImages
 from t2ireid_plugin.engine.checkpointing import LAST, PREVIOUS, load_training_state, save_checkpoint
 from t2ireid_plugin.engine.logging import MetricsLog
 from t2ireid_plugin.engine.memory import Precision
+from t2ireid_plugin.engine.optim import keep_settings, settings_of
 from t2ireid_plugin.engine.stopping import Stopped, stop_together, uninterrupted
 from t2ireid_plugin.errors import CheckpointError
 from t2ireid_plugin.losses import LossTerms
@@ -290,6 +291,7 @@ class TrainingLoop(torchreid_engine.Engine):
                 self.ema.load_state_dict(average)
             self.model.load_state_dict(state["state_dict"])
             self.losses.load_state_dict(state["losses"])
+            configured = settings_of(self.optimizer, self.scheduler)
             self.optimizer.load_state_dict(state["optimizer"])
         except (RuntimeError, ValueError) as error:
             reason = " ".join(str(error).split())
@@ -298,6 +300,7 @@ class TrainingLoop(torchreid_engine.Engine):
             ) from error
         if self.scheduler is not None:
             self.scheduler.load_state_dict(state["scheduler"])
+        keep_settings(configured, self.optimizer, self.scheduler)
         if state["scaler"]:  # empty without one
             self.precision.scaler.load_state_dict(state["scaler"])
 

@@ -78,7 +78,8 @@ class Precision:
 
     def scales_down(self, loss: float) -> bool:
         """Whether infinite gradients may be the scale's doing, which is then halved."""
-        doubtful = self.scaler.is_enabled() and math.isfinite(loss) and self.scaler.get_scale() > 1
-        if doubtful:
-            self.scaler.update()
+        if not self.scaler.is_enabled() or not math.isfinite(loss):
+            return False
+        doubtful = self.scaler.get_scale() > 1
+        self.scaler.update(None if doubtful else 1.0)  # which it also needs before it unscales again
         return doubtful

@@ -89,6 +89,36 @@ def _layer_shares(model: nn.Module, layer_decay: float) -> dict[str, float]:
     return shares
 
 
+def settings_of(optimizer: torch.optim.Optimizer, scheduler: Any = None) -> list[dict[str, Any]]:
+    """What each parameter group was configured with; ``lr`` is the rate before any schedule."""
+    peaks = scheduler.peaks if isinstance(scheduler, WarmupCosine) else None
+    return [
+        {
+            **{name: value for name, value in group.items() if name not in ("params", "initial_lr")},
+            "lr": peaks[i] if peaks else group.get("initial_lr", group["lr"]),
+        }
+        for i, group in enumerate(optimizer.param_groups)
+    ]
+
+
+def keep_settings(configured: list[dict[str, Any]], optimizer: torch.optim.Optimizer, scheduler: Any = None) -> None:
+    """After a state was loaded, gives groups what `settings_of` said before: a resumed run obeys its configuration.
+
+    Where a schedule has lowered a rate, it stays lowered by the same factor.
+    """
+    loaded = settings_of(optimizer, scheduler)
+    for group, now, before in zip(optimizer.param_groups, configured, loaded, strict=True):
+        rate = group["lr"] * (now["lr"] / before["lr"]) if now["lr"] != before["lr"] else group["lr"]
+        group.update({**now, "lr": rate})
+        if "initial_lr" in group:
+            group["initial_lr"] = now["lr"]
+    peaks = [group["lr"] for group in configured]
+    if isinstance(scheduler, WarmupCosine):
+        scheduler.peaks = peaks
+    elif hasattr(scheduler, "base_lrs"):
+        scheduler.base_lrs = peaks
+
+
 class WarmupCosine:
     """Linear warm-up, then a cosine down to ``final_mult`` of each group's learning rate.
 

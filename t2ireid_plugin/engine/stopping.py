@@ -6,13 +6,16 @@ import contextlib
 import os
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
-import torch
+import torch.distributed as dist
 
 from t2ireid_plugin.distributed import largest, processes
 
+# torchrun hands a signal on to processes that whoever sent it may have reached as well.
+_SAME = 2.0  # seconds
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
@@ -28,19 +31,25 @@ class Stopped(KeyboardInterrupt):
 class _Handler:
     """The first signal raises `Stopped`, at once or at the end of what must not be broken off; a second one ends all.
 
+    Under torchrun one that follows at once is taken for the first.
+
     Attributes:
         received: the signal that has come.
+        since: when, in seconds of the monotonic clock.
         shields: how many `uninterrupted` blocks the process is in.
     """
 
     def __init__(self) -> None:
         self.received: int | None = None
+        self.since = 0.0
         self.shields = 0
 
     def __call__(self, number: int, _frame: Any) -> None:
         if self.received is not None:
+            if dist.is_torchelastic_launched() and time.monotonic() - self.since < _SAME:
+                return
             os._exit(128 + number)  # nothing is waited for, not even by Python's own exit
-        self.received = number
+        self.received, self.since = number, time.monotonic()
         if not self.shields:
             raise Stopped(number)
 
@@ -79,7 +88,7 @@ def uninterrupted() -> Iterator[None]:
 def stop_together() -> None:
     """Under torchrun, raises `Stopped` in each process when one has had a signal; alone a process stops by itself."""
     if processes() > 1:
-        device = "cuda" if torch.distributed.get_backend() == "nccl" else "cpu"
+        device = "cuda" if dist.get_backend() == "nccl" else "cpu"
         number = largest(_handler.received or 0, device)
         if number:
             raise Stopped(number)

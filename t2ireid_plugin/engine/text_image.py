@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -14,14 +15,14 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from t2ireid_plugin.data.sampling import derive
-from t2ireid_plugin.distributed import from_first, is_first, weights_from_first
+from t2ireid_plugin.distributed import from_first, gathered, is_first, weights_from_first
 from t2ireid_plugin.engine.accidents import NonFinite, Step
 from t2ireid_plugin.engine.checkpointing import check_intact, save_checkpoint
 from t2ireid_plugin.engine.loop import TrainingLoop
 from t2ireid_plugin.engine.optim import WarmupCosine
 from t2ireid_plugin.engine.step import build_step
 from t2ireid_plugin.engine.stopping import uninterrupted
-from t2ireid_plugin.errors import CheckpointError, ConfigError
+from t2ireid_plugin.errors import ConfigError
 from t2ireid_plugin.evaluation.embeddings import embed_target
 from t2ireid_plugin.evaluation.metrics import Metrics, compute_metrics, reranked_metrics
 from t2ireid_plugin.evaluation.protocols import OFFICIAL, PROTOCOLS, Embeddings
@@ -30,9 +31,17 @@ from t2ireid_plugin.losses import LossTerms
 from t2ireid_plugin.modeling.checkpoint import read_checkpoint
 from t2ireid_plugin.modeling.t2ireid import T2IReIDModel
 
+logger = logging.getLogger(__name__)
+
 # What a training text is read from: the choices of data.id_instruction and data.cloth_instruction.
 TEXT_FIELDS = {"caption": "caption", "identity": "id_text", "clothing": "cloth_text"}
 _LOSSES = 2  # keeps the keys of what losses draw apart from the others
+
+
+def _of_all(data: dict[str, Any]) -> dict[str, Any]:
+    """What all processes know of the samples of a batch; images stay where they are."""
+    columns = {name: gathered(column) for name, column in data.items() if isinstance(column, list)}
+    return {**columns, "pid": torch.tensor(gathered(data["pid"].tolist()))}
 
 
 def _number(path: str) -> int:
@@ -115,15 +124,19 @@ class TextImageEngine(TrainingLoop):
         """Puts the weights of ``best.pth`` into the model and its average, so that whoever looks at either sees them.
 
         Raises:
-            CheckpointError: when the file is missing or damaged, or not of the epoch that was chosen.
+            CheckpointError: when the file is missing or damaged.
         """
         if is_first():
             check_intact(path)
             state = read_checkpoint(path)
             chosen = self.best["epoch"]
             if state["epoch"] != chosen:
-                raise CheckpointError(f"'{path}' is of epoch {state['epoch']}, but epoch {chosen} was chosen")
+                # Written by the run before it was killed, and when that epoch was done again it came out otherwise, as
+                # on a GPU it may: its score counts, for its weights are those that are left.
+                logger.warning("'%s' is of epoch %d, which is taken in place of %d", path, state["epoch"], chosen)
+                self.best = state["best"]
             self.model.load_state_dict(state["state_dict"])
+        self.best = from_first(self.best)
         weights_from_first(self.model)
         if self.tested_model is not self.model:
             self.tested_model.load_state_dict(self.model.state_dict())
@@ -161,7 +174,7 @@ class TextImageEngine(TrainingLoop):
             self._update()
         elif not self.precision.scales_down(summary["loss"]):
             self.model.load_state_dict(buffers, strict=False)  # the statistics have seen the batch
-            step = Step(self.epoch + 1, self.batch_idx + 1, summary, norm, data)
+            step = Step(self.epoch + 1, self.batch_idx + 1, summary, norm, _of_all(data))
             self.non_finite.meet(step, self._folder if is_first() else None)
         if isinstance(self.scheduler, WarmupCosine):
             self.scheduler.step(time_in_epochs)

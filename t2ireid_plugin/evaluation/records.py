@@ -117,7 +117,7 @@ def load_records(path: str | Path) -> RunRecords:
         raise
     except KeyError as error:
         raise DataError(f"'{path}' is no file of a run's queries: it has no {error}") from error
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, SystemError) as error:  # the last one is NumPy's for what is beyond Unicode
         raise DataError(f"'{path}' holds what no run writes: {error}") from error
 
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import logging
 import pickle
+import pickletools
 import re
 import sys
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -26,6 +29,9 @@ logger = logging.getLogger(__name__)
 _HARMLESS: list[Any] = [np.dtype, np.dtypes.Float32DType, np.dtypes.Float64DType, np.dtypes.Int64DType]
 _HARMLESS.append((np.float64(0).__reduce__()[0], "numpy.core.multiarray.scalar"))
 _HARMLESS.append((np.float64(0).__reduce__()[0], "numpy._core.multiarray.scalar"))
+
+_MOST_NAME = 1000  # characters
+_PICKLES = 5  # in a file of PyTorch's older format: mark, version, machine, content, and where the tensors are
 
 # transformers 5 renamed parts of the encoders; files of either age load into models of either age. It also writes older
 # names itself, for some families and not for others. Tried in this order; which ones a model has decides.
@@ -85,9 +91,10 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     except OSError as error:
         raise CheckpointError(f"no checkpoint at '{file}' ({error.strerror})") from error
     try:
-        _check_archive(file)
+        check_archive(file)
         if file.suffix == ".safetensors":
             return dict(load_file(file))
+        _check_names(file)
         with torch.serialization.safe_globals(_HARMLESS):
             content = torch.load(file, map_location="cpu", weights_only=True)
     except SafetensorError as error:
@@ -107,10 +114,13 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     return dict(content)
 
 
-def _check_archive(file: Path) -> None:
+def check_archive(file: Path) -> None:
     """Refuses archives that hold more than they weigh: compressed, or one part of the file under several names.
 
     PyTorch writes its parts uncompressed but reads others, so that half a megabyte becomes half a gigabyte.
+
+    Raises:
+        ValueError: for such an archive.
     """
     if not zipfile.is_zipfile(file):
         return
@@ -118,6 +128,34 @@ def _check_archive(file: Path) -> None:
         announced = sum(part.file_size for part in archive.infolist())
     if announced > file.stat().st_size:
         raise ValueError(f"it unpacks to {announced:,} bytes, more than PyTorch puts into a file of this size")
+
+
+def _check_names(file: Path) -> None:
+    """Refuses names that no class has.
+
+    PyTorch searches its own message about an unknown class in time that grows with the square of the name's length, and
+    16 KB already take it six seconds.
+    """
+    if zipfile.is_zipfile(file):
+        with zipfile.ZipFile(file) as archive:
+            parts = [name for name in archive.namelist() if name.endswith("data.pkl")]
+            longest = max((_longest_name(io.BytesIO(archive.read(name)), 1) for name in parts), default=0)
+    else:
+        with file.open("rb") as stream:
+            longest = _longest_name(stream, _PICKLES)
+    if longest > _MOST_NAME:
+        raise ValueError(f"a class's name of {longest:,} characters")
+
+
+def _longest_name(stream: IO[bytes], pickles: int) -> int:
+    """The length of the longest name of a class in so many pickles, as far as they can be read."""
+    longest = 0
+    with contextlib.suppress(Exception):  # what is no pickle, or damaged, the reader after this one refuses
+        for _ in range(pickles):
+            for operation, argument, _ in pickletools.genops(stream):
+                if operation.name in ("GLOBAL", "INST"):
+                    longest = max(longest, len(str(argument)))
+    return longest
 
 
 def read_state_dict(path: str | Path) -> dict[str, Tensor]:

@@ -39,9 +39,10 @@ def test_growth_is_seen_and_warming_up_is_not():
     assert soak._growth(list(leak)) == pytest.approx(80, abs=0.5)
 
 
-def test_a_leak_ends_in_an_error(monkeypatch, capsys):
-    leak = {"rss_mb": [float(i) for i in range(100)], "cuda_mb": []}
+@pytest.mark.parametrize("leaking", ["rss_mb", "cuda_mb"])
+def test_a_leak_ends_in_an_error(monkeypatch, capsys, leaking):
+    leak = {"rss_mb": [5.0] * 100, "cuda_mb": [], leaking: [float(i) for i in range(100)]}
     monkeypatch.setattr(soak, "in_own_process", lambda *_, **__: leak)
     monkeypatch.setattr(soak, "draw_people", lambda *_: None)
     assert main(["soak"]) == 2
-    assert "memory grew by 80 MB, more than 30" in capsys.readouterr().err
+    assert f"{leaking} grew by 80 MB, more than 30" in capsys.readouterr().err

@@ -15,6 +15,8 @@ import pytest
 import torch
 
 from t2ireid_plugin.cli import main
+from t2ireid_plugin.distributed import joined
+from t2ireid_plugin.errors import T2IReIDError
 from t2ireid_plugin.losses import LOSSES
 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node"]
@@ -35,10 +37,11 @@ def run(repository):
 
     def make(*words, processes=1):
         start = [sys.executable] if processes == 1 else [*TORCHRUN, str(processes)]
-        environment = {**os.environ, "PYTHONPATH": str(repository)}
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(repository), *sys.path])}
         return subprocess.run(
-            [*start, *map(str, words)], cwd=repository, env=environment, capture_output=True, text=True, check=False
-        )
+            [*start, *map(str, words)], cwd=repository, env=environment, capture_output=True, text=True, check=False,
+            timeout=600,
+        )  # fmt: skip
 
     return make
 
@@ -156,7 +159,7 @@ def children(pid):
 def test_a_killed_process_ends_the_job_within_a_minute(repository, tiny_settings, tmp_path):
     words = tiny_settings(tmp_path, train__max_epoch=500, train__print_freq=1, test__eval_freq=-1)
     command = [*TORCHRUN, "2", "tools/train_net.py", *words]
-    environment = {**os.environ, "PYTHONPATH": str(repository)}
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(repository), *sys.path])}
     job = subprocess.Popen(command, cwd=repository, env=environment, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL)
     deadline = time.monotonic() + 600
     log = tmp_path / "metrics.jsonl"
@@ -166,13 +169,34 @@ def test_a_killed_process_ends_the_job_within_a_minute(repository, tiny_settings
     os.kill(victim, signal.SIGKILL)
     _, errors = job.communicate(timeout=60)
     assert job.returncode != 0
-    assert "has lost another one, whose own message says why" in errors.decode() or "SIGKILL" in errors.decode()
+    assert "SIGKILL" in errors.decode()
+
+
+def test_what_gloo_and_nccl_say_of_a_lost_process_becomes_one_line(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr("torch.distributed.is_torchelastic_launched", lambda: True)
+    monkeypatch.setattr("torch.distributed.init_process_group", lambda *_, **__: None)
+    with pytest.raises(T2IReIDError, match="has lost another one, whose own message says why"), joined(use_gpu=False):
+        raise RuntimeError("[../gloo/transport/tcp/pair.cc:534] Connection closed by peer [127.0.0.1]:54321")
+    with pytest.raises(RuntimeError, match=r"^mat1 and mat2"), joined(use_gpu=False):
+        raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+
+
+def test_the_whole_batch_without_numbers_is_left_by_two_processes(run, tiny_settings, tmp_path):
+    """At a rate that makes the second step's loss infinite; one process has 32 samples a batch, and so have two."""
+    words = tiny_settings(tmp_path, train__lr=1e30, train__max_epoch=3)
+    done = run("tools/train_net.py", *words, processes=2)
+    assert done.returncode != 0
+    samples = json.loads((tmp_path / "nonfinite.json").read_text())["samples"]
+    assert len(samples) == 32
+    assert len({(sample["impath"], sample["caption"]) for sample in samples}) > 16
+    assert "nonfinite.json" in done.stderr
 
 
 def test_sigterm_saves_in_two_processes(repository, tiny_settings, tmp_path):
     words = tiny_settings(tmp_path, train__max_epoch=500, train__print_freq=1, test__eval_freq=-1)
     command = [*TORCHRUN, "2", "tools/train_net.py", *words]
-    environment = {**os.environ, "PYTHONPATH": str(repository)}
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(repository), *sys.path])}
     job = subprocess.Popen(command, cwd=repository, env=environment, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL)
     deadline = time.monotonic() + 600
     log = tmp_path / "metrics.jsonl"

@@ -131,6 +131,13 @@ def test_fp16_leaves_out_steps_with_infinite_gradients_and_scales_down(build):
 def test_gradients_that_are_infinite_at_any_scale_are_an_accident():
     precision = Precision("fp16")
     precision.scaler = torch.amp.GradScaler("cpu", init_scale=1.0)
-    assert not precision.scales_down(1.0)
+    weight = torch.nn.Parameter(torch.ones(2))
+    optimizer = torch.optim.SGD([weight], lr=0.1)
+    for _ in range(2):  # as often as train.nonfinite_patience bears it
+        precision.scaler.scale(weight.sum()).backward()
+        weight.grad.fill_(math.inf)
+        precision.scaler.unscale_(optimizer)
+        assert not precision.scales_down(1.0)
+        assert precision.scaler.get_scale() == 1
     assert not Precision("fp16").scales_down(math.nan)
     assert not Precision("bf16").scales_down(1.0)

@@ -102,6 +102,23 @@ def test_in_another_thread_it_does_nothing():
     assert found == [before]
 
 
+def test_torchruns_own_signal_is_not_a_second_one(monkeypatch):
+    """Who ends all processes of a machine reaches torchrun, which hands it on, and its processes themselves."""
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "x")
+    done = []
+
+    @orderly_stop()
+    def work():
+        with uninterrupted():
+            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), signal.SIGTERM)
+            done.append("saved")
+
+    with pytest.raises(Stopped):
+        work()
+    assert done == ["saved"]
+
+
 @BOTH
 def test_a_second_signal_ends_the_process_at_once(number, status):
     program = (

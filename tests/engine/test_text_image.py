@@ -329,6 +329,7 @@ def assert_same(first, second, where):
         {"sampler__num_instances": 2},
         {"sampler__train_sampler": "RandomSampler"},
         {"data__transforms": "[random_crop]"},
+        {"data__val_seed": 5},
     ],
 )
 def test_a_checkpoint_of_another_sequence_of_batches_is_refused(build, tiny_run, other):
@@ -349,6 +350,42 @@ def test_a_checkpoint_of_another_sequence_of_batches_is_refused(build, tiny_run,
 def test_a_checkpoint_of_another_run_is_refused(build, tiny_run, other):
     with pytest.raises(CheckpointError, match=r"last\.pth' is of another model"):
         build(**other).resume(tiny_run.folder / "last.pth")
+
+
+@pytest.mark.parametrize("scheduler", ["cosine", "warmup_cosine"])
+def test_a_resumed_run_obeys_its_configuration(build, tmp_path, scheduler):
+    """Half the rate from here on, lowered as far as the schedule had lowered it; all else as it was saved."""
+    same = {"train__max_epoch": 4, "train__lr_scheduler": scheduler, "train__lr": 0.001}
+    engine = build(**same)
+    engine.run(save_dir=str(tmp_path), max_epoch=2, eval_freq=-1)
+    rates = {}
+    for name, other in (("same", {}), ("half", {"train__lr": 0.0005, "train__weight_decay": 0.25})):
+        heir = build(**{**same, **other})
+        heir.resume(tmp_path / "last.pth")
+        groups = heir.optimizer.param_groups
+        assert {group["weight_decay"] for group in groups} <= {0, 0.25 if name == "half" else 0.05}
+        rates[name] = [group["lr"] for group in groups]
+        heir.epoch = 2
+        heir.update_lr()
+        rates[f"{name} later"] = [group["lr"] for group in groups]
+    assert rates["same"] == [group["lr"] for group in engine.optimizer.param_groups]
+    assert 0 < max(rates["same"]) < 0.001
+    assert max(rates["same later"]) < max(rates["same"])
+    for when in ("", " later"):
+        assert rates[f"half{when}"] == pytest.approx([rate / 2 for rate in rates[f"same{when}"]])
+
+
+def test_the_weights_that_are_left_are_the_chosen_ones(build, tmp_path, caplog):
+    """A run was killed between best.pth and last.pth, and the epoch, done again, came out worse."""
+    engine = build(train__max_epoch=2)
+    engine.run(save_dir=str(tmp_path), max_epoch=2, eval_freq=1)
+    written = saved(tmp_path)
+    engine.best = {**engine.best, "epoch": 7, "score": 0.0}
+    engine.load_chosen(tmp_path / "best.pth")
+    assert engine.best == written["best"]
+    assert f"is of epoch {written['epoch']}, which is taken in place of 7" in caplog.text
+    for name, value in engine.model.state_dict().items():
+        assert torch.equal(value, written["state_dict"][name])
 
 
 # Testing

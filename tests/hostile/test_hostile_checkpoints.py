@@ -4,12 +4,14 @@ import json
 import os
 import pickle
 import struct
+import time
 import zipfile
 
 import numpy as np
 import pytest
 import torch
 
+from t2ireid_plugin.engine.checkpointing import load_training_state
 from t2ireid_plugin.errors import CheckpointError, EncoderError
 from t2ireid_plugin.modeling.checkpoint import read_state_dict
 from t2ireid_plugin.modeling.tokenizer import tokenizer_from_json
@@ -62,6 +64,22 @@ def test_a_pickle_that_would_create_a_file_does_not(tmp_path, write, wrap, suffi
         assert mark.exists()
 
 
+@pytest.mark.parametrize("bare", [True, False], ids=["bare", "archive"])
+def test_a_name_of_a_class_that_takes_hours_to_print(tmp_path, bare):
+    """PyTorch's message about it is searched in quadratic time."""
+    file, content = tmp_path / "x.pth", b"\x80\x02c" + b"a" * 100_000 + b"\nb\n."
+    if bare:
+        file.write_bytes(content)
+    else:
+        with zipfile.ZipFile(file, "w") as archive:
+            archive.writestr("x/data.pkl", content)
+            archive.writestr("x/version", "3\n")
+    start = time.process_time()
+    with pytest.raises(CheckpointError, match=r"a class's name of 100,00. characters"):
+        read_state_dict(file)
+    assert time.process_time() - start < 5  # it would be minutes
+
+
 def test_the_command_line_runs_no_code_of_a_checkpoint(refused, tiny_settings, tmp_path):
     mark = tmp_path / "created"
     write_zip(Creates(mark), tmp_path / "x.pth")
@@ -110,6 +128,8 @@ def test_a_zip_bomb_is_refused_before_it_unpacks(tmp_path):
     assert read_state_dict(tmp_path / "large.pth")["w"].shape == (2**24,)
     with pytest.raises(CheckpointError, match=r"bomb\.pth' is .*it unpacks to 67,1\d\d,\d\d\d bytes"):
         read_state_dict(tmp_path / "bomb.pth")
+    with pytest.raises(CheckpointError, match=r"bomb\.pth' is .*it unpacks to 67,1\d\d,\d\d\d bytes"):
+        load_training_state(tmp_path / "bomb.pth")
 
 
 def header(content, length=None, body=b""):
