@@ -21,7 +21,8 @@ test-layouts: $(VENV)/installed
 	TORCHREID_SRC="$(abspath $(TORCHREID_SRC))" PYTHONPATH="$(abspath $(TORCHREID_SRC))$${PYTHONPATH:+:$$PYTHONPATH}" \
 		$(PYTEST) tests/integrations/test_torchreid.py tests/integrations/test_torchreid_source.py \
 		tests/test_registration.py tests/test_image_job.py tests/test_config.py tests/test_main_job.py \
-		tests/data/test_dataset.py tests/engine tests/evaluation/test_ranking.py
+		tests/test_startup.py tests/integrations/test_circle.py tests/modeling/test_torchreid_model.py \
+		tests/data/test_dataset.py tests/data/test_sampling.py tests/engine tests/evaluation/test_ranking.py
 
 # Against FastReID's real source: make test-fastreid FASTREID_SRC=path/to/fast-reid
 test-fastreid: $(VENV)/installed

@@ -118,7 +118,7 @@ _DEFAULTS: dict[str, Any] = {
         "print_freq": 20,
         "seed": 1,
         "precision": "fp32",  # or bf16, fp16: of the forward pass; weights and losses stay in fp32
-        "encode_at_once": 0,  # images, and texts where their encoder learns, in one go; 0 is the whole batch
+        "encode_at_once": 0,  # images, or rows of texts if their encoder learns; 0 is the whole batch
         "checkpoint_encoders": False,  # keep what goes into each block of the encoders, compute the rest twice
         "compile": False,  # torch.compile of both encoders and of what training computes from them
         "deterministic": False,  # kernels that give the same bits each time; slower, see docs/reliability.md

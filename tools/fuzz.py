@@ -183,7 +183,10 @@ def splitter(folder: Path) -> tuple[Read, Change]:
     words = WORDS.split(" ")
 
     def read(content: bytes) -> None:
-        caption = content.decode("utf-8", "surrogatepass" if b"\xed" in content else "replace")
+        try:
+            caption = content.decode("utf-8", "surrogatepass")
+        except UnicodeDecodeError:
+            caption = content.decode("utf-8", "replace")
         for text in split_caption(caption):
             if caption.strip() and not text.strip():
                 raise AssertionError("an empty text")

@@ -118,10 +118,11 @@ def _model(figures: Mapping[str, Any]) -> str:
     if figures["memory"] is None:
         return f"{text}\n\n{said}"
     peaks = [
-        [model.NAMES[name], f"{row['bytes'] / 1e6:.0f}", f"{row['to_literal']:.3f}"]
+        [model.NAMES[name], f"{row['bytes'] / 1e6:.0f}", *(str(Ratio(**row[to])) for to in ("to_bare", "to_literal"))]
         for name, row in figures["memory"].items()
     ]
-    memory = markdown(["peak memory of training steps, beyond the libraries'", "MB", "to the literal one"], peaks)
+    header = ["peak memory of training steps, beyond the libraries'", "MB", "to the bare encoder", "to the literal one"]
+    memory = markdown(header, peaks)
     return f"{text}\n\n{memory}\n\n{said}"
 
 
