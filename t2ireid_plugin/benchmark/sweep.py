@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 BATCHES = (1, 2, 4, 8)
-IMAGE_SIZES = ((128, 64), (224, 112), (224, 224), (384, 128))  # of patches of 16
+IMAGE_SIZES = ((128, 64), (224, 112), (384, 128), (224, 224))  # of patches of 16
 WORDS = (4, 12, 24, 40, 60)
 GALLERIES = (1000, 3000, 10_000, 30_000)
 _QUERIES = 500
@@ -107,8 +107,8 @@ def draw(figures: dict[str, list[dict[str, float]]]) -> Figure:
             axes.plot(places, [1000 * p["bare"] for p in points], "o--", color="0.5", label="bare encoder")
         axes.plot(places, [1000 * p["seconds"] for p in points], "o-", color="C0", label="this package")
         unit = {"words": "caption", "gallery": "query"}.get(axis, "image")
-        axes.set(xlabel=AXES[axis], ylabel=f"CPU milliseconds a {unit}")
-        axes.set_ylim(bottom=0)
+        axes.set(xlabel=AXES[axis], ylabel=f"CPU milliseconds per {unit}")
+        axes.set_ylim(0, 1050 * max(max(p["seconds"], p.get("bare", 0)) for p in points))
         axes.grid(alpha=0.3)
         axes.legend(frameon=False)
     return figure
