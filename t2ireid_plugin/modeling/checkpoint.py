@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
 import logging
 import pickle
@@ -150,11 +149,15 @@ def _check_names(file: Path) -> None:
 def _longest_name(stream: IO[bytes], pickles: int) -> int:
     """The length of the longest name of a class in so many pickles, as far as they can be read."""
     longest = 0
-    with contextlib.suppress(Exception):  # what is no pickle, or damaged, the reader after this one refuses
+    try:
         for _ in range(pickles):
             for operation, argument, _ in pickletools.genops(stream):
                 if operation.name in ("GLOBAL", "INST"):
                     longest = max(longest, len(str(argument)))
+    except UnicodeDecodeError as error:  # only these names must be ASCII
+        raise ValueError("a class's name that is not ASCII") from error
+    except Exception:  # what is no pickle, or damaged in whatever way, the reader after this one refuses
+        return longest
     return longest
 
 
