@@ -226,7 +226,7 @@ def _looks_like_path(source: str) -> bool:
 def find_folder(source: str) -> Path | None:
     """The folder that ``source`` names, ``~`` understood; None when there is none."""
     folder = Path(os.path.expanduser(source))  # unlike Path.expanduser, it leaves unknown users alone
-    return folder if folder.is_dir() else None
+    return folder if source and folder.is_dir() else None
 
 
 def find_cached(source: str, filename: str) -> Path | None:
