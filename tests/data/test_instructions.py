@@ -223,6 +223,6 @@ def test_phrases_are_pieces_of_the_caption_in_order(caption):
     "piece", ["x", "-", "a-", "a'", ".", " ", "\0", "和", "穿", "男鞋", "red ", "man shirt ", "a hat, ", "in the hand "]
 )
 def test_long_texts_take_no_more_than_their_share(piece):
-    started = time.perf_counter()
+    started = time.process_time()
     split_caption(piece * (100_000 // len(piece)))
-    assert time.perf_counter() - started < 5
+    assert time.process_time() - started < 5

@@ -387,7 +387,7 @@ def test_settings_that_cannot_work(tiny_settings, tmp_path, changes, words):
 def test_the_pages_run_learns_what_one_without_it_learns(tiny_settings, tmp_path, repository):
     """The first loss, to the rounding of half precision; by the command of docs/performance.md, on a tiny model."""
     page = (repository / "docs" / "performance.md").read_text(encoding="utf-8")
-    (command,) = re.findall(r"python tools/train_net.py (.+)", page)
+    (command,) = re.findall(r"^ *python tools/train_net.py (.+)", page, flags=re.MULTILINE)
     config, file, *words = command.split()
     assert (config, words) == ("--config-file", ["data.text_feature_cache", "disk"])
     each_step = {"train__max_epoch": 1, "train__print_freq": 1}
