@@ -225,4 +225,4 @@ def test_phrases_are_pieces_of_the_caption_in_order(caption):
 def test_long_texts_take_no_more_than_their_share(piece):
     started = time.process_time()
     split_caption(piece * (100_000 // len(piece)))
-    assert time.process_time() - started < 5
+    assert time.process_time() - started < 20  # on any machine; in quadratic time it would be hours
