@@ -54,7 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rounds", type=int, default=7, metavar="N", help="times each is timed, by turns (7)")
     parser.add_argument("--images", type=int, default=8, metavar="N", help="images a batch (8)")
     parser.add_argument("--texts", type=int, default=16, metavar="N", help="captions a batch (16)")
-    parser.add_argument("--batch", type=int, default=16, metavar="N", help="pairs a training step (16)")
+    parser.add_argument("--batch", type=int, default=8, metavar="N", help="pairs a training step (8)")
     parser.add_argument("--threads", type=int, default=1, metavar="N", help="of PyTorch (1)")
     parser.add_argument(
         "--clock", choices=("cpu", "wall"), default="cpu", help="ratios of the process's CPU time (cpu) or wall time"
