@@ -95,8 +95,8 @@ def test_only_the_first_process_writes(one_and_two):
     names = [{path.name.split("tfevents")[0] for path in folder.iterdir()} for folder in one_and_two]
     assert names[0] == names[1]
     assert len(list(one_and_two[1].glob("events.*"))) == 2  # one of the first epoch, and one of two processes
-    log = (one_and_two[1] / "train.log").read_text()
-    assert log.count("Testing epoch") == 1
+    for folder in one_and_two:  # each was trained for an epoch, and then went on
+        assert (folder / "train.log").read_text().count("Testing epoch") == 2
 
 
 @pytest.mark.parametrize(("fusion", "processes"), [("enhanced_mamba", 3), ("sequence_mamba", 2)])
