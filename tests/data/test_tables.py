@@ -103,6 +103,7 @@ def test_workers_share_it(method):
     items = table([f"{i:06} " * 70 for i in range(60_000)])
     items = items.changed(6, 0)
     size = 60_000 * 7 * 70
-    # Labels for 60,000 rows are Python objects for a moment, so the bound leaves some room.
+    # Labels for 60,000 rows are Python objects for a moment, and pages of a forked process's parent are copied when
+    # they are touched, so the bound leaves room; copied strings would be more than `size`.
     used = list(DataLoader(Reader(items), num_workers=2, batch_size=1, multiprocessing_context=method))
-    assert max(int(cost) for cost in used) < size / 2
+    assert max(int(cost) for cost in used) < 0.8 * size
