@@ -258,6 +258,16 @@ def merge(cfg: CfgNode, updates: Mapping[str, Any], where: str, prefix: str = ""
             cfg[key] = value
 
 
+def merge_words(cfg: CfgNode, opts: Sequence[str]) -> None:
+    """Sets pairs as they follow on the command line, see `load_cfg`.
+
+    Raises:
+        ConfigError: as there.
+    """
+    for key, value in _pairs(opts):
+        merge(cfg, _nest(key, value), "command line")
+
+
 def check_value(value: Any, where: str, depth: int = 0) -> None:
     """Refuses what would break a run hours later: NaN, endless numbers, texts that no file can hold, depth, dates.
 

@@ -11,12 +11,13 @@ from t2ireid_plugin.ablation.summary import METRICS, Spread, Summary
 from t2ireid_plugin.engine.checkpointing import save_json
 from t2ireid_plugin.evaluation.bootstrap import format_interval
 from t2ireid_plugin.files import write_whole
+from t2ireid_plugin.markdown import markdown
 
 
 def format_summaries(rows: Sequence[Summary]) -> str:
     """A Markdown table, metrics in percent: mean ± standard deviation over the seeds, difference from the baseline."""
     header = ["recipe", "seeds", *METRICS, *(f"{name} against the baseline" for name in METRICS), "trained", "time"]
-    lines = [header, ["---", *["---:"] * (len(header) - 1)]]
+    lines = []
     for row in rows:
         differences = [
             format_interval(d.value, d.low, d.high, signed=True) if d else ""
@@ -32,17 +33,17 @@ def format_summaries(rows: Sequence[Summary]) -> str:
                 f"{row.seconds:.0f} s",
             ]
         )
-    return _markdown(lines)
+    return markdown(header, lines)
 
 
 def format_figures(rows: Sequence[RowFigures]) -> str:
     """A Markdown table in percent: mean ± standard deviation over the seeds of each figure."""
     names = list(dict.fromkeys(name for row in rows for name in row.figures))
-    lines = [["recipe", "seeds", *names], ["---", *["---:"] * (len(names) + 1)]]
+    lines = []
     for row in rows:
         cells = [_cell(row.figures[name]) if name in row.figures else "" for name in names]
         lines.append([row.row, str(len(row.seeds)), *cells])
-    return _markdown(lines)
+    return markdown(["recipe", "seeds", *names], lines)
 
 
 def write_report(
@@ -82,10 +83,6 @@ def plot(rows: Sequence[Summary], file: Path) -> None:
     panels[0].set_yticks(places, [row.row for row in rows])
     panels[0].invert_yaxis()  # the first row on top, as in the table
     write_whole(file, lambda draft: figure.savefig(draft, dpi=120))
-
-
-def _markdown(lines: Sequence[Sequence[str]]) -> str:
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def _as_dicts(figures: Mapping[str, Spread]) -> dict[str, Any]:

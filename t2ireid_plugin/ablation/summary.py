@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from t2ireid_plugin.ablation.grid import Grid, Run, configuration
-from t2ireid_plugin.ablation.runs import is_done
+from t2ireid_plugin.ablation.runs import RESULTS, is_done
 from t2ireid_plugin.errors import DataError
 from t2ireid_plugin.evaluation.bootstrap import Difference, difference_over_seeds
 from t2ireid_plugin.evaluation.protocols import OFFICIAL
@@ -105,7 +105,7 @@ def target_of(run: Run, target: str | None) -> str:
 
 
 def _results(run: Run) -> dict[str, Any]:
-    return read_json(run.folder / "results.json")
+    return read_json(run.folder / RESULTS)
 
 
 def read_json(file: Path) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from t2ireid_plugin.benchmark.machine import describe_machine
 from t2ireid_plugin.benchmark.timing import Ratio
 from t2ireid_plugin.errors import DataError
 from t2ireid_plugin.files import write_whole
+from t2ireid_plugin.markdown import markdown
 
 PARTS: dict[str, ModuleType] = {
     "model": model,
@@ -96,12 +97,6 @@ def replace_part(page: str, name: str, content: str) -> str:
         raise DataError(f"the page has no lines '{start}' and '{end}'")
     pattern = f"{re.escape(start)}.*?{re.escape(end)}"
     return re.sub(pattern, lambda _: f"{start}\n{content}\n{end}", page, flags=re.DOTALL)
-
-
-def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table, its first column text and the others numbers."""
-    lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def _model(figures: Mapping[str, Any]) -> str:

@@ -1,7 +1,8 @@
 """The command line of the benchmarks: ``python tools/benchmark.py NAME [--json FILE] …``.
 
 A benchmark is a module with ``add_arguments(parser)`` and ``run(options) -> dict``. ``run`` prints its table, and what
-it returns goes into the JSON file together with the machine. `COMMANDS` is the only place that names them.
+it returns goes into the JSON file together with the machine. `everything.PARTS` names
+those that fill the page of results, `COMMANDS` the others.
 """
 
 from __future__ import annotations
@@ -14,21 +15,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 
-from t2ireid_plugin.benchmark import data, everything, load, model, ranking, soak, startup, sweep, training
+from t2ireid_plugin.benchmark import everything, load, soak
 from t2ireid_plugin.benchmark.machine import describe_machine
 from t2ireid_plugin.errors import T2IReIDError
 
-COMMANDS: dict[str, ModuleType] = {
-    "model": model,
-    "train": training,
-    "sweep": sweep,
-    "startup": startup,
-    "ranking": ranking,
-    "data": data,
-    "load": load,
-    "soak": soak,
-    "all": everything,
-}
+COMMANDS: dict[str, ModuleType] = {**everything.PARTS, "load": load, "soak": soak, "all": everything}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

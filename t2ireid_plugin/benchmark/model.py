@@ -7,16 +7,14 @@ process, and what counts are the ratios within a round. Peak memory is read in a
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
-import subprocess
-import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 
 from t2ireid_plugin.benchmark.timing import Ratio, by_turns, ratio, summary
+from t2ireid_plugin.benchmark.tiny import in_own_process
 from t2ireid_plugin.benchmark.workloads import (
     BARE,
     CACHED,
@@ -32,7 +30,6 @@ from t2ireid_plugin.benchmark.workloads import (
     text_work,
     training_work,
 )
-from t2ireid_plugin.errors import DataError
 
 NAMES = {
     BARE: "bare encoder",
@@ -138,9 +135,5 @@ def _memory(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _peak(name: str, options: argparse.Namespace) -> int:
-    job = json.dumps({"size": options.size, "contender": name, "batch": options.batch})
-    command = [sys.executable, "-m", "t2ireid_plugin.benchmark.workloads", job]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise DataError(f"{name} broke off with status {done.returncode}: {done.stderr[-1000:]}")
-    return int(done.stdout.splitlines()[-1])
+    module = "t2ireid_plugin.benchmark.workloads"
+    return int(in_own_process(module, size=options.size, contender=name, batch=options.batch)["bytes"])

@@ -6,6 +6,7 @@ import argparse
 import json
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import numpy as np
 import torch
 
 from t2ireid_plugin.benchmark.machine import memory_used
-from t2ireid_plugin.benchmark.tiny import draw_people, in_own_process, tiny_cfg
+from t2ireid_plugin.benchmark.tiny import draw_people, in_own_process, tiny_cfg, watch_steps
 from t2ireid_plugin.engine.job import build_run
 from t2ireid_plugin.errors import DataError
 
@@ -79,16 +80,15 @@ def _train(root: str, steps: int) -> dict[str, Any]:
     folder = Path(root) / "log"
     folder.mkdir()
     engine = build_run(tiny_cfg(Path(root), folder), None)
-    step = engine.forward_backward
 
-    def sampled(data: dict[str, Any]) -> dict[str, float]:
-        summary = step(data)
+    def sampled(step: Callable[[], dict[str, float]]) -> dict[str, float]:
+        summary = step()
         curves["rss_mb"].append(memory_used() / 1e6)
         if torch.cuda.is_available():
             curves["cuda_mb"].append(torch.cuda.memory_allocated() / 1e6)
         return summary
 
-    engine.forward_backward = sampled  # type: ignore[method-assign]
+    watch_steps(engine, sampled)
     epochs = -(-steps * 6 // (5 * len(engine.train_loader)))  # some epochs of the identity sampler's are shorter
     engine.run(save_dir=str(folder), max_epoch=epochs, eval_freq=_EVAL_EVERY, print_freq=steps)
     return {name: curve[:steps] for name, curve in curves.items()}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,12 @@ def tiny_cfg(root: Path, save_dir: Path, **train: Any) -> CfgNode:
     }
     merge(cfg, settings, "benchmark")
     return cfg
+
+
+def watch_steps(engine: Any, watch: Callable[[Callable[[], dict[str, float]]], dict[str, float]]) -> None:
+    """From now on each training step of ``engine`` is handed to ``watch``, which does it and returns its losses."""
+    step = engine.forward_backward
+    engine.forward_backward = lambda data: watch(lambda: step(data))
 
 
 def in_own_process(module: str, **arguments: Any) -> dict[str, Any]:

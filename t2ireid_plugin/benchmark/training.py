@@ -14,6 +14,7 @@ import statistics
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +23,9 @@ from transformers import BertConfig, ViTConfig
 
 from t2ireid_plugin.benchmark.machine import memory_peak, memory_used, reset_memory_peak
 from t2ireid_plugin.benchmark.timing import Ratio, ratio
-from t2ireid_plugin.benchmark.tiny import draw_people, in_own_process, tiny_cfg
+from t2ireid_plugin.benchmark.tiny import draw_people, in_own_process, tiny_cfg, watch_steps
 from t2ireid_plugin.benchmark.workloads import SIZES
-from t2ireid_plugin.config import load_cfg, merge
+from t2ireid_plugin.config import load_cfg, merge, merge_words
 from t2ireid_plugin.engine.job import build_run
 from t2ireid_plugin.errors import ConfigError
 
@@ -126,24 +127,19 @@ def _steps(folder: Path, root: Path, size: str, settings: str, batch: int, steps
     }
     shape = {"data": {"height": side, "width": side}, "sampler": {"train_sampler": "RandomSampler"}}
     merge(cfg, {"model": encoders, "use_gpu": use_gpu, **shape}, "benchmark")
-    words = shlex.split(settings)
-    for key, value in zip(words[::2], words[1::2], strict=True):
-        nested: Any = value
-        for part in reversed(key.split(".")):
-            nested = {part: nested}
-        merge(cfg, nested, settings)
+    merge_words(cfg, shlex.split(settings))
     engine = build_run(cfg, None)
-    step, seconds = engine.forward_backward, []
+    seconds = []
 
-    def timed(data: dict[str, Any]) -> dict[str, float]:
+    def timed(step: Callable[[], dict[str, float]]) -> dict[str, float]:
         began = time.perf_counter() if use_gpu else time.process_time()
-        summary = step(data)
+        summary = step()
         if use_gpu:
             torch.cuda.synchronize()
         seconds.append((time.perf_counter() if use_gpu else time.process_time()) - began)
         return summary
 
-    engine.forward_backward = timed  # type: ignore[method-assign]
+    watch_steps(engine, timed)
     engine.epoch, engine.max_epoch = 0, 1
     engine.train(print_freq=10**9)
     return statistics.median(seconds[1 : steps + 1] or seconds)

@@ -227,4 +227,4 @@ def measure_memory(size: str, contender: str, batch: int, steps: int = 2) -> int
 
 
 if __name__ == "__main__":
-    print(json.dumps(measure_memory(**json.loads(sys.argv[1]))))
+    print(json.dumps({"bytes": measure_memory(**json.loads(sys.argv[1]))}))

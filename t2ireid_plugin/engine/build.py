@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -279,7 +280,7 @@ def build_datamanager(
     Raises:
         DataError: as `read_photos` and `check_images`, and when there are too few identities or captions for a batch.
     """
-    _check_batch(cfg)
+    check_batch(cfg, build_sources(cfg).values(), "the training split has", "identities", "captions")
     _check_all_images(cfg)
     height, width, mean, std = _preprocess(cfg, preprocess)
     targets = [*cfg.data.targets, *val_targets(cfg)]
@@ -427,21 +428,26 @@ def _check_all_images(cfg: CfgNode) -> None:
         check_images(paths)
 
 
-def _check_batch(cfg: CfgNode) -> None:
-    """torchreid's sampler would stop with a bare assertion, or an epoch would have no batch at all."""
-    sources = build_sources(cfg).values()
-    ids = sum(dataset.num_train_pids for dataset in sources)
-    captions = sum(len(dataset.train) for dataset in sources)
+def check_batch(cfg: CfgNode, sources: Iterable[Any], owner: str, ids_are: str, items_are: str) -> None:
+    """torchreid's sampler would stop with a bare assertion, or an epoch would have no batch at all.
+
+    Args:
+        cfg: with sizes of batches.
+        sources: the datasets that are trained on.
+        owner, ids_are, items_are: for messages, such as "the training split has", "identities" and "captions".
+
+    Raises:
+        DataError: when there are too few identities or items for a batch.
+    """
+    ids, items = (sum(numbers) for numbers in zip(*((source.num_train_pids, len(source.train)) for source in sources)))
     wanted = cfg.train.batch_size // cfg.sampler.num_instances
     if cfg.sampler.train_sampler == "RandomIdentitySampler" and ids < wanted:
         raise DataError(
-            f"the training split has {ids} identities, but a batch takes {wanted} "
+            f"{owner} {ids} {ids_are}, but a batch takes {wanted} "
             f"(train.batch_size {cfg.train.batch_size} / sampler.num_instances {cfg.sampler.num_instances})"
         )
-    if captions < cfg.train.batch_size:
-        raise DataError(
-            f"the training split has {captions} captions, fewer than train.batch_size {cfg.train.batch_size}"
-        )
+    if items < cfg.train.batch_size:
+        raise DataError(f"{owner} {items} {items_are}, fewer than train.batch_size {cfg.train.batch_size}")
 
 
 def _build_scheduler(cfg: CfgNode, optimizer: torch.optim.Optimizer) -> Any:

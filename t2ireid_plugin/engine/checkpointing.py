@@ -9,6 +9,7 @@ import os
 import struct
 import zipfile
 import zlib
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -143,10 +144,19 @@ def load_training_state(path: str | Path) -> dict[str, Any]:
     """
     check_intact(path)
     state = read_checkpoint(path)
-    missing = [key for key in _NEEDED if key not in state]
+    check_resumable(state, _NEEDED, path)
+    return state
+
+
+def check_resumable(state: Mapping[str, Any], needed: Iterable[str], path: str | Path) -> None:
+    """Refuses the content of a checkpoint that lacks what training goes on from.
+
+    Raises:
+        CheckpointError: naming what is missing.
+    """
+    missing = [key for key in needed if key not in state]
     if missing:
         raise CheckpointError(
             f"'{path}' has no {', '.join(missing)}, so training cannot be resumed from it; to start from its weights "
             "set model.load_weights instead"
         )
-    return state

@@ -15,7 +15,7 @@ from torchreid import engine as torchreid_engine
 from torchreid import metrics as torchreid_metrics
 from torchreid import utils as torchreid_utils
 
-from t2ireid_plugin.engine.checkpointing import LAST, PREVIOUS, save_checkpoint
+from t2ireid_plugin.engine.checkpointing import LAST, PREVIOUS, check_resumable, save_checkpoint
 from t2ireid_plugin.engine.logging import MetricsLog
 from t2ireid_plugin.engine.optim import keep_settings, settings_of
 from t2ireid_plugin.errors import CheckpointError, T2IReIDError
@@ -130,12 +130,7 @@ class _Recorded(torchreid_engine.Engine):
             CheckpointError: when the file is missing, damaged, of another model, or holds weights alone.
         """
         state = read_checkpoint(path)
-        missing = [key for key in ("state_dict", "optimizer", "scheduler", "epoch") if key not in state]
-        if missing:
-            raise CheckpointError(
-                f"'{path}' has no {', '.join(missing)}, so training cannot be resumed from it; to start from its "
-                "weights set model.load_weights instead"
-            )
+        check_resumable(state, ("state_dict", "optimizer", "scheduler", "epoch"), path)
         weights = {name.removeprefix("module."): value for name, value in state["state_dict"].items()}
         try:
             self.network.load_state_dict(weights)

@@ -10,6 +10,7 @@ import torch
 from torchreid import utils as torchreid_utils
 from yacs.config import CfgNode
 
+from t2ireid_plugin.engine.build import check_batch
 from t2ireid_plugin.engine.checkpointing import save_json
 from t2ireid_plugin.engine.image import SoftmaxEngine, TripletEngine
 from t2ireid_plugin.engine.image_build import (
@@ -22,9 +23,9 @@ from t2ireid_plugin.engine.image_build import (
 )
 from t2ireid_plugin.engine.job import count_parameters
 from t2ireid_plugin.engine.logging import git_revision, versions
-from t2ireid_plugin.errors import ConfigError, DataError
+from t2ireid_plugin.errors import ConfigError
 from t2ireid_plugin.evaluation.metrics import Metrics, format_table
-from t2ireid_plugin.modeling.checkpoint import copy_state_dict, read_checkpoint, read_state_dict
+from t2ireid_plugin.modeling.checkpoint import load_weights, read_checkpoint
 
 
 def run_image_job(
@@ -52,12 +53,13 @@ def run_image_job(
     use_gpu = cfg.use_gpu and torch.cuda.is_available()
     datasets = load_datasets(cfg)
     num_classes = sum(datasets[name].num_train_pids for name in cfg.data.sources)
-    _check_batch(cfg, [datasets[name] for name in cfg.data.sources])
+    sources = [datasets[name] for name in cfg.data.sources]
+    check_batch(cfg, sources, "data.sources have", "training identities", "training images")
     model = build_image_model(cfg, num_classes, pretrained=not eval_only and last is None)
     preprocess = image_preprocess(cfg, model)
     datamanager = build_image_datamanager(cfg, preprocess, use_gpu)
     if weights:
-        copy_state_dict(read_state_dict(weights), model)
+        load_weights(weights, model)
     counts, device = count_parameters(model), "cuda" if use_gpu else "cpu"
     print(f"{cfg.model.name}: {counts['all']:,} parameters, {counts['trained']:,} trained, on {device}")
     engine = build_image_engine(cfg, datamanager, model, preprocess, use_gpu)
@@ -117,18 +119,3 @@ def _run(
         visrank_topk=cfg.test.visrank_topk,
         ranks=list(cfg.test.ranks),
     )
-
-
-def _check_batch(cfg: CfgNode, sources: list[Any]) -> None:
-    """torchreid's sampler would stop with a bare assertion, or an epoch would have no batch at all."""
-    ids, images = (sum(numbers) for numbers in zip(*((s.num_train_pids, len(s.train)) for s in sources)))
-    wanted = cfg.train.batch_size // cfg.sampler.num_instances
-    if cfg.sampler.train_sampler == "RandomIdentitySampler" and ids < wanted:
-        raise DataError(
-            f"data.sources have {ids} training identities, but a batch takes {wanted} "
-            f"(train.batch_size {cfg.train.batch_size} / sampler.num_instances {cfg.sampler.num_instances})"
-        )
-    if images < cfg.train.batch_size:
-        raise DataError(
-            f"data.sources have {images} training images, fewer than train.batch_size {cfg.train.batch_size}"
-        )

@@ -203,6 +203,19 @@ def read_vocabulary(path: str | Path) -> str | None:
         raise CheckpointError(f"cannot read '{beside}' ({error})") from error
 
 
+def load_weights(path: str | Path, model: nn.Module) -> LoadReport:
+    """`copy_state_dict` from a file, which errors name.
+
+    Raises:
+        CheckpointError: when the file is missing, damaged, unsafe, or nothing in it fits.
+    """
+    state = read_state_dict(path)
+    try:
+        return copy_state_dict(state, model)
+    except CheckpointError as error:
+        raise CheckpointError(f"'{path}': {error}") from error
+
+
 def copy_state_dict(state: Mapping[str, Tensor], model: nn.Module) -> LoadReport:
     """Copies what fits into ``model``, whichever transformers version or framework named it; says what did not.
 

@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from t2ireid_plugin.errors import CheckpointError, ConfigError, EncoderError, InputError
-from t2ireid_plugin.modeling.checkpoint import LoadReport, copy_state_dict, read_state_dict
+from t2ireid_plugin.errors import ConfigError, EncoderError, InputError
+from t2ireid_plugin.modeling.checkpoint import LoadReport, load_weights
 from t2ireid_plugin.modeling.disentangle import build_disentangle
 from t2ireid_plugin.modeling.encoders import (
     build_image_encoder,
@@ -338,11 +338,7 @@ class T2IReIDModel(nn.Module):
         Raises:
             CheckpointError: when the file is missing, damaged, unsafe, or nothing in it fits.
         """
-        state = read_state_dict(trained_path)
-        try:
-            self.load_report = copy_state_dict(state, self)
-        except CheckpointError as error:
-            raise CheckpointError(f"'{trained_path}': {error}") from error
+        self.load_report = load_weights(trained_path, self)
         logger.info("scale %.4f after loading '%s'", self.scale.item(), trained_path)
         return self
 

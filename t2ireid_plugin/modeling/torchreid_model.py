@@ -15,8 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from t2ireid_plugin.errors import CheckpointError, ConfigError, InputError
-from t2ireid_plugin.modeling.checkpoint import LoadReport, copy_state_dict, read_state_dict
+from t2ireid_plugin.errors import ConfigError, InputError
+from t2ireid_plugin.modeling.checkpoint import LoadReport, load_weights
 from t2ireid_plugin.modeling.disentangle import build_disentangle
 from t2ireid_plugin.modeling.encoders import IMAGE_KEY, encoder_config
 from t2ireid_plugin.modeling.image_side import BRANCHES, ImageSide
@@ -93,11 +93,7 @@ class T2IReIDImageModel(ImageSide):
         Raises:
             CheckpointError: when the file is missing, damaged, unsafe, or nothing in it fits.
         """
-        state = read_state_dict(trained_path)
-        try:
-            self.load_report = copy_state_dict(state, self)
-        except CheckpointError as error:
-            raise CheckpointError(f"'{trained_path}': {error}") from error
+        self.load_report = load_weights(trained_path, self)
         return self
 
 

@@ -127,7 +127,7 @@ def test_training_steps_leave_the_models_as_the_next_contender_wants_them(bench)
 
 def test_a_measuring_process_that_breaks_off_is_named(monkeypatch):
     done = subprocess.CompletedProcess([], 1, "", "no memory")
-    monkeypatch.setattr("t2ireid_plugin.benchmark.model.subprocess.run", lambda *_, **__: done)
+    monkeypatch.setattr("t2ireid_plugin.benchmark.tiny.subprocess.run", lambda *_, **__: done)
     assert main(["model", "--size", "tiny", "--rounds", "1", "--only", "memory"]) == 2
 
 

@@ -2,55 +2,11 @@ import pytest
 import torch
 from torch import nn
 
+from t2ireid_plugin.benchmark.literal import LiteralDisentangle
 from t2ireid_plugin.errors import ConfigError
 from t2ireid_plugin.modeling.disentangle import TOKENS, DisentangleModule, build_disentangle, outside_window
 
 B, L, D = 3, 5, 12
-
-
-class Listing(nn.Module):
-    """The specification's listing, word for word, over layers that take the sequence first."""
-
-    def __init__(self, dim, heads):
-        super().__init__()
-        self.id_linear, self.cloth_linear = nn.Linear(dim, dim), nn.Linear(dim, dim)
-        for name in ("id_attn", "cloth_attn", "id_cross_attn", "cloth_cross_attn"):
-            setattr(self, name, nn.MultiheadAttention(dim, heads))
-        for name in ("id_norm", "cloth_norm", "id_cross_norm", "cloth_cross_norm"):
-            setattr(self, name, nn.LayerNorm(dim))
-        self.gate = nn.Sequential(nn.Linear(2 * dim, dim), nn.Sigmoid())
-
-    def forward(self, x):
-        id_feat = self.id_linear(x)
-        id_feat = id_feat.transpose(0, 1)
-        id_attn, _ = self.id_attn(query=id_feat, key=id_feat, value=id_feat)
-        id_feat = id_attn.transpose(0, 1) + x
-        id_feat = self.id_norm(id_feat)
-
-        cloth_feat = self.cloth_linear(x)
-        cloth_feat = cloth_feat.transpose(0, 1)
-        cloth_attn, _ = self.cloth_attn(query=cloth_feat, key=cloth_feat, value=cloth_feat)
-        cloth_feat = cloth_attn.transpose(0, 1) + x
-        cloth_feat = self.cloth_norm(cloth_feat)
-
-        id_cross, _ = self.id_cross_attn(
-            query=id_feat.transpose(0, 1), key=cloth_feat.transpose(0, 1), value=cloth_feat.transpose(0, 1)
-        )
-        cloth_cross, _ = self.cloth_cross_attn(
-            query=cloth_feat.transpose(0, 1), key=id_feat.transpose(0, 1), value=id_feat.transpose(0, 1)
-        )
-        id_cross = id_cross.transpose(0, 1)
-        cloth_cross = cloth_cross.transpose(0, 1)
-        id_feat = self.id_cross_norm(id_cross + id_feat)
-        cloth_feat = self.cloth_cross_norm(cloth_cross + cloth_feat)
-
-        id_feat = id_feat.mean(dim=1)
-        cloth_feat = cloth_feat.mean(dim=1)
-
-        gate = self.gate(torch.cat([id_feat, cloth_feat], dim=-1))
-        id_feat = gate * id_feat
-        cloth_feat = (1 - gate) * cloth_feat
-        return id_feat, cloth_feat, gate
 
 
 @pytest.fixture
@@ -65,7 +21,7 @@ def tokens(dtype=torch.float32):
 
 @pytest.mark.parametrize("mode", ["train", "eval"])  # no dropout here, so training gives the same
 def test_equals_the_listing(module, mode):
-    listing = Listing(D, heads=4)
+    listing = LiteralDisentangle(D)
     listing.load_state_dict(module.state_dict())
     getattr(module, mode)(), getattr(listing, mode)()
     with torch.no_grad():
@@ -74,7 +30,7 @@ def test_equals_the_listing(module, mode):
 
 
 def test_learns_as_the_listing_does(module):
-    listing = Listing(D, heads=4).double()
+    listing = LiteralDisentangle(D).double()
     listing.load_state_dict(module.double().state_dict())
     weights = torch.randn(3, B, D, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
     inputs = []

@@ -11,7 +11,7 @@ from t2ireid_plugin.config import choose, to_dict
 from t2ireid_plugin.errors import CheckpointError, ConfigError
 from t2ireid_plugin.integrations.fastreid.checks import check_pixels
 from t2ireid_plugin.integrations.fastreid.config import lower
-from t2ireid_plugin.modeling.checkpoint import copy_state_dict, read_state_dict
+from t2ireid_plugin.modeling.checkpoint import load_weights
 from t2ireid_plugin.modeling.encoders import IMAGE_KEY
 from t2ireid_plugin.modeling.image_side import BRANCHES, ImageSide
 
@@ -48,7 +48,7 @@ def build_t2ireid_backbone(cfg: CfgNode) -> T2IReIDBackbone:
                 f"encoder's own weights are T2IREID.VIT_PRETRAINED ({IMAGE_KEY})"
             )
         try:
-            copy_state_dict(read_state_dict(stock.PRETRAIN_PATH), backbone)
+            load_weights(stock.PRETRAIN_PATH, backbone)
         except CheckpointError as error:
             raise CheckpointError(f"MODEL.BACKBONE.PRETRAIN_PATH: {error}") from error
     return backbone
