@@ -155,7 +155,8 @@ def text_work(bench: Bench, texts: list[str]) -> Work:
 def training_work(bench: Bench, number: int, folder: Path | None = None) -> Work:
     """Training steps on images with captions and clothing texts; bare, of the ViT on images alone.
 
-    With the cache, BERT reads the texts in the first step only; or before it, into a ``folder``.
+    With the cache, BERT reads the texts in the first step only; or before it, into a ``folder``. Both models are put
+    into training mode here and stay there, as at the start of an epoch: it has the cache look at all of BERT's weights.
     """
     images, identity, clothes = bench.images(number), captions(number), clothing(number)
     pids = torch.arange(number) % bench.classes
@@ -171,7 +172,7 @@ def training_work(bench: Bench, number: int, folder: Path | None = None) -> Work
             total = total + F.cross_entropy(20 * ours @ theirs.T, torch.arange(number))
         return total
 
-    model, literal, vit = bench.model, bench.literal, bench.model.visual_encoder
+    model, literal, vit = bench.model.train(), bench.literal.train(), bench.model.visual_encoder
     features = TextFeatures(_CACHE_BYTES, folder)
     if folder is not None:
         features.fill(model.text_encoder, model.text_cache.ids([*clothes, *identity]), model.text_cache.pad, show=False)
@@ -195,17 +196,14 @@ class _Step:
     """One training step of ``module``; all contenders have the same optimizer."""
 
     def __init__(self, module: nn.Module, loss: Callable[[], Tensor]) -> None:
-        self.module, self.loss = module, loss
+        self.loss = loss
         trained = [p for p in module.parameters() if p.requires_grad]
         self.optimizer = torch.optim.AdamW(trained, lr=1e-6, fused=True)
 
     def __call__(self) -> None:
-        self.module.train()
-        self.optimizer.zero_grad()
         self.loss().backward()
         self.optimizer.step()
         self.optimizer.zero_grad()  # what the next contender must not find
-        self.module.eval()
 
 
 def _without_gradient(work: Work) -> Work:

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from t2ireid_plugin.errors import ConfigError
-from t2ireid_plugin.modeling.folding import Derived, attend, behind, can_fold, exchanged
+from t2ireid_plugin.modeling.folding import Derived, attend, attention, behind, can_fold, exchanged
 
 # What the two branches see. The specification's `all` is compared with what it argues against.
 TOKENS = ("all", "cls", "mean", "max", "window")
@@ -94,8 +94,8 @@ class DisentangleModule(nn.Module):
         """Self-attention of both branches, ``[B, L, D]`` each."""
         id_tokens, cloth_tokens = self.id_linear(tokens), self.cloth_linear(tokens)
         return (
-            self.id_attn(id_tokens, id_tokens, id_tokens, need_weights=False, attn_mask=mask)[0],
-            self.cloth_attn(cloth_tokens, cloth_tokens, cloth_tokens, need_weights=False, attn_mask=mask)[0],
+            attention(self.id_attn, id_tokens, id_tokens, mask),
+            attention(self.cloth_attn, cloth_tokens, cloth_tokens, mask),
         )
 
     def _cross(self, identity: Tensor, clothing: Tensor) -> tuple[Tensor, Tensor]:
@@ -104,8 +104,8 @@ class DisentangleModule(nn.Module):
         Both read the other branch before its own cross-attention, so neither branch comes first.
         """
         return (
-            self.id_cross_attn(identity, clothing, clothing, need_weights=False)[0],
-            self.cloth_cross_attn(clothing, identity, identity, need_weights=False)[0],
+            attention(self.id_cross_attn, identity, clothing),
+            attention(self.cloth_cross_attn, clothing, identity),
         )
 
     def _layers(self) -> tuple[nn.Module, ...]:

@@ -1,4 +1,4 @@
-"""Attention in fewer products, for inference: weights that follow each other folded into one, equal inputs joined.
+"""Attention that moves less, and for inference in fewer products: weights that follow each other folded into one.
 
 What is folded is computed from the parameters once, and again whenever these have changed.
 """
@@ -56,16 +56,23 @@ class Derived(Generic[T]):
 def can_fold(layers: Iterable[nn.Module]) -> bool:
     """Whether folding changes nothing: no gradients are wanted, and the layers do nothing but what they say.
 
-    A compiler folds by itself, a hook wants its layer called, and adapters and quantisation change the class.
+    A compiler folds by itself.
     """
     if torch.is_grad_enabled() or torch.compiler.is_compiling():
         return False
-    for layer in layers:
-        if type(layer) not in (nn.Linear, nn.MultiheadAttention) or layer._forward_hooks or layer._forward_pre_hooks:
-            return False
-        if any(parameter.is_inference() for parameter in layer.parameters()):  # these have no versions
-            return False
-    return True
+    # Parameters of inference mode have no versions.
+    return all(is_plain(layer) and not any(p.is_inference() for p in layer.parameters()) for layer in layers)
+
+
+def is_plain(layer: nn.Module) -> bool:
+    """Whether the layer's parameters say all that it does.
+
+    A hook wants its layer called, and adapters, quantisation and parametrisations change the class.
+    """
+    if type(layer) not in (nn.Linear, nn.MultiheadAttention):
+        return False
+    hooks = layer._forward_hooks, layer._forward_pre_hooks, layer._backward_hooks, layer._backward_pre_hooks
+    return not any(hooks)
 
 
 def behind(linear: nn.Linear, attention: nn.MultiheadAttention) -> tuple[Tensor, Tensor]:
@@ -92,6 +99,23 @@ def exchanged(own: nn.MultiheadAttention, other: nn.MultiheadAttention) -> tuple
         torch.cat([own.in_proj_weight[:dim], other.in_proj_weight[dim:]]),
         torch.cat([own.in_proj_bias[:dim], other.in_proj_bias[dim:]]),
     )
+
+
+def attention(layer: nn.MultiheadAttention, query: Tensor, source: Tensor, mask: Tensor | None = None) -> Tensor:
+    """``layer(query, source, source)`` without its weights, ``[B, L, D]`` and ``[B, S, D]`` to ``[B, L, D]``.
+
+    PyTorch's layer turns batches round to have the sequence first, and back, and keeps the copies for the gradient.
+    It is called all the same if it has more to do than its products. ``mask`` is as in `attend`.
+    """
+    if not is_plain(layer) or layer.dropout or layer.in_proj_weight is None:
+        return layer(query, source, source, need_weights=False, attn_mask=mask)[0]
+    weight, bias, dim = layer.in_proj_weight, layer.in_proj_bias, layer.embed_dim
+    if query is source:
+        query, key, value = F.linear(source, weight, bias).chunk(3, dim=-1)
+    else:
+        query = F.linear(query, weight[:dim], bias[:dim])
+        key, value = F.linear(source, weight[dim:], bias[dim:]).chunk(2, dim=-1)
+    return layer.out_proj(attend(query, key, value, layer.num_heads, mask))
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, num_heads: int, mask: Tensor | None = None) -> Tensor:

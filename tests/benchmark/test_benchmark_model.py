@@ -12,6 +12,7 @@ from t2ireid_plugin.benchmark.literal import LiteralModel
 from t2ireid_plugin.benchmark.main import main
 from t2ireid_plugin.benchmark.timing import Seconds, by_turns, ratio, summary
 from t2ireid_plugin.benchmark.workloads import BARE, CACHED, LITERAL, OURS, SIZES
+from t2ireid_plugin.engine import text_features
 from t2ireid_plugin.errors import DataError
 
 
@@ -116,13 +117,25 @@ def test_ratios_are_taken_round_by_round():
     assert str(timing.Ratio(1.12345, 1.0, 2.0)) == "1.123 (1.000-2.000)"
 
 
-def test_training_steps_leave_the_models_as_the_next_contender_wants_them(bench):
+def test_training_steps_leave_the_models_as_the_next_contender_wants_them():
+    bench = workloads.build("tiny")
     work = workloads.training_work(bench, 2)
     for step in work.values():
         step()
-        assert not bench.model.training
+        assert bench.model.training
+        assert bench.literal.training
+        assert not bench.model.text_encoder.training  # it is frozen
         assert bench.model.text_features is None
         assert all(p.grad is None for module in (bench.model, bench.literal) for p in module.parameters())
+
+
+def test_cached_steps_look_at_the_frozen_weights_once_as_an_epoch_does(monkeypatch):
+    looks = []
+    monkeypatch.setattr(text_features, "fingerprint", lambda _: looks.append(True) or "name")
+    step = workloads.training_work(workloads.build("tiny"), 2)[workloads.CACHED]
+    for _ in range(3):
+        step()
+    assert len(looks) == 1
 
 
 def test_a_measuring_process_that_breaks_off_is_named(monkeypatch):

@@ -92,7 +92,10 @@ def lines(folder):
 
 
 def saved_at(folder):
-    return max((path.stat().st_mtime_ns for path in folder.glob("last.pth")), default=0)
+    try:
+        return (folder / "last.pth").stat().st_mtime_ns
+    except FileNotFoundError:  # none yet, or this is the moment between the two renames of a save
+        return 0
 
 
 def is_newer(folder, before):

@@ -34,9 +34,9 @@ def test_importing_the_integration_says_what_is_missing_and_how_to_get_it() -> N
         "try:\n    import t2ireid_plugin.integrations.fastreid\n"
         "except DependencyError as error:\n    print(error)\n"
     )
-    done = run(["fastreid", "faiss"], code)
+    done = run(["fastreid", "faiss", "tabulate", "termcolor"], code)
     assert done.returncode == 0, done.stderr
-    assert "needs fastreid, faiss, which" in done.stdout
+    assert "needs fastreid, faiss, tabulate, termcolor, which" in done.stdout
     assert "on PYTHONPATH" in done.stdout
     assert "pip install 't2ireid-plugin[fastreid]'" in done.stdout
 

@@ -10,7 +10,7 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from t2ireid_plugin.modeling.disentangle import TOKENS, DisentangleModule
-from t2ireid_plugin.modeling.folding import attend, can_fold
+from t2ireid_plugin.modeling.folding import attend, attention, can_fold
 
 B, L, D = 3, 7, 12
 GRID = (2, 3)
@@ -252,16 +252,16 @@ def test_the_weights_are_those_of_the_folded_path(module):
     x = tokens()
     with torch.no_grad():
         attended = module._attend_folded(x, None)
-        for weights, linear, attention, found in zip(
+        for weights, linear, layer, found in zip(
             module.attention_weights(x),
             (module.id_linear, module.cloth_linear),
             (module.id_attn, module.cloth_attn),
             attended,
             strict=True,
         ):
-            value = nn.functional.linear(linear(x), attention.in_proj_weight[2 * D :], attention.in_proj_bias[2 * D :])
+            value = nn.functional.linear(linear(x), layer.in_proj_weight[2 * D :], layer.in_proj_bias[2 * D :])
             joined = (weights @ value.view(B, L, 4, D // 4).transpose(1, 2)).transpose(1, 2).reshape(B, L, D)
-            torch.testing.assert_close(attention.out_proj(joined), found, rtol=0, atol=1e-6)
+            torch.testing.assert_close(layer.out_proj(joined), found, rtol=0, atol=1e-6)
 
 
 def test_attend_is_a_naive_loop():
@@ -278,6 +278,38 @@ def test_attend_is_a_naive_loop():
                 shares = torch.tensor([0.0 if mask[i, j] else torch.tensor(scores[j]).exp() for j in range(5)])
                 expected = (shares[:, None] / shares.sum() * value[b, :, part]).sum(dim=0)
                 torch.testing.assert_close(actual[b, i, part], expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("itself", [True, False])
+@pytest.mark.parametrize("masked", [True, False])
+def test_attention_is_pytorchs_layer_and_so_are_its_gradients(make, itself, masked):
+    layer = make.stir(nn.MultiheadAttention(D, 4, batch_first=True)).double().train()
+    query = tokens(torch.float64)
+    source = query if itself else torch.randn(B, 5, D, dtype=torch.float64)
+    mask = None
+    if masked:
+        mask = torch.rand(L, source.shape[1]) < 0.4
+        mask[:, 0] = False
+    sources = [query] if itself else [query, source]
+    results = []
+    for attended in (
+        lambda: attention(layer, query, source, mask),
+        lambda: layer(query, source, source, need_weights=True, attn_mask=mask)[0],
+    ):
+        wanted = [*layer.parameters(), *(t.requires_grad_() for t in sources)]
+        out = attended()
+        results.append([out, *torch.autograd.grad(out.square().sum(), wanted)])
+    for actual, expected in zip(*results, strict=True):
+        torch.testing.assert_close(actual, expected, rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("hook", ["register_forward_hook", "register_full_backward_hook"])
+def test_a_hook_has_its_layer_called_in_training(module, hook):
+    called = []
+    for layer in (module.id_attn, module.id_cross_attn):
+        getattr(layer, hook)(lambda *_: called.append(True))
+    sum(out.sum() for out in module.train()(tokens().requires_grad_(), GRID)).backward()
+    assert len(called) == 2
 
 
 @pytest.mark.cuda
