@@ -1,15 +1,14 @@
 """configs/t2i_clip_mamba.yaml and docs/encoders.md, by the real command line, with a tiny CLIP in its real format."""
 
 import json
-import os
 import re
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
+from preloaded import run_python
 
 from t2ireid_plugin.config import load_cfg
 from t2ireid_plugin.engine.build import check_config
@@ -27,12 +26,7 @@ def blocks(page: str, language: str) -> list[str]:
 
 
 def run(words: list[str], folder: Path = REPOSITORY, status: int = 0) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(REPOSITORY)}
-    done = subprocess.run(
-        [sys.executable, *words], cwd=folder, env=environment, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == status, done.stdout[-2000:] + done.stderr[-4000:]
-    return done
+    return run_python(words, folder, status)
 
 
 def test_the_recipe_has_the_public_values() -> None:

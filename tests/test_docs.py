@@ -2,14 +2,12 @@
 
 import csv
 import json
-import os
 import re
 import shlex
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from preloaded import run_python
 
 from t2ireid_plugin.cli import main
 from t2ireid_plugin.data.custom.table import read_table
@@ -19,10 +17,7 @@ REPOSITORY = Path(__file__).parents[1]
 PAGES = ("own_data.md", "own_data.zh-CN.md")
 # So that a sixty-epoch training ends within the test.
 QUICK = "train.max_epoch 1 train.batch_size 16 data.workers 0 test.pictures 1 use_gpu False"
-PROGRAMS = {
-    "t2ireid": [sys.executable, "-c", "import sys; from t2ireid_plugin.cli import main; sys.exit(main())"],
-    "python": [sys.executable],
-}
+PROGRAMS = {"t2ireid": ["-m", "t2ireid_plugin"], "python": []}
 
 
 def blocks(page: str, language: str) -> list[str]:
@@ -52,11 +47,7 @@ def workplace(tmp_path_factory, synthetic, encoders) -> Path:
 def run(command: str, folder: Path) -> str:
     program, *arguments = shlex.split(command)
     quick = QUICK.split() if "train_net.py" in command else []
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(REPOSITORY)}
-    words = [*PROGRAMS[program], *arguments, *quick]
-    done = subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
-    return done.stdout
+    return run_python([*PROGRAMS[program], *arguments, *quick], folder).stdout
 
 
 def test_both_pages_have_the_same_commands() -> None:

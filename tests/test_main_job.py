@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from preloaded import Preloaded
 
 from t2ireid_plugin.cli import main
 from t2ireid_plugin.config import load_cfg, to_dict
@@ -178,22 +179,21 @@ def test_eval_only_takes_the_runs_own_best_checkpoint(tiny_settings, tiny_run, t
     assert found == pytest.approx({k: v for k, v in expected.items() if k != "interval95"}, abs=1e-6)
 
 
-def test_a_killed_training_goes_on_as_if_nothing_had_been(tiny_settings, repository, tmp_path):
+def test_a_killed_training_goes_on_as_if_nothing_had_been(tiny_settings, tmp_path):
     """SIGKILL after the first epochs, then --resume: the same metrics as without."""
     settings = {"train__max_epoch": 5}
     assert main(["train", *tiny_settings(tmp_path / "whole", **settings)]) == 0
     words = tiny_settings(tmp_path / "killed", **settings)
     last = tmp_path / "killed" / "last.pth"
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    process = subprocess.Popen([sys.executable, "tools/train_net.py", *words], cwd=repository, **quiet)
+    process = Preloaded(["tools/train_net.py", *words])
     try:
         deadline = time.monotonic() + 300
         while not (tmp_path / "killed" / "best.pth").exists() and process.poll() is None:
             assert time.monotonic() < deadline
             time.sleep(0.01)
     finally:
-        process.send_signal(signal.SIGKILL)
-        process.wait()
+        os.kill(process.pid, signal.SIGKILL)
+        process.finish()
     assert not (tmp_path / "killed" / "results.json").exists()
     done = int(torch.load(last, weights_only=True)["epoch"])
     assert done < 5

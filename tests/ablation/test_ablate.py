@@ -120,11 +120,11 @@ def test_other_protocols_have_a_table(words, tmp_path, capsys):
     out = tmp_path / "out"
     grid = tmp_path / "grid.yaml"
     grid.write_text("rows: {plain: {test: {protocols: [t2i, identity, both]}}}")
-    assert main(["ablate", *words(out, grid=grid)]) == 0
-    results = [json.loads((out / "plain" / f"seed{seed}" / "results.json").read_text()) for seed in (1, 2)]
+    assert main(["ablate", *words(out, "--seeds", 1, grid=grid)]) == 0
+    metrics = json.loads((out / "plain" / "seed1" / "results.json").read_text())["metrics"]["cuhkpedes"]
     (row,) = json.loads((out / "ablation.json").read_text())["protocols"]
     for name in ("identity", "both"):
-        assert row[f"{name} R@1"]["values"] == [r["metrics"]["cuhkpedes"][name]["R@1"] for r in results]
+        assert row[f"{name} R@1"]["values"] == [metrics[name]["R@1"]]
     assert "| recipe | seeds | identity R@1 | both R@1 |" in capsys.readouterr().out
 
 

@@ -1,4 +1,4 @@
-"""Two processes by torchrun, with gloo on the CPU, against one."""
+"""Two processes, with gloo on the CPU, against one; and by torchrun itself, where that matters."""
 
 import json
 import os
@@ -13,6 +13,7 @@ import time
 import numpy as np
 import pytest
 import torch
+from preloaded import run_group
 
 from t2ireid_plugin.cli import main
 from t2ireid_plugin.distributed import joined
@@ -32,28 +33,27 @@ SETTINGS = {
 
 
 @pytest.fixture(scope="module")
-def run(repository):
-    """`run(program, *words, processes=2)`: a finished process; by torchrun where there are several."""
+def torchrun(repository):
+    """`torchrun(*words)`: two finished processes."""
 
-    def make(*words, processes=1):
-        start = [sys.executable] if processes == 1 else [*TORCHRUN, str(processes)]
+    def make(*words):
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(repository), *sys.path])}
         return subprocess.run(
-            [*start, *map(str, words)], cwd=repository, env=environment, capture_output=True, text=True, check=False,
-            timeout=600,
+            [*TORCHRUN, "2", *map(str, words)], cwd=repository, env=environment, capture_output=True, text=True,
+            check=False, timeout=600,
         )  # fmt: skip
 
     return make
 
 
 @pytest.fixture(scope="module")
-def one_and_two(run, tiny_settings, tmp_path_factory):
+def one_and_two(tiny_settings, tmp_path_factory):
     """The folders of a training in one process, and of the same whose last five of six epochs were done by two."""
     base = tmp_path_factory.mktemp("processes")
 
     def train(name, epochs, processes):
         words = tiny_settings(base / name, **SETTINGS, train__max_epoch=epochs)
-        done = run(*EXACT, "--resume", *words, processes=processes)
+        done = run_group([*EXACT, "--resume", *words], processes)
         assert done.returncode == 0, done.stderr
 
     train("one", 1, 1)
@@ -100,7 +100,7 @@ def test_only_the_first_process_writes(one_and_two):
 
 
 @pytest.mark.parametrize(("fusion", "processes"), [("enhanced_mamba", 3), ("sequence_mamba", 2)])
-def test_evaluation_gives_the_very_same_figures(run, tiny_settings, tiny_run, tmp_path, fusion, processes):
+def test_evaluation_gives_the_very_same_figures(tiny_settings, tiny_run, tmp_path, fusion, processes):
     """Every protocol, down to each query's rank; batches of 7, so that the processes have different numbers of them."""
     others = {
         "model__load_weights": tiny_run.folder / "best.pth", "model__fusion__type": fusion, "test__batch_size": 7,
@@ -108,7 +108,7 @@ def test_evaluation_gives_the_very_same_figures(run, tiny_settings, tiny_run, tm
     }  # fmt: skip
     assert main(["test", *tiny_settings(tmp_path / "one", **others)]) == 0
     words = ["--eval-only", *tiny_settings(tmp_path / "more", **others)]
-    done = run("tools/train_net.py", *words, processes=processes)
+    done = run_group(["tools/train_net.py", *words], processes)
     assert done.returncode == 0, done.stderr
     one, more = (json.loads((tmp_path / name / "results.json").read_text()) for name in ("one", "more"))
     assert one["metrics"] == more["metrics"]
@@ -117,7 +117,7 @@ def test_evaluation_gives_the_very_same_figures(run, tiny_settings, tiny_run, tm
     assert all(np.array_equal(first[name], second[name]) for name in first.files)
 
 
-def test_the_command_of_the_page_runs_with_every_loss(run, repository, synthetic, encoders, tmp_path):
+def test_the_command_of_the_page_runs_with_every_loss(torchrun, repository, synthetic, encoders, tmp_path):
     page = (repository / "docs" / "distributed.md").read_text(encoding="utf-8")
     ((_, *arguments),) = map(shlex.split, re.findall(r"```bash\n(.*?)```", page, flags=re.DOTALL))
     assert arguments[:3] == ["--standalone", "--nproc_per_node", "2"]
@@ -127,7 +127,7 @@ def test_the_command_of_the_page_runs_with_every_loss(run, repository, synthetic
     quick = "train.max_epoch 1 train.batch_size 16 data.workers 1 test.pictures 0 use_gpu False data.save_dir"
     losses = [word for name in LOSSES for word in (f"loss.terms.{name}.weight", "0.5")]
     losses += ["loss.terms.mlm.dim", "16"]  # its scan over all tokens would take most of the time
-    done = run(*words.split(), *losses, *quick.split(), tmp_path, processes=2)
+    done = torchrun(*words.split(), *losses, *quick.split(), tmp_path)
     assert done.returncode == 0, done.stderr
     assert len(re.findall(r"R@1 +R@5 +R@10 +mAP +mINP", done.stdout)) == 1
 
@@ -135,7 +135,7 @@ def test_the_command_of_the_page_runs_with_every_loss(run, repository, synthetic
 # A process that dies
 
 
-def test_an_error_in_one_process_ends_the_job_with_its_message(run, tiny_settings, synthetic, tmp_path):
+def test_an_error_in_one_process_ends_the_job_with_its_message(torchrun, tiny_settings, synthetic, tmp_path):
     root = tmp_path / "data"
     shutil.copytree(synthetic.root, root)
     row = next(
@@ -144,7 +144,7 @@ def test_an_error_in_one_process_ends_the_job_with_its_message(run, tiny_setting
     image = root / "CUHK-PEDES" / "imgs" / row["file_path"]
     image.write_bytes(image.read_bytes()[:200])
     words = tiny_settings(tmp_path / "log", data__root=root, train__max_epoch=50)
-    done = run("tools/train_net.py", *words, processes=2)
+    done = torchrun("tools/train_net.py", *words)
     assert done.returncode != 0
     assert f"unreadable image '{image}'" in done.stderr
     assert not (tmp_path / "log" / "results.json").exists()
@@ -182,10 +182,10 @@ def test_what_gloo_and_nccl_say_of_a_lost_process_becomes_one_line(monkeypatch):
         raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
 
 
-def test_the_whole_batch_without_numbers_is_left_by_two_processes(run, tiny_settings, tmp_path):
+def test_the_whole_batch_without_numbers_is_left_by_two_processes(tiny_settings, tmp_path):
     """At a rate that makes the second step's loss infinite; one process has 32 samples a batch, and so have two."""
     words = tiny_settings(tmp_path, train__lr=1e30, train__max_epoch=3)
-    done = run("tools/train_net.py", *words, processes=2)
+    done = run_group(["tools/train_net.py", *words], 2)
     assert done.returncode != 0
     samples = json.loads((tmp_path / "nonfinite.json").read_text())["samples"]
     assert len(samples) == 32

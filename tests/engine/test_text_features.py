@@ -5,13 +5,12 @@ import json
 import os
 import pickle
 import re
-import subprocess
-import sys
 import time
 
 import numpy as np
 import pytest
 import torch
+from preloaded import Preloaded
 from safetensors import safe_open
 from transformers import BertConfig, BertModel
 
@@ -225,11 +224,9 @@ print(len(passes))
 """
 
 
-def test_of_two_processes_at_once_one_writes(tmp_path, repository):
-    command = [sys.executable, "-c", FILL, str(tmp_path), os.path.dirname(__file__)]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(repository), *sys.path])}
-    both = [subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) for _ in range(2)]
-    assert sorted(process.communicate()[0].split()[-1] for process in both) == ["0", "1"]
+def test_of_two_processes_at_once_one_writes(tmp_path):
+    both = [Preloaded(["-c", FILL, tmp_path, os.path.dirname(__file__)]) for _ in range(2)]
+    assert sorted(process.finish().stdout.split()[-1] for process in both) == ["0", "1"]
     assert len(files(tmp_path)) == 1
 
 

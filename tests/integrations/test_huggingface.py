@@ -14,6 +14,7 @@ import pytest
 import torch
 import transformers
 from PIL import Image
+from preloaded import run_python
 from safetensors import safe_open
 from safetensors.torch import save_file
 from transformers import AutoConfig, AutoModel, AutoTokenizer
@@ -160,9 +161,9 @@ def test_encoders_from_folders_that_are_gone_since(family, request, encoders, sy
         "use_gpu": False,
     }
     words = [str(word) for pair in settings.items() for word in pair]
-    run(["tools/train_net.py", "--config-file", "configs/t2i_vit_mamba.yaml", *words])
+    run_python(["tools/train_net.py", "--config-file", "configs/t2i_vit_mamba.yaml", *words])
     expected = embeddings(trained_model(log), 64, 32)
-    run(["-m", "t2ireid_plugin", "export", log, tmp_path / "finder"])
+    run_python(["-m", "t2ireid_plugin", "export", log, tmp_path / "finder"])
     shutil.rmtree(here)
     shutil.rmtree(log)
     found, preprocess = reload(tmp_path / "finder", tmp_path, 64, 32, str(here))
@@ -407,7 +408,7 @@ def test_a_run_of_the_engine_tests_an_exported_folder(tiny_run, exported, tiny_s
     for name, weights in (("run", tiny_run.folder / "best.pth"), ("folder", exported / "model.safetensors")):
         save_dir = tmp_path / name
         others = {"data__root": tmp_path / "others", "model__load_weights": weights}
-        run(["tools/train_net.py", "--eval-only", *tiny_settings(save_dir, **others)])
+        run_python(["tools/train_net.py", "--eval-only", *tiny_settings(save_dir, **others)])
         metrics[name] = json.loads((save_dir / "results.json").read_text())["metrics"]
     assert metrics["run"] == metrics["folder"]
     assert metrics["run"]["cuhkpedes"]["t2i"]["queries"] == 16
@@ -621,11 +622,11 @@ def test_the_pages_commands_and_snippet_run(tiny_run, synthetic, tmp_path):
         Image.open(photo).save(tmp_path / "photos" / f"{name}.jpg")
     program, *words = shlex.split(export)
     assert program == "t2ireid"
-    run(["-m", "t2ireid_plugin", *words], tmp_path)
+    run_python(["-m", "t2ireid_plugin", *words], tmp_path)
     assert "tensor" in run(["-c", snippet], tmp_path)
     assert (tmp_path / "weights" / "copy" / "model.safetensors").is_file()
     program, *words = shlex.split(back)
     assert program == "python"
-    run(words, tmp_path)
+    run_python(words, tmp_path)
     again = json.loads((tmp_path / "log" / "again" / "results.json").read_text())
     assert again["metrics"] == tiny_run.results["metrics"]

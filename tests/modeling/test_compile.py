@@ -33,8 +33,9 @@ def core_inputs(model, images, cloth, identity):
     return images, words, layout, ("cloth_instruction", "id_instruction")
 
 
-@pytest.mark.parametrize("fusion", ["enhanced_mamba", "gated_mamba"])
-@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize(
+    ("training", "fusion"), [(True, "enhanced_mamba"), (True, "gated_mamba"), (False, "gated_mamba")]
+)
 def test_the_forward_from_tensors_is_one_graph(make, fusion, training):
     model = make.model(fusion={"type": fusion}).train(training)
     model.compile_parts()  # nothing is compiled before it is called

@@ -1,0 +1,100 @@
+"""Python's command line in a process of its own that has the packages loaded already, a fork of one that did just that.
+
+Loading them takes six seconds, which was most of what such tests took. What a fresh process loads, and when, is
+tests/test_startup.py's affair; the main job, torchrun and reloading a model are tested in fresh processes too.
+"""
+
+import multiprocessing
+import os
+import runpy
+import socket
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+_SERVER = multiprocessing.get_context("forkserver")
+_SERVER.set_forkserver_preload(["torchreid", "transformers", "t2ireid_plugin.engine.job"])
+
+
+class Preloaded:
+    """A running `python words` (`script …`, `-c code …` or `-m module …`), the leader of its own process group."""
+
+    def __init__(self, words, folder=REPOSITORY, **environment):
+        self.words = [str(word) for word in words]
+        self._printed = tempfile.TemporaryDirectory()
+        environment = {**os.environ, **{name: str(value) for name, value in environment.items()}}
+        arguments = self.words, str(folder), environment, self._files(), multiprocessing.get_start_method()
+        self.process = _SERVER.Process(target=_be_python, args=arguments)
+        self.process.start()
+        self.pid = self.process.pid
+
+    def _files(self):
+        return [os.path.join(self._printed.name, name) for name in ("stdout", "stderr")]
+
+    def poll(self):
+        """The exit status, or None while it runs."""
+        return self.process.exitcode
+
+    def finish(self, timeout=600):
+        """Its status and what it printed, as `subprocess.run` has them."""
+        self.process.join(timeout)
+        if self.process.is_alive():
+            self.process.kill()
+            self.process.join()
+        printed = [Path(file).read_text(encoding="utf-8") for file in self._files()]
+        self._printed.cleanup()
+        return subprocess.CompletedProcess(self.words, self.process.exitcode, *printed)
+
+
+def _be_python(words, folder, environment, files, start_method):
+    os.setsid()
+    multiprocessing.set_start_method(start_method, force=True)  # of its own children, as it is by default
+    for number, (name, file) in enumerate(zip(("stdout", "stderr"), files, strict=True), start=1):
+        opened = open(file, "w", encoding="utf-8", buffering=1)  # noqa: SIM115  (to the end of the process)
+        os.dup2(opened.fileno(), number)
+        setattr(sys, name, opened)
+    os.chdir(folder)
+    os.environ.clear()
+    os.environ.update(environment)
+    kind, *rest = words
+    if kind == "-c":
+        code, *arguments = rest
+        sys.argv = ["-c", *arguments]
+        exec(compile(code, "<string>", "exec"), {"__name__": "__main__"})
+    elif kind == "-m":
+        module, *arguments = rest
+        sys.argv = [module, *arguments]
+        runpy.run_module(module, run_name="__main__")
+    else:
+        sys.argv = words
+        sys.path.insert(0, os.path.dirname(os.path.abspath(kind)))
+        runpy.run_path(kind, run_name="__main__")
+
+
+def run_python(words, folder=REPOSITORY, status=0, **environment):
+    """`Preloaded`, finished; it must have ended with `status`, or with any if that is None."""
+    done = Preloaded(words, folder, **environment).finish()
+    assert status is None or done.returncode == status, done.stdout[-2000:] + done.stderr[-4000:]
+    return done
+
+
+def run_group(words, processes, folder=REPOSITORY):
+    """As `torchrun --nproc_per_node processes words`: the first status that is not 0, and what all printed.
+
+    One process is started as without torchrun.
+    """
+    if processes == 1:
+        return run_python(words, folder, status=None)
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    shared = {
+        "TORCHELASTIC_RUN_ID": "preloaded", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port,
+        "WORLD_SIZE": processes, "LOCAL_WORLD_SIZE": processes,
+    }  # fmt: skip
+    group = [Preloaded(words, folder, RANK=n, LOCAL_RANK=n, **shared) for n in range(processes)]
+    done = [one.finish() for one in group]
+    status = next((one.returncode for one in done if one.returncode), 0)
+    out, err = ("".join(getattr(one, name) for one in done) for name in ("stdout", "stderr"))
+    return subprocess.CompletedProcess(words, status, out, err)
