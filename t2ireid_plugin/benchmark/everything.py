@@ -127,13 +127,16 @@ def _train(figures: Mapping[str, Any]) -> str:
             f"`{name}`",
             f"{row['seconds']:.1f}",
             str(Ratio(**row["time_to_first"])),
+            str(Ratio(**row["time_to_bare"])),
+            f"{100 * row['waits']:.1f} %",
             f"{row['mb']:.0f}",
             str(Ratio(**row["memory_to_first"])),
         ]
         for name, row in figures["settings"].items()
     ]
     clock = "wall" if figures["use_gpu"] else "CPU"
-    header = [f"{figures['batch']} pairs", f"{clock} seconds", "to the first", "peak MB", "to the first"]
+    step = f"a step of {figures['batch']} pairs"
+    header = [step, f"{clock} seconds", "to the first", "to the bare image encoder", "waits", "peak MB", "to the first"]
     return markdown(header, rows)
 
 

@@ -1,7 +1,7 @@
 """Time and memory of training steps under settings that trade one for the other, each beside the first.
 
 Each is a run of its own in a process of its own, as `t2ireid train` makes one, on drawn people; loading and drawing are
-not timed.
+not timed. Beside it, in the same process, the image encoder alone makes steps of its own on as many images.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from transformers import BertConfig, ViTConfig
@@ -27,17 +27,27 @@ from t2ireid_plugin.benchmark.tiny import draw_people, in_own_process, tiny_cfg,
 from t2ireid_plugin.benchmark.workloads import SIZES
 from t2ireid_plugin.config import load_cfg, merge, merge_words
 from t2ireid_plugin.engine.job import build_run
+from t2ireid_plugin.engine.text_image import TextImageEngine
 from t2ireid_plugin.errors import ConfigError
+from t2ireid_plugin.modeling.towers import image_tokens
+
+T = TypeVar("T")
 
 SETTINGS = (
     "train.precision fp32",
-    "train.precision bf16",
-    "train.precision fp16",
     "train.checkpoint_encoders true",
     "train.encode_at_once 2",
-    "train.encode_at_once 2 train.precision bf16",
     "model.freeze_text true",
     "model.freeze_text true data.text_feature_cache memory",
+)
+# Where half precision is no loss of time: most CPUs have no instructions for it.
+GPU_SETTINGS = (
+    *SETTINGS,
+    "train.precision bf16",
+    "train.precision fp16",
+    "train.encode_at_once 2 train.precision bf16",
+    "train.precision bf16 model.freeze_text true data.text_feature_cache memory",
+    "train.precision bf16 model.freeze_text true data.text_feature_cache memory train.compile true",
 )
 _PHOTOS, _CAPTIONS = 4, 2  # of a drawn person
 _MB = 1e6
@@ -47,16 +57,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of ``tools/benchmark.py train``."""
     parser.add_argument("--size", choices=SIZES, default="base", help="of the encoders (base)")
     parser.add_argument("--batch", type=int, default=8, metavar="N", help="pairs a step (8)")
-    parser.add_argument("--steps", type=int, default=1, metavar="N", help="steps that are timed, after one (1)")
+    parser.add_argument("--steps", type=int, default=1, metavar="N", help="steps that are timed (1)")
+    parser.add_argument("--warmup", type=int, default=1, metavar="N", help="steps before these (1)")
+    parser.add_argument("--workers", type=int, default=0, metavar="N", help="processes that load images (0)")
     parser.add_argument("--rounds", type=int, default=2, metavar="N", help="times each is run, by turns (2)")
     parser.add_argument("--threads", type=int, default=1, metavar="N", help="of PyTorch on the CPU (1)")
     parser.add_argument("--use-gpu", action="store_true", help="on the GPU, whose memory is then read")
     parser.add_argument(
         "--settings",
         nargs="+",
-        default=SETTINGS,
         metavar='"KEY VALUE …"',
-        help="what is compared, the first being what the others are compared with",
+        help="what is compared, the first being what the others are compared with (with --use-gpu, half precision too)",
     )
 
 
@@ -67,25 +78,33 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         ConfigError: for a setting or a GPU that is not there.
         DataError: when a training broke off.
     """
-    for name in options.settings:
+    settings = options.settings or (GPU_SETTINGS if options.use_gpu else SETTINGS)
+    for name in settings:
         load_cfg(None, shlex.split(name))
     if options.use_gpu and not torch.cuda.is_available():
         raise ConfigError("--use-gpu: there is no GPU that PyTorch can use here")
-    found: dict[str, list[dict[str, Any]]] = {name: [] for name in options.settings}
-    ids = -(-(options.steps + 1) * options.batch // (_PHOTOS * _CAPTIONS))
-    shared = {name: getattr(options, name) for name in ("size", "batch", "steps", "threads", "use_gpu")}
+    found: dict[str, list[dict[str, Any]]] = {name: [] for name in settings}
+    ids = -(-(options.steps + options.warmup) * options.batch // (_PHOTOS * _CAPTIONS))
+    names = ("size", "batch", "steps", "warmup", "workers", "threads", "use_gpu")
+    shared = {name: getattr(options, name) for name in names}
     with tempfile.TemporaryDirectory() as folder:
         draw_people(Path(folder), train_ids=ids)
         for _ in range(options.rounds):
             for name in found:
                 figures = in_own_process("t2ireid_plugin.benchmark.training", root=folder, settings=name, **shared)
                 found[name].append(figures)
-    first = found[options.settings[0]]
+    first = found[settings[0]]
     rows = {name: _row(runs, first) for name, runs in found.items()}
-    print(f"{'':<56}{'seconds a step':>16}{'to the first':>24}{'MB':>9}{'to the first':>24}")
+    print(
+        f"{'':<56}{'seconds a step':>16}{'images a second':>17}{'to the first':>24}{'to the bare encoder':>24}"
+        f"{'waits':>8}{'MB':>9}{'to the first':>24}"
+    )
     for name, row in rows.items():
-        ratios = (f"{Ratio(**row[to])!s:>24}" for to in ("time_to_first", "memory_to_first"))
-        print(f"{name:<56}{row['seconds']:>16.3f}{next(ratios)}{row['mb']:>9.0f}{next(ratios)}")
+        print(
+            f"{name:<56}{row['seconds']:>16.3f}{options.batch / row['seconds']:>17.1f}"
+            f"{Ratio(**row['time_to_first'])!s:>24}{Ratio(**row['time_to_bare'])!s:>24}"
+            f"{row['waits']:>8.1%}{row['mb']:>9.0f}{Ratio(**row['memory_to_first'])!s:>24}"
+        )
     return {**shared, "rounds": options.rounds, "settings": rows}
 
 
@@ -96,28 +115,71 @@ def _row(runs: list[dict[str, Any]], first: list[dict[str, Any]]) -> dict[str, A
     return {
         "seconds": statistics.median(values(runs, "seconds")),
         "mb": statistics.median(values(runs, "bytes")) / _MB,
+        "waits": statistics.median(values(runs, "waits")),
         "time_to_first": ratio(values(runs, "seconds"), values(first, "seconds"))._asdict(),
+        "time_to_bare": ratio(values(runs, "seconds"), values(runs, "bare_seconds"))._asdict(),
         "memory_to_first": ratio(values(runs, "bytes"), values(first, "bytes"))._asdict(),
     }
 
 
 def _train(
-    root: str, settings: str, size: str, batch: int, steps: int, threads: int, use_gpu: bool
+    root: str, settings: str, size: str, batch: int, steps: int, warmup: int, workers: int, threads: int, use_gpu: bool
 ) -> dict[str, float]:
-    """Median seconds a step (CPU time of the process, or with a GPU wall time), and bytes beyond the libraries'."""
+    """A run's figures.
+
+    Returns:
+        ``seconds`` a step and ``bare_seconds`` a step of the image encoder alone, medians of CPU time of the process,
+        or with a GPU of wall time; ``waits``, the share of the wall time in which the steps waited for the loader; and
+        ``bytes`` beyond the libraries'.
+    """
     torch.set_num_threads(threads)
     folder = Path(root) / "log"
-    _steps(folder, Path(root), "tiny", "", batch, 1, use_gpu)  # loads what is loaded once
+    _run_steps(_build(folder, Path(root), "tiny", "", batch, 0, use_gpu), _Clock(use_gpu))  # loads what is loaded once
     before = torch.cuda.memory_allocated() if use_gpu else memory_used()
     reset_memory_peak()
     if use_gpu:
         torch.cuda.reset_peak_memory_stats()
-    seconds = _steps(folder, Path(root), size, settings, batch, steps, use_gpu)
+    engine = _build(folder, Path(root), size, settings, batch, workers, use_gpu)
+    clock, bare = _Clock(use_gpu), _Clock(use_gpu)
+    _run_steps(engine, clock)
     peak = torch.cuda.max_memory_allocated() if use_gpu else memory_peak()
-    return {"seconds": seconds, "bytes": peak - before}
+    _run_bare_steps(engine, batch, warmup + steps, bare)
+    timed = slice(warmup, warmup + steps)
+    waits, walls = sum(clock.waits[timed]), sum(clock.walls[timed])
+    return {
+        "seconds": statistics.median(clock.seconds[timed]),
+        "bare_seconds": statistics.median(bare.seconds[timed]),
+        "waits": waits / (waits + walls),
+        "bytes": peak - before,
+    }
 
 
-def _steps(folder: Path, root: Path, size: str, settings: str, batch: int, steps: int, use_gpu: bool) -> float:
+class _Clock:
+    """Times steps, and what passes between them, which is the loader's."""
+
+    def __init__(self, use_gpu: bool) -> None:
+        self.use_gpu = use_gpu
+        self.seconds: list[float] = []  # on the clock that counts
+        self.walls: list[float] = []
+        self.waits: list[float] = []  # before each
+        self._ended = time.perf_counter()
+
+    def __call__(self, step: Callable[[], T]) -> T:
+        began, used = time.perf_counter(), time.process_time()
+        done = step()
+        if self.use_gpu:
+            torch.cuda.synchronize()
+        ended = time.perf_counter()
+        self.waits.append(began - self._ended)
+        self.walls.append(ended - began)
+        self.seconds.append(ended - began if self.use_gpu else time.process_time() - used)
+        self._ended = ended
+        return done
+
+
+def _build(
+    folder: Path, root: Path, size: str, settings: str, batch: int, workers: int, use_gpu: bool
+) -> TextImageEngine:
     cfg = tiny_cfg(root, folder, batch_size=batch)
     vit, bert = ViTConfig(**SIZES[size]["image"]), BertConfig(**SIZES[size]["text"])
     side = vit.image_size
@@ -125,24 +187,37 @@ def _steps(folder: Path, root: Path, size: str, settings: str, batch: int, steps
         "vit_config": {**_shape(vit), "image_size": [side, side], "patch_size": vit.patch_size},
         "bert_config": {**_shape(bert), "vocab_size": bert.vocab_size},
     }
-    shape = {"data": {"height": side, "width": side}, "sampler": {"train_sampler": "RandomSampler"}}
+    data = {"height": side, "width": side, "workers": workers}
+    shape = {"data": data, "sampler": {"train_sampler": "RandomSampler"}}
     merge(cfg, {"model": encoders, "use_gpu": use_gpu, **shape}, "benchmark")
     merge_words(cfg, shlex.split(settings))
-    engine = build_run(cfg, None)
-    seconds = []
+    return build_run(cfg, None)
 
-    def timed(step: Callable[[], dict[str, float]]) -> dict[str, float]:
-        began = time.perf_counter() if use_gpu else time.process_time()
-        summary = step()
-        if use_gpu:
-            torch.cuda.synchronize()
-        seconds.append((time.perf_counter() if use_gpu else time.process_time()) - began)
-        return summary
 
-    watch_steps(engine, timed)
+def _run_steps(engine: TextImageEngine, clock: _Clock) -> None:
+    """An epoch."""
+    watch_steps(engine, clock)
     engine.epoch, engine.max_epoch = 0, 1
     engine.train(print_freq=10**9)
-    return statistics.median(seconds[1 : steps + 1] or seconds)
+
+
+def _run_bare_steps(engine: TextImageEngine, batch: int, steps: int, clock: _Clock) -> None:
+    """Steps of the image encoder alone as the run has it: its precision, compiled or checkpointed where it was."""
+    encoder, precision = engine.model.visual_encoder, engine.precision
+    height, width = engine.model.preprocess[:2]
+    images = torch.randn(batch, 3, height, width, device=engine.model.device)
+    optimizer = torch.optim.AdamW(encoder.parameters(), lr=1e-6, fused=True)
+
+    def step() -> None:
+        with precision.autocast():
+            loss = image_tokens(encoder, images).float().square().mean()
+        optimizer.zero_grad()
+        precision.scaler.scale(loss).backward()
+        precision.scaler.step(optimizer)
+        precision.scaler.update()
+
+    for _ in range(steps):
+        clock(step)
 
 
 def _shape(config: ViTConfig | BertConfig) -> dict[str, int]:

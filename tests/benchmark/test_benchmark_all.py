@@ -26,7 +26,12 @@ def test_it_fills_the_tables_and_leaves_the_rest(page, tmp_path, monkeypatch):
     monkeypatch.setattr(everything.sweep, "GALLERIES", (20,))
     monkeypatch.setattr(everything.model, "_peak", lambda *_: 1)  # these start processes,
     monkeypatch.setattr(everything.startup, "_start", lambda name: (2.0 + (name != "python"), 3.0))  # many of them
-    trained = {"seconds": 2.0, "bytes": 3e6}  # processes too; tests/benchmark/test_benchmark_train.py starts them
+    trained = {
+        "seconds": 2.0,
+        "bare_seconds": 1.0,
+        "waits": 0.5,
+        "bytes": 3e6,
+    }  # processes too; tests/benchmark/test_benchmark_train.py starts them
     monkeypatch.setattr(everything.training, "in_own_process", lambda *_, **__: trained)
     before = page.read_text()
     small = {

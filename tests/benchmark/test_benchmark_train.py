@@ -1,6 +1,7 @@
 """``tools/benchmark.py train`` on tiny encoders."""
 
 import json
+import time
 
 import pytest
 import torch
@@ -21,6 +22,8 @@ def test_settings_are_measured_beside_the_first(tmp_path, capsys):
         assert name in printed
         assert row["seconds"] > 0
         assert row["mb"] > 1
+        assert row["time_to_bare"]["median"] > 1
+        assert 0 < row["waits"] < 1
     plain, twice = figures["settings"].values()
     assert set(plain["time_to_first"].values()) == set(plain["memory_to_first"].values()) == {1}
     assert twice["time_to_first"]["median"] == pytest.approx(twice["seconds"] / plain["seconds"])
@@ -37,12 +40,30 @@ def test_size_and_settings_reach_the_run(tmp_path, monkeypatch, size, width, lay
 
     monkeypatch.setattr(training, "build_run", build_run)
     with pytest.raises(Built) as built:
-        training._steps(tmp_path, tmp_path, size, "train.precision bf16 model.freeze_text true", 4, 1, False)
+        training._build(tmp_path, tmp_path, size, "train.precision bf16 model.freeze_text true", 4, 3, False)
     (cfg,) = built.value.args
     for encoder in (cfg.model.vit_config, cfg.model.bert_config):
         assert (encoder.hidden_size, encoder.num_hidden_layers) == (width, layers)
     assert cfg.model.vit_config.image_size == [cfg.data.height, cfg.data.width] == [side, side]
+    assert cfg.data.workers == 3
     assert (cfg.train.precision, cfg.model.freeze_text, cfg.train.batch_size) == ("bf16", True, 4)
+
+
+def test_the_clock_tells_steps_from_waiting_for_them():
+    clock = training._Clock(use_gpu=False)
+    for _ in range(2):
+        time.sleep(0.2)
+        assert clock(lambda: time.sleep(0.05) or "done") == "done"
+    assert min(clock.waits) >= 0.2
+    assert 0.05 <= min(clock.walls) < 0.2
+    assert max(clock.seconds) < 0.05  # of this process's CPU, which sleeps
+
+
+@pytest.mark.cuda
+def test_settings_are_measured_on_a_gpu(capsys):
+    words = ["--size", "tiny", "--batch", "16", "--warmup", "2", "--rounds", "1", "--settings", "train.precision bf16"]
+    assert main(["train", "--use-gpu", *words]) == 0
+    assert "images a second" in capsys.readouterr().out
 
 
 def test_a_gpu_that_is_not_there(monkeypatch, capsys):
