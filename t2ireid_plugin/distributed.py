@@ -18,6 +18,7 @@ T = TypeVar("T")
 # A process waits so long for the others; the first one alone computes metrics and draws meanwhile. One that has died
 # is noticed at once: its connections close, and torchrun ends the rest.
 _PATIENCE = datetime.timedelta(hours=2)
+_ARRIVAL = datetime.timedelta(minutes=10)  # for all to be there; what keeps them apart is mostly an address
 _LOST = ("gloo", "nccl", "connection closed", "connection reset", "broken pipe")
 
 
@@ -43,7 +44,7 @@ def joined(use_gpu: bool) -> Iterator[None]:
     Each takes the GPU of its number on the machine, with NCCL; on the CPU they talk by gloo.
 
     Raises:
-        T2IReIDError: when another process has died.
+        T2IReIDError: when the others do not arrive, or another process has died.
     """
     if not dist.is_torchelastic_launched() or int(os.environ["WORLD_SIZE"]) == 1 or dist.is_initialized():
         yield
@@ -51,7 +52,10 @@ def joined(use_gpu: bool) -> Iterator[None]:
     on_gpu = use_gpu and torch.cuda.is_available()
     if on_gpu:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    dist.init_process_group("nccl" if on_gpu else "gloo", timeout=_PATIENCE)
+    store, number, total = _meet()
+    dist.init_process_group(
+        "nccl" if on_gpu else "gloo", store=store, rank=number, world_size=total, timeout=_PATIENCE
+    )
     try:
         yield
     except RuntimeError as error:
@@ -61,6 +65,27 @@ def joined(use_gpu: bool) -> Iterator[None]:
             f"process {rank()} of {processes()} has lost another one, whose own message says why ({_first_line(error)})"
         ) from error
     dist.destroy_process_group()
+
+
+def _meet() -> tuple[dist.Store, int, int]:
+    """Where the processes find each other, this one's number and how many there are, once all have arrived.
+
+    `torch.distributed.init_process_group` would wait for them in silence, and as long as for a result.
+
+    Raises:
+        T2IReIDError: when they do not, naming the address.
+    """
+    try:
+        store, number, total = next(iter(dist.rendezvous("env://", timeout=_ARRIVAL)))
+        store.set(f"arrived/{number}", "")
+        store.wait([f"arrived/{n}" for n in range(total)], _ARRIVAL)
+    except RuntimeError as error:
+        named = {name: os.environ.get(name) for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")}
+        raise T2IReIDError(
+            "process {RANK} of {WORLD_SIZE} has waited in vain for the others at {MASTER_ADDR}:{MASTER_PORT}; every "
+            "machine must find the first one under that name".format(**named) + f" ({_first_line(error)})"
+        ) from error
+    return store, number, total
 
 
 def own_rows(total: int) -> slice:

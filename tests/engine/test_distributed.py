@@ -1,11 +1,13 @@
 """Two processes, with gloo on the CPU, against one; and by torchrun itself, where that matters."""
 
+import datetime
 import json
 import os
 import re
 import shlex
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -132,6 +134,28 @@ def test_the_command_of_the_page_runs_with_every_loss(torchrun, repository, synt
     assert len(re.findall(r"R@1 +R@5 +R@10 +mAP +mINP", done.stdout)) == 1
 
 
+def test_two_machines_train_what_two_processes_of_one_do(repository, tiny_settings, tmp_path):
+    """By the page's command, started twice; both machines are this one, and only the first one's console tells."""
+    settings = {"train__max_epoch": 1, "train__print_freq": 1, "test__pictures": 0, "test__bootstrap": 0}
+    assert run_group(["tools/train_net.py", *tiny_settings(tmp_path / "one", **settings)], 2).returncode == 0
+    page = (repository / "docs" / "distributed.md").read_text(encoding="utf-8")
+    (command,) = re.findall(r"^torchrun (--nnodes 2 .*) …$", page, flags=re.MULTILINE)
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    words = command.replace("nproc_per_node 8", "nproc_per_node 1").replace("FIRST_MACHINE:29500", address).split()
+    start = [sys.executable, "-m", "torch.distributed.run", *words, *tiny_settings(tmp_path / "two", **settings)]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(repository), *sys.path])}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    machines = [subprocess.Popen(start, cwd=repository, env=environment, **pipes) for _ in range(2)]
+    printed = [machine.communicate(timeout=600) for machine in machines]
+    assert [machine.returncode for machine in machines] == [0, 0], printed
+    assert sorted("epoch: [1/1]" in out for out, _ in printed) == [False, True]
+    one, two = (log_of(tmp_path / name) for name in ("one", "two"))
+    assert len(one) == len(two) > 5
+    for first, second in zip(one, two, strict=True):
+        assert first == pytest.approx(second, abs=1e-6)
+
+
 # A process that dies
 
 
@@ -175,11 +199,27 @@ def test_a_killed_process_ends_the_job_within_a_minute(repository, tiny_settings
 def test_what_gloo_and_nccl_say_of_a_lost_process_becomes_one_line(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setattr("torch.distributed.is_torchelastic_launched", lambda: True)
+    monkeypatch.setattr("t2ireid_plugin.distributed._meet", lambda: (None, 0, 2))
     monkeypatch.setattr("torch.distributed.init_process_group", lambda *_, **__: None)
     with pytest.raises(T2IReIDError, match="has lost another one, whose own message says why"), joined(use_gpu=False):
         raise RuntimeError("[../gloo/transport/tcp/pair.cc:534] Connection closed by peer [127.0.0.1]:54321")
     with pytest.raises(RuntimeError, match=r"^mat1 and mat2"), joined(use_gpu=False):
         raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_processes_that_do_not_find_each_other_say_where_they_waited(monkeypatch, number):
+    """The first one waits for the other, the other one for the first one's address."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    given = {"RANK": number, "WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    for name, value in given.items():
+        monkeypatch.setenv(name, str(value))
+    monkeypatch.setattr("torch.distributed.is_torchelastic_launched", lambda: True)
+    monkeypatch.setattr("t2ireid_plugin.distributed._ARRIVAL", datetime.timedelta(seconds=1))
+    told = rf"^process {number} of 2 has waited in vain for the others at 127\.0\.0\.1:{port}; every machine must find"
+    with pytest.raises(T2IReIDError, match=told), joined(use_gpu=False):
+        pytest.fail("there is no other")
 
 
 def test_the_whole_batch_without_numbers_is_left_by_two_processes(tiny_settings, tmp_path):
