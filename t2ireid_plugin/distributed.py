@@ -53,9 +53,8 @@ def joined(use_gpu: bool) -> Iterator[None]:
     if on_gpu:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     store, number, total = _meet()
-    dist.init_process_group(
-        "nccl" if on_gpu else "gloo", store=store, rank=number, world_size=total, timeout=_PATIENCE
-    )
+    backend = "nccl" if on_gpu else "gloo"
+    dist.init_process_group(backend, store=store, rank=number, world_size=total, timeout=_PATIENCE)
     try:
         yield
     except RuntimeError as error:
@@ -68,7 +67,7 @@ def joined(use_gpu: bool) -> Iterator[None]:
 
 
 def _meet() -> tuple[dist.Store, int, int]:
-    """Where the processes find each other, this one's number and how many there are, once all have arrived.
+    """The store over which processes get to know each other, this one's number and theirs, once all have found it.
 
     `torch.distributed.init_process_group` would wait for them in silence, and as long as for a result.
 
@@ -77,13 +76,16 @@ def _meet() -> tuple[dist.Store, int, int]:
     """
     try:
         store, number, total = next(iter(dist.rendezvous("env://", timeout=_ARRIVAL)))
-        store.set(f"arrived/{number}", "")
-        store.wait([f"arrived/{n}" for n in range(total)], _ARRIVAL)
+        arrived = f"arrived/{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}"  # the store outlives a restart
+        store.set(f"{arrived}/{number}", "")
+        store.wait([f"{arrived}/{n}" for n in range(total)], _ARRIVAL)
+        store.set_timeout(_PATIENCE)
     except RuntimeError as error:
         named = {name: os.environ.get(name) for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")}
         raise T2IReIDError(
             "process {RANK} of {WORLD_SIZE} has waited in vain for the others at {MASTER_ADDR}:{MASTER_PORT}; every "
-            "machine must find the first one under that name".format(**named) + f" ({_first_line(error)})"
+            "machine must find the first one under that name".format(**named)
+            + f" ({_first_line(error)})"
         ) from error
     return store, number, total
 

@@ -11,11 +11,22 @@ import socket
 import subprocess
 import sys
 import tempfile
+from multiprocessing import forkserver
 from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 _SERVER = multiprocessing.get_context("forkserver")
 _SERVER.set_forkserver_preload(["torchreid", "transformers", "t2ireid_plugin.engine.job"])
+
+
+def _start_server():
+    """Once; the hub's library looks when it is loaded whether it may ask the hub, which no command here needs."""
+    before = os.environ.get("HF_HUB_OFFLINE")
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    forkserver.ensure_running()
+    os.environ.pop("HF_HUB_OFFLINE")
+    if before is not None:
+        os.environ["HF_HUB_OFFLINE"] = before
 
 
 class Preloaded:
@@ -27,6 +38,7 @@ class Preloaded:
         environment = {**os.environ, **{name: str(value) for name, value in environment.items()}}
         arguments = self.words, str(folder), environment, self._files(), multiprocessing.get_start_method()
         self.process = _SERVER.Process(target=_be_python, args=arguments)
+        _start_server()
         self.process.start()
         self.pid = self.process.pid
 
@@ -37,14 +49,20 @@ class Preloaded:
         """The exit status, or None while it runs."""
         return self.process.exitcode
 
+    def kill(self):
+        """Ends it now, if it has not ended."""
+        self.process.kill()
+        self.process.join()
+
     def finish(self, timeout=600):
         """Its status and what it printed, as `subprocess.run` has them."""
         self.process.join(timeout)
-        if self.process.is_alive():
-            self.process.kill()
-            self.process.join()
+        late = self.process.is_alive()
+        if late:
+            self.kill()
         printed = [Path(file).read_text(encoding="utf-8") for file in self._files()]
         self._printed.cleanup()
+        assert not late, (self.words, printed)
         return subprocess.CompletedProcess(self.words, self.process.exitcode, *printed)
 
 

@@ -27,6 +27,7 @@ from t2ireid_plugin.benchmark.tiny import draw_people, in_own_process, tiny_cfg,
 from t2ireid_plugin.benchmark.workloads import SIZES
 from t2ireid_plugin.config import load_cfg, merge, merge_words
 from t2ireid_plugin.engine.job import build_run
+from t2ireid_plugin.engine.text_cache import remember_texts
 from t2ireid_plugin.engine.text_image import TextImageEngine
 from t2ireid_plugin.errors import ConfigError
 from t2ireid_plugin.modeling.towers import image_tokens
@@ -38,7 +39,7 @@ SETTINGS = (
     "train.checkpoint_encoders true",
     "train.encode_at_once 2",
     "model.freeze_text true",
-    "model.freeze_text true data.text_feature_cache memory",
+    "model.freeze_text true data.text_feature_cache disk",
 )
 # Where half precision is no loss of time: most CPUs have no instructions for it.
 GPU_SETTINGS = (
@@ -46,9 +47,10 @@ GPU_SETTINGS = (
     "train.precision bf16",
     "train.precision fp16",
     "train.encode_at_once 2 train.precision bf16",
-    "train.precision bf16 model.freeze_text true data.text_feature_cache memory",
-    "train.precision bf16 model.freeze_text true data.text_feature_cache memory train.compile true",
+    "train.precision bf16 model.freeze_text true data.text_feature_cache disk",
+    "train.precision bf16 model.freeze_text true data.text_feature_cache disk train.compile true",
 )
+_DEFAULTS = {"steps": (1, 100), "warmup": (1, 20), "workers": (0, 8)}  # on the CPU, with a GPU
 _PHOTOS, _CAPTIONS = 4, 2  # of a drawn person
 _MB = 1e6
 
@@ -57,9 +59,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of ``tools/benchmark.py train``."""
     parser.add_argument("--size", choices=SIZES, default="base", help="of the encoders (base)")
     parser.add_argument("--batch", type=int, default=8, metavar="N", help="pairs a step (8)")
-    parser.add_argument("--steps", type=int, default=1, metavar="N", help="steps that are timed (1)")
-    parser.add_argument("--warmup", type=int, default=1, metavar="N", help="steps before these (1)")
-    parser.add_argument("--workers", type=int, default=0, metavar="N", help="processes that load images (0)")
+    parser.add_argument(
+        "--steps",
+        type=int,
+        metavar="N",
+        help="steps that are timed (1; with --use-gpu 100, more than workers have ready beforehand)",
+    )
+    parser.add_argument(
+        "--warmup",
+        type=int,
+        metavar="N",
+        help="steps before these (1; with --use-gpu 20, in which compilers see all shapes and fp16 finds its scale)",
+    )
+    parser.add_argument("--workers", type=int, metavar="N", help="processes that load images (0; with --use-gpu 8)")
     parser.add_argument("--rounds", type=int, default=2, metavar="N", help="times each is run, by turns (2)")
     parser.add_argument("--threads", type=int, default=1, metavar="N", help="of PyTorch on the CPU (1)")
     parser.add_argument("--use-gpu", action="store_true", help="on the GPU, whose memory is then read")
@@ -83,6 +95,9 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         load_cfg(None, shlex.split(name))
     if options.use_gpu and not torch.cuda.is_available():
         raise ConfigError("--use-gpu: there is no GPU that PyTorch can use here")
+    for name, (on_cpu, on_gpu) in _DEFAULTS.items():
+        if getattr(options, name) is None:
+            setattr(options, name, on_gpu if options.use_gpu else on_cpu)
     found: dict[str, list[dict[str, Any]]] = {name: [] for name in settings}
     ids = -(-(options.steps + options.warmup) * options.batch // (_PHOTOS * _CAPTIONS))
     names = ("size", "batch", "steps", "warmup", "workers", "threads", "use_gpu")
@@ -187,11 +202,13 @@ def _build(
         "vit_config": {**_shape(vit), "image_size": [side, side], "patch_size": vit.patch_size},
         "bert_config": {**_shape(bert), "vocab_size": bert.vocab_size},
     }
-    data = {"height": side, "width": side, "workers": workers}
+    data = {"height": side, "width": side, "workers": workers, "text_feature_cache_dir": str(root / "features")}
     shape = {"data": data, "sampler": {"train_sampler": "RandomSampler"}}
     merge(cfg, {"model": encoders, "use_gpu": use_gpu, **shape}, "benchmark")
     merge_words(cfg, shlex.split(settings))
-    return build_run(cfg, None)
+    engine = build_run(cfg, None)
+    remember_texts(cfg, engine.model, engine.datamanager.train_loader.dataset.train, show=False)
+    return engine
 
 
 def _run_steps(engine: TextImageEngine, clock: _Clock) -> None:
@@ -202,7 +219,7 @@ def _run_steps(engine: TextImageEngine, clock: _Clock) -> None:
 
 
 def _run_bare_steps(engine: TextImageEngine, batch: int, steps: int, clock: _Clock) -> None:
-    """Steps of the image encoder alone as the run has it: its precision, compiled or checkpointed where it was."""
+    """Steps of the image encoder alone as the run has it: its precision, compiled, divided or checkpointed as there."""
     encoder, precision = engine.model.visual_encoder, engine.precision
     height, width = engine.model.preprocess[:2]
     images = torch.randn(batch, 3, height, width, device=engine.model.device)

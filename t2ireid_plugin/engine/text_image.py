@@ -165,9 +165,9 @@ class TextImageEngine(TrainingLoop):
         buffers = self._buffers() if self.non_finite.patience > 1 else {}
         time_in_epochs = self.epoch + (self.batch_idx + 1) / self.num_batches
         seed = derive(self.sequence["train.seed"], self.epoch, self.batch_idx, _LOSSES)
+        self.optimizer.zero_grad()  # before the forward pass, which would find no room beside them
         total, values = self.training_step(images, id_texts, cloth_texts, (pids, photos), time_in_epochs, seed)
         summary = {"loss": float(total.detach()), **{name: float(value) for name, value in values.items()}}
-        self.optimizer.zero_grad()
         norm = self._backward(total) if math.isfinite(summary["loss"]) else math.nan
         if math.isfinite(norm):
             self.non_finite.step_was_good()

@@ -67,9 +67,10 @@ def can_fold(layers: Iterable[nn.Module]) -> bool:
 def is_plain(layer: nn.Module) -> bool:
     """Whether the layer's parameters say all that it does.
 
-    A hook wants its layer called, and adapters, quantisation and parametrisations change the class.
+    A hook wants its layer called, some replace ``forward``, and adapters, quantisation and parametrisations change the
+    class.
     """
-    if type(layer) not in (nn.Linear, nn.MultiheadAttention):
+    if type(layer) not in (nn.Linear, nn.MultiheadAttention) or "forward" in vars(layer):
         return False
     hooks = layer._forward_hooks, layer._forward_pre_hooks, layer._backward_hooks, layer._backward_pre_hooks
     return not any(hooks)
@@ -107,9 +108,10 @@ def attention(layer: nn.MultiheadAttention, query: Tensor, source: Tensor, mask:
     PyTorch's layer turns batches round to have the sequence first, and back, and keeps the copies for the gradient.
     It is called all the same if it has more to do than its products. ``mask`` is as in `attend`.
     """
-    if not is_plain(layer) or layer.dropout or layer.in_proj_weight is None:
-        return layer(query, source, source, need_weights=False, attn_mask=mask)[0]
     weight, bias, dim = layer.in_proj_weight, layer.in_proj_bias, layer.embed_dim
+    more = layer.dropout or layer.bias_k is not None or layer.add_zero_attn or not layer.batch_first
+    if more or weight is None or bias is None or not is_plain(layer):
+        return layer(query, source, source, need_weights=False, attn_mask=mask)[0]
     if query is source:
         query, key, value = F.linear(source, weight, bias).chunk(3, dim=-1)
     else:

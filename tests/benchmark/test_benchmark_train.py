@@ -8,6 +8,7 @@ import torch
 
 from t2ireid_plugin.benchmark import training
 from t2ireid_plugin.benchmark.main import main
+from t2ireid_plugin.benchmark.tiny import draw_people
 
 
 def test_settings_are_measured_beside_the_first(tmp_path, capsys):
@@ -47,6 +48,19 @@ def test_size_and_settings_reach_the_run(tmp_path, monkeypatch, size, width, lay
     assert cfg.model.vit_config.image_size == [cfg.data.height, cfg.data.width] == [side, side]
     assert cfg.data.workers == 3
     assert (cfg.train.precision, cfg.model.freeze_text, cfg.train.batch_size) == ("bf16", True, 4)
+
+
+def test_with_the_cache_the_text_encoder_is_not_run(tmp_path):
+    draw_people(tmp_path, train_ids=4)
+    for cache, runs in (("off", True), ("disk", False)):
+        words = f"model.freeze_text true data.text_feature_cache {cache}"
+        engine = training._build(tmp_path / "log", tmp_path, "tiny", words, 16, 0, False)
+        called = []
+        engine.model.text_encoder.register_forward_hook(lambda *_, called=called: called.append(True))
+        clock = training._Clock(use_gpu=False)
+        training._run_steps(engine, clock)
+        assert len(clock.seconds) >= 2
+        assert bool(called) == runs
 
 
 def test_the_clock_tells_steps_from_waiting_for_them():

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 from preloaded import run_group
+from torch.distributed import TCPStore
 
 from t2ireid_plugin.cli import main
 from t2ireid_plugin.distributed import joined
@@ -143,11 +144,16 @@ def test_two_machines_train_what_two_processes_of_one_do(repository, tiny_settin
     with socket.create_server(("127.0.0.1", 0)) as free:
         address = f"127.0.0.1:{free.getsockname()[1]}"
     words = command.replace("nproc_per_node 8", "nproc_per_node 1").replace("FIRST_MACHINE:29500", address).split()
+    words[-1:-1] = ["--local_addr", "127.0.0.1"]  # whatever this machine is called
     start = [sys.executable, "-m", "torch.distributed.run", *words, *tiny_settings(tmp_path / "two", **settings)]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(repository), *sys.path])}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     machines = [subprocess.Popen(start, cwd=repository, env=environment, **pipes) for _ in range(2)]
-    printed = [machine.communicate(timeout=600) for machine in machines]
+    try:
+        printed = [machine.communicate(timeout=300) for machine in machines]
+    finally:
+        for machine in machines:
+            machine.kill()
     assert [machine.returncode for machine in machines] == [0, 0], printed
     assert sorted("epoch: [1/1]" in out for out, _ in printed) == [False, True]
     one, two = (log_of(tmp_path / name) for name in ("one", "two"))
@@ -207,13 +213,16 @@ def test_what_gloo_and_nccl_say_of_a_lost_process_becomes_one_line(monkeypatch):
         raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
 
 
+@pytest.mark.parametrize("there", [True, False])
 @pytest.mark.parametrize("number", [0, 1])
-def test_processes_that_do_not_find_each_other_say_where_they_waited(monkeypatch, number):
-    """The first one waits for the other, the other one for the first one's address."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+def test_processes_that_do_not_find_each_other_say_where_they_waited(monkeypatch, number, there):
+    """One of two, where torchrun's store is there and the other process is not, or where there is no store either."""
+    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    port = store.port
+    if not there:
+        del store
     given = {"RANK": number, "WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    for name, value in given.items():
+    for name, value in {**given, "TORCHELASTIC_USE_AGENT_STORE": there}.items():
         monkeypatch.setenv(name, str(value))
     monkeypatch.setattr("torch.distributed.is_torchelastic_launched", lambda: True)
     monkeypatch.setattr("t2ireid_plugin.distributed._ARRIVAL", datetime.timedelta(seconds=1))

@@ -139,7 +139,7 @@ def test_killed_at_ten_moments_it_ends_as_if_nothing_had_been(start, tiny_settin
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_signal_to_end_saves_first(tiny_settings, undisturbed, tmp_path, number, status):
-    """By the real command line, to all processes of the run as a terminal or a scheduler sends it."""
+    """By the command line, to all processes of the run as a terminal or a scheduler sends it."""
     folder = tmp_path / "log"
     words = words_for(tiny_settings, folder, data__workers=2, train__save_steps=0)
     process = Preloaded(["tools/train_net.py", *words])

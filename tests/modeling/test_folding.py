@@ -303,6 +303,38 @@ def test_attention_is_pytorchs_layer_and_so_are_its_gradients(make, itself, mask
         torch.testing.assert_close(actual, expected, rtol=0, atol=1e-10)
 
 
+def test_attention_is_pytorchs_layer_under_autocast(make):
+    layer = make.stir(nn.MultiheadAttention(D, 4, batch_first=True)).train()
+    source = torch.randn(B, 5, D)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = attention(layer, tokens(), source)
+        expected = layer(tokens(), source, source, need_weights=False)[0]
+    assert found.dtype == expected.dtype == torch.bfloat16
+    torch.testing.assert_close(found, expected, rtol=0.02, atol=0.02)
+
+
+@pytest.mark.parametrize(
+    "options", [{"bias": False}, {"add_bias_kv": True}, {"add_zero_attn": True}, {"dropout": 0.5}], ids=str
+)
+def test_a_layer_that_does_more_is_called(options):
+    torch.manual_seed(0)
+    layer = nn.MultiheadAttention(D, 4, batch_first=True, **options)
+    query, source = tokens(), torch.randn(B, 5, D)
+    torch.manual_seed(1)
+    found = attention(layer, query, source)
+    torch.manual_seed(1)
+    expected = layer(query, source, source, need_weights=False)[0]
+    torch.testing.assert_close(found, expected)
+
+
+def test_a_replaced_forward_is_called(module):
+    """As accelerate replaces it."""
+    called, forward = [], module.id_attn.forward
+    module.id_attn.forward = lambda *args, **options: called.append(True) or forward(*args, **options)
+    module.train()(tokens(), GRID)
+    assert called == [True]
+
+
 @pytest.mark.parametrize("hook", ["register_forward_hook", "register_full_backward_hook"])
 def test_a_hook_has_its_layer_called_in_training(module, hook):
     called = []
