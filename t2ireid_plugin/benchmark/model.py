@@ -92,7 +92,7 @@ def _parts(bench: Bench, options: argparse.Namespace) -> dict[str, Callable[[], 
         "image": (f"encode_image, {options.images} images", lambda: image_work(bench, options.images)),
         "text": (f"encode_text, {options.texts} captions", lambda: text_work(bench, captions(options.texts))),
         "query": ("encode_text, one query", lambda: text_work(bench, captions(1, seed=3))),
-        "training": (f"training step, {options.batch} pairs", lambda: training_work(bench, options.batch)),
+        "training": (f"training step, {options.batch} pairs", lambda: dict(training_work(bench, options.batch))),
     }
     return dict(parts[part] for part in PARTS if part in options.only and part in parts)
 
@@ -114,12 +114,14 @@ def _table(figures: Mapping[str, Mapping[str, Any]], clock: str) -> str:
 
 def _memory(options: argparse.Namespace) -> dict[str, Any]:
     """Peak memory of training steps, each contender in a process of its own, by turns; it varies little."""
-    peaks: dict[str, list[float]] = {name: [] for name in NAMES}
+    measured: dict[str, list[dict[str, int]]] = {name: [] for name in NAMES}
     for _ in range(min(options.rounds, _MEMORY_ROUNDS)):
-        for name, found in peaks.items():
-            found.append(_peak(name, options))
+        for name, found in measured.items():
+            found.append(_measured(name, options))
+    peaks = {name: [float(row["bytes"]) for row in found] for name, found in measured.items()}
     figures: dict[str, Any] = {
         name: {
+            **measured[name][-1],  # what is not the peak is the same each time
             "bytes": statistics.median(found),
             "to_bare": ratio(found, peaks[BARE])._asdict(),
             "to_literal": ratio(found, peaks[LITERAL])._asdict(),
@@ -127,13 +129,14 @@ def _memory(options: argparse.Namespace) -> dict[str, Any]:
         for name, found in peaks.items()
     }
     print(f"\npeak memory of training steps, {options.batch} pairs")
-    print(f"{'':<30}{'MB':>22}{'to the bare encoder':>26}{'to the literal one':>26}")
+    print(f"{'':<30}{'MB':>8}{'parameters':>12}{'kept':>8}{'to the bare encoder':>26}{'to the literal one':>26}")
     for name, row in figures.items():
         ratios = f"{Ratio(**row['to_bare'])!s:>26}{Ratio(**row['to_literal'])!s:>26}"
-        print(f"{NAMES[name]:<30}{row['bytes'] / _MB:>22.0f}{ratios}")
+        parts = f"{row['parameters'] / _MB:>12.0f}{row['kept'] / _MB:>8.0f}"
+        print(f"{NAMES[name]:<30}{row['bytes'] / _MB:>8.0f}{parts}{ratios}")
     return figures
 
 
-def _peak(name: str, options: argparse.Namespace) -> int:
+def _measured(name: str, options: argparse.Namespace) -> dict[str, int]:
     module = "t2ireid_plugin.benchmark.workloads"
-    return int(in_own_process(module, size=options.size, contender=name, batch=options.batch)["bytes"])
+    return in_own_process(module, size=options.size, contender=name, batch=options.batch)

@@ -29,6 +29,8 @@ from t2ireid_plugin.modeling.tokenizer import learn_wordpiece
 
 BARE, LITERAL, OURS, CACHED = "bare", "literal", "ours", "cached"
 Work = dict[str, Callable[[], Any]]  # by contender
+# Bytes for each trained parameter: the weight, its gradient and AdamW's two averages, in float32.
+_BYTES = 16
 
 _TINY = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
 SIZES: dict[str, dict[str, Any]] = {
@@ -152,7 +154,7 @@ def text_work(bench: Bench, texts: list[str]) -> Work:
     )
 
 
-def training_work(bench: Bench, number: int, folder: Path | None = None) -> Work:
+def training_work(bench: Bench, number: int, folder: Path | None = None) -> dict[str, Step]:
     """Training steps on images with captions and clothing texts; bare, of the ViT on images alone.
 
     With the cache, BERT reads the texts in the first step only; or before it, into a ``folder``. Both models are put
@@ -177,41 +179,62 @@ def training_work(bench: Bench, number: int, folder: Path | None = None) -> Work
     if folder is not None:
         features.fill(model.text_encoder, model.text_cache.ids([*clothes, *identity]), model.text_cache.pad, show=False)
         features.park(model.text_encoder)
-    step = _Step(model, lambda: loss(model(images, clothes, identity)))
 
-    def cached() -> None:
+    def cached() -> Tensor:
         model.text_features = features
-        step()
+        output = model(images, clothes, identity)
         model.text_features = None
+        return loss(output)
 
     return {
-        BARE: _Step(vit, lambda: vit(images).last_hidden_state.square().mean()),
-        LITERAL: _Step(literal, lambda: loss(literal(images, clothes, identity))),
-        OURS: step,
-        CACHED: cached,
+        BARE: Step(vit, lambda: vit(images).last_hidden_state.square().mean()),
+        LITERAL: Step(literal, lambda: loss(literal(images, clothes, identity))),
+        OURS: Step(model, lambda: loss(model(images, clothes, identity))),
+        CACHED: Step(model, cached),
     }
 
 
-class _Step:
+class Step:
     """One training step of ``module``; all contenders have the same optimizer."""
 
     def __init__(self, module: nn.Module, loss: Callable[[], Tensor]) -> None:
         self.loss = loss
-        trained = [p for p in module.parameters() if p.requires_grad]
-        self.optimizer = torch.optim.AdamW(trained, lr=1e-6, fused=True)
+        self.trained = [p for p in module.parameters() if p.requires_grad]
+        self.optimizer = torch.optim.AdamW(self.trained, lr=1e-6, fused=True)
 
     def __call__(self) -> None:
+        """Forward, backward, and the optimizer's."""
         self.loss().backward()
         self.optimizer.step()
         self.optimizer.zero_grad()  # what the next contender must not find
+
+    def kept(self) -> int:
+        """Bytes that autograd keeps from the forward pass, parameters left out."""
+        parameters = {p.untyped_storage().data_ptr() for p in self.trained}
+        sizes: dict[int, int] = {}
+
+        def note(tensor: Tensor) -> Tensor:
+            storage = tensor.untyped_storage()
+            if storage.data_ptr() not in parameters:
+                sizes[storage.data_ptr()] = storage.nbytes()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+            self.loss()
+        return sum(sizes.values())
 
 
 def _without_gradient(work: Work) -> Work:
     return {name: torch.no_grad()(call) for name, call in work.items()}
 
 
-def measure_memory(size: str, contender: str, batch: int, steps: int = 2) -> int:
-    """Bytes that training steps of one contender take beyond what the libraries do; for a fresh process."""
+def measure_memory(size: str, contender: str, batch: int, steps: int = 2) -> dict[str, int]:
+    """What training steps of one contender take, in bytes; for a fresh process.
+
+    Returns:
+        ``bytes``, the peak beyond what the libraries take; ``parameters``, what the trained ones must take with their
+        gradients and averages; and ``kept``, what autograd keeps from a forward pass.
+    """
     training_work(build("tiny"), 2)[contender]()  # loads what is loaded once
     before = memory_used()
     reset_memory_peak()
@@ -221,8 +244,9 @@ def measure_memory(size: str, contender: str, batch: int, steps: int = 2) -> int
         del bench  # with what the other contenders alone have
         for _ in range(steps):
             step()
-    return memory_peak() - before
+        peak = memory_peak() - before
+        return {"bytes": peak, "parameters": _BYTES * sum(p.numel() for p in step.trained), "kept": step.kept()}
 
 
 if __name__ == "__main__":
-    print(json.dumps({"bytes": measure_memory(**json.loads(sys.argv[1]))}))
+    print(json.dumps(measure_memory(**json.loads(sys.argv[1]))))

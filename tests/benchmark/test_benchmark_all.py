@@ -24,7 +24,9 @@ def page(repository, tmp_path):
 def test_it_fills_the_tables_and_leaves_the_rest(page, tmp_path, monkeypatch):
     """On tiny encoders and small sets."""
     monkeypatch.setattr(everything.sweep, "GALLERIES", (20,))
-    monkeypatch.setattr(everything.model, "_peak", lambda *_: 1)  # these start processes,
+    monkeypatch.setattr(
+        everything.model, "_measured", lambda *_: dict.fromkeys(("bytes", "parameters", "kept"), 1)
+    )  # these start processes,
     monkeypatch.setattr(everything.startup, "_start", lambda name: (2.0 + (name != "python"), 3.0))  # many of them
     trained = {
         "seconds": 2.0,
@@ -81,7 +83,7 @@ def test_every_command_on_the_page_is_one(repository):
     """`tools/benchmark.py` commands parse; that `all` runs is tested above, the training one in the cache's tests."""
     text = (repository / "docs" / "performance.md").read_text()
     commands = re.findall(r"python tools/benchmark.py ([^`\n]+)", text)
-    assert len(commands) == 3
+    assert len(commands) == 5
     for command in commands:
         with pytest.raises(SystemExit) as end:
             main([*command.split(), "--help"])

@@ -22,7 +22,9 @@ def bench():
 
 
 def test_the_command_checks_measures_and_writes(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(model, "_peak", lambda name, options: {LITERAL: 100}.get(name, 80))
+    monkeypatch.setattr(
+        model, "_measured", lambda name, _: {"bytes": {LITERAL: 100}.get(name, 80), "parameters": 5, "kept": 7}
+    )
     file = tmp_path / "model.json"
     words = ["model", "--size", "tiny", "--rounds", "2", "--images", "2", "--texts", "3", "--batch", "2"]
     assert main([*words, "--json", str(file)]) == 0
@@ -50,7 +52,12 @@ def test_the_command_checks_measures_and_writes(tmp_path, capsys, monkeypatch):
 def test_memory_is_read_in_a_process_of_its_own():
     """The tiny model takes some megabytes; this process, which has run other tests, holds far more."""
     options = argparse.Namespace(size="tiny", batch=2)
-    assert 1e6 < model._peak(CACHED, options) < 300e6
+    found = model._measured(CACHED, options)
+    assert 1e6 < found["bytes"] < 300e6
+    bench = workloads.build("tiny")
+    trained = sum(p.numel() for p in bench.model.parameters() if p.requires_grad)
+    assert found["parameters"] == 4 * 4 * trained  # weight, gradient and two averages, of four bytes
+    assert 0 < found["kept"] < found["bytes"]
 
 
 def test_single_parts(tmp_path, capsys):
@@ -99,6 +106,13 @@ def test_captions_have_cuhk_pedess_lengths(bench):
     short = [text for text in texts if len(text.split()) < 40][:50]
     assert [len(ids) for ids in bench.model.text_cache.ids(short)] == [len(text.split()) + 2 for text in short]
     assert [sum(w.isalpha() for w in text.split()) for text in workloads.sentences(3, 17)] == [17] * 3
+
+
+def test_what_autograd_keeps():
+    """A linear layer keeps its input, what is rectified and squared is kept once; parameters are not counted."""
+    layers = torch.nn.Sequential(torch.nn.Linear(5, 7), torch.nn.ReLU())
+    rows = torch.randn(3, 5)
+    assert workloads.Step(layers, lambda: layers(rows).square().mean()).kept() == 4 * (3 * 5 + 3 * 7)
 
 
 def test_by_turns():
