@@ -13,6 +13,7 @@ import sys
 import tempfile
 from multiprocessing import forkserver
 from pathlib import Path
+from unittest import mock
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 _SERVER = multiprocessing.get_context("forkserver")
@@ -21,12 +22,8 @@ _SERVER.set_forkserver_preload(["torchreid", "transformers", "t2ireid_plugin.eng
 
 def _start_server():
     """Once; the hub's library looks when it is loaded whether it may ask the hub, which no command here needs."""
-    before = os.environ.get("HF_HUB_OFFLINE")
-    os.environ["HF_HUB_OFFLINE"] = "1"
-    forkserver.ensure_running()
-    os.environ.pop("HF_HUB_OFFLINE")
-    if before is not None:
-        os.environ["HF_HUB_OFFLINE"] = before
+    with mock.patch.dict(os.environ, HF_HUB_OFFLINE="1"):
+        forkserver.ensure_running()
 
 
 class Preloaded:
@@ -69,10 +66,10 @@ class Preloaded:
 def _be_python(words, folder, environment, files, start_method):
     os.setsid()
     multiprocessing.set_start_method(start_method, force=True)  # of its own children, as it is by default
-    for number, (name, file) in enumerate(zip(("stdout", "stderr"), files, strict=True), start=1):
-        opened = open(file, "w", encoding="utf-8", buffering=1)  # noqa: SIM115  (to the end of the process)
-        os.dup2(opened.fileno(), number)
-        setattr(sys, name, opened)
+    for stream, file in zip((sys.stdout, sys.stderr), files, strict=True):
+        with open(file, "wb") as opened:
+            os.dup2(opened.fileno(), stream.fileno())
+        stream.reconfigure(encoding="utf-8", line_buffering=True)
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(environment)

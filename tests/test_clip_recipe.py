@@ -2,7 +2,6 @@
 
 import json
 import re
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -23,10 +22,6 @@ QUICK = "train.max_epoch 2 train.batch_size 32 data.workers 0 test.pictures 1 te
 def blocks(page: str, language: str) -> list[str]:
     text = (REPOSITORY / "docs" / page).read_text(encoding="utf-8")
     return re.findall(rf"```{language}\n(.*?)```", text, flags=re.DOTALL)
-
-
-def run(words: list[str], folder: Path = REPOSITORY, status: int = 0) -> subprocess.CompletedProcess[str]:
-    return run_python(words, folder, status)
 
 
 def test_the_recipe_has_the_public_values() -> None:
@@ -58,7 +53,7 @@ def trained(synthetic, clip, tmp_path_factory):
         "test.eval_freq": 1,
     }
     words = ["--config-file", RECIPE, *(str(word) for pair in settings.items() for word in pair), *QUICK.split()]
-    return folder, words, run(["tools/train_net.py", *words])
+    return folder, words, run_python(["tools/train_net.py", *words])
 
 
 def test_the_recipe_trains(trained, clip) -> None:
@@ -81,7 +76,7 @@ def test_the_recipe_trains(trained, clip) -> None:
 def test_the_recipe_is_tested_again_with_the_same_numbers(trained, tmp_path) -> None:
     folder, words, _ = trained
     weights = ["model.load_weights", str(folder / "best.pth"), "data.save_dir", str(tmp_path / "again")]
-    run(["tools/train_net.py", "--eval-only", *words, *weights])
+    run_python(["tools/train_net.py", "--eval-only", *words, *weights])
     first, second = (json.loads((at / "results.json").read_text())["metrics"] for at in (folder, tmp_path / "again"))
     assert first == second
 
@@ -90,7 +85,7 @@ def test_a_size_that_does_not_fit_ends_before_training(trained, tmp_path) -> Non
     """One line, status 2, and the size that would do."""
     _, words, _ = trained
     wrong = ["data.height", "70", "data.save_dir", str(tmp_path / "log")]
-    done = run(["tools/train_net.py", *words, *wrong], status=2)
+    done = run_python(["tools/train_net.py", *words, *wrong], status=2)
     assert "data.height 70, data.width 32: images of 70 x 32 pixels" in done.stderr
     assert "near is 64 x 32" in done.stderr
     assert "Traceback" not in done.stderr
@@ -120,7 +115,7 @@ def test_the_pages_snippet_and_command_run(synthetic, clip, tmp_path) -> None:
     (command,) = blocks(PAGES[0], "bash")
     program, *words = command.split()
     assert program == "python"
-    run([*words, *QUICK.replace("max_epoch 2", "max_epoch 1").split()], tmp_path)
+    run_python([*words, *QUICK.replace("max_epoch 2", "max_epoch 1").split()], tmp_path)
     stored = yaml.safe_load((tmp_path / "log" / "t2i_clip_mamba" / "config.yaml").read_text())
     assert (stored["data"]["height"], stored["train"]["layer_decay"], stored["train"]["ema_decay"]) == (256, 0.8, 0.999)
 

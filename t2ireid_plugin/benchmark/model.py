@@ -92,7 +92,7 @@ def _parts(bench: Bench, options: argparse.Namespace) -> dict[str, Callable[[], 
         "image": (f"encode_image, {options.images} images", lambda: image_work(bench, options.images)),
         "text": (f"encode_text, {options.texts} captions", lambda: text_work(bench, captions(options.texts))),
         "query": ("encode_text, one query", lambda: text_work(bench, captions(1, seed=3))),
-        "training": (f"training step, {options.batch} pairs", lambda: dict(training_work(bench, options.batch))),
+        "training": (f"training step, {options.batch} pairs", lambda: training_work(bench, options.batch)),
     }
     return dict(parts[part] for part in PARTS if part in options.only and part in parts)
 

@@ -11,7 +11,7 @@ import math
 import random
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -28,7 +28,7 @@ from t2ireid_plugin.modeling.t2ireid import T2IReIDModel, T2IReIDOutput
 from t2ireid_plugin.modeling.tokenizer import learn_wordpiece
 
 BARE, LITERAL, OURS, CACHED = "bare", "literal", "ours", "cached"
-Work = dict[str, Callable[[], Any]]  # by contender
+Work = Mapping[str, Callable[[], Any]]  # by contender
 # Bytes for each trained parameter: the weight, its gradient and AdamW's two averages, in float32.
 _BYTES = 16
 

@@ -24,16 +24,11 @@ def page(repository, tmp_path):
 def test_it_fills_the_tables_and_leaves_the_rest(page, tmp_path, monkeypatch):
     """On tiny encoders and small sets."""
     monkeypatch.setattr(everything.sweep, "GALLERIES", (20,))
-    monkeypatch.setattr(
-        everything.model, "_measured", lambda *_: dict.fromkeys(("bytes", "parameters", "kept"), 1)
-    )  # these start processes,
-    monkeypatch.setattr(everything.startup, "_start", lambda name: (2.0 + (name != "python"), 3.0))  # many of them
-    trained = {
-        "seconds": 2.0,
-        "bare_seconds": 1.0,
-        "waits": 0.5,
-        "bytes": 3e6,
-    }  # processes too; tests/benchmark/test_benchmark_train.py starts them
+    # These start processes, startup's many of them; tests/benchmark/ starts those of model and train.
+    memory = {"bytes": 1, "parameters": 1, "kept": 1}
+    monkeypatch.setattr(everything.model, "_measured", lambda *_: memory)
+    monkeypatch.setattr(everything.startup, "_start", lambda name: (2.0 + (name != "python"), 3.0))
+    trained = {"seconds": 2.0, "bare_seconds": 1.0, "waits": 0.5, "bytes": 3e6}
     monkeypatch.setattr(everything.training, "in_own_process", lambda *_, **__: trained)
     before = page.read_text()
     small = {

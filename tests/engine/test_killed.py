@@ -6,12 +6,12 @@ import multiprocessing
 import os
 import random
 import signal
+import subprocess
 import sys
 import time
 
 import pytest
 import torch
-from preloaded import Preloaded
 
 from t2ireid_plugin.cli import main
 
@@ -138,19 +138,20 @@ def test_killed_at_ten_moments_it_ends_as_if_nothing_had_been(start, tiny_settin
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_a_signal_to_end_saves_first(tiny_settings, undisturbed, tmp_path, number, status):
-    """By the command line, to all processes of the run as a terminal or a scheduler sends it."""
+def test_a_signal_to_end_saves_first(repository, tiny_settings, undisturbed, tmp_path, number, status):
+    """By the real command line, to all processes of the run as a terminal or a scheduler sends it."""
     folder = tmp_path / "log"
     words = words_for(tiny_settings, folder, data__workers=2, train__save_steps=0)
-    process = Preloaded(["tools/train_net.py", *words])
+    command = [sys.executable, "tools/train_net.py", *words]
+    process = subprocess.Popen(
+        command, cwd=repository, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
     deadline = time.monotonic() + 600
     while lines(folder) < 3 and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.001)
-    assert process.poll() is None, process.finish()
     os.killpg(process.pid, number)
-    done = process.finish()
-    printed, errors = done.stdout, done.stderr
-    assert done.returncode == status, errors
+    printed, errors = process.communicate(timeout=600)
+    assert process.returncode == status, errors
     assert errors.strip().splitlines()[-1] == f"stopped by {number.name}"
     assert "Traceback" not in errors
     state = torch.load(folder / "last.pth", weights_only=True)
