@@ -46,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except T2IReIDError as error:
         print(f"error: {_first_hand(str(error))}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt as interruption:  # a run's own says by which signal, see engine/stopping.py
+    except KeyboardInterrupt as interruption:  # a run's own says by which signal, see stopping.py
         print(str(interruption) or "interrupted", file=sys.stderr)
         return getattr(interruption, "status", 130)
 

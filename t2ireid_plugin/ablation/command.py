@@ -13,8 +13,8 @@ from t2ireid_plugin.ablation.summary import summarize
 from t2ireid_plugin.config import require_texts
 from t2ireid_plugin.engine.build import check_config, check_files
 from t2ireid_plugin.engine.logging import git_revision, versions
-from t2ireid_plugin.engine.stopping import orderly_stop
 from t2ireid_plugin.errors import ConfigError
+from t2ireid_plugin.stopping import orderly_stop
 
 
 def run(options: argparse.Namespace, command: str) -> None:

@@ -6,7 +6,7 @@ import contextlib
 import gc
 import io
 import signal
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from t2ireid_plugin.data.dataset import view
 from t2ireid_plugin.data.sampling import EveryNth, SeededBatches, seeded
 from t2ireid_plugin.data.tables import ItemTable
 from t2ireid_plugin.data.transforms import TestTransform, TrainTransform
+from t2ireid_plugin.stopping import uninterrupted
 
 
 class CaptionDataManager(torchreid_data.datamanager.DataManager):
@@ -86,7 +87,7 @@ class CaptionDataManager(torchreid_data.datamanager.DataManager):
             order = torchreid_data.sampler.build_train_sampler(
                 _labels(trainset.train), batch_size=batch_size_train, **(sampler or {})
             )
-        self.train_loader = DataLoader(
+        self.train_loader = WholeBatches(
             trainset, batch_sampler=SeededBatches(order, batch_size_train, seed, share), **options
         )
         self.train_loader_t = None
@@ -101,8 +102,25 @@ class CaptionDataManager(torchreid_data.datamanager.DataManager):
         self.test_dataset = {name: {part: getattr(datasets[name], part) for part in parts} for name in targets}
 
 
+class WholeBatches(DataLoader):
+    """A loader that a signal to end does not break off while it starts workers or takes a batch from one.
+
+    The worker would tell of the lost connection with a traceback.
+    """
+
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
+        with uninterrupted():
+            batches = super().__iter__()
+        while True:
+            with uninterrupted():
+                batch = next(batches, None)
+            if batch is None:
+                return
+            yield batch
+
+
 def _in_order(dataset: Any, batch_size: int, share: tuple[int, int], options: dict[str, Any]) -> DataLoader:
-    return DataLoader(dataset, batch_sampler=EveryNth(len(dataset), batch_size, share), **options)
+    return WholeBatches(dataset, batch_sampler=EveryNth(len(dataset), batch_size, share), **options)
 
 
 def _labels(train: Any) -> Any:

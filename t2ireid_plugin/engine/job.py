@@ -30,7 +30,6 @@ from t2ireid_plugin.engine.checkpointing import newest_checkpoint, save_json
 from t2ireid_plugin.engine.deterministic import deterministic_kernels
 from t2ireid_plugin.engine.lock import alone_in
 from t2ireid_plugin.engine.logging import describe_environment, git_revision, log_to, versions
-from t2ireid_plugin.engine.stopping import orderly_stop
 from t2ireid_plugin.engine.text_cache import remember_texts
 from t2ireid_plugin.engine.text_image import TextImageEngine
 from t2ireid_plugin.errors import ConfigError
@@ -43,6 +42,7 @@ from t2ireid_plugin.evaluation.retrieval import evenly_spaced, ranked_lists
 from t2ireid_plugin.evaluation.visualize import Target, visualize
 from t2ireid_plugin.files import writable
 from t2ireid_plugin.modeling.checkpoint import read_checkpoint
+from t2ireid_plugin.stopping import orderly_stop
 
 
 def run_job(

@@ -21,10 +21,10 @@ from t2ireid_plugin.engine.checkpointing import LAST, PREVIOUS, load_training_st
 from t2ireid_plugin.engine.logging import MetricsLog
 from t2ireid_plugin.engine.memory import Precision
 from t2ireid_plugin.engine.optim import keep_settings, settings_of
-from t2ireid_plugin.engine.stopping import Stopped, stop_together, uninterrupted
 from t2ireid_plugin.errors import CheckpointError
 from t2ireid_plugin.losses import LossTerms
 from t2ireid_plugin.modeling.t2ireid import T2IReIDModel
+from t2ireid_plugin.stopping import Stopped, stop_together, uninterrupted
 
 _STEP = 1  # keeps the keys of steps apart from those of epochs and samples
 

@@ -21,7 +21,6 @@ from t2ireid_plugin.engine.checkpointing import check_intact, save_checkpoint
 from t2ireid_plugin.engine.loop import TrainingLoop
 from t2ireid_plugin.engine.optim import WarmupCosine
 from t2ireid_plugin.engine.step import build_step
-from t2ireid_plugin.engine.stopping import uninterrupted
 from t2ireid_plugin.errors import ConfigError
 from t2ireid_plugin.evaluation.embeddings import embed_target
 from t2ireid_plugin.evaluation.metrics import Metrics, compute_metrics, reranked_metrics
@@ -30,6 +29,7 @@ from t2ireid_plugin.evaluation.ranking import QueryScores
 from t2ireid_plugin.losses import LossTerms
 from t2ireid_plugin.modeling.checkpoint import read_checkpoint
 from t2ireid_plugin.modeling.t2ireid import T2IReIDModel
+from t2ireid_plugin.stopping import uninterrupted
 
 logger = logging.getLogger(__name__)
 

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from t2ireid_plugin.engine.stopping import Stopped, orderly_stop, uninterrupted
+from t2ireid_plugin.stopping import Stopped, orderly_stop, uninterrupted
 
 BOTH = pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 
@@ -122,7 +122,7 @@ def test_torchruns_own_signal_is_not_a_second_one(monkeypatch):
 @BOTH
 def test_a_second_signal_ends_the_process_at_once(number, status):
     program = (
-        "import time; from t2ireid_plugin.engine.stopping import *\n"
+        "import time; from t2ireid_plugin.stopping import *\n"
         "with orderly_stop(), uninterrupted():\n"
         "    print('started', flush=True)\n"
         "    for _ in range(600): time.sleep(0.1)\n"
