@@ -74,7 +74,8 @@ def plan(
 ) -> list[Run]:
     """Every run of a grid, one seed of all rows before the next, so that a table of all rows is soon there.
 
-    Where a row has ``loss.terms`` they are all its terms: those of the configuration that it does not name are off.
+    Where a row has ``loss.terms`` they are all its terms; what it does not say of them is the terms' default, not the
+    configuration's.
 
     Raises:
         ConfigError: for an unknown key or a value of the wrong type, naming the row.
@@ -83,9 +84,8 @@ def plan(
     for seed in seeds:
         for name, settings in grid.rows.items():
             cfg = load_cfg(config_file, opts)
-            terms = _terms(settings)
-            if terms is not None:
-                merge(cfg, {"loss": {"terms": {term: {"weight": 0} for term in cfg.loss.terms}}}, f"row '{name}'")
+            if _terms(settings) is not None:
+                cfg.loss.terms.clear()
             merge(cfg, settings, f"row '{name}'")
             place = Path(folder) / name / f"seed{seed}"
             merge(cfg, {"train": {"seed": seed}, "data": {"save_dir": str(place)}}, f"row '{name}'")

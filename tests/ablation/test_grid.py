@@ -3,6 +3,7 @@ import pytest
 from t2ireid_plugin.ablation.grid import configuration, plan, read_grid
 from t2ireid_plugin.config import load_cfg
 from t2ireid_plugin.errors import ConfigError
+from t2ireid_plugin.losses import LossTerms
 
 BASE = """
 loss: {terms: {info_nce: {weight: 1.0, tau: 0.2}, cls: {weight: 0.5}}}
@@ -39,10 +40,34 @@ def test_rows_are_settings_over_the_configuration(grid, base, tmp_path):
 
 
 def test_a_rows_losses_are_all_its_losses(grid, base, tmp_path):
-    run, other = plan(grid("rows: {a: {loss: {terms: {sdm: {weight: 2.0}}}}, b: {}}"), base, [], [1], tmp_path)
-    terms = configuration(run).loss.terms
-    assert {name: settings["weight"] for name, settings in terms.items()} == {"info_nce": 0, "cls": 0, "sdm": 2.0}
+    """Nor do their arguments come from the configuration, whose recipe is another."""
+    rows = grid("rows: {a: {loss: {terms: {sdm: {weight: 2.0}, info_nce: {weight: 1.0}}}}, b: {}}")
+    run, other = plan(rows, base, [], [1], tmp_path)
+    assert configuration(run).loss.terms == {"info_nce": {"weight": 1.0}, "sdm": {"weight": 2.0}}
     assert configuration(other).loss.terms == load_cfg(base).loss.terms
+
+
+def test_the_lineages_eight_terms(repository, tmp_path):
+    """Weights and temperatures as its configuration had them, its faults in one row and without them in the other."""
+    runs = plan(
+        read_grid(repository / "configs/ablation/grid.yaml"),
+        repository / "configs/ablation/drawn.yaml", [], [1], tmp_path,
+    )  # fmt: skip
+    weights = {
+        "info_nce": 1.0, "cls": 1.0, "bio": 0.5, "cloth": 0.5,
+        "cloth_adv": 0.1, "cloth_match": 1.0, "decouple": 0.1, "gate_regularization": 0.01,
+    }  # fmt: skip
+    contrastive = ["info_nce", "bio", "cloth", "cloth_adv", "cloth_match"]
+    for row, targets in (("lineage", "diagonal"), ("mended", "identity")):
+        losses = LossTerms(next(configuration(run) for run in runs if run.row == row).loss.terms)
+        assert losses.weights == weights
+        assert [losses.terms[name].tau for name in contrastive] == [0.1] * 5
+        assert [losses.terms[name].targets for name in contrastive] == [targets] * 5
+        faulty = row == "lineage"
+        assert losses.terms["decouple"].centred is not faulty
+        assert losses.terms["gate_regularization"].of_each is faulty
+        assert losses.terms["cloth_match"].wrong_share == 0.5 * faulty
+        assert [losses.terms[name].projection.weight.requires_grad for name in ("bio", "cloth")] == [not faulty] * 2
 
 
 @pytest.mark.parametrize(
