@@ -28,16 +28,19 @@ def when_imported(name: str, action: Callable[[], object], quiet: str = "") -> N
 class _Finder(importlib.abc.MetaPathFinder):
     def __init__(self, name: str, action: Callable[[], object], quiet: str) -> None:
         self.name, self.action, self.quiet = name, action, quiet
+        self.asking = False
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> importlib.machinery.ModuleSpec | None:
-        if fullname != self.name:
+        if fullname != self.name or self.asking:
             return None
-        sys.meta_path.remove(self)  # or this would find itself again
-        spec = importlib.util.find_spec(fullname)
+        self.asking = True  # or this would find itself again
+        try:
+            spec = importlib.util.find_spec(fullname)
+        finally:
+            self.asking = False
         if spec is None or spec.loader is None:
-            sys.meta_path.insert(0, self)  # it may be installed later
             return None
         spec.loader = _Loader(spec.loader, self)
         return spec
@@ -56,12 +59,9 @@ class _Loader(importlib.abc.Loader):
         module.__loader__ = self.own
         if module.__spec__ is not None:
             module.__spec__.loader = self.own
-        try:
-            with warnings.catch_warnings():
-                if self.finder.quiet:
-                    warnings.filterwarnings("ignore", message=self.finder.quiet)
-                self.own.exec_module(module)
-                self.finder.action()
-        except BaseException:
-            sys.meta_path.insert(0, self.finder)  # whoever tries again gets the action too
-            raise
+        with warnings.catch_warnings():
+            if self.finder.quiet:
+                warnings.filterwarnings("ignore", message=self.finder.quiet)
+            self.own.exec_module(module)
+            self.finder.action()
+        sys.meta_path.remove(self.finder)  # until here, so that whoever tries again after a failure gets the action too

@@ -28,7 +28,7 @@ def register() -> None:
 
     Raises:
         ConfigError: when another plugin has taken a model's name.
-        DependencyError: when this version of torchreid has no table for models.
+        DependencyError: when this version of torchreid has no table for models or for datasets.
         ValueError: torchreid's, when another plugin has taken a dataset's name.
     """
     with warnings.catch_warnings():
@@ -38,6 +38,7 @@ def register() -> None:
 
     for name, options in MODELS.items():
         _add_model(name, options)
+    private_table(torchreid_data.datasets, "__image_datasets")  # register_image_dataset adds to it
     for spec in BENCHMARKS.values():
         for name, split in ((spec.name, "test"), (spec.name + VAL_SUFFIX, "val")):
             if name not in _registered:
@@ -88,9 +89,9 @@ def private_table(module: Any, name: str) -> dict[str, Any]:
     if not isinstance(table, dict):
         import torchreid
 
+        version = getattr(torchreid, "__version__", "of unknown version")
         raise DependencyError(
-            f"torchreid {torchreid.__version__} has no table {module.__name__}.{name}; "
-            "0.2.5 (PyPI) and 1.4.0 (GitHub) have it"
+            f"torchreid {version} has no table {module.__name__}.{name}; 0.2.5 (PyPI) and 1.4.0 (GitHub) have it"
         )
     return table
 

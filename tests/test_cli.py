@@ -93,6 +93,7 @@ def test_prepare_draws_what_was_asked_for(tmp_path, repository):
         assert dataset.counts[split] == (2 * ids, ids, 6 * ids)
 
 
+WITHOUT_FUSED = ["loss.terms.fused_query.weight", "0"]
 SMALL = ["--train-ids", "1", "--val-ids", "1", "--test-ids", "1", "--photos", "1"]
 
 
@@ -151,8 +152,12 @@ def test_mistakes_in_settings(tiny_settings, tmp_path, refused, words, message):
         (["data.combineall", "True"], "data.combineall would train on the test identities"),
         (["train.batch_size", "200"], "the training split has 24 identities, but a batch takes 50"),
         (
-            ["train.batch_size", "500", "sampler.train_sampler", "RandomSampler", "loss.terms.fused_query.weight", "0"],
+            ["train.batch_size", "500", "sampler.train_sampler", "RandomSampler", *WITHOUT_FUSED],
             "the training split has 192 captions, fewer than train.batch_size 500",
+        ),
+        (
+            ["sampler.train_sampler", "RandomDomainSampler", "sampler.num_cams", "8", *WITHOUT_FUSED],
+            "has 6 cameras, the smallest of 28 captions, but RandomDomainSampler takes 8 for a batch",
         ),
         (["train.max_epoch", "0"], "train.max_epoch: 0 leaves nothing to train after 0"),
         (["model.load_weights", "gone.pth"], "no checkpoint at 'gone.pth'"),
@@ -195,6 +200,14 @@ def with_data(tiny_settings, cuhk, tmp_path):
         return ["train", *tiny_settings(tmp_path / "log", **settings)]
 
     return words
+
+
+def test_a_term_that_compares_photos_where_everybody_has_one(cuhk, with_data, refused):
+    """Its sampler draws the one photo again and again."""
+    cuhk.rows = cuhk.rows[::2]
+    message = "loss 'fused_query' compares photos of one person, and nobody in cuhkpedes has two to train on"
+    assert message in refused(with_data(sampler__num_instances=2))
+    assert main(with_data(sampler__num_instances=2, loss__terms__fused_query__weight=0)) == 0
 
 
 def damage_image(cuhk):

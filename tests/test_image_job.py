@@ -14,6 +14,7 @@ from t2ireid_plugin.cli import main
 from t2ireid_plugin.config import load_cfg
 from t2ireid_plugin.engine.build import check_config
 from t2ireid_plugin.engine.image import TripletEngine
+from t2ireid_plugin.engine.image_build import build_image_model
 from t2ireid_plugin.errors import ConfigError
 
 # In the manner of torchreid's own files.
@@ -93,6 +94,14 @@ def tiny_words(repository, reid_data):
         return [*head, *QUIET, *TINY, "data.save_dir", str(save_dir), *map(str, settings)]
 
     return words
+
+
+def test_a_model_of_torchreids_that_puts_tensors_on_the_gpu_is_told_when_there_is_none():
+    cfg = load_cfg(
+        None, ["model.name", "hacnn", "loss.name", "softmax", "model.pretrained", "False", "use_gpu", "False"]
+    )
+    model = build_image_model(cfg, num_classes=3).eval()
+    assert model(torch.rand(1, 3, 160, 64)).shape == (1, 1024)
 
 
 def results(folder):
@@ -348,6 +357,14 @@ def test_a_set_that_cannot_be_downloaded(tiny_words, tmp_path, capsys, monkeypat
             "data.sources have 96 training images, fewer than train.batch_size 128",
         ),
         (["sampler.num_instances", "1"], "have 24 training identities, but a batch takes 32"),
+        (
+            ["sampler.train_sampler", "RandomDomainSampler", "sampler.num_cams", "8"],
+            "cameras, the smallest of 24 training images, but RandomDomainSampler takes 8 for a batch",
+        ),
+        (
+            ["sampler.train_sampler", "RandomDatasetSampler", "sampler.num_datasets", "2"],
+            "have 1 datasets, the smallest of 96 training images, but RandomDatasetSampler takes 2 for a batch",
+        ),
         (["data.height", "36"], "data.height 36, data.width 16: images of 36 x 16 pixels"),
         (["train.new_layers", "[fc]"], "train.new_layers: unknown 'fc'; valid: visual_encoder, disentangle"),
         (["train.fixbase_epoch", "1", "train.open_layers", "[fc]"], "train.open_layers: unknown 'fc'; valid: visual"),

@@ -136,8 +136,13 @@ import t2ireid_plugin
 def waiting():
     return [finder for finder in sys.meta_path if type(finder).__module__.startswith("t2ireid_plugin")]
 assert len(waiting()) == 1
-import torchreid
+import importlib.util
 import inspect
+assert importlib.util.find_spec("torchreid").origin.endswith("__init__.py")  # whoever asks only whether it is there
+assert len(waiting()) == 1
+import torchreid
+from torchreid import models
+assert "t2ireid_vit_mamba" in getattr(models, "__model_factory")
 assert waiting() == []
 assert torchreid.__loader__ is torchreid.__spec__.loader
 assert not type(torchreid.__loader__).__module__.startswith("t2ireid_plugin"), torchreid.__loader__

@@ -17,7 +17,7 @@ from torchreid import data as torchreid_data
 
 from t2ireid_plugin.data.dataset import view
 from t2ireid_plugin.data.sampling import EveryNth, SeededBatches, seeded
-from t2ireid_plugin.data.tables import ItemTable
+from t2ireid_plugin.data.tables import labels
 from t2ireid_plugin.data.transforms import TestTransform, TrainTransform
 from t2ireid_plugin.stopping import uninterrupted
 
@@ -85,7 +85,7 @@ class CaptionDataManager(torchreid_data.datamanager.DataManager):
         self._num_train_pids, self._num_train_cams = trainset.num_train_pids, trainset.num_train_cams
         with seeded(seed):  # some samplers draw already here
             order = torchreid_data.sampler.build_train_sampler(
-                _labels(trainset.train), batch_size=batch_size_train, **(sampler or {})
+                labels(trainset.train), batch_size=batch_size_train, **(sampler or {})
             )
         self.train_loader = WholeBatches(
             trainset, batch_sampler=SeededBatches(order, batch_size_train, seed, share), **options
@@ -121,11 +121,6 @@ class WholeBatches(DataLoader):
 
 def _in_order(dataset: Any, batch_size: int, share: tuple[int, int], options: dict[str, Any]) -> DataLoader:
     return WholeBatches(dataset, batch_sampler=EveryNth(len(dataset), batch_size, share), **options)
-
-
-def _labels(train: Any) -> Any:
-    """Of our items only what samplers look at: texts would be made for nothing."""
-    return train.labels() if isinstance(train, ItemTable) else train
 
 
 def _start_worker(_worker: int) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
-from typing import overload
+from typing import Any, overload
 
 import numpy as np
 import torch
@@ -118,3 +118,8 @@ class ItemTable(Sequence[Item]):
             own = moved[:, column] > NO_TEXT
             moved[own, column] += len(self.texts) - 1
         return ItemTable(self.texts + other.texts, torch.cat([self.columns, moved]))
+
+
+def labels(items: Sequence[Any]) -> Sequence[Any]:
+    """Items as torchreid's samplers read them; of ours their labels alone, since texts would be made for nothing."""
+    return items.labels() if isinstance(items, ItemTable) else items

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from t2ireid_plugin.data.annotations import check_images, find_annotation
 from t2ireid_plugin.data.benchmarks import BENCHMARKS, BenchmarkSpec
 from t2ireid_plugin.data.dataset import CaptionDataset, load
 from t2ireid_plugin.data.manager import CaptionDataManager
-from t2ireid_plugin.data.tables import PATH
+from t2ireid_plugin.data.tables import CAMID, DSETID, PATH, PID, labels
 from t2ireid_plugin.data.transforms import TRANSFORMS, TestTransform, TrainTransform
 from t2ireid_plugin.distributed import processes, rank
 from t2ireid_plugin.engine.accidents import BadImages, NonFinite
@@ -29,7 +30,7 @@ from t2ireid_plugin.engine.text_image import TEXT_FIELDS, TextImageEngine
 from t2ireid_plugin.errors import ConfigError, DataError, EncoderError, InputError
 from t2ireid_plugin.evaluation.metrics import EVALUATORS
 from t2ireid_plugin.evaluation.protocols import OFFICIAL, PROTOCOLS
-from t2ireid_plugin.losses import LossTerms
+from t2ireid_plugin.losses import LOSSES, LossTerms
 from t2ireid_plugin.modeling.checkpoint import read_vocabulary
 from t2ireid_plugin.modeling.disentangle import build_disentangle
 from t2ireid_plugin.modeling.encoders import check_source
@@ -52,6 +53,11 @@ _BATCH_DIVISORS = {
     "RandomIdentitySampler": "num_instances",
     "RandomDomainSampler": "num_cams",
     "RandomDatasetSampler": "num_datasets",
+}
+# What another divides the data by: how many of them a batch takes, the column of an item that tells them, their name.
+_GROUPS = {
+    "RandomDomainSampler": ("num_cams", CAMID, "cameras"),
+    "RandomDatasetSampler": ("num_datasets", DSETID, "datasets"),
 }
 _LEAST = {
     "data.workers": 0,
@@ -280,7 +286,9 @@ def build_datamanager(
     Raises:
         DataError: as `read_photos` and `check_images`, and when there are too few identities or captions for a batch.
     """
-    check_batch(cfg, build_sources(cfg).values(), "the training split has", "identities", "captions")
+    sources = build_sources(cfg)
+    check_batch(cfg, sources.values(), "the training split has", "identities", "captions")
+    _check_several_photos(cfg, sources)
     _check_all_images(cfg)
     height, width, mean, std = _preprocess(cfg, preprocess)
     targets = [*cfg.data.targets, *val_targets(cfg)]
@@ -448,6 +456,28 @@ def check_batch(cfg: CfgNode, sources: Iterable[Any], owner: str, ids_are: str, 
         )
     if items < cfg.train.batch_size:
         raise DataError(f"{owner} {items} {items_are}, fewer than train.batch_size {cfg.train.batch_size}")
+    if cfg.sampler.train_sampler in _GROUPS:
+        key, column, groups_are = _GROUPS[cfg.sampler.train_sampler]
+        wanted, share = cfg.sampler[key], cfg.train.batch_size // cfg.sampler[key]
+        sizes = [n for source in sources for n in Counter(item[column] for item in labels(source.train)).values()]
+        if len(sizes) < wanted or min(sizes) < share:
+            raise DataError(
+                f"{owner} {len(sizes)} {groups_are}, the smallest of {min(sizes)} {items_are}, but "
+                f"{cfg.sampler.train_sampler} takes {wanted} for a batch (sampler.{key}), {share} {items_are} of each"
+            )
+
+
+def _check_several_photos(cfg: CfgNode, sources: Mapping[str, CaptionDataset]) -> None:
+    """A term that compares photos of one person would always be 0 where everybody has one."""
+    tables = [dataset.train.columns for dataset in sources.values()]
+    if any(len(table[:, [PATH, PID]].unique(dim=0)) > len(table[:, PID].unique()) for table in tables):
+        return
+    for name, settings in cfg.loss.terms.items():
+        if settings["weight"] > 0 and LOSSES[name].several_photos:
+            raise DataError(
+                f"loss '{name}' compares photos of one person, and nobody in {', '.join(sources)} has two to train on: "
+                f"it would always be 0; set loss.terms.{name}.weight 0"
+            )
 
 
 def _build_scheduler(cfg: CfgNode, optimizer: torch.optim.Optimizer) -> Any:

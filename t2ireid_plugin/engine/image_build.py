@@ -122,7 +122,8 @@ def build_image_model(cfg: CfgNode, num_classes: int, pretrained: bool = True) -
         )
     else:
         try:
-            model = torchreid_models.build_model(cfg.model.name, num_classes, cfg.loss.name, pretrained)
+            use_gpu = cfg.use_gpu and torch.cuda.is_available()  # some put tensors of theirs there
+            model = torchreid_models.build_model(cfg.model.name, num_classes, cfg.loss.name, pretrained, use_gpu)
         except T2IReIDError:
             raise
         except Exception as error:

@@ -119,8 +119,10 @@ def _card(cfg: CfgNode, name: str, config: T2IReIDConfig, content: Mapping[str, 
             results = json.loads(file.read_text(encoding="utf-8"))
         except ValueError as error:
             raise ConfigError(f"'{file}' is not valid JSON: {error}") from error
-    if results is not None and results.get("chosen", {}).get("epoch") != content.get("epoch"):
-        results, remark = None, "The run tested the weights of another epoch."
+    # last.pth may be of the middle of an epoch, and where an average is tested it has what was averaged.
+    trained_on = content.get("step", 0) > 0 or content.get("ema") is not None
+    if results is not None and (trained_on or results.get("chosen", {}).get("epoch") != content.get("epoch")):
+        results, remark = None, "The run tested other weights than these."
     if results is not None and any(_drawn(cfg, target) for target in results["metrics"]):
         remark = "The people of these sets are drawn, not photographed; the figures compare with no benchmark's."
     model = {

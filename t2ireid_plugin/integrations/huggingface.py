@@ -44,6 +44,7 @@ from t2ireid_plugin.modeling.towers import tower_config
 
 _CLASSIFIER = "id_classifier."  # the one part that fine-tuning on other people replaces
 _HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
+_PUSH_OPTIONS = ("commit_message", "commit_description", "private", "create_pr", "revision", "tags")
 _ALIGNMENT = 64  # bytes
 _KINDS = {"vision_config": ("image", "vit"), "text_config": ("text", "bert")}
 
@@ -234,9 +235,7 @@ class T2IReIDForRetrieval(PreTrainedModel):
 
         With ``push_to_hub`` the same goes to the hub, as the library's ``push_to_hub`` does it.
         """
-        hub = {
-            name: kwargs.pop(name) for name in ("repo_id", "commit_message", "private", "create_pr") if name in kwargs
-        }
+        hub = {name: kwargs.pop(name) for name in ("repo_id", *_PUSH_OPTIONS) if name in kwargs}
         state = kwargs.pop("state_dict", None) or self.state_dict()
         kwargs["state_dict"] = {name.removeprefix("model."): tensor for name, tensor in state.items()}
         super().save_pretrained(save_directory, is_main_process=is_main_process, **kwargs)

@@ -35,6 +35,9 @@ class LossInputs(NamedTuple):
     epoch: float = 0.0  # epochs done, for ramps; may be fractional
 
 
+OF_HIDDEN_WORDS = ("image_tokens", "word_tokens", "word_mask", "hidden_words")  # only while `mlm` hides words
+
+
 def read(inputs: LossInputs, *names: str) -> list[Tensor]:
     """The named tensors of `inputs`, bfloat16 and half raised to float32; ConfigError where one is None."""
     tensors = []

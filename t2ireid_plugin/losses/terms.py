@@ -1,7 +1,7 @@
 """The table of losses by name, and their weighted sum."""
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -18,7 +18,7 @@ from t2ireid_plugin.losses.contrastive import InfoNCE
 from t2ireid_plugin.losses.decouple import Decouple
 from t2ireid_plugin.losses.fused_query import FusedQuery
 from t2ireid_plugin.losses.gate import GateRegularization
-from t2ireid_plugin.losses.inputs import LossInputs
+from t2ireid_plugin.losses.inputs import OF_HIDDEN_WORDS, LossInputs
 from t2ireid_plugin.losses.mlm import MaskedLanguage
 from t2ireid_plugin.losses.orthogonality import Orthogonality
 from t2ireid_plugin.losses.projected import ClothingMatching, IdentityMatching
@@ -83,6 +83,17 @@ def check_shapes(inputs: LossInputs) -> None:
             raise ValueError(f"{name} has shape {list(value.shape)}, but there are {len(inputs.pids)} pids")
 
 
+def _check_needs(names: Iterable[str]) -> None:
+    """ConfigError when a term reads what there is not, which its first batch would show only after hours of loading."""
+    hides = "mlm" in names
+    for name in names:
+        for field in LOSSES[name].needs:
+            if field not in LossInputs._fields:
+                raise ConfigError(f"loss {name!r} needs {field!r}; LossInputs has {', '.join(LossInputs._fields)}")
+            if field in OF_HIDDEN_WORDS and not hides:
+                raise ConfigError(f"loss {name!r} needs {field}, there only while words are hidden; give mlm a weight")
+
+
 class LossTerms(nn.Module):
     """Weighted sum of the losses that a configuration names.
 
@@ -107,6 +118,7 @@ class LossTerms(nn.Module):
         self.weights = {name: weights[name] for name in LOSSES if weights.get(name, 0.0) > 0}
         if not self.weights:
             raise ConfigError(f"no loss has a weight above 0; valid losses: {', '.join(LOSSES)}")
+        _check_needs(self.weights)
         self.terms = nn.ModuleDict()
         for name in self.weights:
             supplied = {

@@ -282,9 +282,14 @@ def test_loading_info(exported):
 @pytest.fixture
 def uploads(monkeypatch, tmp_path):
     """What would have been sent to the hub: folders by repository."""
-    sent = {}
 
-    def upload(self, working_dir, repo_id, *_, **__):
+    class Sent(dict):
+        options: dict
+
+    sent = Sent()
+
+    def upload(self, working_dir, repo_id, *_, **options):
+        sent.options = options
         sent[repo_id] = shutil.copytree(working_dir, tmp_path / "hub" / repo_id)
 
     class Repository:
@@ -308,8 +313,9 @@ def test_push_to_hub(exported, uploads, tmp_path, way):
     if way == "push_to_hub":
         model.push_to_hub("me/finder")
     else:
-        model.save_pretrained(tmp_path / "saved", push_to_hub=True, repo_id="me/finder")
+        model.save_pretrained(tmp_path / "saved", push_to_hub=True, repo_id="me/finder", revision="dev", tags=["reid"])
         assert {path.name for path in (tmp_path / "saved").iterdir()} >= FILES
+        assert uploads.options["revision"] == "dev"
     again = AutoModel.from_pretrained(uploads["me/finder"])
     assert_same(embeddings(again, 32, 16), embeddings(model, 32, 16))
 
@@ -568,14 +574,16 @@ def test_without_results_the_card_gives_no_figure(tiny_run, tmp_path):
     assert "R@1" not in card
 
 
-def test_results_of_other_weights_are_not_given(tiny_run, tmp_path):
+@pytest.mark.parametrize("other", [{"epoch": 7}, {"step": 3}, {"ema": {}}], ids=lambda other: next(iter(other)))
+def test_results_of_other_weights_are_not_given(tiny_run, tmp_path, other):
+    """Of another epoch, or of the middle of one, or what was averaged where the average was tested."""
     names = ("best.pth", "config.yaml", "results.json")
     run_folder = copy_of_run(tiny_run, tmp_path / "log", *names)
     content = torch.load(run_folder / "best.pth", weights_only=True)
-    torch.save({**content, "epoch": content["epoch"] + 7}, run_folder / "other.pth")
+    torch.save({**content, **other}, run_folder / "other.pth")
     assert main(["export", str(run_folder / "other.pth"), str(tmp_path / "out")]) == 0
     card = (tmp_path / "out" / "README.md").read_text()
-    assert "The run tested the weights of another epoch." in card
+    assert "The run tested other weights than these." in card
     assert "R@1" not in card
 
 

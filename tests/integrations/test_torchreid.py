@@ -235,11 +235,15 @@ def test_what_cannot_be_registered(name, options, message):
     assert "mine" not in getattr(models, "__model_factory")
 
 
-def test_a_version_without_the_table_is_named(monkeypatch):
-    monkeypatch.delattr(models, "__model_factory")
+@pytest.mark.parametrize("version", [torchreid.__version__, None])
+@pytest.mark.parametrize(("module", "table"), [(models, "__model_factory"), (data.datasets, "__image_datasets")])
+def test_a_version_without_the_table_is_named(monkeypatch, module, table, version):
+    monkeypatch.delattr(module, table)
+    if version is None:
+        monkeypatch.delattr(torchreid, "__version__")
     with pytest.raises(DependencyError) as error:
         t2ireid_plugin.register()
-    assert f"torchreid {torchreid.__version__} has no table {models.__name__}.__model_factory" in str(error.value)
+    assert f"torchreid {version or 'of unknown version'} has no table {module.__name__}.{table}" in str(error.value)
 
 
 # docs/frameworks.md, the part on torchreid

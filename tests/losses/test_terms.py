@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from t2ireid_plugin.errors import ConfigError
-from t2ireid_plugin.losses import LOSSES, LossInputs, LossTerms
+from t2ireid_plugin.losses import LOSSES, LossInputs, LossTerm, LossTerms
 
 NAMES = [
     "info_nce", "cls", "bio", "cloth", "cloth_adv", "cloth_match", "decouple", "gate_regularization", "sdm",
@@ -128,6 +128,26 @@ def test_batch_sizes_that_disagree_are_refused(make, field, value):
     losses = LossTerms({"cls": {"weight": 1.0}})
     with pytest.raises(ValueError, match="pids"):
         losses(make.inputs([0, 1, 2])._replace(**{field: value}))
+
+
+@pytest.mark.parametrize(
+    ("needs", "message"),
+    [
+        ("image_embed", r"'own' needs 'image_embed'; LossInputs has pids, photos, image_embeds"),
+        ("word_tokens", r"'own' needs word_tokens, there only while words are hidden; give mlm a weight"),
+    ],
+)
+def test_a_term_that_reads_what_is_not_there_is_refused_at_once(monkeypatch, needs, message):
+    class Own(LossTerm):
+        def forward(self, inputs):
+            return getattr(inputs, needs).mean()
+
+    Own.needs = (needs,)
+    monkeypatch.setitem(LOSSES, "own", Own)
+    with pytest.raises(ConfigError, match=message):
+        LossTerms({"own": {"weight": 1.0}})
+    if needs == "word_tokens":
+        LossTerms({"own": {"weight": 1.0}, "mlm": {"weight": 1.0}})
 
 
 def test_a_term_that_could_never_act_is_refused():
