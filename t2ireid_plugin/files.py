@@ -11,7 +11,7 @@ from pathlib import Path
 from t2ireid_plugin.errors import DataError, T2IReIDError
 
 # What the system says when it is not the program's fault that nothing can be written.
-_UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
+_UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE)
 
 
 def write_whole(
@@ -40,22 +40,12 @@ def write_whole(
             os.replace(path, keep)
         os.replace(draft, path)
         _sync_folder(path.parent)
-    except (OSError, RuntimeError) as problem:  # PyTorch's writer turns a full disk into a RuntimeError
-        reason = getattr(problem, "strerror", None) or _why_not(draft) or str(problem).splitlines()[0]
+    except OSError as problem:
+        reason = problem.strerror or str(problem)
         raise error(f"cannot write '{path}': {reason}; what was there before is untouched") from problem
     finally:
         with contextlib.suppress(OSError):  # gone already, or with its folder
             draft.unlink()
-
-
-def _why_not(draft: Path) -> str | None:
-    """What the system says when more is written to a file; PyTorch's writer only says that it failed."""
-    try:
-        with open(draft, "ab") as stream:
-            stream.write(bytes(1 << 20))
-    except OSError as problem:
-        return problem.strerror
-    return None
 
 
 def _sync_folder(folder: Path) -> None:

@@ -70,6 +70,7 @@ def orderly_stop() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+        _handler.received = None
 
 
 @contextlib.contextmanager
@@ -86,9 +87,12 @@ def uninterrupted() -> Iterator[None]:
 
 
 def stop_together() -> None:
-    """Under torchrun, raises `Stopped` in each process when one has had a signal; alone a process stops by itself."""
+    """Raises `Stopped` in each process when one has had a signal.
+
+    A process alone has stopped by itself, but for a signal that came within a ``__del__``, where Python drops errors.
+    """
+    number = _handler.received or 0
     if processes() > 1:
-        device = "cuda" if dist.get_backend() == "nccl" else "cpu"
-        number = largest(_handler.received or 0, device)
-        if number:
-            raise Stopped(number)
+        number = largest(number, "cuda" if dist.get_backend() == "nccl" else "cpu")
+    if number:
+        raise Stopped(number)

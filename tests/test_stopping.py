@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from t2ireid_plugin.stopping import Stopped, orderly_stop, uninterrupted
+from t2ireid_plugin.stopping import Stopped, orderly_stop, stop_together, uninterrupted
 
 BOTH = pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 
@@ -70,6 +70,30 @@ def test_an_error_within_is_not_hidden_by_a_signal():
         work()
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_signal_that_python_drops_stops_at_the_next_step():
+    """What is raised within a `__del__` goes nowhere."""
+
+    class Signalling:
+        def __del__(self):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    done = []
+
+    @orderly_stop()
+    def work():
+        Signalling()
+        done.append("trained on")
+        stop_together()
+        done.append("and on")
+
+    with pytest.raises(Stopped):
+        work()
+    assert done == ["trained on"]
+    with orderly_stop():  # the next run knows nothing of it
+        stop_together()
+
+
 def test_signals_are_afterwards_what_they_were_before():
     def handlers():
         return [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
@@ -122,15 +146,17 @@ def test_torchruns_own_signal_is_not_a_second_one(monkeypatch):
 @BOTH
 def test_a_second_signal_ends_the_process_at_once(number, status):
     program = (
-        "import time; from t2ireid_plugin.stopping import *\n"
+        "import time; from t2ireid_plugin import stopping; from t2ireid_plugin.stopping import *\n"
         "with orderly_stop(), uninterrupted():\n"
         "    print('started', flush=True)\n"
+        "    while not stopping._handler.received: time.sleep(0.1)\n"
+        "    print('told', flush=True)\n"
         "    for _ in range(600): time.sleep(0.1)\n"
     )
     process = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE)
     assert process.stdout.readline() == b"started\n"
     process.send_signal(number)
-    time.sleep(0.3)
+    assert process.stdout.readline() == b"told\n"
     assert process.poll() is None
     process.send_signal(number)
-    assert process.wait(timeout=20) == status
+    assert process.wait(timeout=60) == status

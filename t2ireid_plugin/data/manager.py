@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import io
+import multiprocessing.util
 import signal
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -19,6 +20,7 @@ from t2ireid_plugin.data.dataset import view
 from t2ireid_plugin.data.sampling import EveryNth, SeededBatches, seeded
 from t2ireid_plugin.data.tables import labels
 from t2ireid_plugin.data.transforms import TestTransform, TrainTransform
+from t2ireid_plugin.errors import DataError
 from t2ireid_plugin.stopping import uninterrupted
 
 
@@ -103,20 +105,59 @@ class CaptionDataManager(torchreid_data.datamanager.DataManager):
 
 
 class WholeBatches(DataLoader):
-    """A loader that a signal to end does not break off while it starts workers or takes a batch from one.
+    """A loader whose workers end with it, and which a signal to end does not break off while it takes a batch from one.
 
     The worker would tell of the lost connection with a traceback.
     """
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
         with uninterrupted():
+            others = multiprocessing.active_children()
             batches = super().__iter__()
-        while True:
-            with uninterrupted():
-                batch = next(batches, None)
-            if batch is None:
-                return
-            yield batch
+            workers = [child for child in multiprocessing.active_children() if child not in others]
+            # An error's traceback keeps all this alive until the process ends, and there it is done too.
+            end = multiprocessing.util.Finalize(None, _end_workers, (batches, workers), exitpriority=0)
+        try:
+            while True:
+                with uninterrupted():
+                    batch = next(batches, None)
+                if batch is None:
+                    return
+                yield batch
+        finally:
+            end()
+
+
+def _end_workers(batches: Any, workers: list[multiprocessing.Process]) -> None:
+    """Kills those that do not end when asked: they ignore SIGTERM, and the process would wait for them for ever."""
+    if workers:
+        batches._shutdown_workers()  # which does nothing while the process ends
+    left = [worker for worker in workers if worker.is_alive()]
+    if left and hasattr(signal, "SIGCHLD"):  # Windows ends them itself
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGCHLD])  # PyTorch would raise an error for each
+        for worker in left:
+            worker.kill()
+        for worker in left:
+            worker.join()
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextlib.contextmanager
+def dead_workers_named() -> Iterator[None]:
+    """Turns PyTorch's error of a data worker that has died, which may come anywhere, into one that says what to do.
+
+    Raises:
+        DataError: for a worker that has died.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if not str(error).startswith("DataLoader worker"):
+            raise
+        raise DataError(
+            f"a data worker has died ({str(error).splitlines()[0].rstrip('. ')}); most often memory or /dev/shm is "
+            "full: lower data.workers, or set it to 0. With --resume the run goes on from its newest checkpoint"
+        ) from error
 
 
 def _in_order(dataset: Any, batch_size: int, share: tuple[int, int], options: dict[str, Any]) -> DataLoader:

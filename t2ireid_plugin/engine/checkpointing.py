@@ -41,10 +41,26 @@ def save_checkpoint(state: dict[str, Any], path: str | Path, keep: str | Path | 
     previous = None if keep is None else Path(keep)
 
     def write(draft: Path) -> None:
-        torch.save(state, draft)
+        try:
+            torch.save(state, draft)
+        except RuntimeError as error:  # which only says that writing failed, or is of a data worker that died meanwhile
+            reason = _why_not(draft)
+            if reason is None:
+                raise
+            raise OSError(reason) from error
         _seal(draft)
 
     write_whole(Path(path), write, CheckpointError, previous)
+
+
+def _why_not(draft: Path) -> str | None:
+    """What the system says when more is written to a file."""
+    try:
+        with open(draft, "ab") as stream:
+            stream.write(bytes(1 << 20))
+    except OSError as problem:
+        return problem.strerror
+    return None
 
 
 def _seal(file: Path) -> None:

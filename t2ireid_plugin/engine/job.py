@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import time
 from pathlib import Path
@@ -13,6 +14,7 @@ from torchreid import utils as torchreid_utils
 from yacs.config import CfgNode
 
 from t2ireid_plugin.config import dump, image_only
+from t2ireid_plugin.data.manager import dead_workers_named
 from t2ireid_plugin.data.synthetic.parts import is_drawn
 from t2ireid_plugin.distributed import from_first, is_first, joined
 from t2ireid_plugin.engine.build import (
@@ -40,7 +42,7 @@ from t2ireid_plugin.evaluation.records import QueryRecord, query_keys, save_reco
 from t2ireid_plugin.evaluation.report import Run
 from t2ireid_plugin.evaluation.retrieval import evenly_spaced, ranked_lists
 from t2ireid_plugin.evaluation.visualize import Target, visualize
-from t2ireid_plugin.files import writable
+from t2ireid_plugin.files import writable, write_whole
 from t2ireid_plugin.modeling.checkpoint import read_checkpoint
 from t2ireid_plugin.stopping import orderly_stop
 
@@ -67,7 +69,7 @@ def run_job(
     Raises:
         T2IReIDError: for all that a user can mend.
     """
-    with joined(cfg.use_gpu):
+    with joined(cfg.use_gpu), dead_workers_named():
         return _run_in_folder(cfg, command, eval_only or cfg.test.evaluate, resume, pictures)
 
 
@@ -84,14 +86,19 @@ def _run_in_folder(
     weights = weights_to_test(cfg, folder) if eval_only else cfg.model.load_weights
     check_files(cfg)
     if not is_first():
+        logging.getLogger("t2ireid_plugin").addHandler(logging.NullHandler())  # the first one tells
         with orderly_stop(), open(os.devnull, "w", encoding="utf-8") as nowhere, contextlib.redirect_stdout(nowhere):
             return _run(cfg, weights, folder, command, eval_only, resume, pictures)
     make_folder(folder)
     with orderly_stop(), writable(folder, ConfigError), alone_in(folder):
-        (folder / "config.yaml").write_text(dump(cfg), encoding="utf-8")
-        (folder / "env.txt").write_text(describe_environment(), encoding="utf-8")
+        _write_text(folder / "config.yaml", dump(cfg))
+        _write_text(folder / "env.txt", describe_environment())
         with log_to(folder / ("test.log" if eval_only else "train.log"), append=resume or bool(cfg.model.resume)):
             return _run(cfg, weights, folder, command, eval_only, resume, pictures)
+
+
+def _write_text(file: Path, text: str) -> None:
+    write_whole(file, lambda draft: draft.write_text(text, encoding="utf-8"), ConfigError)
 
 
 def _run(

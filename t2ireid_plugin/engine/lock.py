@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import logging
 import os
 import socket
 from collections.abc import Iterator
@@ -14,6 +16,9 @@ try:
     import fcntl
 except ImportError:  # Windows, where nothing is locked
     fcntl = None  # type: ignore[assignment]
+
+logger = logging.getLogger(__name__)
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # of some network file systems
 
 
 @contextlib.contextmanager
@@ -36,6 +41,10 @@ def alone_in(folder: Path) -> Iterator[None]:
                     f"data.save_dir: another run writes to '{folder}' ({stream.read().strip() or 'just started'}); "
                     "wait for its end, or set another folder"
                 ) from error
+            except OSError as error:
+                if error.errno not in _NO_LOCKS:
+                    raise
+                logger.warning("'%s' cannot be locked (%s): no other run may write there", folder, error.strerror)
         stream.truncate(0)
         stream.write(f"process {os.getpid()} on {socket.gethostname()}\n")
         stream.flush()

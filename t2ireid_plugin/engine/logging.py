@@ -6,6 +6,7 @@ import contextlib
 import importlib.metadata
 import json
 import logging
+import math
 import os
 import platform
 import subprocess
@@ -49,13 +50,20 @@ class _Tee:
         return self.console.isatty()
 
 
+class _Handler(logging.StreamHandler):
+    """As what is printed, a message that cannot be written ends the run and is not told of with a traceback."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        raise  # what the caller is handling
+
+
 @contextlib.contextmanager
 def log_to(path: str | Path, append: bool = False) -> Iterator[None]:
     """Copies all that is printed or logged within to ``path``; torchreid prints, we log."""
     console = sys.stdout
     with open(path, "ab" if append else "wb", buffering=0) as file:
         sys.stdout = _Tee(console, file)
-        handler = logging.StreamHandler(sys.stdout)
+        handler = _Handler(sys.stdout)
         handler.setFormatter(logging.Formatter("%(levelname)s %(message)s"))
         package = logging.getLogger("t2ireid_plugin")
         package.addHandler(handler)
@@ -82,8 +90,10 @@ class MetricsLog:
 
     def write(self, **record: Any) -> None:
         """Appends a line; the system has it when this returns."""
+        # JSON has no nan.
+        finite = {name: None if isinstance(v, float) and not math.isfinite(v) else v for name, v in record.items()}
         with open(self.path, "a", encoding="utf-8") as stream:
-            stream.write(json.dumps(record) + "\n")
+            stream.write(json.dumps(finite) + "\n")
 
     def size(self) -> int:
         """Bytes so far, all of them on disk."""

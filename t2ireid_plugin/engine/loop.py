@@ -134,6 +134,8 @@ class TrainingLoop(torchreid_engine.Engine):
                 if self.evaluated:
                     self.train(print_freq=print_freq, fixbase_epoch=fixbase_epoch, open_layers=open_layers)
                 if done == max_epoch or (eval_freq > 0 and done >= start_eval and done % eval_freq == 0):
+                    if processes() > 1:  # one that is stopped in there leaves the others waiting for it, not saving
+                        self.save()
                     self.choose(self._folder)
                 self.position, self.evaluated = (done, 0), True
                 self.save()

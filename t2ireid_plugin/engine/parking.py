@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import mmap
+import os
 import tempfile
 from pathlib import Path
 
@@ -31,7 +32,8 @@ class Parking:
         if not size:
             return
         with tempfile.TemporaryFile(dir=folder) as file:
-            file.truncate(size)
+            # A file with holes would fill them when its pages are written, and where the disk is full die of that.
+            os.posix_fallocate(file.fileno(), 0, size) if hasattr(os, "posix_fallocate") else file.truncate(size)
             self._map = mmap.mmap(file.fileno(), size)
         start = 0
         for tensor in tensors.values():

@@ -1,19 +1,24 @@
 """Runs that are killed or stopped and go on, against one that was left alone."""
 
+import contextlib
 import functools
 import json
 import multiprocessing
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
+from preloaded import Preloaded
 
 from t2ireid_plugin.cli import main
+from t2ireid_plugin.engine.checkpointing import check_intact
 
 # Every step is logged and saved, so that a good part of the time goes into saving.
 SETTINGS = {
@@ -160,6 +165,27 @@ def test_a_signal_to_end_saves_first(repository, tiny_settings, undisturbed, tmp
     assert printed.strip().splitlines()[-1] == f"Stopped by {number.name} {position}; --resume goes on from there"
     assert main(["train", "--resume", *words_for(tiny_settings, folder)]) == 0
     assert_same_run(folder, undisturbed)
+
+
+def test_a_data_worker_that_dies_ends_the_run(tiny_settings, tmp_path):
+    """As the system ends one when memory is full."""
+    folder = tmp_path / "log"
+    words = words_for(tiny_settings, folder, data__workers=2, train__max_epoch=1000)
+    process = Preloaded(["tools/train_net.py", *words])
+    deadline = time.monotonic() + 600
+    while lines(folder) < 2 and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.01)
+    while process.poll() is None and time.monotonic() < deadline:  # until one is met that still worked
+        for child in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(int(child), signal.SIGKILL)
+        time.sleep(0.1)
+    done = process.finish()
+    assert done.returncode == 2, done.stderr
+    assert "Traceback" not in done.stderr
+    told = r"error: a data worker has died \(DataLoader worker .*\); most often memory or /dev/shm is full: lower data"
+    assert re.match(told, done.stderr.strip().splitlines()[-1])
+    check_intact(folder / "last.pth")
 
 
 def test_a_damaged_newest_checkpoint_costs_some_steps_and_nothing_else(tiny_settings, undisturbed, tmp_path, start):

@@ -1,3 +1,4 @@
+import errno
 import os
 import signal
 import subprocess
@@ -18,7 +19,7 @@ with alone_in(pathlib.Path(sys.argv[1])):
     child = os.fork()
     if child:
         print(child, flush=True)
-    time.sleep(60)
+    time.sleep(600)
 """
 
 
@@ -58,3 +59,15 @@ def test_one_run_after_another(tmp_path):
     for _ in range(2):
         with alone_in(tmp_path):
             pass
+
+
+def test_where_nothing_can_be_locked_it_says_so_and_goes_on(tmp_path, monkeypatch, caplog):
+    """As on some network file systems."""
+
+    def lockf(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("fcntl.lockf", lockf)
+    with alone_in(tmp_path):
+        assert (tmp_path / ".lock").read_text().startswith(f"process {os.getpid()} on ")
+    assert f"'{tmp_path}' cannot be locked (No locks available)" in caplog.text

@@ -1,6 +1,7 @@
 """Folders that cannot be written to, on real file systems where that is allowed."""
 
 import json
+import logging
 import os
 import resource
 import shlex
@@ -14,6 +15,7 @@ import torch
 
 from t2ireid_plugin.cli import main
 from t2ireid_plugin.engine.checkpointing import check_intact
+from t2ireid_plugin.engine.logging import log_to
 from t2ireid_plugin.errors import CheckpointError
 from t2ireid_plugin.files import writable
 
@@ -78,9 +80,11 @@ def test_a_folder_that_vanishes(repository, tiny_settings, tmp_path):
         cwd=repository, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     deadline = time.monotonic() + 600
-    while not (folder / "metrics.jsonl").exists() and process.poll() is None and time.monotonic() < deadline:
+    log = folder / "metrics.jsonl"
+    while not (log.exists() and log.stat().st_size) and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.01)
-    shutil.rmtree(folder)
+    folder.rename(tmp_path / "elsewhere")
+    shutil.rmtree(tmp_path / "elsewhere", ignore_errors=True)  # it may still be written to
     _, errors = process.communicate(timeout=600)
     assert process.returncode == 2, errors
     # No traceback of ours, though TensorBoard's thread may have printed its own, and into our line.
@@ -88,6 +92,30 @@ def test_a_folder_that_vanishes(repository, tiny_settings, tmp_path):
     assert f"error: cannot write '{folder}/" in errors
     assert "No such file or directory" in errors
     assert "run_job" not in errors
+
+
+def test_no_room_for_weights_that_are_put_aside(mounted, tmp_path):
+    """Their file is mapped into memory, and a page that finds no room when it is written would kill the process."""
+    folder = tmp_path / "disk"
+    script = (
+        "from pathlib import Path; from torch import nn; from t2ireid_plugin.engine.parking import Parking\n"
+        f"Parking(nn.Linear(1024, 1024), Path({str(folder)!r}))"
+    )
+    done = mounted(folder, shlex.join([sys.executable, "-c", script]))
+    assert done.returncode == 1
+    assert "OSError: [Errno 28] No space left on device" in done.stderr
+
+
+def test_what_is_logged_where_nothing_can_be_written_is_an_error(tmp_path):
+    """As what is printed there; Python would show a traceback and go on."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with log_to(tmp_path / "train.log"):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (0, hard))
+        try:
+            with pytest.raises(OSError, match="File too large"):
+                logging.getLogger("t2ireid_plugin.any").warning("something")
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def test_names_in_bytes_are_understood(tmp_path):
@@ -111,6 +139,8 @@ def test_files_that_cannot_grow(tiny_settings, tiny_run, tmp_path, capsys, limit
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert status == 2
     assert f"error: cannot write '{tmp_path / 'log'}" in capsys.readouterr().err
+    for name in ("config.yaml", "env.txt"):
+        assert len((tmp_path / "log" / name).read_text()) >= len((tiny_run.folder / name).read_text()) - 20
     after = torch.load(tmp_path / "log" / "last.pth", weights_only=True)
     assert (after["epoch"], after["steps"]) == (before["epoch"], before["steps"])
     check_intact(tmp_path / "log" / "last.pth")
