@@ -22,13 +22,15 @@ test-layouts: $(VENV)/installed
 		$(PYTEST) tests/integrations/test_torchreid.py tests/integrations/test_torchreid_source.py \
 		tests/test_registration.py tests/test_image_job.py tests/test_config.py tests/test_main_job.py \
 		tests/test_startup.py tests/integrations/test_circle.py tests/modeling/test_torchreid_model.py \
-		tests/data/test_dataset.py tests/data/test_sampling.py tests/engine tests/evaluation/test_ranking.py
+		tests/data/test_dataset.py tests/data/test_sampling.py tests/engine tests/evaluation/test_ranking.py \
+		tests/evaluation/test_metrics.py tests/evaluation/test_protocols.py tests/modeling/test_checkpoint.py \
+		tests/losses/test_more_terms.py
 
 # Against FastReID's real source: make test-fastreid FASTREID_SRC=path/to/fast-reid
 test-fastreid: $(VENV)/installed
 	@test -n "$(FASTREID_SRC)" || { echo "say where FastReID's source is: make $@ FASTREID_SRC=path/to/fast-reid"; exit 2; }
 	$(BIN)/python -m pip install --quiet --editable '.[dev,fastreid]'
-	FASTREID_SRC=$(FASTREID_SRC) $(PYTEST) tests/integrations/fastreid tests/integrations/test_without_fastreid.py
+	FASTREID_SRC="$(abspath $(FASTREID_SRC))" $(PYTEST) tests/integrations/fastreid tests/integrations/test_without_fastreid.py
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .

@@ -1,9 +1,9 @@
 """The main job end to end, by its real command line where that is what matters."""
 
+import contextlib
 import json
 import os
 import re
-import resource
 import shlex
 import shutil
 import socket
@@ -239,27 +239,32 @@ def test_training_can_start_from_weights(tiny_settings, tiny_run, tmp_path):
 
 @pytest.fixture
 def silent_hub():
-    """Address of a server that takes connections and never answers."""
+    """A server that takes connections and never answers."""
     with socket.create_server(("127.0.0.1", 0)) as server:
-        yield f"http://127.0.0.1:{server.getsockname()[1]}"
+        yield server
 
 
-def processor_seconds():
-    """Of all child processes that have ended."""
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return used.ru_utime + used.ru_stime
+def connections(server):
+    """How many wait to be answered."""
+    server.setblocking(False)
+    found = 0
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            server.accept()[0].close()
+            found += 1
+    return found
 
 
 def test_without_data_and_weights_it_says_what_to_put_where(train_net, repository, silent_hub, tmp_path):
     environment = {name: value for name, value in os.environ.items() if "proxy" not in name.lower()}
-    environment |= {"HF_HOME": str(tmp_path / "cache"), "HF_ENDPOINT": silent_hub, "HF_HUB_OFFLINE": "0"}
+    hub = f"http://127.0.0.1:{silent_hub.getsockname()[1]}"
+    environment |= {"HF_HOME": str(tmp_path / "cache"), "HF_ENDPOINT": hub, "HF_HUB_OFFLINE": "0"}
     words = ["--config-file", repository / "configs" / "t2i_vit_mamba.yaml"]
     tool = repository / "tools" / "train_net.py"
-    started, computed = time.monotonic(), processor_seconds()
+    started = time.monotonic()
     done = train_net(words, tool=tool, cwd=tmp_path, env=environment)
-    passed, computed = time.monotonic() - started, processor_seconds() - computed
-    # Where other work holds the machine up, what counts is its own computing and its wait of 5 s for the hub.
-    assert passed < 15 or computed + 5 < 15
+    assert time.monotonic() - started < 60
+    assert connections(silent_hub) == 1  # each would be waited for, 5 s
     assert done.returncode == 2
     assert done.stdout == ""
     assert "Traceback" not in done.stderr

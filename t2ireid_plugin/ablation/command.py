@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 
 from t2ireid_plugin.ablation.figures import probe_figures, protocol_figures
 from t2ireid_plugin.ablation.grid import configuration, plan, read_grid
@@ -11,6 +10,7 @@ from t2ireid_plugin.ablation.report import write_report
 from t2ireid_plugin.ablation.runs import train_all
 from t2ireid_plugin.ablation.summary import summarize
 from t2ireid_plugin.config import require_texts
+from t2ireid_plugin.data.checks.workers import available_cores
 from t2ireid_plugin.engine.build import check_config, check_files
 from t2ireid_plugin.engine.logging import git_revision, versions
 from t2ireid_plugin.errors import ConfigError
@@ -44,7 +44,7 @@ def run(options: argparse.Namespace, command: str) -> None:
         except ConfigError as error:
             raise ConfigError(f"row '{first.row}': {error}") from error
         check_files(cfg)
-    jobs = options.jobs or max(1, (os.cpu_count() or 1) // options.threads)
+    jobs = options.jobs or max(1, available_cores() // options.threads)
     try:
         with orderly_stop():
             train_all(runs, jobs, options.threads, options.probe)

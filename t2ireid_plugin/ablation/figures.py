@@ -36,7 +36,7 @@ def protocol_figures(grid: Grid, runs: Sequence[Run], target: str | None = None)
 
 
 def probe_figures(grid: Grid, runs: Sequence[Run], target: str | None = None) -> list[RowFigures]:
-    """What was probed, and R@1 of each search across outfits, of the rows of which at least one run was probed.
+    """What was probed, and R@1 and mAP of each search across outfits, of the rows of which at least one run was probed.
 
     A probe's figure is the mean over attributes of ``(accuracy - chance) / (1 - chance)``, see `evaluation.probes`.
     """
@@ -48,7 +48,8 @@ def probe_figures(grid: Grid, runs: Sequence[Run], target: str | None = None) ->
         probes = read_json(file)
         means = probes["probes"]["means"]
         told = {f"{side} from {name}": means[name][side]["above_chance"] for side in SIDES for name in FEATURES}
-        return {**told, **{f"{name} R@1": metrics["R@1"] for name, metrics in probes.get("outfits", {}).items()}}
+        found = probes.get("outfits", {}).items()
+        return {**told, **{f"{name} {what}": metrics[what] for name, metrics in found for what in ("R@1", "mAP")}}
 
     return _rows(grid, runs, measured)
 

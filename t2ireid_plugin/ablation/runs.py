@@ -6,6 +6,7 @@ A run can be probed after its training, by ``t2ireid probe``, in a process of it
 from __future__ import annotations
 
 import os
+import shlex
 import subprocess
 import sys
 import threading
@@ -21,6 +22,7 @@ from t2ireid_plugin.files import write_whole
 
 RESULTS = "results.json"
 _RECIPE = "recipe.yaml"
+_PROBE = "probe.txt"  # the settings that a run was probed with
 
 
 def train_all(runs: Sequence[Run], jobs: int = 1, threads: int = 1, probe: Sequence[str] | None = None) -> None:
@@ -36,7 +38,7 @@ def train_all(runs: Sequence[Run], jobs: int = 1, threads: int = 1, probe: Seque
     """
     for run in runs:
         check_folder(run)
-    due = [run for run in runs if not is_done(run) or (probe is not None and not is_probed(run))]
+    due = [run for run in runs if not is_done(run) or (probe is not None and not is_probed(run, probe))]
     if len(due) < len(runs):
         print(f"{len(runs) - len(due)} of {len(runs)} runs are done already", file=sys.stderr)
     failures: list[str] = []
@@ -55,9 +57,14 @@ def is_done(run: Run) -> bool:
     return (run.folder / RESULTS).is_file()
 
 
-def is_probed(run: Run) -> bool:
-    """Whether a run was probed on each of its targets."""
-    return all(probes_path(run.folder, target).is_file() for target in configuration(run).data.targets)
+def is_probed(run: Run, probe: Sequence[str]) -> bool:
+    """Whether a run was probed on each of its targets, with these settings and since it was trained."""
+    asked = run.folder / _PROBE
+    if not (asked.is_file() and asked.read_text(encoding="utf-8") == shlex.join(probe)):
+        return False
+    files = [probes_path(run.folder, target) for target in configuration(run).data.targets]
+    trained = (run.folder / RESULTS).stat().st_mtime
+    return all(file.is_file() and file.stat().st_mtime >= trained for file in files)
 
 
 def check_folder(run: Run) -> None:
@@ -98,8 +105,11 @@ class _Processes:
             run.folder.mkdir(parents=True, exist_ok=True)
             write_whole(recipe, lambda draft: draft.write_text(run.recipe, encoding="utf-8"))
             failure = self._run(["train", "--config-file", str(recipe), "--resume"], run.folder / "console.txt")
-        if failure is None and probe is not None and not is_probed(run):
+        if failure is None and probe is not None and not is_probed(run, probe):
             failure = self._run(["probe", "--config-file", str(recipe), *probe], run.folder / "console_probe.txt")
+            if failure is None:
+                asked = shlex.join(probe)
+                write_whole(run.folder / _PROBE, lambda draft: draft.write_text(asked, encoding="utf-8"))
         return failure
 
     def _run(self, words: Sequence[str], console: Path) -> str | None:

@@ -286,13 +286,14 @@ def hang_at_bad(path):
 @pytest.mark.parametrize("workers", [1, 3])
 @pytest.mark.parametrize(
     ("inspect", "reason"),
-    [(crash_at_bad, "the process that read it died (SIGKILL)"), (hang_at_bad, "no end after 0.5 s")],
+    [(crash_at_bad, "the process that read it died (SIGKILL)"), (hang_at_bad, "no end after 1 s")],
 )
 def test_an_image_that_takes_its_process_down(cuhk, inspect, reason, workers):
+    seconds = 1 if inspect is hang_at_bad else 60
     findings = Findings()
     rows = [Row(i, row["file_path"], row["id"], row["split"], (), ()) for i, row in enumerate(cuhk.rows)]
     facts = check_images(
-        cuhk.base / "imgs", rows, findings, workers=workers, progress=False, inspect=inspect, seconds=0.5
+        cuhk.base / "imgs", rows, findings, workers=workers, progress=False, inspect=inspect, seconds=seconds
     )
     (finding,) = findings.sorted()
     assert (finding.kind, finding.count, finding.examples[0]) == ("image_lost", 1, (2, "cam_a/0007_0.png", reason))

@@ -10,6 +10,7 @@ import torch
 
 from t2ireid_plugin.cli import main
 from t2ireid_plugin.engine.accidents import BadImages
+from t2ireid_plugin.engine.logging import MetricsLog
 from t2ireid_plugin.errors import DataError, T2IReIDError
 
 
@@ -211,3 +212,9 @@ def test_counting_bad_images():
     assert counter.met == ["a is bad", "b is bad"]
     with pytest.raises(DataError, match="3 of 100 training images"):
         counter.meet(["c is bad"])
+
+
+def test_the_log_is_json_whatever_the_numbers(tmp_path):
+    MetricsLog(tmp_path / "metrics.jsonl").write(loss=float("nan"), worse=float("inf"), lr=0.5, target="cuhkpedes")
+    found = json.loads((tmp_path / "metrics.jsonl").read_text(), parse_constant=lambda name: pytest.fail(name))
+    assert found == {"loss": None, "worse": None, "lr": 0.5, "target": "cuhkpedes"}

@@ -70,6 +70,8 @@ def setup(arguments: argparse.Namespace) -> CfgNode:
         check_text_image(cfg)
     if arguments.eval_only and not cfg.MODEL.WEIGHTS:
         raise ConfigError("--eval-only needs MODEL.WEIGHTS, the checkpoint to test")
+    if arguments.eval_only:
+        cfg.MODEL.BACKBONE.PRETRAIN = False  # as FastReID's own tool: what it would load is loaded over
     cfg.freeze()
     return cfg
 
