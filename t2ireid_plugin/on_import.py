@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.abc
 import importlib.machinery
 import importlib.util
@@ -52,6 +53,9 @@ class _Loader(importlib.abc.Loader):
     def __init__(self, own: importlib.abc.Loader, finder: _Finder) -> None:
         self.own, self.finder = own, finder
 
+    def __getattr__(self, name: str) -> object:  # for whoever asks what is in the package without importing it
+        return getattr(self.own, name)
+
     def create_module(self, spec: importlib.machinery.ModuleSpec) -> ModuleType | None:
         return self.own.create_module(spec)
 
@@ -64,4 +68,5 @@ class _Loader(importlib.abc.Loader):
                 warnings.filterwarnings("ignore", message=self.finder.quiet)
             self.own.exec_module(module)
             self.finder.action()
-        sys.meta_path.remove(self.finder)  # until here, so that whoever tries again after a failure gets the action too
+        with contextlib.suppress(ValueError):  # it is gone already when a module is made of one spec twice
+            sys.meta_path.remove(self.finder)  # not sooner, so that whoever tries again after a failure gets the action

@@ -138,11 +138,13 @@ def waiting():
 assert len(waiting()) == 1
 import importlib.util
 import inspect
-assert importlib.util.find_spec("torchreid").origin.endswith("__init__.py")  # whoever asks only whether it is there
+spec = importlib.util.find_spec("torchreid")  # whoever asks only whether it is there
+assert spec.loader.is_package("torchreid")
 assert len(waiting()) == 1
 import torchreid
 from torchreid import models
 assert "t2ireid_vit_mamba" in getattr(models, "__model_factory")
+spec.loader.exec_module(importlib.util.module_from_spec(spec))  # a second one of the same spec
 assert waiting() == []
 assert torchreid.__loader__ is torchreid.__spec__.loader
 assert not type(torchreid.__loader__).__module__.startswith("t2ireid_plugin"), torchreid.__loader__

@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from t2ireid_plugin.ablation.grid import Grid, Run
-from t2ireid_plugin.ablation.runs import RESULTS
-from t2ireid_plugin.ablation.summary import Spread, read_json, spread_of, target_of
+from t2ireid_plugin.ablation.runs import RESULTS, read_json
+from t2ireid_plugin.ablation.summary import Spread, spread_of, target_of
 from t2ireid_plugin.engine.probe import probes_path
 from t2ireid_plugin.evaluation.protocols import OFFICIAL
 

@@ -5,6 +5,7 @@ A run can be probed after its training, by ``t2ireid probe``, in a process of it
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
 import subprocess
@@ -13,16 +14,16 @@ import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
+from typing import Any
 
 from t2ireid_plugin.ablation.grid import Run, configuration
 from t2ireid_plugin.data.progress import show_progress
 from t2ireid_plugin.engine.probe import probes_path
-from t2ireid_plugin.errors import ConfigError, T2IReIDError
+from t2ireid_plugin.errors import ConfigError, DataError, T2IReIDError
 from t2ireid_plugin.files import write_whole
 
 RESULTS = "results.json"
 _RECIPE = "recipe.yaml"
-_PROBE = "probe.txt"  # the settings that a run was probed with
 
 
 def train_all(runs: Sequence[Run], jobs: int = 1, threads: int = 1, probe: Sequence[str] | None = None) -> None:
@@ -59,12 +60,26 @@ def is_done(run: Run) -> bool:
 
 def is_probed(run: Run, probe: Sequence[str]) -> bool:
     """Whether a run was probed on each of its targets, with these settings and since it was trained."""
-    asked = run.folder / _PROBE
-    if not (asked.is_file() and asked.read_text(encoding="utf-8") == shlex.join(probe)):
-        return False
     files = [probes_path(run.folder, target) for target in configuration(run).data.targets]
     trained = (run.folder / RESULTS).stat().st_mtime
-    return all(file.is_file() and file.stat().st_mtime >= trained for file in files)
+    return all(
+        file.is_file()
+        and file.stat().st_mtime >= trained
+        and shlex.split(read_json(file)["command"])[4:] == list(probe)  # t2ireid probe --config-file FILE …
+        for file in files
+    )
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """What a run has written.
+
+    Raises:
+        DataError: when it is damaged.
+    """
+    try:
+        return dict(json.loads(file.read_text(encoding="utf-8")))
+    except ValueError as error:
+        raise DataError(f"'{file}' is damaged: {error}; remove it, and the run is done again") from error
 
 
 def check_folder(run: Run) -> None:
@@ -107,9 +122,6 @@ class _Processes:
             failure = self._run(["train", "--config-file", str(recipe), "--resume"], run.folder / "console.txt")
         if failure is None and probe is not None and not is_probed(run, probe):
             failure = self._run(["probe", "--config-file", str(recipe), *probe], run.folder / "console_probe.txt")
-            if failure is None:
-                asked = shlex.join(probe)
-                write_whole(run.folder / _PROBE, lambda draft: draft.write_text(asked, encoding="utf-8"))
         return failure
 
     def _run(self, words: Sequence[str], console: Path) -> str | None:

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import statistics
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from t2ireid_plugin.ablation.grid import Grid, Run, configuration
-from t2ireid_plugin.ablation.runs import RESULTS, is_done
+from t2ireid_plugin.ablation.runs import RESULTS, is_done, read_json
 from t2ireid_plugin.errors import DataError
 from t2ireid_plugin.evaluation.bootstrap import Difference, difference_over_seeds
 from t2ireid_plugin.evaluation.protocols import OFFICIAL
@@ -106,15 +104,3 @@ def target_of(run: Run, target: str | None) -> str:
 
 def _results(run: Run) -> dict[str, Any]:
     return read_json(run.folder / RESULTS)
-
-
-def read_json(file: Path) -> dict[str, Any]:
-    """What a run has written.
-
-    Raises:
-        DataError: when it is damaged.
-    """
-    try:
-        return dict(json.loads(file.read_text(encoding="utf-8")))
-    except ValueError as error:
-        raise DataError(f"'{file}' is damaged: {error}; remove it, and the run is done again") from error

@@ -14,6 +14,7 @@ from typing import Any
 import cv2
 import torch
 from torch.utils.data import DataLoader
+from torch.utils.data._utils import signal_handling
 from torchreid import data as torchreid_data
 
 from t2ireid_plugin.data.dataset import view
@@ -111,13 +112,19 @@ class WholeBatches(DataLoader):
     """
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
-        with uninterrupted():
-            others = multiprocessing.active_children()
-            batches = super().__iter__()
-            workers = [child for child in multiprocessing.active_children() if child not in others]
-            # An error's traceback keeps all this alive until the process ends, and there it is done too.
-            end = multiprocessing.util.Finalize(None, _end_workers, (batches, workers), exitpriority=0)
+        started: list[Any] = []
+        workers: list[Any] = []
+        # Whoever holds on to this, as the traceback of an error does, holds it until the process ends. Its exit then
+        # does this before it closes the workers' queues, which has priority 10.
+        end = multiprocessing.util.Finalize(None, _end_workers, (started, workers), exitpriority=20)
         try:
+            with uninterrupted():
+                others = multiprocessing.active_children()
+                try:
+                    started.append(super().__iter__())
+                finally:  # some may have started before one could not
+                    workers += [child for child in multiprocessing.active_children() if child not in others]
+            (batches,) = started
             while True:
                 with uninterrupted():
                     batch = next(batches, None)
@@ -128,18 +135,22 @@ class WholeBatches(DataLoader):
             end()
 
 
-def _end_workers(batches: Any, workers: list[multiprocessing.Process]) -> None:
-    """Kills those that do not end when asked: they ignore SIGTERM, and the process would wait for them for ever."""
-    if workers:
-        batches._shutdown_workers()  # which does nothing while the process ends
-    left = [worker for worker in workers if worker.is_alive()]
-    if left and hasattr(signal, "SIGCHLD"):  # Windows ends them itself
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGCHLD])  # PyTorch would raise an error for each
-        for worker in left:
-            worker.kill()
-        for worker in left:
-            worker.join()
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+def _end_workers(started: list[Any], workers: list[Any]) -> None:
+    """Asks workers to end and kills those that do not: they ignore SIGTERM, so their process would wait for ever."""
+    with uninterrupted():
+        try:
+            for batches in started if workers else ():
+                batches._shutdown_workers()
+        finally:
+            for batches in started:
+                if getattr(batches, "_worker_pids_set", False):  # PyTorch would raise an error for each that is killed
+                    signal_handling._remove_worker_pids(id(batches))
+                    batches._worker_pids_set = False
+            for worker in workers:
+                if worker.is_alive():
+                    worker.kill()
+            for worker in workers:
+                worker.join()
 
 
 @contextlib.contextmanager
@@ -152,11 +163,11 @@ def dead_workers_named() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        if not str(error).startswith("DataLoader worker"):
+        if not str(error).startswith(("DataLoader worker", "Pin memory thread")):
             raise
         raise DataError(
             f"a data worker has died ({str(error).splitlines()[0].rstrip('. ')}); most often memory or /dev/shm is "
-            "full: lower data.workers, or set it to 0. With --resume the run goes on from its newest checkpoint"
+            "full: lower data.workers, or set it to 0. A training goes on with --resume"
         ) from error
 
 

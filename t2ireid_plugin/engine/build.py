@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -286,9 +286,7 @@ def build_datamanager(
     Raises:
         DataError: as `read_photos` and `check_images`, and when there are too few identities or captions for a batch.
     """
-    sources = build_sources(cfg)
-    check_batch(cfg, sources.values(), "the training split has", "identities", "captions")
-    _check_several_photos(cfg, sources)
+    check_batch(cfg, build_sources(cfg).values(), "the training split has", "identities", "captions")
     _check_all_images(cfg)
     height, width, mean, std = _preprocess(cfg, preprocess)
     targets = [*cfg.data.targets, *val_targets(cfg)]
@@ -445,7 +443,7 @@ def check_batch(cfg: CfgNode, sources: Iterable[Any], owner: str, ids_are: str, 
         owner, ids_are, items_are: for messages, such as "the training split has", "identities" and "captions".
 
     Raises:
-        DataError: when there are too few identities or items for a batch.
+        DataError: when there are too few identities or items for a batch, or too few cameras or datasets.
     """
     ids, items = (sum(numbers) for numbers in zip(*((source.num_train_pids, len(source.train)) for source in sources)))
     wanted = cfg.train.batch_size // cfg.sampler.num_instances
@@ -467,8 +465,13 @@ def check_batch(cfg: CfgNode, sources: Iterable[Any], owner: str, ids_are: str, 
             )
 
 
-def _check_several_photos(cfg: CfgNode, sources: Mapping[str, CaptionDataset]) -> None:
-    """A term that compares photos of one person would always be 0 where everybody has one."""
+def check_several_photos(cfg: CfgNode) -> None:
+    """A term that compares photos of one person would always be 0 where everybody has one.
+
+    Raises:
+        DataError: naming the term.
+    """
+    sources = build_sources(cfg)
     tables = [dataset.train.columns for dataset in sources.values()]
     if any(len(table[:, [PATH, PID]].unique(dim=0)) > len(table[:, PID].unique()) for table in tables):
         return

@@ -44,10 +44,9 @@ def save_checkpoint(state: dict[str, Any], path: str | Path, keep: str | Path | 
         try:
             torch.save(state, draft)
         except RuntimeError as error:  # which only says that writing failed, or is of a data worker that died meanwhile
-            reason = _why_not(draft)
-            if reason is None:
+            if str(error).startswith("DataLoader worker"):
                 raise
-            raise OSError(reason) from error
+            raise OSError(_why_not(draft) or str(error).splitlines()[0]) from error
         _seal(draft)
 
     write_whole(Path(path), write, CheckpointError, previous)

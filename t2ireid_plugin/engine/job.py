@@ -25,6 +25,7 @@ from t2ireid_plugin.engine.build import (
     build_tokenizer,
     check_config,
     check_files,
+    check_several_photos,
     check_shares,
     dataset_counts,
 )
@@ -111,6 +112,8 @@ def _run(
         from t2ireid_plugin.engine.image_job import run_image_job  # which needs this module
 
         return run_image_job(cfg, command, folder, weights, last, eval_only)
+    if not eval_only:
+        check_several_photos(cfg)
     engine = build_run(cfg, weights)
     if eval_only:
         print(f"Testing '{weights}'")

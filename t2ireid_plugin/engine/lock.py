@@ -44,7 +44,9 @@ def alone_in(folder: Path) -> Iterator[None]:
             except OSError as error:
                 if error.errno not in _NO_LOCKS:
                     raise
-                logger.warning("'%s' cannot be locked (%s): no other run may write there", folder, error.strerror)
+                logger.warning(
+                    "'%s' cannot be locked (%s): take care that no other run writes there", folder, error.strerror
+                )
         stream.truncate(0)
         stream.write(f"process {os.getpid()} on {socket.gethostname()}\n")
         stream.flush()

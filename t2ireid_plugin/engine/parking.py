@@ -33,7 +33,10 @@ class Parking:
             return
         with tempfile.TemporaryFile(dir=folder) as file:
             # A file with holes would fill them when its pages are written, and where the disk is full die of that.
-            os.posix_fallocate(file.fileno(), 0, size) if hasattr(os, "posix_fallocate") else file.truncate(size)
+            if hasattr(os, "posix_fallocate"):
+                os.posix_fallocate(file.fileno(), 0, size)
+            else:
+                file.truncate(size)
             self._map = mmap.mmap(file.fileno(), size)
         start = 0
         for tensor in tensors.values():

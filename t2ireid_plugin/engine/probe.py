@@ -13,6 +13,7 @@ from tqdm import tqdm
 from yacs.config import CfgNode
 
 from t2ireid_plugin.config import require_texts
+from t2ireid_plugin.data.manager import dead_workers_named
 from t2ireid_plugin.data.synthetic.truth import Truth, read_truth
 from t2ireid_plugin.engine.build import check_config, check_files
 from t2ireid_plugin.engine.checkpointing import save_json
@@ -29,6 +30,7 @@ PROBED = ("id_embeds", "cloth_embeds", "image_embeds", "cloth_image_embeds")
 Loaders = Mapping[str, DataLoader]  # query and gallery
 
 
+@dead_workers_named()
 def run_probes(cfg: CfgNode, command: str) -> dict[str, dict[str, Any]]:
     """Probes a run on its targets, which are of drawn people; returns and writes ``probes_<target>.json``.
 

@@ -91,7 +91,9 @@ def _check_needs(names: Iterable[str]) -> None:
             if field not in LossInputs._fields:
                 raise ConfigError(f"loss {name!r} needs {field!r}; LossInputs has {', '.join(LossInputs._fields)}")
             if field in OF_HIDDEN_WORDS and not hides:
-                raise ConfigError(f"loss {name!r} needs {field}, there only while words are hidden; give mlm a weight")
+                raise ConfigError(
+                    f"loss {name!r} needs {field!r}, there only while words are hidden; give mlm a weight"
+                )
 
 
 class LossTerms(nn.Module):

@@ -176,8 +176,8 @@ def test_a_data_worker_that_dies_ends_the_run(tiny_settings, tmp_path):
     while lines(folder) < 2 and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.01)
     while process.poll() is None and time.monotonic() < deadline:  # until one is met that still worked
-        for child in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split():
-            with contextlib.suppress(ProcessLookupError):
+        with contextlib.suppress(ProcessLookupError, FileNotFoundError):
+            for child in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split():
                 os.kill(int(child), signal.SIGKILL)
         time.sleep(0.1)
     done = process.finish()

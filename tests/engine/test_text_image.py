@@ -429,3 +429,18 @@ def test_testing_changes_nothing(build):
     engine.model.train()
     engine.test()
     assert changed(before, engine.model.state_dict()) == set()
+
+
+def test_several_processes_save_before_they_evaluate(build, tmp_path, monkeypatch):
+    """One that is stopped in there leaves the others to wait for it, and to end without saving."""
+
+    def broken_off(_folder):
+        raise RuntimeError("Connection closed by peer")
+
+    engine = build()
+    monkeypatch.setattr("t2ireid_plugin.engine.loop.processes", lambda: 2)
+    monkeypatch.setattr(engine, "choose", broken_off)
+    with pytest.raises(RuntimeError):
+        engine.run(save_dir=str(tmp_path), max_epoch=2, eval_freq=1)
+    state = saved(tmp_path, "last.pth")
+    assert (state["epoch"], state["step"], state["evaluated"]) == (1, 0, False)

@@ -134,7 +134,7 @@ def test_batch_sizes_that_disagree_are_refused(make, field, value):
     ("needs", "message"),
     [
         ("image_embed", r"'own' needs 'image_embed'; LossInputs has pids, photos, image_embeds"),
-        ("word_tokens", r"'own' needs word_tokens, there only while words are hidden; give mlm a weight"),
+        ("word_tokens", r"'own' needs 'word_tokens', there only while words are hidden; give mlm a weight"),
     ],
 )
 def test_a_term_that_reads_what_is_not_there_is_refused_at_once(monkeypatch, needs, message):
