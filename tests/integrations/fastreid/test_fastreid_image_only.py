@@ -70,7 +70,9 @@ def test_training_goes_on_where_it_was_saved(image_run, run_tool, tmp_path) -> N
 
 
 def test_a_saved_model_tests_the_same(image_run, run_tool) -> None:
+    """Also where the weights that it began with are gone."""
     weights = ("MODEL.WEIGHTS", image_run.folder / "model_final.pth")
+    weights += ("MODEL.BACKBONE.PRETRAIN", "True", "MODEL.BACKBONE.PRETRAIN_PATH", "gone.pth")
     found = run_tool(image_run.root, image_run.yaml, "--eval-only", "OUTPUT_DIR", image_run.folder / "test", *weights)
     assert found == pytest.approx(image_run.results)
 
