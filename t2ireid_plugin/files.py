@@ -48,6 +48,11 @@ def write_whole(
             draft.unlink()
 
 
+def write_text(path: Path, text: str, error: type[T2IReIDError] = DataError) -> None:
+    """`write_whole` of a text in UTF-8."""
+    write_whole(path, lambda draft: draft.write_text(text, encoding="utf-8"), error)
+
+
 def _sync_folder(folder: Path) -> None:
     """Has the system write the folder's names; some file systems have no such thing and write them at once."""
     with contextlib.suppress(OSError):

@@ -87,10 +87,7 @@ def uninterrupted() -> Iterator[None]:
 
 
 def stop_together() -> None:
-    """Raises `Stopped` in each process when one has had a signal.
-
-    A process alone has stopped by itself, but for a signal that came within a ``__del__``, where Python drops errors.
-    """
+    """Raises `Stopped` in each process when one has had a signal, also within `uninterrupted`."""
     number = _handler.received or 0
     if processes() > 1:
         number = largest(number, "cuda" if dist.get_backend() == "nccl" else "cpu")

@@ -12,7 +12,7 @@ from torchreid import data, engine, metrics, models, optim, utils
 
 from t2ireid_plugin.cli import main
 from t2ireid_plugin.config import load_cfg
-from t2ireid_plugin.engine.build import check_config
+from t2ireid_plugin.engine.check import check_config
 from t2ireid_plugin.engine.image import TripletEngine
 from t2ireid_plugin.engine.image_build import build_image_model
 from t2ireid_plugin.errors import ConfigError

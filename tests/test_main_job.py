@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import re
+import resource
 import shlex
 import shutil
 import socket
@@ -244,6 +245,12 @@ def silent_hub():
         yield server
 
 
+def processor_seconds():
+    """Of all child processes that have ended."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
 def connections(server):
     """How many wait to be answered."""
     server.setblocking(False)
@@ -261,9 +268,11 @@ def test_without_data_and_weights_it_says_what_to_put_where(train_net, repositor
     environment |= {"HF_HOME": str(tmp_path / "cache"), "HF_ENDPOINT": hub, "HF_HUB_OFFLINE": "0"}
     words = ["--config-file", repository / "configs" / "t2i_vit_mamba.yaml"]
     tool = repository / "tools" / "train_net.py"
-    started = time.monotonic()
+    started, computed = time.monotonic(), processor_seconds()
     done = train_net(words, tool=tool, cwd=tmp_path, env=environment)
-    assert time.monotonic() - started < 60
+    passed, computed = time.monotonic() - started, processor_seconds() - computed
+    # Where other work holds the machine up, what counts is its own computing and its wait of 5 s for the hub.
+    assert passed < 15 or computed + 5 < 15
     assert connections(silent_hub) == 1  # each would be waited for, 5 s
     assert done.returncode == 2
     assert done.stdout == ""

@@ -159,4 +159,4 @@ def test_a_second_signal_ends_the_process_at_once(number, status):
     assert process.stdout.readline() == b"told\n"
     assert process.poll() is None
     process.send_signal(number)
-    assert process.wait(timeout=60) == status
+    assert process.wait(timeout=20) == status

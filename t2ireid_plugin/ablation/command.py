@@ -5,13 +5,14 @@ from __future__ import annotations
 import argparse
 
 from t2ireid_plugin.ablation.figures import probe_figures, protocol_figures
-from t2ireid_plugin.ablation.grid import configuration, plan, read_grid
+from t2ireid_plugin.ablation.grid import configuration, only, plan, read_grid
 from t2ireid_plugin.ablation.report import write_report
 from t2ireid_plugin.ablation.runs import train_all
 from t2ireid_plugin.ablation.summary import summarize
 from t2ireid_plugin.config import require_texts
 from t2ireid_plugin.data.checks.workers import available_cores
-from t2ireid_plugin.engine.build import check_config, check_files
+from t2ireid_plugin.engine.build import check_files
+from t2ireid_plugin.engine.check import check_config
 from t2ireid_plugin.engine.logging import git_revision, versions
 from t2ireid_plugin.errors import ConfigError
 from t2ireid_plugin.stopping import orderly_stop
@@ -26,11 +27,7 @@ def run(options: argparse.Namespace, command: str) -> None:
     """
     grid = read_grid(options.grid)
     if options.rows:
-        for name in options.rows:
-            if name not in grid.rows:
-                raise ConfigError(f"--rows: no row '{name}' in '{options.grid}'; rows: {', '.join(grid.rows)}")
-        chosen = {name: row for name, row in grid.rows.items() if name in (*options.rows, grid.baseline)}
-        grid = grid._replace(rows=chosen)
+        grid = only(grid, options.rows, options.grid)
     for name, value in (("--threads", options.threads), ("--jobs", options.jobs)):
         if value is not None and value < 1:
             raise ConfigError(f"{name}: {value} must be at least 1")

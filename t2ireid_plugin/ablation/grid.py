@@ -69,6 +69,18 @@ def read_grid(file: str | Path) -> Grid:
     return Grid({name: dict(settings or {}) for name, settings in rows.items()}, baseline)
 
 
+def only(grid: Grid, names: Sequence[str], file: str | Path) -> Grid:
+    """The grid of ``file`` with these rows and its baseline, in its own order.
+
+    Raises:
+        ConfigError: for a row that it does not have.
+    """
+    for name in names:
+        if name not in grid.rows:
+            raise ConfigError(f"--rows: no row '{name}' in '{file}'; rows: {', '.join(grid.rows)}")
+    return grid._replace(rows={name: row for name, row in grid.rows.items() if name in (*names, grid.baseline)})
+
+
 def plan(
     grid: Grid, config_file: str | Path, opts: Sequence[str], seeds: Sequence[int], folder: str | Path
 ) -> list[Run]:

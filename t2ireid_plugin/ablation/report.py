@@ -10,7 +10,7 @@ from t2ireid_plugin.ablation.figures import RowFigures
 from t2ireid_plugin.ablation.summary import METRICS, Spread, Summary
 from t2ireid_plugin.engine.checkpointing import save_json
 from t2ireid_plugin.evaluation.bootstrap import format_interval
-from t2ireid_plugin.files import write_whole
+from t2ireid_plugin.files import write_text, write_whole
 from t2ireid_plugin.markdown import markdown
 
 
@@ -55,7 +55,7 @@ def write_report(
     """
     tables = [format_summaries(rows), *(format_figures(found) for found in others.values() if found)]
     text = "\n\n".join(tables)
-    write_whole(folder / "ablation.md", lambda draft: draft.write_text(f"{text}\n", encoding="utf-8"))
+    write_text(folder / "ablation.md", f"{text}\n")
     content = {**about, "rows": [_plain(row) for row in rows]}
     for name, found in others.items():
         content[name] = [{"row": row.row, "seeds": row.seeds, **_as_dicts(row.figures)} for row in found]

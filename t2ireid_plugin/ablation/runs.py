@@ -20,7 +20,7 @@ from t2ireid_plugin.ablation.grid import Run, configuration
 from t2ireid_plugin.data.progress import show_progress
 from t2ireid_plugin.engine.probe import probes_path
 from t2ireid_plugin.errors import ConfigError, DataError, T2IReIDError
-from t2ireid_plugin.files import write_whole
+from t2ireid_plugin.files import write_text
 
 RESULTS = "results.json"
 _RECIPE = "recipe.yaml"
@@ -118,7 +118,7 @@ class _Processes:
         recipe = run.folder / _RECIPE
         if not is_done(run):
             run.folder.mkdir(parents=True, exist_ok=True)
-            write_whole(recipe, lambda draft: draft.write_text(run.recipe, encoding="utf-8"))
+            write_text(recipe, run.recipe)
             failure = self._run(["train", "--config-file", str(recipe), "--resume"], run.folder / "console.txt")
         if failure is None and probe is not None and not is_probed(run, probe):
             failure = self._run(["probe", "--config-file", str(recipe), *probe], run.folder / "console_probe.txt")

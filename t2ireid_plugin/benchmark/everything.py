@@ -16,7 +16,7 @@ from t2ireid_plugin.benchmark import data, model, ranking, startup, sweep, train
 from t2ireid_plugin.benchmark.machine import describe_machine
 from t2ireid_plugin.benchmark.timing import Ratio
 from t2ireid_plugin.errors import DataError
-from t2ireid_plugin.files import write_whole
+from t2ireid_plugin.files import write_text
 from t2ireid_plugin.markdown import markdown
 
 PARTS: dict[str, ModuleType] = {
@@ -67,7 +67,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _write(page: Path, text: str) -> None:
-    write_whole(page, lambda draft: draft.write_text(text, encoding="utf-8"))
+    write_text(page, text)
 
 
 def _page(options: argparse.Namespace) -> str:

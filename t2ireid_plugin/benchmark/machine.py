@@ -13,6 +13,8 @@ from typing import Any
 
 import torch
 
+from t2ireid_plugin.data.checks.workers import available_cores
+
 _MAXRSS_UNIT = 1 if sys.platform == "darwin" else 1024
 _PACKAGES = ("torch", "torchvision", "torchreid", "transformers", "numpy", "Cython", "t2ireid-plugin")
 
@@ -22,7 +24,7 @@ def describe_machine() -> dict[str, Any]:
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     return {
         "processor": _processor(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cores": available_cores(),
         "torch_threads": torch.get_num_threads(),
         "memory_gb": _memory_gb(),
         "gpu": gpu,

@@ -111,7 +111,7 @@ class WholeBatches(DataLoader):
     The worker would tell of the lost connection with a traceback.
     """
 
-    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
+    def __iter__(self) -> Any:  # an iterator; PyTorch promises one of a class of its own
         started: list[Any] = []
         workers: list[Any] = []
         # Whoever holds on to this, as the traceback of an error does, holds it until the process ends. Its exit then

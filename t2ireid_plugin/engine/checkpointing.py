@@ -16,7 +16,7 @@ from typing import Any, BinaryIO
 import torch
 
 from t2ireid_plugin.errors import CheckpointError
-from t2ireid_plugin.files import write_whole
+from t2ireid_plugin.files import write_text, write_whole
 from t2ireid_plugin.modeling.checkpoint import check_archive, read_checkpoint
 
 logger = logging.getLogger(__name__)
@@ -98,7 +98,7 @@ def _seal_holds(file: Path) -> bool:
 def save_json(content: Any, path: str | Path) -> None:
     """Writes ``content`` as JSON, never half of it."""
     text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
-    write_whole(Path(path), lambda draft: draft.write_text(text, encoding="utf-8"), CheckpointError)
+    write_text(Path(path), text, CheckpointError)
 
 
 def check_intact(path: str | Path) -> None:

@@ -23,12 +23,11 @@ from t2ireid_plugin.engine.build import (
     build_model,
     build_sources,
     build_tokenizer,
-    check_config,
     check_files,
     check_several_photos,
-    check_shares,
     dataset_counts,
 )
+from t2ireid_plugin.engine.check import check_config, check_shares
 from t2ireid_plugin.engine.checkpointing import newest_checkpoint, save_json
 from t2ireid_plugin.engine.deterministic import deterministic_kernels
 from t2ireid_plugin.engine.lock import alone_in
@@ -43,7 +42,7 @@ from t2ireid_plugin.evaluation.records import QueryRecord, query_keys, save_reco
 from t2ireid_plugin.evaluation.report import Run
 from t2ireid_plugin.evaluation.retrieval import evenly_spaced, ranked_lists
 from t2ireid_plugin.evaluation.visualize import Target, visualize
-from t2ireid_plugin.files import writable, write_whole
+from t2ireid_plugin.files import writable, write_text
 from t2ireid_plugin.modeling.checkpoint import read_checkpoint
 from t2ireid_plugin.stopping import orderly_stop
 
@@ -92,14 +91,10 @@ def _run_in_folder(
             return _run(cfg, weights, folder, command, eval_only, resume, pictures)
     make_folder(folder)
     with orderly_stop(), writable(folder, ConfigError), alone_in(folder):
-        _write_text(folder / "config.yaml", dump(cfg))
-        _write_text(folder / "env.txt", describe_environment())
+        write_text(folder / "config.yaml", dump(cfg), ConfigError)
+        write_text(folder / "env.txt", describe_environment(), ConfigError)
         with log_to(folder / ("test.log" if eval_only else "train.log"), append=resume or bool(cfg.model.resume)):
             return _run(cfg, weights, folder, command, eval_only, resume, pictures)
-
-
-def _write_text(file: Path, text: str) -> None:
-    write_whole(file, lambda draft: draft.write_text(text, encoding="utf-8"), ConfigError)
 
 
 def _run(

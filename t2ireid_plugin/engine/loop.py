@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import datetime
 import time
 from pathlib import Path
@@ -169,11 +168,10 @@ class TrainingLoop(torchreid_engine.Engine):
         batches.start_at(self.epoch, first)
         self.num_batches = len(batches)
         meters = _Meters()
-        with uninterrupted() if processes() > 1 else contextlib.nullcontext():  # all stop after the same step
+        with uninterrupted():  # weights, average, position and log belong together
             for step, data in enumerate(self.train_loader, start=first):
                 meters.batch_is_there()
-                with uninterrupted():  # weights, average, position and log belong together
-                    self._step(step, data, meters, print_freq)
+                self._step(step, data, meters, print_freq)
                 stop_together()
         with uninterrupted():
             self.update_lr()

@@ -15,7 +15,8 @@ from yacs.config import CfgNode
 from t2ireid_plugin.config import require_texts
 from t2ireid_plugin.data.manager import dead_workers_named
 from t2ireid_plugin.data.synthetic.truth import Truth, read_truth
-from t2ireid_plugin.engine.build import check_config, check_files
+from t2ireid_plugin.engine.build import check_files
+from t2ireid_plugin.engine.check import check_config
 from t2ireid_plugin.engine.checkpointing import save_json
 from t2ireid_plugin.engine.job import build_run, make_folder, weights_to_test
 from t2ireid_plugin.engine.logging import versions

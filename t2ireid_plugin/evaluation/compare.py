@@ -14,7 +14,7 @@ import numpy as np
 from t2ireid_plugin.errors import DataError
 from t2ireid_plugin.evaluation.bootstrap import FEW, Difference, format_interval, paired_difference
 from t2ireid_plugin.evaluation.records import QueryRecord, load_records, records_path
-from t2ireid_plugin.files import write_whole
+from t2ireid_plugin.files import write_text
 
 _Tests = dict[tuple[str, str], QueryRecord]  # by target and protocol
 
@@ -142,7 +142,7 @@ def run(options: argparse.Namespace, command: str) -> int:
     print(format_comparison(result))
     if options.json:
         text = json.dumps({**result.as_dict(), "command": command}, ensure_ascii=False, indent=2) + "\n"
-        write_whole(Path(options.json), lambda draft: draft.write_text(text, encoding="utf-8"))
+        write_text(Path(options.json), text)
     return 0
 
 

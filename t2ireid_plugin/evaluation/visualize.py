@@ -25,7 +25,7 @@ from t2ireid_plugin.evaluation.retrieval import (
     similarity_histogram,
     worst_failures,
 )
-from t2ireid_plugin.files import write_whole
+from t2ireid_plugin.files import write_text, write_whole
 from t2ireid_plugin.fonts import NO_CHINESE, chinese_font, has_chinese
 from t2ireid_plugin.modeling.t2ireid import T2IReIDModel
 
@@ -153,7 +153,7 @@ def _write_shares(path: Path, shares: Sequence[PartShare], photos: int) -> None:
         for row in shares
     }
     text = json.dumps({"photos": photos, "parts": parts}, indent=2) + "\n"
-    write_whole(path, lambda draft: draft.write_text(text, encoding="utf-8"))
+    write_text(path, text)
 
 
 def _new_folder(parent: Path, name: str) -> Path:

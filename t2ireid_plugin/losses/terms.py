@@ -83,8 +83,13 @@ def check_shapes(inputs: LossInputs) -> None:
             raise ValueError(f"{name} has shape {list(value.shape)}, but there are {len(inputs.pids)} pids")
 
 
+def comparing_photos(terms: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Names of the terms with a weight that compare photos of one person, and are 0 where a batch has only one."""
+    return [name for name, settings in terms.items() if settings["weight"] > 0 and LOSSES[name].several_photos]
+
+
 def _check_needs(names: Iterable[str]) -> None:
-    """ConfigError when a term reads what there is not, which its first batch would show only after hours of loading."""
+    """ConfigError when a term reads what there is not, which else its first batch would show."""
     hides = "mlm" in names
     for name in names:
         for field in LOSSES[name].needs:

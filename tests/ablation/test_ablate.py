@@ -145,21 +145,21 @@ def test_other_settings_need_another_folder(finished, words, capsys):
     assert "holds a run with other settings" in capsys.readouterr().err
 
 
-def test_a_signal_to_end_reaches_the_runs(words, repository, tmp_path):
-    """As a terminal's, which reaches the runs by the command alone."""
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_to_end_reaches_the_runs(words, repository, tmp_path, number, status):
     out = tmp_path / "out"
     command = [sys.executable, "tools/ablate.py", *words(out, "--jobs", 2), "train.max_epoch", "10000"]
     ablate = subprocess.Popen(command, cwd=repository, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     runs = [out / row / "seed1" for row in ("plain", "hot")]
     until = time.monotonic() + 600
-    while not all((run / "last.prev.pth").is_file() for run in runs) and ablate.poll() is None:
-        if time.monotonic() > until:
-            break
+    while not all((run / "last.prev.pth").is_file() for run in runs):
+        assert ablate.poll() is None, ablate.communicate()[0]
+        assert time.monotonic() < until
         time.sleep(0.1)
-    ablate.send_signal(signal.SIGINT)
+    ablate.send_signal(number)
     told, _ = ablate.communicate(timeout=600)
-    assert ablate.returncode == 130, told
-    assert told.rstrip().endswith("stopped by SIGINT")
+    assert ablate.returncode == status, told
+    assert told.rstrip().endswith(f"stopped by {number.name}")
     for run in runs:
         assert (run / "console.txt").read_text().rstrip().endswith("stopped by SIGTERM")
         with alone_in(run):  # nobody is in it any more

@@ -6,9 +6,9 @@ import shlex
 
 import pytest
 
-from t2ireid_plugin.ablation.grid import configuration, plan, read_grid
+from t2ireid_plugin.ablation.grid import configuration, only, plan, read_grid
 from t2ireid_plugin.ablation.options import add_arguments
-from t2ireid_plugin.engine.build import check_config
+from t2ireid_plugin.engine.check import check_config
 
 
 @pytest.fixture(scope="module")
@@ -23,21 +23,20 @@ def commands(page, program):
 
 
 def planned(words):
-    """The runs of a command, as it plans them, and its options."""
+    """The runs of a command, as it plans them."""
     parser = argparse.ArgumentParser()
     add_arguments(parser)
     options = parser.parse_args(words)
     grid = read_grid(options.grid)
-    chosen = grid.rows if options.rows is None else (grid.baseline, *options.rows)
-    grid = grid._replace(rows={name: grid.rows[name] for name in grid.rows if name in chosen})
-    assert set(grid.rows) == set(chosen)
-    return plan(grid, options.config_file, options.opts, options.seeds, options.out), options
+    if options.rows:
+        grid = only(grid, options.rows, options.grid)
+    return plan(grid, options.config_file, options.opts, options.seeds, options.out)
 
 
 def test_the_commands_are_understood_and_their_grids_can_be_trained(page, repository, monkeypatch):
     monkeypatch.chdir(repository)
     for words in commands(page, "python tools/ablate.py"):
-        for one in planned(words)[0]:
+        for one in planned(words):
             check_config(configuration(one))
 
 
@@ -49,7 +48,7 @@ def test_each_command_makes_the_rows_and_the_seeds_of_its_tables(page, repositor
     assert "--rows" not in whole
     assert len(others) == 6
     for command, text in others:
-        runs, _ = planned(shlex.split(command.removeprefix("python tools/ablate.py")))
+        runs = planned(shlex.split(command.removeprefix("python tools/ablate.py")))
         seeds = {run.seed for run in runs}
         tables = re.findall(r"^\| recipe \| seeds \|.*\n\| --- .*\n((?:\|.*\n)+)", text, flags=re.MULTILINE)
         assert tables, command

@@ -286,10 +286,10 @@ def hang_at_bad(path):
 @pytest.mark.parametrize("workers", [1, 3])
 @pytest.mark.parametrize(
     ("inspect", "reason"),
-    [(crash_at_bad, "the process that read it died (SIGKILL)"), (hang_at_bad, "no end after 1 s")],
+    [(crash_at_bad, "the process that read it died (SIGKILL)"), (hang_at_bad, "no end after 0.5 s")],
 )
 def test_an_image_that_takes_its_process_down(cuhk, inspect, reason, workers):
-    seconds = 1 if inspect is hang_at_bad else 60
+    seconds = 0.5 if inspect is hang_at_bad else 60
     findings = Findings()
     rows = [Row(i, row["file_path"], row["id"], row["split"], (), ()) for i, row in enumerate(cuhk.rows)]
     facts = check_images(

@@ -197,9 +197,7 @@ def test_a_killed_process_ends_the_job_within_a_minute(repository, tiny_settings
         time.sleep(0.05)
     victim = children(job.pid)[1]
     os.kill(victim, signal.SIGKILL)
-    started = time.monotonic()
-    _, errors = job.communicate(timeout=600)
-    assert time.monotonic() - started < 60
+    _, errors = job.communicate(timeout=60)
     assert job.returncode != 0
     assert "SIGKILL" in errors.decode()
 

@@ -18,7 +18,8 @@ from t2ireid_plugin.cli import main
 from t2ireid_plugin.config import load_cfg
 from t2ireid_plugin.data.transforms import swap_sides
 from t2ireid_plugin.engine import feature_file, text_features
-from t2ireid_plugin.engine.build import build_model, build_sources, build_tokenizer, check_config
+from t2ireid_plugin.engine.build import build_model, build_sources, build_tokenizer
+from t2ireid_plugin.engine.check import check_config
 from t2ireid_plugin.engine.feature_file import FeatureFile, make_room
 from t2ireid_plugin.engine.text_cache import remember_texts
 from t2ireid_plugin.engine.text_features import TextFeatures, default_folder, fingerprint

@@ -323,7 +323,7 @@ def test_a_hub_id_that_cannot_be_had_fails_soon():
     started = time.monotonic()
     with pytest.raises(EncoderError, match=UNKNOWN_ID):
         build_image_encoder(UNKNOWN_ID)
-    assert time.monotonic() - started < 60
+    assert time.monotonic() - started < 10
 
 
 def test_offline_asks_nobody(monkeypatch):

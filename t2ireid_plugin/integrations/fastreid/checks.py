@@ -11,7 +11,7 @@ from transformers import PretrainedConfig
 from t2ireid_plugin.config import choose, to_dict
 from t2ireid_plugin.data.benchmarks import BENCHMARKS
 from t2ireid_plugin.errors import ConfigError, InputError
-from t2ireid_plugin.losses.terms import LOSSES
+from t2ireid_plugin.losses.terms import comparing_photos
 from t2ireid_plugin.modeling.preprocess import Preprocess
 from t2ireid_plugin.modeling.towers import check_size
 from t2ireid_plugin.registration import VAL_SUFFIX
@@ -89,8 +89,8 @@ def check_text_image(cfg: CfgNode) -> None:
             f"SOLVER.IMS_PER_BATCH: {batch} is no multiple of DATALOADER.NUM_INSTANCE {instances}; FastReID's "
             f"{cfg.DATALOADER.SAMPLER_TRAIN} would never give a batch"
         )
-    for name, settings in to_dict(cfg.T2IREID.LOSSES).items():
-        if settings["weight"] and LOSSES[name].several_photos and not (by_identity and instances > 1):
+    for name in comparing_photos(to_dict(cfg.T2IREID.LOSSES)):
+        if not (by_identity and instances > 1):
             raise ConfigError(
                 f"T2IREID.LOSSES.{name} compares photos of one person, and a batch has only one: set "
                 f"DATALOADER.SAMPLER_TRAIN to {' or '.join(IDENTITY_SAMPLERS)} and DATALOADER.NUM_INSTANCE to 2 or more"
