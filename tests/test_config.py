@@ -9,7 +9,7 @@ from torchreid import data as torchreid_data
 from torchreid import optim as torchreid_optim
 
 from t2ireid_plugin.config import changed_keys, dump, get_cfg, image_only, load_cfg, to_dict
-from t2ireid_plugin.engine import build
+from t2ireid_plugin.engine import check
 from t2ireid_plugin.engine.check import SAMPLERS, SCHEDULERS, check_config, check_shares
 from t2ireid_plugin.errors import ConfigError
 
@@ -581,11 +581,11 @@ def test_settings_that_cannot_work_are_refused(full, words, message):
     ],
 )
 def test_batches_that_cannot_be_divided_among_processes(full, monkeypatch, processes, words, message):
-    monkeypatch.setattr(build, "processes", lambda: processes)
+    monkeypatch.setattr(check, "processes", lambda: processes)
     wanted = ["train.batch_size", "64", "sampler.train_sampler", "RandomIdentitySampler", *words]
     with pytest.raises(ConfigError, match=message):
         check_shares(load_cfg(full, wanted))
-    monkeypatch.setattr(build, "processes", lambda: 2)
+    monkeypatch.setattr(check, "processes", lambda: 2)
     check_shares(load_cfg(full, wanted[:4]))
 
 

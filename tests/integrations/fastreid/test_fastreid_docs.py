@@ -71,16 +71,20 @@ def words(line: str, more: str = "", epochs: int = 1) -> list[str]:
     return [*(rest[1:] if program == "python" else rest), *more.format(epochs=epochs).split()]
 
 
-def test_the_drawn_people_by_the_shell(workplace) -> None:
-    """The lines themselves: the path, the tool's file, a process of its own."""
+@pytest.fixture(scope="module")
+def drawn(workplace) -> subprocess.CompletedProcess[str]:
+    """The first block, the lines themselves: the path, the tool's file, a process of its own."""
     export, draw, train = blocks("bash")[0].strip().splitlines()
     path = f"export PYTHONPATH=$PYTHONPATH:{REPOSITORY}"
     draw = draw.replace("t2ireid", f"{sys.executable} -m t2ireid_plugin")
     train = train.replace("python", sys.executable, 1)
     lines = [export, path, f"{draw} {FEW}", f"{train} {SHORT.format(epochs=1)} {TINY}"]
-    done = subprocess.run(["bash", "-ec", "\n".join(lines)], cwd=workplace, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
-    assert "cuhkpedes_val" in done.stdout
+    return subprocess.run(["bash", "-ec", "\n".join(lines)], cwd=workplace, capture_output=True, text=True, check=False)
+
+
+def test_the_drawn_people_by_the_shell(drawn, workplace) -> None:
+    assert drawn.returncode == 0, drawn.stdout[-2000:] + drawn.stderr[-4000:]
+    assert "cuhkpedes_val" in drawn.stdout
     assert (workplace / "log" / "fastreid_synthetic" / "model_final.pth").is_file()
 
 
@@ -97,8 +101,9 @@ def test_the_full_configurations_train_resume_and_test(at_work, workplace) -> No
     assert (workplace / "log" / "fastreid_market1501" / "model_final.pth").is_file()
 
 
-def test_checkpoints_change_sides(at_work, workplace, tiny_settings) -> None:
-    """After the first block, whose checkpoint is tested here."""
+@pytest.mark.usefixtures("drawn")
+def test_checkpoints_change_sides(at_work, tiny_settings) -> None:
+    """The first block's checkpoint is tested here."""
     _, there, back = blocks("bash")[2].strip().splitlines()
     at_work("data/synthetic")
     own = dict(zip(*[iter(tiny_settings("log/again")[2:])] * 2))
