@@ -4,14 +4,18 @@ VENV := .venv
 BIN := $(VENV)/bin
 PYTEST := $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
 
-.PHONY: demo test test-layouts test-fastreid lint clean
+.PHONY: demo test test-all test-layouts test-fastreid lint clean
 
 # Drawn pedestrians in CUHK-PEDES's format, trained and evaluated on the CPU; results in log/demo.
 demo: $(VENV)/installed
 	$(BIN)/t2ireid prepare synthetic data/synthetic --train-ids 2000
 	$(BIN)/python tools/train_net.py --config-file configs/t2i_synthetic_cpu.yaml
 
+# Everything that is not marked slow, in a few minutes; test-all runs the rest too.
 test: $(VENV)/installed
+	$(PYTEST) -m "not slow"
+
+test-all: $(VENV)/installed
 	$(PYTEST)
 
 # What touches torchreid, with a source tree of it (GitHub's layout) in place of the installed package (PyPI's).
@@ -19,18 +23,16 @@ test-layouts: $(VENV)/installed
 	@test -f "$(TORCHREID_SRC)/torchreid/__init__.py" || \
 		{ echo "usage: make test-layouts TORCHREID_SRC=DIR, the folder that holds torchreid/"; exit 2; }
 	TORCHREID_SRC="$(abspath $(TORCHREID_SRC))" PYTHONPATH="$(abspath $(TORCHREID_SRC))$${PYTHONPATH:+:$$PYTHONPATH}" \
-		$(PYTEST) tests/integrations/test_torchreid.py tests/integrations/test_torchreid_source.py \
-		tests/test_registration.py tests/test_image_job.py tests/test_config.py tests/test_main_job.py \
-		tests/test_startup.py tests/integrations/test_circle.py tests/modeling/test_torchreid_model.py \
-		tests/data/test_dataset.py tests/data/test_sampling.py tests/engine tests/evaluation/test_ranking.py \
-		tests/evaluation/test_metrics.py tests/evaluation/test_protocols.py tests/modeling/test_checkpoint.py \
-		tests/losses/test_more_terms.py
+		$(PYTEST) tests/integrations/torchreid tests/integrations/test_circle.py tests/test_config.py tests/test_main_job.py \
+		tests/test_startup.py tests/data/test_dataset.py tests/data/test_sampling.py tests/engine \
+		tests/utils/test_signals.py tests/evaluation/test_ranking.py tests/evaluation/test_metrics.py \
+		tests/evaluation/test_protocols.py tests/modeling/test_checkpoint.py tests/losses/test_more_terms.py
 
 # Against FastReID's real source: make test-fastreid FASTREID_SRC=path/to/fast-reid
 test-fastreid: $(VENV)/installed
 	@test -n "$(FASTREID_SRC)" || { echo "say where FastReID's source is: make $@ FASTREID_SRC=path/to/fast-reid"; exit 2; }
 	$(BIN)/python -m pip install --quiet --editable '.[dev,fastreid]'
-	FASTREID_SRC="$(abspath $(FASTREID_SRC))" $(PYTEST) tests/integrations/fastreid tests/integrations/test_without_fastreid.py
+	FASTREID_SRC="$(abspath $(FASTREID_SRC))" $(PYTEST) tests/integrations/fastreid
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .

@@ -17,13 +17,13 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from t2ireid_plugin.on_import import when_imported
-from t2ireid_plugin.registration import register, register_model_variant
+from t2ireid_plugin.integrations.torchreid.registration import register, register_model_variant
+from t2ireid_plugin.utils.import_hook import when_imported
 
 if TYPE_CHECKING:
     from t2ireid_plugin.config import get_cfg
+    from t2ireid_plugin.integrations.torchreid.model import T2IReIDImageModel
     from t2ireid_plugin.modeling.t2ireid import T2IReIDModel, T2IReIDOutput
-    from t2ireid_plugin.modeling.torchreid_model import T2IReIDImageModel
 
 __version__ = "0.1.0"
 __all__ = [
@@ -38,7 +38,7 @@ __all__ = [
 
 # Loaded when first asked for.
 _MODULES = {
-    "T2IReIDImageModel": "t2ireid_plugin.modeling.torchreid_model",
+    "T2IReIDImageModel": "t2ireid_plugin.integrations.torchreid.model",
     "T2IReIDModel": "t2ireid_plugin.modeling.t2ireid",
     "T2IReIDOutput": "t2ireid_plugin.modeling.t2ireid",
     "get_cfg": "t2ireid_plugin.config",

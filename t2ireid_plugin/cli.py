@@ -100,7 +100,7 @@ def _train(options: argparse.Namespace, command: str) -> None:
     from t2ireid_plugin.config import load_cfg
 
     cfg = load_cfg(options.config_file, _settings(options))
-    from t2ireid_plugin.engine.job import run_job
+    from t2ireid_plugin.engine.train import run_job
 
     run_job(cfg, command, eval_only=options.eval_only, resume=options.resume, pictures=options.visualize)
 
@@ -116,7 +116,7 @@ def _probe(options: argparse.Namespace, command: str) -> None:
     from t2ireid_plugin.config import load_cfg
 
     cfg = load_cfg(options.config_file, options.opts)
-    from t2ireid_plugin.engine.probe import run_probes
+    from t2ireid_plugin.probing.run import run_probes
 
     run_probes(cfg, command)
 
@@ -142,8 +142,8 @@ def _add_late(commands: Any, name: str, module: str, description: str) -> None:
 def _add_prepare(commands: argparse._SubParsersAction) -> None:
     prepare = commands.add_parser("prepare", help="make and check datasets").add_subparsers(dest="what", required=True)
     _add_synthetic(prepare)
-    _add_late(prepare, "table", "data.custom", "your own photos and sentences, from a table")
-    _add_late(prepare, "check", "data.checks", "look for everything that is wrong with a dataset's files")
+    _add_late(prepare, "table", "prepare.table", "your own photos and sentences, from a table")
+    _add_late(prepare, "check", "prepare.check", "look for everything that is wrong with a dataset's files")
 
 
 def _add_compare(commands: argparse._SubParsersAction) -> None:
@@ -180,7 +180,7 @@ def _add_export(commands: argparse._SubParsersAction) -> None:
 
 
 def _export(options: argparse.Namespace, command: str) -> None:
-    from t2ireid_plugin.integrations.export import run
+    from t2ireid_plugin.integrations.huggingface.export import run
 
     run(options, command)
 
@@ -204,7 +204,7 @@ def _add_synthetic(prepare: argparse._SubParsersAction) -> None:
 
 
 def _prepare_synthetic(options: argparse.Namespace, command: str) -> None:
-    from t2ireid_plugin.data.synthetic import write_synthetic
+    from t2ireid_plugin.synthetic import write_synthetic
 
     names = ("train_ids", "val_ids", "test_ids", "photos", "captions", "cameras", "seed", "outfits", "train_outfits")
     write_synthetic(options.out, **{name: getattr(options, name) for name in names})

@@ -24,7 +24,7 @@ import yaml
 from yacs.config import CfgNode
 
 from t2ireid_plugin.errors import ConfigError, shown
-from t2ireid_plugin.reading import MOST_SETTINGS, parse_yaml, read_bytes, text_problem
+from t2ireid_plugin.utils.safe_io import MOST_SETTINGS, parse_yaml, read_bytes, text_problem
 
 MODEL_NAME = "t2ireid_vit_mamba"
 

@@ -28,8 +28,8 @@ from transformers import (
 )
 
 from t2ireid_plugin.cli import main
-from t2ireid_plugin.data.synthetic import write_synthetic
 from t2ireid_plugin.losses import LOSSES
+from t2ireid_plugin.synthetic import write_synthetic
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 COUNTS = {"train_ids": 24, "val_ids": 8, "test_ids": 8, "photos": 4, "captions": 2}

@@ -11,7 +11,7 @@ import torch
 from t2ireid_plugin.cli import main
 from t2ireid_plugin.data.benchmarks import BENCHMARKS
 from t2ireid_plugin.data.dataset import CaptionDataset
-from t2ireid_plugin.engine import job
+from t2ireid_plugin.engine import train as job
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import yaml
 from preloaded import run_python
 
 from t2ireid_plugin.config import load_cfg
-from t2ireid_plugin.engine.check import check_config
+from t2ireid_plugin.engine.checks import check_config
 from t2ireid_plugin.modeling.t2ireid import T2IReIDModel
 
 REPOSITORY = Path(__file__).parents[1]

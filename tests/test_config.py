@@ -9,8 +9,8 @@ from torchreid import data as torchreid_data
 from torchreid import optim as torchreid_optim
 
 from t2ireid_plugin.config import changed_keys, dump, get_cfg, image_only, load_cfg, to_dict
-from t2ireid_plugin.engine import check
-from t2ireid_plugin.engine.check import SAMPLERS, SCHEDULERS, check_config, check_shares
+from t2ireid_plugin.engine import checks as check
+from t2ireid_plugin.engine.checks import SAMPLERS, SCHEDULERS, check_config, check_shares
 from t2ireid_plugin.errors import ConfigError
 
 # torchreid's keys and defaults, from its scripts/default_config.py.

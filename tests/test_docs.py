@@ -10,8 +10,8 @@ import pytest
 from preloaded import run_python
 
 from t2ireid_plugin.cli import main
-from t2ireid_plugin.data.custom.table import read_table
 from t2ireid_plugin.evaluation.protocols import PROTOCOLS
+from t2ireid_plugin.prepare.table.table import read_table
 
 REPOSITORY = Path(__file__).parents[1]
 PAGES = ("own_data.md", "own_data.zh-CN.md")

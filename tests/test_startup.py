@@ -159,7 +159,7 @@ def test_a_package_that_fails_to_load_can_be_tried_again(repository, tmp_path):
     script = f"""
 import os, sys
 sys.path.insert(0, {str(tmp_path)!r})
-from t2ireid_plugin.on_import import when_imported
+from t2ireid_plugin.utils.import_hook import when_imported
 done = []
 when_imported("absent_for_sure", lambda: done.append("absent"))
 when_imported("fickle", lambda: done.append("fickle"))

@@ -10,12 +10,12 @@ from t2ireid_plugin.ablation.report import write_report
 from t2ireid_plugin.ablation.runs import train_all
 from t2ireid_plugin.ablation.summary import summarize
 from t2ireid_plugin.config import require_texts
-from t2ireid_plugin.data.checks.workers import available_cores
 from t2ireid_plugin.engine.build import check_files
-from t2ireid_plugin.engine.check import check_config
-from t2ireid_plugin.engine.logging import git_revision, versions
+from t2ireid_plugin.engine.checks import check_config
 from t2ireid_plugin.errors import ConfigError
-from t2ireid_plugin.stopping import orderly_stop
+from t2ireid_plugin.prepare.check.workers import available_cores
+from t2ireid_plugin.utils.logging import git_revision, versions
+from t2ireid_plugin.utils.signals import orderly_stop
 
 
 def run(options: argparse.Namespace, command: str) -> None:

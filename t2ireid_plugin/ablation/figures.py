@@ -8,8 +8,8 @@ from typing import NamedTuple
 from t2ireid_plugin.ablation.grid import Grid, Run
 from t2ireid_plugin.ablation.runs import RESULTS, read_json
 from t2ireid_plugin.ablation.summary import Spread, spread_of, target_of
-from t2ireid_plugin.engine.probe import probes_path
 from t2ireid_plugin.evaluation.protocols import OFFICIAL
+from t2ireid_plugin.probing.run import probes_path
 
 # Both branches of the image, and what is read off them.
 FEATURES = ("id_embeds", "cloth_embeds")

@@ -12,7 +12,7 @@ from yacs.config import CfgNode
 
 from t2ireid_plugin.config import dump, load_cfg, merge
 from t2ireid_plugin.errors import ConfigError, shown
-from t2ireid_plugin.reading import MOST_SETTINGS, parse_yaml, read_bytes
+from t2ireid_plugin.utils.safe_io import MOST_SETTINGS, parse_yaml, read_bytes
 
 _NAME = re.compile(r"[a-zA-Z0-9][\w.+-]*")
 

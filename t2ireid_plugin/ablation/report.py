@@ -8,10 +8,10 @@ from typing import Any
 
 from t2ireid_plugin.ablation.figures import RowFigures
 from t2ireid_plugin.ablation.summary import METRICS, Spread, Summary
-from t2ireid_plugin.engine.checkpointing import save_json
+from t2ireid_plugin.engine.training_state import save_json
 from t2ireid_plugin.evaluation.bootstrap import format_interval
-from t2ireid_plugin.files import write_text, write_whole
-from t2ireid_plugin.markdown import markdown
+from t2ireid_plugin.utils.atomic_io import write_text, write_whole
+from t2ireid_plugin.utils.text_tables import markdown
 
 
 def format_summaries(rows: Sequence[Summary]) -> str:

@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from t2ireid_plugin.ablation.grid import Run, configuration
-from t2ireid_plugin.data.progress import show_progress
-from t2ireid_plugin.engine.probe import probes_path
 from t2ireid_plugin.errors import ConfigError, DataError, T2IReIDError
-from t2ireid_plugin.files import write_text
+from t2ireid_plugin.probing.run import probes_path
+from t2ireid_plugin.utils.atomic_io import write_text
+from t2ireid_plugin.utils.progress import show_progress
 
 RESULTS = "results.json"
 _RECIPE = "recipe.yaml"

@@ -13,7 +13,7 @@ from t2ireid_plugin.ablation.runs import RESULTS, is_done, read_json
 from t2ireid_plugin.errors import DataError
 from t2ireid_plugin.evaluation.bootstrap import Difference, difference_over_seeds
 from t2ireid_plugin.evaluation.protocols import OFFICIAL
-from t2ireid_plugin.evaluation.records import QueryRecord, load_records, records_path
+from t2ireid_plugin.evaluation.query_records import QueryRecord, load_records, records_path
 
 METRICS = ("R@1", "mAP")
 

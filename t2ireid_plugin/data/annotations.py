@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from t2ireid_plugin.data.benchmarks import SPLITS, BenchmarkSpec
 from t2ireid_plugin.errors import DataError, shown
-from t2ireid_plugin.reading import open_file, parse_json, read_bytes, text_problem
+from t2ireid_plugin.utils.safe_io import open_file, parse_json, read_bytes, text_problem
 
 # A companion of the annotation: {path: {"identity": [...], "clothing": [...]}}.
 INSTRUCTIONS = "instructions.json"

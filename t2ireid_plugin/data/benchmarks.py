@@ -8,6 +8,7 @@ from pathlib import PurePosixPath
 from typing import NamedTuple
 
 SPLITS = ("train", "val", "test")
+VAL_SUFFIX = "_val"  # ``<benchmark>_val`` evaluates on the val split
 
 
 class Counts(NamedTuple):

@@ -17,8 +17,7 @@ from torchreid import data as torchreid_data
 
 from t2ireid_plugin.data.annotations import INSTRUCTIONS, Photo, find_annotation, read_photos
 from t2ireid_plugin.data.benchmarks import SPLITS, BenchmarkSpec, Counts, Official
-from t2ireid_plugin.data.sampling import Draw
-from t2ireid_plugin.data.tables import (
+from t2ireid_plugin.data.item_table import (
     CAMID,
     NO_TEXT,
     PATH,
@@ -27,6 +26,7 @@ from t2ireid_plugin.data.tables import (
     ItemTable,
     Texts,
 )
+from t2ireid_plugin.data.sampling import Draw
 from t2ireid_plugin.data.transforms import Pixels, TestTransform, read_pixels
 from t2ireid_plugin.errors import DataError
 

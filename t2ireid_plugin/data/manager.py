@@ -18,11 +18,11 @@ from torch.utils.data._utils import signal_handling
 from torchreid import data as torchreid_data
 
 from t2ireid_plugin.data.dataset import view
+from t2ireid_plugin.data.item_table import labels
 from t2ireid_plugin.data.sampling import EveryNth, SeededBatches, seeded
-from t2ireid_plugin.data.tables import labels
 from t2ireid_plugin.data.transforms import TestTransform, TrainTransform
 from t2ireid_plugin.errors import DataError
-from t2ireid_plugin.stopping import uninterrupted
+from t2ireid_plugin.utils.signals import uninterrupted
 
 
 class CaptionDataManager(torchreid_data.datamanager.DataManager):

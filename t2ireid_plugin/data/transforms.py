@@ -20,7 +20,7 @@ from torch import Tensor
 
 from t2ireid_plugin.data.image_size import size_problem
 from t2ireid_plugin.errors import ConfigError, DataError
-from t2ireid_plugin.reading import read_bytes
+from t2ireid_plugin.utils.safe_io import read_bytes
 
 Pixels = npt.NDArray[np.uint8]  # [H, W, 3] RGB
 

@@ -14,29 +14,28 @@ from yacs.config import CfgNode
 
 from t2ireid_plugin.config import image_only, to_dict
 from t2ireid_plugin.data.annotations import check_images, find_annotation
-from t2ireid_plugin.data.benchmarks import BENCHMARKS, BenchmarkSpec
+from t2ireid_plugin.data.benchmarks import BENCHMARKS, VAL_SUFFIX, BenchmarkSpec
 from t2ireid_plugin.data.dataset import CaptionDataset, load
+from t2ireid_plugin.data.item_table import CAMID, DSETID, PATH, PID, labels
 from t2ireid_plugin.data.manager import CaptionDataManager
-from t2ireid_plugin.data.tables import CAMID, DSETID, PATH, PID, labels
 from t2ireid_plugin.data.transforms import TestTransform, TrainTransform
-from t2ireid_plugin.distributed import processes, rank
-from t2ireid_plugin.engine.accidents import BadImages, NonFinite
-from t2ireid_plugin.engine.check import BATCH_DIVISORS
+from t2ireid_plugin.engine.checks import BATCH_DIVISORS
 from t2ireid_plugin.engine.ema import build_ema
-from t2ireid_plugin.engine.image_check import check_image_files
+from t2ireid_plugin.engine.failures import BadImages, NonFinite
 from t2ireid_plugin.engine.memory import Precision, encode_in_parts, keep_block_inputs_only
 from t2ireid_plugin.engine.optim import WarmupCosine, build_adamw
 from t2ireid_plugin.engine.text_image import TextImageEngine
 from t2ireid_plugin.errors import ConfigError, DataError, EncoderError, InputError
+from t2ireid_plugin.integrations.torchreid.checks import check_image_files
 from t2ireid_plugin.losses import LossTerms
 from t2ireid_plugin.losses.terms import comparing_photos
 from t2ireid_plugin.modeling.checkpoint import read_vocabulary
-from t2ireid_plugin.modeling.encoders import check_source
-from t2ireid_plugin.modeling.preprocess import Preprocess
+from t2ireid_plugin.modeling.encoders.families import check_size
+from t2ireid_plugin.modeling.encoders.loading import check_source
+from t2ireid_plugin.modeling.encoders.preprocess import Preprocess
+from t2ireid_plugin.modeling.encoders.tokenizer import learn_wordpiece, tokenizer_from_json, tokenizer_to_json
 from t2ireid_plugin.modeling.t2ireid import EMBED_DIM, T2IReIDModel
-from t2ireid_plugin.modeling.tokenizer import learn_wordpiece, tokenizer_from_json, tokenizer_to_json
-from t2ireid_plugin.modeling.towers import check_size
-from t2ireid_plugin.registration import VAL_SUFFIX
+from t2ireid_plugin.utils.distributed import processes, rank
 
 # What a sampler that divides the data does that by: the column of an item that tells it, and its name.
 _GROUPS = {"RandomDomainSampler": (CAMID, "cameras"), "RandomDatasetSampler": (DSETID, "datasets")}

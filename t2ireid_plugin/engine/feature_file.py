@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from t2ireid_plugin.data.progress import show_progress
-from t2ireid_plugin.files import write_whole
+from t2ireid_plugin.utils.atomic_io import write_whole
+from t2ireid_plugin.utils.progress import show_progress
 
 _KEY_BYTES = 16
 _TYPES: dict[str, Any] = {"U8": np.uint8, "I64": np.int64, "F16": np.float16}

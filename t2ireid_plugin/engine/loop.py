@@ -14,16 +14,16 @@ from torchreid import engine as torchreid_engine
 from torchreid import utils as torchreid_utils
 
 from t2ireid_plugin.data.sampling import derive, seed_all
-from t2ireid_plugin.distributed import gathered, is_first, processes, rank
-from t2ireid_plugin.engine.accidents import BadImages
-from t2ireid_plugin.engine.checkpointing import LAST, PREVIOUS, load_training_state, save_checkpoint
-from t2ireid_plugin.engine.logging import MetricsLog
+from t2ireid_plugin.engine.failures import BadImages
 from t2ireid_plugin.engine.memory import Precision
 from t2ireid_plugin.engine.optim import keep_settings, settings_of
+from t2ireid_plugin.engine.training_state import LAST, PREVIOUS, load_training_state, save_checkpoint
 from t2ireid_plugin.errors import CheckpointError
 from t2ireid_plugin.losses import LossTerms
 from t2ireid_plugin.modeling.t2ireid import T2IReIDModel
-from t2ireid_plugin.stopping import Stopped, stop_together, uninterrupted
+from t2ireid_plugin.utils.distributed import gathered, is_first, processes, rank
+from t2ireid_plugin.utils.logging import MetricsLog
+from t2ireid_plugin.utils.signals import Stopped, stop_together, uninterrupted
 
 _STEP = 1  # keeps the keys of steps apart from those of epochs and samples
 

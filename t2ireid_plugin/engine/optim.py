@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from t2ireid_plugin.errors import ConfigError, EncoderError
-from t2ireid_plugin.modeling.towers import layer_numbers
+from t2ireid_plugin.modeling.encoders.families import layer_numbers
 
 ENCODERS = ("visual_encoder.", "text_encoder.")
 _WARMUP_START = 0.1  # share of the learning rate at the very first step

@@ -8,12 +8,12 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from t2ireid_plugin.data.sampling import seed_all
-from t2ireid_plugin.distributed import gather_rows, largest, processes, share_batch_norms
 from t2ireid_plugin.engine.forward import forward_for
 from t2ireid_plugin.engine.memory import Precision
 from t2ireid_plugin.losses import LossInputs, LossTerms
 from t2ireid_plugin.modeling.masking import NOT_HIDDEN
 from t2ireid_plugin.modeling.t2ireid import T2IReIDModel
+from t2ireid_plugin.utils.distributed import gather_rows, largest, processes, share_batch_norms
 
 # Fields as long as a process's longest text, and what they are filled up with.
 _AS_LONG_AS_TEXTS = {"word_tokens": 0.0, "word_mask": 0, "hidden_words": NOT_HIDDEN}

@@ -9,7 +9,7 @@ from typing import Any
 from yacs.config import CfgNode
 
 from t2ireid_plugin.config import choose
-from t2ireid_plugin.data.tables import CAPTION, CLOTH_TEXT, ID_TEXT, Item
+from t2ireid_plugin.data.item_table import CAPTION, CLOTH_TEXT, ID_TEXT, Item
 from t2ireid_plugin.data.transforms import swap_sides
 from t2ireid_plugin.engine.text_features import TextFeatures, default_folder
 from t2ireid_plugin.errors import ConfigError

@@ -24,8 +24,8 @@ from torch import Tensor
 from t2ireid_plugin.engine.feature_file import FeatureFile, locked, make_room, write_features
 from t2ireid_plugin.engine.parking import Parking
 from t2ireid_plugin.errors import DataError
+from t2ireid_plugin.modeling.encoders.token_features import TEXTS_AT_ONCE, Ids, word_features
 from t2ireid_plugin.modeling.folding import Derived
-from t2ireid_plugin.modeling.words import TEXTS_AT_ONCE, Ids, word_features
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

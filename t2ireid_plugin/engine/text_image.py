@@ -15,12 +15,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from t2ireid_plugin.data.sampling import derive
-from t2ireid_plugin.distributed import from_first, gathered, is_first, weights_from_first
-from t2ireid_plugin.engine.accidents import NonFinite, Step
-from t2ireid_plugin.engine.checkpointing import check_intact, save_checkpoint
+from t2ireid_plugin.engine.failures import NonFinite, Step
 from t2ireid_plugin.engine.loop import TrainingLoop
 from t2ireid_plugin.engine.optim import WarmupCosine
 from t2ireid_plugin.engine.step import build_step
+from t2ireid_plugin.engine.training_state import check_intact, save_checkpoint
 from t2ireid_plugin.errors import ConfigError
 from t2ireid_plugin.evaluation.embeddings import embed_target
 from t2ireid_plugin.evaluation.metrics import Metrics, compute_metrics, reranked_metrics
@@ -29,7 +28,8 @@ from t2ireid_plugin.evaluation.ranking import QueryScores
 from t2ireid_plugin.losses import LossTerms
 from t2ireid_plugin.modeling.checkpoint import read_checkpoint
 from t2ireid_plugin.modeling.t2ireid import T2IReIDModel
-from t2ireid_plugin.stopping import uninterrupted
+from t2ireid_plugin.utils.distributed import from_first, gathered, is_first, weights_from_first
+from t2ireid_plugin.utils.signals import uninterrupted
 
 logger = logging.getLogger(__name__)
 

@@ -13,8 +13,8 @@ import numpy as np
 
 from t2ireid_plugin.errors import DataError
 from t2ireid_plugin.evaluation.bootstrap import FEW, Difference, format_interval, paired_difference
-from t2ireid_plugin.evaluation.records import QueryRecord, load_records, records_path
-from t2ireid_plugin.files import write_text
+from t2ireid_plugin.evaluation.query_records import QueryRecord, load_records, records_path
+from t2ireid_plugin.utils.atomic_io import write_text
 
 _Tests = dict[tuple[str, str], QueryRecord]  # by target and protocol
 

@@ -15,9 +15,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from t2ireid_plugin.distributed import in_turn
 from t2ireid_plugin.evaluation.protocols import PROTOCOLS, Embeddings
 from t2ireid_plugin.modeling.t2ireid import T2IReIDModel
+from t2ireid_plugin.utils.distributed import in_turn
 
 # Which text of an item each field of `Embeddings` is made of.
 _TEXTS = {"captions": "caption", "identity": "id_text", "clothing": "cloth_text"}

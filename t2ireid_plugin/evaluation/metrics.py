@@ -14,9 +14,9 @@ from torchreid import utils as torchreid_utils
 from t2ireid_plugin.errors import DataError
 from t2ireid_plugin.evaluation import ranking
 from t2ireid_plugin.evaluation.bootstrap import intervals
-from t2ireid_plugin.evaluation.positives import PositiveRanks, positive_ranks
 from t2ireid_plugin.evaluation.protocols import Comparison
 from t2ireid_plugin.evaluation.ranking import QueryScores
+from t2ireid_plugin.evaluation.ranks import PositiveRanks, positive_ranks
 
 EVALUATORS = ("exact", "torchreid")
 

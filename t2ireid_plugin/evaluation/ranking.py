@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from t2ireid_plugin.errors import DataError
-from t2ireid_plugin.evaluation.positives import Features, Integers, PositiveRanks, positive_ranks
+from t2ireid_plugin.evaluation.ranks import Features, Integers, PositiveRanks, positive_ranks
 
 __all__ = ["PositiveRanks", "QueryScores", "RankingResult", "evaluate", "positive_ranks", "score_queries", "summarize"]
 

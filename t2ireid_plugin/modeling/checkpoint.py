@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from t2ireid_plugin.errors import CheckpointError, shown
-from t2ireid_plugin.reading import MOST_DATA, open_file, read_bytes
+from t2ireid_plugin.utils.safe_io import MOST_DATA, open_file, read_bytes
 
 logger = logging.getLogger(__name__)
 

@@ -14,25 +14,31 @@ from torch import Tensor, nn
 from t2ireid_plugin.errors import ConfigError, EncoderError, InputError
 from t2ireid_plugin.modeling.checkpoint import LoadReport, load_weights
 from t2ireid_plugin.modeling.disentangle import build_disentangle
-from t2ireid_plugin.modeling.encoders import (
-    build_image_encoder,
-    build_text_encoder,
-    build_tokenizer,
-)
-from t2ireid_plugin.modeling.fusion import SequenceMambaFusion, build_fusion, check_fusion_dim
-from t2ireid_plugin.modeling.heads import projection_mlp
-from t2ireid_plugin.modeling.masking import hide_words
-from t2ireid_plugin.modeling.packing import Layout
-from t2ireid_plugin.modeling.preprocess import image_preprocess
-from t2ireid_plugin.modeling.tokenizer import CachedTokenizer
-from t2ireid_plugin.modeling.towers import (
+from t2ireid_plugin.modeling.encoders.families import (
     attends_padding,
     image_tokens,
     interpolates_on_request,
     num_prefix_tokens,
     patch_size,
 )
-from t2ireid_plugin.modeling.words import TEXTS_AT_ONCE, Ids, RememberedWords, read_texts, word_features
+from t2ireid_plugin.modeling.encoders.loading import (
+    build_image_encoder,
+    build_text_encoder,
+    build_tokenizer,
+)
+from t2ireid_plugin.modeling.encoders.packing import Layout
+from t2ireid_plugin.modeling.encoders.preprocess import image_preprocess
+from t2ireid_plugin.modeling.encoders.token_features import (
+    TEXTS_AT_ONCE,
+    Ids,
+    RememberedWords,
+    read_texts,
+    word_features,
+)
+from t2ireid_plugin.modeling.encoders.tokenizer import CachedTokenizer
+from t2ireid_plugin.modeling.fusion import SequenceMambaFusion, build_fusion, check_fusion_dim
+from t2ireid_plugin.modeling.heads import projection_mlp
+from t2ireid_plugin.modeling.masking import hide_words
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

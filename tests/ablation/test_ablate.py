@@ -15,11 +15,11 @@ from PIL import Image
 from t2ireid_plugin.ablation.grid import Run
 from t2ireid_plugin.ablation.runs import is_probed
 from t2ireid_plugin.cli import main
-from t2ireid_plugin.data.synthetic import write_synthetic
-from t2ireid_plugin.engine.checkpointing import read_checkpoint
-from t2ireid_plugin.engine.lock import alone_in
+from t2ireid_plugin.engine.training_state import read_checkpoint
 from t2ireid_plugin.evaluation.bootstrap import paired_difference
-from t2ireid_plugin.evaluation.records import load_records
+from t2ireid_plugin.evaluation.query_records import load_records
+from t2ireid_plugin.synthetic import write_synthetic
+from t2ireid_plugin.utils.file_lock import alone_in
 
 GRID = {"baseline": "plain", "rows": {"plain": {}, "hot": {"train": {"lr": 0.01}}}}
 

@@ -8,7 +8,7 @@ import pytest
 
 from t2ireid_plugin.ablation.grid import configuration, only, plan, read_grid
 from t2ireid_plugin.ablation.options import add_arguments
-from t2ireid_plugin.engine.check import check_config
+from t2ireid_plugin.engine.checks import check_config
 
 
 @pytest.fixture(scope="module")

@@ -99,7 +99,7 @@ def test_an_unknown_key_names_its_row(grid, base, tmp_path):
 
 def test_the_grid_of_this_repository(repository, tmp_path):
     """Every row is a configuration that a training would accept."""
-    from t2ireid_plugin.engine.check import check_config
+    from t2ireid_plugin.engine.checks import check_config
 
     grid = read_grid(repository / "configs/ablation/grid.yaml")
     runs = plan(grid, repository / "configs/ablation/drawn.yaml", [], [1], tmp_path)

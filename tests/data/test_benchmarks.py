@@ -9,7 +9,7 @@ import pytest
 from t2ireid_plugin.cli import main
 from t2ireid_plugin.data.benchmarks import BENCHMARKS
 from t2ireid_plugin.data.dataset import CaptionDataset
-from t2ireid_plugin.data.tables import CAMID, PID
+from t2ireid_plugin.data.item_table import CAMID, PID
 from t2ireid_plugin.errors import DataError
 
 NAMES = tuple(BENCHMARKS)

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from t2ireid_plugin.data.instructions import split_caption, split_phrases
-from t2ireid_plugin.data.synthetic import write_synthetic
+from t2ireid_plugin.synthetic import write_synthetic
 
 LABELLED = json.loads((Path(__file__).parent / "labelled_captions.json").read_text(encoding="utf-8"))
 SIDES = ("identity", "clothing")

@@ -9,7 +9,7 @@ from preloaded import run_python
 
 from t2ireid_plugin.data.manager import CaptionDataManager
 from t2ireid_plugin.data.transforms import TestTransform, TrainTransform
-from t2ireid_plugin.stopping import Stopped, orderly_stop
+from t2ireid_plugin.utils.signals import Stopped, orderly_stop
 
 
 @pytest.mark.parametrize("split", ["train", "query", "gallery"])
@@ -39,7 +39,7 @@ import os, signal, sys
 import multiprocessing
 import torch
 from t2ireid_plugin.data.manager import WholeBatches, _start_worker
-from t2ireid_plugin.stopping import Stopped, orderly_stop
+from t2ireid_plugin.utils.signals import Stopped, orderly_stop
 
 class Numbers(torch.utils.data.Dataset):
     fails = False

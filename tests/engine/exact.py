@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from t2ireid_plugin.cli import main
-from t2ireid_plugin.engine import job
+from t2ireid_plugin.engine import train as job
 
 build_model = job.build_model
 

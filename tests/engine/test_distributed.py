@@ -19,9 +19,9 @@ from preloaded import run_group
 from torch.distributed import TCPStore
 
 from t2ireid_plugin.cli import main
-from t2ireid_plugin.distributed import joined
 from t2ireid_plugin.errors import T2IReIDError
 from t2ireid_plugin.losses import LOSSES
+from t2ireid_plugin.utils.distributed import joined
 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node"]
 EXACT = ["tests/engine/exact.py", "train"]
@@ -205,7 +205,7 @@ def test_a_killed_process_ends_the_job_within_a_minute(repository, tiny_settings
 def test_what_gloo_and_nccl_say_of_a_lost_process_becomes_one_line(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setattr("torch.distributed.is_torchelastic_launched", lambda: True)
-    monkeypatch.setattr("t2ireid_plugin.distributed._meet", lambda: (None, 0, 2))
+    monkeypatch.setattr("t2ireid_plugin.utils.distributed._meet", lambda: (None, 0, 2))
     monkeypatch.setattr("torch.distributed.init_process_group", lambda *_, **__: None)
     with pytest.raises(T2IReIDError, match="has lost another one, whose own message says why"), joined(use_gpu=False):
         raise RuntimeError("[../gloo/transport/tcp/pair.cc:534] Connection closed by peer [127.0.0.1]:54321")
@@ -225,7 +225,7 @@ def test_processes_that_do_not_find_each_other_say_where_they_waited(monkeypatch
     for name, value in {**given, "TORCHELASTIC_USE_AGENT_STORE": there}.items():
         monkeypatch.setenv(name, str(value))
     monkeypatch.setattr("torch.distributed.is_torchelastic_launched", lambda: True)
-    monkeypatch.setattr("t2ireid_plugin.distributed._ARRIVAL", datetime.timedelta(seconds=1))
+    monkeypatch.setattr("t2ireid_plugin.utils.distributed._ARRIVAL", datetime.timedelta(seconds=1))
     told = rf"^process {number} of 2 has waited in vain for the others at 127\.0\.0\.1:{port}; every machine must find"
     with pytest.raises(T2IReIDError, match=told), joined(use_gpu=False):
         pytest.fail("there is no other")

@@ -18,7 +18,7 @@ import torch
 from preloaded import Preloaded
 
 from t2ireid_plugin.cli import main
-from t2ireid_plugin.engine.checkpointing import check_intact
+from t2ireid_plugin.engine.training_state import check_intact
 
 # Every step is logged and saved, so that a good part of the time goes into saving.
 SETTINGS = {

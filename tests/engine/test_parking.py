@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from t2ireid_plugin.benchmark.machine import memory_used
+from benchmarks.machine import memory_used
 from t2ireid_plugin.engine.parking import Parking
 
 MB = 1e6

@@ -19,12 +19,12 @@ from t2ireid_plugin.config import load_cfg
 from t2ireid_plugin.data.transforms import swap_sides
 from t2ireid_plugin.engine import feature_file, text_features
 from t2ireid_plugin.engine.build import build_model, build_sources, build_tokenizer
-from t2ireid_plugin.engine.check import check_config
+from t2ireid_plugin.engine.checks import check_config
 from t2ireid_plugin.engine.feature_file import FeatureFile, make_room
 from t2ireid_plugin.engine.text_cache import remember_texts
 from t2ireid_plugin.engine.text_features import TextFeatures, default_folder, fingerprint
 from t2ireid_plugin.errors import ConfigError, DataError
-from t2ireid_plugin.modeling.words import word_features
+from t2ireid_plugin.modeling.encoders.token_features import word_features
 
 WIDTH = 16
 ROOM = 10**9

@@ -14,10 +14,10 @@ import pytest
 import torch
 
 from t2ireid_plugin.cli import main
-from t2ireid_plugin.engine.checkpointing import check_intact
-from t2ireid_plugin.engine.logging import log_to
+from t2ireid_plugin.engine.training_state import check_intact
 from t2ireid_plugin.errors import CheckpointError
-from t2ireid_plugin.files import writable
+from t2ireid_plugin.utils.atomic_io import writable
+from t2ireid_plugin.utils.logging import log_to
 
 MEND = "the checkpoints that are there are whole, so once this is mended --resume goes on from the newest"
 

@@ -12,8 +12,8 @@ from t2ireid_plugin.evaluation.bootstrap import (
     intervals,
     paired_difference,
 )
-from t2ireid_plugin.evaluation.positives import PositiveRanks
 from t2ireid_plugin.evaluation.ranking import QueryScores, score_queries, summarize
+from t2ireid_plugin.evaluation.ranks import PositiveRanks
 
 
 def random_scores(rng, queries):

@@ -8,8 +8,8 @@ import pytest
 from t2ireid_plugin.errors import DataError
 from t2ireid_plugin.evaluation import compare as command
 from t2ireid_plugin.evaluation.compare import compare, format_comparison
+from t2ireid_plugin.evaluation.query_records import QueryRecord, query_keys, records_path, save_records
 from t2ireid_plugin.evaluation.ranking import QueryScores
-from t2ireid_plugin.evaluation.records import QueryRecord, query_keys, records_path, save_records
 
 PEOPLE, CAPTIONS = 30, 4
 

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from t2ireid_plugin.evaluation.metrics import compute_metrics
-from t2ireid_plugin.evaluation.positives import positive_ranks
 from t2ireid_plugin.evaluation.protocols import PROTOCOLS, Comparison, Embeddings
+from t2ireid_plugin.evaluation.ranks import positive_ranks
 
 
 def unit(rng, n, dim=8):

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torchreid import metrics as torchreid_metrics
 
 from t2ireid_plugin.errors import DataError
-from t2ireid_plugin.evaluation import positives
+from t2ireid_plugin.evaluation import ranks as positives
 from t2ireid_plugin.evaluation.ranking import PositiveRanks, evaluate, positive_ranks, score_queries, summarize
 
 
@@ -367,7 +367,7 @@ def test_constant_features_on_cuda():
 
 MEMORY = """
 import numpy as np
-from t2ireid_plugin.benchmark.machine import memory_peak, memory_used, reset_memory_peak
+from benchmarks.machine import memory_peak, memory_used, reset_memory_peak
 from t2ireid_plugin.evaluation.ranking import evaluate
 features, pids = np.random.default_rng(0).normal(size=(4000, 64)).astype(np.float32), np.arange(4000) % 500
 evaluate(features[:64], features[:64], pids[:64], pids[:64])

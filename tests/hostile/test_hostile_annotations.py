@@ -9,10 +9,10 @@ import pytest
 
 from t2ireid_plugin.data.annotations import read_photos, stays_inside
 from t2ireid_plugin.data.benchmarks import BENCHMARKS
-from t2ireid_plugin.data.custom.table import read_table
 from t2ireid_plugin.errors import DataError
-from t2ireid_plugin.evaluation.records import QueryRecord, load_records, save_records
-from t2ireid_plugin.reading import parse_json
+from t2ireid_plugin.evaluation.query_records import QueryRecord, load_records, save_records
+from t2ireid_plugin.prepare.table.table import read_table
+from t2ireid_plugin.utils.safe_io import parse_json
 
 SPEC = BENCHMARKS["cuhkpedes"]
 

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 import torch
 
-from t2ireid_plugin.engine.checkpointing import load_training_state
+from t2ireid_plugin.engine.training_state import load_training_state
 from t2ireid_plugin.errors import CheckpointError, EncoderError
 from t2ireid_plugin.modeling.checkpoint import read_state_dict
-from t2ireid_plugin.modeling.tokenizer import tokenizer_from_json
+from t2ireid_plugin.modeling.encoders.tokenizer import tokenizer_from_json
 
 
 class Creates:

@@ -5,7 +5,7 @@ import yaml
 
 from t2ireid_plugin.config import dump, load_cfg, to_dict
 from t2ireid_plugin.errors import ConfigError
-from t2ireid_plugin.reading import parse_yaml
+from t2ireid_plugin.utils.safe_io import parse_yaml
 
 LAUGHS = "a: &a [x, x]\n" + "".join(
     f"b{i}: &b{i} [*{f'b{i - 1}' if i else 'a'}, *{f'b{i - 1}' if i else 'a'}]\n" for i in range(40)

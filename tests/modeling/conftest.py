@@ -10,8 +10,8 @@ import pytest
 import torch
 from transformers import BertConfig, BertModel, ViTConfig, ViTModel
 
+from t2ireid_plugin.modeling.encoders.tokenizer import learn_wordpiece
 from t2ireid_plugin.modeling.t2ireid import T2IReIDModel
-from t2ireid_plugin.modeling.tokenizer import learn_wordpiece
 
 torch.set_num_threads(1)
 

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from t2ireid_plugin.benchmark.literal import LiteralDisentangle
+from benchmarks.literal import LiteralDisentangle
 from t2ireid_plugin.errors import ConfigError
 from t2ireid_plugin.modeling.disentangle import TOKENS, DisentangleModule, build_disentangle, outside_window
 

@@ -4,8 +4,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from t2ireid_plugin.errors import ConfigError
+from t2ireid_plugin.modeling.encoders.tokenizer import CachedTokenizer, learn_wordpiece
 from t2ireid_plugin.modeling.masking import hide_words, mask_id
-from t2ireid_plugin.modeling.tokenizer import CachedTokenizer, learn_wordpiece
 
 WORDS = ["a", "tall", "man", "with", "short", "black", "hair", "wears", "a", "red", "coat", "and", "blue", "trousers"]
 TOKENIZER = learn_wordpiece([" ".join(WORDS)] * 3, 200)

@@ -12,8 +12,8 @@ from t2ireid_plugin.errors import CheckpointError, ConfigError
 from t2ireid_plugin.integrations.fastreid.checks import check_pixels
 from t2ireid_plugin.integrations.fastreid.config import lower
 from t2ireid_plugin.modeling.checkpoint import load_weights
-from t2ireid_plugin.modeling.encoders import IMAGE_KEY
-from t2ireid_plugin.modeling.image_side import BRANCHES, ImageSide
+from t2ireid_plugin.modeling.encoders.loading import IMAGE_KEY
+from t2ireid_plugin.modeling.image_embedder import BRANCHES, ImageSide
 
 
 class T2IReIDBackbone(ImageSide):

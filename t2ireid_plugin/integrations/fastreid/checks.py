@@ -9,12 +9,11 @@ from fastreid.config import CfgNode
 from transformers import PretrainedConfig
 
 from t2ireid_plugin.config import choose, to_dict
-from t2ireid_plugin.data.benchmarks import BENCHMARKS
+from t2ireid_plugin.data.benchmarks import BENCHMARKS, VAL_SUFFIX
 from t2ireid_plugin.errors import ConfigError, InputError
 from t2ireid_plugin.losses.terms import comparing_photos
-from t2ireid_plugin.modeling.preprocess import Preprocess
-from t2ireid_plugin.modeling.towers import check_size
-from t2ireid_plugin.registration import VAL_SUFFIX
+from t2ireid_plugin.modeling.encoders.families import check_size
+from t2ireid_plugin.modeling.encoders.preprocess import Preprocess
 
 # FastReID's logger shows what is below its own name.
 logger = logging.getLogger("fastreid.t2ireid_plugin")

@@ -8,10 +8,9 @@ from typing import Any, ClassVar, NoReturn
 from fastreid.data.datasets import DATASET_REGISTRY
 from fastreid.data.datasets.bases import ImageDataset
 
-from t2ireid_plugin.data.benchmarks import BENCHMARKS, BenchmarkSpec
+from t2ireid_plugin.data.benchmarks import BENCHMARKS, VAL_SUFFIX, BenchmarkSpec
 from t2ireid_plugin.data.dataset import CaptionDataset
 from t2ireid_plugin.errors import ConfigError
-from t2ireid_plugin.registration import VAL_SUFFIX
 
 
 class FastReIDCaptions(ImageDataset):

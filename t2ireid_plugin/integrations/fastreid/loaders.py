@@ -17,12 +17,12 @@ from torch import Tensor
 from torch.utils.data import ConcatDataset, Dataset
 
 from t2ireid_plugin.data.annotations import check_images
+from t2ireid_plugin.data.benchmarks import VAL_SUFFIX
 from t2ireid_plugin.data.dataset import CaptionDataset
-from t2ireid_plugin.data.tables import PID, ItemTable
+from t2ireid_plugin.data.item_table import PID, ItemTable
 from t2ireid_plugin.data.transforms import read_pixels, resize, swap_sides
 from t2ireid_plugin.integrations.fastreid.checks import check_schedule
 from t2ireid_plugin.integrations.fastreid.datasets import build_captions
-from t2ireid_plugin.registration import VAL_SUFFIX
 
 ImageTransform = Callable[[Image.Image], Tensor]
 

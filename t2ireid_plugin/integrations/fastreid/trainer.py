@@ -14,7 +14,7 @@ from t2ireid_plugin.engine.optim import ENCODERS
 from t2ireid_plugin.integrations.fastreid import loaders
 from t2ireid_plugin.integrations.fastreid.checkpointer import PREFIX, Kept, T2IReIDCheckpointer
 from t2ireid_plugin.integrations.fastreid.evaluator import TextImageEvaluator
-from t2ireid_plugin.modeling.tokenizer import tokenizer_to_json
+from t2ireid_plugin.modeling.encoders.tokenizer import tokenizer_to_json
 
 
 class T2IReIDTrainer(DefaultTrainer):

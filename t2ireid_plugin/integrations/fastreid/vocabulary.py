@@ -7,7 +7,7 @@ from transformers import PreTrainedTokenizerBase
 
 from t2ireid_plugin.integrations.fastreid.loaders import build_sources
 from t2ireid_plugin.modeling.checkpoint import read_vocabulary
-from t2ireid_plugin.modeling.tokenizer import learn_wordpiece, tokenizer_from_json
+from t2ireid_plugin.modeling.encoders.tokenizer import learn_wordpiece, tokenizer_from_json
 
 
 def build_tokenizer(cfg: CfgNode) -> PreTrainedTokenizerBase | None:

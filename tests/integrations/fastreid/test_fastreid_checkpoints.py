@@ -75,7 +75,7 @@ def test_there_and_back_again(tiny_run, make_cfg, text_image_yaml, tmp_path) -> 
 
 def test_safetensors_load_in_fastreid(tiny_run, make_cfg, text_image_yaml, tmp_path) -> None:
     """What `t2ireid export` writes, with its tokenizer beside it."""
-    from t2ireid_plugin.integrations.export import export
+    from t2ireid_plugin.integrations.huggingface.export import export
 
     weights = export(tiny_run.folder, tmp_path / "exported") / "model.safetensors"
     arch = fastreid_model(make_cfg, text_image_yaml, weights)

@@ -1,0 +1,49 @@
+"""The command line of the benchmarks: ``python tools/benchmark.py NAME [--json FILE] …``.
+
+A benchmark is a module with ``add_arguments(parser)`` and ``run(options) -> dict``. ``run`` prints its table, and what
+it returns goes into the JSON file together with the machine. `everything.PARTS` names
+those that fill the page of results, `COMMANDS` the others.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from types import ModuleType
+
+from benchmarks import everything, load, soak
+from benchmarks.machine import describe_machine
+from t2ireid_plugin.errors import T2IReIDError
+
+COMMANDS: dict[str, ModuleType] = {**everything.PARTS, "load": load, "soak": soak, "all": everything}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs a benchmark; returns 0 when it was measured, 2 for an error that the user can mend."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    parser = argparse.ArgumentParser(prog="benchmark.py", description="Measures this package against others.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    for name, module in COMMANDS.items():
+        description = (module.__doc__ or "").split("\n\n")[0]
+        command = commands.add_parser(name, help=description.splitlines()[0], description=description)
+        module.add_arguments(command)
+        command.add_argument("--json", metavar="FILE", type=Path, help="write the figures and the machine here")
+    options = parser.parse_args(arguments)
+    try:
+        figures = COMMANDS[options.command].run(options)
+    except T2IReIDError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    if options.json is not None:
+        report = {
+            "command": shlex.join(["python", "tools/benchmark.py", *arguments]),
+            "machine": describe_machine(),
+            options.command: figures,
+        }
+        options.json.parent.mkdir(parents=True, exist_ok=True)
+        options.json.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    return 0

@@ -1,0 +1,99 @@
+"""What lies beside the weights in a Hugging Face folder: tokenizer and preprocessing."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers.utils import cached_file
+
+from t2ireid_plugin.errors import EncoderError
+from t2ireid_plugin.modeling.encoders.preprocess import Preprocess, checked_preprocess
+from t2ireid_plugin.modeling.encoders.tokenizer import tokenizer_from_json, tokenizer_to_json
+from t2ireid_plugin.utils.safe_io import MOST_SETTINGS, parse_json, read_bytes
+
+CONFIG_FILE, WEIGHTS_FILE, PREPROCESS_FILE = "config.json", "model.safetensors", "preprocessor_config.json"
+TOKENIZER_FILE, TOKENIZER_SETTINGS = "tokenizer.json", "tokenizer_config.json"
+
+
+def file_name(source: str | Path | None, file: str) -> str:
+    """A file of a folder or of a hub id, for messages."""
+    return f"'{file}'" if source is None else f"'{Path(source) / file}'"
+
+
+def read_tokenizer(source: str | Path, hub: Mapping[str, Any]) -> PreTrainedTokenizerBase:
+    """The tokenizer of a folder or a hub id.
+
+    Args:
+        source: the folder or id.
+        hub: options of the library's loading, such as ``revision``.
+
+    Raises:
+        EncoderError: when there is none, or a damaged one.
+    """
+    try:
+        return AutoTokenizer.from_pretrained(source, trust_remote_code=False, **hub)
+    except Exception as error:  # the library fails in any way on missing and damaged files
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise EncoderError(f"{file_name(source, TOKENIZER_FILE)}: no tokenizer could be loaded: {reason}") from error
+
+
+def write_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path, max_length: int) -> None:
+    """As a tokenizer of no family where that is possible: all versions read that one from its file alone, and alike.
+
+    Args:
+        tokenizer: any of the library's.
+        folder: where to write.
+        max_length: tokens that a text is cut to.
+    """
+    if getattr(tokenizer, "backend_tokenizer", None) is None:  # SentencePiece's own
+        tokenizer.save_pretrained(folder)
+        return
+    plain = tokenizer_from_json(tokenizer_to_json(tokenizer))
+    plain.model_max_length = max_length
+    plain.save_pretrained(folder)
+    # transformers 5 writes a name that 4 does not know; both know this one.
+    settings = json.loads((folder / TOKENIZER_SETTINGS).read_text(encoding="utf-8"))
+    _write_json({**settings, "tokenizer_class": "PreTrainedTokenizerFast"}, folder / TOKENIZER_SETTINGS)
+
+
+def read_preprocess(source: str | Path, hub: Mapping[str, Any]) -> Preprocess:
+    """Size and normalisation of images from a folder's or a hub id's image processor; arguments as `read_tokenizer`.
+
+    Raises:
+        EncoderError: when the file is missing or does not say.
+    """
+    try:
+        file = cached_file(str(source), PREPROCESS_FILE, **hub)
+        settings = parse_json(read_bytes(file, MOST_SETTINGS))
+        size, where = settings["size"], file_name(source, PREPROCESS_FILE)
+        return checked_preprocess(size["height"], size["width"], settings["image_mean"], settings["image_std"], where)
+    except EncoderError:
+        raise
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise EncoderError(
+            f"{file_name(source, PREPROCESS_FILE)} must hold size {{height, width}}, image_mean and image_std: {error}"
+        ) from error
+
+
+def write_preprocess(preprocess: Preprocess, folder: Path) -> None:
+    """As settings of the library's plain image processor."""
+    settings = {
+        "image_processor_type": "ViTImageProcessor",
+        "do_resize": True,
+        "size": {"height": preprocess.height, "width": preprocess.width},
+        "resample": 2,  # bilinear with antialiasing; it has no averaging by area
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "image_mean": list(preprocess.mean),
+        "image_std": list(preprocess.std),
+    }
+    _write_json(settings, folder / PREPROCESS_FILE)
+
+
+def _write_json(content: Mapping[str, Any], path: Path) -> None:
+    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

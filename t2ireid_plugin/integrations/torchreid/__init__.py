@@ -1,0 +1,1 @@
+"""torchreid: registration, the image-only model, and training on images alone."""

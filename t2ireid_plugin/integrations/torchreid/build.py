@@ -1,0 +1,248 @@
+"""From an image-only configuration to torchreid's data, model, optimizer and engine."""
+
+from __future__ import annotations
+
+import contextlib
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import nn
+from torchreid import data as torchreid_data
+from torchreid import models as torchreid_models
+from torchreid import optim as torchreid_optim
+from yacs.config import CfgNode
+
+from t2ireid_plugin.config import choose, to_dict
+from t2ireid_plugin.data.annotations import check_images
+from t2ireid_plugin.errors import ConfigError, DataError, EncoderError, InputError, T2IReIDError
+from t2ireid_plugin.integrations.torchreid.checks import dataset_folder
+from t2ireid_plugin.integrations.torchreid.engine import SoftmaxEngine, TripletEngine
+from t2ireid_plugin.integrations.torchreid.model import T2IReIDImageModel
+from t2ireid_plugin.integrations.torchreid.registration import MODELS
+from t2ireid_plugin.modeling.encoders.families import check_size
+from t2ireid_plugin.modeling.encoders.loading import first_line
+from t2ireid_plugin.modeling.encoders.preprocess import Preprocess
+from t2ireid_plugin.utils.progress import show_progress
+
+# torchreid's size and ImageNet's normalisation, for its own models.
+_TORCHREID_PREPROCESS = Preprocess(256, 128, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+
+
+def load_datasets(cfg: CfgNode) -> dict[str, Any]:
+    """Each set in use by name, with all its images looked at: on a damaged one torchreid's reader never returns.
+
+    Raises:
+        DataError: naming the set, and the file or what torchreid says.
+    """
+    datasets = {}
+    for name in dict.fromkeys([*cfg.data.sources, *cfg.data.targets]):
+        folder = dataset_folder(cfg, name)
+        downloads = folder is not None and not folder.exists()
+        try:
+            dataset = torchreid_data.datasets.init_image_dataset(
+                name,
+                root=cfg.data.root,
+                mode="train",
+                verbose=False,
+                combineall=cfg.data.combineall,
+                **_dataset_options(cfg),
+            )
+        except Exception as error:  # any: its asserts, its downloads and its indexing fail each in a way of their own
+            if folder is not None and downloads:
+                with contextlib.suppress(OSError):  # an empty one would be taken for the set next time
+                    folder.rmdir()
+                problem = f"no folder '{folder}', and torchreid cannot download it"
+            else:
+                problem = f"torchreid cannot read it in '{cfg.data.root}'"
+            raise DataError(f"{name}: {problem}: {first_line(error)}") from error
+        _check_readable(name, [item[0] for part in ("train", "query", "gallery") for item in getattr(dataset, part)])
+        datasets[name] = dataset
+    return datasets
+
+
+def _check_readable(name: str, paths: list[str]) -> None:
+    """Reads every image to its end, as torchreid's reader will.
+
+    Raises:
+        DataError: naming the first that it could not read, and how many more there are.
+    """
+    check_images(paths)
+    with ThreadPoolExecutor() as pool:
+        found = show_progress(pool.map(_problem, paths), len(paths), f"reading {name}", " images")
+        problems = [problem for problem in found if problem]
+    if problems:
+        more = f" and {len(problems) - 1} more" if len(problems) > 1 else ""
+        raise DataError(f"{name}: unreadable image {problems[0]}{more}")
+
+
+def _problem(path: str) -> str:
+    try:
+        with Image.open(path) as image:
+            image.load()
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        return f"'{path}' ({first_line(error)})"
+    return ""
+
+
+def dataset_counts(datasets: dict[str, Any]) -> dict[str, dict[str, dict[str, int]]]:
+    """Images, identities and cameras of each dataset and part."""
+    return {
+        name: {
+            part: {
+                "images": len(items),
+                "ids": dataset.get_num_pids(items),
+                "cameras": dataset.get_num_cams(items),
+            }
+            for part, items in ((part, getattr(dataset, part)) for part in ("train", "query", "gallery"))
+        }
+        for name, dataset in datasets.items()
+    }
+
+
+def build_image_model(cfg: CfgNode, num_classes: int, pretrained: bool = True) -> nn.Module:
+    """torchreid's model, or ours under its contract with the settings of ``cfg.model``.
+
+    With ``pretrained`` false ``model.pretrained`` does not count: other weights are loaded over all that it brings.
+
+    Raises:
+        EncoderError: when weights are missing and cannot be downloaded.
+        ConfigError: for layers that the model does not have.
+    """
+    pretrained = pretrained and cfg.model.pretrained
+    if cfg.model.name in MODELS:
+        model: nn.Module = T2IReIDImageModel(
+            num_classes,
+            cfg.loss.name,
+            pretrained,
+            **MODELS[cfg.model.name],
+            vit_pretrained=cfg.model.vit_pretrained or to_dict(cfg.model.vit_config),
+            disentangle=to_dict(cfg.model.disentangle),
+        )
+    else:
+        try:
+            use_gpu = cfg.use_gpu and torch.cuda.is_available()  # some put tensors of theirs there
+            model = torchreid_models.build_model(cfg.model.name, num_classes, cfg.loss.name, pretrained, use_gpu)
+        except T2IReIDError:
+            raise
+        except Exception as error:
+            if not pretrained:
+                raise
+            raise EncoderError(
+                f"model.pretrained: torchreid cannot get the weights of {cfg.model.name} ({first_line(error)}); "
+                "model.pretrained False starts from random ones"
+            ) from error
+    _check_layers(cfg, model)
+    return model
+
+
+def _check_layers(cfg: CfgNode, model: nn.Module) -> None:
+    """torchreid would leave the optimizer without them, or stop with an assertion."""
+    children = [name for name, _ in model.named_children()]
+    wanted = {"open_layers": cfg.train.fixbase_epoch > 0, "new_layers": cfg.train.staged_lr}
+    for key, used in wanted.items():
+        for name in cfg.train[key] if used else ():
+            choose(f"train.{key}", name, children)
+
+
+def image_preprocess(cfg: CfgNode, model: nn.Module) -> Preprocess:
+    """What ``cfg.data`` sets of size and normalisation, and for the rest the model's own.
+
+    Raises:
+        ConfigError: when our model cannot read images of that size.
+    """
+    encoder = model.visual_encoder.config if isinstance(model, T2IReIDImageModel) else None
+    own = model.preprocess if isinstance(model, T2IReIDImageModel) else _TORCHREID_PREPROCESS
+    found = Preprocess(
+        cfg.data.height or own.height,
+        cfg.data.width or own.width,
+        tuple(cfg.data.norm_mean or own.mean),
+        tuple(cfg.data.norm_std or own.std),
+    )
+    if encoder is not None:
+        try:
+            check_size(encoder, found.height, found.width)
+        except InputError as error:
+            raise ConfigError(f"data.height {found.height}, data.width {found.width}: {error}") from error
+    return found
+
+
+def build_image_datamanager(cfg: CfgNode, preprocess: Preprocess, use_gpu: bool) -> Any:
+    """torchreid's data manager."""
+    return torchreid_data.ImageDataManager(
+        root=cfg.data.root,
+        sources=list(cfg.data.sources),
+        targets=list(cfg.data.targets),
+        height=preprocess.height,
+        width=preprocess.width,
+        transforms=list(cfg.data.transforms),
+        norm_mean=list(preprocess.mean),
+        norm_std=list(preprocess.std),
+        use_gpu=use_gpu,
+        combineall=cfg.data.combineall,
+        batch_size_train=cfg.train.batch_size,
+        batch_size_test=cfg.test.batch_size,
+        workers=cfg.data.workers,
+        num_instances=cfg.sampler.num_instances,
+        num_cams=cfg.sampler.num_cams,
+        num_datasets=cfg.sampler.num_datasets,
+        train_sampler=cfg.sampler.train_sampler,
+        **_dataset_options(cfg),
+    )
+
+
+def _dataset_options(cfg: CfgNode) -> dict[str, Any]:
+    return {
+        "split_id": cfg.data.split_id,
+        "cuhk03_labeled": cfg.cuhk03.labeled_images,
+        "cuhk03_classic_split": cfg.cuhk03.classic_split,
+        "market1501_500k": cfg.market1501.use_500k_distractors,
+    }
+
+
+def build_image_engine(
+    cfg: CfgNode, datamanager: Any, model: nn.Module, preprocess: Preprocess, use_gpu: bool
+) -> SoftmaxEngine | TripletEngine:
+    """torchreid's optimizer, schedule and engine for a model and its data."""
+    if use_gpu:
+        model = model.cuda()
+        model = nn.DataParallel(model) if torch.cuda.device_count() > 1 else model
+    optimizer = torchreid_optim.build_optimizer(
+        model,
+        optim=cfg.train.optim,
+        lr=cfg.train.lr,
+        weight_decay=cfg.train.weight_decay,
+        momentum=cfg.sgd.momentum,
+        sgd_dampening=cfg.sgd.dampening,
+        sgd_nesterov=cfg.sgd.nesterov,
+        rmsprop_alpha=cfg.rmsprop.alpha,
+        adam_beta1=cfg.adam.beta1,
+        adam_beta2=cfg.adam.beta2,
+        staged_lr=cfg.train.staged_lr,
+        new_layers=list(cfg.train.new_layers),
+        base_lr_mult=cfg.train.base_lr_mult,
+    )
+    scheduler = torchreid_optim.build_lr_scheduler(
+        optimizer,
+        lr_scheduler=cfg.train.lr_scheduler,
+        stepsize=list(cfg.train.stepsize),
+        gamma=cfg.train.gamma,
+        max_epoch=cfg.train.max_epoch,
+    )
+    height, width, mean, std = preprocess
+    options: dict[str, Any] = {
+        "optimizer": optimizer,
+        "scheduler": scheduler,
+        "use_gpu": use_gpu,
+        "label_smooth": cfg.loss.softmax.label_smooth,
+        "seed": cfg.train.seed,
+        "evaluator": cfg.test.evaluator,
+        "samples": cfg.test.bootstrap,
+        "rerank": cfg.test.rerank,
+        "extra_state": {"preprocess": {"height": height, "width": width, "mean": list(mean), "std": list(std)}},
+    }
+    if cfg.loss.name == "softmax":
+        return SoftmaxEngine(datamanager, model, **options)
+    weights = {key: cfg.loss.triplet[key] for key in ("margin", "weight_t", "weight_x")}
+    return TripletEngine(datamanager, model, **weights, **options)

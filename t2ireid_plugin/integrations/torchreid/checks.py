@@ -1,0 +1,142 @@
+"""What is wrong with an image-only configuration, said before anything slow happens."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from torchreid import data as torchreid_data
+from torchreid import models as torchreid_models
+from torchreid import optim as torchreid_optim
+from yacs.config import CfgNode
+
+from t2ireid_plugin.config import MODEL_NAME, changed_keys, choose
+from t2ireid_plugin.data.benchmarks import BENCHMARKS, VAL_SUFFIX
+from t2ireid_plugin.errors import ConfigError, DataError, EncoderError
+from t2ireid_plugin.integrations.torchreid.model import LOSSES
+from t2ireid_plugin.integrations.torchreid.registration import MODELS, private_table
+from t2ireid_plugin.modeling.encoders.loading import IMAGE_KEY, check_source
+from t2ireid_plugin.utils.distributed import processes
+
+# torchreid ignores a name that it does not know.
+TRANSFORMS = ("random_flip", "random_crop", "random_patch", "color_jitter", "random_erase")
+# What takes effect here, by table; of tables that are not named all of it.
+_USED = {
+    "model": ("name", "pretrained", "load_weights", "resume"),
+    "data": (
+        *("type", "root", "sources", "targets", "workers", "split_id", "height", "width", "combineall"),
+        *("transforms", "k_tfm", "norm_mean", "norm_std", "save_dir"),
+    ),
+    "sampler": ("train_sampler", "num_instances", "num_cams", "num_datasets"),
+    "video": (),
+    "cuhk03": ("labeled_images", "classic_split"),
+    "train": (
+        *("optim", "lr", "weight_decay", "max_epoch", "start_epoch", "batch_size", "fixbase_epoch", "open_layers"),
+        *("staged_lr", "new_layers", "base_lr_mult", "lr_scheduler", "stepsize", "gamma", "print_freq", "seed"),
+    ),
+    "loss": ("name", "softmax", "triplet"),
+    "test": (
+        *("batch_size", "dist_metric", "normalize_feature", "ranks", "evaluate", "eval_freq", "start_eval", "rerank"),
+        *("visrank", "visrank_topk", "evaluator", "bootstrap"),
+    ),
+}
+_OUR_MODELS = ("vit_pretrained", "vit_config", "disentangle")  # further keys of the table model
+_WHY = {
+    "cuhk03.use_metric_cuhk03": "torchreid's function for it does not run on NumPy 1.24 and later",
+    "data.load_train_targets": "torchreid's softmax and triplet engines train on the sources alone",
+    "data.val": "torchreid's sets have no val split; the last epoch is tested",
+}
+
+
+def check_image_config(cfg: CfgNode) -> None:
+    """Refuses names that do not exist and settings that cannot work or would do nothing.
+
+    Raises:
+        ConfigError: naming the key, the value and what would be right.
+    """
+    if processes() > 1:
+        raise ConfigError(
+            f"torchrun: torchreid's engines train in one process, not {processes()}; loss.name terms trains in several"
+        )
+    choose("data.type", cfg.data.type, ("image",))
+    choose("model.name", cfg.model.name, tuple(private_table(torchreid_models, "__model_factory")))
+    choose("loss.name", cfg.loss.name, LOSSES if cfg.model.name != MODEL_NAME else ("terms", *LOSSES))
+    for key in ("sources", "targets"):
+        for name in cfg.data[key]:
+            if name.removesuffix(VAL_SUFFIX) in BENCHMARKS:
+                raise ConfigError(
+                    f"data.{key}: '{name}' has sentences for queries, which {cfg.model.name} with loss.name "
+                    f"{cfg.loss.name} does not read; valid: {', '.join(image_datasets())}"
+                )
+            choose(f"data.{key}", name, tuple(image_datasets()))
+    for name in cfg.data.transforms:
+        choose("data.transforms", name, TRANSFORMS)
+    choose("train.optim", cfg.train.optim, tuple(torchreid_optim.optimizer.AVAI_OPTIMS))
+    choose("train.lr_scheduler", cfg.train.lr_scheduler, tuple(torchreid_optim.lr_scheduler.AVAI_SCH))
+    choose("test.dist_metric", cfg.test.dist_metric, ("euclidean", "cosine"))
+    if cfg.loss.name == "triplet":
+        _check_triplet(cfg)
+    if cfg.data.k_tfm != 1:
+        raise ConfigError(f"data.k_tfm: {cfg.data.k_tfm} views of an image are more than torchreid's engines read")
+    _check_used(cfg)
+
+
+def _check_triplet(cfg: CfgNode) -> None:
+    weights = cfg.loss.triplet
+    if min(weights.weight_t, weights.weight_x) < 0 or weights.weight_t + weights.weight_x <= 0:
+        raise ConfigError(
+            f"loss.triplet: weight_t {weights.weight_t} and weight_x {weights.weight_x} must be at least 0, one above"
+        )
+    if weights.weight_x == 0 and cfg.train.fixbase_epoch > 0:
+        raise ConfigError(
+            f"train.fixbase_epoch: {cfg.train.fixbase_epoch} must be 0, as with loss.triplet.weight_x 0 nothing "
+            "reaches the classifier"
+        )
+
+
+def _check_used(cfg: CfgNode) -> None:
+    """Refuses settings that would do nothing."""
+    ours = cfg.model.name in MODELS
+    used = {**_USED, "model": (*_USED["model"], *(_OUR_MODELS if ours else ()))}
+    for name, value in changed_keys(cfg).items():
+        table, _, key = name.partition(".")
+        if table in used and key.partition(".")[0] not in used[table]:
+            why = _WHY.get(name, "it belongs to the text-image model, loss.name terms")
+            raise ConfigError(
+                f"{name}: {value!r} has no effect on {cfg.model.name} with loss.name {cfg.loss.name}; {why}"
+            )
+
+
+def image_datasets() -> list[str]:
+    """torchreid's image datasets, other plugins' among them; not ours, whose queries are texts."""
+    table = private_table(torchreid_data.datasets, "__image_datasets")
+    return [name for name in table if name.removesuffix(VAL_SUFFIX) not in BENCHMARKS]
+
+
+def check_image_files(cfg: CfgNode) -> None:
+    """Refuses missing datasets and encoders before anything slow happens.
+
+    Raises:
+        DataError: when a dataset is missing that torchreid cannot download, and perhaps the image encoder.
+        EncoderError: when only the image encoder is missing.
+    """
+    problems: list[DataError | EncoderError] = []
+    table = private_table(torchreid_data.datasets, "__image_datasets")
+    for name in dict.fromkeys([*cfg.data.sources, *cfg.data.targets]):
+        folder = dataset_folder(cfg, name)
+        if folder and not folder.is_dir() and not getattr(table[name], "dataset_url", None):
+            problems.append(
+                DataError(f"{name}: no folder '{folder}'; torchreid's documentation of its datasets says what is in it")
+            )
+    try:
+        if cfg.model.vit_pretrained and cfg.model.pretrained:
+            check_source(cfg.model.vit_pretrained, IMAGE_KEY)
+    except EncoderError as error:
+        problems.append(error)
+    if problems:
+        raise type(problems[0])("\n".join(map(str, problems)))
+
+
+def dataset_folder(cfg: CfgNode, name: str) -> Path | None:
+    """Where torchreid looks for a dataset; None for one that does not say."""
+    folder = getattr(private_table(torchreid_data.datasets, "__image_datasets")[name], "dataset_dir", None)
+    return Path(cfg.data.root) / folder if isinstance(folder, str) else None

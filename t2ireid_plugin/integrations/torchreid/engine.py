@@ -1,0 +1,222 @@
+"""torchreid's image engines with what a run of ours leaves behind: exact figures, JSON, whole checkpoints, resuming."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchreid import engine as torchreid_engine
+from torchreid import metrics as torchreid_metrics
+from torchreid import utils as torchreid_utils
+
+from t2ireid_plugin.engine.optim import keep_settings, settings_of
+from t2ireid_plugin.engine.training_state import LAST, PREVIOUS, check_resumable, save_checkpoint
+from t2ireid_plugin.errors import CheckpointError, T2IReIDError
+from t2ireid_plugin.evaluation.metrics import Metrics, compute_metrics, reranked_metrics
+from t2ireid_plugin.evaluation.protocols import Comparison
+from t2ireid_plugin.modeling.checkpoint import read_checkpoint
+from t2ireid_plugin.utils.logging import MetricsLog
+
+PROTOCOL = "i2i"  # what the metrics of image queries are called
+
+
+class _Recorded(torchreid_engine.Engine):
+    """What is added to each of torchreid's image engines; its loop, losses and steps run unchanged.
+
+    Every epoch begins with random generators seeded by ``seed`` and its number, and ends with ``last.pth``, so that a
+    resumed run goes on as if it had never ended. torchreid's sets have no val split, so the last epoch is the one that
+    is tested, however good others look on the test split meanwhile.
+
+    Args:
+        *args: of torchreid's engine.
+        seed: of the run.
+        evaluator: see `compute_metrics`.
+        samples: of the bootstrap, after the final epoch.
+        rerank: report the final test a second time, after k-reciprocal re-ranking.
+        extra_state: what checkpoints carry besides weights.
+        **kwargs: of torchreid's engine.
+    """
+
+    def __init__(
+        self,
+        *args: Any,
+        seed: int = 1,
+        evaluator: str = "exact",
+        samples: int = 0,
+        rerank: bool = False,
+        extra_state: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(*args, **kwargs)
+        self.seed, self.evaluator, self.samples, self.rerank = seed, evaluator, samples, rerank
+        self.extra_state = extra_state or {}
+        self.results: dict[str, dict[str, Metrics]] = {}  # by target and protocol, of the last test
+        self.metrics_log: MetricsLog | None = None
+        self.folder = Path()
+        self.print_freq = 1
+        self.final = False
+        self._source: Path | None = None  # folder of the checkpoint that was resumed
+
+    @property
+    def network(self) -> nn.Module:
+        """The model without the wrapper for several GPUs."""
+        return self.model.module if isinstance(self.model, nn.DataParallel) else self.model
+
+    def run(
+        self, save_dir: str = "log", max_epoch: int = 0, start_epoch: int = 0, *, test_only: bool = False, **kwargs: Any
+    ) -> None:
+        """As torchreid's; ``metrics.jsonl`` loses what it has of epochs that are done again."""
+        self.folder, self.final = Path(save_dir), test_only
+        if not test_only:
+            if self._source != self.folder.resolve():  # or --resume would go on with the older run that was here
+                for name in (LAST, PREVIOUS):
+                    (self.folder / name).unlink(missing_ok=True)
+            self.metrics_log = _log_up_to(self.folder / "metrics.jsonl", start_epoch)
+        super().run(save_dir=save_dir, max_epoch=max_epoch, start_epoch=start_epoch, test_only=test_only, **kwargs)
+
+    def train(self, print_freq: int = 10, **kwargs: Any) -> None:
+        """An epoch, and ``last.pth`` after it; the one before it stays as ``last.prev.pth``."""
+        self.print_freq = print_freq
+        torchreid_utils.set_random_seed(self.seed + self.epoch)
+        super().train(print_freq=print_freq, **kwargs)
+        self.final = self.epoch + 1 == self.max_epoch
+        save_checkpoint(self._state(), self.folder / LAST, self.folder / PREVIOUS)
+
+    def forward_backward(self, data: dict[str, Any]) -> dict[str, float]:
+        """A step of torchreid's; its losses are logged.
+
+        Raises:
+            T2IReIDError: when a loss is no longer a finite number.
+        """
+        summary: dict[str, float] = super().forward_backward(data)
+        if not all(map(math.isfinite, summary.values())):
+            raise T2IReIDError(
+                f"the loss is no longer a number in epoch {self.epoch + 1}, batch {self.batch_idx + 1} ({summary}); "
+                "lower train.lr"
+            )
+        if self.metrics_log is not None and (self.batch_idx + 1) % self.print_freq == 0:
+            step = self.epoch * self.num_batches + self.batch_idx + 1
+            self.metrics_log.write(step=step, epoch=self.epoch + 1, lr=self.get_current_lr(), **summary)
+        return summary
+
+    def save_model(self, epoch: int, rank1: float, save_dir: str, is_best: bool = False) -> None:
+        """Nothing: `train` has saved the epoch, and the figures of the test split choose none."""
+
+    def save_chosen(self, epoch: int) -> None:
+        """Writes ``best.pth``, the weights after the last epoch."""
+        state = {"state_dict": self.network.state_dict(), "epoch": epoch, "best": {"epoch": epoch, "val": {}}}
+        save_checkpoint({**state, **self.extra_state}, self.folder / "best.pth")
+
+    def _state(self) -> dict[str, Any]:
+        """With the keys of torchreid's checkpoints, which its ``resume_from_checkpoint`` reads."""
+        return {
+            "state_dict": self.network.state_dict(),
+            "epoch": self.epoch + 1,
+            "optimizer": self.optimizer.state_dict(),
+            "scheduler": self.scheduler.state_dict(),
+            **self.extra_state,
+        }
+
+    def resume(self, path: str | Path) -> int:
+        """Restores weights, optimizer and schedule, from ours or a checkpoint of torchreid's; returns the epochs done.
+
+        Raises:
+            CheckpointError: when the file is missing, damaged, of another model, or holds weights alone.
+        """
+        state = read_checkpoint(path)
+        check_resumable(state, ("state_dict", "optimizer", "scheduler", "epoch"), path)
+        weights = {name.removeprefix("module."): value for name, value in state["state_dict"].items()}
+        try:
+            self.network.load_state_dict(weights)
+            configured = settings_of(self.optimizer, self.scheduler)
+            self.optimizer.load_state_dict(state["optimizer"])
+        except (RuntimeError, ValueError) as error:
+            reason = " ".join(str(error).split())
+            raise CheckpointError(f"'{path}' is of another model or another optimizer: {reason}") from error
+        self.scheduler.load_state_dict(state["scheduler"])
+        keep_settings(configured, self.optimizer, self.scheduler)
+        self._source = Path(path).resolve().parent
+        return int(state["epoch"])
+
+    @torch.no_grad()
+    def _evaluate(
+        self,
+        dataset_name: str = "",
+        query_loader: Any = None,
+        gallery_loader: Any = None,
+        dist_metric: str = "euclidean",
+        normalize_feature: bool = False,
+        visrank: bool = False,
+        visrank_topk: int = 10,
+        save_dir: str = "",
+        use_metric_cuhk03: bool = False,
+        ranks: Sequence[int] = (1, 5, 10, 20),
+        rerank: bool = False,
+    ) -> tuple[float, float]:
+        """As torchreid's, which returns R@1 and mAP and forgets the rest; `results` has all."""
+        queries, gallery = self._embed(query_loader), self._embed(gallery_loader)
+        comparison = Comparison(*(side for pair in zip(queries, gallery) for side in pair))
+        if normalize_feature:
+            comparison = comparison._replace(queries=F.normalize(queries[0]), gallery=F.normalize(gallery[0]))
+        samples = self.samples if self.final else 0
+        found = {PROTOCOL: compute_metrics(comparison, ranks, self.evaluator, samples, dist_metric)[0]}
+        if (rerank or self.rerank) and self.final:
+            found[f"{PROTOCOL}+rerank"] = reranked_metrics(comparison, ranks, samples, dist_metric)
+        self.results[dataset_name] = found
+        for protocol, metrics in found.items():
+            shown = " ".join(f"{key} {100 * metrics[key]:.2f}" for key in metrics if key.startswith(("R@", "m")))
+            counts = f"{metrics['queries']} queries, {metrics['gallery']} in the gallery"
+            print(f"{dataset_name} {protocol}: {shown} ({counts})")
+        if self.metrics_log is not None:
+            self.metrics_log.write(epoch=self.epoch + 1, target=dataset_name, protocol=PROTOCOL, **found[PROTOCOL])
+        if visrank:
+            self._draw(comparison, dataset_name, dist_metric, Path(save_dir), visrank_topk)
+        return found[PROTOCOL]["R@1"], found[PROTOCOL]["mAP"]
+
+    def _draw(self, comparison: Comparison, target: str, dist_metric: str, folder: Path, topk: int) -> None:
+        """torchreid's pictures of ranked lists."""
+        distances = torchreid_metrics.compute_distance_matrix(comparison.queries, comparison.gallery, dist_metric)
+        torchreid_utils.visualize_ranked_results(
+            distances.numpy(),
+            self.datamanager.fetch_test_loaders(target),
+            self.datamanager.data_type,
+            width=self.datamanager.width,
+            height=self.datamanager.height,
+            save_dir=str(folder / f"visrank_{target}"),
+            topk=topk,
+        )
+
+    def _embed(self, loader: Any) -> tuple[Tensor, Any, Any]:
+        """Features ``[n, D]``, pids and camids ``[n]`` of what a loader gives."""
+        features, pids, camids = [], [], []
+        for data in loader:
+            images, batch_pids, batch_camids = self.parse_data_for_eval(data)
+            features.append(self.extract_features(images.cuda() if self.use_gpu else images).cpu())
+            pids.append(batch_pids)
+            camids.append(batch_camids)
+        return torch.cat(features), torch.cat(pids).numpy(), torch.cat(camids).numpy()
+
+
+class SoftmaxEngine(_Recorded, torchreid_engine.ImageSoftmaxEngine):
+    """torchreid's ``ImageSoftmaxEngine``, recorded."""
+
+
+class TripletEngine(_Recorded, torchreid_engine.ImageTripletEngine):
+    """torchreid's ``ImageTripletEngine``, recorded."""
+
+
+def _log_up_to(path: Path, epoch: int) -> MetricsLog:
+    """``metrics.jsonl`` with what it has of the first ``epoch`` epochs; a line that a kill cut off is left out."""
+    old = path.read_text(encoding="utf-8") if epoch and path.is_file() else ""
+    records = [json.loads(line) for line in old.rpartition("\n")[0].splitlines()]
+    log = MetricsLog(path)
+    for record in records:
+        if record["epoch"] <= epoch:
+            log.write(**record)
+    return log

@@ -1,0 +1,1 @@
+"""Pretrained image and text encoders: loading, tokenizing, preprocessing and running them."""

@@ -1,0 +1,117 @@
+"""What an image encoder's folder says about its images: size, mean and standard deviation."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from t2ireid_plugin.errors import EncoderError, shown
+from t2ireid_plugin.modeling.encoders.families import own_size
+from t2ireid_plugin.modeling.encoders.loading import IMAGE_KEY, Source, find_folder, find_on_hub
+from t2ireid_plugin.utils.safe_io import MOST_SETTINGS, parse_json, read_bytes
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
+
+# Normalisation by the beginning of model_type, where there is no preprocessor file: what the library's constants are
+# called. ViT and SigLIP have 0.5.
+_HALF = (0.5, 0.5, 0.5)
+_NORMALISATION = {"clip": "OPENAI_CLIP", "dinov": "IMAGENET_DEFAULT"}
+
+
+_MOST_SIDE = 4096  # pixels; what images are resized to
+
+
+class Preprocess(NamedTuple):
+    """How pixels reach the image encoder: ``(value / 255 - mean) / std`` at ``height`` x ``width``."""
+
+    height: int
+    width: int
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+
+def checked_preprocess(height: Any, width: Any, mean: Any, std: Any, where: str) -> Preprocess:
+    """Settings of a file, whatever it holds, once they are what pixels can be prepared with.
+
+    Raises:
+        EncoderError: when they are not; it begins with ``where``.
+    """
+    sizes = all(type(size) is int and 0 < size <= _MOST_SIDE for size in (height, width))
+    values = all(
+        isinstance(given, list | tuple)
+        and len(given) == 3
+        and all(isinstance(value, int | float) and math.isfinite(value) for value in given)
+        for given in (mean, std)
+    )
+    if not sizes or not values or not min(std) > 0:
+        raise EncoderError(
+            f"{where} must have a size up to {_MOST_SIDE}, three means and three deviations above 0, not "
+            f"{shown(height)} x {shown(width)}, {shown(mean)} and {shown(std)}"
+        )
+    return Preprocess(height, width, tuple(mean), tuple(std))
+
+
+def image_preprocess(source: Source, config: PretrainedConfig) -> Preprocess:
+    """Size, mean and std from the encoder's preprocessor file; without one its own size and its family's mean and std.
+
+    The file counts for the size because an encoder may be made for more than it is used at: DINOv2's positions are
+    for 518 pixels, its images have 224.
+
+    Args:
+        source: as for `build_image_encoder`.
+        config: of the encoder that was built.
+
+    Raises:
+        EncoderError: when the file is no JSON, or holds what no image can be prepared with.
+    """
+    settings = _preprocessor_settings(source)
+    height, width = own_size(config)
+    if height == width:  # positions for a tall image do not fit another
+        height, width = _preprocessor_size(settings) or (height, width)
+    mean, std = _usual_normalisation(config.model_type)
+    mean, std = settings.get("image_mean", mean), settings.get("image_std", std)
+    return checked_preprocess(height, width, mean, std, f"{IMAGE_KEY}: the preprocessor file of '{source}'")
+
+
+def _usual_normalisation(model_type: str) -> tuple[Sequence[float], Sequence[float]]:
+    from transformers import image_utils
+
+    for start, name in _NORMALISATION.items():
+        if model_type.startswith(start):
+            return getattr(image_utils, f"{name}_MEAN"), getattr(image_utils, f"{name}_STD")
+    return _HALF, _HALF
+
+
+def _preprocessor_settings(source: Source) -> dict[str, Any]:
+    """What is written beside the encoder about its images; empty when nothing is."""
+    if not isinstance(source, str):
+        return {}
+    # transformers 5 writes the second, with the tokenizer's part beside the images'.
+    for name in ("preprocessor_config.json", "processor_config.json"):
+        folder = find_folder(source)
+        file = folder / name if folder else find_on_hub(source, name)
+        if file is None or not file.is_file():
+            continue
+        try:
+            settings = parse_json(read_bytes(file, MOST_SETTINGS))
+        except OSError as error:
+            raise EncoderError(f"{IMAGE_KEY}: cannot read '{file}' ({error.strerror})") from error
+        except ValueError as error:
+            raise EncoderError(f"{IMAGE_KEY}: '{file}' is not valid JSON: {error}") from error
+        if not isinstance(settings, dict):
+            raise EncoderError(f"{IMAGE_KEY}: '{file}' holds no settings but {shown(settings)}")
+        return settings.get("image_processor", settings)
+    return {}
+
+
+def _preprocessor_size(settings: Mapping[str, Any]) -> tuple[int, int] | None:
+    """Height and width of what an image processor puts out, from any of the forms that transformers has had."""
+    crop = settings.get("crop_size") if settings.get("do_center_crop", True) else None
+    size = crop or settings.get("size")
+    if isinstance(size, Mapping):
+        edge = size.get("shortest_edge")
+        height, width = size.get("height", edge), size.get("width", edge)
+        return (height, width) if height and width else None
+    return (size, size) if isinstance(size, int) else None

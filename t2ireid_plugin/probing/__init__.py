@@ -1,0 +1,1 @@
+"""Linear probes: how much identity and clothing information the embeddings contain."""

@@ -1,0 +1,97 @@
+"""``t2ireid probe``: what a run's embeddings tell of identity and clothing, and how they fare when clothes change."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+from yacs.config import CfgNode
+
+from t2ireid_plugin.config import require_texts
+from t2ireid_plugin.data.manager import dead_workers_named
+from t2ireid_plugin.engine.build import check_files
+from t2ireid_plugin.engine.checks import check_config
+from t2ireid_plugin.engine.train import build_run, make_folder, weights_to_test
+from t2ireid_plugin.engine.training_state import save_json
+from t2ireid_plugin.evaluation.embeddings import embed_target
+from t2ireid_plugin.evaluation.metrics import compute_metrics, format_table
+from t2ireid_plugin.modeling.t2ireid import T2IReIDModel
+from t2ireid_plugin.probing.cross_outfit import outfit_comparisons
+from t2ireid_plugin.probing.probes import FOLDS, SAMPLES, C, format_probes, probe_attributes
+from t2ireid_plugin.synthetic.truth import Truth, read_truth
+from t2ireid_plugin.utils.logging import versions
+
+# Fields of `T2IReIDOutput`: both branches' gated features, and the embeddings that are searched by.
+PROBED = ("id_embeds", "cloth_embeds", "image_embeds", "cloth_image_embeds")
+Loaders = Mapping[str, DataLoader]  # query and gallery
+
+
+@dead_workers_named()
+def run_probes(cfg: CfgNode, command: str) -> dict[str, dict[str, Any]]:
+    """Probes a run on its targets, which are of drawn people; returns and writes ``probes_<target>.json``.
+
+    Args:
+        cfg: the run's configuration. Weights are ``model.load_weights``, or else ``best.pth`` in ``data.save_dir``.
+        command: what the user typed, for the file.
+
+    Raises:
+        T2IReIDError: for all that a user can mend.
+    """
+    require_texts(cfg, "t2ireid probe")
+    check_config(cfg)
+    folder = Path(cfg.data.save_dir)
+    weights = weights_to_test(cfg, folder)
+    check_files(cfg)
+    engine = build_run(cfg, weights)
+    engine.set_model_mode("eval")
+    loaders = engine.test_loader
+    truths = {
+        target: read_truth(cfg.data.root, [path for path, *_ in loaders[target]["gallery"].dataset.data])
+        for target in cfg.data.targets
+    }
+    make_folder(folder)
+    results = {}
+    for target, truth in truths.items():
+        about = {"target": target, "weights": str(weights), "data": cfg.data.root, "command": command}
+        found = _probe_target(cfg, engine.model, loaders[target], target, truth)
+        results[target] = {**about, "versions": versions(), "photos": len(truth.pids), **found}
+        save_json(results[target], probes_path(folder, target))
+        print(f"\nThe same in '{probes_path(folder, target)}'")
+    return results
+
+
+def probes_path(folder: Path, target: str) -> Path:
+    """Where the probes of a run on a target are written."""
+    return folder / f"probes_{target}.json"
+
+
+def _probe_target(cfg: CfgNode, model: T2IReIDModel, loaders: Loaders, target: str, truth: Truth) -> dict[str, Any]:
+    """Measures and prints; what the file holds of it."""
+    features = embed_photos(model, loaders["gallery"], target)
+    table = probe_attributes(features, {"identity": truth.identity, "clothing": truth.clothing}, truth.pids)
+    print(f"\n{target}, {len(truth.pids):,} photos\n{format_probes(table)}")
+    found: dict[str, Any] = {"probes": {"folds": FOLDS, "C": C, "samples": SAMPLES, **table.as_dict()}}
+    if truth.changes_clothes:
+        embeddings = embed_target(model, loaders["query"], loaders["gallery"], ["identity"], target)
+        found["outfits"] = {
+            name: compute_metrics(comparison, cfg.test.ranks, samples=cfg.test.bootstrap)[0]
+            for name, comparison in outfit_comparisons(embeddings, truth.outfits).items()
+        }
+        print(f"\n{format_table({target: found['outfits']})}")
+    return found
+
+
+@torch.no_grad()
+def embed_photos(model: T2IReIDModel, gallery_loader: DataLoader, label: str = "") -> dict[str, Tensor]:
+    """The `PROBED` embeddings ``[m, D]`` of each image, on the CPU; the model should be in eval mode."""
+    parts: dict[str, list[Tensor]] = {name: [] for name in PROBED}
+    for batch in tqdm(gallery_loader, desc=f"{label} gallery", leave=False, disable=None):
+        output = model(batch["img"])
+        for name in PROBED:
+            parts[name].append(getattr(output, name).cpu())
+    return {name: torch.cat(found) for name, found in parts.items()}

@@ -1,0 +1,1 @@
+"""Pictures of results: ranked lists, attention maps, plots and an HTML report."""

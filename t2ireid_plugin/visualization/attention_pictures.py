@@ -1,0 +1,123 @@
+"""The attention of both branches over the photo, and the words of its caption coloured by their relevance."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageDraw
+
+from t2ireid_plugin.utils.atomic_io import write_whole
+from t2ireid_plugin.utils.fonts import Font, font_for, plain_font, wrap
+from t2ireid_plugin.visualization.attention import BRANCHES, AttentionMaps, WordRelevance
+from t2ireid_plugin.visualization.drawing import fit
+
+_PHOTO, _GAP, _LABEL, _LINE = 320, 10, 20, 26  # _PHOTO: most pixels, upright and across
+_LETTERS = 13  # their size
+_BAR = 34  # height of the colour bar and its labels
+_MOST_TIMES = 4.0  # the colour map ends at this many times, and at this part of, an even share
+
+
+class _Placed(NamedTuple):
+    """A word in the picture."""
+
+    text: str
+    x: int
+    length: int
+    font: Font
+    colour: tuple[int, int, int]
+
+
+def draw_attention(
+    photo: str | Path, maps: AttentionMaps, path: str | Path, words: Sequence[WordRelevance] = ()
+) -> None:
+    """A PNG: the photo, and over it the identity and the clothing map; below, the words coloured by relevance.
+
+    All pictures share one scale: green is the even share of a patch, blue a quarter of it or less, red four times
+    as much or more. Green words speak for the photo, red ones against it, the strongest of a caption most deeply.
+
+    Args:
+        photo: the image file.
+        maps: ``[h, w]`` each, of this photo.
+        path: where to write.
+        words: as from `word_relevance`.
+
+    Raises:
+        DataError: when the photo is missing or damaged, or the picture cannot be written.
+    """
+    pixels = fit(photo, _PHOTO, _PHOTO)
+    tiles = [pixels, *(_overlay(pixels, attention.numpy()) for attention in maps)]
+    font = plain_font(_LETTERS)
+    step = max(pixels.shape[1], 90) + _GAP
+    width = _GAP + 3 * step
+    top = _LABEL + pixels.shape[0] + _GAP
+    lines = _place_words(words, width, font_for("".join(word for word, _ in words), _LETTERS))
+    canvas = Image.new("RGB", (width, top + _BAR + len(lines) * _LINE + _GAP), "white")
+    draw = ImageDraw.Draw(canvas)
+    for number, (label, tile) in enumerate(zip(("photo", *BRANCHES), tiles)):
+        draw.text((_GAP + number * step, 1), label, fill="black", font=font)
+        canvas.paste(Image.fromarray(tile), (_GAP + number * step, _LABEL))
+    _draw_bar(canvas, draw, top, font)
+    _draw_words(draw, lines, top + _BAR)
+    write_whole(Path(path), lambda draft: canvas.save(draft))
+
+
+def _colours(times_even: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
+    """Attention as a multiple of the even share ``[h, w]`` to RGB ``[h, w, 3]``; equal factors are equal steps."""
+    steps = np.log(np.maximum(times_even, 1e-6)) / np.log(_MOST_TIMES)  # -1 … 1 within the scale
+    # Without the ends of the colour map: a dark blue and a dark red look alike over a dark photo.
+    grey = np.clip(127.5 + 96 * steps, 31, 224).round().astype(np.uint8)
+    return cv2.applyColorMap(grey, cv2.COLORMAP_JET)[..., ::-1]
+
+
+def _overlay(pixels: npt.NDArray[np.uint8], attention: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
+    """A map ``[h, w]`` over the grey photo RGB ``[H, W, 3]``, patch by patch, so that its coarseness shows."""
+    colours = _colours(attention * attention.size)
+    colours = cv2.resize(colours, pixels.shape[1::-1], interpolation=cv2.INTER_NEAREST)
+    grey = cv2.cvtColor(cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
+    return cv2.addWeighted(colours, 0.5, grey, 0.5, 0)
+
+
+def _draw_bar(canvas: Image.Image, draw: ImageDraw.ImageDraw, top: int, font: Font) -> None:
+    """The scale of the maps, with its ends and its middle named."""
+    length = canvas.width - 2 * _GAP
+    times = _MOST_TIMES ** np.linspace(-1, 1, length, dtype=np.float32)[None]
+    bar = np.repeat(_colours(times), 8, axis=0)
+    canvas.paste(Image.fromarray(bar), (_GAP, top))
+    for text, anchor, x in (("1/4", "la", 0), ("even", "ma", length // 2), ("4 x", "ra", length)):
+        draw.text((_GAP + x, top + 11), text, fill="black", font=font, anchor=anchor)
+
+
+def _place_words(words: Sequence[WordRelevance], width: int, font: Font) -> list[list[_Placed]]:
+    """The words in lines of the given width; of one that is too long for any, the beginning."""
+    strongest = max((abs(relevance) for _, relevance in words), default=0.0)
+    lines: list[list[_Placed]] = []
+    x = width
+    for word, relevance in words:
+        shown = wrap(word, font, width - 2 * _GAP)[0]
+        length = round(font.getlength(shown))
+        if x + length > width - _GAP:
+            lines.append([])
+            x = _GAP
+        lines[-1].append(_Placed(shown, x, length, font, _word_colour(relevance, strongest)))
+        x += length + _GAP
+    return lines
+
+
+def _draw_words(draw: ImageDraw.ImageDraw, lines: Sequence[Sequence[_Placed]], top: int) -> None:
+    for row, line in enumerate(lines):
+        y = top + row * _LINE
+        for word in line:
+            draw.rectangle((word.x - 3, y, word.x + word.length + 3, y + _LINE - 6), fill=word.colour)
+            draw.text((word.x, y + _LINE // 2 - 3), word.text, fill="black", font=word.font, anchor="lm")
+
+
+def _word_colour(relevance: float, strongest: float) -> tuple[int, int, int]:
+    """White for a word that changes nothing, deepening to green (for) or red (against)."""
+    depth = abs(relevance) / strongest if strongest > 0 else 0.0
+    pale = round(255 - 165 * depth)
+    return (pale, 255 - round(45 * depth), pale) if relevance >= 0 else (255 - round(15 * depth), pale, pale)

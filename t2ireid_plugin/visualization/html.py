@@ -1,0 +1,120 @@
+"""HTML that needs no network, no script and no other file; whatever words come in, they come out as words."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import io
+from collections.abc import Mapping, Sequence
+from html import escape
+
+from PIL import Image
+
+from t2ireid_plugin.utils.fonts import printable
+
+_STYLE = """
+:root { color-scheme: light dark; --ink: #1b1b1b; --faint: #5c5c5c; --page: #fff; --card: #f5f5f3; --rule: #d9d9d6;
+  --right: #22a046; --wrong: #d03030; --right-ink: #17752f; --wrong-ink: #b32222; --query: #787878 }
+@media (prefers-color-scheme: dark) { :root { --ink: #e8e8e6; --faint: #a5a5a2; --page: #161617; --card: #202122;
+  --rule: #3a3b3d; --right-ink: #55cf79; --wrong-ink: #ff8080 } }
+* { box-sizing: border-box }
+body { max-width: 1152px; margin: 0 auto; padding: 16px; background: var(--page); color: var(--ink);
+  font: 16px/1.5 system-ui, "Segoe UI", Roboto, "Noto Sans", "Noto Sans CJK SC", "PingFang SC", sans-serif }
+h1 { margin: 16px 0 4px; font-size: 28px; line-height: 1.2 }
+h2 { margin: 40px 0 8px; padding-top: 12px; border-top: 2px solid var(--rule); font-size: 22px }
+h3 { margin: 24px 0 8px; font-size: 17px }
+h1, h2, h3, p, dd, td, th { overflow-wrap: anywhere }
+p { margin: 4px 0 }
+.faint { color: var(--faint); font-size: 14px }
+.scroll { overflow-x: auto }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums }
+th, td { padding: 5px 18px 5px 0; border-bottom: 1px solid var(--rule); text-align: right; vertical-align: top;
+  white-space: nowrap }
+th.name, td.name { text-align: left }
+td small { display: block; color: var(--faint); font-size: 12px }
+img { height: auto; max-width: 100% }
+.plots { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 420px), 1fr)); gap: 16px 24px;
+  margin-top: 16px }
+.plots h3 { margin: 0 0 6px }
+.plots img { width: 100%; max-width: 640px; height: auto; background: #fff; border-radius: 6px }
+.attention { display: flex; flex-wrap: wrap; gap: 16px; align-items: flex-start }
+.attention img { border: 1px solid var(--rule); border-radius: 6px; background: #fff }
+.list { margin: 12px 0; padding: 12px; background: var(--card); border-radius: 8px }
+.caption { font-size: 16px; unicode-bidi: isolate }
+.photos { display: flex; flex-wrap: wrap; gap: 8px; margin-top: 8px }
+figure { margin: 0; width: 80px; font-size: 12px; line-height: 1.4; font-variant-numeric: tabular-nums }
+figure div { display: flex; align-items: center; justify-content: center; width: 80px; height: 168px;
+  border: 4px solid var(--query); background: var(--page) }
+figure img { display: block }
+figcaption { display: flex; justify-content: space-between }
+.asked { margin-right: 12px }
+.apart { margin-left: 12px }
+.found { display: flex; gap: 12px; align-items: flex-start; margin-top: 8px }
+.found ol { flex: 1; margin: 0; padding: 0; list-style: none }
+.found li { margin: 0 0 6px; padding: 4px 10px; border-left: 4px solid; overflow-wrap: anywhere }
+.found li.right { border-color: var(--right) }
+.found li.wrong { border-color: var(--wrong) }
+.found li span { margin: 0 12px 0 6px; font-variant-numeric: tabular-nums; color: var(--faint) }
+.right div { border-color: var(--right) }
+.wrong div { border-color: var(--wrong) }
+.right b { color: var(--right-ink) }
+.wrong b { color: var(--wrong-ink) }
+pre { overflow-x: auto; padding: 12px; background: var(--card); border-radius: 8px; font-size: 13px; line-height: 1.4 }
+summary { cursor: pointer; font-weight: 600 }
+dl { display: grid; grid-template-columns: max-content 1fr; gap: 2px 16px; margin: 8px 0 }
+dt { color: var(--faint) }
+dd { margin: 0 }
+"""
+
+
+def page(title: str, body: str) -> str:
+    """A whole page; ``body`` is HTML, ``title`` is words. It forbids itself scripts and whatever is not in it."""
+    # The style is allowed by its hash, so that not even one smuggled in would be applied.
+    style = base64.b64encode(hashlib.sha256(_STYLE.encode()).digest()).decode()
+    policy = f"default-src 'none'; img-src data:; style-src 'sha256-{style}'; base-uri 'none'; form-action 'none'"
+    return f"""<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta http-equiv="Content-Security-Policy" content="{policy}">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="referrer" content="no-referrer">
+<title>{words(title)}</title>
+<style>{_STYLE}</style>
+</head>
+<body>
+{body}
+</body>
+</html>
+"""
+
+
+def words(text: str) -> str:
+    """``text`` on one line, for between tags or in an attribute."""
+    return escape(printable(text))
+
+
+def lines(text: str) -> str:
+    """``text`` with its lines and their indentation."""
+    return "\n".join(line[: len(line) - len(line.lstrip(" "))] + words(line) for line in text.splitlines())
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table of cells that are HTML already; the first column is of words, the others of numbers."""
+    first, *others = head
+    parts = [f'<tr><th class="name">{first}</th>{"".join(f"<th>{cell}</th>" for cell in others)}</tr>']
+    parts += [f'<tr><td class="name">{name}</td>{"".join(f"<td>{c}</td>" for c in row)}</tr>' for name, *row in rows]
+    return '<div class="scroll"><table>\n' + "\n".join(parts) + "\n</table></div>"
+
+
+def facts(pairs: Mapping[str, str]) -> str:
+    """Names with their values, both words."""
+    return "<dl>" + "".join(f"<dt>{words(k)}</dt><dd>{words(v)}</dd>" for k, v in pairs.items()) + "</dl>"
+
+
+def image(content: bytes, alt: str) -> str:
+    """A PNG or JPEG file within the page; ``alt`` is words that say what is in it."""
+    with Image.open(io.BytesIO(content)) as picture:
+        kind, size = str(picture.format).lower(), f'width="{picture.width}" height="{picture.height}"'
+    data = f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
+    return f'<img src="{data}" {size} alt="{words(alt)}" title="{words(alt)}">'

@@ -1,0 +1,92 @@
+"""``tools/benchmark.py train`` on tiny encoders."""
+
+import json
+import time
+
+import pytest
+import torch
+
+from benchmarks import training
+from benchmarks.main import main
+from benchmarks.tiny import draw_people
+
+
+def test_settings_are_measured_beside_the_first(tmp_path, capsys):
+    file = tmp_path / "train.json"
+    settings = ["train.precision fp32", "train.checkpoint_encoders true train.encode_at_once 2"]
+    words = ["train", "--size", "tiny", "--batch", "16", "--rounds", "1", "--json", str(file), "--settings", *settings]
+    assert main(words) == 0
+    printed = capsys.readouterr().out
+    figures = json.loads(file.read_text())["train"]
+    assert list(figures["settings"]) == settings
+    for name, row in figures["settings"].items():
+        assert name in printed
+        assert row["seconds"] > 0
+        assert row["mb"] > 1
+        assert row["time_to_bare"]["median"] > 1
+        assert 0 < row["waits"] < 1
+    plain, twice = figures["settings"].values()
+    assert set(plain["time_to_first"].values()) == set(plain["memory_to_first"].values()) == {1}
+    assert twice["time_to_first"]["median"] == pytest.approx(twice["seconds"] / plain["seconds"])
+    assert twice["memory_to_first"]["median"] == pytest.approx(twice["mb"] / plain["mb"])
+
+
+@pytest.mark.parametrize(("size", "width", "layers", "side"), [("base", 768, 12, 224), ("tiny", 32, 2, 32)])
+def test_size_and_settings_reach_the_run(tmp_path, monkeypatch, size, width, layers, side):
+    class Built(Exception):
+        pass
+
+    def build_run(cfg, weights):
+        raise Built(cfg)
+
+    monkeypatch.setattr(training, "build_run", build_run)
+    with pytest.raises(Built) as built:
+        training._build(tmp_path, tmp_path, size, "train.precision bf16 model.freeze_text true", 4, 3, False)
+    (cfg,) = built.value.args
+    for encoder in (cfg.model.vit_config, cfg.model.bert_config):
+        assert (encoder.hidden_size, encoder.num_hidden_layers) == (width, layers)
+    assert cfg.model.vit_config.image_size == [cfg.data.height, cfg.data.width] == [side, side]
+    assert cfg.data.workers == 3
+    assert (cfg.train.precision, cfg.model.freeze_text, cfg.train.batch_size) == ("bf16", True, 4)
+
+
+def test_with_the_cache_the_text_encoder_is_not_run(tmp_path):
+    draw_people(tmp_path, train_ids=4)
+    for cache, runs in (("off", True), ("disk", False)):
+        words = f"model.freeze_text true data.text_feature_cache {cache}"
+        engine = training._build(tmp_path / "log", tmp_path, "tiny", words, 16, 0, False)
+        called = []
+        engine.model.text_encoder.register_forward_hook(lambda *_, called=called: called.append(True))
+        clock = training._Clock(use_gpu=False)
+        training._run_steps(engine, clock)
+        assert len(clock.seconds) >= 2
+        assert bool(called) == runs
+
+
+def test_the_clock_tells_steps_from_waiting_for_them():
+    clock = training._Clock(use_gpu=False)
+    for _ in range(2):
+        time.sleep(0.2)
+        assert clock(lambda: time.sleep(0.05) or "done") == "done"
+    assert min(clock.waits) >= 0.2
+    assert 0.05 <= min(clock.walls) < 0.2
+    assert max(clock.seconds) < 0.05  # of this process's CPU, which sleeps
+
+
+@pytest.mark.cuda
+def test_settings_are_measured_on_a_gpu(capsys):
+    words = ["--size", "tiny", "--batch", "16", "--warmup", "2", "--rounds", "1", "--settings", "train.precision bf16"]
+    assert main(["train", "--use-gpu", *words]) == 0
+    assert "images a second" in capsys.readouterr().out
+
+
+def test_a_gpu_that_is_not_there(monkeypatch, capsys):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert main(["train", "--use-gpu"]) == 2
+    assert "--use-gpu" in capsys.readouterr().err
+
+
+def test_a_wrong_setting_is_told_before_anything_runs(monkeypatch, capsys):
+    monkeypatch.setattr(training, "in_own_process", lambda *_, **__: pytest.fail("ran"))
+    assert main(["train", "--settings", "train.precission bf16"]) == 2
+    assert "train.precision" in capsys.readouterr().err

@@ -1,0 +1,252 @@
+import contextlib
+import json
+import os
+import resource
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from t2ireid_plugin.engine.training_state import (
+    DAMAGED,
+    LAST,
+    PREVIOUS,
+    check_intact,
+    load_training_state,
+    newest_checkpoint,
+    save_checkpoint,
+    save_json,
+)
+from t2ireid_plugin.errors import CheckpointError
+from t2ireid_plugin.modeling.checkpoint import read_checkpoint
+
+OLD, NEW = {"epoch": 1, "weights": torch.zeros(3)}, {"epoch": 2, "weights": torch.ones(200_000)}
+
+
+def load(file):
+    return torch.load(file, weights_only=True)
+
+
+@pytest.fixture
+def small_files_only():
+    """No file of this process can grow past 50 kB, which is what a full disk looks like to it."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_a_new_checkpoint_replaces_the_old(tmp_path):
+    file = tmp_path / "last.pth"
+    for state in (OLD, NEW):
+        save_checkpoint(state, file)
+        assert load(file)["epoch"] == state["epoch"]
+        assert torch.equal(load(file)["weights"], state["weights"])
+    assert [path.name for path in tmp_path.iterdir()] == ["last.pth"]
+
+
+def test_a_write_that_fails_leaves_the_old_file(tmp_path, small_files_only):
+    file = tmp_path / "last.pth"
+    save_checkpoint(OLD, file)
+    before = file.read_bytes()
+    with pytest.raises(CheckpointError, match=r"cannot write '.*last\.pth': File too large; what was there before"):
+        save_checkpoint(NEW, file)
+    assert file.read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir()] == ["last.pth"]
+
+
+def test_json_that_fails_leaves_the_old_file(tmp_path, small_files_only):
+    file = tmp_path / "results.json"
+    save_json({"R@1": 0.5}, file)
+    with pytest.raises(CheckpointError, match="cannot write"):
+        save_json(["long"] * 50_000, file)
+    assert json.loads(file.read_text()) == {"R@1": 0.5}
+    assert [path.name for path in tmp_path.iterdir()] == ["results.json"]
+
+
+@pytest.mark.parametrize("interruption", [KeyboardInterrupt, MemoryError])
+def test_an_interrupted_write_leaves_the_old_file(tmp_path, monkeypatch, interruption):
+    file = tmp_path / "last.pth"
+    save_checkpoint(OLD, file)
+
+    def half(state, path):
+        path.write_bytes(b"half a checkpoint")
+        raise interruption
+
+    monkeypatch.setattr(torch, "save", half)
+    with pytest.raises(interruption):
+        save_checkpoint(NEW, file)
+    assert load(file)["epoch"] == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["last.pth"]
+
+
+def test_what_a_killed_process_left_is_no_obstacle(tmp_path):
+    (tmp_path / ".last.tmp.pth").write_bytes(b"half a checkpoint of a process that was killed")
+    save_checkpoint(OLD, tmp_path / "last.pth")
+    assert load(tmp_path / "last.pth")["epoch"] == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["last.pth"]
+
+
+def test_the_file_is_on_disk_before_it_gets_its_name(tmp_path, monkeypatch):
+    events = []
+    fsync, replace = os.fsync, os.replace
+    monkeypatch.setattr(os, "fsync", lambda fd: (events.append("fsync"), fsync(fd)))
+    monkeypatch.setattr(os, "replace", lambda a, b: (events.append("replace"), replace(a, b)))
+    save_checkpoint(OLD, tmp_path / "last.pth")
+    assert events == ["fsync", "replace", "fsync"]  # the last one is the folder, which holds the names
+
+
+def test_a_folder_that_does_not_exist(tmp_path):
+    with pytest.raises(CheckpointError, match="cannot write"):
+        save_checkpoint(OLD, tmp_path / "gone" / "last.pth")
+
+
+def test_json_is_readable_in_any_language(tmp_path):
+    save_json({"caption": "一个男人"}, tmp_path / "a.json")
+    assert "一个男人" in (tmp_path / "a.json").read_text(encoding="utf-8")
+
+
+# The newest and the one before it
+
+
+def two_checkpoints(folder):
+    """Of epochs 1 and 2; their paths, the newest first."""
+    last, previous = folder / LAST, folder / PREVIOUS
+    save_checkpoint({"epoch": 1, "weights": torch.arange(200.0)}, last, keep=previous)
+    save_checkpoint({"epoch": 2, "weights": torch.arange(200.0) + 1}, last, keep=previous)
+    return last, previous
+
+
+def damage(file, place=0.5):
+    content = bytearray(file.read_bytes())
+    content[int(len(content) * place)] ^= 1
+    file.write_bytes(content)
+
+
+def test_the_checkpoint_before_the_newest_is_kept(tmp_path):
+    last, previous = two_checkpoints(tmp_path)
+    assert [load(file)["epoch"] for file in (last, previous)] == [2, 1]
+    save_checkpoint({"epoch": 3}, last, keep=previous)
+    assert [load(file)["epoch"] for file in (last, previous)] == [3, 2]
+    assert {path.name for path in tmp_path.iterdir()} == {LAST, PREVIOUS}
+
+
+def test_of_two_whole_ones_the_newest_is_taken(tmp_path, caplog):
+    last, _ = two_checkpoints(tmp_path)
+    assert newest_checkpoint(tmp_path) == last
+    assert caplog.text == ""
+
+
+def test_where_there_is_none_there_is_none(tmp_path):
+    assert newest_checkpoint(tmp_path) is None
+
+
+def test_a_damaged_newest_gives_way_to_the_one_before_it_with_a_warning(tmp_path, caplog):
+    last, previous = two_checkpoints(tmp_path)
+    damage(last)
+    broken = last.read_bytes()
+    assert newest_checkpoint(tmp_path) == previous
+    assert "last.pth' is damaged: the checksum of" in caplog.text
+    assert "Going on from the one before it" in caplog.text
+    # The next save keeps the good one, and the damaged one is there for whoever wants to look.
+    save_checkpoint({"epoch": 2}, last, keep=previous)
+    assert load(previous)["epoch"] == 1
+    assert (tmp_path / DAMAGED).read_bytes() == broken
+
+
+def test_two_damaged_ones_are_an_error_that_names_a_file(tmp_path):
+    for file in two_checkpoints(tmp_path):
+        damage(file)
+    with pytest.raises(CheckpointError, match=r"last\.prev\.pth' is damaged"):
+        newest_checkpoint(tmp_path)
+    assert (tmp_path / LAST).exists()
+
+
+def test_a_process_killed_between_the_two_renames_loses_nothing(tmp_path, caplog):
+    last, previous = two_checkpoints(tmp_path)
+    last.unlink()
+    assert newest_checkpoint(tmp_path) == previous
+    assert "last.pth' is not there" in caplog.text
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    file = tmp_path_factory.mktemp("small") / "small.pth"
+    state = {"weights": torch.randn(300, generator=torch.Generator().manual_seed(0)), "epoch": 3, "best": {"R@1": 0.5}}
+    save_checkpoint(state, file)
+    return file, state
+
+
+@given(st.floats(0, 1, exclude_max=True), st.integers(0, 7))
+@settings(max_examples=500)
+def test_a_flipped_bit_anywhere_is_noticed_or_changes_nothing(small, place, bit):
+    file, state = small
+    content = bytearray(file.read_bytes())
+    content[int(len(content) * place)] ^= 1 << bit
+    flipped = file.with_name("flipped.pth")
+    flipped.write_bytes(content)
+    found = None
+    with contextlib.suppress(CheckpointError):
+        check_intact(flipped)
+        found = read_checkpoint(flipped)
+    if found is not None:
+        assert torch.equal(found["weights"], state["weights"])
+        assert (found["epoch"], found["best"]) == (3, state["best"])
+
+
+def test_pytorch_alone_would_not_notice(small):
+    """So that the test above is worth something."""
+    file, state = small
+    content = file.read_bytes()
+    place = content.index(state["weights"].numpy().tobytes())
+    flipped = file.with_name("weights.pth")
+    flipped.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
+    assert not torch.equal(load(flipped)["weights"], state["weights"])
+    with pytest.raises(CheckpointError, match="the checksum of"):
+        check_intact(flipped)
+
+
+@given(st.floats(0, 1, exclude_max=True))
+def test_a_file_cut_off_anywhere_is_noticed(small, place):
+    file, _ = small
+    cut = file.with_name("cut.pth")
+    cut.write_bytes(file.read_bytes()[: int(file.stat().st_size * place)])
+    with pytest.raises(CheckpointError, match=r"cut\.pth' is truncated or damaged"):
+        check_intact(cut)
+
+
+# What training can go on from
+
+
+def test_a_runs_last_checkpoint_can_be_resumed(tiny_run):
+    state = load_training_state(tiny_run.folder / "last.pth")
+    assert state["epoch"] == 2
+    assert state["optimizer"]["state"]
+
+
+def test_weights_alone_cannot_be_resumed(tiny_run):
+    with pytest.raises(CheckpointError) as error:
+        load_training_state(tiny_run.folder / "best.pth")
+    text = str(error.value)
+    assert "has no losses, optimizer, scheduler, scaler, step, steps, evaluated, sequence, log, bad_images, so" in text
+    assert "model.load_weights" in text
+
+
+def test_a_missing_or_cut_file_is_named(tiny_run, tmp_path):
+    with pytest.raises(CheckpointError, match=r"no checkpoint at '.*gone\.pth'"):
+        load_training_state(tmp_path / "gone.pth")
+    cut = tmp_path / "cut.pth"
+    cut.write_bytes((tiny_run.folder / "last.pth").read_bytes()[:100_000])
+    with pytest.raises(CheckpointError, match=r"'.*cut\.pth' is truncated"):
+        load_training_state(cut)
+
+
+@pytest.mark.parametrize("name", ["last.pth", "best.pth"])
+def test_a_runs_checkpoints_load_with_pytorchs_safe_loader(tiny_run, name):
+    state = torch.load(tiny_run.folder / name, weights_only=True)
+    assert state["epoch"] >= 1
+    assert all(isinstance(value, torch.Tensor) for value in state["state_dict"].values())
+    assert (state["preprocess"]["height"], state["preprocess"]["width"]) == (32, 16)
+    assert state["preprocess"]["mean"] == state["preprocess"]["std"] == [0.5, 0.5, 0.5]
+    assert json.loads(state["tokenizer"])["model"]["type"] == "WordPiece"

@@ -1,0 +1,189 @@
+"""The image-only model against `T2IReIDModel`, and by itself."""
+
+import logging
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from t2ireid_plugin.errors import CheckpointError, ConfigError, EncoderError, InputError
+from t2ireid_plugin.integrations.torchreid.model import BRANCHES, T2IReIDImageModel
+
+SHAPE = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48}
+TINY = {**SHAPE, "image_size": 32, "patch_size": 16}
+
+
+@pytest.fixture
+def build(make):
+    def build(branch="identity", loss="softmax", num_classes=5, **options):
+        torch.manual_seed(3)
+        return make.stir(T2IReIDImageModel(num_classes, loss, branch=branch, **{"vit_pretrained": TINY, **options}))
+
+    return build
+
+
+@pytest.fixture
+def trained(make, tmp_path):
+    """A `T2IReIDModel` and the file it was saved to."""
+    model = make.model(seed=4)
+    torch.save({"state_dict": model.state_dict()}, tmp_path / "best.pth")
+    return model, tmp_path / "best.pth"
+
+
+@pytest.mark.parametrize("branch", BRANCHES)
+def test_embeddings_are_those_of_the_text_image_model(build, trained, make, branch):
+    whole, file = trained
+    images = make.images(3)
+    with torch.no_grad():
+        found = build(branch).load_param(file).eval()(images)
+        output = whole(images)
+    identity, clothing = output.image_embeds, output.cloth_image_embeds
+    expected = {"identity": identity, "clothing": clothing, "both": F.normalize(torch.cat([identity, clothing], 1))}
+    torch.testing.assert_close(found, expected[branch])
+    torch.testing.assert_close(found.norm(dim=1), torch.ones(3))
+
+
+@pytest.mark.parametrize("size", [(32, 32), (48, 16)])
+@pytest.mark.parametrize("tokens", ["all", "cls", "mean", "max", "window"])
+def test_so_they_are_at_other_sizes_and_with_other_tokens(build, make, size, tokens, tmp_path):
+    options = {"disentangle": {"tokens": tokens, "window": 3}}
+    whole = make.model(seed=4, **options)
+    torch.save(whole.state_dict(), tmp_path / "weights.pth")
+    images = make.images(2, *size)
+    with torch.no_grad():
+        found = build(**options).load_param(tmp_path / "weights.pth").eval()(images)
+        torch.testing.assert_close(found, whole.encode_image(images))
+
+
+def test_weights_go_back_into_the_text_image_model(build, make, tmp_path):
+    model = build(num_classes=7)
+    torch.save({"state_dict": model.state_dict()}, tmp_path / "model.pth.tar-3")
+    whole = make.model(seed=5).load_param(tmp_path / "model.pth.tar-3")
+    images = make.images(3)
+    with torch.no_grad():
+        torch.testing.assert_close(whole.encode_image(images), model.eval()(images))
+    assert whole.load_report.unexpected == ["classifier.bias", "classifier.weight"]
+    assert not whole.load_report.mismatched
+
+
+def test_what_a_text_image_checkpoint_has_besides_is_told(build, trained, caplog):
+    _, file = trained
+    with caplog.at_level(logging.WARNING):
+        report = build().load_param(file).load_report
+    assert report.missing == ["classifier.bias", "classifier.weight"]
+    outside = ("text_encoder.", "text_mlp.", "text_attn", "fusion.", "scale", "id_classifier.")
+    assert report.unexpected
+    assert all(name.startswith(outside) for name in report.unexpected)
+    assert "unexpected" in caplog.text
+
+
+def test_a_file_of_something_else_is_refused(build, tmp_path):
+    torch.save(nn.Conv2d(3, 4, 5).state_dict(), tmp_path / "other.pth")
+    with pytest.raises(CheckpointError, match=r"other\.pth': none of the 2 tensors fits"):
+        build().load_param(tmp_path / "other.pth")
+
+
+@pytest.mark.parametrize("branch", BRANCHES)
+@pytest.mark.parametrize("loss", ["softmax", "triplet"])
+def test_every_parameter_learns_from_every_loss(build, make, branch, loss):
+    """The projection to what is tested most of all: softmax alone must reach it."""
+    model = build(branch, loss).train()
+    out = model(make.images(4))
+    logits, features = out if loss == "triplet" else (out, None)
+    assert logits.shape == (4, 5)
+    total = F.cross_entropy(logits, torch.arange(4))
+    if features is not None:
+        assert features.shape == (4, model.feature_dim)
+        torch.testing.assert_close(features.norm(dim=1), torch.ones(4))
+    total.backward()
+    without = [name for name, p in model.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
+    assert without == []
+
+
+def test_triplets_alone_train_all_but_the_classifier(build, make):
+    model = build(loss="triplet").train()
+    _, features = model(make.images(4))
+    features[:, 0].sum().backward()
+    assert [name for name, p in model.named_parameters() if p.grad is None] == ["classifier.weight", "classifier.bias"]
+
+
+def test_no_text_no_fusion_and_nothing_outside_the_layers(build):
+    """torchreid's staged learning rates see the parameters of layers alone."""
+    model = build()
+    names = {name for name, _ in model.named_children()}
+    assert names == {"visual_encoder", "disentangle", "shared_mlp", "image_mlp", "classifier"}
+    assert {id(p) for child in model.children() for p in child.parameters()} == {id(p) for p in model.parameters()}
+
+
+def test_full_size_without_files(monkeypatch):
+    """ViT-B/16 of random weights, without a look at the hub or its cache."""
+    monkeypatch.setattr("t2ireid_plugin.modeling.encoders.loading._load", None)
+    monkeypatch.setattr("t2ireid_plugin.modeling.encoders.loading.find_cached", None)
+    model = T2IReIDImageModel(751, pretrained=False).eval()
+    config = model.visual_encoder.config
+    assert (config.hidden_size, config.num_hidden_layers, config.patch_size) == (768, 12, 16)
+    assert (model.preprocess.height, model.preprocess.mean) == (224, (0.5, 0.5, 0.5))
+    with torch.no_grad():
+        assert model(torch.zeros(1, 3, 256, 128)).shape == (1, 256)
+
+
+def test_weights_and_shape_of_a_folder(build, folders):
+    """With pretrained the encoder is the folder's; without, it only has its shape and pixels."""
+    own = folders.vit.state_dict()
+    for pretrained in (True, False):
+        model = T2IReIDImageModel(5, pretrained=pretrained, vit_pretrained=str(folders.image))
+        state = model.visual_encoder.state_dict()
+        same = [torch.equal(state[name], own[name]) for name in state if name.endswith("q_proj.weight")]
+        assert same == [pretrained] * 2
+        assert model.preprocess.mean == (0.1, 0.2, 0.3)
+    (folders.image / "model.safetensors").unlink()
+    T2IReIDImageModel(5, pretrained=False, vit_pretrained=str(folders.image))
+
+
+def test_missing_weights_are_an_error(monkeypatch, tmp_path):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(EncoderError, match="vit_pretrained: no folder"):
+        T2IReIDImageModel(5, vit_pretrained=str(tmp_path / "nowhere"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"loss": "terms"}, "loss: unknown 'terms'; valid: softmax, triplet"),
+        ({"branch": "face"}, "branch: unknown 'face'; valid: identity, clothing, both"),
+        ({"num_classes": 0}, "num_classes: 0 must be at least 1"),
+        ({"disentangle": {"tokens": "some"}}, "disentangle.tokens: unknown 'some'"),
+        ({"vit_pretrained": {"hiden_size": 3}}, "vit_pretrained: unknown hiden_size"),
+        (
+            {"vit_pretrained": {**SHAPE, "model_type": "siglip"}, "disentangle": {"tokens": "cls"}},
+            "'cls' needs a class token",
+        ),
+    ],
+)
+def test_what_cannot_work_is_refused(arguments, message):
+    with pytest.raises(ConfigError, match=message):
+        T2IReIDImageModel(**{"num_classes": 5, "vit_pretrained": TINY, **arguments})
+
+
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [
+        (torch.zeros(1, 3, 32, 32), "training batch of 1"),
+        (torch.zeros(2, 1, 32, 32), r"images must be \[B, 3, H, W\], not \[2, 1, 32, 32\]"),
+        (torch.zeros(3, 32, 32), r"not \[3, 32, 32\]"),
+        (torch.zeros(2, 3, 40, 32), "do not divide into the 16 x 16 patches"),
+    ],
+)
+def test_images_that_do_not_fit_are_refused(build, images, message):
+    with pytest.raises(InputError, match=message):
+        build().train()(images)
+
+
+def test_another_encoder(make, tmp_path):
+    """CLIP's image tower as inline configuration, with its pixels."""
+    model = T2IReIDImageModel(5, vit_pretrained={**TINY, "model_type": "clip"}).eval()
+    assert model.preprocess.mean[0] == pytest.approx(0.481, abs=1e-3)
+    with torch.no_grad():
+        assert model(make.images(2)).shape == (2, 256)
+    assert model.visual_encoder.config.model_type == "clip_vision_model"

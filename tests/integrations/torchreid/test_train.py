@@ -1,0 +1,470 @@
+"""torchreid's own configurations and models by our command line, on drawn people in the formats of its datasets."""
+
+import json
+import math
+import re
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from torchreid import data, engine, metrics, models, optim, utils
+
+from t2ireid_plugin.cli import main
+from t2ireid_plugin.config import load_cfg
+from t2ireid_plugin.engine.checks import check_config
+from t2ireid_plugin.errors import ConfigError
+from t2ireid_plugin.integrations.torchreid.build import build_image_model
+from t2ireid_plugin.integrations.torchreid.engine import TripletEngine
+
+# In the manner of torchreid's own files.
+OSNET = """
+model:
+  name: 'osnet_x0_25'
+  pretrained: True
+
+data:
+  type: 'image'
+  sources: ['market1501']
+  targets: ['market1501']
+  height: 64
+  width: 32
+  combineall: False
+  transforms: ['random_flip']
+  save_dir: 'log/osnet_x0_25_market1501_softmax'
+
+loss:
+  name: 'softmax'
+  softmax:
+    label_smooth: True
+
+train:
+  optim: 'amsgrad'
+  lr: 0.003
+  max_epoch: 1
+  batch_size: 24
+  fixbase_epoch: 0
+  open_layers: ['classifier']
+  lr_scheduler: 'single_step'
+  stepsize: [80]
+
+test:
+  batch_size: 100
+  dist_metric: 'euclidean'
+  normalize_feature: False
+  evaluate: False
+  eval_freq: -1
+  rerank: False
+"""
+QUIET = ["use_gpu", "False", "data.workers", "0", "test.bootstrap", "50", "train.print_freq", "1"]
+# configs/market1501_t2ireid.yaml made tiny.
+TINY = [
+    *("model.vit_pretrained", ""),
+    *("model.vit_config", "{image_size: [32, 16], patch_size: 8, hidden_size: 32, num_hidden_layers: 1, "
+                          "num_attention_heads: 2, intermediate_size: 32}"),
+    *("data.height", "32", "data.width", "16", "train.batch_size", "32", "train.fixbase_epoch", "0"),
+    *("train.lr_scheduler", "single_step", "train.max_epoch", "1"),
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def osnet_file(tmp_path_factory):
+    file = tmp_path_factory.mktemp("configs") / "im_osnet_x0_25_softmax_256x128_amsgrad.yaml"
+    file.write_text(OSNET)
+    return file
+
+
+@pytest.fixture(scope="module")
+def osnet_run(osnet_file, reid_data, tmp_path_factory):
+    """The folder of a finished run of torchreid's OSNet, by the words of torchreid's own script."""
+    folder = tmp_path_factory.mktemp("osnet") / "log"
+    words = ["--config-file", str(osnet_file), "--root", str(reid_data), "--transforms", "random_flip", "random_erase"]
+    words += ["-s", "market1501", "-t", "market1501", "msmt17", "model.pretrained", "False"]
+    assert main(["train", *words, *QUIET, "data.save_dir", str(folder)]) == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def tiny_words(repository, reid_data):
+    """`tiny_words(save_dir, *settings, name=…)`: the words for a tiny model of ours on the drawn Market-1501."""
+
+    def words(save_dir, *settings, name="market1501_t2ireid"):
+        file = repository / "configs" / f"{name}.yaml"
+        head = ["--config-file", str(file), "--root", str(reid_data)]
+        return [*head, *QUIET, *TINY, "data.save_dir", str(save_dir), *map(str, settings)]
+
+    return words
+
+
+def test_a_model_of_torchreids_that_puts_tensors_on_the_gpu_is_told_when_there_is_none():
+    cfg = load_cfg(
+        None, ["model.name", "hacnn", "loss.name", "softmax", "model.pretrained", "False", "use_gpu", "False"]
+    )
+    model = build_image_model(cfg, num_classes=3).eval()
+    assert model(torch.rand(1, 3, 160, 64)).shape == (1, 1024)
+
+
+def results(folder):
+    return json.loads((folder / "results.json").read_text())
+
+
+def figures(found, target="market1501"):
+    return {name: value for name, value in found["metrics"][target]["i2i"].items() if name != "interval95"}
+
+
+def weights(file):
+    return torch.load(file, weights_only=True)["state_dict"]
+
+
+def same(first, second):
+    return list(first) == list(second) and all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_a_run_of_torchreids_leaves_what_a_run_of_ours_leaves(osnet_run, reid_data):
+    names = {path.name for path in osnet_run.iterdir()}
+    assert names - {next(n for n in names if n.startswith("events."))} == {
+        ".lock", "best.pth", "config.yaml", "env.txt", "last.pth", "metrics.jsonl", "results.json", "train.log",
+    }  # fmt: skip
+    found = results(osnet_run)
+    assert found["chosen"] == {"epoch": 1, "val": {}}
+    assert found["datasets"]["market1501"] == {
+        "train": {"images": 96, "ids": 24, "cameras": 4},
+        "query": {"images": 8, "ids": 8, "cameras": 1},
+        "gallery": {"images": 25, "ids": 9, "cameras": 4},
+    }
+    for name, queries, gallery in (("market1501", 8, 25), ("msmt17", 16, 48)):
+        of_set = found["metrics"][name]["i2i"]
+        assert (of_set["queries"], of_set["gallery"]) == (queries, gallery)
+        assert 0 < of_set["mINP"] <= of_set["mAP"] <= 1
+        assert set(of_set["interval95"]) == {"R@1", "R@5", "R@10", "R@20", "mAP", "mINP"}
+    assert "the last epoch is tested" in (osnet_run / "train.log").read_text().lower()
+    lines = [json.loads(line) for line in (osnet_run / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines if "step" in line] == [1, 2, 3, 4]
+    assert all(math.isfinite(line["loss"]) for line in lines if "step" in line)
+
+
+def test_the_short_forms_reach_the_configuration(osnet_run, reid_data):
+    """A list of names ends where a setting follows, which torchreid's script takes for a name."""
+    cfg = load_cfg(osnet_run / "config.yaml")
+    assert cfg.data.root == str(reid_data)
+    assert (cfg.data.sources, cfg.data.targets) == (["market1501"], ["market1501", "msmt17"])
+    assert cfg.data.transforms == ["random_flip", "random_erase"]
+    assert cfg.model.pretrained is False
+    assert (cfg.train.optim, cfg.train.lr) == ("amsgrad", 0.003)
+
+
+def by_hand(reid_data, cfg):
+    """What torchreid's scripts/main.py does, written with torchreid alone."""
+    utils.set_random_seed(cfg.train.seed)
+    datamanager = data.ImageDataManager(
+        root=str(reid_data),
+        sources=["market1501"],
+        targets=["market1501", "msmt17"],
+        height=64,
+        width=32,
+        transforms=["random_flip", "random_erase"],
+        batch_size_train=24,
+        batch_size_test=100,
+        workers=0,
+        use_gpu=False,
+    )
+    model = models.build_model("osnet_x0_25", datamanager.num_train_pids, "softmax", pretrained=False)
+    chosen = optim.build_optimizer(model, optim="amsgrad", lr=0.003, weight_decay=5e-4, adam_beta2=0.999)
+    scheduler = optim.build_lr_scheduler(chosen, stepsize=80)
+    return engine.ImageSoftmaxEngine(datamanager, model, chosen, scheduler=scheduler, use_gpu=False)
+
+
+def test_training_and_figures_are_torchreids(osnet_run, reid_data, tmp_path, capsys):
+    """The same seed before the epoch, the same weights after it; and torchreid's own test of them."""
+    trainer = by_hand(reid_data, load_cfg(osnet_run / "config.yaml"))
+    utils.set_random_seed(1)
+    capsys.readouterr()
+    trainer.run(save_dir=str(tmp_path), max_epoch=1, print_freq=100)
+    printed = capsys.readouterr().out
+    assert same(weights(osnet_run / "last.pth"), dict(trainer.model.state_dict()))
+    assert same(weights(osnet_run / "best.pth"), dict(trainer.model.state_dict()))
+    found = results(osnet_run)["metrics"]
+    parts = re.findall(r"Evaluating (\w+) \(.*?mAP: ([0-9.]+)%.*?Rank-1 +: ([0-9.]+)%", printed, flags=re.DOTALL)
+    assert [name for name, *_ in parts] == ["market1501", "msmt17"]
+    for name, mean_precision, first in parts:
+        assert 100 * found[name]["i2i"]["mAP"] == pytest.approx(float(mean_precision), abs=0.051)
+        assert 100 * found[name]["i2i"]["R@1"] == pytest.approx(float(first), abs=0.051)
+
+
+def test_torchreid_resumes_what_we_saved_and_we_resume_what_it_saved(osnet_run, osnet_file, reid_data, tmp_path):
+    trainer = by_hand(reid_data, load_cfg(osnet_run / "config.yaml"))
+    parts = trainer.model, trainer.optimizer, trainer.scheduler
+    assert utils.resume_from_checkpoint(str(osnet_run / "last.pth"), *parts) == 1
+    assert same(weights(osnet_run / "last.pth"), dict(trainer.model.state_dict()))
+    trainer.epoch = 0
+    trainer.save_model(0, np.float64(0.25), str(tmp_path))  # as torchreid does it, with a NumPy scalar
+    words = ["--config-file", str(osnet_file), "--root", str(reid_data), "model.pretrained", "False", *QUIET]
+    resumed = [*words, "model.resume", str(tmp_path / "model" / "model.pth.tar-1"), "train.max_epoch", "2"]
+    assert main(["train", *resumed, "data.save_dir", str(tmp_path / "log")]) == 0
+    assert results(tmp_path / "log")["chosen"]["epoch"] == 2
+    assert torch.load(tmp_path / "log" / "last.pth", weights_only=True)["epoch"] == 2
+
+
+def test_eval_only_gives_the_figures_again(osnet_run, tmp_path):
+    for settings in (["--eval-only"], ["test.evaluate", "True"], ["--eval-only", "test.evaluator", "torchreid"]):
+        words = ["--config-file", str(osnet_run / "config.yaml"), *settings]
+        words += ["model.load_weights", str(osnet_run / "best.pth"), "data.save_dir", str(tmp_path / "log")]
+        assert main(["train", *words]) == 0
+        again, found = results(tmp_path / "log"), results(osnet_run)
+        for name in ("market1501", "msmt17"):
+            assert figures(again, name) == pytest.approx(figures(found, name), abs=1e-6)
+        assert again["chosen"] == found["chosen"]
+
+
+def test_ranked_lists_and_reranking_when_testing_alone(osnet_run, tmp_path, capsys):
+    words = ["--config-file", str(osnet_run / "config.yaml"), "model.load_weights", str(osnet_run / "best.pth")]
+    words += ["-t", "market1501", "test.visrank", "True", "test.rerank", "True", "test.visrank_topk", "3"]
+    words += ["data.save_dir", str(tmp_path)]
+    assert main(["train", *words]) == 2
+    assert "test.visrank: torchreid draws ranked lists when it only tests" in capsys.readouterr().err
+    assert main(["test", *words]) == 0
+    assert len(list((tmp_path / "visrank_market1501").glob("*.jpg"))) == 8
+    assert figures(results(tmp_path)) == pytest.approx(figures(results(osnet_run)), abs=1e-6)
+    found = results(tmp_path)["metrics"]["market1501"]
+    assert found["i2i+rerank"]["mAP"] != found["i2i"]["mAP"]
+
+
+@pytest.mark.parametrize(
+    ("file", "name"),
+    [
+        ("market1501_t2ireid", "t2ireid_vit_mamba"),
+        ("msmt17_t2ireid", "t2ireid_vit_mamba_cloth"),
+        ("market1501_to_msmt17_t2ireid", "t2ireid_vit_mamba_both"),
+    ],
+)
+def test_our_configurations_train_our_models(tiny_words, tmp_path, name, file):
+    words = tiny_words(tmp_path, "model.name", name, name=file)
+    assert main(["train", *words]) == 0
+    target = "market1501" if file == "market1501_t2ireid" else "msmt17"
+    assert list(results(tmp_path)["metrics"]) == [target]
+    state = weights(tmp_path / "best.pth")
+    assert state["classifier.weight"].shape == (24, 512 if name.endswith("both") else 256)
+    stored = torch.load(tmp_path / "best.pth", weights_only=True)["preprocess"]
+    assert stored == {"height": 32, "width": 16, "mean": [0.5] * 3, "std": [0.5] * 3}
+
+
+def test_a_resumed_run_is_the_run_that_was_not_interrupted(tiny_words, tmp_path):
+    """Tests between epochs change nothing; what a killed epoch had logged is logged once."""
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    two = ["train.max_epoch", 2, "test.eval_freq", 1]
+    assert main(["train", *tiny_words(whole, *two)]) == 0
+    assert main(["train", *tiny_words(broken)]) == 0
+    with open(broken / "metrics.jsonl", "a") as log:
+        log.write('{"step": 4, "epoch": 2, "lr": 0.1, "loss_t": 9.0}\n{"step": 5, "ep')
+    assert main(["train", *tiny_words(broken, *two), "--resume"]) == 0
+    assert same(weights(whole / "last.pth"), weights(broken / "last.pth"))
+    assert results(whole)["metrics"] == results(broken)["metrics"]
+    steps = [
+        [line for line in map(json.loads, (folder / "metrics.jsonl").read_text().splitlines()) if "step" in line]
+        for folder in (whole, broken)
+    ]
+    assert steps[0] == steps[1]
+    assert len(steps[0]) == 6
+    # Nothing is left to train, so the finished run is tested once more.
+    assert main(["train", *tiny_words(broken, *two), "--resume"]) == 0
+    assert results(whole)["metrics"] == results(broken)["metrics"]
+
+
+def test_a_new_run_in_an_old_folder_is_not_taken_for_the_old_one(tiny_words, tmp_path, monkeypatch, capsys):
+    assert main(["train", *tiny_words(tmp_path, "train.max_epoch", 2)]) == 0
+    assert {"last.pth", "last.prev.pth"} <= {path.name for path in tmp_path.iterdir()}
+    monkeypatch.setattr(TripletEngine, "train", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
+    assert main(["train", *tiny_words(tmp_path)]) == 130
+    monkeypatch.undo()
+    assert main(["train", *tiny_words(tmp_path), "--resume"]) == 0
+    assert "Resuming" not in capsys.readouterr().out
+
+
+def test_a_text_image_run_is_tested_without_texts(tiny_words, tiny_run, tmp_path):
+    words = tiny_words(tmp_path, "model.load_weights", tiny_run.folder / "best.pth")
+    assert main(["test", *words]) == 0
+    assert results(tmp_path)["metrics"]["market1501"]["i2i"]["queries"] == 8
+
+
+def test_training_on_two_sets_together(tiny_words, tmp_path):
+    words = tiny_words(tmp_path, "--sources", "market1501", "msmt17", "--targets", "market1501")
+    assert main(["train", *words]) == 0
+    assert weights(tmp_path / "best.pth")["classifier.bias"].shape == (48,)
+
+
+def market(reid_data, tmp_path):
+    root = tmp_path / "data"
+    shutil.copytree(reid_data / "market1501", root / "market1501")
+    return root, root / "market1501" / "Market-1501-v15.09.15"
+
+
+@pytest.mark.parametrize("share", [0, 0.5])
+def test_a_damaged_image_is_named(tiny_words, reid_data, tmp_path, capsys, share):
+    """On it torchreid's own reader tries again for ever."""
+    root, folder = market(reid_data, tmp_path)
+    broken = next(folder.glob("query/*.jpg"))
+    content = broken.read_bytes()
+    broken.write_bytes(content[: int(share * len(content))])
+    assert main(["train", *tiny_words(tmp_path / "log"), "--root", str(root)]) == 2
+    assert str(broken) in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            lambda folder: shutil.rmtree(folder / "query"),
+            r"market1501: torchreid cannot read it in '.*query.* not found",
+        ),
+        (lambda folder: [f.unlink() for f in (folder / "query").iterdir()], r"market1501: torchreid cannot read it"),
+        (lambda folder: (folder / "query" / "what.jpg").touch(), r"market1501: torchreid cannot read it"),
+    ],
+)
+def test_a_broken_dataset_is_named(tiny_words, reid_data, tmp_path, capsys, change, message):
+    root, folder = market(reid_data, tmp_path)
+    change(folder)
+    assert main(["train", *tiny_words(tmp_path / "log"), "--root", str(root)]) == 2
+    error = capsys.readouterr().err
+    assert re.search(message, error), error
+
+
+def test_all_that_is_missing_is_told_at_once(tiny_words, tmp_path, capsys):
+    words = tiny_words(
+        tmp_path / "log", "--root", tmp_path, "-s", "msmt17", "-t", "msmt17", "model.vit_pretrained", "./no"
+    )
+    assert main(["train", *words]) == 2
+    error = capsys.readouterr().err
+    assert f"msmt17: no folder '{tmp_path / 'msmt17'}'" in error
+    assert "vit_pretrained: no folder './no'" in error
+
+
+def test_a_set_that_cannot_be_downloaded(tiny_words, tmp_path, capsys, monkeypatch):
+    def broken(url, target):
+        raise OSError("Network is unreachable")
+
+    monkeypatch.setattr(data.datasets.dataset, "download_url", broken)
+    assert main(["train", *tiny_words(tmp_path / "log"), "--root", str(tmp_path)]) == 2
+    message = f"market1501: no folder '{tmp_path / 'market1501'}', and torchreid cannot download it: Network is"
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "market1501").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (
+            ["train.batch_size", "128", "sampler.train_sampler", "RandomSampler"],
+            "data.sources have 96 training images, fewer than train.batch_size 128",
+        ),
+        (["sampler.num_instances", "1"], "have 24 training identities, but a batch takes 32"),
+        (
+            ["sampler.train_sampler", "RandomDomainSampler", "sampler.num_cams", "8"],
+            "cameras, the smallest of 24 training images, but RandomDomainSampler takes 8 for a batch",
+        ),
+        (
+            ["sampler.train_sampler", "RandomDatasetSampler", "sampler.num_datasets", "2"],
+            "have 1 datasets, the smallest of 96 training images, but RandomDatasetSampler takes 2 for a batch",
+        ),
+        (["data.height", "36"], "data.height 36, data.width 16: images of 36 x 16 pixels"),
+        (["train.new_layers", "[fc]"], "train.new_layers: unknown 'fc'; valid: visual_encoder, disentangle"),
+        (["train.fixbase_epoch", "1", "train.open_layers", "[fc]"], "train.open_layers: unknown 'fc'; valid: visual"),
+        (["train.start_epoch", "1"], "train.max_epoch: 1 leaves nothing to train after 1"),
+        (["--visualize"], "--visualize draws what sentences find"),
+        (["--eval-only"], "nothing to test"),
+        (["model.load_weights", "nowhere.pth"], "no checkpoint at 'nowhere.pth'"),
+        (["model.resume", "nowhere.pth"], "no checkpoint at 'nowhere.pth'"),
+    ],
+)
+def test_what_cannot_be_run_is_one_line(tiny_words, tmp_path, capsys, words, message):
+    assert main(["train", *tiny_words(tmp_path, *words)]) == 2
+    assert message in capsys.readouterr().err.strip().splitlines()[-1]
+
+
+def test_weights_alone_are_nothing_to_resume(tiny_words, osnet_run, tmp_path, capsys):
+    assert main(["train", *tiny_words(tmp_path, "model.resume", osnet_run / "best.pth")]) == 2
+    assert "has no optimizer, scheduler, so training cannot be resumed" in capsys.readouterr().err
+    assert main(["train", *tiny_words(tmp_path, "model.resume", osnet_run / "last.pth")]) == 2
+    assert "is of another model or another optimizer" in capsys.readouterr().err
+
+
+def test_a_loss_that_is_no_number_ends_the_run(tiny_words, tmp_path, capsys):
+    assert main(["train", *tiny_words(tmp_path, "train.lr", "1e30", "train.max_epoch", "3")]) == 2
+    assert "the loss is no longer a number in epoch" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["data.type", "video"], "data.type: unknown 'video'; valid: image"),
+        (["model.name", "osnet_x10"], "model.name: unknown 'osnet_x10'; valid: .*osnet_x1_0.*t2ireid_vit_mamba"),
+        (["loss.name", "terms"], "loss.name: unknown 'terms'; valid: softmax, triplet"),
+        (["data.sources", "cuhkpedes"], "data.sources: 'cuhkpedes' has sentences for queries"),
+        (["data.targets", "cuhkpedes_val"], "data.targets: 'cuhkpedes_val' has sentences for queries"),
+        (["data.sources", "market"], "data.sources: unknown 'market'; valid: market1501"),
+        (["data.transforms", "drop_words"], "data.transforms: unknown 'drop_words'; valid: random_flip"),
+        (["train.optim", "adamw"], "train.optim: unknown 'adamw'; valid: adam, amsgrad, sgd, rmsprop, radam"),
+        (["train.lr_scheduler", "warmup_cosine"], "valid: single_step, multi_step, cosine"),
+        (["test.dist_metric", "manhattan"], "test.dist_metric: unknown 'manhattan'; valid: euclidean, cosine"),
+        (["loss.name", "triplet", "train.fixbase_epoch", "3"], "train.fixbase_epoch: 3 must be 0"),
+        (["loss.name", "triplet", "loss.triplet.weight_t", "0"], "weight_t 0.0 and weight_x 0.0 must be at least 0"),
+        (["data.k_tfm", "2"], "data.k_tfm: 2 views"),
+        (["train.ema_decay", "0.9"], "train.ema_decay: 0.9 has no effect on osnet_x1_0 with loss.name softmax"),
+        (["model.vit_config.hidden_size", "3"], "model.vit_config: .* has no effect on osnet_x1_0"),
+        (["loss.terms.sdm.weight", "1"], "loss.terms: .* has no effect"),
+        (["cuhk03.use_metric_cuhk03", "True"], "use_metric_cuhk03: True has no effect .*NumPy"),
+        (["data.load_train_targets", "True"], "load_train_targets: True has no effect .*sources alone"),
+        (["data.val", "[]"], r"data.val: \[\] has no effect .*no val split"),
+        (["video.seq_len", "3"], "video.seq_len: 3 has no effect"),
+    ],
+)
+def test_what_torchreids_models_cannot_take_is_refused(words, message):
+    with pytest.raises(ConfigError, match=message):
+        check_config(load_cfg(None, ["model.name", "osnet_x1_0", *words]))
+
+
+@pytest.mark.parametrize(
+    ("name", "schedule"),
+    [("adam", "cosine"), ("amsgrad", "multi_step"), ("sgd", "cosine"), ("rmsprop", "multi_step"), ("radam", "cosine")],
+)
+def test_every_optimizer_and_schedule_of_torchreids(tiny_words, tmp_path, name, schedule):
+    words = ["train.optim", name, "train.lr_scheduler", schedule, "train.lr", "1e-4", "train.staged_lr", "False"]
+    assert main(["train", *tiny_words(tmp_path, *words)]) == 0
+    state = torch.load(tmp_path / "last.pth", weights_only=True)["optimizer"]
+    assert state["param_groups"][0].get("amsgrad", False) == (name == "amsgrad")
+    assert ("momentum" in state["param_groups"][0]) == (name in ("sgd", "rmsprop"))
+
+
+def test_what_needs_texts_says_so(osnet_run, tmp_path, capsys):
+    grid = tmp_path / "grid.yaml"
+    grid.write_text("rows:\n  plain: {}\n")
+    file = str(osnet_run / "config.yaml")
+    for command in (
+        ["probe", "--config-file", file],
+        ["export", str(osnet_run), str(tmp_path / "out")],
+        ["ablate", "--config-file", file, "--grid", str(grid), "--out", str(tmp_path / "ablation")],
+    ):
+        assert main(command) == 2
+        error = capsys.readouterr().err
+        assert f"t2ireid {command[0]} is for t2ireid_vit_mamba with texts" in error
+        assert "of osnet_x0_25 with loss.name softmax" in error
+
+
+def test_euclidean_distances_of_any_features_rank_as_torchreid_ranks_them():
+    from t2ireid_plugin.evaluation.metrics import compute_metrics, reranked_metrics
+    from t2ireid_plugin.evaluation.protocols import Comparison
+
+    generator = torch.Generator().manual_seed(0)
+    queries, gallery = (10 * torch.randn(n, 5, generator=generator) + 3 for n in (30, 80))
+    rng = np.random.default_rng(1)
+    pids, camids = ([rng.integers(0, high, n) for n in (30, 80)] for high in (9, 3))
+    comparison = Comparison(queries, gallery, *pids, *camids)
+    for metric in ("euclidean", "cosine"):
+        distances = metrics.compute_distance_matrix(queries, gallery, metric).numpy()
+        cmc, mean_precision = metrics.evaluate_rank(distances, *pids, *camids)
+        for evaluator in ("exact", "torchreid"):
+            found, _ = compute_metrics(comparison, (1, 5), evaluator, metric=metric)
+            assert (found["R@1"], found["R@5"]) == pytest.approx((cmc[0], cmc[4]))
+            assert found["mAP"] == pytest.approx(mean_precision)
+        within = [metrics.compute_distance_matrix(side, side, metric).numpy() for side in (queries, gallery)]
+        cmc, mean_precision = metrics.evaluate_rank(utils.re_ranking(distances, *within), *pids, *camids)
+        assert reranked_metrics(comparison, (1, 5), metric=metric)["mAP"] == pytest.approx(mean_precision, abs=1e-3)

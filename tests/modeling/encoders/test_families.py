@@ -1,0 +1,577 @@
+"""Towers of every family, saved by transformers in its own format, against transformers' own answers."""
+
+import copy
+import json
+from types import SimpleNamespace
+
+import pytest
+import sentencepiece
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
+from transformers import (
+    BertConfig,
+    BertModel,
+    CLIPConfig,
+    CLIPModel,
+    CLIPTokenizer,
+    Dinov2Config,
+    Dinov2Model,
+    Dinov2WithRegistersConfig,
+    Dinov2WithRegistersModel,
+    DINOv3ViTConfig,
+    DINOv3ViTModel,
+    Siglip2Config,
+    Siglip2ImageProcessor,
+    Siglip2Model,
+    Siglip2Tokenizer,
+    SiglipConfig,
+    SiglipModel,
+    ViTConfig,
+    ViTModel,
+)
+
+from t2ireid_plugin.errors import ConfigError, EncoderError, InputError
+from t2ireid_plugin.modeling.encoders.families import image_tokens, layer_numbers, num_prefix_tokens
+from t2ireid_plugin.modeling.encoders.loading import build_image_encoder, build_text_encoder, build_tokenizer
+from t2ireid_plugin.modeling.encoders.preprocess import image_preprocess
+from t2ireid_plugin.modeling.encoders.tokenizer import CachedTokenizer, tokenizer_from_json, tokenizer_to_json
+from t2ireid_plugin.modeling.t2ireid import T2IReIDModel
+from t2ireid_plugin.visualization.attention import attention_maps
+
+WIDTH = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48}
+IMAGE = {**WIDTH, "image_size": 32, "patch_size": 8}
+LENGTH = 20
+TWO_TOWERS = {
+    "clip": (CLIPConfig, CLIPModel),
+    "siglip": (SiglipConfig, SiglipModel),
+    "siglip2": (Siglip2Config, Siglip2Model),
+}
+ALONE = {
+    "vit": (ViTConfig, ViTModel),
+    "dinov2": (Dinov2Config, Dinov2Model),
+    "dinov2_with_registers": (Dinov2WithRegistersConfig, Dinov2WithRegistersModel),
+    "dinov3_vit": (DINOv3ViTConfig, DINOv3ViTModel),
+}
+PREFIX = {"clip": 1, "siglip": 0, "siglip2": 0, "vit": 1, "dinov2": 1, "dinov2_with_registers": 5, "dinov3_vit": 4}
+SIZES = [(32, 32), (64, 32), (24, 40), (16, 64)]  # the last has as many patches as the first
+
+
+@pytest.fixture(scope="module")
+def saved(captions, tmp_path_factory, make):
+    """`saved(family)`: the folder, and the whole model in it with all weights stirred, in eval mode."""
+    found = {}
+
+    def save(family):
+        if family not in found:
+            torch.manual_seed(0)
+            folder = tmp_path_factory.mktemp("towers") / family
+            model = two_towers(family, folder, captions) if family in TWO_TOWERS else alone(family)
+            make.stir(model).eval().save_pretrained(folder)
+            found[family] = SimpleNamespace(folder=folder, model=model)
+        return found[family]
+
+    return save
+
+
+def two_towers(family, folder, captions):
+    learner = CLIPTokenizer() if family == "clip" else Siglip2Tokenizer()
+    tokenizer = learner.train_new_from_iterator(captions, 400, show_progress=False)
+    tokenizer.save_pretrained(folder)
+    text = {**WIDTH, "hidden_size": 24, "vocab_size": len(tokenizer), "max_position_embeddings": LENGTH}
+    if family != "clip":
+        text["projection_size"] = 32
+    config, model = TWO_TOWERS[family]
+    patches = {**WIDTH, "patch_size": 8, "num_patches": 16} if family == "siglip2" else IMAGE
+    return model(config(vision_config=patches, text_config=text))
+
+
+def alone(family):
+    config, model = ALONE[family]
+    registers = {"dinov2_with_registers": 4, "dinov3_vit": 3}
+    more = {"num_register_tokens": registers[family]} if family in registers else {}
+    if family.startswith("dinov2"):  # its width of the MLP is a ratio
+        more["mlp_ratio"] = 2
+    sizes = {name: value for name, value in IMAGE.items() if "mlp_ratio" not in more or name != "intermediate_size"}
+    return model(config(**sizes, **more))
+
+
+def reference_tokens(family, model, images):
+    """Last hidden state after the family's last norm, from the library's model called directly."""
+    with torch.no_grad():
+        if family == "clip":
+            out = model.vision_model(images, interpolate_pos_encoding=True)
+            norm = model.vision_model.post_layernorm
+            tokens = F.layer_norm(out.last_hidden_state, (32,), norm.weight, norm.bias, norm.eps)
+            torch.testing.assert_close(tokens[:, 0], out.pooler_output)  # the library's own use of that norm
+            return tokens
+        if family == "siglip":
+            return model.vision_model(images, interpolate_pos_encoding=True).last_hidden_state
+        if family == "siglip2":
+            return siglip2_tokens(model, images)
+        if family == "vit":
+            return model(images, interpolate_pos_encoding=True).last_hidden_state
+        return model(images).last_hidden_state
+
+
+def siglip2_tokens(model, images):
+    """By way of the library's own image processor, which cuts the patches."""
+    height, width = images.shape[2:]
+    processor = Siglip2ImageProcessor(
+        do_resize=True, do_rescale=False, do_normalize=False, patch_size=8, max_num_patches=height * width // 64
+    )
+    inputs = processor(images=list(images), return_tensors="pt", input_data_format="channels_first")
+    assert inputs["spatial_shapes"].tolist() == [[height // 8, width // 8]] * len(images)
+    return model.vision_model(**inputs).last_hidden_state
+
+
+def images_of(size, n=2):
+    return torch.rand(n, 3, *size, generator=torch.Generator().manual_seed(1))
+
+
+# --- images -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("family", PREFIX)
+def test_image_tokens_are_the_librarys(saved, family, size):
+    encoder = build_image_encoder(str(saved(family).folder)).eval()
+    with torch.no_grad():
+        tokens = image_tokens(encoder, images_of(size))
+    expected = reference_tokens(family, saved(family).model, images_of(size))
+    torch.testing.assert_close(tokens, expected)
+    assert tokens.shape == (2, PREFIX[family] + size[0] * size[1] // 64, 32)
+    assert num_prefix_tokens(encoder) == PREFIX[family]
+
+
+@pytest.mark.parametrize("family", ["clip", "siglip", "siglip2", "vit", "dinov2"])
+def test_positions_are_interpolated_not_cut(saved, family):
+    """16 patches in 2 rows must not get the positions of 4 rows."""
+    encoder = build_image_encoder(str(saved(family).folder)).eval()
+    grey = torch.full((1, 3, 16, 64), 0.5)  # so that patches differ by their positions alone
+    square = torch.full((1, 3, 32, 32), 0.5)
+    with torch.no_grad():
+        wide, native = image_tokens(encoder, grey), image_tokens(encoder, square)
+    assert wide.shape == native.shape
+    assert not torch.allclose(wide, native, atol=1e-3)
+
+
+@pytest.mark.parametrize("part", ["image", "text"])
+@pytest.mark.parametrize("family", TWO_TOWERS)
+def test_a_folder_with_one_tower(saved, family, part, tmp_path):
+    whole = saved(family)
+    model, folder = whole.model, str(whole.folder)
+    if part == "image":
+        model.vision_model.save_pretrained(tmp_path)
+        one, of_both = build_image_encoder(str(tmp_path)), build_image_encoder(folder)
+    else:
+        model.text_model.save_pretrained(tmp_path)
+        one, of_both = build_text_encoder(str(tmp_path)), build_text_encoder(folder)
+    assert (
+        one.config.model_type
+        == of_both.config.model_type
+        == f"{family}_{'vision' if part == 'image' else 'text'}_model"
+    )
+    assert list(one.state_dict()) == list(of_both.state_dict())
+    for name, tensor in one.state_dict().items():
+        assert torch.equal(tensor, of_both.state_dict()[name]), name
+
+
+@pytest.mark.parametrize("family", ["clip", "siglip"])
+def test_a_folder_as_on_the_hub(saved, family, tmp_path):
+    """The tensors' names in openai's and Google's files, with the positions' numbers that old files carry along."""
+    whole = saved(family)
+    tensors = load_file(whole.folder / "model.safetensors")
+    assert {"vision_model.encoder.layers.1.mlp.fc2.bias", "text_model.final_layer_norm.weight", "logit_scale"} <= set(
+        tensors
+    )
+    tensors["vision_model.embeddings.position_ids"] = torch.arange(17)[None]
+    tensors["text_model.embeddings.position_ids"] = torch.arange(LENGTH)[None]
+    save_file(tensors, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    (tmp_path / "config.json").write_text((whole.folder / "config.json").read_text())
+    built = image_tokens(build_image_encoder(str(tmp_path)).eval(), images_of((32, 32)))
+    torch.testing.assert_close(built, reference_tokens(family, whole.model, images_of((32, 32))))
+
+
+def test_half_precision_files_train_in_single(saved, tmp_path):
+    copy.deepcopy(saved("clip").model).half().save_pretrained(tmp_path)
+    for encoder in (build_image_encoder(str(tmp_path)), build_text_encoder(str(tmp_path))):
+        assert {tensor.dtype for tensor in encoder.parameters()} == {torch.float32}
+
+
+@pytest.mark.parametrize("family", ["siglip", "siglip2"])
+def test_heads_that_nothing_reads_are_left_out(saved, family):
+    """SigLIP pools with an attention head of its own; it would be a tenth of the trained parameters, untrained."""
+    folder = str(saved(family).folder)
+    for encoder in (build_image_encoder(folder), build_text_encoder(folder)):
+        assert not [name for name, _ in encoder.named_parameters() if "head" in name]
+
+
+def test_the_other_tower_is_no_reason_for_warnings(saved, caplog, capfd):
+    build_image_encoder(str(saved("clip").folder))
+    assert "UNEXPECTED" not in caplog.text + "".join(capfd.readouterr())
+
+
+def test_a_tower_that_lacks_weights(saved, tmp_path):
+    tensors = load_file(saved("clip").folder / "model.safetensors")
+    kept = {name: tensor for name, tensor in tensors.items() if not name.startswith("text_model.encoder.layers.1.")}
+    save_file(kept, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    (tmp_path / "config.json").write_text((saved("clip").folder / "config.json").read_text())
+    build_image_encoder(str(tmp_path))
+    with pytest.raises(EncoderError, match=r"bert_base_path: .* lack 16 .*layers\.1\."):
+        build_text_encoder(str(tmp_path))
+
+
+def test_an_image_encoder_is_no_text_encoder(saved):
+    with pytest.raises(EncoderError, match=r"bert_base_path: .*dinov2 model, no text encoder"):
+        build_text_encoder(str(saved("dinov2").folder))
+
+
+@pytest.mark.parametrize("family", PREFIX)
+@pytest.mark.parametrize("size", [(32, 20), (36, 32), (4, 8)])
+def test_a_size_that_the_patches_do_not_divide(saved, family, size):
+    encoder = build_image_encoder(str(saved(family).folder))
+    with pytest.raises(
+        InputError, match=rf"{size[0]} x {size[1]} pixels .* 8 x 8 patches .*near is \d+ x \d+"
+    ) as error:
+        image_tokens(encoder, images_of(size))
+    near = [int(word) for word in str(error.value).split("near is ")[1].split(" x ")]
+    assert all(n % 8 == 0 and n > 0 and abs(n - s) <= 4 for n, s in zip(near, size, strict=True))
+
+
+def test_the_encoders_own_size_need_not_be_divisible():
+    """SigLIP so400m reads 384 pixels in patches of 14; the rest of 6 pixels is left out, as in its training."""
+    encoder = build_image_encoder({"model_type": "siglip", **IMAGE, "image_size": 36}).eval()
+    with torch.no_grad():
+        tokens = image_tokens(encoder, images_of((36, 36)))
+        torch.testing.assert_close(tokens, encoder(images_of((36, 36))).last_hidden_state)
+    assert tokens.shape == (2, 16, 32)
+
+
+@pytest.mark.parametrize(("family", "fits"), [("vit", True), ("dinov2", False), ("dinov3_vit", True)])
+def test_encoders_made_for_tall_images(family, fits):
+    """What the library cannot interpolate is said, in place of its error about a reshape."""
+    sizes = {"model_type": family, **IMAGE, "image_size": [64, 16]}
+    if family == "dinov2":
+        sizes.pop("intermediate_size")
+    encoder = build_image_encoder(sizes).eval()
+    if fits:
+        assert image_tokens(encoder, images_of((64, 16))).shape[0] == 2
+    if family != "dinov3_vit":
+        with pytest.raises(InputError, match="positions for 64 x 16 pixels cannot read images of 32 x 32"):
+            image_tokens(encoder, images_of((32, 32)))
+    else:
+        assert image_tokens(encoder, images_of((32, 32))).shape[0] == 2
+
+
+# --- preprocessing ----------------------------------------------------------------------------------------------------
+
+CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)  # from openai/CLIP
+IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+HALF = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+
+
+@pytest.mark.parametrize(
+    ("family", "normalisation"),
+    [
+        ("clip", (CLIP_MEAN, CLIP_STD)),
+        ("siglip", HALF),
+        ("siglip2", HALF),
+        ("dinov2", IMAGENET),
+        ("dinov3_vit", IMAGENET),
+        ("vit", HALF),
+    ],
+)
+def test_normalisation_without_a_preprocessor_file(saved, family, normalisation):
+    folder = str(saved(family).folder)
+    found = image_preprocess(folder, build_image_encoder(folder).config)
+    assert found[:2] == (32, 32)
+    assert (found.mean, found.std) == normalisation
+
+
+@pytest.mark.parametrize(
+    ("settings", "size"),
+    [
+        ({"size": 48}, (48, 48)),
+        ({"size": {"height": 48, "width": 24}}, (48, 24)),
+        ({"size": {"shortest_edge": 64}, "crop_size": {"height": 56, "width": 48}}, (56, 48)),  # DINOv2, CLIP
+        ({"size": {"shortest_edge": 64}, "crop_size": 56, "do_center_crop": False}, (64, 64)),
+        ({"size": {"longest_edge": 64}}, (32, 32)),
+        ({"max_num_patches": 256, "patch_size": 8}, (32, 32)),  # SigLIP 2
+    ],
+)
+@pytest.mark.parametrize("file", ["preprocessor_config.json", "processor_config.json"])
+def test_the_size_is_the_preprocessors(saved, tmp_path, settings, size, file):
+    settings = {**settings, "image_mean": [0.1, 0.2, 0.3], "image_std": [0.4, 0.5, 0.6]}
+    content = settings if file.startswith("pre") else {"image_processor": settings, "processor_class": "CLIPProcessor"}
+    (tmp_path / file).write_text(json.dumps(content))
+    config = saved("vit").model.config
+    assert image_preprocess(str(tmp_path), config) == (*size, (0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
+
+
+def test_positions_for_a_tall_image_set_the_size(tmp_path):
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps({"size": {"height": 224, "width": 224}}))
+    assert image_preprocess(str(tmp_path), ViTConfig(image_size=(384, 128)))[:2] == (384, 128)
+
+
+# --- texts ------------------------------------------------------------------------------------------------------------
+
+
+def ids_of(tokenizer, texts):
+    """Padded by the library itself; to the full length, as SigLIP's documentation asks."""
+    return tokenizer(texts, padding="max_length", max_length=LENGTH, padding_side="right", return_tensors="pt")
+
+
+@pytest.mark.parametrize("family", TWO_TOWERS)
+def test_text_tokens_are_the_librarys(saved, captions, family):
+    """What reaches the model's own layers, for a batch of different lengths."""
+    whole = saved(family)
+    texts = ["A red coat.", "A woman in a white dress"]
+    model = model_of(saved, family).eval()
+    seen = []
+    model.text_encoder.register_forward_hook(
+        lambda module, args, kwargs, out: seen.append((kwargs, out)), with_kwargs=True
+    )
+    with torch.no_grad():
+        model.encode_text(texts)
+        inputs = ids_of(build_tokenizer(str(whole.folder), model.text_encoder.config.vocab_size), texts)
+        # CLIP masks padding; SigLIP was trained without a mask.
+        mask = {"attention_mask": inputs["attention_mask"]} if family == "clip" else {}
+        expected = whole.model.text_model(input_ids=inputs["input_ids"], **mask).last_hidden_state
+    kwargs, out = seen[0]
+    length = kwargs["input_ids"].shape[1]
+    assert length == (int(inputs["attention_mask"].sum(1).max()) if family == "clip" else LENGTH)
+    assert torch.equal(kwargs["input_ids"], inputs["input_ids"][:, :length])
+    words = inputs["attention_mask"][:, :length].bool() if family == "clip" else torch.ones(2, LENGTH).bool()
+    torch.testing.assert_close(out.last_hidden_state[words], expected[:, :length][words])
+
+
+@pytest.mark.parametrize("family", TWO_TOWERS)
+def test_a_texts_embedding_does_not_depend_on_its_neighbours(saved, family):
+    model = model_of(saved, family).eval()
+    texts = ["A coat", "A young man wearing a dark blue striped shirt, and a backpack", "A red dress."]
+    with torch.no_grad():
+        together = model.encode_text(texts)
+        for text, embedding in zip(texts, together, strict=True):
+            torch.testing.assert_close(model.encode_text(text), embedding, atol=1e-5, rtol=1e-4)
+
+
+def test_siglip_reads_texts_of_its_own_length_only(saved):
+    with pytest.raises(ConfigError, match=r"max_length: 12 must be 20; siglip_text_model"):
+        model_of(saved, "siglip", max_length=12)
+
+
+def test_clip_reads_no_more_than_its_positions(saved):
+    with pytest.raises(ConfigError, match="max_length: 78 exceeds the text encoder's 20 positions"):
+        model_of(saved, "clip", max_length=78)
+
+
+def test_clips_tokenizer_from_vocabulary_and_merges(saved, tmp_path):
+    """The files of older folders; a caption begins and ends with CLIP's marks, cut or not."""
+    tokenizer = build_tokenizer(str(saved("clip").folder), saved("clip").model.config.text_config.vocab_size)
+    content = json.loads((saved("clip").folder / "tokenizer.json").read_text())["model"]
+    (tmp_path / "vocab.json").write_text(json.dumps(content["vocab"]))
+    merges = [" ".join(pair) if isinstance(pair, list) else pair for pair in content["merges"]]
+    (tmp_path / "merges.txt").write_text("\n".join(["#version: 0.2", *merges]) + "\n")
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "clip"}))
+    again = build_tokenizer(str(tmp_path), len(tokenizer))
+    for text in ("A young man wearing a red coat.", "white " * 40):
+        ids, _ = CachedTokenizer(again, LENGTH)([text])
+        assert torch.equal(ids, CachedTokenizer(tokenizer, LENGTH)([text])[0])
+        assert ids[0, 0] == tokenizer.bos_token_id
+        assert tokenizer.eos_token_id in ids[0, 1:]
+    assert tokenizer.decode(ids[0], skip_special_tokens=True).split() == ["white"] * 18
+
+
+@pytest.mark.parametrize("family", TWO_TOWERS)
+def test_tokenizers_go_through_a_checkpoint(saved, captions, family):
+    tokenizer = build_tokenizer(str(saved(family).folder), saved(family).model.config.text_config.vocab_size)
+    again = tokenizer_from_json(tokenizer_to_json(tokenizer))
+    assert again.special_tokens_map == tokenizer.special_tokens_map
+    assert (again.pad_token_id, again.eos_token_id) == (tokenizer.pad_token_id, tokenizer.eos_token_id)
+    texts = [*captions, "Zürich, 12 红 <pad>", "  "]
+    first, second = CachedTokenizer(tokenizer, LENGTH)(texts), CachedTokenizer(again, LENGTH)(texts)
+    assert torch.equal(first[0], second[0])
+    assert torch.equal(first[1], second[1])
+
+
+def test_siglips_sentencepiece_tokenizer(saved, captions, tmp_path):
+    """As in google/siglip-base-patch16-224; it has no JSON form, so a checkpoint cannot keep it."""
+    with open(tmp_path / "spiece.model", "wb") as file:
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=iter([text.lower() for text in captions] * 10), model_writer=file, vocab_size=60,
+            pad_id=0, eos_id=1, unk_id=2, bos_id=-1, hard_vocab_limit=False, minloglevel=2,
+        )  # fmt: skip
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "siglip"}))
+    marks = {"tokenizer_class": "SiglipTokenizer", "pad_token": "</s>", "eos_token": "</s>", "unk_token": "<unk>"}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(marks))
+    reader = sentencepiece.SentencePieceProcessor(model_file=str(tmp_path / "spiece.model"))
+    tokenizer = build_tokenizer(str(tmp_path), reader.vocab_size())
+    ids, mask = CachedTokenizer(tokenizer, LENGTH, attends_padding=True)(["A red COAT"])
+    spoken = [*reader.encode("a red coat"), 1]
+    assert ids[0].tolist() == spoken + [1] * (LENGTH - len(spoken))
+    assert mask.all()
+    with pytest.raises(EncoderError, match="SiglipTokenizer cannot be stored as JSON"):
+        tokenizer_to_json(tokenizer)
+
+
+# --- the model --------------------------------------------------------------------------------------------------------
+
+
+def model_of(saved, family, **changes):
+    """The tiny model with this family's towers; an image encoder alone is beside CLIP's text tower."""
+    text = family if family in TWO_TOWERS else "clip"
+    torch.manual_seed(0)
+    return T2IReIDModel(
+        {
+            "vit_pretrained": str(saved(family).folder),
+            "bert_base_path": str(saved(text).folder),
+            "num_classes": 7,
+            "freeze_text": False,
+            "max_length": LENGTH,
+            **changes,
+        }
+    )
+
+
+@pytest.mark.parametrize("family", PREFIX)
+def test_every_tower_learns(saved, captions, family):
+    """At 64 x 32: each parameter of both towers gets a gradient, but the token that DINO masks patches with."""
+    model = model_of(saved, family).train()
+    out = model(images_of((64, 32), n=4), captions[:4], captions[4:8])
+    assert out.fused_embeds.shape == (4, 256)
+    pairs = (out.image_embeds * out.id_text_embeds).sum() + (out.cloth_image_embeds * out.cloth_text_embeds).sum()
+    pairs.backward()
+    for tower in (model.visual_encoder, model.text_encoder):
+        without = {n for n, p in tower.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0}
+        # A key's bias adds the same to all of a query's scores, and softmax does not see it.
+        assert {name for name in without if "mask_token" not in name and "k_proj.bias" not in name} == set()
+
+
+def test_a_frozen_tower_stays(saved, captions):
+    model = model_of(saved, "clip", freeze_text=True).train()
+    out = model(images_of((64, 32), n=4), captions[:4], captions[4:8])
+    (out.image_embeds * out.id_text_embeds).sum().backward()
+    assert all(p.grad is None and not p.requires_grad for p in model.text_encoder.parameters())
+    assert not model.text_encoder.training
+    assert model.visual_encoder.embeddings.class_embedding.grad is not None
+
+
+@pytest.mark.parametrize("family", PREFIX)
+def test_attention_maps_leave_out_what_is_no_patch(saved, family):
+    """The weights of the last 8 x 4 tokens, counted from the front by what the family puts there."""
+    model = model_of(saved, family).eval()
+    assert model.num_prefix_tokens == PREFIX[family]
+    maps = attention_maps(model, images_of((64, 32)))
+    with torch.no_grad():
+        tokens = reference_tokens(family, saved(family).model, images_of((64, 32)))
+        weights = model.disentangle.attention_weights(tokens)[0].mean(dim=(1, 2))[:, PREFIX[family] :]
+    assert maps.identity.shape == (2, 8, 4)
+    expected = (weights / weights.sum(dim=1, keepdim=True)).reshape(2, 8, 4)
+    torch.testing.assert_close(maps.identity, expected, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("family", "has"), [("siglip", False), ("siglip2", False), ("clip", True), ("dinov3_vit", True)]
+)
+def test_the_class_token_alone_needs_one(saved, family, has):
+    if has:
+        assert model_of(saved, family, disentangle={"tokens": "cls"}).num_prefix_tokens >= 1
+    else:
+        with pytest.raises(ConfigError, match=rf"disentangle\.tokens: 'cls' needs a class token, which {family}"):
+            model_of(saved, family, disentangle={"tokens": "cls"})
+
+
+def test_the_weights_of_a_model_go_through_a_file(saved, tmp_path):
+    first, second = model_of(saved, "clip"), model_of(saved, "clip")
+    with torch.no_grad():
+        first.visual_encoder.pre_layrnorm.weight.add_(1)
+        first.text_encoder.final_layer_norm.bias.add_(1)
+    torch.save(first.state_dict(), tmp_path / "model.pth")
+    second.load_param(tmp_path / "model.pth")
+    assert not any(second.load_report[1:])
+    with torch.no_grad():
+        for read, given in (("encode_image", images_of((64, 32))), ("encode_text", ["A red coat"])):
+            assert torch.equal(getattr(first.eval(), read)(given), getattr(second.eval(), read)(given))
+
+
+@pytest.mark.parametrize("family", ["clip", "siglip", "siglip2"])
+def test_towers_from_an_inline_configuration(family, make, captions):
+    """`model_type: clip` with the keys of the tower, whose vocabulary is learned."""
+    image = {"model_type": family, **WIDTH, "patch_size": 8}
+    image |= {"num_patches": 16} if family == "siglip2" else {"image_size": 32}
+    text = {"model_type": family, **WIDTH, "max_position_embeddings": 64}
+    model = make.model(vit_pretrained=image, bert_base_path=text)
+    assert model.visual_encoder.config.model_type == f"{family}_vision_model"
+    assert model.text_encoder.config.model_type == f"{family}_text_model"
+    with torch.no_grad():
+        assert model(images_of((64, 32)), captions[:2], captions[2:4]).fused_embeds.shape == (2, 256)
+
+
+def test_unknown_keys_of_a_tower_are_refused():
+    with pytest.raises(ConfigError, match=r"unknown hiden_size; a clip_vision_model configuration has .*hidden_size"):
+        build_image_encoder({"model_type": "clip", "hiden_size": 3})
+
+
+def test_home_is_understood(saved, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(saved("clip").folder.parent))
+    encoder = build_image_encoder("~/clip")
+    assert encoder.config.model_type == "clip_vision_model"
+    assert image_preprocess("~/clip", encoder.config).mean == pytest.approx(CLIP_MEAN)
+    vocab_size = build_text_encoder("~/clip").config.vocab_size
+    assert len(build_tokenizer("~/clip", vocab_size)) == vocab_size
+
+
+# --- layers -----------------------------------------------------------------------------------------------------------
+
+# Beginnings of the names that come before and after the blocks, as the library's source has them.
+ENDS = {
+    "clip": (("embeddings.", "pre_layrnorm."), ("post_layernorm.",)),
+    "siglip": (("embeddings.",), ("post_layernorm.",)),
+    "siglip2": (("embeddings.",), ("post_layernorm.",)),
+    "vit": (("embeddings.",), ("layernorm.",)),
+    "dinov2": (("embeddings.",), ("layernorm.",)),
+    "dinov2_with_registers": (("embeddings.",), ("layernorm.",)),
+    "dinov3_vit": (("embeddings.",), ("norm.",)),
+}
+
+
+@pytest.mark.parametrize("family", ENDS)
+def test_layers_of_images_are_counted_from_the_embeddings(saved, family):
+    check_layers(build_image_encoder(str(saved(family).folder)), *ENDS[family])
+
+
+@pytest.mark.parametrize("family", ["clip", "siglip", "siglip2", "bert"])
+def test_layers_of_texts_are_counted_from_the_embeddings(saved, family):
+    small = BertConfig(**WIDTH, vocab_size=50)
+    encoder = (
+        BertModel(small, add_pooling_layer=False) if family == "bert" else build_text_encoder(str(saved(family).folder))
+    )
+    check_layers(encoder, ("embeddings.",), () if family == "bert" else ("final_layer_norm.",))
+
+
+def check_layers(encoder, before, after):
+    numbers = layer_numbers(encoder)
+    assert set(numbers) == {name for name, _ in encoder.named_parameters()}
+    for name, number in numbers.items():
+        inside = [int(part) for part in name.split(".") if part.isdigit()]
+        if name.startswith(before):
+            assert number == 0, name
+        elif name.startswith(after or ("nothing",)):
+            assert number == 3, name
+        else:
+            assert inside, name
+            assert number == inside[0] + 1, name
+    assert set(numbers.values()) == ({0, 1, 2, 3} if after else {0, 1, 2})
+
+
+def test_an_encoder_without_a_stack_of_blocks():
+    shared = build_text_encoder({"model_type": "albert", **WIDTH, "embedding_size": 16}, vocab_size=50)
+    with pytest.raises(EncoderError, match="albert: found no stack of 2 blocks"):
+        layer_numbers(shared)
+
+
+def test_stirring_moved_the_weights(saved):
+    """Else equal outputs would prove little."""
+    norm = saved("clip").model.vision_model.post_layernorm.weight
+    assert norm.detach().std() > 0.01

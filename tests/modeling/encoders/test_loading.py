@@ -1,0 +1,394 @@
+import functools
+import http.server
+import json
+import shutil
+import socket
+import threading
+import time
+import urllib.request
+
+import pytest
+import torch
+from huggingface_hub import constants
+from huggingface_hub.errors import LocalEntryNotFoundError
+from safetensors.torch import load_file, save_file
+from transformers import ViTConfig
+
+from t2ireid_plugin.errors import ConfigError, EncoderError
+from t2ireid_plugin.modeling.encoders import loading as encoders
+from t2ireid_plugin.modeling.encoders.loading import (
+    IMAGE_KEY,
+    TEXT_KEY,
+    build_image_encoder,
+    build_text_encoder,
+    build_tokenizer,
+    check_source,
+    encoder_config,
+)
+from t2ireid_plugin.modeling.encoders.preprocess import image_preprocess
+from t2ireid_plugin.modeling.t2ireid import T2IReIDModel
+
+WIDTH = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48}
+UNKNOWN_ID = "no-such-owner-7f3a/no-such-model"
+
+
+@pytest.fixture(autouse=True)
+def fresh_probe():
+    """The answer of the probe is remembered; here every test asks anew."""
+    encoders._hub_reachable.cache_clear()
+    yield
+    encoders._hub_reachable.cache_clear()
+
+
+@pytest.fixture
+def no_hub(monkeypatch):
+    monkeypatch.setattr(encoders, "_hub_reachable", lambda: False)
+
+
+def edit_json(file, **changes):
+    file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
+
+
+# --- what loads -------------------------------------------------------------------------------------------------------
+
+
+def test_encoders_load_from_folders(folders, make):
+    pixels = make.images(2)
+    ids = torch.tensor([[2, 5, 6, 3], [2, 7, 3, 0]])
+    image = build_image_encoder(str(folders.image)).eval()
+    text = build_text_encoder(str(folders.text)).eval()
+    with torch.no_grad():
+        for built, original, given in ((image, folders.vit, pixels), (text, folders.bert, ids)):
+            assert torch.equal(built(given).last_hidden_state, original(given).last_hidden_state)
+            assert not any("pooler" in name for name in built.state_dict())
+
+
+def test_a_folder_written_by_transformers_4(folders, make):
+    """Its ViT has other names; `from_pretrained` translates them."""
+    file = folders.image / "model.safetensors"
+    old = {}
+    for name, tensor in load_file(file).items():
+        for new, former in (
+            ("layers.", "encoder.layer."),
+            ("attention.q_proj", "attention.attention.query"),
+            ("attention.k_proj", "attention.attention.key"),
+            ("attention.v_proj", "attention.attention.value"),
+            ("attention.o_proj", "attention.output.dense"),
+            ("mlp.fc1", "intermediate.dense"),
+            ("mlp.fc2", "output.dense"),
+        ):
+            name = name.replace(new, former)
+        old[name] = tensor
+    assert "encoder.layer.1.attention.attention.key.bias" in old
+    save_file(old, file, metadata={"format": "pt"})
+    pixels = make.images(2)
+    with torch.no_grad():
+        actual = build_image_encoder(str(folders.image)).eval()(pixels).last_hidden_state
+        assert torch.equal(actual, folders.vit(pixels).last_hidden_state)
+
+
+def test_the_tokenizer_is_the_folders(folders):
+    tokenizer = build_tokenizer(str(folders.text), len(folders.words))
+    tokens = tokenizer.convert_ids_to_tokens(tokenizer("A man wears RED coats, zebra")["input_ids"])
+    assert tokens == ["[CLS]", "a", "man", "wears", "red", "coat", "##s", ",", "[UNK]", "[SEP]"]
+
+
+def test_a_tokenizer_json_will_do(folders):
+    build_tokenizer(str(folders.text), len(folders.words)).save_pretrained(folders.text)
+    (folders.text / "vocab.txt").unlink(missing_ok=True)
+    tokenizer = build_tokenizer(str(folders.text), len(folders.words))
+    assert tokenizer("red coat")["input_ids"] == [2, 10, 12, 3]
+
+
+def test_a_model_from_folders(folders, make):
+    config = {"vit_pretrained": str(folders.image), "bert_base_path": str(folders.text), "num_classes": 3}
+    model = T2IReIDModel(config).eval()
+    out = model(make.images(2), ["red coat", "blue shirt"], ["a man", "a woman"])
+    assert out.fused_embeds.shape == (2, 256)
+    assert model.preprocess == (32, 32, (0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
+
+
+def test_inline_configurations():
+    image = build_image_encoder({"hidden_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2})
+    assert (image.config.model_type, image.config.hidden_size, image.config.intermediate_size) == ("vit", 24, 3072)
+    small = {"hidden_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2}
+    text = build_text_encoder(small, vocab_size=50)
+    assert text.config.model_type == "bert"
+    assert text.get_input_embeddings().weight.shape == (50, 24)
+    assert small == {"hidden_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2}
+
+
+def test_a_configuration_object_is_taken_as_it_is(folders):
+    """Its vocabulary size too; the folder's weights are not read for it."""
+    (folders.text / "model.safetensors").unlink()
+    config = encoder_config(str(folders.text), TEXT_KEY)
+    encoder = build_text_encoder(config, vocab_size=7)
+    assert encoder.get_input_embeddings().weight.shape == (len(folders.words), 32)
+    assert encoder.state_dict().keys() == build_text_encoder(WIDTH).state_dict().keys()
+    check_source(config, TEXT_KEY)
+    image = encoder_config({"hidden_size": 24, "model_type": "clip"}, IMAGE_KEY)
+    assert (image.model_type, image.hidden_size) == ("clip_vision_model", 24)
+    with pytest.raises(EncoderError, match=r"bert_base_path: the configuration is a clip_vision_model model, no text"):
+        build_text_encoder(image)
+
+
+def test_inline_configuration_of_another_family():
+    encoder = build_text_encoder({"model_type": "distilbert", "dim": 24, "n_layers": 1, "n_heads": 2}, vocab_size=50)
+    assert encoder.config.model_type == "distilbert"
+
+
+def test_a_hub_id_in_the_cache_needs_no_network(folders, tmp_path, monkeypatch, no_hub):
+    revision = "0" * 40
+    for name, source in (("vit", folders.image), ("bert", folders.text)):
+        repository = tmp_path / "hub" / f"models--owner--{name}"
+        (repository / "refs").mkdir(parents=True)
+        (repository / "refs" / "main").write_text(revision)
+        shutil.copytree(source, repository / "snapshots" / revision)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    check_source("owner/vit", IMAGE_KEY)
+    encoder = build_image_encoder("owner/vit")
+    assert torch.equal(encoder.state_dict()["layernorm.bias"], folders.vit.state_dict()["layernorm.bias"])
+    assert image_preprocess("owner/vit", encoder.config).mean == (0.1, 0.2, 0.3)
+    assert build_text_encoder("owner/bert").config.vocab_size == len(folders.words)
+    assert len(build_tokenizer("owner/bert", len(folders.words))) == len(folders.words)
+
+
+# --- preprocessing ----------------------------------------------------------------------------------------------------
+
+
+def test_mean_and_std_are_the_encoders(folders):
+    assert image_preprocess(str(folders.image), folders.vit.config) == (32, 32, (0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
+
+
+def test_without_a_preprocessor_file_they_are_vits(folders):
+    (folders.image / "preprocessor_config.json").unlink()
+    half = (0.5, 0.5, 0.5)
+    assert image_preprocess(str(folders.image), folders.vit.config) == (32, 32, half, half)
+    assert image_preprocess({}, ViTConfig(image_size=(384, 128))) == (384, 128, half, half)
+
+
+@pytest.mark.parametrize("reachable", [True, False])
+def test_the_preprocessor_file_is_asked_of_the_hub(folders, monkeypatch, reachable):
+    """`from_pretrained` downloads the weights alone; without the file a DeiT would be fed with ViT's normalisation."""
+    monkeypatch.setattr(encoders, "_hub_reachable", lambda: reachable)
+    asked = []
+
+    def download(repository, filename):
+        asked.append((repository, filename))
+        if filename != "preprocessor_config.json":
+            raise LocalEntryNotFoundError("404")
+        return str(folders.image / filename)
+
+    monkeypatch.setattr(encoders, "hf_hub_download", download)
+    found = image_preprocess(UNKNOWN_ID, folders.vit.config)
+    assert found.mean == ((0.1, 0.2, 0.3) if reachable else (0.5, 0.5, 0.5))
+    assert asked == ([(UNKNOWN_ID, "preprocessor_config.json")] if reachable else [])
+
+
+def test_a_hub_without_a_preprocessor_file(folders, monkeypatch):
+    monkeypatch.setattr(encoders, "_hub_reachable", lambda: True)
+
+    def missing(repository, filename):
+        raise LocalEntryNotFoundError(f"404: {filename}")
+
+    monkeypatch.setattr(encoders, "hf_hub_download", missing)
+    assert image_preprocess(UNKNOWN_ID, folders.vit.config).mean == (0.5, 0.5, 0.5)
+
+
+def test_a_damaged_preprocessor_file(folders):
+    (folders.image / "preprocessor_config.json").write_text("{")
+    with pytest.raises(EncoderError, match="preprocessor_config"):
+        image_preprocess(str(folders.image), folders.vit.config)
+
+
+# --- what does not load -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("build", "key"), [(build_image_encoder, IMAGE_KEY), (build_text_encoder, TEXT_KEY)])
+def test_unknown_configuration_key_lists_the_valid_ones(build, key):
+    with pytest.raises(ConfigError, match=rf"{key}: unknown hiden_size; .*\bhidden_size\b"):
+        build({"hiden_size": 24})
+
+
+def test_unknown_model_type():
+    with pytest.raises(ConfigError, match="no_such_type"):
+        build_image_encoder({"model_type": "no_such_type"})
+
+
+def test_encoders_of_the_wrong_kind(folders):
+    """The two keys of the configuration swapped."""
+    with pytest.raises(EncoderError, match=r"vit_pretrained: .*bert model, no image encoder"):
+        build_image_encoder(str(folders.text))
+    with pytest.raises(EncoderError, match=r"bert_base_path: .*vit model, no text encoder"):
+        build_text_encoder(str(folders.image))
+
+
+@pytest.mark.parametrize("path", ["{}/nowhere", "./nowhere", "~/nowhere", "some/where/nowhere", "my vit", "vit/", ""])
+def test_a_missing_folder_is_named(tmp_path, path, monkeypatch):
+    monkeypatch.setattr(encoders, "_hub_reachable", lambda: pytest.fail("a path is no reason to ask the network"))
+    path = path.format(tmp_path)
+    check = functools.partial(check_source, key=encoders.IMAGE_KEY)
+    for attempt in (check, build_image_encoder, build_text_encoder, lambda p: build_tokenizer(p, 9)):
+        with pytest.raises(EncoderError) as error:
+            attempt(path)
+        assert f"'{path}'" in str(error.value)
+        assert "config.json" in str(error.value)
+
+
+def spoil_weights(folder):
+    file = folder / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-100])
+
+
+def spoil_shape(folder):
+    edit_json(folder / "config.json", intermediate_size=40)
+
+
+def spoil_config(folder):
+    (folder / "config.json").write_text("{")
+
+
+SPOILERS = {
+    "truncated weights": spoil_weights,
+    "a Git LFS pointer": lambda f: (f / "model.safetensors").write_text("version https://git-lfs.github.com/spec/v1\n"),
+    "empty weights": lambda f: (f / "model.safetensors").write_bytes(b""),
+    "no weights": lambda f: (f / "model.safetensors").unlink(),
+    "other shapes": spoil_shape,
+    "damaged config": spoil_config,
+    "no config": lambda f: (f / "config.json").unlink(),
+    "nothing": lambda f: [file.unlink() for file in f.iterdir()],
+}
+
+
+@pytest.mark.parametrize("spoil", SPOILERS.values(), ids=SPOILERS)
+def test_a_damaged_folder_is_named(folders, spoil):
+    for folder, build, key in (
+        (folders.image, build_image_encoder, IMAGE_KEY),
+        (folders.text, build_text_encoder, TEXT_KEY),
+    ):
+        spoil(folder)
+        with pytest.raises(EncoderError) as error:
+            build(str(folder))
+        assert str(error.value).startswith(key)
+        assert str(folder) in str(error.value)
+
+
+def test_weights_that_lack_parameters(folders):
+    """transformers would fill them with random numbers and say so in a log."""
+    edit_json(folders.image / "config.json", num_hidden_layers=3)
+    with pytest.raises(EncoderError, match=r"lack 16 .*layers\.2\.") as error:
+        build_image_encoder(str(folders.image))
+    assert str(folders.image) in str(error.value)
+
+
+def test_a_folder_without_a_vocabulary(folders):
+    """transformers would hand out a tokenizer that knows its special tokens and nothing else."""
+    (folders.text / "vocab.txt").unlink()
+    with pytest.raises(EncoderError, match=r"vocab\.txt"):
+        build_tokenizer(str(folders.text), len(folders.words))
+    with pytest.raises(EncoderError, match=r"vocab\.txt"):
+        T2IReIDModel({"vit_pretrained": str(folders.image), "bert_base_path": str(folders.text)})
+
+
+@pytest.mark.parametrize("change", [-3, 1])
+def test_a_vocabulary_of_another_size(folders, change):
+    words = folders.words[:change] if change < 0 else [*folders.words, "more"]
+    (folders.text / "vocab.txt").write_text("\n".join(words) + "\n")
+    with pytest.raises(EncoderError, match=rf"{len(words)} tokens .* {len(folders.words)}"):
+        build_tokenizer(str(folders.text), len(folders.words))
+
+
+@pytest.mark.parametrize("content", ["{", "{}", "[]", '{"added_tokens": []}'])
+def test_a_damaged_tokenizer(folders, content):
+    (folders.text / "tokenizer.json").write_text(content)
+    with pytest.raises(EncoderError) as error:
+        build_tokenizer(str(folders.text), len(folders.words))
+    assert str(folders.text) in str(error.value)
+
+
+# --- the hub ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", [UNKNOWN_ID, "no-such-model-7f3a"])
+@pytest.mark.parametrize("attempt", [build_image_encoder, build_text_encoder, lambda p: build_tokenizer(p, 30522)])
+def test_a_hub_id_without_the_hub(name, attempt, no_hub):
+    with pytest.raises(EncoderError) as error:
+        attempt(name)
+    for part in (f"'{name}'", "not reachable", f"hf download {name} --local-dir", "HF_ENDPOINT"):
+        assert part in str(error.value)
+
+
+def test_a_hub_id_that_cannot_be_had_fails_soon():
+    """With the network as it is: the hub is out of reach, or it knows no such model."""
+    started = time.monotonic()
+    with pytest.raises(EncoderError, match=UNKNOWN_ID):
+        build_image_encoder(UNKNOWN_ID)
+    assert time.monotonic() - started < 10
+
+
+def test_offline_asks_nobody(monkeypatch):
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    asked = []
+    monkeypatch.setattr(urllib.request, "urlopen", lambda *a, **k: asked.append(a))
+    with pytest.raises(EncoderError, match="hf download"):
+        build_image_encoder(UNKNOWN_ID)
+    assert asked == []
+
+
+def test_the_probe_when_nobody_listens(monkeypatch):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # bound but not listening: connections are refused
+        monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{taken.getsockname()[1]}")
+        assert encoders._hub_reachable() is False
+
+
+def test_the_probe_when_nobody_answers(monkeypatch):
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{silent.getsockname()[1]}")
+        started = time.monotonic()
+        assert encoders._hub_reachable(0.3) is False
+        assert time.monotonic() - started < 3
+
+
+def test_the_probe_when_the_name_lookup_hangs(monkeypatch):
+    done = threading.Event()
+    monkeypatch.setattr(urllib.request, "urlopen", lambda *a, **k: done.wait(30))
+    started = time.monotonic()
+    assert encoders._hub_reachable(0.3) is False
+    assert time.monotonic() - started < 3
+    done.set()
+
+
+@pytest.mark.parametrize("status", [200, 403])
+def test_the_probe_when_somebody_answers(monkeypatch, status):
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_HEAD(self):
+            self.send_response(status)
+            self.end_headers()
+
+        def log_message(self, *arguments):
+            pass
+
+    with http.server.HTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.handle_request)
+        thread.start()
+        monkeypatch.setenv("no_proxy", "127.0.0.1")
+        monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{server.server_port}")
+        assert encoders._hub_reachable() is True
+        thread.join()
+
+
+def test_check_source(folders, tmp_path, no_hub):
+    check_source({}, IMAGE_KEY)
+    check_source(str(folders.image), IMAGE_KEY)
+    with pytest.raises(EncoderError, match=r"vit_pretrained: .*hf download some/model"):
+        check_source("some/model", IMAGE_KEY)
+    with pytest.raises(EncoderError, match="bert_base_path: no folder"):
+        check_source(str(tmp_path / "nowhere"), TEXT_KEY)
+
+
+def test_check_source_trusts_a_hub_that_answers(monkeypatch):
+    monkeypatch.setattr(encoders, "_hub_reachable", lambda: True)
+    check_source("some/model", IMAGE_KEY)

@@ -1,0 +1,208 @@
+import logging
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from t2ireid_plugin.errors import DataError
+from t2ireid_plugin.modeling.encoders.tokenizer import (
+    CachedTokenizer,
+    learn_wordpiece,
+    tokenizer_from_json,
+    tokenizer_to_json,
+)
+
+LENGTH = 16
+
+
+class Counting:
+    """A tokenizer that writes down what it was asked."""
+
+    def __init__(self, tokenizer):
+        self._tokenizer = tokenizer
+        self.asked = []
+
+    def __call__(self, texts, **options):
+        self.asked.extend(texts)
+        return self._tokenizer(texts, **options)
+
+    def __getattr__(self, name):
+        return getattr(self._tokenizer, name)
+
+
+@pytest.fixture(scope="module")
+def tokenizer(captions):
+    return learn_wordpiece(captions)
+
+
+@pytest.fixture
+def counting(tokenizer):
+    return Counting(tokenizer)
+
+
+def direct(tokenizer, texts, length=LENGTH):
+    """What the specification asks of the tokenizer."""
+    encoded = tokenizer(texts, padding="max_length", max_length=length, truncation=True, return_tensors="pt")
+    return encoded["input_ids"], encoded["attention_mask"]
+
+
+def assert_same(actual, expected):
+    for a, e in zip(actual, expected, strict=True):
+        assert a.dtype == torch.int64
+        assert torch.equal(a, e)
+
+
+def test_equals_the_tokenizer_itself(tokenizer, captions):
+    cache = CachedTokenizer(tokenizer, LENGTH)
+    for batch in (captions[:3], captions[1:6], captions[:1]):
+        assert_same(cache(batch), direct(tokenizer, batch))
+
+
+@settings(deadline=None, max_examples=60)
+@given(batches=st.lists(st.lists(st.text(max_size=40), min_size=1, max_size=4), min_size=1, max_size=4))
+def test_equals_the_tokenizer_itself_on_any_text(tokenizer, batches):
+    cache = CachedTokenizer(tokenizer, LENGTH, capacity=3)
+    for batch in batches + batches:
+        assert_same(cache(batch), direct(tokenizer, batch))
+
+
+def test_a_string_is_tokenized_once_whatever_the_batch(counting):
+    cache = CachedTokenizer(counting, LENGTH)
+    for batch in (["a red coat", "a white dress"], ["a white dress", "a tall boy"], ["a tall boy", "a tall boy"]):
+        cache(batch)
+    assert counting.asked == ["a red coat", "a white dress", "a tall boy"]
+
+
+def test_the_least_recently_used_is_forgotten(counting):
+    cache = CachedTokenizer(counting, LENGTH, capacity=2)
+    for text in ("one", "two", "one", "three"):  # "two" goes, because "one" was used since
+        cache([text])
+    assert len(cache) == 2
+    cache(["one"])
+    cache(["three"])
+    assert counting.asked == ["one", "two", "three"]
+    cache(["two"])
+    assert counting.asked == ["one", "two", "three", "two"]
+
+
+def test_a_batch_larger_than_the_cache(tokenizer, captions):
+    cache = CachedTokenizer(tokenizer, LENGTH, capacity=2)
+    assert_same(cache(captions[:6]), direct(tokenizer, captions[:6]))
+    assert len(cache) == 2
+
+
+def test_what_is_kept_is_ids_without_padding(tokenizer):
+    cache = CachedTokenizer(tokenizer, LENGTH)
+    ids, mask = cache(["a red coat"])
+    assert list(cache._ids.values()) == cache.ids(["a red coat"]) == [tuple(ids[0, : mask.sum()].tolist())]
+
+
+def test_writing_into_a_result_leaves_the_cache_alone(tokenizer):
+    cache = CachedTokenizer(tokenizer, LENGTH)
+    for tensor in cache(["a red coat"]):
+        tensor.fill_(99)
+    assert_same(cache(["a red coat"]), direct(tokenizer, ["a red coat"]))
+
+
+def test_truncation_keeps_the_separator(tokenizer):
+    words = ["red", "coat", "boy", "bag"] * 30
+    ids, mask = CachedTokenizer(tokenizer, LENGTH)([" ".join(words)])
+    assert ids.shape == (1, LENGTH)
+    assert mask.all()
+    assert ids[0, 0] == tokenizer.cls_token_id
+    assert ids[0, -1] == tokenizer.sep_token_id
+    assert (ids[0, 1:-1] != tokenizer.sep_token_id).all()
+
+
+def test_padding_is_the_tokenizers_own():
+    """Its id is not 0 in every vocabulary (RoBERTa's is 1)."""
+    learned = learn_wordpiece(["a red coat", "a red dress"])
+    learned.pad_token = "red"
+    ids, mask = CachedTokenizer(learned, LENGTH)(["a coat"])
+    assert (ids[mask == 0] == learned.convert_tokens_to_ids("red")).all()
+    assert (mask == 0).any()
+
+
+def test_mostly_unknown_text_warns_once(tokenizer, caplog):
+    cache = CachedTokenizer(tokenizer, LENGTH)
+    with caplog.at_level(logging.WARNING):
+        cache(["a young man wearing a red coat", "a 红"])  # one of two is not most
+        assert not caplog.records
+        cache(["一个穿红色夹克的年轻男子", "戴眼镜的女子"])
+        cache(["白色衬衫"])
+    assert len(caplog.records) == 1
+    assert "一个穿红色夹克的年轻男子" in caplog.text
+    assert "bert-base-chinese" in caplog.text
+
+
+def test_learned_vocabulary(tokenizer, captions):
+    """Lower case, `[CLS] … [SEP]`, nothing unknown in what it was learned from, and no larger than asked."""
+    ids = tokenizer(captions[0])["input_ids"]
+    assert ids == tokenizer(captions[0].upper())["input_ids"]
+    assert ids[0] == tokenizer.cls_token_id
+    assert ids[-1] == tokenizer.sep_token_id
+    assert tokenizer.decode(ids, skip_special_tokens=True).replace(" ,", ",").replace(" .", ".") == captions[0].lower()
+    assert tokenizer.unk_token_id not in {i for text in captions for i in tokenizer(text)["input_ids"]}
+    assert len(learn_wordpiece(captions, vocab_size=60)) == 60
+    assert len(tokenizer) > 60
+
+
+def test_the_order_of_captions_does_not_matter(captions):
+    expected = tokenizer_to_json(learn_wordpiece(captions))
+    assert tokenizer_to_json(learn_wordpiece(captions[::-1])) == expected
+    assert tokenizer_to_json(learn_wordpiece(captions + captions[:9])) == expected
+    assert tokenizer_to_json(learn_wordpiece(iter(captions))) == expected
+
+
+def test_more_letters_than_a_vocabulary_takes():
+    """The rarest are left out, ties by the alphabet: Chinese captions have thousands of characters."""
+    letters = [chr(0x4E00 + i) for i in range(1500)]
+    texts = ["".join(letters[i : i + 50]) for i in range(0, 1500, 50)]
+    frequent = "".join(letters[-10:])
+    vocabularies = [learn_wordpiece([*texts, frequent]).get_vocab() for _ in range(2)]
+    assert vocabularies[0] == vocabularies[1]
+    known = set(vocabularies[0])
+    assert known.issuperset(letters[:990])
+    assert known.issuperset(frequent)
+    assert known.isdisjoint(letters[990:-10])
+
+
+SCRIPT = """
+import sys
+from t2ireid_plugin.modeling.encoders.tokenizer import learn_wordpiece, tokenizer_to_json
+sys.stdout.write(tokenizer_to_json(learn_wordpiece(set(sys.stdin.read().splitlines()))))
+"""
+
+
+@pytest.mark.parametrize("hash_seed", ["1", "2"])
+def test_every_process_learns_the_same(captions, hash_seed):
+    finished = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", SCRIPT],
+        input="\n".join(captions),
+        env={**os.environ, "PYTHONHASHSEED": hash_seed, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=120,
+    )
+    assert finished.stdout == tokenizer_to_json(learn_wordpiece(captions))
+
+
+@settings(deadline=None, max_examples=40)
+@given(text=st.text(max_size=60))
+def test_json_and_back(tokenizer, text):
+    again = tokenizer_from_json(tokenizer_to_json(tokenizer))
+    assert again(text)["input_ids"] == tokenizer(text)["input_ids"]
+    assert again.get_vocab() == tokenizer.get_vocab()
+    assert again.special_tokens_map == tokenizer.special_tokens_map
+    assert_same(CachedTokenizer(again, LENGTH)([text]), direct(tokenizer, [text]))
+
+
+@pytest.mark.parametrize("nothing", [[], (), iter([])])
+def test_nothing_to_learn_from(nothing):
+    with pytest.raises(DataError, match="no captions"):
+        learn_wordpiece(nothing)

@@ -1,0 +1,489 @@
+import argparse
+import csv
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from t2ireid_plugin.data.annotations import read_photos
+from t2ireid_plugin.data.benchmarks import CUSTOM, SPLITS
+from t2ireid_plugin.errors import DataError
+from t2ireid_plugin.prepare.table import write as custom
+from t2ireid_plugin.prepare.table.table import read_table
+from t2ireid_plugin.prepare.table.write import write_table
+
+JPEG = b"\xff\xd8\xff\xe0 and the rest of an image"
+
+
+class Place:
+    """A folder with a table, images and room for the dataset."""
+
+    def __init__(self, base):
+        self.base, self.images, self.out = Path(base), Path(base) / "photos", Path(base) / "data"
+        self.images.mkdir()
+
+    def put(self, *names):
+        for name in names:
+            (self.images / name).parent.mkdir(parents=True, exist_ok=True)
+            (self.images / name).write_bytes(JPEG + name.encode())
+
+    def table(self, content, name="people.csv"):
+        file = self.base / name
+        file.write_bytes(content if isinstance(content, bytes) else content.encode())
+        return file
+
+    def write(self, content, name="people.csv", **choices):
+        return write_table(self.table(content, name), self.images, self.out, progress=False, **choices)
+
+    def rows(self):
+        return json.loads((self.out / "custom" / "reid_raw.json").read_text(encoding="utf-8"))
+
+    def people(self):
+        return json.loads((self.out / "custom" / "identities.json").read_text(encoding="utf-8"))
+
+    def error(self, content, name="people.csv", **choices):
+        """The one line that such a table ends in; nothing is left behind."""
+        with pytest.raises(DataError) as error:
+            self.write(content, name, **choices)
+        assert not self.out.exists() or not list(self.out.iterdir())
+        text = str(error.value)
+        assert "\n" not in text
+        return text
+
+
+@pytest.fixture
+def place(tmp_path):
+    found = Place(tmp_path)
+    found.put("a.jpg", "b.jpg", "c.jpg", "more/d.jpg")
+    return found
+
+
+def as_csv(rows, delimiter=",", terminator="\r\n"):
+    stream = io.StringIO(newline="")
+    csv.writer(stream, delimiter=delimiter, lineterminator=terminator, quoting=csv.QUOTE_ALL).writerows(rows)
+    return stream.getvalue()
+
+
+def as_json(rows):
+    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+
+
+def test_a_table_becomes_a_dataset(place):
+    summary = place.write(
+        "image,identity,caption\n"
+        "a.jpg,anna,A red coat.\nb.jpg,007,A blue hat.\nmore/d.jpg,7,A dog.\na.jpg,anna,Boots.\n"
+    )
+    assert summary == {
+        "root": str(place.out / "custom"),
+        "images": {"train": 1, "val": 1, "test": 1},
+        "ids": {"train": 1, "val": 1, "test": 1},
+        "captions": summary["captions"],
+        "identities": "given",
+        "splits": "drawn",
+    }
+    assert sum(summary["captions"].values()) == 4
+    assert place.people() == {"007": 1, "7": 2, "anna": 3}
+    assert [(row["file_path"], row["id"], row["captions"]) for row in place.rows()] == [
+        ("a.jpg", 3, ["A red coat.", "Boots."]),
+        ("b.jpg", 1, ["A blue hat."]),
+        ("more/d.jpg", 2, ["A dog."]),
+    ]
+    assert place.rows()[0]["processed_tokens"] == [["a", "red", "coat"], ["boots"]]
+    assert (place.out / "custom/imgs/more/d.jpg").read_bytes() == JPEG + b"more/d.jpg"
+    assert [photo.captions for photo in read_photos(place.out, CUSTOM)] == [
+        tuple(row["captions"]) for row in place.rows()
+    ]
+
+
+@pytest.mark.parametrize("delimiter", [",", ";", "\t"])
+@pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"])
+@pytest.mark.parametrize("terminator", ["\n", "\r\n"])
+def test_delimiters_line_ends_and_byte_order_marks(place, delimiter, mark, terminator):
+    captions = ['一名身穿红色外套、黑色长裤的女子。"走"', "One, two; three\tfour\nfive\r\nsix", " blanks stay "]
+    rows = [("Image", "PERSON", "Description"), *zip(("a.jpg", "b.jpg", "c.jpg"), "xyz", captions)]
+    place.write(
+        mark + as_csv(rows, delimiter, terminator).encode(), "people.tsv" if delimiter == "\t" else "people.csv"
+    )
+    assert [row["captions"] for row in place.rows()] == [[caption] for caption in captions]
+
+
+def test_json_lines_with_lists(place):
+    place.write(
+        as_json(
+            [
+                {"file_path": "a.jpg", "id": 7, "captions": ["One.", "两名。"], "id_captions": ["i", "j"], "cam": 3},
+                {
+                    "file_path": "a.jpg",
+                    "id": "7",
+                    "caption": "Three.\u2028Still three.",
+                    "id_captions": "k",
+                    "cam": "3",
+                },
+                {"file_path": "b.jpg", "id": "anna", "caption": "Four.", "cloth-text": ["coat"], "cam": None},
+            ]
+        )
+        + "\n",
+        "people.jsonl",
+    )
+    first, second = place.rows()
+    assert first["captions"] == ["One.", "两名。", "Three.\u2028Still three."]
+    assert first["id_captions"] == ["i", "j", "k"]
+    assert first["camera"] == "3"
+    assert "cloth_captions" not in first
+    assert second["cloth_captions"] == ["coat"]
+    assert "camera" not in second
+    photos = read_photos(place.out, CUSTOM)
+    assert [photo.camera for photo in photos] == ["3", ""]
+    assert photos[0].id_texts == ("i", "j", "k")
+    assert photos[1].id_texts is None
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("FILE", "Pid", "TEXT", "cam", "Identity Text", "clothing text"),
+        ("img_path", "person", "captions", "CamID", "id_caption", "Cloth_Captions"),
+        ("path", "ID", "description", "Camera", "id_text", "cloth-text"),
+    ],
+)
+def test_spellings_of_columns(place, names):
+    rows = [names, ("a.jpg", "1", "A man.", "left", "man", "coat"), ("b.jpg", "2", "A woman.", "", "", "")]
+    place.write(as_csv(rows))
+    first, second = place.rows()
+    assert (first["camera"], first["id_captions"], first["cloth_captions"]) == ("left", ["man"], ["coat"])
+    assert set(second) == {"split", "captions", "file_path", "processed_tokens", "id"}
+
+
+def test_without_identities_each_image_is_a_person(place):
+    summary = place.write("image,caption\nb.jpg,One.\na.jpg,Two.\nb.jpg,Three.\nmore\\d.jpg,Four.\n")
+    assert place.people() == {"a.jpg": 1, "b.jpg": 2, "more/d.jpg": 3}
+    assert summary["identities"] == "images"
+    assert [row["id"] for row in place.rows()] == [2, 1, 3]
+
+
+def test_given_splits(place):
+    summary = place.write("image,id,caption,split\na.jpg,1,x,Train\nb.jpg,1,y,train\nc.jpg,2,z,TEST\n")
+    assert summary["splits"] == "given"
+    assert [row["split"] for row in place.rows()] == ["train", "train", "test"]
+    assert summary["ids"] == {"train": 1, "val": 0, "test": 1}
+
+
+def test_paths_of_other_systems_and_absolute_ones_inside_the_folder(place):
+    inside = place.images / "b.jpg"
+    place.write(f"image,caption\n.\\more\\..\\a.jpg,One.\n{inside},Two.\n more//d.jpg ,Three.\n\n,\n")
+    assert [row["file_path"] for row in place.rows()] == ["a.jpg", "b.jpg", "more/d.jpg"]
+
+
+def test_absolute_paths_into_a_linked_folder(place):
+    linked = place.base / "linked"
+    linked.symlink_to(place.images)
+    table = place.table(f"image,caption\n{place.images}/a.jpg,One.\n{linked}/b.jpg,Two.\n")
+    write_table(table, linked, place.out, progress=False)
+    assert [row["file_path"] for row in place.rows()] == ["a.jpg", "b.jpg"]
+
+
+@pytest.mark.parametrize("link", ["symlink", "hard"])
+def test_links_instead_of_copies(place, link):
+    (place.images / "e.jpg").symlink_to("a.jpg")
+    place.write("image,caption\na.jpg,One.\ne.jpg,Two.\n", link=link)
+    for name in ("a.jpg", "e.jpg"):
+        written = place.out / "custom/imgs" / name
+        assert written.is_symlink() == (link == "symlink")
+        assert written.samefile(place.images / "a.jpg")
+
+
+def test_columns_to_ignore(place):
+    place.write(",image,caption,split,age\n0,a.jpg,One.,no such split,31\n", ignore=["", "Split", "age"])
+    assert len(place.rows()) == 1
+
+
+HEADER = "image,identity,caption\n"
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("", "'people.csv' has no rows"),
+        (HEADER, "has no rows"),
+        (
+            "image,age,caption\n",
+            "line 1: unknown column 'age'; valid: image, identity, caption, camera, split, identity",
+        ),
+        ("image,identity\na.jpg,1\n", "line 1: no column 'caption' (found 'image', 'identity')"),
+        ("id,caption\n1,x\n", "line 1: no column 'image'"),
+        ("image,path,caption\n", "line 1: the columns 'image', 'path' all mean 'image'; keep one"),
+        (HEADER + "a.jpg,1,A man, walking.\n", "line 2: 4 cells for 3 columns; a text with a ','"),
+        (HEADER + "a.jpg,1\n", "line 2: 2 cells for 3 columns"),
+        (HEADER + 'a.jpg,1,"one\ntwo"\nb.jpg,2,"A "red" coat"\n', "line 4: not valid CSV"),
+        (HEADER + 'a.jpg,1,x\nb.jpg,2,"A man.\nc.jpg,3,y\n', "line 3: not valid CSV"),
+        (HEADER + ",1,A man.\n", "line 2: the column 'image' is empty"),
+        (HEADER + "a.jpg,1, \n", "line 2: the column 'caption' is empty"),
+        (HEADER + "a.jpg,,x\nb.jpg,1,y\nc.jpg, ,z\n", "lines 2, 4: the column 'identity' is empty in 2 of 3 rows"),
+        ("image,split,caption\na.jpg,,x\nb.jpg,test,y\n", "line 2: the column 'split' is empty in 1 of 2 rows"),
+        ("image,split,caption\na.jpg,valid,x\n", "line 2: split 'valid' is none of train, val, test"),
+        ("image,split,caption\na.jpg,Query,x\n", "line 2: split 'Query' is not used here; write test for both"),
+        ("image,split,caption\na.jpg,gallery,x\n", "write test for both"),
+        (HEADER + "a.jpg,1,x\nb.jpg,2,y\na.jpg,3,z\n", "lines 2 and 4: image 'a.jpg' has the identity '1' and '3'"),
+        ("image,cam,text\na.jpg,1,x\n./a.jpg,2,y\n", "lines 2 and 3: image 'a.jpg' has the camera '1' and '2'"),
+        (
+            "image,split,text\na.jpg,test,x\na.jpg,val,y\n",
+            "lines 2 and 3: image 'a.jpg' has the split 'test' and 'val'",
+        ),
+        (
+            "image,id,split,text\na.jpg,1,test,x\nb.jpg,2,train,y\nc.jpg,1,train,z\n",
+            "lines 2 and 4: identity '1' is in the splits test and train",
+        ),
+        (
+            "image,text,id_text\na.jpg,x,man\na.jpg,y,\n",
+            "lines 2 and 3: image 'a.jpg' has 'identity_text' in one of them only",
+        ),
+        (HEADER + "/etc/passwd,1,x\n", "line 2: image '/etc/passwd' is not inside 'photos'"),
+        (HEADER + "../photos2/a.jpg,1,x\n", "line 2: image '../photos2/a.jpg' is not inside 'photos'"),
+        (HEADER + "more\\..\\..\\x.jpg,1,x\n", "is not inside 'photos'"),
+        (HEADER + "C:\\photos\\a.jpg,1,x\n", "is not inside 'photos'"),
+        (HEADER + ".,1,x\n", "line 2: image '.' is not inside 'photos'"),
+        (HEADER + "photos/a.jpg,1,x\n", "'photos/a.jpg' (line 2); is --images '.' meant?"),
+        (HEADER + "more,1,x\n", "missing image 'photos/more' (Is a directory)"),
+        (
+            HEADER + "".join(f"{name}.jpg,1,x\n" for name in "axbyzw"),
+            ": 4 of 6 images are missing in 'photos': 'x.jpg' (line 3), 'y.jpg' (line 5), 'z.jpg' (line 6), …",
+        ),
+        (HEADER + '"x\ny.jpg",1,x\n', "'x\\ny.jpg' (line 2)"),
+        (
+            HEADER.encode() + "a.jpg,1,红衣女子\n".encode("gb18030"),
+            "line 2: not UTF-8 (byte 0xba); save the table as UTF-8",
+        ),
+        (HEADER.encode("utf-16"), "line 1: not UTF-8 (byte 0xff)"),
+    ],
+)
+def test_mistakes_in_a_csv_table(place, monkeypatch, content, words):
+    monkeypatch.chdir(place.base)
+    place.images, place.out, place.base = Path("photos"), Path("data"), Path()
+    assert words in place.error(content)
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ('{"image": "a.jpg", "caption": "x"', "line 1: not valid JSON (Expecting"),
+        ("[" * 100_000, "line 1: not valid JSON"),
+        ('["a.jpg", "x"]', 'line 1: expected an object such as {"image"'),
+        ('{"image": "a.jpg"}', "line 1: no 'caption' (found 'image')"),
+        ('{"caption": "x"}', "line 1: no 'image'"),
+        ('{"image": "a.jpg", "text": "x", "caption": "y"}', "the columns 'text', 'caption' all mean 'caption'"),
+        ('{"image": "a.jpg", "caption": "x", "Size": 3}', "line 1: unknown column 'Size'; valid: image,"),
+        ('{"image": 3, "caption": "x"}', "line 1: image 3 is no text"),
+        ('{"image": "a.jpg", "caption": 3}', "line 1: caption 3 is no text or list of texts"),
+        ('{"image": "a.jpg", "caption": ["x", 3]}', "is no text or list of texts"),
+        ('{"image": "a.jpg", "caption": []}', "line 1: the column 'caption' is empty"),
+        ('{"image": "a.jpg", "caption": ["x", ""]}', "line 1: the column 'caption' is empty"),
+        ('{"image": "a.jpg", "caption": null}', "line 1: the column 'caption' is empty"),
+        ('{"image": "a.jpg", "caption": ["x", "y"], "id_text": "i"}', "1 texts in 'identity_text' for 2 captions"),
+        ('{"image": "a.jpg", "caption": "x", "identity": 1.5}', "identity 1.5 is no text or whole number"),
+        ('{"image": "a.jpg", "caption": "x", "identity": true}', "identity True is no text or whole number"),
+        ('{"image": "a.jpg", "caption": "x", "identity": null}', "the column 'identity' is empty in 1 of 1 rows"),
+        (
+            '{"image": "a.jpg", "caption": "x", "id": 1}\n{"image": "b.jpg", "caption": "x"}',
+            "line 2: the column 'identity'",
+        ),
+        ('{"image": "a.jpg", "caption": "half \\ud83d"}', "holds half a character"),
+        ('{"image": "a\\u0000/b.jpg", "caption": "x"}', "line 1: image 'a\\x00/b.jpg' holds a zero byte"),
+        ('{"image": "a.jpg\\u0000", "caption": "x"}', "line 1: image 'a.jpg\\x00' holds a zero byte"),
+    ],
+)
+def test_mistakes_in_json_lines(place, line, words):
+    assert words in place.error(line, "people.jsonl")
+
+
+@pytest.mark.parametrize(
+    ("choices", "words"),
+    [
+        ({"val_share": -0.1}, "--val-share -0.1 must be at least 0"),
+        ({"val_share": float("nan")}, "--val-share nan"),
+        ({"test_share": 0}, "--test-share 0 must be between 0 and 1; without test people"),
+        ({"test_share": 1.0}, "--test-share 1.0"),
+        ({"val_share": 0.5, "test_share": 0.5}, "leave nobody to train on"),
+        ({"seed": -1}, "--seed -1"),
+        ({"link": "teleport"}, "--link 'teleport' is none of copy, symlink, hard"),
+    ],
+)
+def test_choices_out_of_range(place, choices, words):
+    assert words in place.error("image,caption\na.jpg,x\n", **choices)
+
+
+def test_other_files_in_the_way(place):
+    assert "a table is one of .csv, .tsv" in place.error("", "people.xlsx")
+    with pytest.raises(DataError, match=r"cannot read the table .*No such file"):
+        write_table(place.base / "none.csv", place.images, place.out)
+    with pytest.raises(DataError, match="is no folder"):
+        write_table(place.table("image,caption\na.jpg,x\n"), place.base / "none", place.out)
+    (place.images / "text.jpg").write_text("not an image")
+    (place.images / "empty.jpg").write_bytes(b"")
+    words = place.error("image,caption\na.jpg,x\ntext.jpg,x\nempty.jpg,x\n")
+    assert "photos/text.jpg': not an image file (and 1 more); take it out" in words
+    place.out.write_text("a file")
+    with pytest.raises(DataError, match="cannot be written"):
+        place.write("image,caption\na.jpg,x\n")
+
+
+def test_an_existing_dataset_is_left_alone(place):
+    place.write("image,caption\na.jpg,x\n")
+    before = (place.out / "custom" / "reid_raw.json").read_bytes()
+    with pytest.raises(DataError, match="exists already; remove it or choose another --out"):
+        place.write("image,caption\nb.jpg,y\n")
+    assert (place.out / "custom" / "reid_raw.json").read_bytes() == before
+    assert [path.name for path in place.out.iterdir()] == ["custom"]
+
+
+def test_hard_links_to_another_disk(place, monkeypatch):
+    def refuse(source, target):
+        raise OSError(18, "Invalid cross-device link", source, None, target)
+
+    monkeypatch.setitem(custom._LINKS, "hard", refuse)
+    assert "hard links reach no other disk, use --link copy" in place.error("image,caption\na.jpg,x\n", link="hard")
+
+
+SLOW = """
+import shutil, sys, time
+from t2ireid_plugin.prepare.table import write as custom
+def slow(source, target):
+    shutil.copyfile(source, target)
+    print("copied", flush=True)
+    for _ in range(600):  # a signal that comes just before a long sleep begins is only seen after it
+        time.sleep(0.1)
+custom._LINKS["copy"] = slow
+custom.write_table(*sys.argv[1:], progress=False)
+"""
+
+
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGKILL])
+def test_a_killed_run_leaves_no_dataset(place, sent):
+    table = place.table("image,caption\na.jpg,x\nb.jpg,y\n")
+    command = [sys.executable, "-c", SLOW, str(table), str(place.images), str(place.out)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
+        assert process.stdout.readline() == b"copied\n"
+        process.send_signal(sent)
+        assert process.wait(timeout=30) != 0
+    left = [path.name for path in place.out.iterdir()]
+    assert not any(name == "custom" for name in left)
+    if sent == signal.SIGINT:
+        assert left == []
+    place.write("image,caption\na.jpg,x\nb.jpg,y\n")
+    assert len(read_photos(place.out, CUSTOM)) == 2
+
+
+def test_the_command_line(place, capsys):
+    parser = argparse.ArgumentParser()
+    custom.add_arguments(parser)
+    table = place.table("image,caption,age\na.jpg,x,1\nb.jpg,y,2\nc.jpg,z,3\n")
+    words = [
+        str(table),
+        "--images",
+        str(place.images),
+        "--out",
+        str(place.out),
+        "--ignore-column",
+        "age",
+        "--seed",
+        "5",
+    ]
+    assert custom.run(parser.parse_args(words), "") == 0
+    printed = capsys.readouterr()
+    lines = printed.out.splitlines()
+    assert [line.split() for line in lines[:4]] == [
+        ["split", "images", "ids", "captions"],
+        *([name, "1", "1", "1"] for name in SPLITS),
+    ]
+    assert "no identity column" in printed.out
+    assert "a draw with seed 5" in printed.out
+    assert f"  t2ireid prepare check {place.out} --dataset custom" in lines
+    assert lines[-1].endswith(f"data.root {place.out} data.sources custom data.targets custom")
+    assert printed.err.splitlines()[-1] == "images: 3 of 3"
+
+
+def test_too_few_people_are_told(place, capsys):
+    parser = argparse.ArgumentParser()
+    custom.add_arguments(parser)
+    table = place.table("image,id,caption\na.jpg,1,x\nb.jpg,1,y\n")
+    custom.run(parser.parse_args([str(table), "--images", str(place.images), "--out", str(place.out)]), "")
+    printed = capsys.readouterr().out
+    assert "There is nobody in test: testing needs more people" in printed
+    assert "There is nobody in val: training will hold out" in printed
+
+
+def numbered(count):
+    return [custom.TablePhoto(f"{i}.jpg", f"p{i}", ()) for i in range(count)]
+
+
+def test_the_draw_depends_on_the_seed_alone():
+    photos = numbered(100)
+    first = custom.drawn_splits(photos, 0.1, 0.2, 3)
+    assert custom.drawn_splits(photos[::-1], 0.1, 0.2, 3) == first
+    assert custom.drawn_splits(photos, 0.1, 0.2, 4) != first
+    assert [list(first.values()).count(name) for name in SPLITS] == [70, 10, 20]
+
+
+@given(st.integers(1, 60), st.floats(0, 0.99), st.floats(0.001, 0.99), st.integers(0, 2**32))
+def test_each_split_has_somebody_where_there_are_enough(count, val_share, test_share, seed):
+    splits = custom.drawn_splits(numbered(count), val_share, test_share, seed)
+    train, val, test = (list(splits.values()).count(name) for name in SPLITS)
+    assert train + val + test == count
+    assert train >= 1
+    assert test >= min(1, count - 1)
+    assert val >= min(1, count - 1 - test) * (val_share > 0)
+
+
+# A zero byte is the one character that the csv module of Python 3.10 cannot read.
+TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1, max_size=20)
+CAPTION = TEXT.filter(str.strip)
+NAME = st.one_of(st.integers(-9, 999), CAPTION)
+PERSON = st.tuples(NAME, st.lists(st.lists(CAPTION, min_size=1, max_size=3), min_size=1, max_size=3))
+
+
+@given(st.lists(PERSON, min_size=1, max_size=5), st.sampled_from(",;\t"), st.sampled_from(["\n", "\r\n"]))
+def test_csv_and_json_lines_give_the_same_dataset(people, delimiter, terminator):
+    numbered_photos = [(name, captions) for name, photos in people for captions in photos]
+    rows = [(f"{i}.jpg", name, captions) for i, (name, captions) in enumerate(numbered_photos)]
+    flat = [(image, name, caption) for image, name, captions in rows for caption in captions]
+    tables = {
+        "people.csv": as_csv([("image", "identity", "caption"), *flat], delimiter, terminator),
+        "people.jsonl": as_json({"image": image, "pid": name, "captions": captions} for image, name, captions in rows),
+    }
+    written = []
+    for name, content in tables.items():
+        with tempfile.TemporaryDirectory() as base:
+            place = Place(base)
+            place.put(*(image for image, *_ in rows))
+            place.write(content, name)
+            written.append((place.rows(), place.people()))
+            photos = read_photos(place.out, CUSTOM)
+            numbers = place.people()
+        assert [photo.captions for photo in photos] == [tuple(captions) for *_, captions in rows]
+        assert [photo.pid for photo in photos] == [numbers[str(name).strip()] for _, name, _ in rows]
+        assert sorted(numbers.values()) == list(range(1, len(numbers) + 1))
+    assert written[0] == written[1]
+
+
+@given(st.binary(max_size=200), st.sampled_from(["people.csv", "people.tsv", "people.jsonl"]))
+def test_any_bytes_are_read_or_refused_in_one_line(content, name):
+    with tempfile.TemporaryDirectory() as base:
+        file = Path(base) / name
+        file.write_bytes(b"image,caption\n" * (name != "people.jsonl") + content)
+        try:
+            message = str(len(read_table(file).rows))
+        except DataError as error:
+            message = str(error)
+    assert "\n" not in message
+
+
+def test_folders_are_as_readable_as_others(place):
+    place.write("image,caption\na.jpg,x\n")
+    assert os.stat(place.out / "custom").st_mode & 0o777 == 0o755

@@ -1,0 +1,190 @@
+"""Linear probes on features whose content is known, and against scikit-learn's own cross-validation."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import balanced_accuracy_score
+from sklearn.model_selection import KFold, LeaveOneGroupOut, cross_val_predict
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from t2ireid_plugin.errors import DataError
+from t2ireid_plugin.probing.probes import C, format_probes, probe_attributes
+
+WIDTH = 24
+
+
+class People:
+    """`number` people with `photos` each and attributes drawn by lot; an attribute's values are never equally many."""
+
+    def __init__(self, number=120, photos=5, seed=0):
+        self.rng = np.random.default_rng(seed)
+        self.groups = np.repeat(self.rng.permutation(10 * number)[:number], photos)
+        self.number, self.photos = number, photos
+
+    def attribute(self, values, shares=None):
+        """The same value in all photos of a person."""
+        return np.repeat(self.rng.choice(values, self.number, p=shares), self.photos)
+
+    def noise(self, width=WIDTH):
+        return self.rng.normal(size=(len(self.groups), width))
+
+    def showing(self, *attributes, strength=4.0):
+        """Noise with a direction for each value of the attributes."""
+        features = self.noise()
+        for labels in attributes:
+            names, numbers = np.unique(labels, return_inverse=True)
+            features += strength * self.rng.normal(size=(len(names), WIDTH))[numbers]
+        return features
+
+
+COLOURS = ["black", "red", "green", "white"]
+
+
+def by_name(table):
+    return {(probe.feature, probe.attribute): probe for probe in table.probes}
+
+
+def test_a_planted_attribute_is_found_and_noise_stays_at_chance():
+    people = People(200)
+    hair, coat = people.attribute(["short", "long", "bald"], [0.6, 0.3, 0.1]), people.attribute(COLOURS)
+    features = {
+        "id": people.showing(hair),
+        "cloth": people.showing(coat),
+        "both": people.showing(hair, coat),
+        "noise": people.noise(),
+        "nothing": np.ones((len(hair), 3)),
+    }
+    table = probe_attributes(features, {"identity": {"hair": hair}, "clothing": {"coat": coat}}, people.groups)
+    found = by_name(table)
+    for feature, attribute, planted in [
+        ("id", "hair", True), ("id", "coat", False), ("cloth", "hair", False), ("cloth", "coat", True),
+        ("both", "hair", True), ("both", "coat", True), ("noise", "hair", False), ("noise", "coat", False),
+        ("nothing", "hair", False), ("nothing", "coat", False),
+    ]:  # fmt: skip
+        probe = found[feature, attribute]
+        assert probe.chance == {"hair": 1 / 3, "coat": 1 / 4}[attribute]
+        assert probe.values == {"hair": 3, "coat": 4}[attribute]
+        assert probe.low <= probe.accuracy <= probe.high
+        if planted:
+            assert probe.low > 0.9, probe
+        else:
+            assert abs(probe.accuracy - probe.chance) < 0.07, probe
+    assert table.mean("id", "identity").above_chance > 0.9
+    assert abs(table.mean("id", "clothing").above_chance) < 0.1
+
+
+def test_people_are_never_on_both_sides():
+    """Features that say who it is and nothing else: tested on known people they would give the attribute away."""
+    people = People(60, photos=6)
+    coat = people.attribute(COLOURS)
+    who = np.unique(people.groups, return_inverse=True)[1]
+    features = 5 * np.eye(60)[who] + 0.1 * people.noise(60)
+    pipeline = make_pipeline(StandardScaler(), LogisticRegression(C=C, max_iter=1000))
+    leaking = cross_val_predict(pipeline, features, coat, cv=KFold(5, shuffle=True, random_state=0))
+    assert balanced_accuracy_score(coat, leaking) > 0.99
+    (probe,) = probe_attributes({"id": features}, {"clothing": {"coat": coat}}, people.groups).probes
+    assert probe.accuracy < 0.4
+
+
+def test_against_scikit_learns_cross_validation():
+    """With as many folds as people their division is no matter of chance, so scikit-learn has the same."""
+    people = People(12, photos=8)
+    worn = np.array(["a", "a", "a", "b", "b", "c", "c", "c"] * 12)  # everybody wears all, so nobody's is rare
+    features = people.showing(worn, strength=0.5)
+    (probe,) = probe_attributes({"x": features}, {"clothing": {"worn": worn}}, people.groups, folds=12).probes
+    pipeline = make_pipeline(StandardScaler(), LogisticRegression(C=C, class_weight="balanced", max_iter=1000))
+    answers = cross_val_predict(pipeline, features, worn, groups=people.groups, cv=LeaveOneGroupOut())
+    assert 0.4 < probe.accuracy < 0.95
+    assert probe.accuracy == pytest.approx(balanced_accuracy_score(worn, answers))
+
+
+def test_the_interval_is_that_of_so_many_people():
+    """One photo each of two equally frequent values make a binomial share; copies of the photos are no more people."""
+    people = People(400, photos=1)
+    coat = np.tile(["red", "blue"], 200)
+    features = people.showing(coat, strength=0.15)
+    (probe,) = probe_attributes({"x": features}, {"clothing": {"coat": coat}}, people.groups).probes
+    assert 0.55 < probe.accuracy < 0.9
+    deviation = np.sqrt(probe.accuracy * (1 - probe.accuracy) / 400)
+    assert probe.high - probe.low == pytest.approx(2 * 1.96 * deviation, rel=0.15)
+    copies = {"x": np.tile(features, (3, 1))}, {"clothing": {"coat": np.tile(coat, 3)}}, np.tile(people.groups, 3)
+    (copied,) = probe_attributes(*copies).probes
+    assert copied.photos == 3 * probe.photos
+    assert copied.high - copied.low == pytest.approx(probe.high - probe.low, rel=0.15)
+
+
+def test_what_is_not_shown_and_what_few_people_have_is_left_out():
+    people = People(40)
+    coat = people.attribute(COLOURS[:2]).astype("U9")
+    coat[:: people.photos] = ""  # the first photo of everybody
+    coat[1:20:5] = "turquoise"  # of four people
+    lone = np.where(people.groups == people.groups[0], "tattoo", "none")
+    attributes = {"clothing": {"coat": coat}, "identity": {"mark": lone, "unknown": np.full(len(coat), "")}}
+    table = probe_attributes({"x": people.noise()}, attributes, people.groups)
+    assert table.left_out == ["mark", "unknown"]
+    (probe,) = table.probes
+    assert (probe.values, probe.photos, probe.people) == (2, 40 * 4 - 4, 40)
+
+
+def test_the_mean_counts_attributes_alike_between_chance_and_all_right():
+    people = People()
+    attributes = {"clothing": {"two": people.attribute(["a", "b"]), "four": people.attribute(COLOURS)}}
+    features = {"x": people.showing(attributes["clothing"]["two"]), "y": people.noise()}
+    table = probe_attributes(features, attributes, people.groups)
+    found = by_name(table)
+    for name in features:
+        above = (found[name, "two"].accuracy - 1 / 2) / (1 / 2), (found[name, "four"].accuracy - 1 / 4) / (3 / 4)
+        mean = table.mean(name, "clothing")
+        assert mean.above_chance == pytest.approx(np.mean(above))
+        assert mean.attributes == 2
+        assert mean.low <= mean.above_chance <= mean.high
+
+
+def test_tensors_order_and_repetition_change_nothing():
+    people = People(40)
+    coat = people.attribute(COLOURS)
+    features = people.showing(coat, strength=1).astype(np.float32)
+    attributes = {"clothing": {"coat": coat}}
+    first = probe_attributes({"x": features}, attributes, people.groups)
+    tensor = torch.from_numpy(features).requires_grad_()
+    assert probe_attributes({"y": tensor * 1, "x": tensor}, attributes, people.groups).probes[1] == first.probes[0]
+    scaled = probe_attributes({"x": 100 * features - 7}, attributes, people.groups)  # standardised away
+    assert scaled.probes[0].accuracy == pytest.approx(first.probes[0].accuracy, abs=0.01)
+
+
+def test_the_table_and_its_json():
+    people = People(40)
+    attributes = {"identity": {"hair": people.attribute(["a", "b"])}, "clothing": {"coat": people.attribute(COLOURS)}}
+    table = probe_attributes({"id_embeds": people.noise(), "cloth_embeds": people.noise()}, attributes, people.groups)
+    content = json.loads(json.dumps(table.as_dict()))
+    assert content == table.as_dict()
+    lines = format_probes(table).splitlines()
+    for side, attribute in (("identity", "hair"), ("clothing", "coat")):
+        (line,) = [line.split() for line in lines if line.startswith(f"  {attribute}")]
+        (head,) = [line.split() for line in lines if line.startswith(f"{side} ")]
+        assert head[-2:] == ["id_embeds", "cloth_embeds"]
+        found = content["attributes"]["id_embeds"][side][attribute]
+        assert line[1:4] == [str(found["values"]), "40", f"{100 / found['values']:.1f}"]
+        assert line[4] == f"{100 * found['accuracy']:.1f}"
+        assert line[5] == f"[{100 * found['low']:.1f},"
+        assert set(content["means"]["cloth_embeds"][side]) == {"attributes", "above_chance", "low", "high"}
+
+
+def test_what_cannot_be_probed_is_refused():
+    people = People(20)
+    features, coat = people.noise(), people.attribute(COLOURS)
+    attributes = {"clothing": {"coat": coat}}
+    with pytest.raises(DataError, match="id_embeds has values that are not finite"):
+        probe_attributes({"id_embeds": np.full_like(features, np.nan)}, attributes, people.groups)
+    with pytest.raises(DataError, match="20 people cannot be divided into 21 parts"):
+        probe_attributes({"x": features}, attributes, people.groups, folds=21)
+    with pytest.raises(DataError, match="nothing to probe"):
+        probe_attributes({"x": features}, {"clothing": {"coat": np.full(100, "red")}}, people.groups)
+    with pytest.raises(ValueError, match=r"x must be \[100, D\], not \[99, 24\]"):
+        probe_attributes({"x": features[1:]}, attributes, people.groups)
+    with pytest.raises(ValueError, match="coat has labels of shape"):
+        probe_attributes({"x": features}, {"clothing": {"coat": coat[1:]}}, people.groups)

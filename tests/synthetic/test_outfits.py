@@ -1,0 +1,146 @@
+"""People drawn in several outfits."""
+
+import json
+import re
+from collections import defaultdict
+from itertools import combinations
+
+import numpy as np
+import pytest
+
+from t2ireid_plugin.data.benchmarks import BENCHMARKS
+from t2ireid_plugin.data.dataset import CaptionDataset
+from t2ireid_plugin.data.transforms import read_pixels
+from t2ireid_plugin.synthetic import write_synthetic
+from t2ireid_plugin.synthetic.outfits import outfit_of, sample_cast
+from t2ireid_plugin.synthetic.parts import drawn_photos
+
+COUNTS = {"train_ids": 4, "val_ids": 2, "test_ids": 16, "photos": 4, "seed": 2, "progress": False}
+# Enough of the captions' grammar to find a garment and its colour; kept apart from the package's own words.
+COLOUR = r"(light blue|sky blue|black|white|gr[ea]y|red|orange|yellow|green|blue|purple|pink|brown)"
+WORN = {
+    "lower": rf"{COLOUR} (?:denim )?(trousers|pants|jeans|shorts|skirt)\b",
+    "shoes": rf"{COLOUR} (?:ankle |sports )?(sneakers|trainers|shoes|boots)\b",
+    "bag": rf"{COLOUR} (?:shoulder |cross-body )?(backpack|rucksack|handbag|purse|bag)\b",
+    "hat": rf"{COLOUR} (?:baseball |woolly )?(cap|beanie|hat)\b",
+}
+
+
+@pytest.fixture(scope="module")
+def one(tmp_path_factory):
+    """The people in one outfit each, as the default has them."""
+    root = tmp_path_factory.mktemp("one")
+    write_synthetic(root, **COUNTS)
+    return root / "CUHK-PEDES"
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory):
+    """The same people, those of test in two."""
+    root = tmp_path_factory.mktemp("two")
+    write_synthetic(root, **COUNTS, outfits=2)
+    return root / "CUHK-PEDES"
+
+
+def read(folder, name):
+    return json.loads((folder / f"{name}.json").read_text())
+
+
+def images(folder, rows):
+    return {row["file_path"]: (folder / "imgs" / row["file_path"]).read_bytes() for row in rows}
+
+
+def test_one_outfit_is_the_default_and_goes_without_saying(one, tmp_path):
+    write_synthetic(tmp_path, **COUNTS, outfits=1, train_outfits=1)
+    written = sorted(path.relative_to(one) for path in one.rglob("*") if path.is_file())
+    assert len(written) == 22 * 4 + 3
+    for path in written:
+        assert (tmp_path / "CUHK-PEDES" / path).read_bytes() == (one / path).read_bytes()
+    assert not [path for path in one.glob("*.json") if "outfit" in path.read_text()]
+
+
+def test_train_and_val_and_the_first_outfit_stay_as_they_were(one, two):
+    rows = {folder: read(folder, "reid_raw") for folder in (one, two)}
+    number = {path: photo["outfit"] for path, photo in read(two, "attributes")["photos"].items()}
+    same = [[row for row in rows[folder] if not number[row["file_path"]]] for folder in (one, two)]
+    assert same[0] == same[1]
+    assert images(one, same[0]) == images(two, same[1])
+    assert len(same[0]) == 6 * 4 + 16 * 2
+    changed = [row for row in rows[two] if number[row["file_path"]]]
+    assert {row["split"] for row in changed} == {"test"}
+    before, after = images(one, changed), images(two, changed)
+    assert all(before[path] != after[path] for path in after)
+
+
+def test_all_that_is_worn_changes_and_nothing_else(one, two):
+    people, before = read(two, "attributes")["people"], read(one, "attributes")["people"]
+    for pid, person in people.items():
+        assert person["identity"] == before[pid]["identity"]
+        first, *others = person["outfits"]
+        assert first == before[pid]["clothing"]
+        assert len(others) == (int(pid) > 6)
+        for other in others:
+            same = {name for name in first if first[name] == other[name]}
+            assert {name for name in same if first[name] not in ("none", "plain")} <= {"sleeve"}
+            assert not same & {"upper_kind", "upper_colour", "lower_kind", "lower_colour", "shoes_kind", "shoes_colour"}
+
+
+def test_three_outfits_differ_pairwise_and_nobody_looks_like_another():
+    cast = sample_cast({"train_ids": 20, "val_ids": 0, "test_ids": 60, "seed": 0, "outfits": 3, "train_outfits": 2})
+    assert [split for split, _ in cast] == ["train"] * 20 + ["test"] * 60
+    assert [len(outfits) for _, outfits in cast] == [2] * 20 + [3] * 60
+    for number, (_, outfits) in enumerate(cast, 1):
+        assert {person.pid for person in outfits} == {number}
+        assert len({person.identity for person in outfits}) == 1
+        for a, b in combinations([person.clothing for person in outfits], 2):
+            for name in ("upper_kind", "upper_colour", "lower_kind", "lower_colour", "shoes_kind", "shoes_colour"):
+                assert getattr(a, name) != getattr(b, name)
+    everybody = [(person.identity, person.clothing) for _, outfits in cast for person in outfits]
+    assert len(set(everybody)) == len(everybody)
+
+
+@pytest.mark.parametrize(("photos", "outfits"), [(4, 2), (6, 3), (5, 2), (2, 2), (7, 1)])
+def test_photos_are_shared_out_evenly(photos, outfits):
+    worn = [outfit_of(photo, photos, outfits) for photo in range(photos)]
+    assert worn == sorted(worn)
+    assert set(worn) == set(range(outfits))
+    assert np.ptp(np.bincount(worn)) <= 1
+
+
+def test_captions_tell_what_is_worn_on_their_photo(two):
+    truth = read(two, "attributes")
+    found = defaultdict(int)
+    for row in read(two, "reid_raw"):
+        photo = truth["photos"][row["file_path"]]
+        worn = truth["people"][str(row["id"])]["outfits"][photo["outfit"]]
+        for text in [*row["captions"], *row["cloth_captions"]]:
+            for garment, pattern in WORN.items():
+                for colour, _ in re.findall(pattern, text):
+                    assert {"gray": "grey", "sky blue": "light blue"}.get(colour, colour) == worn[f"{garment}_colour"]
+                    found[garment, photo["outfit"]] += 1
+        for caption, phrases in zip(row["captions"], photo["phrases"]):
+            assert all(phrase in caption for side in phrases.values() for phrase in side)
+    assert min(found[garment, outfit] for garment in ("lower", "shoes", "bag") for outfit in (0, 1)) > 20
+
+
+def test_the_people_of_training_change_clothes_too_where_asked_for(tmp_path):
+    write_synthetic(tmp_path, **{**COUNTS, "test_ids": 1}, train_outfits=2)
+    truth = read(tmp_path / "CUHK-PEDES", "attributes")
+    assert [len(person["outfits"]) for person in truth["people"].values()] == [2] * 6 + [1]
+    worn = defaultdict(list)
+    for photo in truth["photos"].values():
+        worn[photo["id"]].append(photo["outfit"])
+    assert worn == {**{pid: [0, 0, 1, 1] for pid in range(1, 7)}, 7: [0, 0, 0, 0]}
+
+
+def test_readers_take_it_as_any_other_set(two):
+    dataset = CaptionDataset(two.parent, spec=BENCHMARKS["cuhkpedes"])
+    assert dataset.counts["test"] == (16 * 4, 16, 16 * 4 * 2)
+
+
+def test_parts_are_found_in_every_outfit(two):
+    """`drawn_photos` draws each photo anew and compares it with the file."""
+    photos = list(drawn_photos(two.parent))
+    assert len(photos) == 16 * 4
+    for photo in photos[:4]:
+        assert photo.labels.shape == read_pixels(two / "imgs" / photo.file_path).shape[:2]

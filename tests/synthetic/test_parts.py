@@ -1,0 +1,220 @@
+import hashlib
+import json
+import shutil
+from dataclasses import replace
+
+import cv2
+import numpy as np
+import pytest
+
+from t2ireid_plugin.errors import DataError
+from t2ireid_plugin.synthetic.attributes import COLOURS, DENIM, HAIR_COLOURS, SKIN_TONES, sample_people
+from t2ireid_plugin.synthetic.cameras import CAMERAS
+from t2ireid_plugin.synthetic.drawing import draw_figure, draw_person
+from t2ireid_plugin.synthetic.parts import (
+    GARMENTS,
+    PARTS,
+    drawn_photos,
+    part_labels,
+    part_masks,
+)
+from t2ireid_plugin.synthetic.shot import CANVAS_HEIGHT, plan_shot
+
+# A neutral camera: what it shows of a colour is the colour.
+CLEAR = replace(CAMERAS[0], gain=1.0, cast=(1.0, 1.0, 1.0), blur=0.0, noise=0.0)
+
+
+@pytest.fixture(scope="module")
+def person():
+    """Somebody whose parts all have colours of their own."""
+    person = sample_people(1, seed=0)[0]
+    identity = replace(
+        person.identity,
+        sex="man",
+        skin="tanned",
+        hair_style="short",
+        hair_colour="black",
+        glasses="glasses",
+        age="young",
+    )
+    clothing = replace(
+        person.clothing,
+        upper_kind="t-shirt", upper_colour="red", pattern="plain", pattern_colour="none", sleeve="short",
+        inner_colour="none", lower_kind="shorts", lower_colour="green", shoes_kind="boots", shoes_colour="yellow",
+        bag_kind="shoulder bag", bag_colour="light blue", hat_kind="beanie", hat_colour="purple",
+    )  # fmt: skip
+    return replace(person, identity=identity, clothing=clothing)
+
+
+def open_shot(seed, **changes):
+    """A shot without an occluder, all of the figure in the photo."""
+    shot = plan_shot((200, 240), np.random.default_rng(seed))
+    return replace(shot, occlusion="none", occluder=None, foot=(0.5, 0.98), **changes)
+
+
+def inner(mask):
+    """Without the edge, where pixels hold two colours."""
+    return cv2.erode(mask.astype(np.uint8), np.ones((5, 5), np.uint8)) > 0
+
+
+def hue(bgr):
+    """The colour without its brightness, which shading and light change."""
+    values = np.asarray(bgr, float)
+    return values / values.sum(axis=-1, keepdims=True)
+
+
+@pytest.mark.parametrize("back", [False, True])
+@pytest.mark.parametrize("seed", range(5))
+def test_each_part_has_its_colour(person, seed, back):
+    shot = open_shot(seed, back=back)
+    photo = draw_person(person, CLEAR, np.random.default_rng(seed), shot)
+    masks = part_masks(part_labels(person, shot))
+    expected = {
+        "hat": COLOURS["purple"],
+        "upper": COLOURS["red"],
+        "lower": COLOURS["green"],
+        "shoes": COLOURS["yellow"],
+        "bag": COLOURS["light blue"],
+        "skin": SKIN_TONES["tanned"],
+    }
+    for name, rgb in expected.items():
+        assert masks[name].shape == photo.shape[:2]
+        seen = hue(np.median(photo[masks[name]], axis=0))
+        assert np.abs(seen - hue(rgb[::-1])).max() < 0.06, name
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_head_is_face_and_hair(person, seed):
+    clothing = replace(person.clothing, hat_kind="none", hat_colour="none")
+    for back, shares in ((False, (0.3, 0.2)), (True, (0.0, 0.7))):
+        shot = open_shot(seed, back=back)
+        bare = replace(person, identity=replace(person.identity, hair_colour="red", glasses="none"), clothing=clothing)
+        photo = draw_person(bare, CLEAR, np.random.default_rng(seed), shot)
+        head = hue(photo[part_masks(part_labels(bare, shot))["head"]])
+        tones = SKIN_TONES["tanned"], HAIR_COLOURS["red"]
+        skin, hair = (np.abs(head - hue(tone[::-1])).max(axis=-1) < 0.06 for tone in tones)
+        assert (skin | hair).mean() > 0.85  # the rest is eyes, and the border between the two
+        assert skin.mean() > shares[0]
+        assert hair.mean() > shares[1]
+        glassy = replace(bare, identity=replace(bare.identity, glasses="sunglasses"))
+        assert np.array_equal(part_labels(glassy, shot), part_labels(bare, shot))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_no_garment_colour_is_outside_its_mask(person, seed):
+    shot = open_shot(seed)
+    photo = draw_person(person, CLEAR, np.random.default_rng(seed), shot)
+    masks = part_masks(part_labels(person, shot))
+    figure = ~masks["background"]
+    for name, colour in (("upper", "red"), ("lower", "green"), ("shoes", "yellow"), ("hat", "purple")):
+        distance = np.abs(hue(photo.astype(float) + 1) - hue(COLOURS[colour][::-1])).max(axis=-1)
+        here = (distance < 0.05) & figure
+        assert here.sum() > 100
+        within = cv2.dilate(masks[name].astype(np.uint8), np.ones((3, 3), np.uint8)) > 0
+        assert within[here].mean() > 0.97, name  # a pixel of doubt at the edge
+
+
+def test_the_parts_are_the_figure():
+    """Every pixel has one part, and all parts together are the silhouette, for people of all kinds."""
+    for person in sample_people(40, seed=5):
+        shot = open_shot(person.pid)
+        masks = part_masks(part_labels(person, shot))
+        assert sum(masks[name].astype(int) for name in PARTS).min() == 1
+        assert sum(masks[name].astype(int) for name in PARTS).max() == 1
+        assert np.array_equal(masks["garments"], np.logical_or.reduce([masks[name] for name in GARMENTS]))
+        size = masks["head"].shape[::-1]
+        silhouette = draw_figure(person, shot).silhouette().astype(np.float32) / 255
+        share = cv2.resize(silhouette, size, interpolation=cv2.INTER_AREA)
+        assert not masks["background"][share > 0.99].any()
+        assert masks["background"][share < 0.01].all()
+        clothing = person.clothing
+        assert masks["hat"].any() == (clothing.hat_kind != "none")
+        assert masks["bag"].any() == (clothing.bag_kind != "none")
+        assert masks["lower"].any() == (clothing.lower_kind != "dress")
+        for name in ("head", "upper", "shoes", "skin"):
+            assert masks[name].any(), name
+
+
+def test_parts_lie_where_the_body_has_them():
+    for person in sample_people(40, seed=6):
+        shot = open_shot(person.pid)
+        masks = part_masks(part_labels(person, shot))
+        scale = shot.scale(person) * shot.crop_height / CANVAS_HEIGHT
+        top = shot.foot[1] * shot.crop_height - scale
+        rows = {name: (np.flatnonzero(mask.any(axis=1)) - top) / scale for name, mask in masks.items()}
+        assert rows["head"].min() < 0.1  # the brim of a hat
+        longest = 0.4 if person.identity.hair_style in ("long", "shoulder-length", "ponytail") else 0.17
+        assert 0.14 < rows["head"].max() < longest
+        assert 0.14 < rows["upper"].min() < 0.22
+        assert 0.5 < rows["upper"].max() < 0.78
+        assert rows["shoes"].min() > 0.8
+        assert rows["skin"].min() > 0.14
+
+
+@pytest.mark.parametrize("colour", ["black", "light blue", "grey", "blue"])
+def test_colours_do_not_move_the_masks(person, colour):
+    """The masks are those of the shapes, whatever the clothes' colours; also where two garments share one."""
+    shot = open_shot(3)
+    jeans = replace(person, clothing=replace(person.clothing, lower_kind="jeans", lower_colour="black"))
+    assert colour in DENIM
+    other = replace(
+        jeans,
+        clothing=replace(
+            jeans.clothing, upper_colour=colour, lower_colour=colour, shoes_colour=colour, bag_colour=colour
+        ),
+    )
+    assert np.array_equal(part_labels(jeans, shot), part_labels(other, shot))
+
+
+def test_an_occluder_is_background(person):
+    shot = open_shot(1)
+    hidden = replace(shot, occlusion="box", occluder=(-10.0, 300.0, 500.0, float(CANVAS_HEIGHT)))
+    labels, seen = part_labels(person, shot), part_labels(person, hidden)
+    edge = round(298 * shot.crop_height / CANVAS_HEIGHT)
+    assert np.array_equal(seen[: edge - 1], labels[: edge - 1])
+    assert not seen[edge + 1 :].any()
+    assert labels[edge + 1 :].any()
+
+
+def test_photos_are_found_again_and_left_alone(synthetic):
+    folder = synthetic.root / "CUHK-PEDES"
+
+    def digest():
+        files = sorted(path for path in folder.rglob("*") if path.is_file())
+        return [hashlib.sha256(path.read_bytes()).hexdigest() for path in files]
+
+    before = digest()
+    photos = list(drawn_photos(synthetic.root))
+    assert digest() == before
+    rows = [row for row in json.loads((folder / "reid_raw.json").read_text()) if row["split"] == "test"]
+    assert [(photo.file_path, photo.pid) for photo in photos] == [(row["file_path"], row["id"]) for row in rows]
+    truth = json.loads((folder / "attributes.json").read_text())
+    checked = 0
+    for photo in photos:
+        pixels = cv2.imread(str(folder / "imgs" / photo.file_path))
+        assert photo.labels.shape == pixels.shape[:2]
+        looks = truth["people"][str(photo.pid)]["clothing"]
+        if looks["upper_colour"] in ("red", "blue", "green", "yellow") and looks["pattern"] == "plain":
+            seen = hue(np.median(pixels[inner(part_masks(photo.labels)["upper"])], axis=0))
+            assert np.abs(seen - hue(COLOURS[looks["upper_colour"]][::-1])).max() < 0.12
+            checked += 1
+    assert checked >= 4
+
+
+def test_what_cannot_be_found_again_is_refused(synthetic, tmp_path):
+    with pytest.raises(DataError, match=r"synthetic\.json"):
+        next(drawn_photos(tmp_path))
+    with pytest.raises(DataError, match="no photos of the split 'elsewhere'"):
+        next(drawn_photos(synthetic.root, "elsewhere"))
+    shutil.copytree(synthetic.root / "CUHK-PEDES", tmp_path / "CUHK-PEDES")
+    rows = json.loads((tmp_path / "CUHK-PEDES" / "reid_raw.json").read_text())
+    first, other = [row["file_path"] for row in rows if row["split"] == "test"][:2]
+    images = tmp_path / "CUHK-PEDES" / "imgs"
+    size = cv2.imread(str(images / first)).shape[1::-1]
+    cv2.imwrite(str(images / first), cv2.resize(cv2.imread(str(images / other)), size))
+    with pytest.raises(DataError, match="is not the photo"):
+        next(drawn_photos(tmp_path))
+    made_by = json.loads((tmp_path / "CUHK-PEDES" / "synthetic.json").read_text())
+    (tmp_path / "CUHK-PEDES" / "synthetic.json").write_text(json.dumps({**made_by, "format": 0}))
+    with pytest.raises(DataError, match="another version"):
+        next(drawn_photos(tmp_path))

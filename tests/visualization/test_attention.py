@@ -1,0 +1,291 @@
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from t2ireid_plugin.data.transforms import TestTransform
+from t2ireid_plugin.errors import ConfigError, InputError
+from t2ireid_plugin.modeling.encoders.tokenizer import learn_wordpiece
+from t2ireid_plugin.modeling.t2ireid import T2IReIDModel
+from t2ireid_plugin.visualization.attention import (
+    AttentionMaps,
+    attention_maps,
+    attention_shares,
+    format_shares,
+    photo_maps,
+    word_relevance,
+)
+
+TEXTS = ["A man in a red coat, with a blue bag.", "一个穿红色外套的男子", "woman"]
+SMALL = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+
+
+def build(image_size, tokens="all"):
+    """A tiny model with patches of 8 x 8, which knows English words and Chinese characters."""
+    torch.manual_seed(0)
+    return T2IReIDModel(
+        {
+            "vit_pretrained": {"image_size": image_size, "patch_size": 8, **SMALL},
+            "bert_base_path": {"max_position_embeddings": 64, **SMALL},
+            "tokenizer": learn_wordpiece(TEXTS, 200),
+            "num_classes": 3,
+            "disentangle": {"tokens": tokens},
+            "fusion": None,
+        }
+    ).eval()
+
+
+@pytest.fixture(scope="module")
+def model():
+    """Takes 48 x 16 pixels, so 6 x 2 patches."""
+    return build([48, 16])
+
+
+@pytest.fixture
+def targets():
+    return torch.nn.functional.normalize(torch.randn(3, 256, generator=torch.Generator().manual_seed(3)), dim=1)
+
+
+def images(count, height=48, width=16):
+    return torch.randn(count, 3, height, width, generator=torch.Generator().manual_seed(1))
+
+
+class TestMaps:
+    @pytest.mark.parametrize("tokens", ["all", "window"])
+    def test_each_choice_of_tokens_has_its_maps(self, tokens):
+        """As the module itself gives them, with what it may see."""
+        model = build([48, 16], tokens)
+        maps = attention_maps(model, images(2))
+        with torch.no_grad():
+            hidden = model.visual_encoder(images(2)).last_hidden_state
+            expected = model.disentangle.attention_weights(hidden, (6, 2))
+        for found, weights in zip(maps, expected, strict=True):
+            patches = weights.mean(dim=(1, 2))[:, 1:]
+            torch.testing.assert_close(found.flatten(1), patches / patches.sum(dim=1, keepdim=True))
+
+    def test_one_pooled_token_has_none(self):
+        with pytest.raises(ConfigError, match="no attention over patches"):
+            attention_maps(build([48, 16], "mean"), images(1))
+
+    def test_definition(self, model):
+        """By hand: scores of queries and keys, softmax, mean over heads and queries, without the class token."""
+        maps = attention_maps(model, images(3))
+        with torch.no_grad():
+            tokens = model.visual_encoder(images(3)).last_hidden_state
+            for name, actual in (("id", maps.identity), ("cloth", maps.clothing)):
+                attention = getattr(model.disentangle, f"{name}_attn")
+                projected = getattr(model.disentangle, f"{name}_linear")(tokens)
+                qkv = projected @ attention.in_proj_weight.T + attention.in_proj_bias
+                query, key = (part.view(3, 13, 4, 4).transpose(1, 2) for part in qkv.chunk(3, dim=-1)[:2])
+                weights = (query @ key.transpose(-1, -2) / 4**0.5).softmax(dim=-1)  # [3, heads, 13, 13]
+                patches = weights.mean(dim=(1, 2))[:, 1:]
+                expected = (patches / patches.sum(dim=1, keepdim=True)).view(3, 6, 2)
+                torch.testing.assert_close(actual, expected, rtol=0, atol=1e-6)
+        assert not torch.allclose(maps.identity, maps.clothing, atol=1e-4)
+
+    @pytest.mark.parametrize(
+        ("native", "height", "width", "grid"),
+        [
+            ([48, 16], 48, 16, (6, 2)),
+            ([16, 40], 16, 40, (2, 5)),
+            ([32, 32], 32, 32, (4, 4)),
+            ([32, 32], 64, 24, (8, 3)),  # not its own size: the encoder interpolates its positions
+        ],
+    )
+    def test_any_grid(self, native, height, width, grid):
+        maps = attention_maps(build(native), images(2, height, width))
+        for branch in maps:
+            assert branch.shape == (2, *grid)
+            assert (branch > 0).all()
+            torch.testing.assert_close(branch.sum(dim=(1, 2)), torch.ones(2))
+        assert maps.photo(1).identity.shape == grid
+
+    def test_a_patch_keeps_its_place(self, model, monkeypatch):
+        """Rows and columns are not exchanged, and the class token is left out however much it gets."""
+        identity, clothing = torch.zeros(2, 1, 4, 13, 13)
+        identity[..., 0] = clothing[..., 0] = 0.75
+        identity[..., 1 + 4 * 2 + 1] = clothing[..., 1 + 4 * 2] = 0.25  # row 4, column 1 and 0
+        monkeypatch.setattr(model.disentangle, "attention_weights", lambda *_: (identity, clothing))
+        maps = attention_maps(model, images(1))
+        assert maps.identity[0].nonzero().tolist() == [[4, 1]]
+        assert maps.identity[0, 4, 1] == 1
+        assert maps.clothing[0].nonzero().tolist() == [[4, 0]]
+
+    def test_each_query_and_head_counts_the_same(self, model, monkeypatch):
+        weights = torch.zeros(1, 4, 13, 13)
+        weights[:, 1:, :, 1] = 1  # three of four heads
+        weights[:, 0, :, 2] = 1
+        rows = torch.zeros(1, 4, 13, 13)
+        rows[:, :, :1, 1] = 1  # the class token's row
+        rows[:, :, 1:, 2] = 1
+        monkeypatch.setattr(model.disentangle, "attention_weights", lambda *_: (weights, rows))
+        maps = attention_maps(model, images(1))
+        assert maps.identity[0, 0].tolist() == pytest.approx([3 / 4, 1 / 4])
+        assert maps.clothing[0, 0].tolist() == pytest.approx([1 / 13, 12 / 13])
+
+    def test_the_model_is_left_as_it_was(self, model):
+        state = {name: value.clone() for name, value in model.state_dict().items()}
+        expected = attention_maps(model, images(2))
+        model.train()
+        try:
+            for actual, branch in zip(attention_maps(model, images(2)), expected):
+                assert torch.equal(actual, branch)
+            assert model.training
+        finally:
+            model.eval()
+        assert not model.disentangle._forward_pre_hooks
+        assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
+
+    def test_files(self, model, tmp_path):
+        paths = []
+        for number in range(5):
+            paths.append(tmp_path / f"{number}.png")
+            noise = np.random.default_rng(number).integers(0, 256, (60 + number, 30, 3), dtype=np.uint8)
+            Image.fromarray(noise).save(paths[-1])
+        transform = TestTransform(48, 16, (0.5,) * 3, (0.5,) * 3)
+        maps = photo_maps(model, paths, transform, batch_size=2)
+        whole = attention_maps(model, torch.stack([transform.tensor(transform.load(path)) for path in paths]))
+        for actual, expected in zip(maps, whole):
+            torch.testing.assert_close(actual, expected, rtol=0, atol=1e-6)
+
+    def test_an_encoder_without_patches_is_refused(self, model, monkeypatch):
+        monkeypatch.setattr(model.visual_encoder.config, "patch_size", 4)
+        with pytest.raises(InputError, match="13 tokens for 12 x 4 patches"):
+            attention_maps(model, images(1))
+        with pytest.raises(InputError, match="images must be"):
+            attention_maps(model, images(1)[0])
+
+
+class TestWords:
+    def cosine(self, model, text, target):
+        with torch.no_grad():
+            return float(model.encode_text(text) @ target)
+
+    def test_is_the_fall_of_the_cosine(self, model, targets):
+        english, chinese, single = word_relevance(model, TEXTS, targets)
+        assert [word for word, _ in english] == ["A", "man", "in", "a", "red", "coat", "with", "a", "blue", "bag"]
+        without = {"red": "A man in a  coat, with a blue bag.", "coat": "A man in a red , with a blue bag."}
+        whole = self.cosine(model, TEXTS[0], targets[0])
+        for word, text in without.items():
+            assert dict(english)[word] == pytest.approx(whole - self.cosine(model, text, targets[0]), abs=1e-5)
+        assert [word for word, _ in chinese] == list(TEXTS[1])
+        whole = self.cosine(model, TEXTS[1], targets[1])
+        less = self.cosine(model, TEXTS[1].replace("外", ""), targets[1])
+        assert dict(chinese)["外"] == pytest.approx(whole - less, abs=1e-5)
+        assert single == [("woman", pytest.approx(self.cosine(model, "woman", targets[2]), abs=1e-5))]
+
+    def test_captions_do_not_mix(self, model, targets):
+        together = word_relevance(model, TEXTS, targets)
+        for row, text in enumerate(TEXTS):
+            (alone,) = word_relevance(model, [text], targets[row : row + 1])
+            assert [word for word, _ in alone] == [word for word, _ in together[row]]
+            assert [value for _, value in alone] == pytest.approx([value for _, value in together[row]], abs=1e-5)
+
+    def test_training_mode_changes_nothing(self, model, targets):
+        expected = word_relevance(model, TEXTS, targets)
+        model.train()
+        try:
+            assert word_relevance(model, TEXTS, targets) == expected
+            assert model.training
+        finally:
+            model.eval()
+
+    @pytest.mark.parametrize(
+        ("text", "words"),
+        [
+            ("A T-shirt, don't ask.", ["A", "T-shirt", "don't", "ask"]),
+            ("穿Nike鞋，3条", ["穿", "Nike", "鞋", "3", "条"]),
+            ("...", []),
+        ],
+    )
+    def test_what_a_word_is(self, model, targets, text, words):
+        assert [word for word, _ in word_relevance(model, [text], targets[:1])[0]] == words
+
+    def test_none_and_too_few(self, model, targets):
+        assert word_relevance(model, [], targets[:0]) == []
+        with pytest.raises(InputError, match="3 captions, 2 target_embeds"):
+            word_relevance(model, TEXTS, targets[:2])
+        with pytest.raises(InputError, match="the text is empty"):
+            word_relevance(model, [" "], targets[:1])
+
+
+def halves(count, top):
+    """Maps 4 x 2 of which the identity branch spends ``top`` on the upper half, the clothing branch on the lower."""
+    identity = torch.full((count, 4, 2), (1 - top) / 4)
+    identity[:, :2] = top / 4
+    return AttentionMaps(identity, identity.flip(1))
+
+
+class TestShares:
+    def half(self, height=40, width=20):
+        mask = np.zeros((height, width), bool)
+        mask[: height // 2] = True
+        return {"top": mask, "bottom": ~mask, "all": mask | ~mask, "none": mask & ~mask}
+
+    def test_by_hand(self):
+        table = attention_shares(halves(3, 0.9), [self.half()] * 3, [1, 2, 3])
+        rows = {row.part: row for row in table}
+        assert list(rows) == ["top", "bottom", "all", "none"]
+        expected = {"top": (0.5, 0.9, 0.1), "bottom": (0.5, 0.1, 0.9), "all": (1, 1, 1), "none": (0, 0, 0)}
+        for part, (area, identity, clothing) in expected.items():
+            row = rows[part]
+            assert row.area == pytest.approx(area)
+            assert row.identity == pytest.approx((identity,) * 3)  # all photos alike: no uncertainty
+            assert row.clothing == pytest.approx((clothing,) * 3)
+            assert row.difference == pytest.approx((identity - clothing,) * 3, abs=1e-6)
+
+    def test_even_maps_give_the_area(self):
+        """Also where borders of parts and of patches fall apart, and photos have sizes of their own."""
+        source = np.random.default_rng(0)
+        masks = [{"some": source.random((101 + i, 47 + i)) < 0.3} for i in range(5)]
+        maps = AttentionMaps(torch.full((5, 7, 3), 1 / 21), torch.full((5, 7, 3), 1 / 21))
+        (row,) = attention_shares(maps, masks, range(5))
+        assert row.identity.mean == pytest.approx(row.area, abs=1e-5)
+
+    def test_a_patch_counts_as_far_as_it_is_covered(self):
+        mask = np.zeros((12, 9), bool)
+        mask[:4, :2] = True  # patches are 4 x 3 pixels: two thirds of the first
+        maps = AttentionMaps(torch.zeros(1, 3, 3), torch.zeros(1, 3, 3))
+        maps.identity[0, 0, 0] = maps.clothing[0, 0, 1] = 1
+        (row,) = attention_shares(maps, [{"part": mask}], [0])
+        assert row.identity.mean == pytest.approx(2 / 3)
+        assert row.clothing.mean == 0
+
+    def test_people_not_photos_are_drawn(self):
+        """Ten photos of each of two people say no more than one photo of each."""
+        once = AttentionMaps(*(torch.cat(pair) for pair in zip(halves(1, 0.9), halves(1, 0.1))))
+        tenfold = AttentionMaps(*(branch.repeat_interleave(10, dim=0) for branch in once))
+        (few, *_) = attention_shares(once, [self.half()] * 2, [5, 9])
+        (many, *_) = attention_shares(tenfold, [self.half()] * 20, [5] * 10 + [9] * 10)
+        assert few.identity == pytest.approx((0.5, 0.1, 0.9))
+        assert many.identity == pytest.approx(few.identity)
+        (apart, *_) = attention_shares(tenfold, [self.half()] * 20, range(20))
+        assert apart.identity.high - apart.identity.low < 0.5
+
+    def test_a_person_with_more_photos_counts_more(self):
+        maps = AttentionMaps(*(torch.cat(pair) for pair in zip(halves(3, 0.9), halves(1, 0.1))))
+        (row, *_) = attention_shares(maps, [self.half()] * 4, [1, 1, 1, 2])
+        assert row.identity == pytest.approx((0.7, 0.1, 0.9))
+
+    def test_the_interval_covers_the_truth_as_often_as_it_says(self):
+        source, hits = np.random.default_rng(0), 0
+        for trial in range(100):
+            tops = np.clip(source.normal(0.6, 0.1, 40), 0, 1)
+            maps = AttentionMaps(*(torch.cat(p) for p in zip(*(halves(1, float(top)) for top in tops))))
+            (row, *_) = attention_shares(maps, [self.half(8, 4)] * 40, range(40), resamples=400, seed=trial)
+            hits += row.identity.low <= 0.6 <= row.identity.high
+        assert 88 <= hits <= 100
+
+    def test_the_printed_table(self):
+        lines = format_shares(attention_shares(halves(3, 0.9), [self.half()] * 3, [1, 2, 3])).splitlines()
+        assert len(lines) == 5
+        assert len({len(line) for line in lines}) == 1
+        assert lines[1].split() == [
+            "top", "50.00", "90.00", "[90.00,", "90.00]", "10.00", "[10.00,", "10.00]", "80.00", "[80.00,", "80.00]",
+        ]  # fmt: skip
+
+    def test_numbers_that_differ(self):
+        with pytest.raises(InputError, match="3 maps, 2 masks, 3 pids"):
+            attention_shares(halves(3, 0.9), [self.half()] * 2, [1, 2, 3])
+        with pytest.raises(InputError, match="no photo"):
+            attention_shares(halves(0, 0.9), [], [])

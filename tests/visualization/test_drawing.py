@@ -1,0 +1,264 @@
+import numpy as np
+import pytest
+from PIL import Image
+
+from t2ireid_plugin.errors import DataError
+from t2ireid_plugin.utils import fonts
+from t2ireid_plugin.visualization import drawing as pictures
+from t2ireid_plugin.visualization.drawing import (
+    APART,
+    CELL_HEIGHT,
+    CELL_WIDTH,
+    FRAME,
+    GAP,
+    GREEN,
+    GREY,
+    MARGIN,
+    RED,
+    describe_list,
+    draw_failures,
+    draw_ranked_lists,
+    fit,
+    write_pictures,
+)
+from t2ireid_plugin.visualization.ranked_lists import Answer, Hit, Query, RankedList
+
+BLUE = (20, 40, 200)
+BELOW = 18 + MARGIN  # the labels under the photos, and the margin
+
+HOSTILE = [
+    "",
+    "   \n\t ",
+    "<script>alert(1)</script> & \"quotes\" 'and' <b>tags",
+    "zero \x00 byte, escape \x1b[31m, half a pair \ud83d, override \u202e txet",
+    "رجل يرتدي قميصا أزرق",
+    "a man 😀👨‍👩‍👧 in red 🇩🇪",
+    "x" * 10_000,
+    "word " * 2_000,
+    "一名身穿浅蓝色衬衫的男子。" * 80,
+]
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """Paths of twelve plain blue photos of different shapes."""
+    shapes = [(40, 80), (50, 120), (80, 80), (30, 90), (64, 128), (200, 20), (3, 400), (1, 1)]
+    paths = []
+    for number in range(12):
+        paths.append(str(tmp_path / f"{number}.png"))
+        Image.new("RGB", shapes[number % len(shapes)], BLUE).save(paths[-1])
+    return paths
+
+
+def hit(photo, rank, score, correct):
+    return Hit(Answer(photo), rank, score, correct)
+
+
+def ranked(photos, correct, caption="A man.", number=3, first=None, pid=42, seen=False):
+    hits = [hit(photos[1 + i], i + 1, 0.9 - 0.2 * i, right) for i, right in enumerate(correct)]
+    first = first or next((found for found in hits if found.correct), None)
+    return RankedList(number, pid, Query(caption, photos[0], seen), hits, first)
+
+
+def texts(photos, correct, captions):
+    hits = [Hit(Answer(text=text), i + 1, 0.5, right) for i, (right, text) in enumerate(zip(correct, captions))]
+    first = next((found for found in hits if found.correct), None)
+    return RankedList(0, 1, Query("", photos[0], True), hits, first)
+
+
+def pixels(path):
+    with Image.open(path) as picture:
+        assert picture.format == "PNG"
+        return np.asarray(picture.convert("RGB")).astype(int)
+
+
+def draw(lists, folder):
+    draw_ranked_lists(lists, folder / "out.png")
+    return pixels(folder / "out.png")
+
+
+def frames(image, bottom=0):
+    """Colours of the frames of the row ``bottom`` pixels above the end, and where they begin, checked all around."""
+    end = len(image) - BELOW - bottom
+    row = image[end - CELL_HEIGHT // 2]
+    found, x = [], MARGIN
+    while x + CELL_WIDTH <= len(row):
+        colour = tuple(row[x])
+        if colour not in (GREEN, RED, GREY):
+            x += 1
+            continue
+        cell = image[end - CELL_HEIGHT : end, x : x + CELL_WIDTH]
+        mask = np.ones(cell.shape[:2], bool)
+        mask[FRAME:-FRAME, FRAME:-FRAME] = False
+        assert (cell[mask] == colour).all()
+        assert not (cell[~mask] == colour).all(axis=-1).any()
+        assert (image[end - CELL_HEIGHT - 1, x : x + CELL_WIDTH] == 255).all()
+        found.append((colour, x))
+        x += CELL_WIDTH
+    return found
+
+
+def test_right_answers_are_green_and_wrong_ones_red(photos, tmp_path):
+    image = draw([ranked(photos, [True, False, False, True])], tmp_path)
+    found = frames(image)
+    assert [colour for colour, _ in found] == [GREY, GREEN, RED, RED, GREEN]
+    starts = [start for _, start in found]
+    assert starts[0] == MARGIN
+    # The described photo stands apart.
+    assert np.diff(starts).tolist() == [CELL_WIDTH + APART] + [CELL_WIDTH + GAP] * 3
+    assert image.shape[1] == starts[-1] + CELL_WIDTH + MARGIN
+
+
+def test_photos_are_whole_and_undistorted(photos, tmp_path):
+    image = draw([ranked(photos, [True] * 7)], tmp_path)
+    top = len(image) - BELOW - CELL_HEIGHT
+    found = frames(image)
+    assert len(found) == 8
+    for (_, x), path in zip(found, photos):
+        cell = image[top + FRAME : top + CELL_HEIGHT - FRAME, x + FRAME : x + CELL_WIDTH - FRAME]
+        blue = (cell == BLUE).all(axis=-1)
+        high, wide = blue.any(axis=1).sum(), blue.any(axis=0).sum()
+        assert blue.sum() == high * wide  # one rectangle
+        with Image.open(path) as photo:
+            scale = min(80 / photo.width, 168 / photo.height)
+            assert (wide, high) == (max(1, round(scale * photo.width)), max(1, round(scale * photo.height)))
+        rows, columns = np.flatnonzero(blue.any(axis=1)), np.flatnonzero(blue.any(axis=0))
+        assert abs(rows[0] - (167 - rows[-1])) <= 1  # in the middle
+        assert abs(columns[0] - (79 - columns[-1])) <= 1
+
+
+def test_rank_and_score_stand_below_each_photo(photos, tmp_path):
+    item = ranked(photos, [True, False])
+    one = draw([item], tmp_path)
+    two = draw([item._replace(hits=[found._replace(score=-0.5) for found in item.hits])], tmp_path)
+    changed = np.argwhere((one != two).any(axis=-1))
+    assert changed[:, 0].min() >= len(one) - BELOW  # only below the photos
+    assert changed[:, 0].max() < len(one) - MARGIN + 2
+    for _, x in frames(one):
+        assert (one[len(one) - BELOW :, x : x + CELL_WIDTH] < 128).any()
+
+
+def test_the_largest_rank_and_score_do_not_touch():
+    font = fonts.plain_font(pictures._TINY)
+    found = hit("", 19_848, 0.123, False)
+    assert font.getlength(pictures.mark(found)) + font.getlength(pictures.score(found)) < CELL_WIDTH
+    assert pictures.score(found._replace(score=-0.5)) == "−0.500"
+
+
+def test_the_first_right_answer_follows_a_list_without_one(photos, tmp_path):
+    item = ranked(photos, [False] * 10, first=hit(photos[11], 153, 0.1, True))
+    image = draw([item], tmp_path)
+    found = frames(image)
+    assert [colour for colour, _ in found] == [GREY] + [RED] * 10 + [GREEN]
+    assert found[-1][1] - found[-2][1] == CELL_WIDTH + APART
+    assert image.shape[1] == found[-1][1] + CELL_WIDTH + MARGIN
+    assert describe_list(item).startswith("query 3 · person 42 · first right answer at rank 153: ")
+    assert describe_list(item).endswith("/11.png")
+
+
+def test_a_person_who_is_not_in_the_gallery(photos, tmp_path):
+    item = ranked(photos, [False, False])
+    assert describe_list(item).endswith("the gallery has nothing of this person")
+    assert [colour for colour, _ in frames(draw([item], tmp_path))] == [GREY, RED, RED]
+
+
+def test_whether_the_photo_was_asked_or_only_described_is_told(photos, tmp_path):
+    one, other = (draw([ranked(photos, [True], seen=seen)], tmp_path) for seen in (False, True))
+    changed = np.argwhere((one != other).any(axis=-1))
+    assert changed[:, 0].min() >= len(one) - BELOW
+    assert changed[:, 1].max() < MARGIN + CELL_WIDTH
+
+
+def test_texts_that_were_found_stand_below_each_other(photos, tmp_path):
+    captions = ["A man.", "A woman in a long red coat. " * 12, "一名身穿浅蓝色衬衫的男子。" * 20]
+    image = draw([texts(photos, [False, True, False], captions)], tmp_path)
+    x = MARGIN + CELL_WIDTH + APART
+    column = [tuple(colour) for colour in image[:, x]]
+    runs = [colour for i, colour in enumerate(column) if colour != (255, 255, 255) and column[i - 1] != colour]
+    assert runs == [RED, GREEN, RED]
+    heights = [column.count(RED), column.count(GREEN)]
+    assert min(heights) > 3 * 18  # several lines each
+    assert (image[:, -MARGIN:] == 255).all()
+    assert (image[-MARGIN:] == 255).all()
+
+
+def test_a_row_for_each_list(photos, tmp_path):
+    item = ranked(photos, [True, False])
+    one, three = draw([item], tmp_path), draw([item] * 3, tmp_path)
+    assert three.shape == (3 * one.shape[0], one.shape[1], 3)
+    for part in np.split(three, 3):
+        assert np.array_equal(part[1:], one[1:])  # but for the line between two
+
+
+def test_lists_of_different_lengths(photos, tmp_path):
+    image = draw([ranked(photos, [False] * n) for n in (4, 2)], tmp_path)
+    assert [colour for colour, _ in frames(image)] == [GREY, RED, RED]
+    assert [colour for colour, _ in frames(image, len(image) // 2)] == [GREY, RED, RED, RED, RED]
+
+
+def test_a_long_caption_takes_lines_and_covers_no_photo(photos, tmp_path):
+    short = ranked(photos, [True] * 4)
+    one = draw([short], tmp_path)
+    other = draw([ranked(photos, [True] * 4, "A man who wears a very long coat over another coat. " * 6)], tmp_path)
+    assert len(other) > len(one)
+    below = CELL_HEIGHT + BELOW + 20
+    assert np.array_equal(one[-below:], other[-below:])
+    assert (other[:-below] < 100).any()  # black letters
+
+
+@pytest.mark.parametrize("number", range(len(HOSTILE)))
+def test_any_caption_is_drawn_within_the_picture(photos, tmp_path, number):
+    image = draw([ranked(photos, [True] * 4, HOSTILE[number])], tmp_path)
+    assert len(frames(image)) == 5
+    assert (image[:, -MARGIN + 4 :] == 255).all()
+    assert (image[:, :8] == 255).all()
+
+
+def test_chinese_is_drawn_with_the_font_for_it(photos, tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(fonts, "chinese_font", lambda size: asked.append(size) or fonts.plain_font(size))
+    draw([ranked(photos, [True], "A man.")], tmp_path)
+    assert asked == []
+    draw([ranked(photos, [True], "一名男子")], tmp_path)
+    assert asked == [15]
+
+
+def test_the_sheet_of_failures_has_a_heading_and_a_row_each(photos, tmp_path):
+    lists = [ranked(photos, [False] * 10, number=n, first=hit(photos[11], 99 - n, 0.1, True)) for n in (1, 2)]
+    rows = draw(lists, tmp_path)
+    draw_failures(lists, tmp_path / "failures.png")
+    sheet = pixels(tmp_path / "failures.png")
+    assert rows.shape[1] == sheet.shape[1]
+    heading = len(sheet) - len(rows)
+    assert (sheet[:heading] < 100).any()
+    assert np.array_equal(sheet[heading + 1 :], rows[1:])
+
+
+def test_no_failure_is_a_picture_too(tmp_path):
+    draw_failures([], tmp_path / "failures.png")
+    assert (pixels(tmp_path / "failures.png") < 100).any()
+
+
+def test_a_picture_for_each_query_under_its_name(photos, tmp_path):
+    folder = tmp_path / "ranked"
+    folder.mkdir()
+    written = write_pictures(folder, [ranked(photos, [True], number=n) for n in (0, 123, 1_234_567)])
+    names = ["000000_pid0042.png", "000123_pid0042.png", "1234567_pid0042.png"]
+    assert [path.name for path in written] == sorted(path.name for path in folder.iterdir()) == names
+    for path in written:
+        assert [colour for colour, _ in frames(pixels(path))] == [GREY, GREEN]
+
+
+def test_what_cannot_be_written_or_read_is_named(photos, tmp_path):
+    with pytest.raises(DataError, match="none"):
+        draw_ranked_lists([ranked(photos, [True])], tmp_path / "none" / "out.png")
+    item = ranked([photos[0], str(tmp_path / "gone.png")], [True])
+    with pytest.raises(DataError, match=r"gone\.png"):
+        draw_ranked_lists([item], tmp_path / "out.png")
+
+
+def test_fit(photos):
+    assert fit(photos[0], 80, 160).shape == (160, 80, 3)  # 40 x 80
+    assert fit(photos[2], 80, 160).shape == (80, 80, 3)  # 80 x 80
+    assert fit(photos[6], 80, 160).shape == (160, 1, 3)  # 3 x 400
+    assert fit(photos[5], 80, 160).shape == (8, 80, 3)  # 200 x 20
