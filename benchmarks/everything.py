@@ -16,8 +16,8 @@ from benchmarks import data, model, ranking, startup, sweep, training
 from benchmarks.machine import describe_machine
 from benchmarks.timing import Ratio
 from t2ireid_plugin.errors import DataError
-from t2ireid_plugin.utils.atomic_io import write_text
-from t2ireid_plugin.utils.text_tables import markdown
+from t2ireid_plugin.utils.atomic_io import atomic_write_text
+from t2ireid_plugin.utils.text import markdown_table
 
 PARTS: dict[str, ModuleType] = {
     "model": model,
@@ -67,7 +67,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _write(page: Path, text: str) -> None:
-    write_text(page, text)
+    atomic_write_text(page, text)
 
 
 def _page(options: argparse.Namespace) -> str:
@@ -108,7 +108,7 @@ def _model(figures: Mapping[str, Any]) -> str:
             rows.append([part, model.NAMES[name], f"{row['seconds'][figures['clock']]:.3f}", *ratios])
             part = ""
     header = ["", "", f"{clock} seconds", "to the bare encoder", "to the literal one"]
-    text = markdown(header, rows).replace("| --- | ---: |", "| --- | --- |", 1)
+    text = markdown_table(header, rows).replace("| --- | ---: |", "| --- | --- |", 1)
     said = f"By {figures['rounds']} rounds; outputs differ by {figures['difference']:.1e} at most."
     if figures["memory"] is None:
         return f"{text}\n\n{said}"
@@ -117,7 +117,7 @@ def _model(figures: Mapping[str, Any]) -> str:
         for name, row in figures["memory"].items()
     ]
     header = ["peak memory of training steps, beyond the libraries'", "MB", "to the bare encoder", "to the literal one"]
-    memory = markdown(header, peaks)
+    memory = markdown_table(header, peaks)
     return f"{text}\n\n{memory}\n\n{said}"
 
 
@@ -137,7 +137,7 @@ def _train(figures: Mapping[str, Any]) -> str:
     clock = "wall" if figures["use_gpu"] else "CPU"
     step = f"a step of {figures['batch']} pairs"
     header = [step, f"{clock} seconds", "to the first", "to the bare image encoder", "waits", "peak MB", "to the first"]
-    return markdown(header, rows)
+    return markdown_table(header, rows)
 
 
 def _sweep(figures: Mapping[str, Any]) -> str:
@@ -151,7 +151,7 @@ def _sweep(figures: Mapping[str, Any]) -> str:
         for axis, points in figures["points"].items()
         for p in points
     ]
-    table = markdown(["", "at", "CPU ms an image, caption or query", "to the bare encoder"], rows)
+    table = markdown_table(["", "at", "CPU ms an image, caption or query", "to the bare encoder"], rows)
     return f"![Cost against batch, image size, caption length and gallery](images/{PLOT})\n\n{table}"
 
 
@@ -160,7 +160,7 @@ def _startup(figures: Mapping[str, Any]) -> str:
         [f"`{startup.NAMES[name]}`", f"{row['seconds']['cpu']:.2f}", str(Ratio(**row["to_torchreid"]))]
         for name, row in figures["starts"].items()
     ]
-    return markdown(["", "CPU seconds", "to importing torchreid"], rows)
+    return markdown_table(["", "CPU seconds", "to importing torchreid"], rows)
 
 
 def _ranking(figures: Mapping[str, Any]) -> str:
@@ -171,7 +171,7 @@ def _ranking(figures: Mapping[str, Any]) -> str:
         note = "" if row["extra_mb"] is not None else f" (of {row['timed_queries']:,} queries, scaled up)"
         rows.append([row["what"] + note, f"{row['seconds'] / ours['seconds']:.1f}", memory])
     size = f"{figures['queries']:,} queries, {figures['images']:,} images"
-    return markdown([size, "time, ours is 1", "extra MB"], rows)
+    return markdown_table([size, "time, ours is 1", "extra MB"], rows)
 
 
 def _data(figures: Mapping[str, Any]) -> str:
@@ -179,7 +179,7 @@ def _data(figures: Mapping[str, Any]) -> str:
         return str(Ratio(row["ratio"], *row["ratio_range"]))
 
     rows = [[row["what"], cell(row["test"]), cell(row["training"])] for row in figures["transforms"]]
-    return markdown(["crop -> input, images a second to torchreid's", "test", "training"], rows)
+    return markdown_table(["crop -> input, images a second to torchreid's", "test", "training"], rows)
 
 
 def _machine(machine: Mapping[str, Any]) -> str:

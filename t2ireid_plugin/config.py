@@ -23,8 +23,8 @@ from typing import Any
 import yaml
 from yacs.config import CfgNode
 
-from t2ireid_plugin.errors import ConfigError, shown
-from t2ireid_plugin.utils.safe_io import MOST_SETTINGS, parse_yaml, read_bytes, text_problem
+from t2ireid_plugin.errors import ConfigError, short_repr
+from t2ireid_plugin.utils.safe_io import MAX_CONFIG_BYTES, parse_yaml, read_bytes, text_problem
 
 MODEL_NAME = "t2ireid_vit_mamba"
 
@@ -245,7 +245,7 @@ def merge(cfg: CfgNode, updates: Mapping[str, Any], where: str, prefix: str = ""
         if isinstance(old, CfgNode):
             value = _parse_text(value, f"{where}: '{name}'")
             if not isinstance(value, Mapping):
-                raise ConfigError(f"{where}: '{name}' is a table of settings, not {shown(value)}")
+                raise ConfigError(f"{where}: '{name}' is a table of settings, not {short_repr(value)}")
             merge(old, value, where, f"{name}.")
         elif cfg.is_new_allowed():  # checked by whoever builds from this table
             value = _parse_text(value, f"{where}: '{name}'")
@@ -279,26 +279,20 @@ def check_value(value: Any, where: str, depth: int = 0) -> None:
     if isinstance(value, Mapping):
         for key, inner in value.items():
             if not isinstance(key, str):
-                raise ConfigError(f"{where}: the key {shown(key)} is no text")
+                raise ConfigError(f"{where}: the key {short_repr(key)} is no text")
             check_value(inner, where, depth + 1)
     elif isinstance(value, list | tuple):
         for inner in value:
             check_value(inner, where, depth + 1)
     elif isinstance(value, str):
         if problem := text_problem(value):
-            raise ConfigError(f"{where}: {shown(value)} {problem}")
+            raise ConfigError(f"{where}: {short_repr(value)} {problem}")
     elif isinstance(value, float) and not math.isfinite(value):
         raise ConfigError(f"{where}: {value} is no number to compute with")
     elif isinstance(value, int) and not -(2**63) <= value < 2**63:
-        raise ConfigError(f"{where}: {shown(value)} does not fit into 64 bits")
+        raise ConfigError(f"{where}: {short_repr(value)} does not fit into 64 bits")
     elif not isinstance(value, int | float | None):
-        raise ConfigError(f"{where}: {shown(value)} is no number, text, list or table")
-
-
-def choose(key: str, value: str, valid: Sequence[str]) -> None:
-    """Raises a `ConfigError` that lists the valid choices when ``value`` is none of them."""
-    if value not in valid:
-        raise ConfigError(f"{key}: unknown '{value}'; valid: {', '.join(valid)}")
+        raise ConfigError(f"{where}: {short_repr(value)} is no number, text, list or table")
 
 
 def to_dict(cfg: CfgNode) -> dict[str, Any]:
@@ -330,7 +324,7 @@ def _node(values: Mapping[str, Any], name: str, new_allowed: bool = False) -> Cf
 def _read_yaml(file: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
     """A YAML file over its ``_BASE_``."""
     try:
-        content = parse_yaml(read_bytes(file, MOST_SETTINGS))
+        content = parse_yaml(read_bytes(file, MAX_CONFIG_BYTES))
     except OSError as error:
         raise ConfigError(f"no configuration file '{file}' ({error.strerror})") from error
     except ValueError as error:
@@ -338,14 +332,14 @@ def _read_yaml(file: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
     if content is None:
         content = {}
     if not isinstance(content, dict):
-        raise ConfigError(f"'{file}' must hold settings such as 'train: {{lr: 0.001}}', not {shown(content)}")
+        raise ConfigError(f"'{file}' must hold settings such as 'train: {{lr: 0.001}}', not {short_repr(content)}")
     if file.resolve() in seen:
         raise ConfigError(f"'{file}' is its own _BASE_")
     base = content.pop("_BASE_", None)
     if base is None:
         return content
     if not isinstance(base, str):
-        raise ConfigError(f"'{file}': _BASE_ must be the name of a file, not {shown(base)}")
+        raise ConfigError(f"'{file}': _BASE_ must be the name of a file, not {short_repr(base)}")
     return _overlay(_read_yaml(file.parent / base, (*seen, file.resolve())), content)
 
 
@@ -368,7 +362,7 @@ def _pairs(opts: Sequence[str]) -> Iterator[tuple[str, str]]:
                 raise ConfigError(f"'{key}' has no value; settings are pairs, such as: train.lr 1e-4")
             value = following
         if key.count(".") > _MOST_DEPTH:
-            raise ConfigError(f"command line: the key {shown(key)} is nested more than {_MOST_DEPTH} deep")
+            raise ConfigError(f"command line: the key {short_repr(key)} is nested more than {_MOST_DEPTH} deep")
         yield key, value
 
 
@@ -393,7 +387,7 @@ def _parse_text(value: Any, where: str) -> Any:
         try:
             return parse_yaml(value)
         except ValueError as error:
-            raise ConfigError(f"{where}: cannot read the value {shown(value)}: {error}") from error
+            raise ConfigError(f"{where}: cannot read the value {short_repr(value)}: {error}") from error
     return value
 
 
@@ -419,7 +413,7 @@ def _typed(value: Any, wanted: type, where: str) -> Any:
         check_value(value, where)  # for one with more than 308 digits is no float
         value = float(value)
     if type(value) is not wanted:
-        found = "empty" if value is None else f"{type(value).__name__} ({shown(value)})"
+        found = "empty" if value is None else f"{type(value).__name__} ({short_repr(value)})"
         raise ConfigError(f"{where} must be {wanted.__name__}, not {found}")
     return value
 

@@ -1,50 +1,44 @@
-"""Errors a user can mend.
+"""Errors that a user can fix.
 
-The command line prints them as one line and leaves with status 2; anything else is a defect of ours and
-keeps its traceback. Each class is also the built-in that fits, so library users can catch either.
+The command line prints them as one line and exits with status 2; any other exception is a bug in this package and
+keeps its traceback. Each class also derives from the matching built-in exception, so callers can catch either.
 """
 
 from __future__ import annotations
 
 import reprlib
+from collections.abc import Collection, Iterable
 
-_MOST = 2000  # characters of a line
+_MAX_LINE = 2000  # characters
 
 
 class T2IReIDError(Exception):
     """Base of every error whose message says what to change.
 
-    The message may quote what a file holds: overlong lines lose their middle, and what would steer a terminal is
-    escaped.
+    Messages may quote the content of untrusted files: control characters are escaped and long lines truncated.
     """
 
     def __init__(self, message: object = "") -> None:
         super().__init__("\n".join(map(_readable, str(message).split("\n"))))
 
 
-def shown(value: object) -> str:
-    """``repr(value)`` for messages, cut where it is long, and also for what `repr` refuses: depth, endless numbers."""
-    return _Shown().repr(value)
-
-
-class _Shown(reprlib.Repr):
+class _ShortRepr(reprlib.Repr):
     def __init__(self) -> None:
         super().__init__()
         self.maxstring = self.maxlong = self.maxother = 200
 
-    def repr_int(self, x: int, level: int) -> str:
-        """Python turns no more than 4,300 digits into text."""
-        return super().repr_int(x, level) if x.bit_length() < 10_000 else f"a number of {x.bit_length():,} bits"
+
+short_repr = _ShortRepr().repr  # ``repr`` for messages, truncated where it is long
 
 
 def _readable(line: str) -> str:
     if not line.isprintable():
         line = "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in line)
-    return line if len(line) <= _MOST else f"{line[: _MOST // 2 - 2]} … {line[1 - _MOST // 2 :]}"
+    return line if len(line) <= _MAX_LINE else f"{line[: _MAX_LINE // 2 - 2]} … {line[1 - _MAX_LINE // 2 :]}"
 
 
 class ConfigError(T2IReIDError, ValueError):
-    """A configuration key or value that does not exist or cannot work."""
+    """An unknown configuration key, or a value that cannot work."""
 
 
 class DataError(T2IReIDError, ValueError):
@@ -65,3 +59,24 @@ class InputError(T2IReIDError, ValueError):
 
 class DependencyError(T2IReIDError, ImportError):
     """A package that is needed for what was asked, and cannot be imported."""
+
+
+def check_choice(name: str, value: object, valid: Collection[str]) -> None:
+    """Checks that the setting ``name`` has one of the ``valid`` values.
+
+    Raises:
+        ConfigError: listing the valid values.
+    """
+    if value not in valid:
+        raise ConfigError(f"{name}: unknown {value!r}; valid: {', '.join(valid)}")
+
+
+def check_keys(name: str, keys: Iterable[str], valid: Collection[str]) -> None:
+    """Checks that a mapping called ``name`` has no other ``keys`` than the ``valid`` ones.
+
+    Raises:
+        ConfigError: naming the unknown keys and the valid ones.
+    """
+    unknown = sorted(map(str, set(keys) - set(valid)))
+    if unknown:
+        raise ConfigError(f"{name}: unknown {', '.join(unknown)}; valid: {', '.join(valid)}")

@@ -581,11 +581,11 @@ def test_settings_that_cannot_work_are_refused(full, words, message):
     ],
 )
 def test_batches_that_cannot_be_divided_among_processes(full, monkeypatch, processes, words, message):
-    monkeypatch.setattr(check, "processes", lambda: processes)
+    monkeypatch.setattr(check, "world_size", lambda: processes)
     wanted = ["train.batch_size", "64", "sampler.train_sampler", "RandomIdentitySampler", *words]
     with pytest.raises(ConfigError, match=message):
         check_shares(load_cfg(full, wanted))
-    monkeypatch.setattr(check, "processes", lambda: 2)
+    monkeypatch.setattr(check, "world_size", lambda: 2)
     check_shares(load_cfg(full, wanted[:4]))
 
 

@@ -15,7 +15,7 @@ from t2ireid_plugin.engine.checks import check_config
 from t2ireid_plugin.errors import ConfigError
 from t2ireid_plugin.prepare.check.workers import available_cores
 from t2ireid_plugin.utils.logging import git_revision, versions
-from t2ireid_plugin.utils.signals import orderly_stop
+from t2ireid_plugin.utils.signals import stop_on_signal
 
 
 def run(options: argparse.Namespace, command: str) -> None:
@@ -43,7 +43,7 @@ def run(options: argparse.Namespace, command: str) -> None:
         check_files(cfg)
     jobs = options.jobs or max(1, available_cores() // options.threads)
     try:
-        with orderly_stop():
+        with stop_on_signal():
             train_all(runs, jobs, options.threads, options.probe)
     finally:
         rows = summarize(grid, runs, options.target)

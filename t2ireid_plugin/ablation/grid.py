@@ -11,8 +11,8 @@ import yaml
 from yacs.config import CfgNode
 
 from t2ireid_plugin.config import dump, load_cfg, merge
-from t2ireid_plugin.errors import ConfigError, shown
-from t2ireid_plugin.utils.safe_io import MOST_SETTINGS, parse_yaml, read_bytes
+from t2ireid_plugin.errors import ConfigError, short_repr
+from t2ireid_plugin.utils.safe_io import MAX_CONFIG_BYTES, parse_yaml, read_bytes
 
 _NAME = re.compile(r"[a-zA-Z0-9][\w.+-]*")
 
@@ -45,7 +45,7 @@ def read_grid(file: str | Path) -> Grid:
         ConfigError: naming the file and what is wrong in it.
     """
     try:
-        content = parse_yaml(read_bytes(file, MOST_SETTINGS))
+        content = parse_yaml(read_bytes(file, MAX_CONFIG_BYTES))
     except OSError as error:
         raise ConfigError(f"no grid '{file}' ({error.strerror})") from error
     except ValueError as error:
@@ -59,10 +59,10 @@ def read_grid(file: str | Path) -> Grid:
     for name, settings in rows.items():
         if not isinstance(name, str) or not _NAME.fullmatch(name):
             raise ConfigError(
-                f"'{file}': the row {shown(name)} becomes a folder's name; use letters, digits and . _ + -"
+                f"'{file}': the row {short_repr(name)} becomes a folder's name; use letters, digits and . _ + -"
             )
         if not isinstance(settings, Mapping | None):
-            raise ConfigError(f"'{file}': the row '{name}' must be a table of settings, not {shown(settings)}")
+            raise ConfigError(f"'{file}': the row '{name}' must be a table of settings, not {short_repr(settings)}")
     baseline = content.get("baseline", next(iter(rows)))
     if baseline not in rows:
         raise ConfigError(f"'{file}': baseline '{baseline}' is no row; rows: {', '.join(rows)}")

@@ -10,8 +10,8 @@ from t2ireid_plugin.ablation.figures import RowFigures
 from t2ireid_plugin.ablation.summary import METRICS, Spread, Summary
 from t2ireid_plugin.engine.training_state import save_json
 from t2ireid_plugin.evaluation.bootstrap import format_interval
-from t2ireid_plugin.utils.atomic_io import write_text, write_whole
-from t2ireid_plugin.utils.text_tables import markdown
+from t2ireid_plugin.utils.atomic_io import atomic_write, atomic_write_text
+from t2ireid_plugin.utils.text import markdown_table
 
 
 def format_summaries(rows: Sequence[Summary]) -> str:
@@ -33,7 +33,7 @@ def format_summaries(rows: Sequence[Summary]) -> str:
                 f"{row.seconds:.0f} s",
             ]
         )
-    return markdown(header, lines)
+    return markdown_table(header, lines)
 
 
 def format_figures(rows: Sequence[RowFigures]) -> str:
@@ -43,7 +43,7 @@ def format_figures(rows: Sequence[RowFigures]) -> str:
     for row in rows:
         cells = [_cell(row.figures[name]) if name in row.figures else "" for name in names]
         lines.append([row.row, str(len(row.seeds)), *cells])
-    return markdown(["recipe", "seeds", *names], lines)
+    return markdown_table(["recipe", "seeds", *names], lines)
 
 
 def write_report(
@@ -55,7 +55,7 @@ def write_report(
     """
     tables = [format_summaries(rows), *(format_figures(found) for found in others.values() if found)]
     text = "\n\n".join(tables)
-    write_text(folder / "ablation.md", f"{text}\n")
+    atomic_write_text(folder / "ablation.md", f"{text}\n")
     content = {**about, "rows": [_plain(row) for row in rows]}
     for name, found in others.items():
         content[name] = [{"row": row.row, "seeds": row.seeds, **_as_dicts(row.figures)} for row in found]
@@ -82,7 +82,7 @@ def plot(rows: Sequence[Summary], file: Path) -> None:
         panel.grid(axis="x", alpha=0.3)
     panels[0].set_yticks(places, [row.row for row in rows])
     panels[0].invert_yaxis()  # the first row on top, as in the table
-    write_whole(file, lambda draft: figure.savefig(draft, dpi=120))
+    atomic_write(file, lambda draft: figure.savefig(draft, dpi=120))
 
 
 def _as_dicts(figures: Mapping[str, Spread]) -> dict[str, Any]:

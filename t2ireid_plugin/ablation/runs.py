@@ -19,7 +19,7 @@ from typing import Any
 from t2ireid_plugin.ablation.grid import Run, configuration
 from t2ireid_plugin.errors import ConfigError, DataError, T2IReIDError
 from t2ireid_plugin.probing.run import probes_path
-from t2ireid_plugin.utils.atomic_io import write_text
+from t2ireid_plugin.utils.atomic_io import atomic_write_text
 from t2ireid_plugin.utils.progress import show_progress
 
 RESULTS = "results.json"
@@ -118,7 +118,7 @@ class _Processes:
         recipe = run.folder / _RECIPE
         if not is_done(run):
             run.folder.mkdir(parents=True, exist_ok=True)
-            write_text(recipe, run.recipe)
+            atomic_write_text(recipe, run.recipe)
             failure = self._run(["train", "--config-file", str(recipe), "--resume"], run.folder / "console.txt")
         if failure is None and probe is not None and not is_probed(run, probe):
             failure = self._run(["probe", "--config-file", str(recipe), *probe], run.folder / "console_probe.txt")

@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 from t2ireid_plugin.data.benchmarks import SPLITS, BenchmarkSpec
-from t2ireid_plugin.errors import DataError, shown
+from t2ireid_plugin.errors import DataError, short_repr
 from t2ireid_plugin.utils.safe_io import open_file, parse_json, read_bytes, text_problem
 
 # A companion of the annotation: {path: {"identity": [...], "clothing": [...]}}.
@@ -123,21 +123,21 @@ def parse_row(row: Any, index: int, file: Path, spec: BenchmarkSpec, companion: 
             raise DataError(f"{where}: no '{key}' (found {', '.join(map(str, row))}){hint}")
     split = row["split"].lower() if isinstance(row["split"], str) else row["split"]
     if split not in SPLITS:
-        raise DataError(f"{where}: split {shown(row['split'])} is none of {', '.join(SPLITS)}")
+        raise DataError(f"{where}: split {short_repr(row['split'])} is none of {', '.join(SPLITS)}")
     if type(row["id"]) is not int:  # true and false are int to isinstance
-        raise DataError(f"{where}: id {shown(row['id'])} is not a whole number")
+        raise DataError(f"{where}: id {short_repr(row['id'])} is not a whole number")
     if not -(2**63) <= row["id"] < 2**63:
-        raise DataError(f"{where}: id {shown(row['id'])} does not fit into 64 bits")
+        raise DataError(f"{where}: id {short_repr(row['id'])} does not fit into 64 bits")
     relative = row[path_key]
     if not isinstance(relative, str) or not relative:
-        raise DataError(f"{where}: {path_key} {shown(relative)} is not a path")
+        raise DataError(f"{where}: {path_key} {short_repr(relative)} is not a path")
     if not stays_inside(relative):
-        raise DataError(f"{where}: {path_key} {shown(relative)} leaves the folder '{spec.images}'")
+        raise DataError(f"{where}: {path_key} {short_repr(relative)} leaves the folder '{spec.images}'")
     where = f"{where} ({relative})"
     captions = _texts(row["captions"], f"{where}: captions")
     camera = row.get("camera", spec.camera(relative))
     if not isinstance(camera, str | int) or text_problem(str(camera)):
-        raise DataError(f"{where}: camera {shown(camera)} is no text or whole number")
+        raise DataError(f"{where}: camera {short_repr(camera)} is no text or whole number")
     own = companion.get(relative, {})
     return Photo(
         path=os.path.join(file.parent, spec.images, relative),
@@ -235,14 +235,14 @@ def _read_json(file: Path) -> Any:
 
 def _texts(values: Any, where: str) -> tuple[str, ...]:
     if not isinstance(values, list) or not values:
-        raise DataError(f"{where}: expected a list of at least one text, not {shown(values)}")
+        raise DataError(f"{where}: expected a list of at least one text, not {short_repr(values)}")
     for text in values:
         if not isinstance(text, str):
-            raise DataError(f"{where}: {shown(text)} is not a string")
+            raise DataError(f"{where}: {short_repr(text)} is not a string")
         if not text.strip():
             raise DataError(f"{where}: a text is empty")
         if problem := text_problem(text):
-            raise DataError(f"{where}: {shown(text)} {problem}")
+            raise DataError(f"{where}: {short_repr(text)} {problem}")
     return tuple(values)
 
 

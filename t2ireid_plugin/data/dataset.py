@@ -26,7 +26,7 @@ from t2ireid_plugin.data.item_table import (
     ItemTable,
     Texts,
 )
-from t2ireid_plugin.data.sampling import Draw
+from t2ireid_plugin.data.sampling import SampleKey
 from t2ireid_plugin.data.transforms import Pixels, TestTransform, read_pixels
 from t2ireid_plugin.errors import DataError
 
@@ -84,7 +84,7 @@ class CaptionDataset(torchreid_data.ImageDataset):
         gallery = loaded.photos[eval_split]
         self._kept: dict[str, Pixels] | None = None
         self._replaces = False
-        super().__init__(train.changed(PID, labels), query.changed(CAMID, TEXT_CAMERA), gallery, **kwargs)
+        super().__init__(train.with_column(PID, labels), query.with_column(CAMID, TEXT_CAMERA), gallery, **kwargs)
 
     def keep_images(self) -> None:
         """From now on keeps each image in memory once it was read and resized.
@@ -101,10 +101,10 @@ class CaptionDataset(torchreid_data.ImageDataset):
         """
         self._replaces = True
 
-    def __getitem__(self, index: int | Draw) -> dict[str, Any]:
+    def __getitem__(self, index: int | SampleKey) -> dict[str, Any]:
         """Texts and labels of an item and, unless it is a query, its image ``img [3, H, W]``.
 
-        A `Draw` says what the random changes to the image and its texts are; for a number alone they are any.
+        A `SampleKey` says what the random changes to the image and its texts are; for a number alone they are any.
 
         Raises:
             DataError: when the image cannot be decoded and nothing takes its place, see `replace_bad_images`.
@@ -116,24 +116,24 @@ class CaptionDataset(torchreid_data.ImageDataset):
         except DataError as error:
             return {**self._substitute(index, error), "bad_image": str(error)}
 
-    def _item(self, index: int | Draw) -> dict[str, Any]:
-        number, source = (index.item, random.Random(index.seed)) if isinstance(index, Draw) else (index, None)
+    def _item(self, index: int | SampleKey) -> dict[str, Any]:
+        number, source = (index.item, random.Random(index.seed)) if isinstance(index, SampleKey) else (index, None)
         path, pid, camid, dsetid, *texts = self.data[number]
         item = {"pid": pid, "camid": camid, "impath": path, "dsetid": dsetid}
         if self.mode != "query":
             item["img"], texts = self._image(path, tuple(texts), source)
         return {**item, **dict(zip(("caption", "id_text", "cloth_text"), texts, strict=True))}
 
-    def _substitute(self, index: int | Draw, error: DataError) -> dict[str, Any]:
+    def _substitute(self, index: int | SampleKey, error: DataError) -> dict[str, Any]:
         """Another item of the same person, with another image, by lot."""
-        draw = index if isinstance(index, Draw) else Draw(index, 0)
+        draw = index if isinstance(index, SampleKey) else SampleKey(index, 0)
         columns = self.data.columns
         path, person = columns[draw.item, [PATH, PID]]
         others = torch.nonzero((columns[:, PID] == person) & (columns[:, PATH] != path)).flatten().tolist()
         random.Random(draw.seed).shuffle(others)
         for item in others:
             with contextlib.suppress(DataError):  # that one is met on its own
-                return self._item(Draw(item, draw.seed))
+                return self._item(SampleKey(item, draw.seed))
         raise DataError(f"{error}, and the person has no other image that could take its place") from error
 
     def _image(self, path: str, texts: tuple[str, ...], source: random.Random | None) -> tuple[Any, Sequence[str]]:

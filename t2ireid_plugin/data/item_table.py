@@ -95,7 +95,7 @@ class ItemTable(Sequence[Item]):
         """``("", pid, camid, dsetid)`` of each item: all that torchreid's samplers look at."""
         return [("", pid, camid, dsetid) for pid, camid, dsetid in self.columns[:, PID : DSETID + 1].tolist()]
 
-    def spoken(self) -> set[str]:
+    def all_texts(self) -> set[str]:
         """Every caption, identity and clothing text; a part of a caption has no words of its own and is left out."""
         numbers = self.columns[:, CAPTION:].unique().tolist()
         return {self.texts[number] for number in numbers if number > NO_TEXT}
@@ -104,7 +104,7 @@ class ItemTable(Sequence[Item]):
         """Number of different values in a column."""
         return len(self.columns[:, column].unique())
 
-    def changed(self, column: int, values: Tensor | int) -> ItemTable:
+    def with_column(self, column: int, values: Tensor | int) -> ItemTable:
         """The same items with other values in one column."""
         columns = self.columns.clone()
         columns[:, column] = values

@@ -19,10 +19,10 @@ from torchreid import data as torchreid_data
 
 from t2ireid_plugin.data.dataset import view
 from t2ireid_plugin.data.item_table import labels
-from t2ireid_plugin.data.sampling import EveryNth, SeededBatches, seeded
+from t2ireid_plugin.data.sampling import SeededBatches, StridedBatches, seeded
 from t2ireid_plugin.data.transforms import TestTransform, TrainTransform
 from t2ireid_plugin.errors import DataError
-from t2ireid_plugin.utils.signals import uninterrupted
+from t2ireid_plugin.utils.signals import defer_signals
 
 
 class CaptionDataManager(torchreid_data.datamanager.DataManager):
@@ -118,7 +118,7 @@ class WholeBatches(DataLoader):
         # does this before it closes the workers' queues, which has priority 10.
         end = multiprocessing.util.Finalize(None, _end_workers, (started, workers), exitpriority=20)
         try:
-            with uninterrupted():
+            with defer_signals():
                 others = multiprocessing.active_children()
                 try:
                     started.append(super().__iter__())
@@ -126,7 +126,7 @@ class WholeBatches(DataLoader):
                     workers += [child for child in multiprocessing.active_children() if child not in others]
             (batches,) = started
             while True:
-                with uninterrupted():
+                with defer_signals():
                     batch = next(batches, None)
                 if batch is None:
                     return
@@ -137,7 +137,7 @@ class WholeBatches(DataLoader):
 
 def _end_workers(started: list[Any], workers: list[Any]) -> None:
     """Asks workers to end and kills those that do not: they ignore SIGTERM, so their process would wait for ever."""
-    with uninterrupted():
+    with defer_signals():
         try:
             for batches in started if workers else ():
                 batches._shutdown_workers()
@@ -172,7 +172,7 @@ def dead_workers_named() -> Iterator[None]:
 
 
 def _in_order(dataset: Any, batch_size: int, share: tuple[int, int], options: dict[str, Any]) -> DataLoader:
-    return WholeBatches(dataset, batch_sampler=EveryNth(len(dataset), batch_size, share), **options)
+    return WholeBatches(dataset, batch_sampler=StridedBatches(len(dataset), batch_size, share), **options)
 
 
 def _start_worker(_worker: int) -> None:

@@ -19,14 +19,14 @@ import torch
 from torch.utils.data import Sampler
 
 
-class Draw(NamedTuple):
+class SampleKey(NamedTuple):
     """An item of a batch: its number in the dataset, and the seed of all that is random about it."""
 
     item: int
     seed: int
 
 
-def derive(*key: int) -> int:
+def derive_seed(*key: int) -> int:
     """A seed of 32 bits for a key such as (seed, epoch, step); keys that differ give unrelated seeds."""
     return int.from_bytes(hashlib.blake2b(repr(key).encode(), digest_size=4).digest(), "big")
 
@@ -55,7 +55,7 @@ def seeded(seed: int) -> Iterator[None]:
         torch.set_rng_state(states[2])
 
 
-class SeededBatches(Sampler[list[Draw]]):
+class SeededBatches(Sampler[list[SampleKey]]):
     """Whole batches of the items that a sampler of torchreid's gives; each pass over them is the next epoch.
 
     Args:
@@ -80,22 +80,22 @@ class SeededBatches(Sampler[list[Draw]]):
         """Batches of the coming pass's epoch, those before its first one included."""
         return len(self._order(self._epoch)) // self.batch_size
 
-    def __iter__(self) -> Iterator[list[Draw]]:
+    def __iter__(self) -> Iterator[list[SampleKey]]:
         epoch, first, number = self._epoch, self._step, len(self)
         self.start_at(epoch + 1)
         order = self._order(epoch)
         for step in range(first, number):
             places = [step * self.batch_size + place for place in self._own]
-            yield [Draw(order[place], derive(self.seed, epoch, place)) for place in places]
+            yield [SampleKey(order[place], derive_seed(self.seed, epoch, place)) for place in places]
 
     def _order(self, epoch: int) -> list[int]:
         if self._drawn[0] != epoch:
-            with seeded(derive(self.seed, epoch)):
+            with seeded(derive_seed(self.seed, epoch)):
                 self._drawn = epoch, [int(index) for index in self.sampler]
         return self._drawn[1]
 
 
-class EveryNth(Sampler[list[int]]):
+class StridedBatches(Sampler[list[int]]):
     """The batches that fall to one of several processes when they take them in turn; the items stay in order.
 
     Args:

@@ -21,7 +21,7 @@ from t2ireid_plugin.data.manager import CaptionDataManager
 from t2ireid_plugin.data.transforms import TestTransform, TrainTransform
 from t2ireid_plugin.engine.checks import BATCH_DIVISORS
 from t2ireid_plugin.engine.ema import build_ema
-from t2ireid_plugin.engine.failures import BadImages, NonFinite
+from t2ireid_plugin.engine.failures import BadImageCounter, NonFiniteGuard
 from t2ireid_plugin.engine.memory import Precision, encode_in_parts, keep_block_inputs_only
 from t2ireid_plugin.engine.optim import WarmupCosine, build_adamw
 from t2ireid_plugin.engine.text_image import TextImageEngine
@@ -35,7 +35,7 @@ from t2ireid_plugin.modeling.encoders.loading import check_source
 from t2ireid_plugin.modeling.encoders.preprocess import Preprocess
 from t2ireid_plugin.modeling.encoders.tokenizer import learn_wordpiece, tokenizer_from_json, tokenizer_to_json
 from t2ireid_plugin.modeling.t2ireid import EMBED_DIM, T2IReIDModel
-from t2ireid_plugin.utils.distributed import processes, rank
+from t2ireid_plugin.utils.distributed import rank, world_size
 
 # What a sampler that divides the data does that by: the column of an item that tells it, and its name.
 _GROUPS = {"RandomDomainSampler": (CAMID, "cameras"), "RandomDatasetSampler": (DSETID, "datasets")}
@@ -103,7 +103,7 @@ def build_tokenizer(cfg: CfgNode, weights: str | Path | None = None) -> PreTrain
         stored = read_vocabulary(weights)
         if stored is not None:
             return tokenizer_from_json(stored)
-    texts = set().union(*(dataset.train.spoken() for dataset in build_sources(cfg).values()))
+    texts = set().union(*(dataset.train.all_texts() for dataset in build_sources(cfg).values()))
     return learn_wordpiece(texts, cfg.model.bert_config.get("vocab_size", 2000))
 
 
@@ -147,7 +147,7 @@ def build_datamanager(
         keep_images=cfg.data.keep_images,
         seed=cfg.train.seed,
         replace_bad_images=cfg.data.on_bad_image == "skip",
-        share=(rank(), processes()),
+        share=(rank(), world_size()),
     )
 
 
@@ -193,8 +193,8 @@ def build_engine(cfg: CfgNode, datamanager: Any, model: T2IReIDModel, use_gpu: b
         ranks=cfg.test.ranks,
         identity_weight=cfg.test.identity_weight,
         sequence=_sequence(cfg, len(datamanager.train_loader.dataset)),
-        non_finite=NonFinite(cfg.train.nonfinite_patience),
-        bad_images=BadImages(datamanager.train_loader.dataset.train.distinct(PATH), cfg.data.bad_image_share),
+        non_finite=NonFiniteGuard(cfg.train.nonfinite_patience),
+        bad_images=BadImageCounter(datamanager.train_loader.dataset.train.distinct(PATH), cfg.data.bad_image_share),
         save_minutes=cfg.train.save_minutes,
         save_steps=cfg.train.save_steps,
         extra_state=_extra_state(cfg, model),

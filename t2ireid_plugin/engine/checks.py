@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from yacs.config import CfgNode
 
-from t2ireid_plugin.config import changed_keys, choose, image_only, to_dict
+from t2ireid_plugin.config import changed_keys, image_only, to_dict
 from t2ireid_plugin.data.benchmarks import BENCHMARKS, VAL_SUFFIX
 from t2ireid_plugin.data.transforms import TRANSFORMS
 from t2ireid_plugin.engine.memory import PRECISIONS
 from t2ireid_plugin.engine.text_cache import check_text_cache
 from t2ireid_plugin.engine.text_image import TEXT_FIELDS
-from t2ireid_plugin.errors import ConfigError
+from t2ireid_plugin.errors import ConfigError, check_choice
 from t2ireid_plugin.evaluation.metrics import EVALUATORS
 from t2ireid_plugin.evaluation.protocols import OFFICIAL, PROTOCOLS
 from t2ireid_plugin.integrations.torchreid.checks import check_image_config, image_datasets
@@ -18,7 +18,7 @@ from t2ireid_plugin.losses import LossTerms
 from t2ireid_plugin.modeling.disentangle import build_disentangle
 from t2ireid_plugin.modeling.fusion import FUSIONS, check_fusion_dim
 from t2ireid_plugin.modeling.t2ireid import EMBED_DIM
-from t2ireid_plugin.utils.distributed import processes
+from t2ireid_plugin.utils.distributed import world_size
 
 SAMPLERS = (
     "RandomSampler",
@@ -87,16 +87,16 @@ def check_shares(cfg: CfgNode) -> None:
     Raises:
         ConfigError: naming the key, the value and what would be right.
     """
-    if cfg.train.batch_size % processes() or cfg.train.batch_size < 2 * processes():
+    if cfg.train.batch_size % world_size() or cfg.train.batch_size < 2 * world_size():
         raise ConfigError(
-            f"train.batch_size: {cfg.train.batch_size}, of all {processes()} processes together, must give each the "
+            f"train.batch_size: {cfg.train.batch_size}, of all {world_size()} processes together, must give each the "
             "same number of samples, at least 2"
         )
     if cfg.sampler.train_sampler == "RandomIdentitySampler":
-        share = cfg.train.batch_size // processes()
+        share = cfg.train.batch_size // world_size()
         if share % cfg.sampler.num_instances:
             raise ConfigError(
-                f"train.batch_size {cfg.train.batch_size} gives each of {processes()} processes {share} samples, no "
+                f"train.batch_size {cfg.train.batch_size} gives each of {world_size()} processes {share} samples, no "
                 f"multiple of sampler.num_instances {cfg.sampler.num_instances}: a person would be divided"
             )
 
@@ -104,7 +104,7 @@ def check_shares(cfg: CfgNode) -> None:
 def _check_text_image(cfg: CfgNode) -> None:
     """What only our own training with texts knows."""
     datasets = [name + suffix for name in BENCHMARKS for suffix in ("", VAL_SUFFIX)]
-    choose("model.fusion.type", cfg.model.fusion.type, tuple(FUSIONS))
+    check_choice("model.fusion.type", cfg.model.fusion.type, tuple(FUSIONS))
     check_fusion_dim(cfg.model.fusion, EMBED_DIM)
     build_disentangle(to_dict(cfg.model.disentangle), 4, 1)
     for key in ("sources", "targets", "val"):
@@ -114,22 +114,22 @@ def _check_text_image(cfg: CfgNode) -> None:
                     f"data.{key}: '{name}' has no sentences, which loss.name terms trains with; for images alone set "
                     f"loss.name softmax or triplet; with sentences: {', '.join(datasets)}"
                 )
-            choose(f"data.{key}", name, datasets)
+            check_choice(f"data.{key}", name, datasets)
     if any(name.endswith(VAL_SUFFIX) for name in cfg.data.sources):
         raise ConfigError(f"data.sources: {cfg.data.sources} names a val split; training needs the set itself")
     if not 0 < cfg.data.val_share < 1:
         raise ConfigError(f"data.val_share: {cfg.data.val_share} must be between 0 and 1; for no val set data.val []")
     for name in cfg.data.transforms:
-        choose("data.transforms", name, TRANSFORMS)
-    choose("data.on_bad_image", cfg.data.on_bad_image, ("error", "skip"))
+        check_choice("data.transforms", name, TRANSFORMS)
+    check_choice("data.on_bad_image", cfg.data.on_bad_image, ("error", "skip"))
     if not 0 <= cfg.data.bad_image_share <= 1:
         raise ConfigError(f"data.bad_image_share: {cfg.data.bad_image_share} must be from 0 to 1")
-    choose("data.id_instruction", cfg.data.id_instruction, tuple(TEXT_FIELDS))
-    choose("data.cloth_instruction", cfg.data.cloth_instruction, tuple(TEXT_FIELDS))
+    check_choice("data.id_instruction", cfg.data.id_instruction, tuple(TEXT_FIELDS))
+    check_choice("data.cloth_instruction", cfg.data.cloth_instruction, tuple(TEXT_FIELDS))
     check_text_cache(cfg)
-    choose("train.optim", cfg.train.optim, ("adamw",))
-    choose("train.lr_scheduler", cfg.train.lr_scheduler, SCHEDULERS)
-    choose("train.precision", cfg.train.precision, tuple(PRECISIONS))
+    check_choice("train.optim", cfg.train.optim, ("adamw",))
+    check_choice("train.lr_scheduler", cfg.train.lr_scheduler, SCHEDULERS)
+    check_choice("train.precision", cfg.train.precision, tuple(PRECISIONS))
     if cfg.train.compile and (cfg.train.encode_at_once or cfg.train.checkpoint_encoders):
         raise ConfigError("train.compile: not together with train.encode_at_once or train.checkpoint_encoders")
     if cfg.train.compile and cfg.model.fusion.type == "sequence_mamba":
@@ -137,7 +137,7 @@ def _check_text_image(cfg: CfgNode) -> None:
             "train.compile: sequence_mamba scans sequences of ever new lengths, each of which would compile"
         )
     for name in cfg.test.protocols:
-        choose("test.protocols", name, tuple(PROTOCOLS))
+        check_choice("test.protocols", name, tuple(PROTOCOLS))
     if OFFICIAL not in cfg.test.protocols:
         raise ConfigError(f"test.protocols: {cfg.test.protocols} must include {OFFICIAL}, the official protocol")
     if not 0 <= cfg.test.identity_weight <= 1:
@@ -158,8 +158,8 @@ def _check_text_image(cfg: CfgNode) -> None:
 
 def _check_common(cfg: CfgNode) -> None:
     """What holds for every training."""
-    choose("sampler.train_sampler", cfg.sampler.train_sampler, SAMPLERS)
-    choose("test.evaluator", cfg.test.evaluator, EVALUATORS)
+    check_choice("sampler.train_sampler", cfg.sampler.train_sampler, SAMPLERS)
+    check_choice("test.evaluator", cfg.test.evaluator, EVALUATORS)
     for key, least in _LEAST.items():
         table, name = key.split(".")
         if not cfg[table][name] >= least:  # so that nan is refused too

@@ -32,7 +32,7 @@ class Step(NamedTuple):
         return f"the gradients became {self.gradient_norm}"
 
 
-class NonFinite:
+class NonFiniteGuard:
     """Counts steps whose loss or gradients are not finite.
 
     Args:
@@ -90,7 +90,7 @@ def _describe(step: Step) -> dict[str, Any]:
     }
 
 
-class BadImages:
+class BadImageCounter:
     """Counts the training images that could not be decoded and were replaced.
 
     Args:

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from t2ireid_plugin.utils.atomic_io import write_whole
+from t2ireid_plugin.utils.atomic_io import atomic_write
 from t2ireid_plugin.utils.progress import show_progress
 
 _KEY_BYTES = 16
@@ -86,7 +86,7 @@ def write_features(path: Path, keys: Sequence[bytes], lengths: Sequence[int], ro
             for part in itertools.chain([first], coming):
                 stream.write(np.ascontiguousarray(part).tobytes())
 
-    write_whole(path, write)
+    atomic_write(path, write)
 
 
 def make_room(folder: Path, room: int) -> None:

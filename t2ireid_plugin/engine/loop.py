@@ -13,17 +13,17 @@ from torch.utils.tensorboard import SummaryWriter
 from torchreid import engine as torchreid_engine
 from torchreid import utils as torchreid_utils
 
-from t2ireid_plugin.data.sampling import derive, seed_all
-from t2ireid_plugin.engine.failures import BadImages
+from t2ireid_plugin.data.sampling import derive_seed, seed_all
+from t2ireid_plugin.engine.failures import BadImageCounter
 from t2ireid_plugin.engine.memory import Precision
 from t2ireid_plugin.engine.optim import keep_settings, settings_of
 from t2ireid_plugin.engine.training_state import LAST, PREVIOUS, load_training_state, save_checkpoint
 from t2ireid_plugin.errors import CheckpointError
 from t2ireid_plugin.losses import LossTerms
 from t2ireid_plugin.modeling.t2ireid import T2IReIDModel
-from t2ireid_plugin.utils.distributed import gathered, is_first, processes, rank
+from t2ireid_plugin.utils.distributed import all_gather_list, is_main_process, rank, world_size
 from t2ireid_plugin.utils.logging import MetricsLog
-from t2ireid_plugin.utils.signals import Stopped, stop_together, uninterrupted
+from t2ireid_plugin.utils.signals import Stopped, check_stop, defer_signals
 
 _STEP = 1  # keeps the keys of steps apart from those of epochs and samples
 
@@ -65,7 +65,7 @@ class TrainingLoop(torchreid_engine.Engine):
         precision: Precision | None = None,
         ema: AveragedModel | None = None,
         sequence: dict[str, Any] | None = None,
-        bad_images: BadImages | None = None,
+        bad_images: BadImageCounter | None = None,
         save_minutes: float = 0.0,
         save_steps: int = 0,
         extra_state: dict[str, Any] | None = None,
@@ -76,7 +76,7 @@ class TrainingLoop(torchreid_engine.Engine):
         self.register_model("model", model, optimizer, scheduler)
         self.precision, self.ema = precision or Precision(), ema
         self.sequence = {"train.seed": 0, **(sequence or {})}
-        self.bad_images = bad_images or BadImages()
+        self.bad_images = bad_images or BadImageCounter()
         self.save_minutes, self.save_steps = save_minutes, save_steps
         self.extra_state = extra_state or {}
         self.writer: SummaryWriter | None = None
@@ -112,13 +112,13 @@ class TrainingLoop(torchreid_engine.Engine):
         epoch only.
 
         Raises:
-            Stopped: after saving, when a signal to end has come, see `orderly_stop`.
+            Stopped: after saving, when a signal to end has come, see `stop_on_signal`.
             CheckpointError: when something cannot be written.
         """
         self._folder = Path(save_dir)
         self.max_epoch = max_epoch
         goes_on = self._source == self._folder.resolve()
-        if is_first():
+        if is_main_process():
             self.metrics_log = MetricsLog(self._folder / "metrics.jsonl", keep=self._log_size if goes_on else 0)
             self.writer = SummaryWriter(log_dir=save_dir, purge_step=self.steps or None)
         started = time.time()
@@ -133,7 +133,7 @@ class TrainingLoop(torchreid_engine.Engine):
                 if self.evaluated:
                     self.train(print_freq=print_freq, fixbase_epoch=fixbase_epoch, open_layers=open_layers)
                 if done == max_epoch or (eval_freq > 0 and done >= start_eval and done % eval_freq == 0):
-                    if processes() > 1:  # one that is stopped in there leaves the others waiting for it, not saving
+                    if world_size() > 1:  # one that is stopped in there leaves the others waiting for it, not saving
                         self.save()
                     self.choose(self._folder)
                 self.position, self.evaluated = (done, 0), True
@@ -152,7 +152,7 @@ class TrainingLoop(torchreid_engine.Engine):
     def _save_first(self) -> None:
         """What cannot be written shows now and not after an epoch, and nothing of an older run can be resumed."""
         self.save(keep_previous=False)
-        if self._folder is not None and is_first():
+        if self._folder is not None and is_main_process():
             (self._folder / PREVIOUS).unlink(missing_ok=True)
 
     def choose(self, folder: Path) -> None:
@@ -168,12 +168,12 @@ class TrainingLoop(torchreid_engine.Engine):
         batches.start_at(self.epoch, first)
         self.num_batches = len(batches)
         meters = _Meters()
-        with uninterrupted():  # weights, average, position and log belong together
+        with defer_signals():  # weights, average, position and log belong together
             for step, data in enumerate(self.train_loader, start=first):
                 meters.batch_is_there()
                 self._step(step, data, meters, print_freq)
-                stop_together()
-        with uninterrupted():
+                check_stop()
+        with defer_signals():
             self.update_lr()
             self.position, self.evaluated = (self.epoch + 1, 0), False
             if self.metrics_log is not None:
@@ -182,9 +182,9 @@ class TrainingLoop(torchreid_engine.Engine):
     def _step(self, step: int, data: dict[str, Any], meters: _Meters, print_freq: int) -> None:
         """A step and what belongs to it."""
         self.batch_idx = step
-        seed_all(derive(self.sequence["train.seed"], self.epoch, step, _STEP, rank()))
+        seed_all(derive_seed(self.sequence["train.seed"], self.epoch, step, _STEP, rank()))
         if "bad_image" in data:
-            self.bad_images.meet(gathered(data["bad_image"]))
+            self.bad_images.meet(all_gather_list(data["bad_image"]))
         meters.step_is_done(self.forward_backward(data))
         self.position, self.steps = (self.epoch, step + 1), self.steps + 1
         self._report(meters, print_freq)
@@ -221,13 +221,13 @@ class TrainingLoop(torchreid_engine.Engine):
 
     def save(self, keep_previous: bool = True) -> None:
         """Writes ``last.pth``, from which `resume` goes on; what it was before stays as ``last.prev.pth``."""
-        if not is_first():
+        if not is_main_process():
             return
         assert self._folder is not None
         assert self.metrics_log is not None
         now = (self.position, self.evaluated)
         if now != self._saved:
-            with uninterrupted():
+            with defer_signals():
                 if self.evaluated:  # or else lines of an evaluation that is done again follow
                     self._log_size = self.metrics_log.size()
                 state = self._state()

@@ -13,7 +13,7 @@ from t2ireid_plugin.engine.memory import Precision
 from t2ireid_plugin.losses import LossInputs, LossTerms
 from t2ireid_plugin.modeling.masking import NOT_HIDDEN
 from t2ireid_plugin.modeling.t2ireid import T2IReIDModel
-from t2ireid_plugin.utils.distributed import gather_rows, largest, processes, share_batch_norms
+from t2ireid_plugin.utils.distributed import all_reduce_max, convert_sync_batchnorm, gather_rows, world_size
 
 # Fields as long as a process's longest text, and what they are filled up with.
 _AS_LONG_AS_TEXTS = {"word_tokens": 0.0, "word_mask": 0, "hidden_words": NOT_HIDDEN}
@@ -50,7 +50,7 @@ class TrainingStep(nn.Module):
         """
         with self.precision.autocast():
             fields = forward_for(self.losses, self.model, images, id_texts, cloth_texts)
-        if processes() > 1:
+        if world_size() > 1:
             fields = {name: _from_all(name, value) for name, value in fields.items()}
             labels = gather_rows(labels[0]), gather_rows(labels[1])
         seed_all(seed)
@@ -63,7 +63,7 @@ def _from_all(name: str, value: Tensor | None) -> Tensor | None:
     if value is None:
         return None
     if name in _AS_LONG_AS_TEXTS:
-        missing = largest(value.shape[1], value.device) - value.shape[1]
+        missing = all_reduce_max(value.shape[1], value.device) - value.shape[1]
         value = F.pad(value, (0, 0) * (value.dim() - 2) + (0, missing), value=_AS_LONG_AS_TEXTS[name])
     return gather_rows(value)
 
@@ -71,9 +71,9 @@ def _from_all(name: str, value: Tensor | None) -> Tensor | None:
 def build_step(model: T2IReIDModel, losses: LossTerms, precision: Precision) -> nn.Module:
     """`TrainingStep`, which under torchrun averages gradients over the processes and shares batch statistics."""
     step = TrainingStep(model, losses, precision)
-    if processes() == 1:
+    if world_size() == 1:
         return step
-    share_batch_norms(step)
+    convert_sync_batchnorm(step)
     devices = [torch.cuda.current_device()] if model.device.type == "cuda" else None
     # Some layers reach no loss, and layers are closed and opened again: which ones is found out in each step.
     return DistributedDataParallel(step, device_ids=devices, broadcast_buffers=False, find_unused_parameters=True)

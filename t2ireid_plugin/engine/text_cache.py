@@ -8,11 +8,10 @@ from typing import Any
 
 from yacs.config import CfgNode
 
-from t2ireid_plugin.config import choose
 from t2ireid_plugin.data.item_table import CAPTION, CLOTH_TEXT, ID_TEXT, Item
 from t2ireid_plugin.data.transforms import swap_sides
 from t2ireid_plugin.engine.text_features import TextFeatures, default_folder
-from t2ireid_plugin.errors import ConfigError
+from t2ireid_plugin.errors import ConfigError, check_choice
 from t2ireid_plugin.modeling.t2ireid import T2IReIDModel
 
 CACHES = ("off", "memory", "disk")
@@ -27,7 +26,7 @@ def check_text_cache(cfg: CfgNode) -> None:
         ConfigError: for an unknown choice, an encoder that is trained, texts that are others every time, or no room.
     """
     data = cfg.data
-    choose("data.text_feature_cache", data.text_feature_cache, CACHES)
+    check_choice("data.text_feature_cache", data.text_feature_cache, CACHES)
     if data.text_feature_cache == "off":
         return
     if not data.text_feature_cache_gb > 0:

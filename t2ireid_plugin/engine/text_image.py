@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from t2ireid_plugin.data.sampling import derive
-from t2ireid_plugin.engine.failures import NonFinite, Step
+from t2ireid_plugin.data.sampling import derive_seed
+from t2ireid_plugin.engine.failures import NonFiniteGuard, Step
 from t2ireid_plugin.engine.loop import TrainingLoop
 from t2ireid_plugin.engine.optim import WarmupCosine
 from t2ireid_plugin.engine.step import build_step
@@ -28,8 +28,8 @@ from t2ireid_plugin.evaluation.ranking import QueryScores
 from t2ireid_plugin.losses import LossTerms
 from t2ireid_plugin.modeling.checkpoint import read_checkpoint
 from t2ireid_plugin.modeling.t2ireid import T2IReIDModel
-from t2ireid_plugin.utils.distributed import from_first, gathered, is_first, weights_from_first
-from t2ireid_plugin.utils.signals import uninterrupted
+from t2ireid_plugin.utils.distributed import all_gather_list, broadcast_object, broadcast_weights, is_main_process
+from t2ireid_plugin.utils.signals import defer_signals
 
 logger = logging.getLogger(__name__)
 
@@ -40,8 +40,8 @@ _LOSSES = 2  # keeps the keys of what losses draw apart from the others
 
 def _of_all(data: dict[str, Any]) -> dict[str, Any]:
     """What all processes know of the samples of a batch; images stay where they are."""
-    columns = {name: gathered(column) for name, column in data.items() if isinstance(column, list)}
-    return {**columns, "pid": torch.tensor(gathered(data["pid"].tolist()))}
+    columns = {name: all_gather_list(column) for name, column in data.items() if isinstance(column, list)}
+    return {**columns, "pid": torch.tensor(all_gather_list(data["pid"].tolist()))}
 
 
 def _number(path: str) -> int:
@@ -84,7 +84,7 @@ class TextImageEngine(TrainingLoop):
         id_instruction: str = "caption",
         cloth_instruction: str = "clothing",
         clip_grad: float = 0.0,
-        non_finite: NonFinite | None = None,
+        non_finite: NonFiniteGuard | None = None,
         evaluator: str = "exact",
         ranks: Sequence[int] = (1, 5, 10, 20),
         identity_weight: float = 0.5,
@@ -95,7 +95,7 @@ class TextImageEngine(TrainingLoop):
         self.test_targets = [name for name in datamanager.targets if name not in self.val_targets]
         self.id_field, self.cloth_field = TEXT_FIELDS[id_instruction], TEXT_FIELDS[cloth_instruction]
         self.clip_grad = clip_grad
-        self.non_finite = non_finite or NonFinite()
+        self.non_finite = non_finite or NonFiniteGuard()
         self.evaluator = evaluator
         self.ranks = list(ranks)
         self.identity_weight = identity_weight
@@ -112,13 +112,13 @@ class TextImageEngine(TrainingLoop):
     def choose(self, folder: Path) -> None:
         """Keeps this epoch's weights when they are the best so far on val, or when there is no val."""
         val = self.evaluate(self.val_targets)
-        if is_first():
+        if is_main_process():
             score = float(np.mean([metrics["R@1"] for metrics in val.values()])) if val else 0.0
             if not val or not self.best or score > self.best["score"]:
-                with uninterrupted():
+                with defer_signals():
                     self.best = {"epoch": self.epoch + 1, "score": score, "val": val}
                     save_checkpoint(self.weights(self.tested_model, self.epoch + 1), folder / "best.pth")
-        self.best = from_first(self.best)
+        self.best = broadcast_object(self.best)
 
     def load_chosen(self, path: str | Path) -> None:
         """Puts the weights of ``best.pth`` into the model and its average, so that whoever looks at either sees them.
@@ -126,7 +126,7 @@ class TextImageEngine(TrainingLoop):
         Raises:
             CheckpointError: when the file is missing or damaged.
         """
-        if is_first():
+        if is_main_process():
             check_intact(path)
             state = read_checkpoint(path)
             chosen = self.best["epoch"]
@@ -136,8 +136,8 @@ class TextImageEngine(TrainingLoop):
                 logger.warning("'%s' is of epoch %d, which is taken in place of %d", path, state["epoch"], chosen)
                 self.best = state["best"]
             self.model.load_state_dict(state["state_dict"])
-        self.best = from_first(self.best)
-        weights_from_first(self.model)
+        self.best = broadcast_object(self.best)
+        broadcast_weights(self.model)
         if self.tested_model is not self.model:
             self.tested_model.load_state_dict(self.model.state_dict())
 
@@ -155,7 +155,7 @@ class TextImageEngine(TrainingLoop):
     def forward_backward(self, data: dict[str, Any]) -> dict[str, float]:
         """One step; returns the total loss and each term's unweighted value.
 
-        A step without a finite loss and gradients changes nothing, see `NonFinite`.
+        A step without a finite loss and gradients changes nothing, see `NonFiniteGuard`.
 
         Raises:
             T2IReIDError: when there were too many of these in a row.
@@ -164,7 +164,7 @@ class TextImageEngine(TrainingLoop):
         images, pids, photos, id_texts, cloth_texts = self.parse_data_for_train(data)
         buffers = self._buffers() if self.non_finite.patience > 1 else {}
         time_in_epochs = self.epoch + (self.batch_idx + 1) / self.num_batches
-        seed = derive(self.sequence["train.seed"], self.epoch, self.batch_idx, _LOSSES)
+        seed = derive_seed(self.sequence["train.seed"], self.epoch, self.batch_idx, _LOSSES)
         self.optimizer.zero_grad()  # before the forward pass, which would find no room beside them
         total, values = self.training_step(images, id_texts, cloth_texts, (pids, photos), time_in_epochs, seed)
         summary = {"loss": float(total.detach()), **{name: float(value) for name, value in values.items()}}
@@ -175,7 +175,7 @@ class TextImageEngine(TrainingLoop):
         elif not self.precision.scales_down(summary["loss"]):
             self.model.load_state_dict(buffers, strict=False)  # the statistics have seen the batch
             step = Step(self.epoch + 1, self.batch_idx + 1, summary, norm, _of_all(data))
-            self.non_finite.meet(step, self._folder if is_first() else None)
+            self.non_finite.meet(step, self._folder if is_main_process() else None)
         if isinstance(self.scheduler, WarmupCosine):
             self.scheduler.step(time_in_epochs)
         return summary
@@ -254,7 +254,7 @@ class TextImageEngine(TrainingLoop):
     def _evaluate(self, dataset_name: str, query_loader: DataLoader, gallery_loader: DataLoader, **_: Any) -> Metrics:
         self.set_model_mode("eval")
         embeddings = embed_target(self.tested_model, query_loader, gallery_loader, [OFFICIAL], dataset_name)
-        if not is_first():
+        if not is_main_process():
             return {}
         metrics = self._measure(dataset_name, OFFICIAL, embeddings)[0]
         if self.writer is not None:
@@ -285,20 +285,20 @@ class TextImageEngine(TrainingLoop):
             if not loaders["gallery"].dataset.spec.has_cameras:
                 found = found._replace(camids=np.zeros_like(found.camids))
             self.embeddings[name], self.scores[name], results[name] = found, {}, {}
-            for protocol in protocols if is_first() else ():
+            for protocol in protocols if is_main_process() else ():
                 metrics, scores = self._measure(name, protocol, found, samples)
                 results[name][protocol], self.scores[name][protocol] = metrics, scores
                 if self.metrics_log is not None:
                     self.metrics_log.write(epoch=self.epoch + 1, target=name, protocol=protocol, **metrics)
                 if rerank:
-                    comparison = PROTOCOLS[protocol].compare(found, self.identity_weight)
+                    comparison = PROTOCOLS[protocol].build_task(found, self.identity_weight)
                     results[name][f"{protocol}+rerank"] = reranked_metrics(comparison, self.ranks, samples)
         return results
 
     def _measure(
         self, target: str, protocol: str, embeddings: Embeddings, samples: int = 0
     ) -> tuple[Metrics, QueryScores]:
-        comparison = PROTOCOLS[protocol].compare(embeddings, self.identity_weight)
+        comparison = PROTOCOLS[protocol].build_task(embeddings, self.identity_weight)
         metrics, scores = compute_metrics(comparison, self.ranks, self.evaluator, samples)
         shown = " ".join(f"{key} {100 * metrics[key]:.2f}" for key in metrics if key.startswith(("R@", "m")))
         print(f"{target} {protocol}: {shown} ({metrics['queries']} queries, {metrics['gallery']} in the gallery)")

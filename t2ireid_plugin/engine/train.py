@@ -31,16 +31,16 @@ from t2ireid_plugin.engine.text_image import TextImageEngine
 from t2ireid_plugin.engine.training_state import newest_checkpoint, save_json
 from t2ireid_plugin.errors import ConfigError
 from t2ireid_plugin.evaluation.metrics import Metrics, format_table
-from t2ireid_plugin.evaluation.protocols import BY_IMAGE, OFFICIAL, PROTOCOLS
+from t2ireid_plugin.evaluation.protocols import IMAGE_QUERY_PROTOCOLS, OFFICIAL, PROTOCOLS
 from t2ireid_plugin.evaluation.query_records import QueryRecord, query_keys, save_records
 from t2ireid_plugin.modeling.checkpoint import read_checkpoint
 from t2ireid_plugin.synthetic.parts import is_drawn
-from t2ireid_plugin.utils.atomic_io import writable, write_text
-from t2ireid_plugin.utils.deterministic import deterministic_kernels
-from t2ireid_plugin.utils.distributed import from_first, is_first, joined
-from t2ireid_plugin.utils.file_lock import alone_in
+from t2ireid_plugin.utils.atomic_io import atomic_write_text, explain_write_errors
+from t2ireid_plugin.utils.deterministic import set_deterministic
+from t2ireid_plugin.utils.distributed import broadcast_object, is_main_process, process_group
+from t2ireid_plugin.utils.file_lock import lock_folder
 from t2ireid_plugin.utils.logging import describe_environment, git_revision, log_to, versions
-from t2ireid_plugin.utils.signals import orderly_stop
+from t2ireid_plugin.utils.signals import stop_on_signal
 from t2ireid_plugin.visualization.drawing import draw_ranked_lists
 from t2ireid_plugin.visualization.ranked_lists import evenly_spaced, ranked_lists
 from t2ireid_plugin.visualization.report import Run
@@ -69,7 +69,7 @@ def run_job(
     Raises:
         T2IReIDError: for all that a user can mend.
     """
-    with joined(cfg.use_gpu), dead_workers_named():
+    with process_group(cfg.use_gpu), dead_workers_named():
         return _run_in_folder(cfg, command, eval_only or cfg.test.evaluate, resume, pictures)
 
 
@@ -85,14 +85,14 @@ def _run_in_folder(
     folder = Path(cfg.data.save_dir)
     weights = weights_to_test(cfg, folder) if eval_only else cfg.model.load_weights
     check_files(cfg)
-    if not is_first():
+    if not is_main_process():
         logging.getLogger("t2ireid_plugin").addHandler(logging.NullHandler())  # the first one tells
-        with orderly_stop(), open(os.devnull, "w", encoding="utf-8") as nowhere, contextlib.redirect_stdout(nowhere):
+        with stop_on_signal(), open(os.devnull, "w", encoding="utf-8") as nowhere, contextlib.redirect_stdout(nowhere):
             return _run(cfg, weights, folder, command, eval_only, resume, pictures)
     make_folder(folder)
-    with orderly_stop(), writable(folder, ConfigError), alone_in(folder):
-        write_text(folder / "config.yaml", dump(cfg), ConfigError)
-        write_text(folder / "env.txt", describe_environment(), ConfigError)
+    with stop_on_signal(), explain_write_errors(folder, ConfigError), lock_folder(folder):
+        atomic_write_text(folder / "config.yaml", dump(cfg), ConfigError)
+        atomic_write_text(folder / "env.txt", describe_environment(), ConfigError)
         with log_to(folder / ("test.log" if eval_only else "train.log"), append=resume or bool(cfg.model.resume)):
             return _run(cfg, weights, folder, command, eval_only, resume, pictures)
 
@@ -102,7 +102,7 @@ def _run(
 ) -> dict[str, dict[str, Metrics]]:
     """As `run_job`, once the folder is there and is ours."""
     started = time.time()
-    last = from_first(_checkpoint_to_resume(cfg, folder, resume) if is_first() and not eval_only else None)
+    last = broadcast_object(_checkpoint_to_resume(cfg, folder, resume) if is_main_process() and not eval_only else None)
     if image_only(cfg):
         from t2ireid_plugin.integrations.torchreid.train import run_image_job  # which needs this module
 
@@ -118,7 +118,7 @@ def _run(
     metrics = engine.evaluate_protocols(
         engine.test_targets, cfg.test.protocols, samples=cfg.test.bootstrap, rerank=cfg.test.rerank
     )
-    if not is_first():
+    if not is_main_process():
         return metrics
     _report(cfg, engine, metrics, folder, command, time.time() - started)
     if pictures:  # last, since all figures are safe by now
@@ -132,7 +132,7 @@ def build_run(cfg: CfgNode, weights: str | Path | None) -> TextImageEngine:
     Raises:
         T2IReIDError: for all that a user can mend.
     """
-    deterministic_kernels(cfg.train.deterministic)
+    set_deterministic(cfg.train.deterministic)
     torchreid_utils.set_random_seed(cfg.train.seed)
     use_gpu = cfg.use_gpu and torch.cuda.is_available()
     num_classes = sum(dataset.num_train_pids for dataset in build_sources(cfg).values())
@@ -152,7 +152,7 @@ def _train(cfg: CfgNode, engine: TextImageEngine, folder: Path, last: Path | Non
         epochs, steps = engine.resume(last)
         within = f" and {steps} steps of the next" if steps else ""
         print(f"Resuming '{last}' after epoch {epochs}{within}")
-        if not from_first(best.is_file()):  # it stayed in another folder; choose again from here on
+        if not broadcast_object(best.is_file()):  # it stayed in another folder; choose again from here on
             engine.best = {}
     if epochs >= cfg.train.max_epoch and engine.evaluated and not engine.best:
         raise ConfigError(f"train.max_epoch: {cfg.train.max_epoch} leaves nothing to train after {epochs}")
@@ -242,15 +242,15 @@ def _save_queries(engine: TextImageEngine, target: str, path: Path) -> None:
     images = [(photo, "") for photo, *_ in loader["gallery"].dataset.data]
     records = {}
     for protocol, scores in engine.scores[target].items():
-        comparison = PROTOCOLS[protocol].compare(embeddings, engine.identity_weight)
-        asked = images if protocol in BY_IMAGE else texts
+        comparison = PROTOCOLS[protocol].build_task(embeddings, engine.identity_weight)
+        asked = images if protocol in IMAGE_QUERY_PROTOCOLS else texts
         records[protocol] = QueryRecord.of(scores, comparison.q_pids, query_keys(asked))
     save_records(path, target, records)
 
 
 def _draw_examples(engine: TextImageEngine, target: str, path: Path, number: int) -> None:
     queries, gallery = (engine.test_loader[target][part].dataset.data for part in ("query", "gallery"))
-    comparison = PROTOCOLS[OFFICIAL].compare(engine.embeddings[target], engine.identity_weight)
+    comparison = PROTOCOLS[OFFICIAL].build_task(engine.embeddings[target], engine.identity_weight)
     chosen = evenly_spaced(len(queries), number)
     draw_ranked_lists(ranked_lists(OFFICIAL, comparison, queries, gallery, chosen), path)
 

@@ -17,7 +17,7 @@ import torch
 
 from t2ireid_plugin.errors import CheckpointError
 from t2ireid_plugin.modeling.checkpoint import check_archive, read_checkpoint
-from t2ireid_plugin.utils.atomic_io import write_text, write_whole
+from t2ireid_plugin.utils.atomic_io import atomic_write, atomic_write_text
 
 logger = logging.getLogger(__name__)
 
@@ -49,7 +49,7 @@ def save_checkpoint(state: dict[str, Any], path: str | Path, keep: str | Path | 
             raise OSError(_why_not(draft) or str(error).splitlines()[0]) from error
         _seal(draft)
 
-    write_whole(Path(path), write, CheckpointError, previous)
+    atomic_write(Path(path), write, CheckpointError, previous)
 
 
 def _why_not(draft: Path) -> str | None:
@@ -98,7 +98,7 @@ def _seal_holds(file: Path) -> bool:
 def save_json(content: Any, path: str | Path) -> None:
     """Writes ``content`` as JSON, never half of it."""
     text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
-    write_text(Path(path), text, CheckpointError)
+    atomic_write_text(Path(path), text, CheckpointError)
 
 
 def check_intact(path: str | Path) -> None:

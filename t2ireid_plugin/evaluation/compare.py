@@ -14,7 +14,7 @@ import numpy as np
 from t2ireid_plugin.errors import DataError
 from t2ireid_plugin.evaluation.bootstrap import FEW, Difference, format_interval, paired_difference
 from t2ireid_plugin.evaluation.query_records import QueryRecord, load_records, records_path
-from t2ireid_plugin.utils.atomic_io import write_text
+from t2ireid_plugin.utils.atomic_io import atomic_write_text
 
 _Tests = dict[tuple[str, str], QueryRecord]  # by target and protocol
 
@@ -142,7 +142,7 @@ def run(options: argparse.Namespace, command: str) -> int:
     print(format_comparison(result))
     if options.json:
         text = json.dumps({**result.as_dict(), "command": command}, ensure_ascii=False, indent=2) + "\n"
-        write_text(Path(options.json), text)
+        atomic_write_text(Path(options.json), text)
     return 0
 
 

@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from t2ireid_plugin.evaluation.protocols import PROTOCOLS, Embeddings
 from t2ireid_plugin.modeling.t2ireid import T2IReIDModel
-from t2ireid_plugin.utils.distributed import in_turn
+from t2ireid_plugin.utils.distributed import all_gather_interleaved
 
 # Which text of an item each field of `Embeddings` is made of.
 _TEXTS = {"captions": "caption", "identity": "id_text", "clothing": "cloth_text"}
@@ -49,11 +49,15 @@ def embed_target(
         described.append([number[path] for path in batch["impath"]])
         for need in wanted:
             texts[need].append(model.encode_text(list(batch[_TEXTS[need]])).cpu())
-    whole = {need: torch.cat(in_turn(texts[need])) for need in sorted(wanted)}
-    rows = np.concatenate(in_turn(described))
+    whole = {need: torch.cat(all_gather_interleaved(texts[need])) for need in sorted(wanted)}
+    rows = np.concatenate(all_gather_interleaved(described))
     fused = None
     if "fused" in needs and model.fuses_tokens:
-        captions = [caption for batch in in_turn([batch["caption"] for batch in query_loader]) for caption in batch]
+        captions = [
+            caption
+            for batch in all_gather_interleaved([batch["caption"] for batch in query_loader])
+            for caption in batch
+        ]
         fused = _fuse_tokens(model, gallery_loader, rows, number, captions, label)
     elif "fused" in needs:
         fused = _fuse(model, images[rows], whole["captions"])
@@ -70,7 +74,7 @@ def _embed_images(model: T2IReIDModel, loader: DataLoader, clothing: bool, label
             parts.append((*labels, output.image_embeds.cpu(), output.cloth_image_embeds.cpu()))
         else:
             parts.append((*labels, model.encode_image(batch["img"]).cpu()))
-    pids, camids, paths, images, *rest = zip(*in_turn(parts), strict=True)
+    pids, camids, paths, images, *rest = zip(*all_gather_interleaved(parts), strict=True)
     cloth_images = torch.cat(rest[0]) if rest else None
     every_path = [path for batch in paths for path in batch]
     return torch.cat(images), cloth_images, np.concatenate(pids), np.concatenate(camids), every_path
@@ -105,5 +109,5 @@ def _fuse_tokens(
             if len(chosen)
         ]
         parts.append(found)
-    whole = torch.cat([part for found in in_turn(parts) for part in found])
+    whole = torch.cat([part for found in all_gather_interleaved(parts) for part in found])
     return whole[torch.from_numpy(np.argsort(queries, kind="stable"))]

@@ -14,7 +14,7 @@ from torchreid import utils as torchreid_utils
 from t2ireid_plugin.errors import DataError
 from t2ireid_plugin.evaluation import ranking
 from t2ireid_plugin.evaluation.bootstrap import intervals
-from t2ireid_plugin.evaluation.protocols import Comparison
+from t2ireid_plugin.evaluation.protocols import RetrievalTask
 from t2ireid_plugin.evaluation.ranking import QueryScores
 from t2ireid_plugin.evaluation.ranks import PositiveRanks, positive_ranks
 
@@ -24,7 +24,7 @@ Metrics = dict[str, Any]
 
 
 def compute_metrics(
-    comparison: Comparison,
+    comparison: RetrievalTask,
     ranks: Sequence[int] = (1, 5, 10),
     evaluator: str = "exact",
     samples: int = 0,
@@ -59,7 +59,7 @@ def compute_metrics(
 
 
 def summarize(
-    positives: PositiveRanks, comparison: Comparison, ranks: Sequence[int], samples: int
+    positives: PositiveRanks, comparison: RetrievalTask, ranks: Sequence[int], samples: int
 ) -> tuple[Metrics, QueryScores]:
     """The metrics of `compute_metrics` from the ranks of the positives."""
     result, scores = ranking.summarize(positives, max(ranks)), ranking.score_queries(positives)
@@ -80,7 +80,7 @@ def summarize(
 
 
 def reranked_metrics(
-    comparison: Comparison, ranks: Sequence[int] = (1, 5, 10), samples: int = 0, metric: str = "cosine"
+    comparison: RetrievalTask, ranks: Sequence[int] = (1, 5, 10), samples: int = 0, metric: str = "cosine"
 ) -> Metrics:
     """The metrics after torchreid's k-reciprocal re-ranking (Zhong et al. 2017), which holds whole distance matrices.
 
@@ -142,7 +142,7 @@ def _unit_norm(features: Any) -> bool:
     return torch.allclose(norms, torch.ones_like(norms), rtol=0, atol=1e-5)
 
 
-def _ranks_of_distances(distances: npt.NDArray, comparison: Comparison) -> PositiveRanks:
+def _ranks_of_distances(distances: npt.NDArray, comparison: RetrievalTask) -> PositiveRanks:
     """As `positive_ranks`, from a matrix ``[q, g]``; a positive that ties with a negative ranks after it."""
     ranks, counts = [], []
     for i, row in enumerate(distances):

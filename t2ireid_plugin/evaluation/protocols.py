@@ -48,7 +48,7 @@ class Embeddings(NamedTuple):
     fused: Tensor | None = None  # [n, D] image and caption
 
 
-class Comparison(NamedTuple):
+class RetrievalTask(NamedTuple):
     """What is ranked; images of a query's pid and camid are left out of its gallery, as torchreid's evaluator does."""
 
     queries: Tensor  # [q, D]
@@ -63,49 +63,49 @@ class Protocol(NamedTuple):
     """One way of asking."""
 
     needs: tuple[str, ...]  # fields of `Embeddings`
-    compare: Callable[[Embeddings, float], Comparison]
+    build_task: Callable[[Embeddings, float], RetrievalTask]
 
 
 # No gallery image has it, so it takes nothing out.
 _NO_CAMERA = -1
 
 
-def text_to_image(e: Embeddings, _weight: float = 0.5) -> Comparison:
+def text_to_image(e: Embeddings, _weight: float = 0.5) -> RetrievalTask:
     """Captions find images."""
     return _by_text(e, e.captions, e.images)
 
 
-def image_to_text(e: Embeddings, _weight: float = 0.5) -> Comparison:
+def image_to_text(e: Embeddings, _weight: float = 0.5) -> RetrievalTask:
     """Images find captions."""
     assert e.captions is not None
     pids = e.pids[e.described]
-    return Comparison(e.images, e.captions, e.pids, pids, _no_camera(len(e.images)), np.zeros_like(pids))
+    return RetrievalTask(e.images, e.captions, e.pids, pids, _no_camera(len(e.images)), np.zeros_like(pids))
 
 
-def image_to_image(e: Embeddings, _weight: float = 0.5) -> Comparison:
+def image_to_image(e: Embeddings, _weight: float = 0.5) -> RetrievalTask:
     """Images find other images of the person, by other cameras where these are known."""
     cameras = e.camids if len(np.unique(e.camids)) > 1 else np.arange(len(e.images))
-    return Comparison(e.images, e.images, e.pids, e.pids, cameras, cameras)
+    return RetrievalTask(e.images, e.images, e.pids, e.pids, cameras, cameras)
 
 
-def image_and_text_to_image(e: Embeddings, _weight: float = 0.5) -> Comparison:
+def image_and_text_to_image(e: Embeddings, _weight: float = 0.5) -> RetrievalTask:
     """Images with a caption find other images of the person; a camera a photo takes out the photo alone."""
     assert e.fused is not None
     photos = np.arange(len(e.images))
-    return Comparison(e.fused, e.images, e.pids[e.described], e.pids, e.described, photos)
+    return RetrievalTask(e.fused, e.images, e.pids[e.described], e.pids, e.described, photos)
 
 
-def identity_to_image(e: Embeddings, _weight: float = 0.5) -> Comparison:
+def identity_to_image(e: Embeddings, _weight: float = 0.5) -> RetrievalTask:
     """Identity texts find images."""
     return _by_text(e, e.identity, e.images)
 
 
-def clothing_to_image(e: Embeddings, _weight: float = 0.5) -> Comparison:
+def clothing_to_image(e: Embeddings, _weight: float = 0.5) -> RetrievalTask:
     """Clothing texts find images by their clothing embeddings."""
     return _by_text(e, e.clothing, e.cloth_images)
 
 
-def both_to_image(e: Embeddings, weight: float = 0.5) -> Comparison:
+def both_to_image(e: Embeddings, weight: float = 0.5) -> RetrievalTask:
     """Identity and clothing text together, ``weight`` on identity."""
     assert e.identity is not None
     assert e.clothing is not None
@@ -126,13 +126,13 @@ PROTOCOLS: dict[str, Protocol] = {
     "both": Protocol(("identity", "clothing", "cloth_images"), both_to_image),
 }
 OFFICIAL = "t2i"
-BY_IMAGE = ("i2t", "i2i")  # one query an image; of the others, one a caption
+IMAGE_QUERY_PROTOCOLS = ("i2t", "i2i")  # one query an image; of the others, one a caption
 
 
-def _by_text(e: Embeddings, texts: Tensor | None, images: Tensor | None) -> Comparison:
+def _by_text(e: Embeddings, texts: Tensor | None, images: Tensor | None) -> RetrievalTask:
     assert texts is not None
     assert images is not None
-    return Comparison(texts, images, e.pids[e.described], e.pids, _no_camera(len(texts)), e.camids)
+    return RetrievalTask(texts, images, e.pids[e.described], e.pids, _no_camera(len(texts)), e.camids)
 
 
 def _no_camera(number: int) -> Labels:

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from t2ireid_plugin.errors import DataError
 from t2ireid_plugin.evaluation.ranking import QueryScores
-from t2ireid_plugin.utils.atomic_io import write_whole
+from t2ireid_plugin.utils.atomic_io import atomic_write
 from t2ireid_plugin.utils.safe_io import open_file
 
 Array = npt.NDArray
@@ -87,7 +87,7 @@ def save_records(path: str | Path, target: str, protocols: Mapping[str, QueryRec
         content.update(
             {f"{number}.{field}": np.asarray(getattr(record, field)).astype(kind) for field, kind in _TYPES.items()}
         )
-    write_whole(Path(path), lambda draft: np.savez_compressed(draft, **content))
+    atomic_write(Path(path), lambda draft: np.savez_compressed(draft, **content))
 
 
 def load_records(path: str | Path) -> RunRecords:

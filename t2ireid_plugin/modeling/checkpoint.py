@@ -19,8 +19,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from t2ireid_plugin.errors import CheckpointError, shown
-from t2ireid_plugin.utils.safe_io import MOST_DATA, open_file, read_bytes
+from t2ireid_plugin.errors import CheckpointError, short_repr
+from t2ireid_plugin.utils.safe_io import MAX_DATA_BYTES, open_file, read_bytes
 
 logger = logging.getLogger(__name__)
 
@@ -181,7 +181,9 @@ def weights_of(content: Mapping[str, Any], path: str | Path) -> dict[str, Tensor
         raise CheckpointError(f"'{path}' holds no tensors, neither bare nor under 'state_dict' or 'model'")
     for name, tensor in state.items():
         if tensor.layout != torch.strided or tensor.device.type != "cpu" or tensor.is_quantized:
-            raise CheckpointError(f"'{path}': {shown(name)} is no plain tensor with values but {_described(tensor)}")
+            raise CheckpointError(
+                f"'{path}': {short_repr(name)} is not a plain tensor with values but {_described(tensor)}"
+            )
     return state
 
 
@@ -198,7 +200,7 @@ def read_vocabulary(path: str | Path) -> str | None:
         return read_checkpoint(file).get("tokenizer")
     beside = file.with_name("tokenizer.json")
     try:
-        return read_bytes(beside, MOST_DATA).decode("utf-8") if beside.exists() else None
+        return read_bytes(beside, MAX_DATA_BYTES).decode("utf-8") if beside.exists() else None
     except (OSError, UnicodeDecodeError) as error:
         raise CheckpointError(f"cannot read '{beside}' ({error})") from error
 

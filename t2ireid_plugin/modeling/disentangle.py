@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from t2ireid_plugin.errors import ConfigError
+from t2ireid_plugin.errors import ConfigError, check_choice, check_keys
 from t2ireid_plugin.modeling.folding import Derived, attend, attention, behind, can_fold, exchanged
 
 # What the two branches see. The specification's `all` is compared with what it argues against.
@@ -176,12 +176,9 @@ def build_disentangle(config: Mapping[str, Any], dim: int, num_heads: int) -> Di
     Raises:
         ConfigError: for an unknown key or choice, or an even window.
     """
-    unknown = sorted(set(config) - {"tokens", "window"})
-    if unknown:
-        raise ConfigError(f"disentangle: unknown {', '.join(unknown)}; valid: tokens, window")
+    check_keys("disentangle", config, ("tokens", "window"))
     tokens, window = config.get("tokens", "all"), config.get("window", 5)
-    if tokens not in TOKENS:
-        raise ConfigError(f"disentangle.tokens: unknown '{tokens}'; valid: {', '.join(TOKENS)}")
+    check_choice("disentangle.tokens", tokens, TOKENS)
     if not isinstance(window, int) or window < 1 or window % 2 == 0:
         raise ConfigError(f"disentangle.window: {window!r} must be an odd number of patches, such as 5")
     return DisentangleModule(dim, num_heads, tokens, window)

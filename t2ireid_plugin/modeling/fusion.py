@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from t2ireid_plugin.errors import ConfigError
+from t2ireid_plugin.errors import ConfigError, check_choice, check_keys
 from t2ireid_plugin.modeling.mamba import Mamba
 
 
@@ -196,12 +196,9 @@ def build_fusion(config: Mapping[str, Any], width: int = 768) -> nn.Module:
     """
     arguments = dict(config)
     name = arguments.pop("type", "enhanced_mamba")
-    if name not in FUSIONS:
-        raise ConfigError(f"fusion.type: unknown '{name}'; valid: {', '.join(FUSIONS)}")
+    check_choice("fusion.type", name, FUSIONS)
     known = [argument for argument in inspect.signature(FUSIONS[name]).parameters if argument != "width"]
-    unknown = sorted(set(arguments) - set(known))
-    if unknown:
-        raise ConfigError(f"fusion: unknown {', '.join(unknown)}; valid: type, {', '.join(known)}")
+    check_keys("fusion", arguments, ("type", *known))
     if FUSIONS[name] is SequenceMambaFusion:
         arguments["width"] = width
     return FUSIONS[name](**arguments)

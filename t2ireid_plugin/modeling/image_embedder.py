@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from t2ireid_plugin.errors import ConfigError
+from t2ireid_plugin.errors import ConfigError, check_choice
 from t2ireid_plugin.modeling.disentangle import build_disentangle
 from t2ireid_plugin.modeling.encoders.families import image_tokens, num_prefix_tokens, patch_size
 from t2ireid_plugin.modeling.encoders.loading import IMAGE_KEY, Source, build_image_encoder, encoder_config
@@ -19,7 +19,7 @@ from t2ireid_plugin.modeling.t2ireid import EMBED_DIM, NUM_HEADS, SHARED_DIM
 BRANCHES = ("identity", "clothing", "both")
 
 
-class ImageSide(nn.Module):
+class ImageEmbedder(nn.Module):
     """Image encoder, disentangling and projections, under the names that they have in `T2IReIDModel`.
 
     No text encoder, no fusion and no ``scale``: parameters that never get a gradient would only cost memory. Weights go
@@ -40,8 +40,7 @@ class ImageSide(nn.Module):
         self, source: Source, disentangle: Mapping[str, Any], branch: str = "identity", pretrained: bool = True
     ) -> None:
         super().__init__()
-        if branch not in BRANCHES:
-            raise ConfigError(f"branch: unknown '{branch}'; valid: {', '.join(BRANCHES)}")
+        check_choice("branch", branch, BRANCHES)
         self.branch = branch
         self.visual_encoder = build_image_encoder(source if pretrained else encoder_config(source, IMAGE_KEY))
         self.preprocess = image_preprocess(source, self.visual_encoder.config)

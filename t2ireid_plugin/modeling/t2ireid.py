@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from t2ireid_plugin.errors import ConfigError, EncoderError, InputError
+from t2ireid_plugin.errors import ConfigError, EncoderError, InputError, check_keys
 from t2ireid_plugin.modeling.checkpoint import LoadReport, load_weights
 from t2ireid_plugin.modeling.disentangle import build_disentangle
 from t2ireid_plugin.modeling.encoders.families import (
@@ -26,13 +26,13 @@ from t2ireid_plugin.modeling.encoders.loading import (
     build_text_encoder,
     build_tokenizer,
 )
-from t2ireid_plugin.modeling.encoders.packing import Layout
+from t2ireid_plugin.modeling.encoders.packing import PackedBatch
 from t2ireid_plugin.modeling.encoders.preprocess import image_preprocess
 from t2ireid_plugin.modeling.encoders.token_features import (
     TEXTS_AT_ONCE,
     Ids,
-    RememberedWords,
-    read_texts,
+    TokenFeatureCache,
+    encode_texts,
     word_features,
 )
 from t2ireid_plugin.modeling.encoders.tokenizer import CachedTokenizer
@@ -124,7 +124,7 @@ class T2IReIDModel(nn.Module):
         self.freeze_text: bool = config["freeze_text"]
         self.load_report: LoadReport | None = None
         # What remembers a frozen text encoder's features in training.
-        self.text_features: RememberedWords | None = None
+        self.text_features: TokenFeatureCache | None = None
         self._compiled_core: Callable[..., tuple[T2IReIDOutput, Tensor | None]] | None = None
 
         # Text first: a missing tokenizer should not wait for 86 million image parameters.
@@ -271,7 +271,7 @@ class T2IReIDModel(nn.Module):
         return core(image, words, layout, tuple(texts))
 
     def _core(
-        self, image: Tensor | None, words: Tensor | None, layout: Layout | None, given: tuple[str, ...]
+        self, image: Tensor | None, words: Tensor | None, layout: PackedBatch | None, given: tuple[str, ...]
     ) -> tuple[T2IReIDOutput, Tensor | None]:
         """`_encode` from tensors to tensors, which a compiler can take as a whole.
 
@@ -391,7 +391,7 @@ class T2IReIDModel(nn.Module):
         number = {ids: i for i, ids in enumerate(different)}
         return torch.cat(pooled)[[number[ids] for ids in rows]]
 
-    def _read(self, rows: Sequence[Ids], remember: bool = True) -> tuple[Tensor, Layout]:
+    def _read(self, rows: Sequence[Ids], remember: bool = True) -> tuple[Tensor, PackedBatch]:
         """Token ids of ``n`` texts to what the text encoder makes of them, see `words.read_texts`.
 
         A repeated text passes the encoder once, unless it has dropout, which makes each time another. The attention
@@ -401,16 +401,16 @@ class T2IReIDModel(nn.Module):
         remembered = self.text_features if remember and self.training and self.freeze_text else None
         source = word_features if remembered is None else remembered
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.freeze_text):
-            words, layout = read_texts(
+            words, layout = encode_texts(
                 rows, lambda texts: source(encoder, texts, pad), repeats_differ=self.training and not self.freeze_text
             )
         return words, layout.to(self.device)
 
-    def _attend_words(self, words: Tensor, layout: Layout) -> Tensor:
+    def _attend_words(self, words: Tensor, layout: PackedBatch) -> Tensor:
         """What `_read` gives to features of the tokens in their rows, ``[R, T, D]``."""
         if self.text_adapter is not None:
             words = self.text_adapter(words)
-        tokens, mask = layout.spread(words), layout.blocked()  # [R, T, D], [R, T, T]
+        tokens, mask = layout.to_rows(words), layout.attention_mask()  # [R, T, D], [R, T, T]
         if mask is not None:
             mask = mask.repeat_interleave(self.text_attn.num_heads, dim=0)
         attended, _ = self.text_attn(tokens, tokens, tokens, attn_mask=mask, need_weights=False)
@@ -443,9 +443,7 @@ class T2IReIDModel(nn.Module):
 
 def _complete(net_config: Mapping[str, Any]) -> dict[str, Any]:
     """``net_config`` over the defaults, checked."""
-    unknown = sorted(set(net_config) - set(DEFAULTS))
-    if unknown:
-        raise ConfigError(f"net_config: unknown {', '.join(unknown)}; valid: {', '.join(DEFAULTS)}")
+    check_keys("net_config", net_config, DEFAULTS)
     config = {**DEFAULTS, **net_config}
     if config["num_classes"] < 1:
         raise ConfigError(f"num_classes: {config['num_classes']} must be at least 1")

@@ -11,20 +11,20 @@ from __future__ import annotations
 
 import numpy as np
 
-from t2ireid_plugin.evaluation.protocols import Comparison, Embeddings, Labels, identity_to_image
+from t2ireid_plugin.evaluation.protocols import Embeddings, Labels, RetrievalTask, identity_to_image
 
 
-def image_across_outfits(e: Embeddings, outfits: Labels) -> Comparison:
+def image_across_outfits(e: Embeddings, outfits: Labels) -> RetrievalTask:
     """Images find images of the person in other outfits; ``outfits [m]`` are the images'."""
-    return Comparison(e.images, e.images, e.pids, e.pids, outfits, outfits)
+    return RetrievalTask(e.images, e.images, e.pids, e.pids, outfits, outfits)
 
 
-def identity_across_outfits(e: Embeddings, outfits: Labels) -> Comparison:
+def identity_across_outfits(e: Embeddings, outfits: Labels) -> RetrievalTask:
     """Identity texts find images of the person in other outfits than on the photo that they were written for."""
     return identity_to_image(e)._replace(q_camids=outfits[e.described], g_camids=outfits)
 
 
-def outfit_comparisons(e: Embeddings, outfits: Labels) -> dict[str, Comparison]:
+def outfit_comparisons(e: Embeddings, outfits: Labels) -> dict[str, RetrievalTask]:
     """Both, and beside each the same queries in search of any outfit; ``e`` has identity texts."""
     photos = np.arange(len(e.images))  # an image is not to find itself
     return {

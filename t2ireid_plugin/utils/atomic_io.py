@@ -14,7 +14,7 @@ from t2ireid_plugin.errors import DataError, T2IReIDError
 _UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE)
 
 
-def write_whole(
+def atomic_write(
     path: Path, write: Callable[[Path], object], error: type[T2IReIDError] = DataError, keep: Path | None = None
 ) -> None:
     """Lets ``write`` fill a draft in the same folder, which then takes the name ``path``: the old file or the new one.
@@ -48,9 +48,9 @@ def write_whole(
             draft.unlink()
 
 
-def write_text(path: Path, text: str, error: type[T2IReIDError] = DataError) -> None:
-    """`write_whole` of a text in UTF-8."""
-    write_whole(path, lambda draft: draft.write_text(text, encoding="utf-8"), error)
+def atomic_write_text(path: Path, text: str, error: type[T2IReIDError] = DataError) -> None:
+    """`atomic_write` of a text in UTF-8."""
+    atomic_write(path, lambda draft: draft.write_text(text, encoding="utf-8"), error)
 
 
 def _sync_folder(folder: Path) -> None:
@@ -64,7 +64,7 @@ def _sync_folder(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def writable(folder: Path, error: type[T2IReIDError] = DataError) -> Iterator[None]:
+def explain_write_errors(folder: Path, error: type[T2IReIDError] = DataError) -> Iterator[None]:
     """Turns what the system says when ``folder`` is full, read-only or gone into an error that says so.
 
     Raises:

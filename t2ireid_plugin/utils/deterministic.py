@@ -7,7 +7,7 @@ import os
 import torch
 
 
-def deterministic_kernels(wanted: bool) -> None:
+def set_deterministic(wanted: bool) -> None:
     """Asks PyTorch for deterministic kernels, or takes that back.
 
     An operation that has none raises where it is used. cuDNN does not try its kernels out for the fastest, since on

@@ -13,6 +13,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from t2ireid_plugin.errors import T2IReIDError
+from t2ireid_plugin.utils.text import first_line
 
 T = TypeVar("T")
 # A process waits so long for the others; the first one alone computes metrics and draws meanwhile. One that has died
@@ -22,7 +23,7 @@ _ARRIVAL = datetime.timedelta(minutes=10)  # for all to be there; what keeps the
 _LOST = ("gloo", "nccl", "connection closed", "connection reset", "broken pipe")
 
 
-def processes() -> int:
+def world_size() -> int:
     """How many there are; 1 without torchrun."""
     return dist.get_world_size() if dist.is_initialized() else 1
 
@@ -32,13 +33,13 @@ def rank() -> int:
     return dist.get_rank() if dist.is_initialized() else 0
 
 
-def is_first() -> bool:
+def is_main_process() -> bool:
     """Whether this is the process that prints and writes."""
     return rank() == 0
 
 
 @contextlib.contextmanager
-def joined(use_gpu: bool) -> Iterator[None]:
+def process_group(use_gpu: bool) -> Iterator[None]:
     """Within, the processes that torchrun has started know each other; does nothing for one alone.
 
     Each takes the GPU of its number on the machine, with NCCL; on the CPU they talk by gloo.
@@ -61,7 +62,8 @@ def joined(use_gpu: bool) -> Iterator[None]:
         if isinstance(error, T2IReIDError) or not any(word in str(error).lower() for word in _LOST):
             raise
         raise T2IReIDError(
-            f"process {rank()} of {processes()} has lost another one, whose own message says why ({_first_line(error)})"
+            f"process {rank()} of {world_size()}: lost the connection to another process, whose own message says why "
+            f"({first_line(error)})"
         ) from error
     dist.destroy_process_group()
 
@@ -85,14 +87,14 @@ def _meet() -> tuple[dist.Store, int, int]:
         raise T2IReIDError(
             "process {RANK} of {WORLD_SIZE} has waited in vain for the others at {MASTER_ADDR}:{MASTER_PORT}; every "
             "machine must find the first one under that name".format(**named)
-            + f" ({_first_line(error)})"
+            + f" ({first_line(error)})"
         ) from error
     return store, number, total
 
 
-def own_rows(total: int) -> slice:
+def local_rows(total: int) -> slice:
     """The rows of this process among ``total`` ones that are divided evenly."""
-    share = total // processes()
+    share = total // world_size()
     return slice(rank() * share, (rank() + 1) * share)
 
 
@@ -102,13 +104,13 @@ def gather_rows(rows: Tensor) -> Tensor:
     Each process may compute the same loss of all rows: gradients arrive summed over the processes, and
     `DistributedDataParallel` divides by their number.
     """
-    return _GatherRows.apply(rows) if processes() > 1 else rows
+    return _GatherRows.apply(rows) if world_size() > 1 else rows
 
 
 class _GatherRows(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, rows: Tensor) -> Tensor:
-        parts = [torch.empty_like(rows, memory_format=torch.contiguous_format) for _ in range(processes())]
+        parts = [torch.empty_like(rows, memory_format=torch.contiguous_format) for _ in range(world_size())]
         dist.all_gather(parts, rows.contiguous())
         return torch.cat(parts)
 
@@ -116,7 +118,7 @@ class _GatherRows(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
         total = gradient.clone(memory_format=torch.contiguous_format)
         dist.all_reduce(total)
-        return total[own_rows(len(total))]
+        return total[local_rows(len(total))]
 
 
 class GlobalBatchNorm(nn.BatchNorm1d):
@@ -131,59 +133,55 @@ class GlobalBatchNorm(nn.BatchNorm1d):
         if not self.training:
             return super().forward(input)
         everyone = super().forward(gather_rows(input))
-        return everyone[own_rows(len(everyone))]
+        return everyone[local_rows(len(everyone))]
 
 
-def share_batch_norms(module: nn.Module) -> None:
+def convert_sync_batchnorm(module: nn.Module) -> None:
     """Turns each ``BatchNorm1d`` within into a `GlobalBatchNorm`, in place and under the same names."""
     for part in module.modules():
         if type(part) is nn.BatchNorm1d:
             part.__class__ = GlobalBatchNorm
 
 
-def largest(value: int, device: torch.device | str = "cpu") -> int:
+def all_reduce_max(value: int, device: torch.device | str = "cpu") -> int:
     """The largest of a number over all processes."""
-    if processes() == 1:
+    if world_size() == 1:
         return value
     shared = torch.tensor(value, device=device)
     dist.all_reduce(shared, dist.ReduceOp.MAX)
     return int(shared)
 
 
-def from_first(value: T) -> T:
+def broadcast_object(value: T) -> T:
     """What the first process has, in all of them; plain values."""
-    if processes() == 1:
+    if world_size() == 1:
         return value
     box = [value]
     dist.broadcast_object_list(box, 0)
     return box[0]
 
 
-def weights_from_first(module: nn.Module) -> None:
+def broadcast_weights(module: nn.Module) -> None:
     """The first process's parameters and buffers, in all of them."""
-    if processes() > 1:
+    if world_size() > 1:
         for tensor in module.state_dict().values():
             dist.broadcast(tensor, 0)
 
 
-def gathered(values: list[T]) -> list[T]:
+def all_gather_list(values: list[T]) -> list[T]:
     """All processes' values, one after the other."""
     return [value for part in _all_lists(values) for value in part]
 
 
-def in_turn(values: list[T]) -> list[T]:
-    """All processes' values, each of which has every `processes`-th: the first of each, the second of each, …"""
+def all_gather_interleaved(values: list[T]) -> list[T]:
+    """All processes' values, each of which has every `world_size`-th: the first of each, the second of each, …"""
     parts = _all_lists(values)
     return [part[i] for i in range(len(parts[0])) for part in parts if i < len(part)]
 
 
 def _all_lists(values: list[T]) -> list[list[T]]:
-    if processes() == 1:
+    if world_size() == 1:
         return [values]
-    parts: list[Any] = [None] * processes()
+    parts: list[Any] = [None] * world_size()
     dist.all_gather_object(parts, values)
     return parts
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -22,7 +22,7 @@ _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # of some network fi
 
 
 @contextlib.contextmanager
-def alone_in(folder: Path) -> Iterator[None]:
+def lock_folder(folder: Path) -> Iterator[None]:
     """Holds ``folder/.lock``, which the system lets go when the process ends in whatever way.
 
     The lock is the process's own: data workers that outlive a killed run for some seconds do not hold it.

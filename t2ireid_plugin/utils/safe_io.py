@@ -18,17 +18,17 @@ from typing import Any, BinaryIO, NoReturn
 import yaml
 
 # The largest files taken, in bytes: a configuration, and an annotation, table or image.
-MOST_SETTINGS = 2**20
-MOST_DATA = 2**30
+MAX_CONFIG_BYTES = 2**20
+MAX_DATA_BYTES = 2**30
 # The longest caption, in characters: the longest benchmark's have some 500, and encoders read no more than 512 tokens.
-MOST_CHARACTERS = 10_000
+MAX_TEXT_LENGTH = 10_000
 # How deep a configuration's lists and tables may lie in each other, and how many values it may have, counted as often
 # as aliases repeat them.
 _MOST_DEPTH = 50
 _MOST_NODES = 100_000
 
 
-def open_file(path: str | Path, most: int = MOST_DATA) -> BinaryIO:
+def open_file(path: str | Path, most: int = MAX_DATA_BYTES) -> BinaryIO:
     """A file to read bytes from.
 
     Raises:
@@ -48,7 +48,7 @@ def open_file(path: str | Path, most: int = MOST_DATA) -> BinaryIO:
     return open(path, "rb")
 
 
-def read_bytes(path: str | Path, most: int = MOST_DATA) -> bytes:
+def read_bytes(path: str | Path, most: int = MAX_DATA_BYTES) -> bytes:
     """A whole file.
 
     Raises:
@@ -90,7 +90,7 @@ def parse_yaml(text: str | bytes) -> Any:
         raise ValueError(" ".join(str(error).split())) from error
 
 
-def text_problem(text: str, most: int = MOST_CHARACTERS) -> str:
+def text_problem(text: str, most: int = MAX_TEXT_LENGTH) -> str:
     """Why a text is none that people write and tokenizers read; empty for one that is."""
     if len(text) > most:
         return f"has {len(text):,} characters, more than the {most:,} taken"

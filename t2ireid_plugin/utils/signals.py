@@ -12,7 +12,7 @@ from typing import Any
 
 import torch.distributed as dist
 
-from t2ireid_plugin.utils.distributed import largest, processes
+from t2ireid_plugin.utils.distributed import all_reduce_max, world_size
 
 # torchrun hands a signal on to processes that whoever sent it may have reached as well.
 _SAME = 2.0  # seconds
@@ -36,7 +36,7 @@ class _Handler:
     Attributes:
         received: the signal that has come.
         since: when, in seconds of the monotonic clock.
-        shields: how many `uninterrupted` blocks the process is in.
+        shields: how many `defer_signals` blocks the process is in.
     """
 
     def __init__(self) -> None:
@@ -58,7 +58,7 @@ _handler = _Handler()
 
 
 @contextlib.contextmanager
-def orderly_stop() -> Iterator[None]:
+def stop_on_signal() -> Iterator[None]:
     """Within, SIGTERM and SIGINT raise `Stopped`. Does nothing outside the main thread, where no signal arrives."""
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -74,7 +74,7 @@ def orderly_stop() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def uninterrupted() -> Iterator[None]:
+def defer_signals() -> Iterator[None]:
     """A signal that comes within raises `Stopped` at the end."""
     waiting = _handler.received is None
     _handler.shields += 1
@@ -86,10 +86,10 @@ def uninterrupted() -> Iterator[None]:
         raise Stopped(_handler.received)
 
 
-def stop_together() -> None:
-    """Raises `Stopped` in each process when one has had a signal, also within `uninterrupted`."""
+def check_stop() -> None:
+    """Raises `Stopped` in each process when one has had a signal, also within `defer_signals`."""
     number = _handler.received or 0
-    if processes() > 1:
-        number = largest(number, "cuda" if dist.get_backend() == "nccl" else "cpu")
+    if world_size() > 1:
+        number = all_reduce_max(number, "cuda" if dist.get_backend() == "nccl" else "cpu")
     if number:
         raise Stopped(number)

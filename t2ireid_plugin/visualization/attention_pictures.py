@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw
 
-from t2ireid_plugin.utils.atomic_io import write_whole
+from t2ireid_plugin.utils.atomic_io import atomic_write
 from t2ireid_plugin.utils.fonts import Font, font_for, plain_font, wrap
 from t2ireid_plugin.visualization.attention import BRANCHES, AttentionMaps, WordRelevance
 from t2ireid_plugin.visualization.drawing import fit
@@ -63,7 +63,7 @@ def draw_attention(
         canvas.paste(Image.fromarray(tile), (_GAP + number * step, _LABEL))
     _draw_bar(canvas, draw, top, font)
     _draw_words(draw, lines, top + _BAR)
-    write_whole(Path(path), lambda draft: canvas.save(draft))
+    atomic_write(Path(path), lambda draft: canvas.save(draft))
 
 
 def _colours(times_even: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from PIL import Image, ImageDraw
 
 from t2ireid_plugin.data.transforms import Pixels, read_pixels, resize
-from t2ireid_plugin.utils.atomic_io import write_whole
+from t2ireid_plugin.utils.atomic_io import atomic_write
 from t2ireid_plugin.utils.fonts import Font, font_for, plain_font, printable, wrap
 from t2ireid_plugin.visualization.ranked_lists import Hit, RankedList
 
@@ -41,7 +41,7 @@ def draw_ranked_lists(lists: Sequence[RankedList], path: str | Path, heading: st
         ImageDraw.Draw(title).text((MARGIN, MARGIN), heading, _INK, plain_font(_TEXT + 2))
         rows.insert(0, title)
     picture = _stack(rows)
-    write_whole(Path(path), lambda draft: picture.save(draft))
+    atomic_write(Path(path), lambda draft: picture.save(draft))
 
 
 def draw_failures(lists: Sequence[RankedList], path: str | Path) -> None:

@@ -15,7 +15,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from t2ireid_plugin.evaluation.protocols import BY_IMAGE, Comparison
+from t2ireid_plugin.evaluation.protocols import IMAGE_QUERY_PROTOCOLS, RetrievalTask
 from t2ireid_plugin.evaluation.ranking import QueryScores
 
 Array = npt.NDArray
@@ -60,7 +60,7 @@ class RankedList(NamedTuple):
 def query_of(protocol: str, item: Sequence[Any]) -> Query:
     """What an item of the data, ``(path, pid, …, caption, id_text, cloth_text)``, asks under a protocol."""
     path, *_, caption, id_text, cloth_text = item
-    if protocol in BY_IMAGE:
+    if protocol in IMAGE_QUERY_PROTOCOLS:
         return Query("", path, photo_seen=True)
     texts = {"identity": id_text, "clothing": cloth_text, "both": f"{id_text} + {cloth_text}"}
     return Query(texts.get(protocol, caption), path, photo_seen=protocol == "ti2i")
@@ -93,7 +93,7 @@ def cmc_curve(scores: QueryScores, max_rank: int = 50) -> Array:
 
 def ranked_lists(
     protocol: str,
-    comparison: Comparison,
+    comparison: RetrievalTask,
     asking: Sequence[Sequence[Any]],
     found: Sequence[Sequence[Any]],
     chosen: Sequence[int],
@@ -128,7 +128,7 @@ def ranked_lists(
     return lists
 
 
-def similarity_histogram(comparison: Comparison, bins: int = 100) -> tuple[Array, Array]:
+def similarity_histogram(comparison: RetrievalTask, bins: int = 100) -> tuple[Array, Array]:
     """How many pairs of a query and an answer have a similarity in each of ``bins`` equal parts of [-1, 1].
 
     The whole matrix is never held. Returns the counts of pairs of one person and of two, ``[bins]`` int64 each; what
@@ -149,7 +149,7 @@ def similarity_histogram(comparison: Comparison, bins: int = 100) -> tuple[Array
     return (same - left_out).numpy(), (every - same).numpy()
 
 
-def _similarities(comparison: Comparison, chosen: Sequence[int]) -> npt.NDArray[np.float32]:
+def _similarities(comparison: RetrievalTask, chosen: Sequence[int]) -> npt.NDArray[np.float32]:
     """Of some queries with the whole gallery ``[c, g]``."""
     queries = comparison.queries[torch.as_tensor(list(chosen), dtype=torch.long)].double()
     parts: list[Tensor] = [(queries @ part.double().T).float() for part in comparison.gallery.split(4096)]

@@ -10,7 +10,7 @@ from typing import Any
 
 from PIL import Image
 
-from t2ireid_plugin.utils.atomic_io import write_whole
+from t2ireid_plugin.utils.atomic_io import atomic_write
 from t2ireid_plugin.visualization.attention import BRANCHES, Interval, PartShare
 from t2ireid_plugin.visualization.drawing import (
     beyond,
@@ -119,7 +119,7 @@ def write_report(
         f"<details><summary>Configuration</summary><pre>{lines(run.config)}</pre></details>",
     ]
     content = page(title, "\n".join(body))
-    write_whole(Path(path), lambda draft: draft.write_bytes(content.encode()))
+    atomic_write(Path(path), lambda draft: draft.write_bytes(content.encode()))
 
 
 def _metrics_table(metrics: Mapping[str, Mapping[str, Any]]) -> str:

@@ -10,11 +10,11 @@ from typing import Any, NamedTuple
 
 from t2ireid_plugin.data.transforms import TestTransform
 from t2ireid_plugin.errors import ConfigError, DataError, InputError
-from t2ireid_plugin.evaluation.protocols import BY_IMAGE, PROTOCOLS, Embeddings
+from t2ireid_plugin.evaluation.protocols import IMAGE_QUERY_PROTOCOLS, PROTOCOLS, Embeddings
 from t2ireid_plugin.evaluation.ranking import QueryScores
 from t2ireid_plugin.modeling.t2ireid import T2IReIDModel
 from t2ireid_plugin.synthetic.parts import drawn_photos, part_masks
-from t2ireid_plugin.utils.atomic_io import write_text, write_whole
+from t2ireid_plugin.utils.atomic_io import atomic_write, atomic_write_text
 from t2ireid_plugin.utils.fonts import NO_CHINESE, chinese_font, has_chinese
 from t2ireid_plugin.visualization.attention import PartShare, attention_shares, photo_maps, word_relevance
 from t2ireid_plugin.visualization.attention_pictures import draw_attention
@@ -67,7 +67,7 @@ def visualize(
     sections = [_draw_protocol(folder, target, protocol, number) for protocol in target.scores]
     curves = {protocol: cmc_curve(scores, _MAX_RANK) for protocol, scores in target.scores.items()}
     cmc = plot_cmc(curves)
-    write_whole(folder / "cmc.png", lambda draft: draft.write_bytes(cmc))
+    atomic_write(folder / "cmc.png", lambda draft: draft.write_bytes(cmc))
     attention = _draw_attention(folder, target, model, transform, number)
     notes = ["The same pictures are files in the folder of this page."]
     shown = [item for section in sections for item in (*section.examples, *section.failures)]
@@ -80,8 +80,8 @@ def visualize(
 
 def _draw_protocol(folder: Path, target: Target, protocol: str, number: int) -> Section:
     """``ranked_<protocol>/…``, ``failures_<protocol>.png`` and ``similarities_<protocol>.png``."""
-    comparison = PROTOCOLS[protocol].compare(target.embeddings, target.identity_weight)
-    asking = target.images if protocol in BY_IMAGE else target.captions
+    comparison = PROTOCOLS[protocol].build_task(target.embeddings, target.identity_weight)
+    asking = target.images if protocol in IMAGE_QUERY_PROTOCOLS else target.captions
     found = target.captions if protocol == "i2t" else target.images
     examples, failures = (
         ranked_lists(protocol, comparison, asking, found, chosen)
@@ -90,7 +90,7 @@ def _draw_protocol(folder: Path, target: Target, protocol: str, number: int) -> 
     write_pictures(_new_folder(folder, f"ranked_{protocol}"), examples)
     draw_failures(failures, folder / f"failures_{protocol}.png")
     similarities = plot_similarities(*similarity_histogram(comparison))
-    write_whole(folder / f"similarities_{protocol}.png", lambda draft: draft.write_bytes(similarities))
+    atomic_write(folder / f"similarities_{protocol}.png", lambda draft: draft.write_bytes(similarities))
     return Section(protocol, examples, failures, similarities)
 
 
@@ -153,7 +153,7 @@ def _write_shares(path: Path, shares: Sequence[PartShare], photos: int) -> None:
         for row in shares
     }
     text = json.dumps({"photos": photos, "parts": parts}, indent=2) + "\n"
-    write_text(path, text)
+    atomic_write_text(path, text)
 
 
 def _new_folder(parent: Path, name: str) -> Path:

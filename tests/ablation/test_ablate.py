@@ -19,7 +19,7 @@ from t2ireid_plugin.engine.training_state import read_checkpoint
 from t2ireid_plugin.evaluation.bootstrap import paired_difference
 from t2ireid_plugin.evaluation.query_records import load_records
 from t2ireid_plugin.synthetic import write_synthetic
-from t2ireid_plugin.utils.file_lock import alone_in
+from t2ireid_plugin.utils.file_lock import lock_folder
 
 GRID = {"baseline": "plain", "rows": {"plain": {}, "hot": {"train": {"lr": 0.01}}}}
 
@@ -162,7 +162,7 @@ def test_a_signal_to_end_reaches_the_runs(words, repository, tmp_path, number, s
     assert told.rstrip().endswith(f"stopped by {number.name}")
     for run in runs:
         assert (run / "console.txt").read_text().rstrip().endswith("stopped by SIGTERM")
-        with alone_in(run):  # nobody is in it any more
+        with lock_folder(run):  # nobody is in it any more
             assert read_checkpoint(run / "last.pth")["steps"] > 0
     assert not (out / "plain" / "seed2").exists()
 

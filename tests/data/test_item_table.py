@@ -54,8 +54,8 @@ def test_a_table_is_a_sequence_of_tuples():
 def test_labels_and_texts():
     items = table(CAPTIONS)
     assert items.labels() == [("", 1, 0, 0), ("", 2, 1, 0), ("", 3, 2, 0)]
-    assert items.spoken() == {*CAPTIONS, "who 0", "who 1", "who 2"}
-    assert items[:1].spoken() == {CAPTIONS[0], "who 0"}
+    assert items.all_texts() == {*CAPTIONS, "who 0", "who 1", "who 2"}
+    assert items[:1].all_texts() == {CAPTIONS[0], "who 0"}
     assert items.distinct(PID) == items.distinct(CAPTION) == 3
 
 
@@ -68,7 +68,7 @@ def test_joining(first, second):
 
 def test_changing_a_column_leaves_the_old_table():
     items = table(CAPTIONS)
-    assert [item[1] for item in items.changed(PID, 7)] == [7, 7, 7]
+    assert [item[1] for item in items.with_column(PID, 7)] == [7, 7, 7]
     assert items == expected(CAPTIONS)
 
 
@@ -102,9 +102,8 @@ def _private_bytes():
 def test_workers_share_it(method):
     """30 MB of captions, read through by two workers; a list of strings would be copied by each."""
     here = os.path.dirname(__file__)
-    code = (
-        f"import sys; sys.path += [{here!r}, {os.path.dirname(here)!r}]; import test_item_table as t; t.measure({method!r})"
-    )
+    code = f"import sys; sys.path += [{here!r}, {os.path.dirname(here)!r}]\n"
+    code += f"import test_item_table as t\nt.measure({method!r})"
     cost, size = map(int, run_python(["-c", code]).stdout.split())
     # Labels for 60,000 rows are Python objects for a moment, and pages of a forked process's parent are copied when
     # they are touched, so the bound leaves room; copied strings would be more than `size`.
@@ -114,7 +113,7 @@ def test_workers_share_it(method):
 def measure(method):
     """Prints what a worker takes for itself, and the size of the captions; in a process that has little else in it."""
     items = table([f"{i:06} " * 70 for i in range(60_000)])
-    items = items.changed(6, 0)
+    items = items.with_column(6, 0)
     size = 60_000 * 7 * 70
     used = list(DataLoader(Reader(items), num_workers=2, batch_size=1, multiprocessing_context=method))
     print(max(int(cost) for cost in used), size)

@@ -9,7 +9,7 @@ from preloaded import run_python
 
 from t2ireid_plugin.data.manager import CaptionDataManager
 from t2ireid_plugin.data.transforms import TestTransform, TrainTransform
-from t2ireid_plugin.utils.signals import Stopped, orderly_stop
+from t2ireid_plugin.utils.signals import Stopped, stop_on_signal
 
 
 @pytest.mark.parametrize("split", ["train", "query", "gallery"])
@@ -29,7 +29,7 @@ def test_a_signal_does_not_cut_the_connection_on_which_a_worker_hands_over_a_bat
         answered.append(connection)
 
     monkeypatch.setattr(multiprocessing.connection, "answer_challenge", signalled)
-    with pytest.raises(Stopped), orderly_stop():
+    with pytest.raises(Stopped), stop_on_signal():
         next(iter(loader))
     assert answered
 

@@ -9,7 +9,7 @@ from torchreid import data as torchreid_data
 
 from t2ireid_plugin.data.benchmarks import BENCHMARKS
 from t2ireid_plugin.data.dataset import CaptionDataset
-from t2ireid_plugin.data.sampling import EveryNth, SeededBatches, derive, seeded
+from t2ireid_plugin.data.sampling import SeededBatches, StridedBatches, derive_seed, seeded
 from t2ireid_plugin.data.transforms import TRANSFORMS, TrainTransform
 
 LABELS = [("", pid, camid, pid % 2) for pid in range(13) for camid in (0, 1, 2) for _ in range(2 + pid % 3)]
@@ -66,7 +66,7 @@ def test_it_is_what_torchreids_sampler_gives_when_it_is_seeded_so(name):
     batches = batches_of(name, seed=5)
     batches.start_at(2)
     found = [draw.item for batch in batches for draw in batch]
-    seed = derive(5, 2)
+    seed = derive_seed(5, 2)
     random.seed(seed)
     np.random.seed(seed)
     torch.manual_seed(seed)
@@ -82,7 +82,7 @@ def test_each_sample_of_each_epoch_has_a_seed_of_its_own():
 
 
 def test_seeds_are_spread_evenly():
-    counts = Counter(derive(1, epoch, place) >> 28 for epoch in range(20) for place in range(800))
+    counts = Counter(derive_seed(1, epoch, place) >> 28 for epoch in range(20) for place in range(800))
     assert set(counts) == set(range(16))
     assert all(850 < count < 1150 for count in counts.values())  # 1,000 expected, standard deviation 31
 
@@ -117,7 +117,7 @@ def test_processes_divide_the_same_batches_between_them(processes):
 @pytest.mark.parametrize(("items", "size", "processes"), [(10, 3, 1), (10, 3, 2), (10, 3, 4), (2, 3, 3), (12, 3, 2)])
 def test_test_batches_are_those_of_one_process_taken_in_turn(items, size, processes):
     expected = [list(range(items))[i : i + size] for i in range(0, items, size)]
-    shares = [EveryNth(items, size, (rank, processes)) for rank in range(processes)]
+    shares = [StridedBatches(items, size, (rank, processes)) for rank in range(processes)]
     assert [list(share) for share in shares] == [expected[rank::processes] for rank in range(processes)]
     assert [len(share) for share in shares] == [len(list(share)) for share in shares]
 

@@ -21,7 +21,7 @@ from torch.distributed import TCPStore
 from t2ireid_plugin.cli import main
 from t2ireid_plugin.errors import T2IReIDError
 from t2ireid_plugin.losses import LOSSES
-from t2ireid_plugin.utils.distributed import joined
+from t2ireid_plugin.utils.distributed import process_group
 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node"]
 EXACT = ["tests/engine/exact.py", "train"]
@@ -207,9 +207,12 @@ def test_what_gloo_and_nccl_say_of_a_lost_process_becomes_one_line(monkeypatch):
     monkeypatch.setattr("torch.distributed.is_torchelastic_launched", lambda: True)
     monkeypatch.setattr("t2ireid_plugin.utils.distributed._meet", lambda: (None, 0, 2))
     monkeypatch.setattr("torch.distributed.init_process_group", lambda *_, **__: None)
-    with pytest.raises(T2IReIDError, match="has lost another one, whose own message says why"), joined(use_gpu=False):
+    with (
+        pytest.raises(T2IReIDError, match="lost the connection to another process, whose own message says why"),
+        process_group(use_gpu=False),
+    ):
         raise RuntimeError("[../gloo/transport/tcp/pair.cc:534] Connection closed by peer [127.0.0.1]:54321")
-    with pytest.raises(RuntimeError, match=r"^mat1 and mat2"), joined(use_gpu=False):
+    with pytest.raises(RuntimeError, match=r"^mat1 and mat2"), process_group(use_gpu=False):
         raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
 
 
@@ -227,7 +230,7 @@ def test_processes_that_do_not_find_each_other_say_where_they_waited(monkeypatch
     monkeypatch.setattr("torch.distributed.is_torchelastic_launched", lambda: True)
     monkeypatch.setattr("t2ireid_plugin.utils.distributed._ARRIVAL", datetime.timedelta(seconds=1))
     told = rf"^process {number} of 2 has waited in vain for the others at 127\.0\.0\.1:{port}; every machine must find"
-    with pytest.raises(T2IReIDError, match=told), joined(use_gpu=False):
+    with pytest.raises(T2IReIDError, match=told), process_group(use_gpu=False):
         pytest.fail("there is no other")
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from t2ireid_plugin.cli import main
-from t2ireid_plugin.engine.failures import BadImages
+from t2ireid_plugin.engine.failures import BadImageCounter
 from t2ireid_plugin.errors import DataError, T2IReIDError
 from t2ireid_plugin.utils.logging import MetricsLog
 
@@ -206,7 +206,7 @@ def test_a_person_without_another_image(build, with_bad_images, new_cuhk, tmp_pa
 
 
 def test_counting_bad_images():
-    counter = BadImages(images=100, share=0.02)
+    counter = BadImageCounter(images=100, share=0.02)
     counter.meet(["", "a is bad", "", "a is bad", "b is bad"])
     counter.meet(["b is bad"])
     assert counter.met == ["a is bad", "b is bad"]

@@ -438,7 +438,7 @@ def test_several_processes_save_before_they_evaluate(build, tmp_path, monkeypatc
         raise RuntimeError("Connection closed by peer")
 
     engine = build()
-    monkeypatch.setattr("t2ireid_plugin.engine.loop.processes", lambda: 2)
+    monkeypatch.setattr("t2ireid_plugin.engine.loop.world_size", lambda: 2)
     monkeypatch.setattr(engine, "choose", broken_off)
     with pytest.raises(RuntimeError):
         engine.run(save_dir=str(tmp_path), max_epoch=2, eval_freq=1)

@@ -16,7 +16,7 @@ import torch
 from t2ireid_plugin.cli import main
 from t2ireid_plugin.engine.training_state import check_intact
 from t2ireid_plugin.errors import CheckpointError
-from t2ireid_plugin.utils.atomic_io import writable
+from t2ireid_plugin.utils.atomic_io import explain_write_errors
 from t2ireid_plugin.utils.logging import log_to
 
 MEND = "the checkpoints that are there are whole, so once this is mended --resume goes on from the newest"
@@ -121,7 +121,7 @@ def test_what_is_logged_where_nothing_can_be_written_is_an_error(tmp_path):
 def test_names_in_bytes_are_understood(tmp_path):
     """As TensorBoard's are, whose thread may be the first to meet the vanished folder."""
     told = pytest.raises(CheckpointError, match=rf"^cannot write '{tmp_path}/log/events': No such file")
-    with told, writable(tmp_path / "log", CheckpointError):
+    with told, explain_write_errors(tmp_path / "log", CheckpointError):
         os.truncate(os.fsencode(tmp_path / "log" / "events"), 0)
 
 

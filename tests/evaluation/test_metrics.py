@@ -15,14 +15,14 @@ from t2ireid_plugin.evaluation.metrics import (
     reranked_metrics,
     summarize,
 )
-from t2ireid_plugin.evaluation.protocols import Comparison
+from t2ireid_plugin.evaluation.protocols import RetrievalTask
 
 
 def random_case(seed, queries=12, images=20, people=5):
     rng = np.random.default_rng(seed)
     features = [torch.from_numpy(rng.normal(size=(n, 8)).astype(np.float32)) for n in (queries, images)]
     q_pids, g_pids = rng.integers(0, people, queries), np.arange(images) % people
-    return Comparison(*features, q_pids, g_pids, np.full(queries, -1), rng.integers(0, 3, images))
+    return RetrievalTask(*features, q_pids, g_pids, np.full(queries, -1), rng.integers(0, 3, images))
 
 
 def share_found(case, k):
@@ -58,7 +58,7 @@ def test_both_evaluators_agree(seed):
 def test_a_gallery_smaller_than_the_largest_rank(evaluator):
     query = torch.eye(3)
     camids = np.full(3, -1), np.zeros(3, int)
-    case = Comparison(query, query, np.array([0, 1, 2]), np.array([1, 0, 2]), *camids)
+    case = RetrievalTask(query, query, np.array([0, 1, 2]), np.array([1, 0, 2]), *camids)
     metrics, _ = compute_metrics(case, ranks=(1, 10, 20), evaluator=evaluator)
     assert metrics["R@1"] == pytest.approx(1 / 3)
     assert metrics["R@10"] == metrics["R@20"] == 1.0
@@ -68,13 +68,13 @@ def test_a_gallery_smaller_than_the_largest_rank(evaluator):
 def test_no_query_with_an_answer(evaluator):
     with pytest.raises(DataError, match="no query has an image of its identity"):
         compute_metrics(
-            Comparison(torch.eye(2), torch.eye(2), np.array([0, 1]), np.array([2, 3]), *np.zeros((2, 2), int)),
+            RetrievalTask(torch.eye(2), torch.eye(2), np.array([0, 1]), np.array([2, 3]), *np.zeros((2, 2), int)),
             evaluator=evaluator,
         )
 
 
 def test_queries_without_an_answer_are_counted():
-    case = Comparison(
+    case = RetrievalTask(
         torch.eye(3), torch.eye(3), np.arange(3), np.array([0, 1, 7]), *np.zeros((2, 3), int) - [[1], [0]]
     )
     metrics, scores = compute_metrics(case)

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from t2ireid_plugin.evaluation.metrics import compute_metrics
-from t2ireid_plugin.evaluation.protocols import PROTOCOLS, Comparison, Embeddings
+from t2ireid_plugin.evaluation.protocols import PROTOCOLS, Embeddings, RetrievalTask
 from t2ireid_plugin.evaluation.ranks import positive_ranks
 
 
@@ -26,7 +26,7 @@ def embeddings(seed, images=20, people=5, captions=2, cameras=3):
 
 
 def compared(name, e, weight=0.5):
-    return PROTOCOLS[name].compare(e, weight)
+    return PROTOCOLS[name].build_task(e, weight)
 
 
 def by_hand(scores, right, left_out=None):
@@ -149,6 +149,6 @@ def test_a_protocol_takes_only_what_it_says_it_needs(name):
     optional = ("captions", "identity", "clothing", "cloth_images", "fused")
     e = e._replace(**{field: None for field in optional if field not in PROTOCOLS[name].needs})
     comparison = compared(name, e)
-    assert isinstance(comparison, Comparison)
+    assert isinstance(comparison, RetrievalTask)
     assert len(comparison.queries) == len(comparison.q_pids) == len(comparison.q_camids)
     assert len(comparison.gallery) == len(comparison.g_pids) == len(comparison.g_camids)

@@ -178,7 +178,7 @@ def test_a_safetensors_header_that_lies(tmp_path, content):
 )
 def test_tensors_without_plain_values(tmp_path, strange):
     torch.save({"fine": torch.zeros(1), "odd": strange}, tmp_path / "x.pth")
-    with pytest.raises(CheckpointError, match="'odd' is no plain tensor with values but"):
+    with pytest.raises(CheckpointError, match="'odd' is not a plain tensor with values but"):
         read_state_dict(tmp_path / "x.pth")
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from t2ireid_plugin.cli import main
-from t2ireid_plugin.utils.deterministic import deterministic_kernels
+from t2ireid_plugin.utils.deterministic import set_deterministic
 
 
 @pytest.fixture(autouse=True)
@@ -18,7 +18,7 @@ def as_it_was(monkeypatch):
 
 def test_never_together_with_cudnns_benchmark():
     torch.backends.cudnn.benchmark = True
-    deterministic_kernels(True)
+    set_deterministic(True)
     assert torch.are_deterministic_algorithms_enabled()
     assert not torch.backends.cudnn.benchmark
     assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
@@ -26,13 +26,13 @@ def test_never_together_with_cudnns_benchmark():
 
 def test_what_the_user_has_set_for_cublas_stays(monkeypatch):
     monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":16:8")
-    deterministic_kernels(True)
+    set_deterministic(True)
     assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":16:8"
 
 
 def test_off_by_default_and_after_a_run_that_had_it():
-    deterministic_kernels(True)
-    deterministic_kernels(False)
+    set_deterministic(True)
+    set_deterministic(False)
     assert not torch.are_deterministic_algorithms_enabled()
 
 

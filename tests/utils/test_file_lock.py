@@ -9,7 +9,7 @@ import pytest
 
 from t2ireid_plugin.cli import main
 from t2ireid_plugin.errors import ConfigError
-from t2ireid_plugin.utils.file_lock import alone_in
+from t2ireid_plugin.utils.file_lock import lock_folder
 
 # Holds the folder, and has a child that outlives it for a while, as data workers do.
 HOLDER = """
@@ -45,19 +45,19 @@ def test_a_second_run_in_a_folder_is_refused(holder, tmp_path, tiny_settings, ca
 
 def test_a_killed_run_holds_nothing_though_its_workers_still_live(holder, tmp_path):
     process, child = holder
-    with pytest.raises(ConfigError), alone_in(tmp_path):
+    with pytest.raises(ConfigError), lock_folder(tmp_path):
         pass
     process.kill()
     process.wait()
     os.kill(child, 0)  # it is there
     time.sleep(0.1)
-    with alone_in(tmp_path):
+    with lock_folder(tmp_path):
         assert (tmp_path / ".lock").read_text().startswith(f"process {os.getpid()} on ")
 
 
 def test_one_run_after_another(tmp_path):
     for _ in range(2):
-        with alone_in(tmp_path):
+        with lock_folder(tmp_path):
             pass
 
 
@@ -68,6 +68,6 @@ def test_where_nothing_can_be_locked_it_says_so_and_goes_on(tmp_path, monkeypatc
         raise OSError(errno.ENOLCK, "No locks available")
 
     monkeypatch.setattr("fcntl.lockf", lockf)
-    with alone_in(tmp_path):
+    with lock_folder(tmp_path):
         assert (tmp_path / ".lock").read_text().startswith(f"process {os.getpid()} on ")
     assert f"'{tmp_path}' cannot be locked (No locks available)" in caplog.text

@@ -7,14 +7,14 @@ import time
 
 import pytest
 
-from t2ireid_plugin.utils.signals import Stopped, orderly_stop, stop_together, uninterrupted
+from t2ireid_plugin.utils.signals import Stopped, check_stop, defer_signals, stop_on_signal
 
 BOTH = pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 
 
 @BOTH
 def test_a_signal_ends_what_is_under_way(number, status):
-    @orderly_stop()
+    @stop_on_signal()
     def work():
         os.kill(os.getpid(), number)
         time.sleep(30)
@@ -28,11 +28,11 @@ def test_a_signal_ends_what_is_under_way(number, status):
 def test_what_must_not_be_broken_off_is_finished_first(number, status):
     done = []
 
-    @orderly_stop()
+    @stop_on_signal()
     def work():
-        with uninterrupted():
+        with defer_signals():
             os.kill(os.getpid(), number)
-            with uninterrupted():
+            with defer_signals():
                 done.append("inner")
             done.append("outer")
         done.append("after")
@@ -45,12 +45,12 @@ def test_what_must_not_be_broken_off_is_finished_first(number, status):
 def test_what_is_done_on_the_way_out_is_not_broken_off_again():
     done = []
 
-    @orderly_stop()
+    @stop_on_signal()
     def work():
         try:
             os.kill(os.getpid(), signal.SIGTERM)
         except Stopped:
-            with uninterrupted():
+            with defer_signals():
                 done.append("saved")
             raise
 
@@ -60,8 +60,8 @@ def test_what_is_done_on_the_way_out_is_not_broken_off_again():
 
 
 def test_an_error_within_is_not_hidden_by_a_signal():
-    @orderly_stop()
-    @uninterrupted()
+    @stop_on_signal()
+    @defer_signals()
     def work():
         os.kill(os.getpid(), signal.SIGTERM)
         raise ZeroDivisionError
@@ -80,25 +80,25 @@ def test_a_signal_that_python_drops_stops_at_the_next_step():
 
     done = []
 
-    @orderly_stop()
+    @stop_on_signal()
     def work():
         Signalling()
         done.append("trained on")
-        stop_together()
+        check_stop()
         done.append("and on")
 
     with pytest.raises(Stopped):
         work()
     assert done == ["trained on"]
-    with orderly_stop():  # the next run knows nothing of it
-        stop_together()
+    with stop_on_signal():  # the next run knows nothing of it
+        check_stop()
 
 
 def test_signals_are_afterwards_what_they_were_before():
     def handlers():
         return [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
 
-    @orderly_stop()
+    @stop_on_signal()
     def work():
         within.extend(handlers())
         os.kill(os.getpid(), signal.SIGTERM)
@@ -108,7 +108,7 @@ def test_signals_are_afterwards_what_they_were_before():
         work()
     assert not set(map(id, before)) & set(map(id, within))
     assert handlers() == before
-    with orderly_stop():  # and the next run starts afresh
+    with stop_on_signal():  # and the next run starts afresh
         pass
 
 
@@ -116,7 +116,7 @@ def test_in_another_thread_it_does_nothing():
     found = []
 
     def work():
-        with orderly_stop(), uninterrupted():
+        with stop_on_signal(), defer_signals():
             found.append(signal.getsignal(signal.SIGTERM))
 
     before = signal.getsignal(signal.SIGTERM)
@@ -131,9 +131,9 @@ def test_torchruns_own_signal_is_not_a_second_one(monkeypatch):
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "x")
     done = []
 
-    @orderly_stop()
+    @stop_on_signal()
     def work():
-        with uninterrupted():
+        with defer_signals():
             os.kill(os.getpid(), signal.SIGTERM)
             os.kill(os.getpid(), signal.SIGTERM)
             done.append("saved")

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from t2ireid_plugin.evaluation import ranking
-from t2ireid_plugin.evaluation.protocols import PROTOCOLS, Comparison
+from t2ireid_plugin.evaluation.protocols import PROTOCOLS, RetrievalTask
 from t2ireid_plugin.visualization import ranked_lists as retrieval
 from t2ireid_plugin.visualization.ranked_lists import (
     Answer,
@@ -27,7 +27,7 @@ def build(scores, pids, gallery_pids, camids=None, gallery_camids=None):
     scores = torch.as_tensor(scores, dtype=torch.float32)
     q, g = scores.shape
     cameras = (np.full(q, -1), np.zeros(g, int)) if camids is None else (np.asarray(camids), np.asarray(gallery_camids))
-    return Comparison(scores, torch.eye(g), np.asarray(pids), np.asarray(gallery_pids), *cameras)
+    return RetrievalTask(scores, torch.eye(g), np.asarray(pids), np.asarray(gallery_pids), *cameras)
 
 
 def drawn(seed, q=23, g=17, people=6, ties=True, cameras=False):
@@ -78,7 +78,7 @@ def test_first_right_answers_are_those_of_the_metrics(cameras):
     unit = torch.nn.functional.normalize(torch.randn(40, 8, generator=torch.Generator().manual_seed(0)), dim=1)
     labels = np.arange(40) % 7
     cams = (np.arange(40) % 3, np.arange(40) % 2) if cameras else (np.full(40, -1), np.zeros(40, int))
-    comparison = Comparison(unit, unit.flip(1), labels, labels[::-1].copy(), *cams)
+    comparison = RetrievalTask(unit, unit.flip(1), labels, labels[::-1].copy(), *cams)
     scores = ranking.score_queries(ranking.positive_ranks(*comparison))
     found = [item.first.rank for item in lists_of(comparison, scores.query_index.tolist())]
     assert found == scores.first_rank.tolist()
@@ -89,7 +89,7 @@ def test_copies_of_an_embedding_tie_wherever_they_are():
     # A product in float32 rounds equal rows differently, by their place in the matrix.
     row = torch.nn.functional.normalize(torch.randn(1, 250, generator=torch.Generator().manual_seed(1)), dim=1)
     labels = np.array([1] + [0] * 100)
-    comparison = Comparison(-row, row.repeat(101, 1), np.array([1]), labels, np.array([-1]), np.zeros(101, int))
+    comparison = RetrievalTask(-row, row.repeat(101, 1), np.array([1]), labels, np.array([-1]), np.zeros(101, int))
     (found,) = lists_of(comparison, [0], top=3)
     assert found.first.rank == 101
     assert [hit.answer.photo for hit in found.hits] == ["image1", "image2", "image3"]

@@ -12,7 +12,7 @@ from PIL import Image
 from t2ireid_plugin.cli import main
 from t2ireid_plugin.data.transforms import TestTransform
 from t2ireid_plugin.engine import train as job
-from t2ireid_plugin.evaluation.protocols import BY_IMAGE, PROTOCOLS
+from t2ireid_plugin.evaluation.protocols import IMAGE_QUERY_PROTOCOLS, PROTOCOLS
 from t2ireid_plugin.synthetic.parts import drawn_photos, part_masks
 from t2ireid_plugin.utils import fonts
 from t2ireid_plugin.visualization.visualize import visualize
@@ -51,7 +51,7 @@ def test_the_files(drawn, rows):
     images = [row["id"] for row in rows]
     expected = {"report.html", "cmc.png", "attention_shares.json"}
     for protocol in PROTOCOLS:
-        pids = images if protocol in BY_IMAGE else captions
+        pids = images if protocol in IMAGE_QUERY_PROTOCOLS else captions
         for number in np.linspace(0, len(pids) - 1, NUMBER).round().astype(int):
             expected.add(f"ranked_{protocol}/{number:06}_pid{pids[number]:04}.png")
             if protocol == "t2i":

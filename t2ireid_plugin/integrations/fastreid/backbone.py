@@ -7,17 +7,17 @@ from fastreid.config import CfgNode
 from fastreid.modeling.backbones import BACKBONE_REGISTRY
 from torch import Tensor
 
-from t2ireid_plugin.config import choose, to_dict
-from t2ireid_plugin.errors import CheckpointError, ConfigError
+from t2ireid_plugin.config import to_dict
+from t2ireid_plugin.errors import CheckpointError, ConfigError, check_choice
 from t2ireid_plugin.integrations.fastreid.checks import check_pixels
 from t2ireid_plugin.integrations.fastreid.config import lower
 from t2ireid_plugin.modeling.checkpoint import load_weights
 from t2ireid_plugin.modeling.encoders.loading import IMAGE_KEY
-from t2ireid_plugin.modeling.image_embedder import BRANCHES, ImageSide
+from t2ireid_plugin.modeling.image_embedder import BRANCHES, ImageEmbedder
 
 
-class T2IReIDBackbone(ImageSide):
-    """Images to what `T2IReIDModel` normalises to its embeddings; arguments and errors are those of `ImageSide`."""
+class T2IReIDBackbone(ImageEmbedder):
+    """Images to what `T2IReIDModel` normalises to its embeddings; arguments and errors are those of `ImageEmbedder`."""
 
     def forward(self, images: Tensor) -> Tensor:
         """``[B, 3, H, W]`` to ``[B, C, 1, 1]``, not normalised; ``C`` is `feature_dim`."""
@@ -33,7 +33,7 @@ def build_t2ireid_backbone(cfg: CfgNode) -> T2IReIDBackbone:
         CheckpointError: when the checkpoint is missing or fits nothing.
     """
     node, stock = cfg.T2IREID, cfg.MODEL.BACKBONE
-    choose("T2IREID.BRANCH", node.BRANCH, BRANCHES)
+    check_choice("T2IREID.BRANCH", node.BRANCH, BRANCHES)
     backbone = T2IReIDBackbone(node.VIT_PRETRAINED or to_dict(node.VIT_CONFIG), lower(node.DISENTANGLE), node.BRANCH)
     if backbone.feature_dim != stock.FEAT_DIM:
         raise ConfigError(

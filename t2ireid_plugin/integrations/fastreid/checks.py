@@ -8,9 +8,9 @@ import torch
 from fastreid.config import CfgNode
 from transformers import PretrainedConfig
 
-from t2ireid_plugin.config import choose, to_dict
+from t2ireid_plugin.config import to_dict
 from t2ireid_plugin.data.benchmarks import BENCHMARKS, VAL_SUFFIX
-from t2ireid_plugin.errors import ConfigError, InputError
+from t2ireid_plugin.errors import ConfigError, InputError, check_choice
 from t2ireid_plugin.losses.terms import comparing_photos
 from t2ireid_plugin.modeling.encoders.families import check_size
 from t2ireid_plugin.modeling.encoders.preprocess import Preprocess
@@ -68,7 +68,7 @@ def check_text_image(cfg: CfgNode) -> None:
     """
     names = [name + suffix for name in BENCHMARKS for suffix in ("", VAL_SUFFIX)]
     for name in (*cfg.DATASETS.NAMES, *cfg.DATASETS.TESTS):
-        choose("DATASETS", name, names)
+        check_choice("DATASETS", name, names)
     if any(name.endswith(VAL_SUFFIX) for name in cfg.DATASETS.NAMES):
         raise ConfigError(f"DATASETS.NAMES: {cfg.DATASETS.NAMES} names a val split; training needs the set itself")
     if cfg.DATASETS.COMBINEALL:
@@ -78,7 +78,7 @@ def check_text_image(cfg: CfgNode) -> None:
             raise ConfigError(f"TEST.{key}.ENABLED: True is for images alone; with texts it must be False")
     if cfg.TEST.METRIC != "cosine":
         raise ConfigError(f"TEST.METRIC: {cfg.TEST.METRIC} must be cosine, which the embeddings are trained for")
-    choose("DATALOADER.SAMPLER_TRAIN", cfg.DATALOADER.SAMPLER_TRAIN, SAMPLERS)
+    check_choice("DATALOADER.SAMPLER_TRAIN", cfg.DATALOADER.SAMPLER_TRAIN, SAMPLERS)
     batch, instances = cfg.SOLVER.IMS_PER_BATCH, cfg.DATALOADER.NUM_INSTANCE
     by_identity = cfg.DATALOADER.SAMPLER_TRAIN in IDENTITY_SAMPLERS
     if batch < 2:

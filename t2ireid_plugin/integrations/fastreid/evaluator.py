@@ -12,7 +12,7 @@ from fastreid.utils import comm
 from torch import Tensor
 
 from t2ireid_plugin.evaluation.metrics import compute_metrics
-from t2ireid_plugin.evaluation.protocols import Comparison
+from t2ireid_plugin.evaluation.protocols import RetrievalTask
 
 RANKS = (1, 5, 10)
 
@@ -47,7 +47,7 @@ class TextImageEvaluator(DatasetEvaluator):
                 return {}
         queries, q_pids, q_camids = _joined(part[1:] for part in found if part[0])
         gallery, g_pids, g_camids = _joined(part[1:] for part in found if not part[0])
-        comparison = Comparison(queries, gallery, q_pids.numpy(), g_pids.numpy(), q_camids.numpy(), g_camids.numpy())
+        comparison = RetrievalTask(queries, gallery, q_pids.numpy(), g_pids.numpy(), q_camids.numpy(), g_camids.numpy())
         metrics, _ = compute_metrics(comparison, RANKS)
         results = OrderedDict((f"Rank-{k}", 100 * metrics[f"R@{k}"]) for k in RANKS)
         results.update(mAP=100 * metrics["mAP"], mINP=100 * metrics["mINP"])

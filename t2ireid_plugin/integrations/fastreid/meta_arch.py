@@ -17,9 +17,9 @@ from fastreid.utils import comm
 from fastreid.utils.events import get_event_storage
 from torch import Tensor, nn
 
-from t2ireid_plugin.config import choose, to_dict
+from t2ireid_plugin.config import to_dict
 from t2ireid_plugin.engine.forward import forward_for
-from t2ireid_plugin.errors import ConfigError
+from t2ireid_plugin.errors import ConfigError, check_choice
 from t2ireid_plugin.integrations.fastreid.checks import check_pixels
 from t2ireid_plugin.integrations.fastreid.config import lower
 from t2ireid_plugin.integrations.fastreid.vocabulary import build_tokenizer
@@ -82,8 +82,8 @@ class T2IReIDBaseline(Baseline):
         cloth_instruction: str = "clothing",
     ) -> None:
         super().__init__(backbone=backbone, heads=heads, pixel_mean=pixel_mean, pixel_std=pixel_std)
-        choose("T2IREID.ID_INSTRUCTION", id_instruction, tuple(TEXT_KEYS))
-        choose("T2IREID.CLOTH_INSTRUCTION", cloth_instruction, tuple(TEXT_KEYS))
+        check_choice("T2IREID.ID_INSTRUCTION", id_instruction, tuple(TEXT_KEYS))
+        check_choice("T2IREID.CLOTH_INSTRUCTION", cloth_instruction, tuple(TEXT_KEYS))
         self.id_key, self.cloth_key = TEXT_KEYS[id_instruction], TEXT_KEYS[cloth_instruction]
 
     @classmethod

@@ -20,5 +20,5 @@ def build_tokenizer(cfg: CfgNode) -> PreTrainedTokenizerBase | None:
     stored = read_vocabulary(cfg.MODEL.WEIGHTS) if cfg.MODEL.WEIGHTS else None
     if stored is not None:
         return tokenizer_from_json(stored)
-    texts = set().union(*(source.train.spoken() for source in build_sources(cfg)))
+    texts = set().union(*(source.train.all_texts() for source in build_sources(cfg)))
     return learn_wordpiece(texts, cfg.T2IREID.BERT_CONFIG.get("vocab_size", 2000))

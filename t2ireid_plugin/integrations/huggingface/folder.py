@@ -13,7 +13,8 @@ from transformers.utils import cached_file
 from t2ireid_plugin.errors import EncoderError
 from t2ireid_plugin.modeling.encoders.preprocess import Preprocess, checked_preprocess
 from t2ireid_plugin.modeling.encoders.tokenizer import tokenizer_from_json, tokenizer_to_json
-from t2ireid_plugin.utils.safe_io import MOST_SETTINGS, parse_json, read_bytes
+from t2ireid_plugin.utils.safe_io import MAX_CONFIG_BYTES, parse_json, read_bytes
+from t2ireid_plugin.utils.text import first_line
 
 CONFIG_FILE, WEIGHTS_FILE, PREPROCESS_FILE = "config.json", "model.safetensors", "preprocessor_config.json"
 TOKENIZER_FILE, TOKENIZER_SETTINGS = "tokenizer.json", "tokenizer_config.json"
@@ -37,7 +38,7 @@ def read_tokenizer(source: str | Path, hub: Mapping[str, Any]) -> PreTrainedToke
     try:
         return AutoTokenizer.from_pretrained(source, trust_remote_code=False, **hub)
     except Exception as error:  # the library fails in any way on missing and damaged files
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         raise EncoderError(f"{file_name(source, TOKENIZER_FILE)}: no tokenizer could be loaded: {reason}") from error
 
 
@@ -68,7 +69,7 @@ def read_preprocess(source: str | Path, hub: Mapping[str, Any]) -> Preprocess:
     """
     try:
         file = cached_file(str(source), PREPROCESS_FILE, **hub)
-        settings = parse_json(read_bytes(file, MOST_SETTINGS))
+        settings = parse_json(read_bytes(file, MAX_CONFIG_BYTES))
         size, where = settings["size"], file_name(source, PREPROCESS_FILE)
         return checked_preprocess(size["height"], size["width"], settings["image_mean"], settings["image_std"], where)
     except EncoderError:

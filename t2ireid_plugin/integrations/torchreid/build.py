@@ -14,17 +14,17 @@ from torchreid import models as torchreid_models
 from torchreid import optim as torchreid_optim
 from yacs.config import CfgNode
 
-from t2ireid_plugin.config import choose, to_dict
+from t2ireid_plugin.config import to_dict
 from t2ireid_plugin.data.annotations import check_images
-from t2ireid_plugin.errors import ConfigError, DataError, EncoderError, InputError, T2IReIDError
+from t2ireid_plugin.errors import ConfigError, DataError, EncoderError, InputError, T2IReIDError, check_choice
 from t2ireid_plugin.integrations.torchreid.checks import dataset_folder
 from t2ireid_plugin.integrations.torchreid.engine import SoftmaxEngine, TripletEngine
 from t2ireid_plugin.integrations.torchreid.model import T2IReIDImageModel
 from t2ireid_plugin.integrations.torchreid.registration import MODELS
 from t2ireid_plugin.modeling.encoders.families import check_size
-from t2ireid_plugin.modeling.encoders.loading import first_line
 from t2ireid_plugin.modeling.encoders.preprocess import Preprocess
 from t2ireid_plugin.utils.progress import show_progress
+from t2ireid_plugin.utils.text import first_line
 
 # torchreid's size and ImageNet's normalisation, for its own models.
 _TORCHREID_PREPROCESS = Preprocess(256, 128, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -143,7 +143,7 @@ def _check_layers(cfg: CfgNode, model: nn.Module) -> None:
     wanted = {"open_layers": cfg.train.fixbase_epoch > 0, "new_layers": cfg.train.staged_lr}
     for key, used in wanted.items():
         for name in cfg.train[key] if used else ():
-            choose(f"train.{key}", name, children)
+            check_choice(f"train.{key}", name, children)
 
 
 def image_preprocess(cfg: CfgNode, model: nn.Module) -> Preprocess:

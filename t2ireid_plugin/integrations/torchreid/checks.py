@@ -9,13 +9,13 @@ from torchreid import models as torchreid_models
 from torchreid import optim as torchreid_optim
 from yacs.config import CfgNode
 
-from t2ireid_plugin.config import MODEL_NAME, changed_keys, choose
+from t2ireid_plugin.config import MODEL_NAME, changed_keys
 from t2ireid_plugin.data.benchmarks import BENCHMARKS, VAL_SUFFIX
-from t2ireid_plugin.errors import ConfigError, DataError, EncoderError
+from t2ireid_plugin.errors import ConfigError, DataError, EncoderError, check_choice
 from t2ireid_plugin.integrations.torchreid.model import LOSSES
 from t2ireid_plugin.integrations.torchreid.registration import MODELS, private_table
 from t2ireid_plugin.modeling.encoders.loading import IMAGE_KEY, check_source
-from t2ireid_plugin.utils.distributed import processes
+from t2ireid_plugin.utils.distributed import world_size
 
 # torchreid ignores a name that it does not know.
 TRANSFORMS = ("random_flip", "random_crop", "random_patch", "color_jitter", "random_erase")
@@ -53,13 +53,13 @@ def check_image_config(cfg: CfgNode) -> None:
     Raises:
         ConfigError: naming the key, the value and what would be right.
     """
-    if processes() > 1:
+    if world_size() > 1:
         raise ConfigError(
-            f"torchrun: torchreid's engines train in one process, not {processes()}; loss.name terms trains in several"
+            f"torchrun: torchreid's engines train in one process, not {world_size()}; loss.name terms trains in several"
         )
-    choose("data.type", cfg.data.type, ("image",))
-    choose("model.name", cfg.model.name, tuple(private_table(torchreid_models, "__model_factory")))
-    choose("loss.name", cfg.loss.name, LOSSES if cfg.model.name != MODEL_NAME else ("terms", *LOSSES))
+    check_choice("data.type", cfg.data.type, ("image",))
+    check_choice("model.name", cfg.model.name, tuple(private_table(torchreid_models, "__model_factory")))
+    check_choice("loss.name", cfg.loss.name, LOSSES if cfg.model.name != MODEL_NAME else ("terms", *LOSSES))
     for key in ("sources", "targets"):
         for name in cfg.data[key]:
             if name.removesuffix(VAL_SUFFIX) in BENCHMARKS:
@@ -67,12 +67,12 @@ def check_image_config(cfg: CfgNode) -> None:
                     f"data.{key}: '{name}' has sentences for queries, which {cfg.model.name} with loss.name "
                     f"{cfg.loss.name} does not read; valid: {', '.join(image_datasets())}"
                 )
-            choose(f"data.{key}", name, tuple(image_datasets()))
+            check_choice(f"data.{key}", name, tuple(image_datasets()))
     for name in cfg.data.transforms:
-        choose("data.transforms", name, TRANSFORMS)
-    choose("train.optim", cfg.train.optim, tuple(torchreid_optim.optimizer.AVAI_OPTIMS))
-    choose("train.lr_scheduler", cfg.train.lr_scheduler, tuple(torchreid_optim.lr_scheduler.AVAI_SCH))
-    choose("test.dist_metric", cfg.test.dist_metric, ("euclidean", "cosine"))
+        check_choice("data.transforms", name, TRANSFORMS)
+    check_choice("train.optim", cfg.train.optim, tuple(torchreid_optim.optimizer.AVAI_OPTIMS))
+    check_choice("train.lr_scheduler", cfg.train.lr_scheduler, tuple(torchreid_optim.lr_scheduler.AVAI_SCH))
+    check_choice("test.dist_metric", cfg.test.dist_metric, ("euclidean", "cosine"))
     if cfg.loss.name == "triplet":
         _check_triplet(cfg)
     if cfg.data.k_tfm != 1:

@@ -19,7 +19,7 @@ from t2ireid_plugin.engine.optim import keep_settings, settings_of
 from t2ireid_plugin.engine.training_state import LAST, PREVIOUS, check_resumable, save_checkpoint
 from t2ireid_plugin.errors import CheckpointError, T2IReIDError
 from t2ireid_plugin.evaluation.metrics import Metrics, compute_metrics, reranked_metrics
-from t2ireid_plugin.evaluation.protocols import Comparison
+from t2ireid_plugin.evaluation.protocols import RetrievalTask
 from t2ireid_plugin.modeling.checkpoint import read_checkpoint
 from t2ireid_plugin.utils.logging import MetricsLog
 
@@ -161,7 +161,7 @@ class _Recorded(torchreid_engine.Engine):
     ) -> tuple[float, float]:
         """As torchreid's, which returns R@1 and mAP and forgets the rest; `results` has all."""
         queries, gallery = self._embed(query_loader), self._embed(gallery_loader)
-        comparison = Comparison(*(side for pair in zip(queries, gallery) for side in pair))
+        comparison = RetrievalTask(*(side for pair in zip(queries, gallery) for side in pair))
         if normalize_feature:
             comparison = comparison._replace(queries=F.normalize(queries[0]), gallery=F.normalize(gallery[0]))
         samples = self.samples if self.final else 0
@@ -179,7 +179,7 @@ class _Recorded(torchreid_engine.Engine):
             self._draw(comparison, dataset_name, dist_metric, Path(save_dir), visrank_topk)
         return found[PROTOCOL]["R@1"], found[PROTOCOL]["mAP"]
 
-    def _draw(self, comparison: Comparison, target: str, dist_metric: str, folder: Path, topk: int) -> None:
+    def _draw(self, comparison: RetrievalTask, target: str, dist_metric: str, folder: Path, topk: int) -> None:
         """torchreid's pictures of ranked lists."""
         distances = torchreid_metrics.compute_distance_matrix(comparison.queries, comparison.gallery, dist_metric)
         torchreid_utils.visualize_ranked_results(

@@ -15,18 +15,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from t2ireid_plugin.errors import ConfigError, InputError
+from t2ireid_plugin.errors import ConfigError, InputError, check_choice
 from t2ireid_plugin.modeling.checkpoint import LoadReport, load_weights
 from t2ireid_plugin.modeling.disentangle import build_disentangle
 from t2ireid_plugin.modeling.encoders.loading import IMAGE_KEY, encoder_config
-from t2ireid_plugin.modeling.image_embedder import BRANCHES, ImageSide
+from t2ireid_plugin.modeling.image_embedder import BRANCHES, ImageEmbedder
 from t2ireid_plugin.modeling.t2ireid import DEFAULTS, NUM_HEADS
 
 LOSSES = ("softmax", "triplet")
 OPTIONS = ("branch", IMAGE_KEY, "disentangle")  # of a variant, all optional
 
 
-class T2IReIDImageModel(ImageSide):
+class T2IReIDImageModel(ImageEmbedder):
     """Images to embeddings of the identity branch, the clothing branch, or both one after the other.
 
     In eval mode ``forward`` returns the embeddings ``[B, 256]`` (``[B, 512]`` for both) of unit norm, those of
@@ -58,7 +58,7 @@ class T2IReIDImageModel(ImageSide):
         vit_pretrained: str | Mapping[str, Any] = DEFAULTS[IMAGE_KEY],
         disentangle: Mapping[str, Any] = DEFAULTS["disentangle"],
     ) -> None:
-        _choose("loss", loss, LOSSES)
+        check_choice("loss", loss, LOSSES)
         if num_classes < 1:
             raise ConfigError(f"num_classes: {num_classes} must be at least 1")
         # The default is ViT-B/16, which the library's own default configuration is: no file is needed for its shape.
@@ -106,7 +106,7 @@ def check_options(options: Mapping[str, Any]) -> None:
     unknown = sorted(set(options) - set(OPTIONS))
     if unknown:
         raise ConfigError(f"unknown option {', '.join(unknown)}; valid: {', '.join(OPTIONS)}")
-    _choose("branch", options.get("branch", "identity"), BRANCHES)
+    check_choice("branch", options.get("branch", "identity"), BRANCHES)
     source, disentangle = options.get(IMAGE_KEY, ""), options.get("disentangle", {})
     if not isinstance(source, (str, Mapping)):
         raise ConfigError(f"{IMAGE_KEY} must be a folder, a hub id or a mapping of settings, not {source!r}")
@@ -115,8 +115,3 @@ def check_options(options: Mapping[str, Any]) -> None:
     if not isinstance(disentangle, Mapping):
         raise ConfigError(f"disentangle must be a mapping such as {{'tokens': 'all'}}, not {disentangle!r}")
     build_disentangle(disentangle, NUM_HEADS, 1)
-
-
-def _choose(name: str, value: Any, valid: tuple[str, ...]) -> None:
-    if value not in valid:
-        raise ConfigError(f"{name}: unknown {value!r}; valid: {', '.join(valid)}")

@@ -24,6 +24,7 @@ from huggingface_hub.utils import HFValidationError, validate_repo_id
 
 from t2ireid_plugin.errors import ConfigError, EncoderError
 from t2ireid_plugin.modeling.encoders.families import drop_head, tower_class, tower_config, without_pooler
+from t2ireid_plugin.utils.text import first_line
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -195,11 +196,6 @@ def _load(load: Callable[..., T], source: str, key: str) -> T:
     except Exception as error:
         reason = first_line(error)
         raise EncoderError(f"{key}: '{source}' cannot be had from the Hugging Face hub: {reason}") from error
-
-
-def first_line(error: Exception) -> str:
-    """The first line of a message, or the error's name where it has none."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def _missing(source: str, key: str) -> EncoderError:

@@ -19,39 +19,39 @@ ROW_TOKENS = 128
 _PASS_TOKENS = 25
 
 
-class Layout(NamedTuple):
+class PackedBatch(NamedTuple):
     """Where the tokens of ``n`` texts, ``N`` tokens in all, lie in ``R`` rows of ``T`` places."""
 
     lengths: Tensor  # [n] of the texts
     starts: Tensor  # [n] of each text's first token among the R * T places
     places: Tensor  # [N] of each token among the R * T places
-    owners: Tensor  # [R, T] the text that a token belongs to; -1 on padding
+    segment_ids: Tensor  # [R, T] the text that a token belongs to; -1 on padding
     positions: Tensor  # [R, T] of a token in its text; 0 on padding
     source: Tensor  # [R, T] of a token in the tokens to spread; 0 on padding
     longest: int  # of the texts
-    alone: bool  # a single text, which has no padding and needs no mask
+    is_single: bool  # a single text, which has no padding and needs no mask
 
-    def to(self, device: torch.device) -> Layout:
+    def to(self, device: torch.device) -> PackedBatch:
         """On another device."""
         parts: Any = (p.to(device, non_blocking=True) if isinstance(p, Tensor) else p for p in self)
-        return Layout(*parts)
+        return PackedBatch(*parts)
 
-    def spread(self, tokens: Tensor) -> Tensor:
+    def to_rows(self, tokens: Tensor) -> Tensor:
         """Tokens in the order of the texts, ``[N, …]``, to rows ``[R, T, …]``; on padding stands any token."""
         return tokens[self.source]
 
-    def collect(self, tokens: Tensor) -> Tensor:
+    def to_tokens(self, tokens: Tensor) -> Tensor:
         """Rows ``[R, T, …]`` to tokens in the order of the texts, ``[N, …]``."""
         return tokens.flatten(0, 1)[self.places]
 
-    def blocked(self) -> Tensor | None:
+    def attention_mask(self) -> Tensor | None:
         """``[R, T, T]``: true where a token must not attend to another; None when all may attend to all."""
-        return None if self.alone else self.owners.unsqueeze(2) != self.owners.unsqueeze(1)
+        return None if self.is_single else self.segment_ids.unsqueeze(2) != self.segment_ids.unsqueeze(1)
 
     def mean(self, tokens: Tensor) -> Tensor:
         """The mean over each text's tokens: ``[R, T, D]`` to ``[n, D]``."""
         texts = torch.arange(self.lengths.shape[0], device=tokens.device)
-        shares = (self.owners.flatten() == texts.unsqueeze(1)) / self.lengths.unsqueeze(1)  # [n, R * T]
+        shares = (self.segment_ids.flatten() == texts.unsqueeze(1)) / self.lengths.unsqueeze(1)  # [n, R * T]
         with torch.autocast(tokens.device.type, enabled=False):  # a sum, which half precision would round
             return shares.to(tokens.dtype) @ tokens.flatten(0, 1)
 
@@ -63,7 +63,7 @@ class Layout(NamedTuple):
         return found.masked_fill(~mask.unsqueeze(-1), 0), mask.long()
 
 
-def arrange(lengths: Sequence[int], offsets: Sequence[int] | None = None, width: int = ROW_TOKENS) -> Layout:
+def pack(lengths: Sequence[int], offsets: Sequence[int] | None = None, width: int = ROW_TOKENS) -> PackedBatch:
     """Texts of these ``lengths`` in as few rows of about ``width`` tokens as hold them; 0 gives each a row of its own.
 
     Args:
@@ -71,7 +71,7 @@ def arrange(lengths: Sequence[int], offsets: Sequence[int] | None = None, width:
         offsets: where each text begins in the tokens to spread; by default they follow each other.
         width: see above; a longer text gets a longer row.
     """
-    begins = begin_at(lengths) if offsets is None else offsets
+    begins = start_offsets(lengths) if offsets is None else offsets
     number, longest, places = _rows(lengths, width)
     owners, positions, source = ([[filling] * longest for _ in range(number)] for filling in (-1, 0, 0))
     for text, ((row, start), length, begin) in enumerate(zip(places, lengths, begins, strict=True)):
@@ -81,15 +81,15 @@ def arrange(lengths: Sequence[int], offsets: Sequence[int] | None = None, width:
         source[row][part] = range(begin, begin + length)
     starts = [row * longest + start for row, start in places]
     flat = [start + i for start, length in zip(starts, lengths) for i in range(length)]
-    return Layout(
+    return PackedBatch(
         lengths=torch.tensor(lengths),
         starts=torch.tensor(starts),
         places=torch.tensor(flat),
-        owners=torch.tensor(owners),
+        segment_ids=torch.tensor(owners),
         positions=torch.tensor(positions),
         source=torch.tensor(source),
         longest=max(lengths),
-        alone=len(lengths) == 1,
+        is_single=len(lengths) == 1,
     )
 
 
@@ -118,12 +118,12 @@ def _fit(lengths: Sequence[int], rows: int, width: int) -> list[tuple[int, int]]
     return places
 
 
-def begin_at(lengths: Sequence[int]) -> list[int]:
+def start_offsets(lengths: Sequence[int]) -> list[int]:
     """Where each text begins when they follow each other."""
     return [0, *itertools.accumulate(lengths)][:-1]
 
 
-def passes(lengths: Sequence[int], at_once: int) -> list[range]:
+def split_batches(lengths: Sequence[int], at_once: int) -> list[range]:
     """How to divide texts sorted by length, a row each, among passes: the cheapest way, ``at_once`` a pass at most.
 
     A pass costs its rows times its longest text, and `_PASS_TOKENS`.

@@ -6,10 +6,10 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from t2ireid_plugin.errors import EncoderError, shown
+from t2ireid_plugin.errors import EncoderError, short_repr
 from t2ireid_plugin.modeling.encoders.families import own_size
 from t2ireid_plugin.modeling.encoders.loading import IMAGE_KEY, Source, find_folder, find_on_hub
-from t2ireid_plugin.utils.safe_io import MOST_SETTINGS, parse_json, read_bytes
+from t2ireid_plugin.utils.safe_io import MAX_CONFIG_BYTES, parse_json, read_bytes
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
@@ -48,7 +48,7 @@ def checked_preprocess(height: Any, width: Any, mean: Any, std: Any, where: str)
     if not sizes or not values or not min(std) > 0:
         raise EncoderError(
             f"{where} must have a size up to {_MOST_SIDE}, three means and three deviations above 0, not "
-            f"{shown(height)} x {shown(width)}, {shown(mean)} and {shown(std)}"
+            f"{short_repr(height)} x {short_repr(width)}, {short_repr(mean)} and {short_repr(std)}"
         )
     return Preprocess(height, width, tuple(mean), tuple(std))
 
@@ -95,13 +95,13 @@ def _preprocessor_settings(source: Source) -> dict[str, Any]:
         if file is None or not file.is_file():
             continue
         try:
-            settings = parse_json(read_bytes(file, MOST_SETTINGS))
+            settings = parse_json(read_bytes(file, MAX_CONFIG_BYTES))
         except OSError as error:
             raise EncoderError(f"{IMAGE_KEY}: cannot read '{file}' ({error.strerror})") from error
         except ValueError as error:
             raise EncoderError(f"{IMAGE_KEY}: '{file}' is not valid JSON: {error}") from error
         if not isinstance(settings, dict):
-            raise EncoderError(f"{IMAGE_KEY}: '{file}' holds no settings but {shown(settings)}")
+            raise EncoderError(f"{IMAGE_KEY}: '{file}' holds no settings but {short_repr(settings)}")
         return settings.get("image_processor", settings)
     return {}
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from t2ireid_plugin.modeling.encoders.families import tower_class
-from t2ireid_plugin.modeling.encoders.packing import ROW_TOKENS, Layout, arrange, begin_at, passes
+from t2ireid_plugin.modeling.encoders.packing import ROW_TOKENS, PackedBatch, pack, split_batches, start_offsets
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 Ids: TypeAlias = tuple[int, ...]
 
 
-class RememberedWords(Protocol):
+class TokenFeatureCache(Protocol):
     """What may stand in for `word_features` in training; `engine.text_features.TextFeatures` is one."""
 
     def __call__(self, encoder: PreTrainedModel, texts: Sequence[Ids], pad: int) -> Tensor:
@@ -46,18 +46,18 @@ def word_features(encoder: PreTrainedModel, texts: Sequence[Ids], pad: int) -> T
     if packs:
         parts = [range(i, min(i + TEXTS_AT_ONCE, len(texts))) for i in range(0, len(texts), TEXTS_AT_ONCE)]
     else:
-        parts = passes(lengths, TEXTS_AT_ONCE)
+        parts = split_batches(lengths, TEXTS_AT_ONCE)
     found = []
     for part in parts:
-        layout = arrange([lengths[i] for i in part], width=ROW_TOKENS if packs else 0)
+        layout = pack([lengths[i] for i in part], width=ROW_TOKENS if packs else 0)
         ids = torch.tensor([token for i in part for token in texts[i]])
         found.append(_read(encoder, ids.to(encoder.device, non_blocking=True), layout.to(encoder.device), pad, packs))
     return torch.cat(found)
 
 
-def read_texts(
+def encode_texts(
     texts: Sequence[Ids], read: Callable[[Sequence[Ids]], Tensor], repeats_differ: bool = False
-) -> tuple[Tensor, Layout]:
+) -> tuple[Tensor, PackedBatch]:
     """Token ids of ``n`` texts to features of tokens ``[N, D]``, and how these are spread over rows for all texts.
 
     Args:
@@ -68,26 +68,26 @@ def read_texts(
     keys: Sequence[Any] = range(len(texts)) if repeats_differ else texts
     different = sorted(dict(zip(keys, texts)).items(), key=lambda item: len(item[1]))
     words = read([ids for _, ids in different])
-    begins = dict(zip((key for key, _ in different), begin_at([len(ids) for _, ids in different])))
-    return words, arrange([len(ids) for ids in texts], [begins[key] for key in keys])
+    begins = dict(zip((key for key, _ in different), start_offsets([len(ids) for _, ids in different])))
+    return words, pack([len(ids) for ids in texts], [begins[key] for key in keys])
 
 
-def _read(encoder: PreTrainedModel, ids: Tensor, layout: Layout, pad: int, packs: bool) -> Tensor:
+def _read(encoder: PreTrainedModel, ids: Tensor, layout: PackedBatch, pad: int, packs: bool) -> Tensor:
     """One pass: ids ``[N]`` to features ``[N, D]``."""
-    input_ids = layout.spread(ids)  # [R, T]
-    if layout.alone:
+    input_ids = layout.to_rows(ids)  # [R, T]
+    if layout.is_single:
         return encoder(input_ids=input_ids).last_hidden_state[0]
-    input_ids = input_ids.masked_fill(layout.owners < 0, pad)
+    input_ids = input_ids.masked_fill(layout.segment_ids < 0, pad)
     if not packs:
-        mask = (layout.owners >= 0).long()
-        return layout.collect(encoder(input_ids=input_ids, attention_mask=mask).last_hidden_state)
-    blocked = layout.blocked()
+        mask = (layout.segment_ids >= 0).long()
+        return layout.to_tokens(encoder(input_ids=input_ids, attention_mask=mask).last_hidden_state)
+    blocked = layout.attention_mask()
     assert blocked is not None
     mask = ~blocked.unsqueeze(1)  # [R, 1, T, T]
     if encoder.config._attn_implementation == "eager":  # which adds it to the scores
         mask = torch.zeros(mask.shape, device=ids.device).masked_fill(~mask, torch.finfo(encoder.dtype).min)
     found = encoder(input_ids=input_ids, attention_mask=mask, position_ids=layout.positions)
-    return layout.collect(found.last_hidden_state)
+    return layout.to_tokens(found.last_hidden_state)
 
 
 def _can_pack(config: PretrainedConfig) -> bool:
@@ -111,7 +111,7 @@ def _takes_mask_of_pairs(model_type: str, implementation: str | None) -> bool:
         texts = torch.tensor([1, 2]), torch.tensor([3, 4, 5])
         expected = torch.cat([encoder(input_ids=text.unsqueeze(0)).last_hidden_state[0] for text in texts])
         try:
-            found = _read(encoder, torch.cat(texts), arrange([2, 3]), 0, packs=True)
+            found = _read(encoder, torch.cat(texts), pack([2, 3]), 0, packs=True)
         except (ValueError, RuntimeError, IndexError, TypeError):  # it was made for two dimensions
             return False
     return torch.allclose(found, expected, atol=1e-5)

@@ -13,7 +13,7 @@ from t2ireid_plugin.prepare.check.findings import ERROR, SEVERITIES, Finding
 from t2ireid_plugin.prepare.check.identities import differing
 from t2ireid_plugin.prepare.check.rows import Row
 from t2ireid_plugin.prepare.check.texts import TokenCounts
-from t2ireid_plugin.utils.atomic_io import write_whole
+from t2ireid_plugin.utils.atomic_io import atomic_write
 
 _EXAMPLE_WIDTH = 110
 
@@ -108,7 +108,7 @@ def write_json(report: CheckReport, path: Path) -> None:
     """
     # Half a character becomes \udxxx, which JSON reads back as what it was.
     text = json.dumps(report.as_dict(), ensure_ascii=False, indent=2) + "\n"
-    write_whole(path, lambda draft: draft.write_bytes(text.encode("utf-8", "backslashreplace")))
+    atomic_write(path, lambda draft: draft.write_bytes(text.encode("utf-8", "backslashreplace")))
 
 
 def _counts_table(report: CheckReport) -> list[str]:

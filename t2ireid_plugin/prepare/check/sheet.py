@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw, ImageFile, ImageFont, ImageOps
 from t2ireid_plugin.prepare.check.images import is_tiny
 from t2ireid_plugin.prepare.check.report import CheckReport
 from t2ireid_plugin.prepare.check.rows import Row
-from t2ireid_plugin.utils.atomic_io import write_whole
+from t2ireid_plugin.utils.atomic_io import atomic_write
 from t2ireid_plugin.utils.fonts import NO_CHINESE, Font, chinese_font, has_chinese, plain_font, printable, wrap
 
 COLUMNS, TILE_WIDTH, PHOTO_HEIGHT, MARGIN = 6, 200, 200, 12
@@ -69,7 +69,7 @@ def write_sheet(
     note = f"{NO_CHINESE}, or name one with --font FILE" if chinese and fonts.chinese is None else ""
     title = f"{report.spec.name}: {len(tiles)} of {len(report.facts):,} photos, those with a problem first"
     sheet = _draw(tiles, title, note, fonts)
-    write_whole(path, lambda draft: sheet.save(draft, quality=92))
+    atomic_write(path, lambda draft: sheet.save(draft, quality=92))
     return note or None
 
 

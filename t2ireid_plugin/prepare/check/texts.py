@@ -12,6 +12,7 @@ from t2ireid_plugin.modeling.encoders.tokenizer import learn_wordpiece
 from t2ireid_plugin.prepare.check.findings import ERROR, MANY_CUT, MOSTLY, WARNING, Example, Findings
 from t2ireid_plugin.prepare.check.rows import Row, shown
 from t2ireid_plugin.utils.safe_io import is_unicode
+from t2ireid_plugin.utils.text import first_line
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -57,7 +58,7 @@ def load_tokenizer(source: str) -> PreTrainedTokenizerBase:
             config = AutoConfig.from_pretrained(source, trust_remote_code=False)
         vocab_size = config.vocab_size
     except Exception as error:  # damaged files raise anything, as in `encoders`
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         raise EncoderError(f"'{source}' holds no text encoder's configuration: {reason}") from error
     return build_tokenizer(source, vocab_size)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from t2ireid_plugin.data.benchmarks import SPLITS
-from t2ireid_plugin.errors import DataError, shown
+from t2ireid_plugin.errors import DataError, short_repr
 from t2ireid_plugin.utils.safe_io import parse_json, read_bytes, text_problem
 
 IMAGE, IDENTITY, CAPTION, CAMERA, SPLIT = "image", "identity", "caption", "camera", "split"
@@ -208,7 +208,7 @@ def _label(cells: Mapping[str, Any], column: str, where: str) -> str:
     if numbers and type(value) is int:  # true and false are int to isinstance
         return str(value)
     if not isinstance(value, str):
-        raise DataError(f"{where}: {column} {shown(value)} is no text{' or whole number' if numbers else ''}")
+        raise DataError(f"{where}: {column} {short_repr(value)} is no text{' or whole number' if numbers else ''}")
     return _whole(value, column, where).strip()
 
 
@@ -218,7 +218,7 @@ def _texts(cells: Mapping[str, Any], column: str, where: str) -> tuple[str, ...]
     if isinstance(values, str):
         values = [values] if values.strip() or column == CAPTION else []
     if not isinstance(values, list) or not all(isinstance(text, str) for text in values):
-        raise DataError(f"{where}: {column} {shown(values)} is no text or list of texts")
+        raise DataError(f"{where}: {column} {short_repr(values)} is no text or list of texts")
     if not all(text.strip() for text in values) or (column == CAPTION and not values):
         raise DataError(f"{where}: the column '{column}' is empty")
     return tuple(_whole(text, column, where) for text in values)
@@ -230,14 +230,14 @@ def _split(split: str, where: str) -> str:
         return name
     if name in ("query", "gallery"):
         raise DataError(
-            f"{where}: split {shown(split)} is not used here; write test for both: each caption of the test images "
+            f"{where}: split {short_repr(split)} is not used here; use test for both: each caption of the test images "
             "is a query, the images are the gallery"
         )
-    raise DataError(f"{where}: split {shown(split)} is none of {', '.join(SPLITS)}")
+    raise DataError(f"{where}: split {short_repr(split)} is none of {', '.join(SPLITS)}")
 
 
 def _whole(text: str, column: str, where: str) -> str:
     problem = text_problem(text)
     if problem:
-        raise DataError(f"{where}: {column} {shown(text)} {problem}")
+        raise DataError(f"{where}: {column} {short_repr(text)} {problem}")
     return text

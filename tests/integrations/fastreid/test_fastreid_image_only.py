@@ -10,7 +10,7 @@ from fastreid.modeling import build_model
 from fastreid.utils.checkpoint import Checkpointer
 
 from t2ireid_plugin.evaluation.metrics import compute_metrics
-from t2ireid_plugin.evaluation.protocols import Comparison
+from t2ireid_plugin.evaluation.protocols import RetrievalTask
 
 
 def test_the_stock_trainer_trains_our_backbone(make_cfg, image_yaml, market, monkeypatch, tmp_path) -> None:
@@ -45,7 +45,7 @@ def test_its_evaluation_agrees_with_ours(image_run, make_cfg, monkeypatch) -> No
         parts = [(model(batch), batch["targets"], batch["camids"]) for batch in loader]
     features, pids, camids = (torch.cat(column) for column in zip(*parts))
     pids, camids = pids.numpy(), camids.numpy()
-    comparison = Comparison(
+    comparison = RetrievalTask(
         features[:queries], features[queries:], pids[:queries], pids[queries:], camids[:queries], camids[queries:]
     )
     metrics, _ = compute_metrics(comparison, (1, 5, 10))

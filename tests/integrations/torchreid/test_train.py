@@ -451,13 +451,13 @@ def test_what_needs_texts_says_so(osnet_run, tmp_path, capsys):
 
 def test_euclidean_distances_of_any_features_rank_as_torchreid_ranks_them():
     from t2ireid_plugin.evaluation.metrics import compute_metrics, reranked_metrics
-    from t2ireid_plugin.evaluation.protocols import Comparison
+    from t2ireid_plugin.evaluation.protocols import RetrievalTask
 
     generator = torch.Generator().manual_seed(0)
     queries, gallery = (10 * torch.randn(n, 5, generator=generator) + 3 for n in (30, 80))
     rng = np.random.default_rng(1)
     pids, camids = ([rng.integers(0, high, n) for n in (30, 80)] for high in (9, 3))
-    comparison = Comparison(queries, gallery, *pids, *camids)
+    comparison = RetrievalTask(queries, gallery, *pids, *camids)
     for metric in ("euclidean", "cosine"):
         distances = metrics.compute_distance_matrix(queries, gallery, metric).numpy()
         cmc, mean_precision = metrics.evaluate_rank(distances, *pids, *camids)
