@@ -229,8 +229,8 @@ HEADER = "image,identity,caption\n"
         (HEADER + "a.jpg,,x\nb.jpg,1,y\nc.jpg, ,z\n", "lines 2, 4: the column 'identity' is empty in 2 of 3 rows"),
         ("image,split,caption\na.jpg,,x\nb.jpg,test,y\n", "line 2: the column 'split' is empty in 1 of 2 rows"),
         ("image,split,caption\na.jpg,valid,x\n", "line 2: split 'valid' is none of train, val, test"),
-        ("image,split,caption\na.jpg,Query,x\n", "line 2: split 'Query' is not used here; write test for both"),
-        ("image,split,caption\na.jpg,gallery,x\n", "write test for both"),
+        ("image,split,caption\na.jpg,Query,x\n", "line 2: split 'Query' is not used here; use test for both"),
+        ("image,split,caption\na.jpg,gallery,x\n", "use test for both"),
         (HEADER + "a.jpg,1,x\nb.jpg,2,y\na.jpg,3,z\n", "lines 2 and 4: image 'a.jpg' has the identity '1' and '3'"),
         ("image,cam,text\na.jpg,1,x\n./a.jpg,2,y\n", "lines 2 and 3: image 'a.jpg' has the camera '1' and '2'"),
         (
