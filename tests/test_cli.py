@@ -125,7 +125,7 @@ def test_prepare_with_a_number_that_cannot_be(tmp_path, refused, option, value):
         (["train.lr"], "'train.lr' has no value"),
         (["train.lr", "fast"], "'train.lr' must be float, not str ('fast')"),
         (["data.sources", "cuhk_pedes"], "data.sources: unknown 'cuhk_pedes'; valid: cuhkpedes, cuhkpedes_val"),
-        (["loss.terms.quadruplet.weight", "1"], "unknown loss 'quadruplet'; valid losses: info_nce,"),
+        (["loss.terms.quadruplet.weight", "1"], "loss: unknown 'quadruplet'; valid: info_nce,"),
         (["loss.terms.sdm.weight", "-1"], "'sdm'"),
         (["data.transforms", "[random_rotate]"], "data.transforms: unknown 'random_rotate'; valid: random_flip"),
         (["train.batch_size", "1"], "train.batch_size: 1 is too small, batch normalisation needs at least 2"),

@@ -522,8 +522,8 @@ def test_torchreid_knows_every_name_that_we_offer():
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["loss.terms.quadruplet.weight", "1"], "unknown loss 'quadruplet'; valid losses: info_nce, cls"),
-        (["loss.terms.sdm.temperature", "1"], "unknown argument 'temperature'; valid: weight, tau"),
+        (["loss.terms.quadruplet.weight", "1"], "loss: unknown 'quadruplet'; valid: info_nce, cls"),
+        (["loss.terms.sdm.temperature", "1"], "loss 'sdm': unknown temperature; valid: weight, tau"),
         (["loss.terms.sdm.weight", "heavy"], "weight"),
         (["loss.terms.sdm", "1"], r"'loss\.terms\.sdm' is a table of settings"),
         (["train.batch_size", "1"], r"train\.batch_size: 1 is too small"),

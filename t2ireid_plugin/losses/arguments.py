@@ -1,14 +1,13 @@
-"""Checks for what comes from a config file."""
+"""Checks of a term's arguments, which come from a configuration file."""
 
 import math
-from collections.abc import Sequence
 from numbers import Real
 
 from t2ireid_plugin.errors import ConfigError
 
 
 def number(name: str, value: object, low: float = -math.inf, high: float = math.inf) -> float:
-    """`value` as a finite float in `low`..`high` (both included), or a ConfigError that names it."""
+    """Returns `value` as a float; ConfigError unless it is a finite number between `low` and `high`, both included."""
     # True is an int in Python; as a weight it is more likely a misread switch than a one.
     if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value):
         raise ConfigError(f"{name} must be a finite number, got {value!r}")
@@ -20,7 +19,7 @@ def number(name: str, value: object, low: float = -math.inf, high: float = math.
 
 
 def positive(name: str, value: object) -> float:
-    """`value` as a finite float above 0, or a ConfigError that names it."""
+    """Returns `value` as a float; ConfigError unless it is a finite number above 0."""
     checked = number(name, value)
     if checked <= 0:
         raise ConfigError(f"{name} must be above 0, got {value!r}")
@@ -28,14 +27,7 @@ def positive(name: str, value: object) -> float:
 
 
 def flag(name: str, value: object) -> bool:
-    """`value` if it is true or false, or a ConfigError that names it."""
+    """Returns `value`; ConfigError unless it is true or false."""
     if not isinstance(value, bool):
         raise ConfigError(f"{name} must be true or false, got {value!r}")
     return value
-
-
-def choice(name: str, value: object, valid: Sequence[str]) -> str:
-    """`value` if it is one of `valid`, or a ConfigError that lists them."""
-    if value not in valid:
-        raise ConfigError(f"{name}: unknown {value!r}; valid: {', '.join(valid)}")
-    return str(value)

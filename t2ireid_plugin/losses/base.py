@@ -1,20 +1,64 @@
-"""What every loss of this package is."""
+"""Interface of a loss term: the batch that it reads, and the module that it is."""
 
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
+import torch
 from torch import Tensor, nn
 
-from t2ireid_plugin.losses.inputs import LossInputs
+from t2ireid_plugin.errors import ConfigError
+
+
+class LossInputs(NamedTuple):
+    """A batch of `B` photos with their texts as the losses see it; None for what the model did not return.
+
+    Two rows with equal `photos` come from the same image file (a photo has several captions), so their `pids` are
+    equal too.
+    """
+
+    pids: Tensor  # [B] long, identity labels 0..P-1
+    photos: Tensor  # [B] long, equal where two rows come from the same image file
+    image_embeds: Tensor | None = None  # [B, 256] unit norm
+    id_text_embeds: Tensor | None = None  # [B, 256] unit norm
+    fused_embeds: Tensor | None = None  # [B, 256] unit norm, the pair's own image and text
+    id_logits: Tensor | None = None  # [B, num_classes]
+    id_embeds: Tensor | None = None  # [B, 768] gated, not normalised
+    cloth_embeds: Tensor | None = None  # [B, 768] gated, not normalised
+    cloth_text_embeds: Tensor | None = None  # [B, 256] unit norm
+    cloth_image_embeds: Tensor | None = None  # [B, 256] unit norm
+    gate: Tensor | None = None  # [B, 768] in 0..1
+    gate_weights: Tensor | None = None  # [B, 2]
+    scale: Tensor | None = None  # [1], the model's learnable parameter
+    image_tokens: Tensor | None = None  # [B, L, 768]
+    word_tokens: Tensor | None = None  # [B, W, 768], of texts with hidden words
+    word_mask: Tensor | None = None  # [B, W] 1 for words, 0 for padding
+    hidden_words: Tensor | None = None  # [B, W] long, ids of the hidden words, -100 elsewhere
+    epoch: float = 0.0  # completed epochs, for ramps; may be fractional
+
+
+MLM_INPUTS = ("image_tokens", "word_tokens", "word_mask", "hidden_words")  # filled only when `mlm` has a weight
 
 
 class LossTerm(nn.Module):
     """A module with plain arguments that maps a batch to a scalar, without its weight."""
 
     needs: ClassVar[tuple[str, ...]]  # the fields of LossInputs that it reads, besides `pids`
-    detached: ClassVar[tuple[str, ...]] = ()  # those of them that get no gradient
+    several_photos: ClassVar[bool] = False  # True if it is 0 for batches with a single photo per person
 
-    several_photos: ClassVar[bool] = False  # whether it acts only on batches with several photos of a person
+    def __init__(self) -> None:
+        super().__init__()
 
     def forward(self, inputs: LossInputs) -> Tensor:
         """Scalar loss of the batch."""
         raise NotImplementedError
+
+
+def read(inputs: LossInputs, *names: str) -> list[Tensor]:
+    """The named tensors of `inputs`, in float32 at least; ConfigError where one is None."""
+    tensors = []
+    for name in names:
+        tensor = getattr(inputs, name)
+        if tensor is None:
+            raise ConfigError(f"needs {name}, which the model did not return for this batch")
+        # A softmax at tau 0.02 spreads cosines over -50..50, where bfloat16 resolves steps of 0.25.
+        tensors.append(tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor)
+    return tensors

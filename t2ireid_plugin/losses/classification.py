@@ -1,11 +1,10 @@
-"""`cls`: the identity classifier names the person."""
+"""`cls`: identity classification of the disentangled identity features."""
 
 import torch.nn.functional as F
 from torch import Tensor
 
 from t2ireid_plugin.losses.arguments import number
-from t2ireid_plugin.losses.base import LossTerm
-from t2ireid_plugin.losses.inputs import LossInputs, read
+from t2ireid_plugin.losses.base import LossInputs, LossTerm, read
 
 
 class IdentityClassification(LossTerm):

@@ -1,42 +1,37 @@
-"""`fused_query`: an image with its text finds the other photos of that person."""
+"""`fused_query`: retrieval of a person's other photos by an image together with its text."""
 
 import torch
 from torch import Tensor
 
 from t2ireid_plugin.losses.arguments import positive
-from t2ireid_plugin.losses.base import LossTerm
-from t2ireid_plugin.losses.inputs import LossInputs, read
+from t2ireid_plugin.losses.base import LossInputs, LossTerm, read
 from t2ireid_plugin.losses.matching import cosine_matrix, row_normalised, same_identity
 
 
 def query_loss(logits: Tensor, pids: Tensor, photos: Tensor) -> Tensor:
     """Cross-entropy of each row with the person's other photos: `[B, B], [B], [B] -> scalar`.
 
-    Rows of the query's own photo are no candidates. The mean is over the queries that have a positive;
-    without any it is 0, connected to the graph.
+    Rows of the query's own photo are not candidates. The mean is over the queries that have a positive; without any it
+    is 0, connected to the graph.
     """
     own_photo = photos[:, None] == photos[None, :]  # [B, B]
     positives = same_identity(pids) & ~own_photo
-    answerable = positives.any(dim=1)  # [B]
     # Not -inf: a row that is all own photo would be NaN, and so would a target of 0 times -inf.
-    lowest = torch.finfo(logits.dtype).min
-    log_p = logits.masked_fill(own_photo, lowest).log_softmax(dim=1)
+    log_p = logits.masked_fill(own_photo, torch.finfo(logits.dtype).min).log_softmax(dim=1)
     per_query = -(row_normalised(positives, log_p.dtype) * log_p).sum(dim=1)
-    return per_query.sum() / answerable.sum().clamp(min=1)
+    return per_query.sum() / positives.any(dim=1).sum().clamp(min=1)
 
 
 class FusedQuery(LossTerm):
     """CE of scale * cos(fused_embeds, image_embeds) / tau; positives: equal `pids`, another photo.
 
-    This is the term that trains the fusion and `scale` `[1]`, as in retrieval with image and text as the
-    query and images as the gallery. `fused_embeds` and `image_embeds` are `[B, D]`. A fused embedding has
-    seen its own image, so that image under any of its captions is left out: a query could answer with
-    itself and learn nothing of its text. The images keep their gradient. A batch needs several photos of
-    a person for the term to act (an identity sampler); a photo drawn with several captions counts once
-    for each.
+    Ours. It trains the fusion and `scale` `[1]` as they are used in retrieval with image and text as the query and
+    images as the gallery. `fused_embeds` and `image_embeds` are `[B, D]`. A fused embedding has seen its own image, so
+    that image under any of its captions is left out: a query could answer with itself and learn nothing from its text.
+    The images keep their gradient. A batch needs several photos per person (an identity sampler); a photo drawn with
+    several captions counts once for each.
 
-    `scale` is used as it is. Nothing keeps it positive: below 0 the ranking would be reversed, which the
-    loss punishes, so the gradient leads back.
+    `scale` may become negative; the loss punishes the reversed ranking, and the gradient leads back.
     """
 
     needs = ("fused_embeds", "image_embeds", "scale", "photos")

@@ -1,19 +1,18 @@
-"""`gate_regularization`: no channel of the gate may belong to one branch for the whole batch."""
+"""`gate_regularization`: balance of each channel of the gate between the two branches."""
 
 from torch import Tensor
 
 from t2ireid_plugin.losses.arguments import flag, number
-from t2ireid_plugin.losses.base import LossTerm
-from t2ireid_plugin.losses.inputs import LossInputs, read
+from t2ireid_plugin.losses.base import LossInputs, LossTerm, read
 
 
 class GateRegularization(LossTerm):
     """mean_d (mean_b gate[b, d] - target)^2 for `gate` `[B, D]`.
 
-    The mean over the batch comes before the square. MSE(gate, 0.5), with the square first, equals this
-    plus the variance within the batch, and so pulls every sample to the same constant; here a channel may
-    open for one image and close for another as long as it is balanced on average. `of_each: true` takes the square
-    first, as the lineage did.
+    The mean over the batch comes before the square. With the square first, MSE(gate, target), the term is larger by
+    the variance within the batch and so pulls every sample to the same constant; here a channel may open for one image
+    and close for another as long as it is balanced on average. `of_each: true` takes the square first, as in the
+    lineage (see `lineage.py`), from which the term comes.
     """
 
     needs = ("gate",)
@@ -26,6 +25,5 @@ class GateRegularization(LossTerm):
     def forward(self, inputs: LossInputs) -> Tensor:
         """Mean over the channels, a scalar."""
         (gate,) = read(inputs, *self.needs)
-        if self.of_each:
-            return (gate - self.target).square().mean()
-        return (gate.mean(dim=0) - self.target).square().mean()
+        balance = gate if self.of_each else gate.mean(dim=0)
+        return (balance - self.target).square().mean()

@@ -1,10 +1,8 @@
-"""Contrastive matching with several positives: the maths that the image-text terms share."""
+"""Contrastive matching with several positives: the maths shared by the image-text terms."""
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-
-from t2ireid_plugin.losses.inputs import LossInputs
 
 
 def cosine_matrix(a: Tensor, b: Tensor) -> Tensor:
@@ -17,31 +15,19 @@ def same_identity(pids: Tensor) -> Tensor:
     return pids[:, None] == pids[None, :]
 
 
-TARGETS = ("identity", "diagonal")
-
-
-def labels(inputs: LossInputs, targets: str) -> Tensor:
-    """`[B]`, equal where two rows are positives of each other: `pids`, or with `diagonal` no two rows, as in CLIP.
-
-    The lineage's terms have the diagonal, under which another photo of the person counts as a negative.
-    """
-    return inputs.pids if targets == "identity" else torch.arange(len(inputs.pids), device=inputs.pids.device)
-
-
 def row_normalised(positives: Tensor, dtype: torch.dtype) -> Tensor:
-    """`[N, M]` bool to a distribution per row, uniform over its positives; a row without any stays 0."""
+    """`[N, M]` bool to one distribution per row, uniform over its positives; a row without positives stays 0."""
     return positives.to(dtype) / positives.sum(dim=1, keepdim=True).clamp(min=1)
 
 
 def identity_matching(queries: Tensor, candidates: Tensor, pids: Tensor, tau: float) -> Tensor:
     """Cross-entropy of softmax(cos / tau) with a target spread evenly over all rows of equal `pids`.
 
-    `queries`, `candidates`: `[B, D]`; `pids`: `[B]`; returns a scalar. With one row per identity it is
-    InfoNCE with the diagonal as target (van den Oord et al. 2018, "Representation Learning with
-    Contrastive Predictive Coding", eq. 4); with several positives it is the sum outside the logarithm of
-    "Supervised Contrastive Learning" (Khosla et al. 2020, eq. 2) between two modalities.
+    `[B, D], [B, D], [B] -> scalar`. With one row per identity it is InfoNCE with the diagonal as target (van den Oord
+    et al. 2018, "Representation Learning with Contrastive Predictive Coding", eq. 4); with several positives it is the
+    sum outside the logarithm of "Supervised Contrastive Learning" (Khosla et al. 2020, eq. 2) between two modalities.
 
-    The minimum is the entropy of the target, mean_i log n_i with n_i the positives of row i, not 0.
+    The minimum is the entropy of the target, mean_i log n_i with n_i the number of positives of row i, not 0.
     """
     logits = cosine_matrix(queries, candidates) / tau  # [B, B]
     targets = row_normalised(same_identity(pids), logits.dtype)

@@ -1,23 +1,22 @@
-"""`bio` and `cloth`: the disentangled features, projected to the text space, find their texts."""
+"""`bio` and `cloth`: contrastive matching of the disentangled features, projected to the text space, with texts."""
 
 from torch import Tensor, nn
 
-from t2ireid_plugin.losses.arguments import choice, flag, positive
-from t2ireid_plugin.losses.base import LossTerm
-from t2ireid_plugin.losses.inputs import LossInputs, read
-from t2ireid_plugin.losses.matching import TARGETS, identity_matching, labels
+from t2ireid_plugin.errors import check_choice
+from t2ireid_plugin.losses.arguments import flag, positive
+from t2ireid_plugin.losses.base import LossInputs, LossTerm, read
+from t2ireid_plugin.losses.lineage import TARGETS, target_labels
+from t2ireid_plugin.losses.matching import identity_matching
 
 
 class ProjectedMatching(LossTerm):
     """CE(cos(projection(features), texts) / tau, T), T the row-normalised matrix of equal `pids`.
 
-    Features `[B, feature_dim]`, texts `[B, embed_dim]`. One direction only, from features to texts. The
-    projection belongs to the term, so that `parameters()` and `state_dict()` of the losses hold it: the
-    optimizer and the checkpoint must be given the losses as well as the model. A subclass names the
-    features, then the texts, in `needs`.
+    From the lineage (see `lineage.py`). Features `[B, feature_dim]`, texts `[B, embed_dim]`; one direction only, from
+    features to texts. A subclass names the features, then the texts, in `needs`. The projection belongs to the term,
+    so the optimizer and the checkpoint must be given the losses as well as the model.
 
-    The lineage's terms had `targets: diagonal` and `trained: false`: its projections were in no optimizer and stayed
-    random.
+    The lineage had `targets: diagonal` and `trained: false`: its projections were in no optimizer and stayed random.
     """
 
     def __init__(
@@ -29,14 +28,16 @@ class ProjectedMatching(LossTerm):
         trained: bool = True,
     ) -> None:
         super().__init__()
+        check_choice("targets", targets, TARGETS)
+        self.targets = targets
         self.tau = positive("tau", tau)
-        self.targets = choice("targets", targets, TARGETS)
         self.projection = nn.Linear(feature_dim, embed_dim).requires_grad_(flag("trained", trained))
 
     def forward(self, inputs: LossInputs) -> Tensor:
         """Mean over the features of the batch, a scalar."""
         features, texts = read(inputs, *self.needs)
-        return identity_matching(self.projection(features), texts, labels(inputs, self.targets), self.tau)
+        labels = target_labels(inputs.pids, self.targets)
+        return identity_matching(self.projection(features), texts, labels, self.tau)
 
 
 class IdentityMatching(ProjectedMatching):
@@ -48,8 +49,8 @@ class IdentityMatching(ProjectedMatching):
 class ClothingMatching(ProjectedMatching):
     """`cloth`: clothing features against clothing texts.
 
-    Equal `pids` count as equal clothes, which holds in the text-to-image benchmarks (a person wears one
-    outfit throughout); a set in which people change needs a clothing label instead.
+    Equal `pids` count as equal clothes, which holds in the text-to-image benchmarks (a person wears one outfit
+    throughout); a dataset in which people change clothes needs a clothing label instead.
     """
 
     needs = ("cloth_embeds", "cloth_text_embeds")

@@ -3,16 +3,15 @@
 from torch import Tensor
 
 from t2ireid_plugin.losses.arguments import positive
-from t2ireid_plugin.losses.base import LossTerm
-from t2ireid_plugin.losses.inputs import LossInputs, read
+from t2ireid_plugin.losses.base import LossInputs, LossTerm, read
 from t2ireid_plugin.losses.matching import cosine_matrix, row_normalised, same_identity
 
 
 def distribution_matching(queries: Tensor, candidates: Tensor, pids: Tensor, tau: float, eps: float) -> Tensor:
     """mean_i KL(p_i || q_i): p_i = softmax_j(cos / tau), q_i uniform over equal `pids`, log(q + eps).
 
-    `[B, D], [B, D], [B] -> scalar`; Jiang and Ye, "Cross-Modal Implicit Relation Reasoning and Aligning
-    for Text-to-Image Person Retrieval", CVPR 2023 (the SDM loss).
+    `[B, D], [B, D], [B] -> scalar`; Jiang and Ye, "Cross-Modal Implicit Relation Reasoning and Aligning for
+    Text-to-Image Person Retrieval", CVPR 2023 (the SDM loss).
     """
     log_p = (cosine_matrix(queries, candidates) / tau).log_softmax(dim=1)  # [B, B]
     q = row_normalised(same_identity(pids), log_p.dtype)
@@ -22,8 +21,8 @@ def distribution_matching(queries: Tensor, candidates: Tensor, pids: Tensor, tau
 class SDM(LossTerm):
     """Distribution matching from image to text plus from text to image (a sum, not a mean, as in the paper).
 
-    `image_embeds` and `id_text_embeds` are `[B, D]`. `eps` inside the logarithm of the target bounds the
-    price of a wrong match at log(1 / eps); it also lets the value fall below 0 by about `eps`.
+    `image_embeds` and `id_text_embeds` are `[B, D]`. `eps` inside the logarithm of the target bounds the price of a
+    wrong match at log(1 / eps); it also lets the value fall below 0 by about `eps`.
     """
 
     needs = ("image_embeds", "id_text_embeds")

@@ -1,20 +1,19 @@
-"""`id`: one classifier names the person from the image and from the text."""
+"""`id`: identity classification of images and texts by one classifier."""
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from t2ireid_plugin.losses.arguments import number, positive
-from t2ireid_plugin.losses.base import LossTerm
-from t2ireid_plugin.losses.inputs import LossInputs, read
+from t2ireid_plugin.losses.base import LossInputs, LossTerm, read
 
 
 class SharedIdentity(LossTerm):
     """Mean of the cross-entropies of classifier(scale * image_embeds) and classifier(scale * id_text_embeds), `[B, D]`.
 
-    What retrieval compares is what is classified, and both sides by the same weights, so an image and a text of one
-    person are drawn to the same place (IRRA, Jiang and Ye, CVPR 2023, the ID loss; `cls` classifies the image's
-    features before their projection). There the embeddings are CLIP's, whose norm is about 10; ours have norm 1, and
-    `scale` gives the classifier as much to work with. `label_smoothing` is that of `cls`.
+    The ID loss of IRRA (Jiang and Ye, CVPR 2023). It classifies the embeddings that retrieval compares, both sides with
+    the same weights, so an image and a text of one person are drawn to the same place; `cls` classifies the image's
+    features before their projection. IRRA's embeddings are CLIP's, whose norm is about 10; ours have norm 1, and
+    `scale` makes up for it. `label_smoothing` is that of `cls`.
     """
 
     needs = ("image_embeds", "id_text_embeds")
@@ -29,8 +28,8 @@ class SharedIdentity(LossTerm):
 
     def forward(self, inputs: LossInputs) -> Tensor:
         """Mean over the batch and both sides, a scalar."""
-        losses = [
+        image, text = (
             F.cross_entropy(self.classifier(self.scale * side), inputs.pids, label_smoothing=self.label_smoothing)
             for side in read(inputs, *self.needs)
-        ]
-        return 0.5 * (losses[0] + losses[1])
+        )
+        return 0.5 * (image + text)

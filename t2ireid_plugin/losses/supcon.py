@@ -4,16 +4,15 @@ import torch
 from torch import Tensor
 
 from t2ireid_plugin.losses.arguments import positive
-from t2ireid_plugin.losses.base import LossTerm
-from t2ireid_plugin.losses.inputs import LossInputs, read
+from t2ireid_plugin.losses.base import LossInputs, LossTerm, read
 from t2ireid_plugin.losses.matching import cosine_matrix, row_normalised, same_identity
 
 
 class SupCon(LossTerm):
-    """-mean_i mean_p log softmax_a(cos(z_i, z_a) / tau) over the `2B` images and texts; a runs over all but i.
+    """-mean_i mean_p log softmax_a(cos(z_i, z_a) / tau) over the `2B` images and texts, a over all but i.
 
     Khosla et al. 2020, "Supervised Contrastive Learning", eq. 2 (the sum outside the logarithm); the two views are
-    `image_embeds` and `id_text_embeds`, `[B, D]`. Besides image with text it draws image to image and text to text.
+    `image_embeds` and `id_text_embeds`, `[B, D]`. It matches image with image and text with text as well.
     """
 
     needs = ("image_embeds", "id_text_embeds")

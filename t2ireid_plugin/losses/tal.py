@@ -4,8 +4,7 @@ import torch
 from torch import Tensor
 
 from t2ireid_plugin.losses.arguments import number, positive
-from t2ireid_plugin.losses.base import LossTerm
-from t2ireid_plugin.losses.inputs import LossInputs, read
+from t2ireid_plugin.losses.base import LossInputs, LossTerm, read
 from t2ireid_plugin.losses.matching import cosine_matrix, same_identity
 
 
@@ -13,7 +12,7 @@ def triplet_alignment(scores: Tensor, pids: Tensor, margin: float, tau: float) -
     """mean_i [margin - S_i+ + tau log sum_j- exp(scores_ij / tau)]_+ over the rows: `[B, B], [B] -> scalar`.
 
     S_i+ is the mean of the row's positives under softmax(scores / tau) among them, the softmax without gradient; j-
-    runs over all negatives, of which the largest prevails at a small tau. Qin et al., "Noisy-Correspondence Learning
+    runs over all negatives, of which the largest dominates at a small tau. Qin et al., "Noisy-Correspondence Learning
     for Text-to-Image Person Re-identification", CVPR 2024 (TAL). Their code sums over the batch; a mean keeps the
     weight's meaning when the batch grows.
     """
@@ -29,8 +28,8 @@ def triplet_alignment(scores: Tensor, pids: Tensor, margin: float, tau: float) -
 class TAL(LossTerm):
     """`triplet_alignment` from image to text plus from text to image, over cosines.
 
-    `image_embeds` and `id_text_embeds` are `[B, D]`. A row whose positives are ahead by the margin costs nothing, so
-    a wrong caption, which never gets there, cannot dominate as it does under a logarithm. 0 for a batch of one person.
+    `image_embeds` and `id_text_embeds` are `[B, D]`. A row whose positives lead by the margin costs nothing, and a
+    wrong caption, which never leads, cannot dominate as it does under a logarithm. 0 for a batch of one person.
     """
 
     needs = ("image_embeds", "id_text_embeds")
@@ -44,6 +43,5 @@ class TAL(LossTerm):
         """Sum of both directions, a scalar of at least 0."""
         image, text = read(inputs, *self.needs)
         scores = cosine_matrix(image, text)  # [B, B]
-        return triplet_alignment(scores, inputs.pids, self.margin, self.tau) + triplet_alignment(
-            scores.T, inputs.pids, self.margin, self.tau
-        )
+        image_to_text = triplet_alignment(scores, inputs.pids, self.margin, self.tau)
+        return image_to_text + triplet_alignment(scores.T, inputs.pids, self.margin, self.tau)

@@ -1,4 +1,4 @@
-"""The table of losses by name, and their weighted sum."""
+"""The losses by name, and their weighted sum."""
 
 import inspect
 from collections.abc import Iterable, Mapping
@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from t2ireid_plugin.errors import ConfigError
+from t2ireid_plugin.errors import ConfigError, check_choice, check_keys
 from t2ireid_plugin.losses.arguments import number
-from t2ireid_plugin.losses.base import LossTerm
+from t2ireid_plugin.losses.base import MLM_INPUTS, LossInputs, LossTerm
 from t2ireid_plugin.losses.classification import IdentityClassification
 from t2ireid_plugin.losses.cloth_adversarial import ClothFlattening
 from t2ireid_plugin.losses.cloth_leak import ClothingLeak
@@ -18,7 +18,6 @@ from t2ireid_plugin.losses.contrastive import InfoNCE
 from t2ireid_plugin.losses.decouple import Decouple
 from t2ireid_plugin.losses.fused_query import FusedQuery
 from t2ireid_plugin.losses.gate import GateRegularization
-from t2ireid_plugin.losses.inputs import OF_HIDDEN_WORDS, LossInputs
 from t2ireid_plugin.losses.mlm import MaskedLanguage
 from t2ireid_plugin.losses.orthogonality import Orthogonality
 from t2ireid_plugin.losses.projected import ClothingMatching, IdentityMatching
@@ -48,39 +47,24 @@ LOSSES: dict[str, type[LossTerm]] = {
     "mlm": MaskedLanguage,
 }
 
-# Arguments that LossTerms gives to the terms that have them; a configuration cannot.
+# Arguments that LossTerms supplies to the terms that take them; a configuration cannot set them.
 SUPPLIED = ("feature_dim", "embed_dim", "num_classes", "vocab_size", "id_projection", "cloth_projection")
 
 
 def arguments_of(term: type[LossTerm]) -> list[str]:
-    """Names of every argument that `term` takes."""
+    """Names of the arguments that `term` takes."""
     return list(inspect.signature(term).parameters)
 
 
 def read_weight(name: str, settings: object) -> float:
     """Weight of the loss `name`, after checking that the loss and all its settings exist."""
-    if name not in LOSSES:
-        raise ConfigError(f"unknown loss {name!r}; valid losses: {', '.join(LOSSES)}")
+    check_choice("loss", name, LOSSES)
     if not isinstance(settings, Mapping):
         raise ConfigError(f"loss {name!r} must be a mapping such as {{'weight': 1.0}}, got {settings!r}")
-    valid = ["weight"] + [a for a in arguments_of(LOSSES[name]) if a not in SUPPLIED]
-    for argument in settings:
-        if argument not in valid:
-            raise ConfigError(f"loss {name!r}: unknown argument {argument!r}; valid: {', '.join(valid)}")
+    check_keys(f"loss {name!r}", settings, ["weight", *(a for a in arguments_of(LOSSES[name]) if a not in SUPPLIED)])
     if "weight" not in settings:
         raise ConfigError(f"loss {name!r} has no weight; give it one, 0 to leave the loss out")
     return number(f"loss {name!r}: weight", settings["weight"], low=0.0)
-
-
-def check_shapes(inputs: LossInputs) -> None:
-    """ValueError unless `pids` is `[B]` and every tensor but `scale` has B rows."""
-    if inputs.pids.dim() != 1:
-        raise ValueError(f"pids must have shape [B], got {list(inputs.pids.shape)}")
-    for name, value in inputs._asdict().items():
-        if name == "scale" or not isinstance(value, Tensor):
-            continue
-        if value.dim() == 0 or len(value) != len(inputs.pids):
-            raise ValueError(f"{name} has shape {list(value.shape)}, but there are {len(inputs.pids)} pids")
 
 
 def comparing_photos(terms: Mapping[str, Mapping[str, Any]]) -> list[str]:
@@ -89,16 +73,12 @@ def comparing_photos(terms: Mapping[str, Mapping[str, Any]]) -> list[str]:
 
 
 def _check_needs(names: Iterable[str]) -> None:
-    """ConfigError when a term reads what there is not, which else its first batch would show."""
-    hides = "mlm" in names
+    """ConfigError when a term reads a field that no batch will have."""
     for name in names:
         for field in LOSSES[name].needs:
-            if field not in LossInputs._fields:
-                raise ConfigError(f"loss {name!r} needs {field!r}; LossInputs has {', '.join(LossInputs._fields)}")
-            if field in OF_HIDDEN_WORDS and not hides:
-                raise ConfigError(
-                    f"loss {name!r} needs {field!r}, there only while words are hidden; give mlm a weight"
-                )
+            check_choice(f"loss {name!r}: needs", field, LossInputs._fields)
+            if field in MLM_INPUTS and "mlm" not in names:
+                raise ConfigError(f"loss {name!r} needs {field!r}, which only 'mlm' provides; give mlm a weight")
 
 
 class LossTerms(nn.Module):
@@ -119,30 +99,28 @@ class LossTerms(nn.Module):
         vocab_size: int = 30522,
     ) -> None:
         super().__init__()
-        if not isinstance(terms, Mapping):
-            raise ConfigError(f"losses must be a mapping of names to settings, got {terms!r}")
         weights = {name: read_weight(name, settings) for name, settings in terms.items()}
         self.weights = {name: weights[name] for name in LOSSES if weights.get(name, 0.0) > 0}
         if not self.weights:
             raise ConfigError(f"no loss has a weight above 0; valid losses: {', '.join(LOSSES)}")
         _check_needs(self.weights)
         self.terms = nn.ModuleDict()
+        supplied: dict[str, Any] = {
+            "feature_dim": feature_dim,
+            "embed_dim": embed_dim,
+            "num_classes": num_classes,
+            "vocab_size": vocab_size,
+        }
+        shared = {"bio": "id_projection", "cloth": "cloth_projection"}
         for name in self.weights:
-            supplied = {
-                "feature_dim": feature_dim,
-                "embed_dim": embed_dim,
-                "num_classes": num_classes,
-                "vocab_size": vocab_size,
-                "id_projection": self.terms["bio"].projection if "bio" in self.terms else None,
-                "cloth_projection": self.terms["cloth"].projection if "cloth" in self.terms else None,
-            }
             term = LOSSES[name]
-            arguments = {key: supplied[key] for key in arguments_of(term) if key in supplied}
-            arguments.update((key, value) for key, value in terms[name].items() if key != "weight")
+            settings = {**supplied, **terms[name]}
             try:
-                self.terms[name] = term(**arguments)
+                self.terms[name] = term(**{key: settings[key] for key in arguments_of(term) if key in settings})
             except ConfigError as error:
                 raise ConfigError(f"loss {name!r}: {error}") from error
+            if name in shared:
+                supplied[shared[name]] = self.terms[name].projection
 
     @property
     def needs(self) -> frozenset[str]:
@@ -151,11 +129,11 @@ class LossTerms(nn.Module):
 
     @property
     def hidden_share(self) -> float | None:
-        """Share of the words that the model is to hide; None when no term asks for it."""
+        """Share of the words that the model must hide for `mlm`; None without it."""
         return next((term.share for term in self.terms.values() if isinstance(term, MaskedLanguage)), None)
 
     def check_batches(self, several_photos: bool) -> None:
-        """Raises ConfigError when a term could never act; ``several_photos``: batches have some of one person."""
+        """ConfigError when a term could never act; ``several_photos``: batches have more than one photo per person."""
         for name in self.weights:
             if LOSSES[name].several_photos and not several_photos:
                 raise ConfigError(
@@ -166,7 +144,6 @@ class LossTerms(nn.Module):
 
     def each(self, inputs: LossInputs) -> dict[str, Tensor]:
         """Each term's own value without its weight, by name."""
-        check_shapes(inputs)
         values = {}
         # Under autocast the similarities would be computed in half precision, whatever their inputs are.
         with torch.autocast(inputs.pids.device.type, enabled=False):

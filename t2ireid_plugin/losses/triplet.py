@@ -1,11 +1,10 @@
-"""`triplet`: the hardest positive nearer than the hardest negative."""
+"""`triplet`: batch-hard triplet loss over images and texts."""
 
 import torch
 from torch import Tensor
 
 from t2ireid_plugin.losses.arguments import number
-from t2ireid_plugin.losses.base import LossTerm
-from t2ireid_plugin.losses.inputs import LossInputs, read
+from t2ireid_plugin.losses.base import LossInputs, LossTerm, read
 from t2ireid_plugin.losses.matching import same_identity
 
 

@@ -1,5 +1,6 @@
-"""Random batches, and scalar arithmetic for the oracles that uses neither tensors nor the package."""
+"""Random batches, and the oracles' scalar arithmetic, which uses neither tensors nor the package."""
 
+import inspect
 import math
 from types import SimpleNamespace
 
@@ -52,13 +53,15 @@ def random_inputs(pids, photos=None, seed=0, dtype=torch.float64, epoch=3.0):
 def build(name, **arguments):
     """The term `name` in float64 at the dimensions of `random_inputs`, its parameters seeded."""
     torch.manual_seed(7)
-    if name in ("bio", "cloth", "cloth_adv"):
-        arguments = {"feature_dim": FEATURE_DIM, "embed_dim": EMBED_DIM, **arguments}
-    if name == "id":
-        arguments = {"num_classes": NUM_CLASSES, "embed_dim": EMBED_DIM, **arguments}
-    if name == "mlm":
-        arguments = {"feature_dim": FEATURE_DIM, "vocab_size": VOCAB, "dim": 4, **arguments}
-    return LOSSES[name](**arguments).double()
+    sizes = {
+        "feature_dim": FEATURE_DIM,
+        "embed_dim": EMBED_DIM,
+        "num_classes": NUM_CLASSES,
+        "vocab_size": VOCAB,
+        "dim": 4,
+    }
+    taken = inspect.signature(LOSSES[name]).parameters
+    return LOSSES[name](**{key: size for key, size in sizes.items() if key in taken} | arguments).double()
 
 
 def dot(a, b):

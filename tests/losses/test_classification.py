@@ -1,11 +1,10 @@
 import math
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 
-@settings(max_examples=25, deadline=None)
 @given(
     pids=st.lists(st.integers(0, 5), min_size=1, max_size=7),
     smoothing=st.sampled_from([0.0, 0.1, 1.0]),

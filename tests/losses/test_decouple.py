@@ -1,6 +1,8 @@
+"""`decouple` and `cloth_leak`, which are HSIC of different features."""
+
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from t2ireid_plugin.losses.decouple import hsic
@@ -18,17 +20,16 @@ def centred_gram(naive, rows):
     return [[gram[i][j] - mean[i] - mean[j] + whole for j in range(size)] for i in range(size)]
 
 
-@settings(max_examples=25, deadline=None)
+@pytest.mark.parametrize(("name", "clothing"), [("decouple", "cloth_embeds"), ("cloth_leak", "cloth_text_embeds")])
 @given(size=st.integers(2, 7), seed=st.integers(0, 99))
-def test_equals_the_loop_over_centred_gram_matrices(make, naive, size, seed):
+def test_equals_the_loop_over_centred_gram_matrices(make, naive, name, clothing, size, seed):
     inputs = make.inputs([0] * size, seed=seed)
     k = centred_gram(naive, inputs.id_embeds.tolist())
-    m = centred_gram(naive, inputs.cloth_embeds.tolist())
+    m = centred_gram(naive, getattr(inputs, clothing).tolist())
     expected = sum(k[i][j] * m[i][j] for i in range(size) for j in range(size)) / (size - 1) ** 2
-    assert make.term("decouple")(inputs).item() == pytest.approx(expected, abs=1e-6)
+    assert make.term(name)(inputs).item() == pytest.approx(expected, abs=1e-6)
 
 
-@settings(max_examples=25, deadline=None)
 @given(size=st.integers(1, 8), dim=st.integers(1, 8), seed=st.integers(0, 99))
 def test_never_negative_even_in_float32(size, dim, seed):
     a, b = random_features(size, dim, seed).float(), random_features(size, 3, seed + 1000).float()
@@ -48,16 +49,3 @@ def test_a_common_offset_is_not_dependence():
     offset = torch.tensor([50.0, 0.0, 0.0, 0.0], dtype=torch.float64)
     a, b = random_features(200, 4, 0) + offset, random_features(200, 4, 1) + offset
     assert hsic(a, b) < 1e-6
-
-
-def test_descent_removes_the_dependence():
-    a = random_features(200, 4, 0)
-    b = (a + 0.1 * random_features(200, 4, 1)).requires_grad_()
-    before = hsic(a, b).item()
-    optimizer = torch.optim.Adam([b], lr=0.1)
-    for _ in range(60):
-        optimizer.zero_grad()
-        loss = hsic(a, b)
-        loss.backward()
-        optimizer.step()
-    assert loss.item() == pytest.approx(0, abs=0.05 * before)

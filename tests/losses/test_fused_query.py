@@ -2,10 +2,8 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
-
-from t2ireid_plugin.losses.fused_query import query_loss
 
 
 def split(rows):
@@ -13,7 +11,6 @@ def split(rows):
     return [pid for pid, _ in rows], [10 * pid + photo for pid, photo in rows]
 
 
-@settings(max_examples=60, deadline=None)
 @given(
     rows=st.lists(st.tuples(st.integers(0, 2), st.integers(0, 2)), min_size=2, max_size=8),
     scale=st.sampled_from([1.0, 0.5, -0.7]),
@@ -51,14 +48,6 @@ def test_similarity_to_the_own_photo_changes_nothing(make):
     assert not torch.allclose(after[2], before[2])
 
 
-def test_the_diagonal_of_the_similarities_is_never_read():
-    torch.manual_seed(0)
-    pids, photos = torch.tensor([0, 0, 1, 1, 2]), torch.tensor([0, 1, 2, 3, 4])
-    logits = torch.randn(5, 5)
-    changed = logits + torch.diag(torch.randn(5) * 100)
-    assert torch.equal(query_loss(changed, pids, photos), query_loss(logits, pids, photos))
-
-
 @pytest.mark.parametrize(
     ("pids", "photos"), [([0, 1, 2], [0, 1, 2]), ([0, 0, 0], [5, 5, 5]), ([0, 0, 1], [5, 5, 6]), ([0], [0])]
 )
@@ -73,7 +62,7 @@ def test_without_another_photo_it_is_exactly_zero_and_connected(make, pids, phot
         assert not leaf.grad.any()
 
 
-def test_rows_without_a_positive_do_not_thin_out_the_mean(make):
+def test_rows_without_a_positive_do_not_count_in_the_mean(make):
     # Person 1 has one photo. It is a wrong candidate for person 0, and its own query does not count.
     axes = torch.eye(4, dtype=torch.float64)[[0, 0, 1]]
     inputs = make.inputs([0, 0, 1])._replace(

@@ -1,10 +1,9 @@
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 
-@settings(max_examples=25, deadline=None)
 @given(size=st.integers(1, 7), target=st.sampled_from([0.5, 0.3]), seed=st.integers(0, 99))
 def test_equals_the_loop(make, size, target, seed):
     inputs = make.inputs([0] * size, seed=seed)

@@ -1,4 +1,4 @@
-"""docs/losses.md says what is there."""
+"""docs/losses.md against the terms."""
 
 import inspect
 import re
@@ -19,8 +19,8 @@ def page(repository):
 @pytest.fixture(scope="module")
 def rows(page):
     """The cells after the term's name: value, inputs, arguments, source."""
-    found = re.findall(r"^\| `(\w+)` \|(.*)\|$", page, flags=re.MULTILINE)
-    return {name: line.split("|") for name, line in found}
+    lines = re.findall(r"^\| `(\w+)` \|(.*)\|$", page, flags=re.MULTILINE)
+    return {name: line.split("|") for name, line in lines}
 
 
 def test_every_term_has_a_row(rows):

@@ -1,4 +1,4 @@
-"""`mlm` against a loop, and what it must not depend on."""
+"""`mlm` against a loop, and its independence of padding."""
 
 import math
 
@@ -36,7 +36,7 @@ def test_padding_changes_nothing(make):
     assert torch.equal(term(inputs._replace(word_tokens=other)), term(inputs))
 
 
-def test_the_photo_matters_to_the_guess(make):
+def test_the_prediction_depends_on_the_photo(make):
     term, inputs = make.term("mlm"), make.inputs([0, 1, 0, 2])
     assert term(inputs._replace(image_tokens=inputs.image_tokens.flip(0))) != term(inputs)
 
@@ -48,16 +48,16 @@ def test_without_hidden_words_it_is_zero_and_connected(make):
     loss.backward()
 
 
-def test_it_learns_a_word_that_only_the_photo_tells(make):
+def test_it_learns_a_word_that_only_the_photo_shows(make):
     """Two words, equally frequent, on equal texts: log 2 without the photo, towards 0 with it."""
     torch.manual_seed(0)
     inputs = make.inputs([0, 1] * 4)
-    told = torch.tensor([0, 1] * 4)
+    person = torch.tensor([0, 1] * 4)
     inputs = inputs._replace(
-        image_tokens=inputs.image_tokens[told],
+        image_tokens=inputs.image_tokens[person],
         word_tokens=torch.zeros_like(inputs.word_tokens),
         word_mask=torch.ones_like(inputs.word_mask),
-        hidden_words=torch.where(torch.arange(3) == 1, told[:, None] + 4, -100),
+        hidden_words=torch.where(torch.arange(3) == 1, person[:, None] + 4, -100),
     )
     term = make.term("mlm", dim=8)
     optimizer = torch.optim.Adam(term.parameters(), lr=0.01)
@@ -75,6 +75,6 @@ def test_it_learns_a_word_that_only_the_photo_tells(make):
     ("arguments", "words"),
     [({"share": 1.5}, "share"), ({"dim": 0}, "dim"), ({"num_layers": 1.5}, "num_layers"), ({"dim": True}, "dim")],
 )
-def test_wrong_arguments_are_named(make, arguments, words):
+def test_invalid_arguments_are_refused(make, arguments, words):
     with pytest.raises(ConfigError, match=words):
         make.term("mlm", **arguments)

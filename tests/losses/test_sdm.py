@@ -2,7 +2,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 
@@ -16,7 +16,6 @@ def divergence(naive, queries, candidates, pids, tau, eps):
     return total / len(queries)
 
 
-@settings(max_examples=25, deadline=None)
 @given(
     pids=st.lists(st.integers(0, 3), min_size=2, max_size=7),
     tau=st.sampled_from([0.02, 0.1]),
