@@ -64,7 +64,7 @@ def test_the_lineages_eight_terms(repository, tmp_path):
         assert [losses.terms[name].tau for name in contrastive] == [0.1] * 5
         assert [losses.terms[name].targets for name in contrastive] == [targets] * 5
         faulty = row == "lineage"
-        assert losses.terms["decouple"].centred is not faulty
+        assert (losses.terms["decouple"].projections is None) is not faulty
         assert losses.terms["gate_regularization"].of_each is faulty
         assert losses.terms["cloth_match"].wrong_share == 0.5 * faulty
         assert [losses.terms[name].projection.weight.requires_grad for name in ("bio", "cloth")] == [not faulty] * 2

@@ -7,7 +7,7 @@ import shutil
 import pytest
 
 from benchmarks import everything
-from benchmarks.everything import PARTS, TABLES, markdown, replace_part
+from benchmarks.everything import PARTS, TABLES, replace_part
 from benchmarks.main import main
 
 
@@ -68,10 +68,6 @@ def test_every_part_has_a_table_and_a_place(repository):
     text = (repository / "docs" / "performance.md").read_text()
     for name in (*PARTS, "machine"):
         assert replace_part(text, name, r"\1 stays as it is").count(r"\1 stays as it is") == 1
-
-
-def test_markdown():
-    assert markdown(["a", "b"], [["x", "1"], ["y", "2"]]) == "| a | b |\n| --- | ---: |\n| x | 1 |\n| y | 2 |"
 
 
 def test_every_command_on_the_page_is_one(repository):
