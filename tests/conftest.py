@@ -34,7 +34,7 @@ from t2ireid_plugin.synthetic import write_synthetic
 REPOSITORY = Path(__file__).resolve().parent.parent
 COUNTS = {"train_ids": 24, "val_ids": 8, "test_ids": 8, "photos": 4, "captions": 2}
 
-# The demo's model made tiny, with every loss term in.
+# The demo's model made tiny: one epoch of two losses, no intervals, no pictures.
 TINY = {
     "use_gpu": "False",
     "model.vit_config.image_size": "[32, 16]",
@@ -51,17 +51,32 @@ TINY = {
     "data.workers": "0",
     "sampler.num_instances": "4",
     "train.batch_size": "32",
-    "train.max_epoch": "2",
+    "train.max_epoch": "1",
     "test.eval_freq": "1",
+    **{f"loss.terms.{name}.weight": "0" for name in LOSSES},
+    "loss.terms.info_nce.weight": "0.5",
+    "loss.terms.cls.weight": "0.5",
+    "test.bootstrap": "0",
+    "test.pictures": "0",
+}
+# What a full run adds: every loss term, a second epoch, intervals and pictures.
+FULL = {
+    "train.max_epoch": "2",
     **{f"loss.terms.{name}.weight": "0.5" for name in LOSSES},
     "loss.terms.mlm.dim": "16",  # its scan over all tokens would take most of the time
+    "test.bootstrap": "2000",
+    "test.pictures": "6",
 }
 
 # Sums over several threads are rounded otherwise than over one, so processes that are compared must agree on it.
 torch.set_num_threads(1)
 os.environ["OMP_NUM_THREADS"] = "1"
-settings.register_profile("unhurried", deadline=None, max_examples=50)
-settings.load_profile("unhurried")
+settings.register_profile("fast", deadline=None, max_examples=20, derandomize=True)
+settings.register_profile("all", deadline=None, max_examples=100, derandomize=True)
+
+
+def pytest_configure(config):
+    settings.load_profile("fast" if config.getoption("markexpr") == "not slow" else "all")
 
 
 def pytest_collection_modifyitems(items):
@@ -93,14 +108,15 @@ def synthetic(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def tiny_settings(synthetic):
-    """`tiny_settings(save_dir, **others)`: command line words for a tiny model on the drawn people.
+    """`tiny_settings(save_dir, full=False, **others)`: command line words for a tiny model on the drawn people.
 
     In the names of others `__` stands for the dot.
     """
 
-    def words(save_dir, **others):
+    def words(save_dir, full=False, **others):
         changed = {name.replace("__", "."): str(value) for name, value in others.items()}
-        pairs = {**TINY, "data.root": str(synthetic.root), "data.save_dir": str(save_dir), **changed}
+        settings = {**TINY, **FULL} if full else TINY
+        pairs = {**settings, "data.root": str(synthetic.root), "data.save_dir": str(save_dir), **changed}
         config = str(REPOSITORY / "configs" / "t2i_synthetic_cpu.yaml")
         return ["--config-file", config, *(word for pair in pairs.items() for word in pair)]
 
@@ -109,9 +125,9 @@ def tiny_settings(synthetic):
 
 @pytest.fixture(scope="session")
 def tiny_run(tiny_settings, tmp_path_factory):
-    """A finished training: `folder`, what it `printed`, its `results`, and the command line `words`."""
+    """The one full training: `folder`, what it `printed`, its `results`, and the command line `words`."""
     folder = tmp_path_factory.mktemp("run") / "log"
-    words = tiny_settings(folder)
+    words = tiny_settings(folder, full=True)
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):
         status = main(["train", *words])

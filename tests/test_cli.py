@@ -290,7 +290,7 @@ def test_an_interruption_is_status_130(tiny_settings, tmp_path, monkeypatch, cap
 
 def test_test_is_train_with_eval_only(tiny_settings, tiny_run, tmp_path, capsys):
     shutil.copy(tiny_run.folder / "best.pth", tmp_path / "best.pth")
-    assert main(["test", *tiny_settings(tmp_path)]) == 0
+    assert main(["test", *tiny_settings(tmp_path, full=True)]) == 0
     printed = capsys.readouterr().out
     assert f"Testing '{tmp_path / 'best.pth'}'" in printed
     assert not (tmp_path / "last.pth").exists()

@@ -104,7 +104,7 @@ def test_the_visualize_command_runs(tiny_run, tiny_settings, tmp_path) -> None:
     (tmp_path / "configs").symlink_to(REPOSITORY / "configs")
     (tmp_path / "log" / "demo").mkdir(parents=True)
     (tmp_path / "log" / "demo" / "best.pth").symlink_to(tiny_run.folder / "best.pth")
-    tiny = shlex.join(tiny_settings("log/demo")[2:])
+    tiny = shlex.join(tiny_settings("log/demo", full=True)[2:])
     assert "'log/demo/visualize_cuhkpedes/report.html'" in run(f"{command.strip()} {tiny}", tmp_path)
     folder = tmp_path / "log" / "demo" / "visualize_cuhkpedes"
     written = {path.relative_to(folder).parts[0] for path in folder.rglob("*.*")}
@@ -148,7 +148,7 @@ def test_the_compare_command_runs(tiny_run, tiny_settings, tmp_path) -> None:
     (tmp_path / "log").mkdir()
     (tmp_path / "log" / "run_a").symlink_to(tiny_run.folder)
     weights = ["model.load_weights", str(tiny_run.folder / "last.pth")]
-    assert main(["test", *tiny_settings(tmp_path / "log" / "run_b"), *weights]) == 0
+    assert main(["test", *tiny_settings(tmp_path / "log" / "run_b", full=True), *weights]) == 0
     printed = run(command.strip(), tmp_path)
     assert "R@1" in printed
     assert "mAP" in printed

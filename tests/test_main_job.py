@@ -49,7 +49,7 @@ def numbers(folder):
 def second_run(train_net, tiny_settings, tmp_path_factory):
     """The command of `tiny_run`, in a process of its own."""
     folder = tmp_path_factory.mktemp("second") / "log"
-    words = tiny_settings(folder)
+    words = tiny_settings(folder, full=True)
     words[1] = "configs/t2i_synthetic_cpu.yaml"
     done = train_net(words)
     return folder, words, done
@@ -77,7 +77,7 @@ def test_the_same_command_and_seed_give_the_same_metrics(second_run, tiny_run):
 
 
 def test_another_seed_gives_another_model(tiny_settings, tiny_run, tmp_path):
-    words = tiny_settings(tmp_path, train__seed=2, train__max_epoch=1)
+    words = tiny_settings(tmp_path, full=True, train__seed=2, train__max_epoch=1)
     assert main(["train", *words]) == 0
     first, second = (torch.load(f / "best.pth", weights_only=True)["state_dict"] for f in (tmp_path, tiny_run.folder))
     assert not torch.equal(first["shared_mlp.weight"], second["shared_mlp.weight"])
@@ -155,7 +155,7 @@ def test_the_chosen_epoch_was_the_best_on_val(second_run):
 
 
 def test_images_kept_in_memory_change_nothing(tiny_settings, tiny_run, tmp_path):
-    assert main(["train", *tiny_settings(tmp_path, data__keep_images=True)]) == 0
+    assert main(["train", *tiny_settings(tmp_path, full=True, data__keep_images=True)]) == 0
     assert numbers(tmp_path) == numbers(tiny_run.folder)
 
 
@@ -164,7 +164,7 @@ def test_images_kept_in_memory_change_nothing(tiny_settings, tiny_run, tmp_path)
 
 def test_eval_only_gives_the_same_metrics(tiny_settings, tiny_run, tmp_path):
     weights = tiny_run.folder / "best.pth"
-    assert main(["train", "--eval-only", *tiny_settings(tmp_path), "model.load_weights", str(weights)]) == 0
+    assert main(["train", "--eval-only", *tiny_settings(tmp_path, full=True), "model.load_weights", str(weights)]) == 0
     assert numbers(tmp_path) == numbers(tiny_run.folder)
     assert not (tmp_path / "train.log").exists()
     assert f"Testing '{weights}'" in (tmp_path / "test.log").read_text()
@@ -173,7 +173,7 @@ def test_eval_only_gives_the_same_metrics(tiny_settings, tiny_run, tmp_path):
 
 def test_eval_only_takes_the_runs_own_best_checkpoint(tiny_settings, tiny_run, tmp_path):
     shutil.copy(tiny_run.folder / "best.pth", tmp_path / "best.pth")
-    assert main(["train", "--eval-only", *tiny_settings(tmp_path, test__evaluator="torchreid")]) == 0
+    assert main(["train", "--eval-only", *tiny_settings(tmp_path, full=True, test__evaluator="torchreid")]) == 0
     found, expected = numbers(tmp_path)[0]["cuhkpedes"]["t2i"], tiny_run.results["metrics"]["cuhkpedes"]["t2i"]
     assert found.pop("interval95") == expected["interval95"]
     assert found == pytest.approx({k: v for k, v in expected.items() if k != "interval95"}, abs=1e-6)
@@ -205,20 +205,20 @@ def test_a_killed_training_goes_on_as_if_nothing_had_been(tiny_settings, tmp_pat
 
 
 def test_resume_of_what_is_not_there_starts_anew(tiny_settings, tiny_run, tmp_path):
-    assert main(["train", "--resume", *tiny_settings(tmp_path)]) == 0
+    assert main(["train", "--resume", *tiny_settings(tmp_path, full=True)]) == 0
     assert numbers(tmp_path) == numbers(tiny_run.folder)
 
 
 def test_resume_of_a_finished_run_only_tests(tiny_settings, tiny_run, tmp_path, capsys):
     for name in ("last.pth", "best.pth"):
         shutil.copy(tiny_run.folder / name, tmp_path / name)
-    assert main(["train", "--resume", *tiny_settings(tmp_path)]) == 0
+    assert main(["train", "--resume", *tiny_settings(tmp_path, full=True)]) == 0
     assert "epoch: [" not in capsys.readouterr().out
     assert numbers(tmp_path) == numbers(tiny_run.folder)
 
 
 def test_resume_into_another_folder(tiny_settings, tiny_run, tmp_path):
-    words = tiny_settings(tmp_path, train__max_epoch=3)
+    words = tiny_settings(tmp_path, full=True, train__max_epoch=3)
     assert main(["train", *words, "model.resume", str(tiny_run.folder / "last.pth")]) == 0
     assert results(tmp_path)["chosen"]["epoch"] == 3
     assert torch.load(tmp_path / "best.pth", weights_only=True)["epoch"] == 3
@@ -227,7 +227,7 @@ def test_resume_into_another_folder(tiny_settings, tiny_run, tmp_path):
 def test_training_can_start_from_weights(tiny_settings, tiny_run, tmp_path):
     """With a rate of 0 and statistics apart, what comes out is what went in."""
     weights = tiny_run.folder / "best.pth"
-    words = tiny_settings(tmp_path, model__load_weights=weights, train__lr=0, train__max_epoch=1)
+    words = tiny_settings(tmp_path, full=True, model__load_weights=weights, train__lr=0, train__max_epoch=1)
     assert main(["train", *words]) == 0
     before, after = (torch.load(f, weights_only=True)["state_dict"] for f in (weights, tmp_path / "best.pth"))
     for name in before:
@@ -394,10 +394,10 @@ def test_people_are_found_by_chinese_captions(tiny_settings, new_cuhk, tmp_path)
 
 @pytest.mark.cuda
 def test_training_on_the_gpu(tiny_settings, tmp_path):
-    words = tiny_settings(tmp_path / "log", use_gpu=True)
+    words = tiny_settings(tmp_path / "log", full=True, use_gpu=True)
     assert main(["train", *words]) == 0
     assert "trained, on cuda" in (tmp_path / "log" / "train.log").read_text()
     weights = tmp_path / "log" / "best.pth"
-    assert main(["test", *tiny_settings(tmp_path / "cpu"), "model.load_weights", str(weights)]) == 0
+    assert main(["test", *tiny_settings(tmp_path / "cpu", full=True), "model.load_weights", str(weights)]) == 0
     on_gpu, on_cpu = (results(tmp_path / name)["metrics"]["cuhkpedes"]["t2i"] for name in ("log", "cpu"))
     assert on_cpu == pytest.approx(on_gpu, abs=0.05)  # near ties may fall either way

@@ -13,7 +13,7 @@ def build(tiny_settings):
     """`build(train__lr=0.1, …)`: an engine, seeded by train.seed."""
 
     def make(**others) -> TextImageEngine:
-        _, file, *words = tiny_settings("unused", **others)
+        _, file, *words = tiny_settings("unused", full=True, **others)
         cfg = load_cfg(file, words)
         torchreid_utils.set_random_seed(cfg.train.seed)
         model = build_model(cfg, build_tokenizer(cfg), num_classes=24)

@@ -189,11 +189,11 @@ def test_the_job_tests_the_chosen_average(tiny_settings, tmp_path, monkeypatch):
     """
     choose = TextImageEngine.choose
     monkeypatch.setattr(TextImageEngine, "choose", lambda self, at: None if self.epoch else choose(self, at))
-    words = tiny_settings(tmp_path / "run", train__ema_decay=DECAY, train__lr=0.003)
+    words = tiny_settings(tmp_path / "run", full=True, train__ema_decay=DECAY, train__lr=0.003)
     assert main(["train", *words]) == 0
     assert saved(tmp_path / "run", "best.pth")["epoch"] == 1
     expected = json.loads((tmp_path / "run" / "results.json").read_text())["metrics"]
     for name, decay in (("on", DECAY), ("off", 0.0)):
-        again = tiny_settings(tmp_path / name, train__ema_decay=decay)
+        again = tiny_settings(tmp_path / name, full=True, train__ema_decay=decay)
         assert main(["test", *again, "model.load_weights", str(tmp_path / "run" / "best.pth")]) == 0
         assert json.loads((tmp_path / name / "results.json").read_text())["metrics"] == expected

@@ -47,7 +47,7 @@ def test_a_full_disk_and_on_when_there_is_room_again(mounted, tiny_settings, tin
     """Room for the first checkpoint and not for more; then for all."""
     size = (tiny_run.folder / "last.pth").stat().st_size
     folder = tmp_path / "disk"
-    words = tiny_settings(folder)
+    words = tiny_settings(folder, full=True)
     copy = shlex.quote(str(tmp_path / "copy"))
     done = mounted(
         folder,
@@ -67,14 +67,14 @@ def test_a_full_disk_and_on_when_there_is_room_again(mounted, tiny_settings, tin
 
 def test_a_read_only_folder(mounted, tiny_settings, tmp_path):
     folder = tmp_path / "disk"
-    done = mounted(folder, f"mount -o remount,ro none {folder}; {command(tiny_settings(folder))}")
+    done = mounted(folder, f"mount -o remount,ro none {folder}; {command(tiny_settings(folder, full=True))}")
     assert done.returncode == 2
     assert done.stderr == f"error: cannot write '{folder}/.lock': Read-only file system; {MEND}\n"
 
 
 def test_a_folder_that_vanishes(repository, tiny_settings, tmp_path):
     folder = tmp_path / "log"
-    words = tiny_settings(folder, train__max_epoch=50, train__print_freq=1)
+    words = tiny_settings(folder, full=True, train__max_epoch=50, train__print_freq=1)
     process = subprocess.Popen(
         [sys.executable, "tools/train_net.py", *words],
         cwd=repository, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,

@@ -33,7 +33,7 @@ def probe(words, folder):
 
 def test_a_run_is_probed_on_its_people(tiny_run, tiny_settings, drawn, tmp_path, capsys):
     best = tiny_run.folder / "best.pth"
-    found = probe(tiny_settings(tmp_path, model__load_weights=best, data__root=drawn(1)), tmp_path)
+    found = probe(tiny_settings(tmp_path, full=True, model__load_weights=best, data__root=drawn(1)), tmp_path)
     assert found["target"] == "cuhkpedes"
     assert found["weights"] == str(best)
     assert found["photos"] == 80
@@ -56,7 +56,7 @@ def test_the_best_checkpoint_of_the_runs_own_folder_is_the_default(tiny_run, tin
 
 
 def test_retrieval_across_outfits_where_people_have_several(tiny_run, tiny_settings, drawn, tmp_path, capsys):
-    words = tiny_settings(tmp_path, model__load_weights=tiny_run.folder / "best.pth", data__root=drawn(2))
+    words = tiny_settings(tmp_path, full=True, model__load_weights=tiny_run.folder / "best.pth", data__root=drawn(2))
     found = probe(words, tmp_path)
     queries = {"i2i_any_outfit": 80, "i2i_other_outfit": 80, "identity_any_outfit": 160, "identity_other_outfit": 160}
     assert {name: metrics["valid_queries"] for name, metrics in found["outfits"].items()} == queries

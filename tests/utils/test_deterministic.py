@@ -38,7 +38,7 @@ def test_off_by_default_and_after_a_run_that_had_it():
 
 def test_a_run_with_every_loss_has_deterministic_kernels_for_all_it_does(tiny_settings, tiny_run, tmp_path):
     """On the CPU they are the same ones, so the run is the same."""
-    assert main(["train", *tiny_settings(tmp_path, train__deterministic=True)]) == 0
+    assert main(["train", *tiny_settings(tmp_path, full=True, train__deterministic=True)]) == 0
     assert torch.are_deterministic_algorithms_enabled()
     assert (tmp_path / "metrics.jsonl").read_text() == (tiny_run.folder / "metrics.jsonl").read_text()
 
@@ -46,6 +46,6 @@ def test_a_run_with_every_loss_has_deterministic_kernels_for_all_it_does(tiny_se
 @pytest.mark.cuda
 def test_on_the_gpu_the_same_command_gives_the_same_weights(tiny_settings, tmp_path):
     for name in ("a", "b"):
-        assert main(["train", *tiny_settings(tmp_path / name, use_gpu=True, train__deterministic=True)]) == 0
+        assert main(["train", *tiny_settings(tmp_path / name, full=True, use_gpu=True, train__deterministic=True)]) == 0
     first, second = (torch.load(tmp_path / name / "best.pth", weights_only=True)["state_dict"] for name in ("a", "b"))
     assert all(torch.equal(first[key], second[key]) for key in first)
