@@ -4,53 +4,43 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import functools
 import random
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from PIL import Image
 from torchreid import data as torchreid_data
 
-from t2ireid_plugin.data.annotations import INSTRUCTIONS, Photo, find_annotation, read_photos
+from t2ireid_plugin.data.annotations import Photo, read_photos
 from t2ireid_plugin.data.benchmarks import SPLITS, BenchmarkSpec, Counts, Official
-from t2ireid_plugin.data.item_table import (
-    CAMID,
-    NO_TEXT,
-    PATH,
-    PID,
-    SPLIT_CAPTION,
-    ItemTable,
-    Texts,
-)
+from t2ireid_plugin.data.item_table import CAMID, NO_TEXT, PATH, PID, SPLIT_CAPTION, ItemTable, Texts
 from t2ireid_plugin.data.sampling import SampleKey
 from t2ireid_plugin.data.transforms import Pixels, TestTransform, read_pixels
 from t2ireid_plugin.errors import DataError
 
-# A camera that no gallery image has: torchreid's evaluator drops gallery images with the query's identity and
-# camera, and with its photo's camera a sentence would lose the very image that it describes.
+# Camera of every query, which no gallery image has. torchreid's evaluator excludes gallery images with the query's
+# identity and camera; with the camera of its photo a caption would lose the very image that it describes.
 TEXT_CAMERA = -1
-# Share of the training identities held out where a set has no val split.
+# Share of the training identities held out for validation where a benchmark has no val split.
 VAL_SHARE = 0.05
 
 
 class CaptionDataset(torchreid_data.ImageDataset):
-    """A text-to-image benchmark; one item a caption, ``(path, pid, camid, dsetid, caption, id_text, cloth_text)``.
+    """A text-to-image benchmark with items ``(path, pid, camid, dsetid, caption, id_text, cloth_text)``.
 
-    Training items are images with one caption each, identities numbered 0…n−1. Query items are texts: every caption
-    of the evaluated split, without its image. Gallery items are the split's images, each once. That is the official
-    protocol: a match is an equal identity, and no camera filter takes effect.
+    A training item is an image with one of its captions; identities are renumbered 0…n-1. A query item is a caption of
+    the evaluated split, without its image. A gallery item is an image of that split, once. This is the official
+    protocol: a match has the same identity, and no gallery image is excluded by its camera.
 
     Args:
-        root: the folder that holds the benchmark's folder.
+        root: folder that contains the benchmark's folder.
         spec: the benchmark.
-        eval_split: the split that ``query`` and ``gallery`` come from.
-        val_share: where the set has no val split, the share of training identities that becomes one; with 0 there is
-            none and all are trained on.
-        val_seed: draws these identities.
+        eval_split: split that ``query`` and ``gallery`` come from.
+        val_share: share of the training identities that becomes the val split where the benchmark has none; with 0
+            all of them are trained on.
+        val_seed: seed of the draw of these identities.
         **kwargs: torchreid's, such as ``mode`` (train, query, gallery) and ``transform``; its settings for other
             datasets are ignored.
 
@@ -69,47 +59,64 @@ class CaptionDataset(torchreid_data.ImageDataset):
         **kwargs: Any,
     ) -> None:
         if kwargs.get("combineall"):
-            raise DataError(f"{spec.name}: data.combineall would train on the test identities")
-        loaded = load(root, spec)
+            raise DataError(f"{spec.name}: data.combineall would train on the test identities; set it to False")
+        splits = _read_splits(root, spec)
         self.spec, self.eval_split = spec, eval_split
-        self.held_out = bool(spec.holds_out_val and "val" not in loaded.photos and val_share > 0)
-        if self.held_out:
-            loaded = _hold_out(loaded, val_share, val_seed)
-        self.counts = {split: _count(loaded, split) for split in SPLITS}
-        for split in ("train", eval_split):
-            if not self.counts[split].images:
-                raise DataError(f"{spec.name}: the annotation has no images of the split '{split}'")
-        train, query = loaded.captions["train"], loaded.captions[eval_split]
+        self.held_out = bool(spec.holds_out_val and "val" not in splits and val_share > 0)
+        self._splits = _hold_out(splits, val_share, val_seed) if self.held_out else splits
+        self.counts = {split: _count(self._splits.get(split)) for split in SPLITS}
+        self._images: dict[str, Pixels] | None = None
+        self._replace_bad = False
+        train = self._split("train").captions
         _, labels = train.columns[:, PID].unique(return_inverse=True)
-        gallery = loaded.photos[eval_split]
-        self._kept: dict[str, Pixels] | None = None
-        self._replaces = False
-        super().__init__(train.with_column(PID, labels), query.with_column(CAMID, TEXT_CAMERA), gallery, **kwargs)
+        super().__init__(train.with_column(PID, labels), *self._query_and_gallery(eval_split), **kwargs)
+
+    def with_mode(self, mode: str, transform: Callable[..., Any] | None) -> CaptionDataset:
+        """The same dataset as train, query or gallery items; nothing is read again."""
+        other = copy.copy(self)
+        other.mode, other.transform, other.data = mode, transform, getattr(self, mode)
+        return other
+
+    def with_eval_split(self, split: str) -> CaptionDataset:
+        """The same dataset with the queries and gallery of another split; nothing is read again.
+
+        Raises:
+            DataError: when the split is empty.
+        """
+        other = copy.copy(self)
+        other.eval_split = split
+        other.query, other.gallery = self._query_and_gallery(split)
+        other.data = getattr(other, other.mode)
+        return other
+
+    def image_paths(self) -> list[str]:
+        """The images of all splits."""
+        return [path for split in self._splits.values() for path in split.photos.paths()]
 
     def keep_images(self) -> None:
-        """From now on keeps each image in memory once it was read and resized.
+        """From now on keeps each image in memory, resized, after it was read once.
 
-        Worth it for small images read by the training process itself: worker processes forget them every epoch.
+        Meant for small images read by the training process itself; worker processes lose the cache every epoch.
         """
-        self._kept = {}
+        self._images = {}
 
     def replace_bad_images(self) -> None:
-        """From now on an item whose image cannot be decoded gives way to another one of its person.
+        """From now on replaces an item whose image cannot be decoded by another image of the same identity.
 
-        Its ``bad_image`` then says what was wrong; elsewhere that is empty. Which item takes its place follows from
-        the draw, so it is the same in each process.
+        Its ``bad_image`` then contains the error message; for other items it is empty. The replacement depends on the
+        item's seed alone, so every process chooses the same one.
         """
-        self._replaces = True
+        self._replace_bad = True
 
     def __getitem__(self, index: int | SampleKey) -> dict[str, Any]:
         """Texts and labels of an item and, unless it is a query, its image ``img [3, H, W]``.
 
-        A `SampleKey` says what the random changes to the image and its texts are; for a number alone they are any.
+        The seed of a `SampleKey` determines all random changes to the image and its texts.
 
         Raises:
-            DataError: when the image cannot be decoded and nothing takes its place, see `replace_bad_images`.
+            DataError: when the image cannot be decoded and is not replaced, see `replace_bad_images`.
         """
-        if not self._replaces:
+        if not self._replace_bad:
             return self._item(index)
         try:
             return {**self._item(index), "bad_image": ""}
@@ -125,63 +132,61 @@ class CaptionDataset(torchreid_data.ImageDataset):
         return {**item, **dict(zip(("caption", "id_text", "cloth_text"), texts, strict=True))}
 
     def _substitute(self, index: int | SampleKey, error: DataError) -> dict[str, Any]:
-        """Another item of the same person, with another image, by lot."""
-        draw = index if isinstance(index, SampleKey) else SampleKey(index, 0)
+        """A random item of the same identity with another image."""
+        key = index if isinstance(index, SampleKey) else SampleKey(index, 0)
         columns = self.data.columns
-        path, person = columns[draw.item, [PATH, PID]]
-        others = torch.nonzero((columns[:, PID] == person) & (columns[:, PATH] != path)).flatten().tolist()
-        random.Random(draw.seed).shuffle(others)
+        path, pid = columns[key.item, [PATH, PID]]
+        others = torch.nonzero((columns[:, PID] == pid) & (columns[:, PATH] != path)).flatten().tolist()
+        random.Random(key.seed).shuffle(others)
         for item in others:
-            with contextlib.suppress(DataError):  # that one is met on its own
-                return self._item(SampleKey(item, draw.seed))
-        raise DataError(f"{error}, and the person has no other image that could take its place") from error
+            with contextlib.suppress(DataError):  # reported when that item itself is drawn
+                return self._item(SampleKey(item, key.seed))
+        raise DataError(f"{error}, and its identity has no other readable image to replace it") from error
 
     def _image(self, path: str, texts: tuple[str, ...], source: random.Random | None) -> tuple[Any, Sequence[str]]:
-        """The transformed image; our transforms change the texts with it, torchreid's take a PIL image alone."""
+        """The transformed image and texts; transforms of torchreid take a PIL image alone."""
         transform = self.transform
         if isinstance(transform, TestTransform):
-            return transform(self._pixels(path), texts, source, self._any_pixels)
+            return transform(self._pixels(path), texts, source, self._random_pixels)
         image = Image.fromarray(read_pixels(path))
         return (image if transform is None else self._transform_image(transform, self.k_tfm, image)), texts
 
     def _pixels(self, path: str) -> Pixels:
-        """An image at the model's size, from memory where `keep_images` has it there."""
-        if self._kept is None:
+        """An image at the model's size, from the cache of `keep_images` if there is one."""
+        if self._images is None:
             return self.transform.load(path)
-        if path not in self._kept:
-            self._kept[path] = self.transform.load(path)
-        return self._kept[path]
+        if path not in self._images:
+            self._images[path] = self.transform.load(path)
+        return self._images[path]
 
-    def _any_pixels(self, source: random.Random) -> Pixels:
-        """The image of some item; where bad ones are replaced, of one that can be decoded."""
+    def _random_pixels(self, source: random.Random) -> Pixels:
+        """The image of a random item; with `replace_bad_images` the next draw where it cannot be decoded."""
         path = self.data[source.randrange(len(self.data))][0]
         try:
             return self._pixels(path)
         except DataError:
-            if not self._replaces:
+            if not self._replace_bad:
                 raise
-        return self._any_pixels(source)
+        return self._random_pixels(source)
 
     def get_num_pids(self, data: ItemTable) -> int:
-        """Number of identities, without a look at every item."""
+        """Number of identities, without decoding every item as torchreid's method does."""
         return data.distinct(PID)
 
     def get_num_cams(self, data: ItemTable) -> int:
-        """Number of cameras, without a look at every item."""
+        """Number of cameras, without decoding every item."""
         return data.distinct(CAMID)
 
     def get_num_datasets(self, data: ItemTable) -> int:
-        """Always one; joined datasets count themselves."""
+        """Always 1; `__add__` counts the datasets that it joins."""
         return 1
 
     def __add__(self, other: CaptionDataset) -> CaptionDataset:
-        """Both training sets, the other's identities, cameras and dataset numbers moved past ours."""
+        """Both training sets, with distinct identities, cameras and dataset numbers."""
         if not isinstance(other, CaptionDataset):
             raise DataError(f"{self.spec.name} has captions and cannot be joined with {type(other).__name__}")
         joined = copy.copy(self)
-        cameras = (
-            int(self.train.columns[:, CAMID].max()) + 1
-        )  # not all of a set's cameras need be in its training split
+        cameras = int(self.train.columns[:, CAMID].max()) + 1  # numbers may have gaps: cameras of other splits
         joined.train = self.train.joined(other.train, (self.num_train_pids, cameras, self.num_datasets))
         joined.num_train_pids = self.num_train_pids + other.num_train_pids
         joined.num_train_cams = self.num_train_cams + other.num_train_cams
@@ -197,42 +202,37 @@ class CaptionDataset(torchreid_data.ImageDataset):
         rows = {split: (counts, self.spec.official.get(split)) for split, counts in self.counts.items()}
         if self.held_out:  # the publishers count both as train
             train, val = self.counts["train"], self.counts["val"]
-            together = Counts(train.images + val.images, train.ids + val.ids, train.captions + val.captions)
+            total = Counts(train.images + val.images, train.ids + val.ids, train.captions + val.captions)
             rows = {
                 "train": (train, None),
-                "+ val": (val, None),  # held out from train
-                "= train": (together, self.spec.official.get("train")),
+                "+ val": (val, None),
+                "= train": (total, self.spec.official.get("train")),
                 "test": rows["test"],
             }
         for split, (counts, official) in rows.items():
             cells = f"  {split:<9} {counts.images:>7} {counts.ids:>7} {counts.captions:>9}"
-            print(f"{cells}   {_compared(counts, official)}".rstrip())
+            print(f"{cells}   {_official_cell(counts, official)}".rstrip())
+
+    def _split(self, name: str) -> _Split:
+        if name not in self._splits:
+            raise DataError(f"{self.spec.name}: the annotation has no images of the split '{name}'")
+        return self._splits[name]
+
+    def _query_and_gallery(self, split: str) -> tuple[ItemTable, ItemTable]:
+        items = self._split(split)
+        return items.captions.with_column(CAMID, TEXT_CAMERA), items.photos
 
 
-class Loaded(NamedTuple):
-    """A benchmark's items by split, as annotated."""
+class _Split(NamedTuple):
+    """The items of one split, with identities as annotated."""
 
-    captions: dict[str, ItemTable]  # one item a caption
-    photos: dict[str, ItemTable]  # one item an image, without texts
-
-
-def load(root: str | Path, spec: BenchmarkSpec) -> Loaded:
-    """A benchmark's items; read once for all datasets that are made of it, and again after an edit of its files.
-
-    Raises:
-        DataError: as `read_photos`.
-    """
-    file = find_annotation(root, spec)
-    companion = file.parent / INSTRUCTIONS
-    edited = tuple(path.stat().st_mtime_ns for path in (file, companion) if path.is_file())
-    return _load(str(root), spec.name, edited)
+    captions: ItemTable  # one item per caption
+    photos: ItemTable  # one item per image, without texts
 
 
-@functools.lru_cache(maxsize=8)
-def _load(root: str, spec_name: str, _edited: tuple[int, ...]) -> Loaded:
-    from t2ireid_plugin.data.benchmarks import BENCHMARKS
-
-    photos = read_photos(root, BENCHMARKS[spec_name])
+def _read_splits(root: str | Path, spec: BenchmarkSpec) -> dict[str, _Split]:
+    """The items of each split that is not empty; all tables share their strings."""
+    photos = read_photos(root, spec)
     cameras = {camera: i for i, camera in enumerate(sorted({photo.camera for photo in photos}))}
     strings: list[str] = []
     caption_rows: dict[str, list[tuple[int, ...]]] = {split: [] for split in SPLITS}
@@ -243,15 +243,15 @@ def _load(root: str, spec_name: str, _edited: tuple[int, ...]) -> Loaded:
         photo_rows[photo.split].append((*labels, NO_TEXT, NO_TEXT, NO_TEXT))
         caption_rows[photo.split] += [(*labels, *numbers) for numbers in _number_texts(photo, strings)]
     texts = Texts(strings)
-
-    def tables(rows: dict[str, list[tuple[int, ...]]]) -> dict[str, ItemTable]:
-        return {split: ItemTable(texts, torch.from_numpy(np.array(found))) for split, found in rows.items() if found}
-
-    return Loaded(tables(caption_rows), tables(photo_rows))
+    return {
+        split: _Split(ItemTable(texts, torch.tensor(caption_rows[split])), ItemTable(texts, torch.tensor(rows)))
+        for split, rows in photo_rows.items()
+        if rows
+    }
 
 
 def _number_texts(photo: Photo, strings: list[str]) -> list[tuple[int, int, int]]:
-    """Adds a photo's texts to ``strings`` and gives the numbers of caption, identity and clothing text of each."""
+    """Appends a photo's texts to ``strings``; returns the numbers of (caption, identity text, clothing text)."""
     columns = []
     for texts in (photo.captions, photo.id_texts, photo.cloth_texts):
         if texts is None:
@@ -262,37 +262,32 @@ def _number_texts(photo: Photo, strings: list[str]) -> list[tuple[int, int, int]
     return list(zip(*columns, strict=True))
 
 
-def view(dataset: Any, mode: str, transform: Callable[..., Any] | None) -> Any:
-    """Any torchreid dataset for another use (train, query or gallery), without reading anything again."""
-    other = copy.copy(dataset)
-    other.mode, other.transform, other.data = mode, transform, getattr(dataset, mode)
-    return other
-
-
-def _hold_out(loaded: Loaded, share: float, seed: int) -> Loaded:
+def _hold_out(splits: dict[str, _Split], share: float, seed: int) -> dict[str, _Split]:
     """Moves a share of the training identities, at least one and never all, to val."""
-    pids = loaded.photos["train"].columns[:, PID].unique()
+    train = splits.get("train")
+    if train is None:
+        return splits
+    pids = train.photos.columns[:, PID].unique()
     number = min(max(1, round(len(pids) * share)), len(pids) - 1)
-    drawn = pids[torch.randperm(len(pids), generator=torch.Generator().manual_seed(seed))[:number]]
+    if number == 0:
+        return splits
+    val_pids = pids[torch.randperm(len(pids), generator=torch.Generator().manual_seed(seed))[:number]]
 
-    def divided(tables: dict[str, ItemTable]) -> dict[str, ItemTable]:
-        train = tables["train"]
-        chosen = torch.isin(train.columns[:, PID], drawn)
-        halves = {"train": train.columns[~chosen], "val": train.columns[chosen]}
-        return {**tables, **{split: ItemTable(train.texts, columns) for split, columns in halves.items()}}
+    def select(table: ItemTable, val: bool) -> ItemTable:
+        return ItemTable(table.texts, table.columns[torch.isin(table.columns[:, PID], val_pids) == val])
 
-    return Loaded(divided(loaded.captions), divided(loaded.photos)) if number > 0 else loaded
+    parts = {val: _Split(select(train.captions, val), select(train.photos, val)) for val in (False, True)}
+    return {**splits, "train": parts[False], "val": parts[True]}
 
 
-def _count(loaded: Loaded, split: str) -> Counts:
-    if split not in loaded.photos:
+def _count(split: _Split | None) -> Counts:
+    if split is None:
         return Counts(0, 0, 0)
-    photos = loaded.photos[split]
-    return Counts(photos.distinct(PATH), photos.distinct(PID), len(loaded.captions[split]))
+    return Counts(split.photos.distinct(PATH), split.photos.distinct(PID), len(split.captions))
 
 
-def _compared(counts: Counts, official: Official | None) -> str:
-    """The publishers' counts, marked where ours are others."""
+def _official_cell(counts: Counts, official: Official | None) -> str:
+    """The publishers' counts, marked where ours differ."""
     if official is None:
         return ""
     differs = any(theirs is not None and ours != theirs for ours, theirs in zip(counts, official, strict=True))

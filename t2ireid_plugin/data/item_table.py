@@ -1,8 +1,8 @@
-"""Many items in few tensors, so that the loader's worker processes share them.
+"""Dataset items in a few tensors, which the data loader's worker processes share.
 
-A list of tuples of strings is some hundred thousand Python objects, and a worker that only looks at one writes its
-reference count, which makes the worker's own copy of that memory page. Tensors have no such counts inside, and where
-workers do not inherit memory PyTorch hands them over as shared memory.
+A list of tuples of strings is several hundred thousand Python objects, and a worker that reads one of them writes its
+reference count and so copies the memory page. Tensor contents have no reference counts, and where workers do not
+inherit memory (spawn) PyTorch passes tensors through shared memory.
 """
 
 from __future__ import annotations
@@ -21,16 +21,15 @@ Item = tuple[str, int, int, int, str, str, str]
 
 # Columns of a table.
 PATH, PID, CAMID, DSETID, CAPTION, ID_TEXT, CLOTH_TEXT = range(7)
-# Numbers of texts: the empty one, and one that is a part of the caption, made when it is asked for.
+# Text numbers: the empty text, and one that `split_caption` derives from the caption on access.
 NO_TEXT, SPLIT_CAPTION = 0, -1
 
 
 class Texts:
-    """Strings by number, kept as one run of bytes; number 0 is the empty string."""
+    """Strings by number, stored as one byte tensor in UTF-8; number 0 is the empty string."""
 
     def __init__(self, strings: Sequence[str]) -> None:
-        # A lone half of a surrogate pair is no character, but JSON can hold one.
-        encoded = [text.encode("utf-8", "surrogatepass") for text in strings]
+        encoded = [text.encode() for text in strings]
         self._bytes = torch.from_numpy(np.array(memoryview(b"".join(encoded)), dtype=np.uint8))
         self._starts = torch.tensor([0, 0, *itertools.accumulate(map(len, encoded))])
 
@@ -39,10 +38,10 @@ class Texts:
 
     def __getitem__(self, number: int) -> str:
         start, end = self._starts[number : number + 2].tolist()
-        return self._bytes[start:end].numpy().tobytes().decode("utf-8", "surrogatepass")
+        return self._bytes[start:end].numpy().tobytes().decode()
 
     def __add__(self, other: Texts) -> Texts:
-        """Ours, then the other's without its empty string."""
+        """The strings of both, with one empty string."""
         joined = Texts(())
         joined._bytes = torch.cat([self._bytes, other._bytes])
         joined._starts = torch.cat([self._starts, other._starts[2:] + len(self._bytes)])
@@ -50,11 +49,11 @@ class Texts:
 
 
 class ItemTable(Sequence[Item]):
-    """Items ``(path, pid, camid, dsetid, caption, id_text, cloth_text)`` as a read-only sequence of tuples.
+    """Read-only sequence of items ``(path, pid, camid, dsetid, caption, id_text, cloth_text)``.
 
     Args:
         texts: the strings.
-        columns: ``[n, 7]`` int64; texts by number, labels as they are.
+        columns: ``[n, 7]`` int64; paths and texts by number, labels as they are.
     """
 
     def __init__(self, texts: Texts, columns: Tensor) -> None:
@@ -92,16 +91,20 @@ class ItemTable(Sequence[Item]):
         )
 
     def labels(self) -> list[tuple[str, int, int, int]]:
-        """``("", pid, camid, dsetid)`` of each item: all that torchreid's samplers look at."""
+        """``("", pid, camid, dsetid)`` per item, all that torchreid's samplers read."""
         return [("", pid, camid, dsetid) for pid, camid, dsetid in self.columns[:, PID : DSETID + 1].tolist()]
 
+    def paths(self) -> list[str]:
+        """The distinct image paths."""
+        return [self.texts[number] for number in self.columns[:, PATH].unique().tolist()]
+
     def all_texts(self) -> set[str]:
-        """Every caption, identity and clothing text; a part of a caption has no words of its own and is left out."""
+        """All captions and annotated identity and clothing texts; texts derived from a caption add no words."""
         numbers = self.columns[:, CAPTION:].unique().tolist()
         return {self.texts[number] for number in numbers if number > NO_TEXT}
 
     def distinct(self, column: int) -> int:
-        """Number of different values in a column."""
+        """Number of distinct values in a column."""
         return len(self.columns[:, column].unique())
 
     def with_column(self, column: int, values: Tensor | int) -> ItemTable:
@@ -111,7 +114,7 @@ class ItemTable(Sequence[Item]):
         return ItemTable(self.texts, columns)
 
     def joined(self, other: ItemTable, offsets: Iterable[int]) -> ItemTable:
-        """Our items, then the other's with its pid, camid and dsetid moved by ``offsets``."""
+        """The items of both tables; ``offsets`` are added to the other's pid, camid and dsetid."""
         moved = other.columns.clone()
         moved[:, PID : DSETID + 1] += torch.tensor(list(offsets))
         for column in (PATH, CAPTION, ID_TEXT, CLOTH_TEXT):
@@ -121,5 +124,5 @@ class ItemTable(Sequence[Item]):
 
 
 def labels(items: Sequence[Any]) -> Sequence[Any]:
-    """Items as torchreid's samplers read them; of ours their labels alone, since texts would be made for nothing."""
+    """Items as torchreid's samplers read them; for an `ItemTable` without decoding its texts."""
     return items.labels() if isinstance(items, ItemTable) else items

@@ -1,55 +1,54 @@
-"""`CaptionDataManager`: torchreid's data manager with OpenCV transforms that know the texts."""
+"""`CaptionDataManager`: torchreid's data manager with OpenCV transforms that also change the texts."""
 
 from __future__ import annotations
 
+import atexit
 import contextlib
+import functools
 import gc
 import io
-import multiprocessing.util
+import multiprocessing
+import operator
 import signal
+import time
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import cv2
 import torch
 from torch.utils.data import DataLoader
-from torch.utils.data._utils import signal_handling
 from torchreid import data as torchreid_data
 
-from t2ireid_plugin.data.dataset import view
+from t2ireid_plugin.data.dataset import CaptionDataset
 from t2ireid_plugin.data.item_table import labels
 from t2ireid_plugin.data.sampling import SeededBatches, StridedBatches, seeded
 from t2ireid_plugin.data.transforms import TestTransform, TrainTransform
 from t2ireid_plugin.errors import DataError
-from t2ireid_plugin.utils.signals import defer_signals
 
 
 class CaptionDataManager(torchreid_data.datamanager.DataManager):
-    """Loaders as torchreid's ``ImageDataManager`` has them, over datasets that torchreid knows by name.
+    """Loaders like those of torchreid's ``ImageDataManager``, over datasets that are already built.
 
-    What differs: images are read and changed by OpenCV, and flips change the texts with them; each dataset is read
-    once for all its uses; options such as ``val_share`` reach the datasets; what a training batch holds depends on
-    seed, epoch and step alone, see `SeededBatches`.
+    Differences: OpenCV reads and changes the images, flips change the texts with them, and the content of a training
+    batch depends on seed, epoch and step alone, see `SeededBatches`.
 
     Args:
-        root: the folder that holds the datasets.
-        sources, targets: names to train on together, and to evaluate on one by one.
+        datasets: by name; all sources and targets.
+        sources, targets: names of the datasets to train on jointly, and to evaluate on one by one.
         transform_tr, transform_te: for training and for evaluation.
         batch_size_train, batch_size_test, workers, use_gpu: of the loaders.
         sampler: ``train_sampler``, ``num_instances``, ``num_cams``, ``num_datasets`` of torchreid's sampler.
-        dataset_options: arguments of a dataset, by its name.
         keep_images: see `CaptionDataset.keep_images`.
         seed: of the order of training batches and of their random changes.
-        replace_bad_images: see `CaptionDataset.replace_bad_images`; for training only.
-        share: which of how many processes this is; they divide each training batch, and take test batches in turn.
+        replace_bad_images: see `CaptionDataset.replace_bad_images`; training only.
+        share: (rank, world size); the processes split each training batch and take turns with test batches.
     """
 
     data_type = "image"
 
     def __init__(
         self,
-        root: str | Path,
+        datasets: Mapping[str, CaptionDataset],
         sources: Sequence[str],
         targets: Sequence[str],
         transform_tr: TrainTransform,
@@ -60,128 +59,91 @@ class CaptionDataManager(torchreid_data.datamanager.DataManager):
         workers: int = 4,
         use_gpu: bool = True,
         sampler: Mapping[str, Any] | None = None,
-        dataset_options: Mapping[str, Mapping[str, Any]] | None = None,
         keep_images: bool = False,
         seed: int = 0,
         replace_bad_images: bool = False,
         share: tuple[int, int] = (0, 1),
     ) -> None:
-        with contextlib.redirect_stdout(io.StringIO()):  # it announces transforms of its own, which are not used here
+        with contextlib.redirect_stdout(io.StringIO()):  # it prints transforms of its own, which are not used here
             super().__init__(
                 list(sources), list(targets), transform_te.height, transform_te.width, transforms=[], use_gpu=use_gpu
             )
         self.transform_tr, self.transform_te = transform_tr, transform_te
-        print(f"Images at {transform_te}; in training {', '.join(transform_tr.names) or 'unchanged'}")
-        datasets = {
-            name: torchreid_data.datasets.init_image_dataset(
-                name, root=str(root), mode="train", **(dataset_options or {}).get(name, {})
-            )
-            for name in dict.fromkeys([*sources, *targets])
-        }
-        if keep_images:
-            for dataset in datasets.values():
+        print(f"Images at {transform_te}; training transforms: {', '.join(transform_tr.names) or 'none'}")
+        self.datasets = dict(datasets)
+        for dataset in datasets.values():
+            dataset.show_summary()
+            if keep_images:
                 dataset.keep_images()
-        options: dict[str, Any] = {"num_workers": workers, "pin_memory": self.use_gpu, "worker_init_fn": _start_worker}
-        trainset = sum(view(datasets[name], "train", transform_tr) for name in sources)
+        options: dict[str, Any] = {"num_workers": workers, "pin_memory": self.use_gpu, "worker_init_fn": init_worker}
+        trainset = functools.reduce(operator.add, (datasets[name].with_mode("train", transform_tr) for name in sources))
         if replace_bad_images:
             trainset.replace_bad_images()
         self._num_train_pids, self._num_train_cams = trainset.num_train_pids, trainset.num_train_cams
-        with seeded(seed):  # some samplers draw already here
+        with seeded(seed):  # some samplers draw in their constructor
             order = torchreid_data.sampler.build_train_sampler(
                 labels(trainset.train), batch_size=batch_size_train, **(sampler or {})
             )
-        self.train_loader = WholeBatches(
-            trainset, batch_sampler=SeededBatches(order, batch_size_train, seed, share), **options
-        )
+        batches = SeededBatches(order, batch_size_train, seed, share)
+        self.train_loader: DataLoader = DataLoader(trainset, batch_sampler=batches, **options)
         self.train_loader_t = None
-        parts = ("query", "gallery")
-        self.test_loader = {
-            name: {
-                part: _in_order(view(datasets[name], part, transform_te), batch_size_test, share, options)
-                for part in parts
-            }
-            for name in targets
-        }
-        self.test_dataset = {name: {part: getattr(datasets[name], part) for part in parts} for name in targets}
-
-
-class WholeBatches(DataLoader):
-    """A loader whose workers end with it, and which a signal to end does not break off while it takes a batch from one.
-
-    The worker would tell of the lost connection with a traceback.
-    """
-
-    def __iter__(self) -> Any:  # an iterator; PyTorch promises one of a class of its own
-        started: list[Any] = []
-        workers: list[Any] = []
-        # Whoever holds on to this, as the traceback of an error does, holds it until the process ends. Its exit then
-        # does this before it closes the workers' queues, which has priority 10.
-        end = multiprocessing.util.Finalize(None, _end_workers, (started, workers), exitpriority=20)
-        try:
-            with defer_signals():
-                others = multiprocessing.active_children()
-                try:
-                    started.append(super().__iter__())
-                finally:  # some may have started before one could not
-                    workers += [child for child in multiprocessing.active_children() if child not in others]
-            (batches,) = started
-            while True:
-                with defer_signals():
-                    batch = next(batches, None)
-                if batch is None:
-                    return
-                yield batch
-        finally:
-            end()
-
-
-def _end_workers(started: list[Any], workers: list[Any]) -> None:
-    """Asks workers to end and kills those that do not: they ignore SIGTERM, so their process would wait for ever."""
-    with defer_signals():
-        try:
-            for batches in started if workers else ():
-                batches._shutdown_workers()
-        finally:
-            for batches in started:
-                if getattr(batches, "_worker_pids_set", False):  # PyTorch would raise an error for each that is killed
-                    signal_handling._remove_worker_pids(id(batches))
-                    batches._worker_pids_set = False
-            for worker in workers:
-                if worker.is_alive():
-                    worker.kill()
-            for worker in workers:
-                worker.join()
+        self.test_loader: dict[str, dict[str, DataLoader]] = {name: {} for name in targets}
+        self.test_dataset: dict[str, dict[str, Any]] = {name: {} for name in targets}
+        for name in targets:
+            for part in ("query", "gallery"):
+                items = datasets[name].with_mode(part, transform_te)
+                in_order = StridedBatches(len(items), batch_size_test, share)
+                self.test_loader[name][part] = DataLoader(items, batch_sampler=in_order, **options)
+                self.test_dataset[name][part] = items.data
 
 
 @contextlib.contextmanager
-def dead_workers_named() -> Iterator[None]:
-    """Turns PyTorch's error of a data worker that has died, which may come anywhere, into one that says what to do.
+def explain_dead_workers() -> Iterator[None]:
+    """Turns PyTorch's error for a data worker that died into one that says what to do.
+
+    PyTorch raises it from its handler of SIGCHLD, so anywhere in the training process.
 
     Raises:
-        DataError: for a worker that has died.
+        DataError: for a worker that died.
     """
     try:
-        yield
+        try:
+            yield
+        except ConnectionError:  # while receiving a batch from a worker that just died
+            time.sleep(5)  # interrupted by the handler
+            raise
     except RuntimeError as error:
         if not str(error).startswith(("DataLoader worker", "Pin memory thread")):
             raise
+        reason = str(error).splitlines()[0].rstrip(". ")
         raise DataError(
-            f"a data worker has died ({str(error).splitlines()[0].rstrip('. ')}); most often memory or /dev/shm is "
-            "full: lower data.workers, or set it to 0. A training goes on with --resume"
+            f"a data worker died ({reason}), usually because memory or /dev/shm is full; lower data.workers or set it "
+            "to 0, and continue a training with --resume"
         ) from error
 
 
-def _in_order(dataset: Any, batch_size: int, share: tuple[int, int], options: dict[str, Any]) -> DataLoader:
-    return WholeBatches(dataset, batch_sampler=StridedBatches(len(dataset), batch_size, share), **options)
+def init_worker(_worker: int) -> None:
+    """Prepares a data worker: one thread per process, and signals are left to the training process.
 
-
-def _start_worker(_worker: int) -> None:
-    """Workers are as many as are wanted, and the threads of OpenCV and PyTorch in each would only be in the way.
-
-    A signal to end is for the training process alone, which finishes its step first and then ends its workers.
+    A terminal or scheduler signals all processes of a run; the training process finishes its step and then ends its
+    workers.
     """
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
-    gc.freeze()  # looking for garbage among the parent's objects would copy the memory that they are in
+    gc.freeze()  # garbage collection among the parent's objects would copy the memory pages that hold them
+
+
+@atexit.register
+def _kill_workers() -> None:
+    """Kills data workers that an unhandled error left behind.
+
+    multiprocessing ends its children with SIGTERM, which they ignore, and would wait for them forever. This runs
+    earlier, since exit handlers run in reverse order.
+    """
+    workers = [child for child in multiprocessing.active_children() if child.daemon]
+    if workers:
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # PyTorch's handler raises an error for each
+    for worker in workers:
+        worker.kill()

@@ -1,9 +1,9 @@
-"""Which items make a batch, as a function of seed, epoch and step alone.
+"""Batch samplers whose batches are a function of seed, epoch and step alone.
 
-torchreid's samplers draw from the global generators, so their order hangs on all that was drawn before. Here the order
-of an epoch is drawn at its start from a seed made of (seed, epoch), and each sample carries the seed of its own random
-changes, made of (seed, epoch, place in the epoch). The sequence of batches is then the same for any number of worker
-processes, and a training run can go on from any step of any epoch at once.
+torchreid's samplers draw from the global generators, so their order depends on all earlier draws. Here the order of an
+epoch is drawn at its start from a seed derived from (seed, epoch), and each sample carries the seed of its own random
+changes, derived from (seed, epoch, place in the epoch). The sequence of batches is then the same for any number of
+worker processes, and training can resume at any step of any epoch.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ from torch.utils.data import Sampler
 
 
 class SampleKey(NamedTuple):
-    """An item of a batch: its number in the dataset, and the seed of all that is random about it."""
+    """An item of a batch: its index in the dataset, and the seed of its random changes."""
 
     item: int
     seed: int
 
 
 def derive_seed(*key: int) -> int:
-    """A seed of 32 bits for a key such as (seed, epoch, step); keys that differ give unrelated seeds."""
+    """A 32-bit seed from a key such as (seed, epoch, step); different keys give unrelated seeds."""
     return int.from_bytes(hashlib.blake2b(repr(key).encode(), digest_size=4).digest(), "big")
 
 
 def seed_all(seed: int) -> None:
-    """Seeds the global generators of Python, NumPy and PyTorch, the GPU's only where one is in use."""
+    """Seeds the global generators of Python, NumPy and PyTorch, and CUDA's if it is initialized."""
     random.seed(seed)
     np.random.seed(seed)
     torch.default_generator.manual_seed(seed)
@@ -42,7 +42,7 @@ def seed_all(seed: int) -> None:
 
 @contextlib.contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """The global generators start from ``seed`` within, and go on afterwards as if nothing had been drawn."""
+    """Seeds the global CPU generators within the block and restores their state afterwards."""
     states = random.getstate(), np.random.get_state(), torch.get_rng_state()
     try:
         random.seed(seed)
@@ -56,13 +56,13 @@ def seeded(seed: int) -> Iterator[None]:
 
 
 class SeededBatches(Sampler[list[SampleKey]]):
-    """Whole batches of the items that a sampler of torchreid's gives; each pass over them is the next epoch.
+    """Full batches in the order of one of torchreid's samplers; each pass is the next epoch.
 
     Args:
-        sampler: gives the numbers of an epoch's items, anew at each pass; it may draw from the global generators.
-        batch_size: items of a batch; what is left over at the end of an epoch is dropped.
+        sampler: yields the indices of an epoch's items; may draw from the global generators.
+        batch_size: items per batch, over all processes; an incomplete last batch is dropped.
         seed: of the run.
-        share: which of how many processes this is; each has as many neighbouring items of each batch.
+        share: (rank, world size); each process takes an equal contiguous part of each batch.
     """
 
     def __init__(self, sampler: Sampler[int], batch_size: int, seed: int = 0, share: tuple[int, int] = (0, 1)) -> None:
@@ -70,14 +70,14 @@ class SeededBatches(Sampler[list[SampleKey]]):
         size = batch_size // share[1]
         self._own = range(share[0] * size, (share[0] + 1) * size)
         self._epoch, self._step = 0, 0
-        self._drawn: tuple[int, list[int]] = (-1, [])  # an epoch, and its order
+        self._drawn: tuple[int, list[int]] = (-1, [])  # epoch and its order
 
     def start_at(self, epoch: int, step: int = 0) -> None:
-        """The next pass is over this epoch's batches from this one on; nothing before them is read."""
+        """Starts the next pass at this batch of this epoch, without reading the batches before it."""
         self._epoch, self._step = epoch, step
 
     def __len__(self) -> int:
-        """Batches of the coming pass's epoch, those before its first one included."""
+        """Batches in the epoch of the next pass, including those before the start."""
         return len(self._order(self._epoch)) // self.batch_size
 
     def __iter__(self) -> Iterator[list[SampleKey]]:
@@ -96,12 +96,12 @@ class SeededBatches(Sampler[list[SampleKey]]):
 
 
 class StridedBatches(Sampler[list[int]]):
-    """The batches that fall to one of several processes when they take them in turn; the items stay in order.
+    """Consecutive batches in order, of which each process takes every n-th.
 
     Args:
-        items: how many there are.
-        batch_size: of a batch; the last one may be smaller.
-        share: which of how many processes this is.
+        items: number of items.
+        batch_size: items per batch; the last batch may be smaller.
+        share: (rank, world size).
     """
 
     def __init__(self, items: int, batch_size: int, share: tuple[int, int]) -> None:

@@ -1,7 +1,7 @@
-"""From an image file to the model's input, with OpenCV; and what training changes in images and texts on the way.
+"""Image decoding, resizing and normalization with OpenCV, and the random transforms of training images and texts.
 
-Resizing is by area averaging where the image shrinks, so that every pixel counts, and else bilinear, train and test
-alike; see `resize`. The random transforms work on the resized image, in the order of `TRANSFORMS`.
+Training and evaluation resize alike, see `resize`. Random transforms work on the resized image, in the order of
+`TRANSFORMS`.
 """
 
 from __future__ import annotations
@@ -15,12 +15,11 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 import torch
-from PIL import Image
 from torch import Tensor
 
-from t2ireid_plugin.data.image_size import size_problem
-from t2ireid_plugin.errors import ConfigError, DataError
+from t2ireid_plugin.errors import ConfigError, DataError, check_choice
 from t2ireid_plugin.utils.safe_io import read_bytes
+from t2ireid_plugin.utils.text import CJK
 
 Pixels = npt.NDArray[np.uint8]  # [H, W, 3] RGB
 
@@ -37,45 +36,38 @@ TRANSFORMS = (
 _SIDES = {"left": "right", "right": "left", "左": "右", "右": "左"}
 _SIDE = re.compile(r"\b(?:left|right)(?=\b|most\b|ward|hand)|[左右]", re.IGNORECASE)
 # A word of a language with spaces, or one character of Chinese or Japanese.
-_WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]|[^\s\u3040-\u30ff\u3400-\u9fff]+")
+_WORD = re.compile(rf"[{CJK}]|[^\s{CJK}]+")
 
 
 def read_pixels(path: str | Path) -> Pixels:
-    """An image file as RGB, rotated as its EXIF data says.
+    """An image file as RGB, with its EXIF orientation applied.
 
-    torchreid's own reader tries a damaged file again for ever; this one raises.
+    torchreid's own reader retries a damaged file forever; this one raises.
 
     Raises:
-        DataError: when the file is missing, no image, cut short, or too large; see `image_size`.
+        DataError: when the file is missing, not an image, truncated, or larger than OpenCV's limit of 2^30 pixels.
     """
     try:
         data = read_bytes(path)
     except OSError as error:
         raise DataError(f"missing image '{path}' ({error.strerror})") from error
-    # OpenCV fills the rest of a truncated JPEG with grey and says nothing; its end marker tells.
+    # OpenCV fills the rest of a truncated JPEG with grey without an error; the end marker is missing then.
     if data.startswith(b"\xff\xd8") and b"\xff\xd9" not in data[-4096:]:
         raise DataError(f"unreadable image '{path}': the file is truncated")
-    if problem := size_problem(data):
-        raise DataError(f"unreadable image '{path}': {problem}")
     try:
         pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)
-    except cv2.error:  # what it will not allocate
+    except cv2.error:  # an empty file, or more pixels than OpenCV's limit
         pixels = None
     if pixels is None:
-        raise DataError(f"unreadable image '{path}': no image, or a damaged one")
+        raise DataError(f"unreadable image '{path}': damaged, too large or not an image")
     return pixels
 
 
-def read_image(path: str | Path) -> Image.Image:
-    """As `read_pixels`, for what takes a PIL image."""
-    return Image.fromarray(read_pixels(path))
-
-
 def resize(pixels: Pixels, height: int, width: int) -> Pixels:
-    """The image at ``height`` x ``width``: by area where it shrinks, bilinear where it grows.
+    """The image at ``height`` x ``width``: area averaging where it shrinks, bilinear interpolation where it grows.
 
-    One that shrinks in one direction and grows in the other is resized bilinearly, which passes over no pixel down to
-    half the size; if it shrinks by more than that, this direction goes first, by area.
+    If it shrinks in one direction and grows in the other, it is resized bilinearly, which uses every pixel down to half
+    the size; a direction that shrinks by more than that is first resized by area averaging.
     """
     old_height, old_width = pixels.shape[:2]
     if height <= old_height and width <= old_width:
@@ -86,14 +78,14 @@ def resize(pixels: Pixels, height: int, width: int) -> Pixels:
 
 
 class TestTransform:
-    """Resizes and normalises, ``(value / 255 - mean) / std``.
+    """Resizes and normalizes, ``(value / 255 - mean) / std``.
 
     Args:
         height, width: size of the model's input.
-        mean, std: of each channel, for values from 0 to 1.
+        mean, std: per channel, for values from 0 to 1.
     """
 
-    __test__ = False  # for pytest, which takes every name that starts so for a test
+    __test__ = False  # keeps pytest from collecting it by its name
 
     def __init__(self, height: int, width: int, mean: Sequence[float], std: Sequence[float]) -> None:
         self.height, self.width = height, width
@@ -110,7 +102,7 @@ class TestTransform:
 
     def tensor(self, pixels: Pixels) -> Tensor:
         """``[H, W, 3]`` values to a normalised tensor ``[3, H, W]``."""
-        channels = torch.from_numpy(np.array(cv2.split(pixels)))  # [3, H, W], faster so than by transposing
+        channels = torch.from_numpy(np.array(cv2.split(pixels)))  # [3, H, W], faster than transposing
         return channels.float().mul_(self._scale).add_(self._shift)
 
     def __call__(
@@ -120,19 +112,18 @@ class TestTransform:
         source: random.Random | None = None,
         other: Callable[[random.Random], Pixels] | None = None,
     ) -> tuple[Tensor, tuple[str, ...]]:
-        """An image of the right size and its texts, as the model takes them."""
+        """The model's input from an image of the right size; the texts are unchanged."""
         return self.tensor(pixels), texts
 
 
 class TrainTransform(TestTransform):
-    """Random changes to an image and its texts, then as `TestTransform`.
+    """`TestTransform` after random changes to the image and its texts.
 
     Args:
-        height, width, mean, std: as `TestTransform`.
-        names: which of `TRANSFORMS`; their order does not matter.
-        mask_token: what ``mask_words`` writes; the tokenizer's.
-        source: where random numbers come from when a call brings no source; `random`, which PyTorch seeds in each
-            worker.
+        height, width, mean, std: as in `TestTransform`.
+        names: which of `TRANSFORMS`, in any order.
+        mask_token: the tokenizer's, for ``mask_words``.
+        source: random numbers for calls without a source of their own; `random` is seeded by PyTorch in each worker.
 
     Raises:
         ConfigError: for an unknown name, or ``mask_words`` without a mask token.
@@ -152,10 +143,9 @@ class TrainTransform(TestTransform):
     ) -> None:
         super().__init__(height, width, mean, std)
         for name in names:
-            if name not in TRANSFORMS:
-                raise ConfigError(f"data.transforms: unknown '{name}'; valid: {', '.join(TRANSFORMS)}")
+            check_choice("data.transforms", name, TRANSFORMS)
         if "mask_words" in names and mask_token is None:
-            raise ConfigError("data.transforms: mask_words needs a tokenizer with a mask token; drop_words works here")
+            raise ConfigError("data.transforms: mask_words needs a tokenizer with a mask token; use drop_words instead")
         self.names, self.mask_token, self._random = tuple(names), mask_token, source
         self._fill = [round(255 * value) for value in self.mean]
 
@@ -166,14 +156,14 @@ class TrainTransform(TestTransform):
         source: random.Random | None = None,
         other: Callable[[random.Random], Pixels] | None = None,
     ) -> tuple[Tensor, tuple[str, ...]]:
-        """An image of the right size and its texts, changed by lot.
+        """The model's input from an image of the right size and its texts, both changed at random.
 
         Args:
             pixels: the image.
             texts: its texts.
-            source: the sample's own random numbers, so that it is changed alike whoever does it.
-            other: gives another image of the same size, drawn from a source; without it ``random_patch`` takes from
-                the image itself.
+            source: the sample's own random numbers, so that its changes do not depend on the worker.
+            other: returns another image of the same size, drawn from a source; without it ``random_patch`` takes its
+                patch from the image itself.
         """
         source = source or self._random
         if "random_flip" in self.names and source.random() < 0.5:
@@ -193,7 +183,7 @@ class TrainTransform(TestTransform):
 
 
 def swap_sides(text: str) -> str:
-    """Exchanges the words left and right, which a mirrored photo exchanges too."""
+    """Swaps the words left and right, as mirroring the photo does."""
 
     def other(match: re.Match[str]) -> str:
         word = match[0]
@@ -204,7 +194,7 @@ def swap_sides(text: str) -> str:
 
 
 def random_crop(pixels: Pixels, fill: Sequence[int], source: random.Random) -> Pixels:
-    """Pads by a twelfth of the width on each side and cuts the old size out of it (10 pixels at 128, as is usual)."""
+    """Pads each side by 1/12.8 of the width (the usual 10 pixels at 128) and crops to the original size."""
     height, width = pixels.shape[:2]
     pad = max(1, round(width / 12.8))
     padded = cv2.copyMakeBorder(pixels, pad, pad, pad, pad, cv2.BORDER_CONSTANT, value=list(fill))
@@ -213,7 +203,7 @@ def random_crop(pixels: Pixels, fill: Sequence[int], source: random.Random) -> P
 
 
 def color_jitter(pixels: Pixels, source: random.Random, brightness: float = 0.2, contrast: float = 0.15) -> Pixels:
-    """Changes brightness and contrast by up to these shares; torchreid's ``ColorJitter``, in one look-up."""
+    """Changes brightness and contrast by up to these shares, as torchreid's ``ColorJitter``, in one look-up table."""
     values = np.arange(256, dtype=np.float32) * source.uniform(1 - brightness, 1 + brightness)
     grey = float(np.clip(values, 0, 255)[cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)].mean())
     values = grey + (np.clip(values, 0, 255) - grey) * source.uniform(1 - contrast, 1 + contrast)
@@ -221,23 +211,23 @@ def color_jitter(pixels: Pixels, source: random.Random, brightness: float = 0.2,
 
 
 def random_erase(pixels: Pixels, fill: Sequence[int], source: random.Random, chance: float = 0.5) -> Pixels:
-    """Paints a rectangle of 2 % to 40 % of the image in the mean colour (Zhong et al. 2020, arXiv 1708.04896)."""
-    found = _rectangle(pixels, (0.02, 0.4), 0.3, source) if source.random() < chance else None
-    if found is not None:
+    """Fills a rectangle of 2 % to 40 % of the image with the mean colour (Zhong et al. 2020, arXiv 1708.04896)."""
+    area = _rectangle(pixels, (0.02, 0.4), 0.3, source) if source.random() < chance else None
+    if area is not None:
         pixels = pixels.copy()
-        pixels[found] = fill
+        pixels[area] = fill
     return pixels
 
 
 def random_patch(pixels: Pixels, other: Pixels, source: random.Random) -> Pixels:
-    """Pastes a piece of another image somewhere (Zhou et al., ICCV 2019); torchreid's ``RandomPatch``, its defaults.
+    """Pastes a patch of another image at a random place (Zhou et al., ICCV 2019), as torchreid's ``RandomPatch``.
 
-    torchreid takes the pieces from a pool of what the worker process has read so far, which no other process has.
+    torchreid takes the patch from a pool of images that the worker process has read, so it depends on the workers.
     """
-    found = _rectangle(other, (0.01, 0.5), 0.1, source)
-    if found is None:
+    area = _rectangle(other, (0.01, 0.5), 0.1, source)
+    if area is None:
         return pixels
-    patch = other[found]
+    patch = other[area]
     if source.random() < 0.5:
         patch = cv2.flip(patch, 1)
     height, width = patch.shape[:2]
@@ -251,12 +241,12 @@ def random_patch(pixels: Pixels, other: Pixels, source: random.Random) -> Pixels
 
 
 def _rectangle(
-    pixels: Pixels, shares: tuple[float, float], least_ratio: float, source: random.Random
+    pixels: Pixels, shares: tuple[float, float], min_ratio: float, source: random.Random
 ) -> tuple[slice, slice] | None:
-    """Rows and columns of a rectangle of some share of the image; None when none fits, in a hundred trials."""
+    """Rows and columns of a random rectangle that covers a share of the image; None if none fits in 100 trials."""
     height, width = pixels.shape[:2]
     for _ in range(100):
-        area, ratio = source.uniform(*shares) * height * width, source.uniform(least_ratio, 1 / least_ratio)
+        area, ratio = source.uniform(*shares) * height * width, source.uniform(min_ratio, 1 / min_ratio)
         h, w = round((area * ratio) ** 0.5), round((area / ratio) ** 0.5)
         if 0 < h < height and 0 < w < width:
             top, left = source.randint(0, height - h), source.randint(0, width - w)
@@ -265,7 +255,6 @@ def _rectangle(
 
 
 def replace_words(text: str, token: str, source: random.Random, chance: float = 0.1) -> str:
-    """Puts ``token``, or nothing, in place of each word by lot; of Chinese, each character. At least one stays."""
-    changed = _WORD.sub(lambda match: token if source.random() < chance else match[0], text)
-    kept = " ".join(changed.split())
-    return kept if kept.replace(token, "").strip() else text
+    """Replaces words (in Chinese, characters) at random by ``token``, which may be empty; never all of them."""
+    changed = " ".join(_WORD.sub(lambda match: token if source.random() < chance else match[0], text).split())
+    return changed if changed.replace(token, "").strip() else text

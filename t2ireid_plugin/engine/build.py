@@ -15,7 +15,7 @@ from yacs.config import CfgNode
 from t2ireid_plugin.config import image_only, to_dict
 from t2ireid_plugin.data.annotations import check_images, find_annotation
 from t2ireid_plugin.data.benchmarks import BENCHMARKS, VAL_SUFFIX, BenchmarkSpec
-from t2ireid_plugin.data.dataset import CaptionDataset, load
+from t2ireid_plugin.data.dataset import CaptionDataset
 from t2ireid_plugin.data.item_table import CAMID, DSETID, PATH, PID, labels
 from t2ireid_plugin.data.manager import CaptionDataManager
 from t2ireid_plugin.data.transforms import TestTransform, TrainTransform
@@ -112,6 +112,18 @@ def build_sources(cfg: CfgNode) -> dict[str, CaptionDataset]:
     return {name: _dataset(cfg, name) for name in cfg.data.sources}
 
 
+def build_datasets(cfg: CfgNode) -> dict[str, CaptionDataset]:
+    """Sources, targets and val targets by name, without transforms; each benchmark is read once."""
+    datasets: dict[str, CaptionDataset] = {}
+    for name in dict.fromkeys([*cfg.data.sources, *cfg.data.targets, *val_targets(cfg)]):
+        base = name.removesuffix(VAL_SUFFIX)
+        if base not in datasets:
+            datasets[base] = _dataset(cfg, base)
+        if name != base:
+            datasets[name] = datasets[base].with_eval_split("val")
+    return {name: datasets[name] for name in [*cfg.data.sources, *cfg.data.targets, *val_targets(cfg)]}
+
+
 def build_datamanager(
     cfg: CfgNode, preprocess: Preprocess, use_gpu: bool, mask_token: str | None = None
 ) -> CaptionDataManager:
@@ -122,13 +134,14 @@ def build_datamanager(
     Raises:
         DataError: as `read_photos` and `check_images`, and when there are too few identities or captions for a batch.
     """
-    check_batch(cfg, build_sources(cfg).values(), "the training split has", "identities", "captions")
-    _check_all_images(cfg)
-    height, width, mean, std = _preprocess(cfg, preprocess)
     targets = [*cfg.data.targets, *val_targets(cfg)]
-    names = {*cfg.data.sources, *targets}
+    datasets = build_datasets(cfg)
+    sources = [datasets[name] for name in cfg.data.sources]
+    check_batch(cfg, sources, "the training split has", "identities", "captions")
+    _check_all_images(cfg, datasets)
+    height, width, mean, std = _preprocess(cfg, preprocess)
     return CaptionDataManager(
-        cfg.data.root,
+        datasets,
         list(cfg.data.sources),
         targets,
         TrainTransform(height, width, mean, std, cfg.data.transforms, mask_token),
@@ -143,7 +156,6 @@ def build_datamanager(
             "num_cams": cfg.sampler.num_cams,
             "num_datasets": cfg.sampler.num_datasets,
         },
-        dataset_options={name: _dataset_options(cfg, name) for name in names},
         keep_images=cfg.data.keep_images,
         seed=cfg.train.seed,
         replace_bad_images=cfg.data.on_bad_image == "skip",
@@ -255,19 +267,16 @@ def _dataset_options(cfg: CfgNode, name: str) -> dict[str, Any]:
     }
 
 
-def _check_all_images(cfg: CfgNode) -> None:
+def _check_all_images(cfg: CfgNode, datasets: dict[str, CaptionDataset]) -> None:
     """Once before a run, every image of every set in use: a download that broke off shows here, not in epoch 40.
 
     Where bad training images are replaced, only those that must be there: figures are of all images or of none.
     """
-    for spec in _specs(cfg):
-        tables = load(cfg.data.root, spec).photos.values()
-        paths = [table.texts[number] for table in tables for number in table.columns[:, PATH].tolist()]
-        if cfg.data.on_bad_image == "skip" and spec.name in cfg.data.sources:
-            train = _dataset(cfg, spec.name).train
-            trained = {train.texts[number] for number in train.columns[:, PATH].unique().tolist()}
-            paths = [path for path in paths if path not in trained]
-        check_images(paths)
+    skip: set[str] = set()
+    if cfg.data.on_bad_image == "skip":
+        skip.update(*(datasets[name].train.paths() for name in cfg.data.sources))
+    paths = dict.fromkeys(path for dataset in datasets.values() for path in dataset.image_paths())
+    check_images([path for path in paths if path not in skip])
 
 
 def check_batch(cfg: CfgNode, sources: Iterable[Any], owner: str, ids_are: str, items_are: str) -> None:

@@ -14,7 +14,7 @@ from torchreid import utils as torchreid_utils
 from yacs.config import CfgNode
 
 from t2ireid_plugin.config import dump, image_only
-from t2ireid_plugin.data.manager import dead_workers_named
+from t2ireid_plugin.data.manager import explain_dead_workers
 from t2ireid_plugin.engine.build import (
     build_datamanager,
     build_engine,
@@ -69,7 +69,7 @@ def run_job(
     Raises:
         T2IReIDError: for all that a user can mend.
     """
-    with process_group(cfg.use_gpu), dead_workers_named():
+    with process_group(cfg.use_gpu), explain_dead_workers():
         return _run_in_folder(cfg, command, eval_only or cfg.test.evaluate, resume, pictures)
 
 

@@ -13,7 +13,7 @@ from tqdm import tqdm
 from yacs.config import CfgNode
 
 from t2ireid_plugin.config import require_texts
-from t2ireid_plugin.data.manager import dead_workers_named
+from t2ireid_plugin.data.manager import explain_dead_workers
 from t2ireid_plugin.engine.build import check_files
 from t2ireid_plugin.engine.checks import check_config
 from t2ireid_plugin.engine.train import build_run, make_folder, weights_to_test
@@ -31,7 +31,7 @@ PROBED = ("id_embeds", "cloth_embeds", "image_embeds", "cloth_image_embeds")
 Loaders = Mapping[str, DataLoader]  # query and gallery
 
 
-@dead_workers_named()
+@explain_dead_workers()
 def run_probes(cfg: CfgNode, command: str) -> dict[str, dict[str, Any]]:
     """Probes a run on its targets, which are of drawn people; returns and writes ``probes_<target>.json``.
 

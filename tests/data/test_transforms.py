@@ -16,12 +16,16 @@ from t2ireid_plugin.data.transforms import (
     color_jitter,
     random_crop,
     random_erase,
-    read_image,
+    read_pixels,
     replace_words,
     resize,
     swap_sides,
 )
 from t2ireid_plugin.errors import ConfigError, DataError
+
+
+def read_image(file):
+    return Image.fromarray(read_pixels(file))
 
 
 def noise(height=30, width=20, channels=3, seed=0):
