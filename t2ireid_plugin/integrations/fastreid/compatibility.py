@@ -16,7 +16,7 @@ from t2ireid_plugin.errors import DependencyError
 
 logger = logging.getLogger(__name__)
 
-# What FastReID's source imports besides what this package installs itself; the extra `fastreid` of setup.cfg.
+# What FastReID's source imports besides what this package installs itself; the extra `fastreid` of pyproject.toml.
 EXTRA = ("faiss", "tabulate", "termcolor")
 
 
