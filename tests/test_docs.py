@@ -1,4 +1,7 @@
-"""Every command of docs/own_data.md runs, as it stands there, on drawn people in the same places."""
+"""Pages of docs/: commands and snippets run as printed, and what they name exists.
+
+losses.md, ablations.md, encoders.md and frameworks.md are tested beside the code that they describe.
+"""
 
 import csv
 import json
@@ -15,7 +18,7 @@ from t2ireid_plugin.prepare.table.table import read_table
 
 REPOSITORY = Path(__file__).parents[1]
 PAGES = ("own_data.md", "own_data.zh-CN.md")
-# So that a sixty-epoch training ends within the test.
+# Shortens a sixty-epoch training.
 QUICK = "train.max_epoch 1 train.batch_size 16 data.workers 0 test.pictures 1 use_gpu False"
 PROGRAMS = {"t2ireid": ["-m", "t2ireid_plugin"], "python": []}
 
@@ -27,7 +30,7 @@ def blocks(page: str, language: str) -> list[str]:
 
 @pytest.fixture(scope="module")
 def workplace(tmp_path_factory, synthetic, encoders) -> Path:
-    """A folder with what the page says to put where: a table, photos, encoders."""
+    """A folder with the files in the places that own_data.md names: a table, photos, encoders."""
     folder = tmp_path_factory.mktemp("own_data")
     for name in ("tools", "configs"):
         (folder / name).symlink_to(REPOSITORY / name)
@@ -56,6 +59,7 @@ def test_both_pages_have_the_same_commands() -> None:
     assert [len(blocks(page, "csv")) for page in PAGES] == [len(blocks(page, "json")) for page in PAGES] == [1, 1]
 
 
+@pytest.mark.slow
 def test_the_commands_run(workplace) -> None:
     """In the order of the page: make the dataset, check it, train twice, look at the results."""
     table, check, small, full, results = (line for block in blocks(PAGES[0], "bash") for line in block.splitlines())
@@ -64,8 +68,8 @@ def test_the_commands_run(workplace) -> None:
     for command, folder in ((small, "log/own_small"), (full, "log/own")):
         assert re.search(r"R@1 +R@5 +R@10 +mAP +mINP", run(command, workplace))
         assert (workplace / folder / "ranked_custom.png").is_file()
-    found = json.loads(run(results, workplace))
-    assert found["metrics"]["custom"]["t2i"]["queries"] == 4 * 4 * 2
+    printed = json.loads(run(results, workplace))
+    assert printed["metrics"]["custom"]["t2i"]["queries"] == 4 * 4 * 2
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -79,26 +83,46 @@ def test_the_example_tables_are_read(tmp_path, page, language, suffix) -> None:
     assert sum(len(row.captions) for row in rows) == (4 if language == "csv" else 3)
 
 
-@pytest.mark.parametrize("page", sorted(path.name for path in (REPOSITORY / "docs").glob("*.md")))
+ALL_PAGES = [*(REPOSITORY / "docs").glob("*.md"), *REPOSITORY.glob("*.md")]
+
+
+@pytest.mark.parametrize("page", sorted(str(path.relative_to(REPOSITORY)) for path in ALL_PAGES))
 def test_links_exist(page) -> None:
-    text = (REPOSITORY / "docs" / page).read_text(encoding="utf-8")
-    targets = [target for target in re.findall(r"\]\(([^)]+)\)", text) if not target.startswith("http")]
-    assert targets
-    for target in targets:
+    text = (REPOSITORY / page).read_text(encoding="utf-8")
+    for target in re.findall(r"\]\(([^)]+)\)", text):
+        if target.startswith("http"):
+            continue
         name, _, heading = target.partition("#")
-        file = REPOSITORY / "docs" / (name or page)
-        assert file.is_file(), f"{page} links to {target}"
-        if heading:  # GitHub's names for headings: small letters, no punctuation, blanks as dashes.
+        file = (REPOSITORY / page).parent / (name or Path(page).name)
+        assert file.exists(), f"{page} links to {target}"
+        if heading:  # GitHub's anchors: lower case, no punctuation, blanks as dashes
             headings = re.findall(r"^#+ (.*)", file.read_text(encoding="utf-8"), flags=re.MULTILINE)
             names = {re.sub(r"[^\w -]", "", line.lower()).replace(" ", "-") for line in headings}
             assert heading in names, f"{page}: {target}"
 
 
+@pytest.mark.parametrize("page", sorted(str(path.relative_to(REPOSITORY)) for path in ALL_PAGES))
+def test_paths_and_modules_exist(page) -> None:
+    """Those in code spans; a file name alone may be in any folder."""
+    text = re.sub(r"```.*?```", "", (REPOSITORY / page).read_text(encoding="utf-8"), flags=re.DOTALL)
+    text = text if page != "CHANGELOG.md" else ""  # it names former modules
+    for span in re.findall(r"`([^`\n]+)`", text):
+        if re.fullmatch(r"(?:t2ireid_plugin|tests|tools|benchmarks|configs)/[\w./-]*", span):
+            assert (REPOSITORY / span).exists(), span
+        elif re.fullmatch(r"test_\w+\.py", span):
+            assert list((REPOSITORY / "tests").rglob(span)), span
+        elif re.fullmatch(r"t2ireid_plugin(?:\.\w+)+", span):
+            path = REPOSITORY / span.replace(".", "/")
+            if not path.is_dir() and not path.with_suffix(".py").is_file():  # a name in a module
+                assert re.search(rf"\b{path.name}\b", path.parent.with_suffix(".py").read_text(encoding="utf-8")), span
+
+
 # docs/visualize.md
 
 
+@pytest.mark.slow
 def test_the_visualize_command_runs(tiny_run, tiny_settings, tmp_path) -> None:
-    """As it stands there, but with a tiny model where `make demo` leaves its own."""
+    """As printed, but with a tiny model in place of the one that `make demo` writes."""
     (command,) = blocks("visualize.md", "bash")
     assert blocks("visualize.zh-CN.md", "bash") == [command]
     (tmp_path / "configs").symlink_to(REPOSITORY / "configs")
@@ -126,12 +150,12 @@ def test_every_key_of_results_is_documented_and_every_documented_key_is_there(ti
         for row in re.findall(r"^\| (.*?) \|", table, flags=re.MULTILINE)
         for name in re.findall(r"`([^`]+)`", row)
     }
-    found = tiny_run.results
-    metrics = {f"metrics.<target>.<protocol>.{key}" for key in found["metrics"]["cuhkpedes"]["t2i"]}
+    results = tiny_run.results
+    metrics = {f"metrics.<target>.<protocol>.{key}" for key in results["metrics"]["cuhkpedes"]["t2i"]}
     keys = {"metrics.<target>.<protocol>", *metrics, "datasets.<set>.<split>", "chosen.val.<target>"}
-    keys |= {f"chosen.{key}" for key in found["chosen"] if key != "val"}
-    keys |= {f"parameters.{key}" for key in found["parameters"]}
-    keys |= set(found) - {"metrics", "datasets", "chosen", "parameters"}
+    keys |= {f"chosen.{key}" for key in results["chosen"] if key != "val"}
+    keys |= {f"parameters.{key}" for key in results["parameters"]}
+    keys |= set(results) - {"metrics", "datasets", "chosen", "parameters"}
     assert keys - {"metrics.<target>.<protocol>.R@10"} == documented
 
 
@@ -142,6 +166,7 @@ def test_protocols_are_documented() -> None:
         assert rows == list(PROTOCOLS)
 
 
+@pytest.mark.slow
 def test_the_compare_command_runs(tiny_run, tiny_settings, tmp_path) -> None:
     command, _ = blocks("results.md", "bash")
     assert blocks("results.zh-CN.md", "bash") == blocks("results.md", "bash")
@@ -154,6 +179,7 @@ def test_the_compare_command_runs(tiny_run, tiny_settings, tmp_path) -> None:
     assert "mAP" in printed
 
 
+@pytest.mark.slow
 def test_the_probe_commands_run(tiny_run, tiny_settings, synthetic, tmp_path) -> None:
     draw, probe = blocks("results.md", "bash")[1].strip().splitlines()
     (tmp_path / "configs").symlink_to(REPOSITORY / "configs")
@@ -166,6 +192,6 @@ def test_the_probe_commands_run(tiny_run, tiny_settings, synthetic, tmp_path) ->
     assert "mean above chance" in printed
     text = (REPOSITORY / "docs" / "results.md").read_text(encoding="utf-8")
     documented = re.findall(r"^\| `(\w+_outfit)` \|", text, flags=re.MULTILINE)
-    found = json.loads((tmp_path / "log" / "probes_cuhkpedes.json").read_text())
-    assert list(found["outfits"]) == documented
+    probes = json.loads((tmp_path / "log" / "probes_cuhkpedes.json").read_text())
+    assert list(probes["outfits"]) == documented
     assert all(name in printed for name in documented)

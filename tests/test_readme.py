@@ -1,8 +1,10 @@
-"""Every command and snippet of both READMEs runs, as it stands there, on small data in the same places."""
+"""Every command and snippet of both READMEs runs, as printed, on small data in the same places."""
 
 import re
 import shlex
+import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,7 +13,7 @@ from preloaded import run_python
 REPOSITORY = Path(__file__).parents[1]
 READMES = ("README.md", "README.zh-CN.md")
 PROGRAMS = {"t2ireid": ["-m", "t2ireid_plugin"], "python": []}
-# So that a sixty-epoch training, and a measurement, end within the test.
+# Shortens a sixty-epoch training and a measurement.
 QUICK = "train.max_epoch 1 train.batch_size 16 data.workers 0 test.pictures 1 use_gpu False"
 BENCHMARK = "--images 2 --rounds 1 --rows 50"
 
@@ -23,7 +25,7 @@ def blocks(readme: str, language: str) -> list[str]:
 
 @pytest.fixture(scope="module")
 def workplace(tmp_path_factory, synthetic, encoders, benchmark_root) -> Path:
-    """A folder with what the README says to put where."""
+    """A folder with the files in the places that the README names."""
     folder = tmp_path_factory.mktemp("readme")
     for name in ("tools", "configs"):
         (folder / name).symlink_to(REPOSITORY / name)
@@ -47,9 +49,10 @@ def test_both_readmes_have_the_same_commands() -> None:
         assert first == second
 
 
+@pytest.mark.slow
 def test_commands_and_snippets_run(workplace) -> None:
     """In the order of the page: train, resume, test again, then load what was trained."""
-    commands = [line for block in blocks("README.md", "bash")[1:] for line in block.strip().splitlines()]
+    commands = [line for block in blocks("README.md", "bash")[2:] for line in block.strip().splitlines()]
     assert len(commands) == 6
     for command in commands:
         program, *arguments = shlex.split(command)
@@ -65,9 +68,31 @@ def test_commands_and_snippets_run(workplace) -> None:
         assert run(["-c", snippet], workplace).strip()
 
 
+@pytest.mark.slow
+def test_the_package_installs_with_the_extras_that_the_page_names(tmp_path) -> None:
+    """By the page's command on a copy; dry, without dependencies and build isolation, as a test has no network."""
+    program, *arguments = shlex.split(blocks("README.md", "bash")[0])
+    assert program == "pip"
+    copy = tmp_path / "clone"
+    copy.mkdir()
+    for name in ("pyproject.toml", "setup.cfg", "README.md", "LICENSE"):
+        shutil.copy(REPOSITORY / name, copy)
+    shutil.copytree(REPOSITORY / "t2ireid_plugin", copy / "t2ireid_plugin")
+    options = ["--dry-run", "--no-deps", "--no-build-isolation", "--no-index", "--disable-pip-version-check"]
+    page = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+    named = re.findall(r"`(\w+)` \(", page.split("Optional extras:")[1].split("\n\n")[0])
+    assert "dev" in named
+    for target in (arguments[-1], f"{arguments[-1]}[{','.join(named)}]"):
+        words = [sys.executable, "-m", "pip", *arguments[:-1], target, *options]
+        done = subprocess.run(words, cwd=copy, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        assert "Would install t2ireid-plugin" in done.stdout
+        assert "does not provide the extra" not in done.stderr
+
+
 def test_make_targets() -> None:
     """The demo's commands are those that tests/test_main_job.py runs at small size."""
-    assert blocks("README.md", "bash")[0].split("\n")[:2] == ["make demo", "make test"]
+    assert blocks("README.md", "bash")[1].split("\n")[:2] == ["make demo", "make test"]
     planned = subprocess.run(["make", "-n", "demo"], cwd=REPOSITORY, capture_output=True, text=True, check=True).stdout
     assert "prepare synthetic data/synthetic" in planned
     assert "tools/train_net.py --config-file configs/t2i_synthetic_cpu.yaml" in planned
