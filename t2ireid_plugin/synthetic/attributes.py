@@ -1,4 +1,4 @@
-"""What a drawn pedestrian looks like: identity and clothing attributes, and how they are drawn by lot."""
+"""Identity and clothing attributes of drawn pedestrians, and their random choice."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import asdict, astuple, dataclass
 
 import numpy as np
 
-# RGB, chosen so that any two stay apart after a camera's light and colour cast.
+# RGB, chosen so that any two remain distinguishable under a camera's light and colour cast.
 COLOURS: dict[str, tuple[int, int, int]] = {
     "black": (36, 35, 38),
     "white": (242, 242, 240),
@@ -43,8 +43,8 @@ DENIM: dict[str, tuple[int, int, int]] = {
 PATTERNS = ("plain", "horizontal stripes", "vertical stripes", "checked", "dotted", "logo", "two-tone")
 LONG_SLEEVED_KINDS = ("jacket", "coat", "hoodie", "sweater")
 OPEN_KINDS = ("jacket", "coat")
-# Outfits that several people wear, as pupils and couriers do: there only the rest tells one from another.
-# Upper kind, colour, pattern, its colour, sleeve; lower kind, colour.
+# Outfits that several people wear, as pupils and couriers do, so that only the rest distinguishes them:
+# upper kind, colour, pattern, its colour, sleeve; lower kind, colour.
 UNIFORMS = (
     ("shirt", "white", "plain", "none", "short", "trousers", "black"),
     ("jacket", "blue", "two-tone", "white", "long", "trousers", "blue"),
@@ -57,7 +57,7 @@ UNIFORM_SHARE = 0.06
 
 @dataclass(frozen=True)
 class Identity:
-    """What stays when the person changes clothes."""
+    """Attributes that stay when the person changes clothes."""
 
     sex: str  # man, woman
     age: str  # young, middle-aged, elderly
@@ -71,7 +71,7 @@ class Identity:
 
 @dataclass(frozen=True)
 class Clothing:
-    """What the person wears and carries; colours are keys of COLOURS, "none" where there is nothing."""
+    """Clothes and bag of a person; colours are keys of COLOURS, "none" for an item that is absent."""
 
     upper_kind: str  # t-shirt, shirt, jacket, coat, hoodie, sweater, dress
     upper_colour: str
@@ -91,14 +91,14 @@ class Clothing:
 
 @dataclass(frozen=True)
 class Person:
-    """One identity of the dataset; `pid` starts at 1 as in CUHK-PEDES."""
+    """One identity of the dataset in one outfit; `pid` starts at 1 as in CUHK-PEDES."""
 
     pid: int
     identity: Identity
     clothing: Clothing
 
     def attributes(self) -> dict[str, str]:
-        """Every attribute by name, identity first."""
+        """All attributes by name, identity first."""
         return {**asdict(self.identity), **asdict(self.clothing)}
 
 
@@ -114,21 +114,14 @@ def _colour(rng: np.random.Generator, without: tuple[str, ...] = (), favour: dic
 
 
 def sample_identity(rng: np.random.Generator) -> Identity:
-    """Draw identity attributes by lot; hair follows sex and age as it does in a street."""
+    """Samples an identity; hair depends on sex and age."""
     sex = _pick(rng, {"man": 0.5, "woman": 0.5})
     age = _pick(rng, {"young": 0.5, "middle-aged": 0.3, "elderly": 0.2})
     if sex == "man":
-        style = _pick(rng, {"short": 0.58, "curly": 0.17, "shoulder-length": 0.08, "bald": 0.17})
+        styles = {"short": 0.58, "curly": 0.17, "shoulder-length": 0.08, "bald": 0.17}
     else:
-        styles = {
-            "short": 0.14,
-            "curly": 0.14,
-            "shoulder-length": 0.2,
-            "long": 0.24,
-            "ponytail": 0.16,
-            "bun": 0.12,
-        }
-        style = _pick(rng, styles)
+        styles = {"short": 0.14, "curly": 0.14, "shoulder-length": 0.2, "long": 0.24, "ponytail": 0.16, "bun": 0.12}
+    style = _pick(rng, styles)
     if style == "bald":
         hair = "none"
     elif age == "elderly":
@@ -149,29 +142,17 @@ def sample_identity(rng: np.random.Generator) -> Identity:
 
 def _sample_upper(rng: np.random.Generator, sex: str) -> dict[str, str]:
     kinds = {"t-shirt": 0.24, "shirt": 0.17, "jacket": 0.18, "coat": 0.12, "hoodie": 0.14, "sweater": 0.15}
-    if sex == "woman":
-        kinds["dress"] = 0.18
-    kind = _pick(rng, kinds)
+    kind = _pick(rng, {**kinds, "dress": 0.18} if sex == "woman" else kinds)
     colour = _colour(rng, favour={"black": 1.5, "white": 1.4, "grey": 1.2})
     if kind in OPEN_KINDS:
-        pattern = _pick(rng, {"plain": 0.75, "two-tone": 0.25})
+        patterns = {"plain": 0.75, "two-tone": 0.25}
     elif kind in ("shirt", "dress"):
-        patterns = {
-            "plain": 0.4,
-            "horizontal stripes": 0.12,
-            "vertical stripes": 0.16,
-            "checked": 0.2,
-            "dotted": 0.12,
-        }
-        pattern = _pick(rng, patterns)
+        patterns = {"plain": 0.4, "horizontal stripes": 0.12, "vertical stripes": 0.16, "checked": 0.2, "dotted": 0.12}
     else:
         patterns = {"plain": 0.4, "horizontal stripes": 0.18, "dotted": 0.07, "logo": 0.2, "two-tone": 0.15}
-        pattern = _pick(rng, patterns)
-    if kind in LONG_SLEEVED_KINDS:
-        sleeve = "long"
-    elif kind == "t-shirt":
-        sleeve = "short"
-    else:
+    pattern = _pick(rng, patterns)
+    sleeve = "long" if kind in LONG_SLEEVED_KINDS else "short"
+    if kind in ("shirt", "dress"):
         sleeve = _pick(rng, {"short": 0.5, "long": 0.5})
     is_open = kind in OPEN_KINDS and rng.random() < 0.5
     return {
@@ -185,7 +166,7 @@ def _sample_upper(rng: np.random.Generator, sex: str) -> dict[str, str]:
 
 
 def _contrasting(rng: np.random.Generator, *colours: str) -> str:
-    """A colour far enough from the given ones to be told apart at a few pixels."""
+    """A colour far enough from ``colours`` to be distinguished at a few pixels."""
     bases = [np.array(COLOURS[colour], float) for colour in colours if colour in COLOURS]
     near = [name for name, rgb in COLOURS.items() if min(np.abs(base - rgb).max() for base in bases) < 90]
     return _colour(rng, without=tuple(near), favour={"white": 2.0, "black": 1.5})
@@ -195,16 +176,14 @@ def _sample_lower(rng: np.random.Generator, sex: str, upper: dict[str, str]) -> 
     if upper["upper_kind"] == "dress":
         return "dress", upper["upper_colour"]
     kinds = {"trousers": 0.42, "jeans": 0.33, "shorts": 0.25}
-    if sex == "woman":
-        kinds["skirt"] = 0.3
-    kind = _pick(rng, kinds)
+    kind = _pick(rng, {**kinds, "skirt": 0.3} if sex == "woman" else kinds)
     if kind == "jeans":
         return kind, _pick(rng, {"blue": 0.45, "light blue": 0.25, "black": 0.15, "grey": 0.15})
     return kind, _colour(rng, favour={"black": 3.0, "grey": 1.8, "brown": 1.5, "white": 1.5})
 
 
 def sample_clothing(rng: np.random.Generator, sex: str) -> Clothing:
-    """Draw what a person of that sex wears; trousers are mostly dark, the upper garment is any colour."""
+    """Samples clothing; lower garments are mostly dark, upper garments have any colour."""
     if rng.random() < UNIFORM_SHARE:
         *worn, lower_kind, lower_colour = UNIFORMS[int(rng.integers(len(UNIFORMS)))]
         names = ("upper_kind", "upper_colour", "pattern", "pattern_colour", "sleeve")
@@ -213,9 +192,7 @@ def sample_clothing(rng: np.random.Generator, sex: str) -> Clothing:
         upper = _sample_upper(rng, sex)
         lower_kind, lower_colour = _sample_lower(rng, sex, upper)
     bags = {"none": 0.4, "backpack": 0.28, "shoulder bag": 0.2}
-    if sex == "woman":
-        bags["handbag"] = 0.22
-    bag = _pick(rng, bags)
+    bag = _pick(rng, {**bags, "handbag": 0.22} if sex == "woman" else bags)
     hat = _pick(rng, {"none": 0.76, "cap": 0.14, "beanie": 0.1})
     return Clothing(
         **upper,
@@ -231,10 +208,10 @@ def sample_clothing(rng: np.random.Generator, sex: str) -> Clothing:
 
 
 def sample_people(count: int, seed: int) -> list[Person]:
-    """`count` people with ids 1…count, no two with the same attributes.
+    """Samples `count` people with ids 1…count, no two with the same attributes.
 
-    Each comes from a generator of its own seeded by `(seed, id)`, so the first people do not depend on how
-    many follow.
+    Each person has a generator of its own, seeded by `(seed, id)`, so the first people do not depend on how many
+    follow.
     """
     people, taken = [], set()
     for pid in range(1, count + 1):

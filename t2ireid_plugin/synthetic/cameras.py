@@ -1,7 +1,8 @@
-"""Six fixed cameras: their background, light, colour cast, sharpness and crop sizes."""
+"""Six fixed cameras with their background, light, colour cast, sharpness and crop sizes."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 
@@ -10,18 +11,18 @@ import numpy as np
 
 from t2ireid_plugin.synthetic.canvas import BGR
 
-# Size of a camera's whole view; a photo's background is a window of it, as with a camera that hangs still.
+# Size of a camera's whole view; the background of a photo is a window of it, since the camera does not move.
 VIEW_HEIGHT, VIEW_WIDTH = 520, 900
 HORIZON = 300
 
 
 @dataclass(frozen=True)
 class Camera:
-    """A place with its light. Colours are BGR, `cast` multiplies B, G and R."""
+    """A scene with its light. Colours are BGR; `cast` multiplies B, G and R."""
 
     index: int
     folder: str  # of CUHK-PEDES's imgs/; "query" becomes train_query or test_query
-    scene: str
+    draw_scene: Callable[[np.ndarray, Camera, np.random.Generator], None]
     wall: BGR
     floor: BGR
     gain: float
@@ -32,66 +33,13 @@ class Camera:
     quality: int  # of the JPEG
 
 
-CAMERAS = (
-    Camera(
-        0,
-        "cam_a",
-        "pavement",
-        (168, 178, 182),
-        (150, 152, 156),
-        1.02,
-        (0.97, 1.0, 1.02),
-        0.3,
-        3,
-        (190, 250),
-        92,
-    ),
-    Camera(1, "cam_b", "grass", (196, 176, 150), (86, 142, 108), 1.06, (0.96, 1.02, 1.0), 0.5, 4, (170, 230), 90),
-    Camera(2, "CUHK01", "brick", (92, 112, 168), (128, 130, 134), 0.95, (1.05, 1.0, 0.96), 0.4, 4, (160, 200), 92),
-    Camera(
-        3,
-        "CUHK03",
-        "corridor",
-        (176, 206, 218),
-        (150, 168, 178),
-        1.0,
-        (0.9, 0.99, 1.05),
-        0.6,
-        5,
-        (180, 260),
-        90,
-    ),
-    Camera(
-        4,
-        "Market",
-        "shelves",
-        (206, 210, 208),
-        (188, 192, 196),
-        1.08,
-        (1.02, 1.0, 0.99),
-        0.5,
-        4,
-        (150, 190),
-        92,
-    ),
-    Camera(5, "query", "road", (120, 104, 88), (86, 84, 82), 0.93, (1.07, 1.0, 0.95), 0.6, 5, (160, 220), 88),
-)
-
-
 @cache
 def camera_view(camera: Camera) -> np.ndarray:
-    """The empty scene [VIEW_HEIGHT, VIEW_WIDTH, 3] in front of the camera; read-only, drawn once."""
+    """Empty scene [VIEW_HEIGHT, VIEW_WIDTH, 3] in front of the camera; read-only, drawn once."""
     rng = np.random.default_rng((camera.index, 77))
     view = np.empty((VIEW_HEIGHT, VIEW_WIDTH, 3), np.uint8)
     view[:HORIZON], view[HORIZON:] = camera.wall, camera.floor
-    {
-        "pavement": _pavement,
-        "grass": _grass,
-        "brick": _brick,
-        "corridor": _corridor,
-        "shelves": _shelves,
-        "road": _road,
-    }[camera.scene](view, camera, rng)
+    camera.draw_scene(view, camera, rng)
     grain = rng.normal(0, 5, (VIEW_HEIGHT // 2, VIEW_WIDTH // 2, 1))
     grain = cv2.resize(grain, (VIEW_WIDTH, VIEW_HEIGHT))[..., None]
     view = np.clip(cv2.GaussianBlur(view, (0, 0), 1.6) + grain, 0, 255).astype(np.uint8)
@@ -105,7 +53,7 @@ def _tone(colour: BGR, factor: float) -> BGR:
 
 
 def _floor_grid(view: np.ndarray, colour: BGR, spacing: int) -> None:
-    """Joints of slabs in perspective."""
+    """Draws the joints of paving slabs in perspective."""
     middle = VIEW_WIDTH // 2
     for x in range(-2 * VIEW_WIDTH, 3 * VIEW_WIDTH, spacing):
         cv2.line(view, (middle + (x - middle) // 3, HORIZON), (x, VIEW_HEIGHT), colour, 2)
@@ -189,12 +137,22 @@ def _road(view: np.ndarray, camera: Camera, rng: np.random.Generator) -> None:
         cv2.fillPoly(view, [stripe], (170, 172, 172))
 
 
+CAMERAS = (
+    Camera(0, "cam_a", _pavement, (168, 178, 182), (150, 152, 156), 1.02, (0.97, 1.0, 1.02), 0.3, 3, (190, 250), 92),
+    Camera(1, "cam_b", _grass, (196, 176, 150), (86, 142, 108), 1.06, (0.96, 1.02, 1.0), 0.5, 4, (170, 230), 90),
+    Camera(2, "CUHK01", _brick, (92, 112, 168), (128, 130, 134), 0.95, (1.05, 1.0, 0.96), 0.4, 4, (160, 200), 92),
+    Camera(3, "CUHK03", _corridor, (176, 206, 218), (150, 168, 178), 1.0, (0.9, 0.99, 1.05), 0.6, 5, (180, 260), 90),
+    Camera(4, "Market", _shelves, (206, 210, 208), (188, 192, 196), 1.08, (1.02, 1.0, 0.99), 0.5, 4, (150, 190), 92),
+    Camera(5, "query", _road, (120, 104, 88), (86, 84, 82), 0.93, (1.07, 1.0, 0.95), 0.6, 5, (160, 220), 88),
+)
+
+
 def background(camera: Camera, height: int, width: int, feet: float, rng: np.random.Generator) -> np.ndarray:
-    """A window of the camera's view [height, width, 3], scaled so that the floor reaches past the feet."""
+    """Window of the camera's view [height, width, 3], scaled so that the floor extends beyond the feet."""
     view = camera_view(camera)
     window_height = int(rng.integers(360, 470))
     window_width = round(window_height * width / height)
-    # The feet's row must fall on the floor, some way below the horizon.
+    # The feet must stand on the floor, well below the horizon.
     lowest = VIEW_HEIGHT - window_height
     y0 = int(np.clip(HORIZON + rng.integers(60, 150) - feet * window_height, 0, lowest))
     x0 = int(rng.integers(0, VIEW_WIDTH - window_width))
@@ -203,13 +161,13 @@ def background(camera: Camera, height: int, width: int, feet: float, rng: np.ran
 
 
 def develop(image: np.ndarray, camera: Camera, rng: np.random.Generator) -> np.ndarray:
-    """Light, colour cast, blur and noise of the camera on a shrunk photo uint8 [H, W, 3]."""
+    """Applies the camera's light, colour cast, blur and noise to a photo uint8 [H, W, 3]."""
     gain = camera.gain * rng.uniform(0.9, 1.1) * np.array(camera.cast) * rng.uniform(0.97, 1.03, 3)
     sigma = camera.blur * rng.uniform(0.5, 1.3)
     if sigma > 0.3:
         image = cv2.GaussianBlur(image, (0, 0), sigma)
     noise = rng.standard_normal(image.shape[:2], np.float32)[..., None] * camera.noise
-    # A light that fades from one side to the other.
+    # The light fades from one side to the other.
     left, right = 1 + rng.uniform(-0.1, 0.1, 2)
     ramp = np.linspace(left, right, image.shape[1], dtype=np.float32)[None, :, None]
     lit = image * (ramp * gain.astype(np.float32)) + noise

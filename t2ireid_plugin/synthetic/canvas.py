@@ -1,4 +1,4 @@
-"""A canvas whose unit is the body height, so that the figure is described once for every crop size."""
+"""Canvas in units of the body height, so that a figure is described once for every crop size."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
+from t2ireid_plugin.synthetic.attributes import COLOURS
+
 BGR = tuple[int, int, int]
 Point = tuple[float, float]
 # The figure is drawn on this colour and cut out of it; no garment, skin or hair comes near it.
@@ -14,12 +16,17 @@ KEY: BGR = (254, 0, 255)
 
 
 def bgr(rgb: tuple[int, int, int]) -> BGR:
-    """OpenCV's order of a named colour."""
+    """An RGB colour in OpenCV's order."""
     return rgb[2], rgb[1], rgb[0]
 
 
+def cloth_colour(name: str) -> BGR:
+    """The colour of a garment by its name in COLOURS; black for "none", which is not drawn."""
+    return bgr(COLOURS.get(name, (0, 0, 0)))
+
+
 def shade(colour: BGR, factor: float) -> BGR:
-    """A darker (factor < 1) or lighter (factor > 1) tone of the same colour."""
+    """Darker (factor < 1) or lighter (factor > 1) tone of a colour."""
     if factor <= 1:
         blue, green, red = (int(channel * factor) for channel in colour)
     else:
@@ -28,15 +35,25 @@ def shade(colour: BGR, factor: float) -> BGR:
 
 
 def outline_of(colour: BGR) -> BGR:
-    """The tone that separates an arm from a body of the same colour: lighter on dark cloth."""
+    """Tone that separates an arm from a body of the same colour: lighter on dark cloth, else darker."""
     return shade(colour, 1.22) if max(colour) < 75 else shade(colour, 0.72)
 
 
-class Canvas:
-    """Image [H, W, 3] with the body's feet at `(foot_x, foot_y)` pixels and `scale` pixels per body height.
+def mirrored(points: Sequence[Point]) -> list[Point]:
+    """Outline of a shape that is symmetric about the body's axis, from the outline of its one half."""
+    return [*points, *((-x, y) for x, y in reversed(points))]
 
-    Points are `(x, y)`: x from the body's middle to the right, y from 0 (top of the head) to 1 (soles).
-    `lean` shifts the head by that share of the body height.
+
+def box(x0: float, y0: float, x1: float, y1: float) -> list[Point]:
+    """Corners of an upright rectangle."""
+    return [(x0, y0), (x1, y0), (x1, y1), (x0, y1)]
+
+
+class Canvas:
+    """Image [H, W, 3] with the feet at `foot`, `(x, y)` in pixels, and `scale` pixels per body height.
+
+    Points are `(x, y)`: x from the body's axis to the right, y from 0 (top of the head) to 1 (soles). `lean` is the
+    horizontal shift of the head in body heights.
     """
 
     def __init__(self, height: int, width: int, scale: float, foot: tuple[float, float], lean: float) -> None:
@@ -47,7 +64,7 @@ class Canvas:
         self.lean = lean
 
     def pixel(self, point: Point) -> Point:
-        """Where a body point lies, in pixels."""
+        """Position of a body point in pixels."""
         x, y = point
         x += self.lean * (1 - y)
         return self.foot[0] + x * self.scale, self.foot[1] + (y - 1) * self.scale
@@ -56,11 +73,11 @@ class Canvas:
         return np.array([self.pixel(point) for point in points]).round().astype(np.int32)
 
     def width_of(self, size: float) -> int:
-        """A line width in pixels, at least 1."""
+        """Width of a line in pixels, at least 1."""
         return max(1, round(size * self.scale))
 
     def polygon(self, points: Sequence[Point], paint: BGR | np.ndarray, outline: BGR | None = None) -> None:
-        """Fill with a colour, or with a texture [H, W, 3] through a mask."""
+        """Fills a polygon with a colour or a texture [H, W, 3]."""
         corners = self._pixels(points)
         if isinstance(paint, np.ndarray):
             x, y, w, h = cv2.boundingRect(corners)
@@ -77,7 +94,7 @@ class Canvas:
             cv2.polylines(self.image, [corners], True, outline, self.width_of(0.005))
 
     def limb(self, joints: Sequence[Point], widths: Sequence[float], paint: BGR | np.ndarray, outline: BGR) -> None:
-        """A tapering arm, leg or strand of hair through the joints; `widths` are half widths."""
+        """Draws a tapering arm, leg or strand of hair through the joints; `widths` are half widths."""
         points = np.array(joints, float)
         steps = np.diff(points, axis=0)
         normals = np.stack([-steps[:, 1], steps[:, 0]], 1) / np.linalg.norm(steps, axis=1, keepdims=True)
@@ -87,7 +104,7 @@ class Canvas:
         self.polygon([*map(tuple, points + offset), *map(tuple, (points - offset)[::-1])], paint, outline)
 
     def ellipse(self, centre: Point, radii: Point, colour: BGR, outline: BGR | None = None) -> None:
-        """A filled ellipse with its axes along the image."""
+        """Draws a filled ellipse with its axes along the image."""
         x, y = self.pixel(centre)
         at = (round(x), round(y))
         axes = (self.width_of(radii[0]), self.width_of(radii[1]))
@@ -96,9 +113,9 @@ class Canvas:
             cv2.ellipse(self.image, at, axes, 0, 0, 360, outline, self.width_of(0.004))
 
     def line(self, points: Sequence[Point], colour: BGR, width: float) -> None:
-        """An open stroke of the given width."""
+        """Draws an open line through the points."""
         cv2.polylines(self.image, [self._pixels(points)], False, colour, self.width_of(width))
 
     def silhouette(self) -> np.ndarray:
-        """255 where the figure is [H, W]."""
+        """Mask [H, W] of the figure: 255 where it is, else 0."""
         return cv2.bitwise_not(cv2.inRange(self.image, KEY, KEY))

@@ -1,4 +1,4 @@
-"""One photo of one person: figure, background, occluder and camera put together."""
+"""One photo of one person, composed of figure, background, occluder and camera."""
 
 from __future__ import annotations
 
@@ -8,53 +8,60 @@ import numpy as np
 from t2ireid_plugin.synthetic.accessories import Bag, draw_hat
 from t2ireid_plugin.synthetic.attributes import Person
 from t2ireid_plugin.synthetic.cameras import Camera, background, develop
-from t2ireid_plugin.synthetic.canvas import Canvas, shade
+from t2ireid_plugin.synthetic.canvas import BGR, Canvas, shade
 from t2ireid_plugin.synthetic.figure import Head, pose_of
 from t2ireid_plugin.synthetic.garments import Outfit
 from t2ireid_plugin.synthetic.shot import CANVAS_HEIGHT, Shot, plan_shot
 
+# Fill and edge of each kind of occluder.
+OCCLUDER_COLOURS: dict[str, tuple[BGR, BGR]] = {
+    "pole": ((118, 120, 122), (88, 90, 92)),
+    "box": ((104, 146, 172), (76, 110, 134)),
+    "side": ((84, 96, 92), (62, 72, 70)),
+}
+
 
 def draw_person(person: Person, camera: Camera, rng: np.random.Generator, shot: Shot | None = None) -> np.ndarray:
-    """A photo uint8 BGR [H, W, 3] of the person, as the camera sees it.
+    """Photo of the person by the camera, uint8 BGR [H, W, 3].
 
-    `shot` fixes viewpoint, pose, crop and occlusion; without it they are drawn from `rng` too.
+    `shot` fixes viewpoint, pose, crop and occlusion; without it they are sampled from `rng` too.
     """
     if shot is None:
         shot = plan_shot(camera.crop_heights, rng)
     figure = draw_figure(person, shot)
     photo = background(camera, CANVAS_HEIGHT, shot.width, shot.foot[1], rng)
-    _ground_shadow(photo, person, shot)
+    _draw_shadow(photo, person, shot)
     _paste(figure, photo, side=float(rng.choice([-1, 1])))
-    _occlude(photo, shot, rng)
+    _draw_occluder(photo, shot, rng)
     width = round(shot.crop_height * shot.width / CANVAS_HEIGHT)
     small = cv2.resize(photo, (width, shot.crop_height), interpolation=cv2.INTER_AREA)
     return develop(small, camera, rng)
 
 
 def draw_figure(person: Person, shot: Shot) -> Canvas:
-    """The person alone, from the farthest layer to the nearest."""
+    """The person alone, drawn from the farthest layer to the nearest."""
     foot = (shot.foot[0] * shot.width, shot.foot[1] * CANVAS_HEIGHT)
     canvas = Canvas(CANVAS_HEIGHT, shot.width, shot.scale(person), foot, shot.lean)
     pose = pose_of(person.identity, shot)
     outfit = Outfit(canvas, person, pose, shot)
     head = Head(canvas, person, pose, shot)
     bag = Bag(canvas, person, pose, shot)
-    head.behind()
-    bag.behind()
-    head.neck()
-    outfit.legs()
+    head.draw_behind()
+    bag.draw_behind()
+    head.draw_neck()
+    outfit.draw_legs()
     if shot.back:  # a raised forearm is in front of the body
-        outfit.arms()
-    outfit.torso()
+        outfit.draw_arms()
+    outfit.draw_torso()
     if not shot.back:
-        outfit.arms()
+        outfit.draw_arms()
     bag.draw()
     head.draw()
     draw_hat(head, person)
     return canvas
 
 
-def _ground_shadow(photo: np.ndarray, person: Person, shot: Shot) -> None:
+def _draw_shadow(photo: np.ndarray, person: Person, shot: Shot) -> None:
     scale = shot.scale(person)
     x, y = shot.foot[0] * shot.width, (shot.foot[1] - 0.01) * CANVAS_HEIGHT
     layer = np.zeros(photo.shape[:2], np.uint8)
@@ -65,7 +72,7 @@ def _ground_shadow(photo: np.ndarray, person: Person, shot: Shot) -> None:
 
 
 def _paste(figure: Canvas, photo: np.ndarray, side: float) -> None:
-    """Put the figure over the background, darker towards its outline and on the side off the light."""
+    """Copies the figure onto the background, darker towards its outline and on the side away from the light."""
     mask = figure.silhouette()
     depth = cv2.distanceTransform(mask, cv2.DIST_L2, 3)
     round_off = 0.8 + 0.2 * np.minimum(depth / (0.035 * figure.scale), 1)
@@ -75,18 +82,12 @@ def _paste(figure: Canvas, photo: np.ndarray, side: float) -> None:
     cv2.copyTo(shaded, mask, photo)
 
 
-def _occlude(photo: np.ndarray, shot: Shot, rng: np.random.Generator) -> None:
+def _draw_occluder(photo: np.ndarray, shot: Shot, rng: np.random.Generator) -> None:
     if shot.occluder is None:
         return
     x0, y0, x1, y1 = (round(value) for value in shot.occluder)
     tone = float(rng.uniform(0.75, 1.0))
-    if shot.occlusion == "pole":
-        colour, edge = (118, 120, 122), (88, 90, 92)
-    elif shot.occlusion == "box":
-        colour, edge = (104, 146, 172), (76, 110, 134)
-    else:
-        colour, edge = (84, 96, 92), (62, 72, 70)
-    colour, edge = shade(colour, tone), shade(edge, tone)
+    colour, edge = (shade(colour, tone) for colour in OCCLUDER_COLOURS[shot.occlusion])
     cv2.rectangle(photo, (x0, y0), (x1, y1), colour, cv2.FILLED)
     cv2.rectangle(photo, (x0, y0), (x1, y1), edge, 4)
     if shot.occlusion == "pole":

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from t2ireid_plugin.synthetic.attributes import HAIR_COLOURS, SKIN_TONES, Identity, Person
-from t2ireid_plugin.synthetic.canvas import BGR, Canvas, Point, bgr, outline_of, shade
+from t2ireid_plugin.synthetic.canvas import BGR, Canvas, Point, bgr, mirrored, outline_of, shade
 from t2ireid_plugin.synthetic.shot import Shot
 
 BUILD_WIDTH = {"slim": 0.84, "average": 1.0, "stocky": 1.24}
 HEAD_SIZE = {"short": 1.12, "average": 1.03, "tall": 0.95}
 HEAD_CENTRE = 0.085
+# Hair that falls over the shoulders: its length, and its half width seen from the front and from behind.
+LOOSE_HAIR = {"long": (0.2, 0.074, 0.07), "shoulder-length": (0.1, 0.072, 0.066)}
 
 
 @dataclass(frozen=True)
@@ -28,12 +31,12 @@ class Pose:
 
     @property
     def rear_leg(self) -> int:
-        """The side whose foot is lifted; it is drawn first."""
+        """Side of the lifted foot; it is drawn first."""
         return min(self.legs, key=lambda side: self.legs[side][2][1])
 
 
 def pose_of(identity: Identity, shot: Shot) -> Pose:
-    """Proportions of the person in the pose of the shot."""
+    """Proportions and joints of a person in the pose of a shot."""
     build = BUILD_WIDTH[identity.build]
     man = identity.sex == "man"
     narrow = 1 - 0.1 * abs(shot.turn)  # a body turned aside
@@ -68,7 +71,7 @@ def pose_of(identity: Identity, shot: Shot) -> Pose:
 
 
 class Head:
-    """Draws neck, head and hair; `behind` goes under the clothes, `draw` over them."""
+    """Neck, head and hair of a person; `draw_behind` goes under the clothes, `draw` over them."""
 
     def __init__(self, canvas: Canvas, person: Person, pose: Pose, shot: Shot) -> None:
         self.canvas = canvas
@@ -82,96 +85,81 @@ class Head:
         self.hair: BGR = self.skin if bald else bgr(HAIR_COLOURS[person.identity.hair_colour])
 
     def at(self, x: float, y: float) -> Point:
-        """A point given from the head's centre, scaled with the head, which sits on the neck."""
+        """Body point of `(x, y)` relative to the head's centre, scaled with the head, which sits on the neck."""
         return x * self.size, 0.157 - (0.157 - HEAD_CENTRE) * self.size + y * self.size
 
-    def behind(self) -> None:
-        """Hair that falls behind the shoulders when the person faces the camera."""
-        style = self.identity.hair_style
-        if self.back:
-            return
-        if style == "long":
-            self._fall(0.074, 0.2)
-        elif style == "shoulder-length":
-            self._fall(0.072, 0.1)
+    def points(self, points: Sequence[Point]) -> list[Point]:
+        """Body points, as `at`."""
+        return [self.at(*point) for point in points]
 
-    def _fall(self, half_width: float, length: float) -> None:
-        points = [
-            (-0.05, -0.05),
-            (-half_width, 0.02),
-            (-half_width, length - 0.02),
-            (-half_width * 0.7, length),
-        ]
-        mirrored = [(-x, y) for x, y in reversed(points)]
-        self.canvas.polygon([self.at(*p) for p in points + mirrored], self.hair, outline_of(self.hair))
+    def draw_behind(self) -> None:
+        """Draws the hair that falls behind the shoulders when the person faces the camera."""
+        if not self.back:
+            self._draw_loose_hair()
 
-    def neck(self) -> None:
-        """The neck, drawn before collars."""
+    def _draw_loose_hair(self) -> None:
+        if self.identity.hair_style in LOOSE_HAIR:
+            length, front, back = LOOSE_HAIR[self.identity.hair_style]
+            half = back if self.back else front
+            points = [(-0.05, -0.05), (-half, 0.02), (-half, length - 0.02), (-half * 0.7, length)]
+            self.canvas.polygon(self.points(mirrored(points)), self.hair, outline_of(self.hair))
+
+    def draw_neck(self) -> None:
+        """Draws the neck, which collars cover later."""
         dark = shade(self.skin, 0.86)
         self.canvas.polygon([(-0.027, 0.13), (0.027, 0.13), (0.031, 0.195), (-0.031, 0.195)], dark)
 
     def draw(self) -> None:
-        """Head and hair, with the face when it shows."""
+        """Draws head and hair, and the face of a person who faces the camera."""
         if self.back:
-            self._back()
+            self._draw_back()
         else:
-            self._front()
+            self._draw_front()
 
     def _oval(self, x: float, y: float, rx: float, ry: float, colour: BGR) -> None:
         self.canvas.ellipse(self.at(x, y), (rx * self.size, ry * self.size), colour)
 
-    def _curls(self) -> None:
+    def _draw_curls(self) -> None:
         dark = outline_of(self.hair)
-        curls = (
-            (-0.05, 0.0),
-            (0.05, 0.0),
-            (-0.044, -0.042),
-            (0.044, -0.042),
-            (-0.018, -0.064),
-            (0.018, -0.064),
-        )
+        curls = ((-0.05, 0.0), (0.05, 0.0), (-0.044, -0.042), (0.044, -0.042), (-0.018, -0.064), (0.018, -0.064))
         for x, y in curls:
             self.canvas.ellipse(self.at(x, y), (0.026, 0.026), self.hair, dark)
         self._oval(0, -0.03, 0.048, 0.045, self.hair)
 
-    def _front(self) -> None:
-        style, bald = self.identity.hair_style, self.identity.hair_style == "bald"
+    def _draw_front(self) -> None:
+        style = self.identity.hair_style
+        bald = style == "bald"
         for side in (-1, 1):
             self._oval(side * 0.051, 0.008, 0.009, 0.014, shade(self.skin, 0.88))
         if style == "bun" and self.hat == "none":
             self.canvas.ellipse(self.at(0, -0.085), (0.034, 0.03), self.hair, outline_of(self.hair))
         if style == "curly" and self.hat == "none":
-            self._curls()
+            self._draw_curls()
         if not bald:
             self._oval(0, -0.012, 0.056, 0.066, self.hair)
         self._oval(self.turn * 0.4, 0.0 if bald else 0.012, 0.049, 0.068 if bald else 0.058, self.skin)
         if not bald:
             fringe = [(-0.05, 0.0), (-0.052, -0.04), (0, -0.075), (0.052, -0.04), (0.05, 0.0)]
-            parting = [
-                (0.034, -0.022),
-                (0.02 + self.turn, -0.038),
-                (-0.02 + self.turn, -0.03),
-                (-0.04, -0.014),
-            ]
-            self.canvas.polygon([self.at(*p) for p in fringe + parting], self.hair)
-        self._locks(style)
-        self._face()
+            parting = [(0.034, -0.022), (0.02 + self.turn, -0.038), (-0.02 + self.turn, -0.03), (-0.04, -0.014)]
+            self.canvas.polygon(self.points(fringe + parting), self.hair)
+        self._draw_strands(style)
+        self._draw_face()
 
-    def _locks(self, style: str) -> None:
+    def _draw_strands(self, style: str) -> None:
         dark = outline_of(self.hair)
         for side in (-1, 1):
             if style == "long":
                 joints = [(side * 0.05, -0.03), (side * 0.062, 0.06), (side * 0.058, 0.185)]
-                self.canvas.limb([self.at(*p) for p in joints], (0.012, 0.02, 0.013), self.hair, dark)
+                self.canvas.limb(self.points(joints), (0.012, 0.02, 0.013), self.hair, dark)
             elif style == "shoulder-length":
                 joints = [(side * 0.05, -0.03), (side * 0.058, 0.05), (side * 0.05, 0.1)]
-                self.canvas.limb([self.at(*p) for p in joints], (0.012, 0.016, 0.012), self.hair, dark)
+                self.canvas.limb(self.points(joints), (0.012, 0.016, 0.012), self.hair, dark)
         if style == "ponytail":
             side = 1 if self.turn > 0 else -1
             joints = [(side * 0.045, -0.035), (side * 0.083, 0.03), (side * 0.078, 0.13), (side * 0.07, 0.18)]
-            self.canvas.limb([self.at(*p) for p in joints], (0.012, 0.022, 0.02, 0.006), self.hair, dark)
+            self.canvas.limb(self.points(joints), (0.012, 0.022, 0.02, 0.006), self.hair, dark)
 
-    def _face(self) -> None:
+    def _draw_face(self) -> None:
         canvas, turn, ink = self.canvas, self.turn, shade(self.skin, 0.68)
         for side in (-1, 1):
             self._oval(turn + side * 0.02, 0.004, 0.006, 0.006, (30, 26, 24))
@@ -183,9 +171,9 @@ class Head:
         if self.identity.age == "elderly":
             canvas.line([self.at(turn - 0.022, -0.017), self.at(turn + 0.022, -0.017)], shade(self.skin, 0.7), 0.004)
         if self.identity.glasses != "none":
-            self._glasses()
+            self._draw_glasses()
 
-    def _glasses(self) -> None:
+    def _draw_glasses(self) -> None:
         dark = self.identity.glasses == "sunglasses"
         frame = (24, 22, 22)
         for side in (-1, 1):
@@ -197,20 +185,17 @@ class Head:
                 self._oval(self.turn + side * 0.023, 0.005, 0.005, 0.005, (40, 34, 30))
         self.canvas.line([self.at(-0.05, -0.002), self.at(0.05, -0.002)], frame, 0.006)
 
-    def _back(self) -> None:
+    def _draw_back(self) -> None:
         style = self.identity.hair_style
         for side in (-1, 1):
             self._oval(side * 0.052, 0.01, 0.009, 0.014, shade(self.skin, 0.88))
         if style == "curly" and self.hat == "none":
-            self._curls()
+            self._draw_curls()
         self._oval(0, -0.002, 0.054, 0.07, self.hair)
         dark = outline_of(self.hair)
-        if style == "long":
-            self._fall(0.07, 0.2)
-        elif style == "shoulder-length":
-            self._fall(0.066, 0.1)
-        elif style == "ponytail":
-            joints = [self.at(*p) for p in ((0, -0.03), (0.012, 0.05), (0.006, 0.14), (0, 0.19))]
+        self._draw_loose_hair()
+        if style == "ponytail":
+            joints = self.points([(0, -0.03), (0.012, 0.05), (0.006, 0.14), (0, 0.19)])
             self.canvas.limb(joints, (0.012, 0.03, 0.024, 0.006), self.hair, dark)
             self.canvas.line([self.at(-0.016, -0.022), self.at(0.016, -0.022)], dark, 0.012)
         elif style == "bun" and self.hat == "none":

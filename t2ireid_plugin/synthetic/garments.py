@@ -1,28 +1,20 @@
-"""Clothes, shoes, bags and hats on a posed body."""
+"""Clothes and shoes on a posed body."""
 
 from __future__ import annotations
 
 import cv2
 import numpy as np
 
-from t2ireid_plugin.synthetic.attributes import COLOURS, DENIM, SKIN_TONES, Person
-from t2ireid_plugin.synthetic.canvas import BGR, Canvas, Point, bgr, outline_of, shade
+from t2ireid_plugin.synthetic.attributes import DENIM, SKIN_TONES, Person
+from t2ireid_plugin.synthetic.canvas import BGR, Canvas, bgr, box, cloth_colour, mirrored, outline_of, shade
 from t2ireid_plugin.synthetic.figure import Pose
 from t2ireid_plugin.synthetic.shot import Shot
 
-HEM = {
-    "t-shirt": 0.525,
-    "shirt": 0.54,
-    "jacket": 0.53,
-    "coat": 0.7,
-    "hoodie": 0.54,
-    "sweater": 0.53,
-    "dress": 0.74,
-}
+HEM = {"t-shirt": 0.525, "shirt": 0.54, "jacket": 0.53, "coat": 0.7, "hoodie": 0.54, "sweater": 0.53, "dress": 0.74}
 
 
 def pattern_texture(canvas: Canvas, pattern: str, colour: BGR, second: BGR) -> np.ndarray:
-    """The cloth as an image of the canvas [H, W, 3]; a period is 5 to 7 % of the body height."""
+    """Cloth in two colours as an image of the canvas's size [H, W, 3]; a period is 5 to 7 % of the body height."""
     texture = np.zeros_like(canvas.image)
     cv2.rectangle(texture, (0, 0), texture.shape[1::-1], colour, cv2.FILLED)
     height, width = texture.shape[:2]
@@ -49,33 +41,26 @@ def pattern_texture(canvas: Canvas, pattern: str, colour: BGR, second: BGR) -> n
 
 
 class Outfit:
-    """Draws what the person wears, layer by layer; the order of the calls is the caller's."""
+    """Clothes of a person, drawn layer by layer; the caller chooses the order."""
 
     def __init__(self, canvas: Canvas, person: Person, pose: Pose, shot: Shot) -> None:
         self.canvas, self.pose, self.shot = canvas, pose, shot
         self.clothing = clothing = person.clothing
-        self.woman = person.identity.sex == "woman"
         self.skin = bgr(SKIN_TONES[person.identity.skin])
-        self.upper = self._colour(clothing.upper_colour)
+        self.upper = cloth_colour(clothing.upper_colour)
         self.edge = outline_of(self.upper)
-        self.second = self._colour(clothing.pattern_colour)
+        self.second = cloth_colour(clothing.pattern_colour)
+        jeans = clothing.lower_kind == "jeans"
+        self.lower = bgr(DENIM[clothing.lower_colour]) if jeans else cloth_colour(clothing.lower_colour)
+        self.shoes = cloth_colour(clothing.shoes_colour)
         woven = clothing.pattern not in ("plain", "logo", "two-tone")
         self.cloth: BGR | np.ndarray = (
             pattern_texture(canvas, clothing.pattern, self.upper, self.second) if woven else self.upper
         )
 
-    @staticmethod
-    def _colour(name: str) -> BGR:
-        return bgr(COLOURS.get(name, (0, 0, 0)))
-
-    def _mirrored(self, points: list[Point]) -> list[Point]:
-        return points + [(-x, y) for x, y in reversed(points)]
-
-    def legs(self) -> None:
-        """Legs, lower garment and shoes; the lifted leg lies behind."""
-        kind, pose = self.clothing.lower_kind, self.pose
-        palette = DENIM if kind == "jeans" else COLOURS
-        colour = bgr(palette[self.clothing.lower_colour])
+    def draw_legs(self) -> None:
+        """Draws legs, lower garment and shoes, the lifted leg behind the other."""
+        kind, pose, colour = self.clothing.lower_kind, self.pose, self.lower
         edge = outline_of(colour)
         long = kind in ("trousers", "jeans")
         for side in (pose.rear_leg, -pose.rear_leg):
@@ -85,68 +70,59 @@ class Outfit:
             half = 0.5 * pose.hip
             if long:
                 ends = (ankle[0], ankle[1] + 0.01)
-                self._shoe(side)
+                self._draw_shoe(side)
                 widths = (half + 0.006, 0.037 * pose.limb, 0.03 * pose.limb)
                 self.canvas.limb((hip, knee, ends), widths, tone, edge)
-                self._ankle_boot(side)
+                self._draw_boot_shaft(side)
                 if kind == "jeans":
                     seam = [(hip[0] + side * half * 0.7, 0.54), (knee[0] + side * 0.026, knee[1]), ends]
                     self.canvas.line(seam, shade(colour, 1.5), 0.005)
             else:
                 widths = (half, 0.03 * pose.limb, 0.018 * pose.limb)
                 self.canvas.limb((hip, knee, ankle), widths, bare, outline_of(bare))
-                self._shoe(side)
-                self._ankle_boot(side)
+                self._draw_shoe(side)
+                self._draw_boot_shaft(side)
             if kind == "shorts":
                 middle = ((hip[0] + knee[0]) / 2, 0.6)
                 end = (knee[0], knee[1] - 0.025)
                 self.canvas.limb((hip, middle, end), (half + 0.008, 0.045 * pose.limb, 0.044 * pose.limb), tone, edge)
-        self._seat(kind, colour, edge)
+        self._draw_seat(kind, colour, edge)
 
-    def _seat(self, kind: str, colour: BGR, edge: BGR) -> None:
+    def _draw_seat(self, kind: str, colour: BGR, edge: BGR) -> None:
         hip = self.pose.hip
         if kind == "skirt":
             flare = hip + 0.035
             outline = [(-self.pose.waist, 0.44), (-hip - 0.005, 0.53), (-flare, 0.715)]
-            self.canvas.polygon(self._mirrored(outline), colour, edge)
+            self.canvas.polygon(mirrored(outline), colour, edge)
             for x in (-0.5, 0, 0.5):
                 self.canvas.line([(x * hip, 0.56), (x * flare * 1.2, 0.71)], edge, 0.005)
         elif kind != "dress":
             outline = [(-self.pose.waist, 0.44), (-hip - 0.004, 0.52), (-0.3 * hip, 0.56)]
-            self.canvas.polygon(self._mirrored(outline), colour)
+            self.canvas.polygon(mirrored(outline), colour)
 
-    def _shoe(self, side: int) -> None:
+    def _draw_shoe(self, side: int) -> None:
         x, y = self.pose.legs[side][2]
-        colour = self._colour(self.clothing.shoes_colour)
-        edge = outline_of(colour)
         heel, toe = y + 0.008, y + 0.052
         out = side * 0.012
-        outline = [
-            (x - 0.023, heel),
-            (x + 0.023, heel),
-            (x + out + 0.03, toe - 0.012),
-            (x + out + 0.026, toe),
-        ]
+        outline = [(x - 0.023, heel), (x + 0.023, heel), (x + out + 0.03, toe - 0.012), (x + out + 0.026, toe)]
         outline += [(x + out - 0.026, toe), (x + out - 0.03, toe - 0.012)]
-        self.canvas.polygon(outline, colour, edge)
+        self.canvas.polygon(outline, self.shoes, outline_of(self.shoes))
         if self.clothing.shoes_kind == "sneakers":
             sole = (60, 60, 62) if self.clothing.shoes_colour == "white" else (245, 245, 245)
             self.canvas.line([(x + out - 0.027, toe), (x + out + 0.027, toe)], sole, 0.012)
             if not self.shot.back:
                 self.canvas.line([(x - 0.01, heel + 0.014), (x + 0.014, heel + 0.014)], sole, 0.005)
 
-    def _ankle_boot(self, side: int) -> None:
+    def _draw_boot_shaft(self, side: int) -> None:
         if self.clothing.shoes_kind != "boots":
             return
-        colour = self._colour(self.clothing.shoes_colour)
-        x, y = self.pose.legs[side][2]
-        knee = self.pose.legs[side][1]
+        _, knee, (x, y) = self.pose.legs[side]
         top = (x + (knee[0] - x) * 0.36, y - 0.075)
         widths = (0.036 * self.pose.limb, 0.029, 0.028)
-        self.canvas.limb((top, (x, y), (x, y + 0.02)), widths, colour, outline_of(colour))
+        self.canvas.limb((top, (x, y), (x, y + 0.02)), widths, self.shoes, outline_of(self.shoes))
 
-    def arms(self) -> None:
-        """Arms with sleeves and hands."""
+    def draw_arms(self) -> None:
+        """Draws arms with sleeves and hands."""
         pose, limb = self.pose, self.pose.limb
         two_tone = self.clothing.pattern == "two-tone"
         sleeve, edge = (self.second, outline_of(self.second)) if two_tone else (self.cloth, self.edge)
@@ -163,39 +139,36 @@ class Outfit:
             end = (shoulder[0] + 0.8 * (elbow[0] - shoulder[0]), shoulder[1] + 0.8 * (elbow[1] - shoulder[1]))
             self.canvas.limb((shoulder, end), (0.031 * limb, 0.033 * limb), sleeve, edge)
 
-    def torso(self) -> None:
-        """The upper garment (or dress) with its collar and details."""
+    def draw_torso(self) -> None:
+        """Draws the upper garment (or dress) with its collar and details."""
         kind, pose = self.clothing.upper_kind, self.pose
         hem = HEM[kind]
         flare = {"coat": 0.02, "dress": 0.045}.get(kind, 0.004)
         side = [(-0.03, 0.172), (-pose.shoulder + 0.03, 0.184), (-pose.shoulder + 0.004, 0.2)]
         side += [(-pose.shoulder + 0.014, 0.28), (-pose.waist - 0.006, 0.4), (-pose.hip - 0.006, 0.5)]
         side += [(-pose.hip - flare, hem)]
-        self.canvas.polygon(self._mirrored(side), self.cloth, self.edge)
+        self.canvas.polygon(mirrored(side), self.cloth, self.edge)
         if self.clothing.pattern == "logo" and not self.shot.back:
-            self.canvas.polygon([(-0.045, 0.25), (0.045, 0.25), (0.045, 0.33), (-0.045, 0.33)], self.second)
+            self.canvas.polygon(box(-0.045, 0.25, 0.045, 0.33), self.second)
             self.canvas.line([(-0.028, 0.29), (0.028, 0.29)], self.upper, 0.014)
         if self.clothing.inner_colour != "none" and not self.shot.back:
-            self._open_front(hem)
+            self._draw_open_front(hem)
         if self.shot.back:
-            self._back_details(kind, hem)
+            self._draw_back_details(kind, hem)
         else:
-            self._front_details(kind, hem)
+            self._draw_front_details(kind, hem)
 
-    def _open_front(self, hem: float) -> None:
-        inner = self._colour(self.clothing.inner_colour)
+    def _draw_open_front(self, hem: float) -> None:
+        inner = cloth_colour(self.clothing.inner_colour)
         gap = 0.3 * self.pose.shoulder
         bottom = min(hem, 0.53)
         if hem > bottom:  # the coat's two halves part over the trousers, which are already drawn
-            palette = DENIM if self.clothing.lower_kind == "jeans" else COLOURS
-            below = bgr(palette[self.clothing.lower_colour])
-            self.canvas.polygon([(-gap, bottom), (gap, bottom), (gap * 1.1, hem), (-gap * 1.1, hem)], below)
+            self.canvas.polygon([(-gap, bottom), (gap, bottom), (gap * 1.1, hem), (-gap * 1.1, hem)], self.lower)
         points = [(-0.03, 0.172), (0.03, 0.172), (gap, 0.3), (gap, bottom), (-gap, bottom), (-gap, 0.3)]
         self.canvas.polygon(points, inner, self.edge)
 
-    def _front_details(self, kind: str, hem: float) -> None:
+    def _draw_front_details(self, kind: str, hem: float) -> None:
         canvas, edge = self.canvas, self.edge
-        is_open = self.clothing.inner_colour != "none"
         if kind in ("t-shirt", "dress"):
             canvas.polygon([(-0.032, 0.168), (0.032, 0.168), (0.018, 0.2), (-0.018, 0.2)], self.skin, edge)
         elif kind == "sweater":
@@ -215,16 +188,16 @@ class Outfit:
             for y in (0.25, 0.31, 0.37, 0.43, 0.49):
                 canvas.ellipse((0, y), (0.005, 0.005), shade(self.upper, 0.5))
         else:
-            self._jacket_details(kind, hem, is_open)
+            self._draw_jacket_details(kind, hem)
 
-    def _jacket_details(self, kind: str, hem: float, is_open: bool) -> None:
+    def _draw_jacket_details(self, kind: str, hem: float) -> None:
         canvas, edge = self.canvas, self.edge
         for x in (-1, 1):
             tip = 0.29 if kind == "coat" else 0.23
             lapel = [(x * 0.036, 0.162), (x * 0.052, 0.2), (x * 0.034, tip), (x * 0.012, 0.2)]
             canvas.polygon(lapel, shade(self.upper, 1.12), edge)
             canvas.line([(x * 0.5 * self.pose.hip, 0.46), (x * 0.85 * self.pose.hip, 0.45)], edge, 0.007)
-        if not is_open:
+        if self.clothing.inner_colour == "none":
             canvas.line([(0, 0.2), (0, hem)], edge, 0.007)
             if kind == "coat":
                 for y in (0.32, 0.38, 0.44, 0.5, 0.56):
@@ -232,7 +205,7 @@ class Outfit:
         if kind == "jacket":
             canvas.line([(-self.pose.hip, hem - 0.012), (self.pose.hip, hem - 0.012)], edge, 0.008)
 
-    def _back_details(self, kind: str, hem: float) -> None:
+    def _draw_back_details(self, kind: str, hem: float) -> None:
         canvas, edge = self.canvas, self.edge
         if kind == "hoodie":
             hood = [(-0.055, 0.165), (0.055, 0.165), (0.045, 0.235), (0, 0.265), (-0.045, 0.235)]

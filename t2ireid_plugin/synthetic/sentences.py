@@ -1,25 +1,23 @@
-"""English captions of a photo in the manner of CUHK-PEDES, and their identity and clothing halves."""
+"""English captions of a photo in the style of CUHK-PEDES, and their identity and clothing parts."""
 
 from __future__ import annotations
 
 from collections.abc import Set
-from dataclasses import dataclass
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 import numpy as np
 
+from t2ireid_plugin.synthetic import phrases
 from t2ireid_plugin.synthetic.attributes import Person
-from t2ireid_plugin.synthetic.phrases import Phrase, listing, with_article
-
-from . import phrases
-
-T = TypeVar("T")
+from t2ireid_plugin.synthetic.phrases import Phrase, choose, listing, with_article
 
 PRONOUN = {"man": "he", "woman": "she"}
 POSSESSIVE = {"man": "his", "woman": "her"}
-# How many of a photo's further details a caption tells, and how eager people are to tell each.
+IDENTITY_PARTS = ("subject", "hair", "glasses", "skin")
+CLOTHING_PARTS = ("upper", "lower", "shoes", "bag", "hat")
+# Probabilities of the number of details that a caption mentions, and the relative weight of each detail.
 DETAIL_COUNTS = ((2, 0.2), (3, 0.35), (4, 0.3), (5, 0.15))
-EAGERNESS = {
+DETAIL_WEIGHTS = {
     "hair": 1.6,
     "bag": 1.8,
     "shoes": 1.2,
@@ -30,20 +28,14 @@ EAGERNESS = {
     "height": 0.4,
     "skin": 0.3,
     "sleeve": 0.4,
-    "inner": 1.0,
+    "inner_colour": 1.0,
 }
-# The attributes whose being visible makes a detail tellable.
-NEEDS = {
-    "hair": "hair_style",
-    "bag": "bag_kind",
-    "shoes": "shoes_kind",
-    "hat": "hat_kind",
-    "inner": "inner_colour",
-}
+# The attribute that must be visible for a detail to be mentioned, where its name is another.
+REQUIRES = {"hair": "hair_style", "bag": "bag_kind", "shoes": "shoes_kind", "hat": "hat_kind"}
 
 
 class Caption(NamedTuple):
-    """One description and what it tells."""
+    """One description of a photo, and the attributes that it mentions."""
 
     text: str
     identity: str  # only sex, age, build, height, hair, glasses, skin
@@ -53,200 +45,173 @@ class Caption(NamedTuple):
     clothing_phrases: tuple[str, ...]  # as they occur in `text`
 
 
-@dataclass(frozen=True)
-class _Told:
-    """The phrases of one caption; None for what it leaves out."""
+class _Content(NamedTuple):
+    """The phrases of one caption by part; parts that the caption omits are missing."""
 
     sex: str
-    subject: Phrase
-    hair: Phrase | None
-    glasses: Phrase | None
-    skin: Phrase | None
-    upper: Phrase | None
-    lower: Phrase | None
-    shoes: Phrase | None
-    bag: Phrase | None
-    hat: Phrase | None
+    phrases: dict[str, Phrase]
 
-    def traits(self) -> list[str]:
-        """What a "with" takes: hair and skin."""
-        return [phrase.text for phrase in (self.hair, self.skin) if phrase]
+    def texts(self, *parts: str) -> list[str]:
+        return [self.phrases[part].text for part in parts if part in self.phrases]
 
-    def garments(self, *names: str) -> list[str]:
-        """The texts of the named phrases that are told."""
-        return [phrase.text for phrase in (getattr(self, name) for name in names) if phrase]
-
-    def who(self) -> list[Phrase]:
-        """What is told of the person."""
-        return [part for part in (self.subject, self.hair, self.glasses, self.skin) if part]
-
-    def worn(self) -> list[Phrase]:
-        """What is told of the clothing and of what is carried."""
-        return [part for part in (self.upper, self.lower, self.shoes, self.bag, self.hat) if part]
-
-    def mentioned(self) -> tuple[str, ...]:
-        """Every attribute told, sorted."""
-        return tuple(sorted(frozenset().union(*(part.tells for part in self.who() + self.worn()))))
+    def text(self, part: str) -> str:
+        """The phrase of a part, empty if it is omitted."""
+        return "".join(self.texts(part))
 
 
 def describe(person: Person, visible: Set[str], rng: np.random.Generator) -> Caption:
-    """One caption of a photo that shows the attributes in `visible`."""
-    told = _choose(person, visible, rng)
-    texts = [
-        SHAPES[int(rng.integers(len(SHAPES)))](told, rng),
-        _identity_text(told, rng),
-        _clothing_text(told, rng),
-    ]
-    sides = [[part.text for part in side] for side in (told.who(), told.worn())]
+    """A random caption of a photo of ``person`` that shows the ``visible`` attributes."""
+    content = _choose_content(person, visible, rng)
+    captions = [choose(rng, *STYLES)(content, rng), _identity_text(content, rng), _clothing_text(content, rng)]
+    groups = [captions, content.texts(*IDENTITY_PARTS), content.texts(*CLOTHING_PARTS)]
     if rng.random() < 0.4:  # one spelling throughout a caption
-        texts, *sides = (list(map(_other_spelling, some)) for some in (texts, *sides))
-    full, identity, clothing = texts
-    who, worn = (tuple(text for text in side if text in full) for side in sides)
-    return Caption(full, identity, clothing, told.mentioned(), who, worn)
+        groups = [[text.replace("grey", "gray").replace("blonde", "blond") for text in group] for group in groups]
+    (full, identity, clothing), *sides = groups
+    identity_phrases, clothing_phrases = (tuple(phrase for phrase in group if phrase in full) for group in sides)
+    mentioned = frozenset().union(*(phrase.attributes for phrase in content.phrases.values()))
+    return Caption(full, identity, clothing, tuple(sorted(mentioned)), identity_phrases, clothing_phrases)
 
 
-def _other_spelling(text: str) -> str:
-    return text.replace("grey", "gray").replace("blonde", "blond")
-
-
-def _choose(person: Person, visible: Set[str], rng: np.random.Generator) -> _Told:
+def _choose_content(person: Person, visible: Set[str], rng: np.random.Generator) -> _Content:
     looks = person.attributes()
-    details = [name for name in EAGERNESS if NEEDS.get(name, name) in visible]
-    if looks["build"] == "average":
-        details.remove("build")
-    if looks["height"] == "average":
-        details.remove("height")
+    candidates = [name for name in DETAIL_WEIGHTS if REQUIRES.get(name, name) in visible]
+    for name in ("build", "height"):
+        if looks[name] == "average":
+            candidates.remove(name)
     if looks["upper_kind"] not in ("shirt", "dress"):
-        details.remove("sleeve")
+        candidates.remove("sleeve")
     counts, shares = zip(*DETAIL_COUNTS, strict=True)
-    weights = np.array([EAGERNESS[name] for name in details])
-    count = min(int(rng.choice(counts, p=shares)), len(details))
-    picked = {details[i] for i in rng.choice(len(details), count, replace=False, p=weights / weights.sum())}
-    in_upper = picked & {"sleeve"}
+    weights = np.array([DETAIL_WEIGHTS[name] for name in candidates])
+    count = min(int(rng.choice(counts, p=shares)), len(candidates))
+    chosen = rng.choice(len(candidates), count, replace=False, p=weights / weights.sum())
+    details = {candidates[i] for i in chosen}
     if "pattern" in visible and rng.random() < 0.9:
-        in_upper.add("pattern")
-    if "inner" in picked:
-        in_upper.add("inner_colour")
+        details.add("pattern")
     has_lower = "lower_kind" in visible and looks["lower_kind"] != "dress"
-    skip = rng.random()  # a few captions leave one of the two main garments out
-    return _Told(
-        sex=looks["sex"],
-        subject=phrases.subject(looks, picked, rng),
-        hair=phrases.hair(looks, rng) if "hair" in picked else None,
-        glasses=phrases.glasses(looks, rng) if "glasses" in picked else None,
-        skin=phrases.skin(looks, rng) if "skin" in picked else None,
-        upper=phrases.upper(looks, in_upper, rng) if skip > 0.03 or not has_lower else None,
-        lower=phrases.lower(looks, rng) if has_lower and not 0.03 < skip < 0.08 else None,
-        shoes=phrases.shoes(looks, rng) if "shoes" in picked else None,
-        bag=phrases.bag(looks, rng) if "bag" in picked else None,
-        hat=phrases.hat(looks, rng) if "hat" in picked else None,
-    )
+    skip = rng.random()  # a few captions omit one of the two main garments
+    parts = {"subject": phrases.subject(looks, details, rng)}
+    if "hair" in details:
+        parts["hair"] = phrases.hair(looks, rng)
+    for name in ("glasses", "skin"):
+        if name in details:
+            parts[name] = phrases.trait(name, looks, rng)
+    if skip > 0.03 or not has_lower:
+        parts["upper"] = phrases.upper(looks, details, rng)
+    if has_lower and not 0.03 < skip < 0.08:
+        parts["lower"] = phrases.lower(looks, rng)
+    for name in ("shoes", "bag", "hat"):
+        if name in details:
+            parts[name] = phrases.item(name, looks, rng)
+    return _Content(looks["sex"], parts)
 
 
-def _one(rng: np.random.Generator, *ways: T) -> T:
-    return ways[int(rng.integers(len(ways)))]
-
-
-def _sentence(text: str) -> str:
-    return text[0].upper() + text[1:] + "."
+def _join(sentences: list[str]) -> str:
+    return " ".join(sentence[0].upper() + sentence[1:] + "." for sentence in sentences)
 
 
 def _carrying(bag: str, rng: np.random.Generator) -> str:
-    return _one(rng, f"carrying {bag}", f"with {bag}")
+    return choose(rng, f"carrying {bag}", f"with {bag}")
 
 
-def _who(told: _Told, rng: np.random.Generator) -> str:
-    return _one(rng, f"the {told.subject.text}", f"the {told.subject.text}", with_article(told.subject.text))
+def _carries(bag: str, rng: np.random.Generator) -> str:
+    return choose(rng, "carries ", "is carrying ", "has ") + bag
 
 
-def _plain(told: _Told, rng: np.random.Generator) -> str:
-    """As in "The man is wearing … and …. He has … and carries …."."""
-    first = _one(rng, ("upper", "lower"), ("upper", "lower", "shoes"))
-    verb = _one(rng, "is wearing", "wears", "is dressed in", "has on")
-    sentences = [f"{_who(told, rng)} {verb} {listing(told.garments(*first))}", *_rest(told, first, rng)]
-    return " ".join(map(_sentence, sentences))
+def _subject(content: _Content, rng: np.random.Generator) -> str:
+    subject = content.text("subject")
+    return choose(rng, f"the {subject}", f"the {subject}", with_article(subject))
 
 
-def _rest(told: _Told, already: tuple[str, ...], rng: np.random.Generator) -> list[str]:
-    """Sentences with a pronoun for what is not told yet."""
+def _garments_then_rest(content: _Content, rng: np.random.Generator) -> str:
+    """Caption of the form "The man is wearing … and …. He has … and carries …."."""
+    first = choose(rng, ("upper", "lower"), ("upper", "lower", "shoes"))
+    verb = choose(rng, "is wearing", "wears", "is dressed in", "has on")
+    main = f"{_subject(content, rng)} {verb} {listing(content.texts(*first))}"
+    return _join([main, *_remaining(content, first, rng)])
+
+
+def _remaining(content: _Content, mentioned: tuple[str, ...], rng: np.random.Generator) -> list[str]:
+    """Sentences with a pronoun for the parts that are not ``mentioned`` yet."""
     clauses = []
-    if told.traits():
-        clauses.append("has " + listing(told.traits()))
-    worn = told.garments(*(name for name in ("glasses", "hat", "shoes") if name not in already))
-    if worn:
-        clauses.append(_one(rng, "wears ", "is wearing ") + listing(worn))
-    if told.bag:
-        clauses.append(_one(rng, "carries ", "is carrying ", "has ") + told.bag.text)
+    if traits := content.texts("hair", "skin"):
+        clauses.append("has " + listing(traits))
+    if worn := content.texts(*(part for part in ("glasses", "hat", "shoes") if part not in mentioned)):
+        clauses.append(choose(rng, "wears ", "is wearing ") + listing(worn))
+    if bag := content.text("bag"):
+        clauses.append(_carries(bag, rng))
     if len(clauses) > 1 and rng.random() < 0.6:
         clauses[-2:] = [" and ".join(clauses[-2:])]
     sentences: list[str] = []
     for clause in clauses:
         if sentences and rng.random() < 0.3:
             clause = clause.replace("is ", "is also ", 1) if clause.startswith("is ") else "also " + clause
-        sentences.append(f"{PRONOUN[told.sex]} {clause}")
+        sentences.append(f"{PRONOUN[content.sex]} {clause}")
     return sentences
 
 
-def _participles(told: _Told, rng: np.random.Generator) -> str:
-    """As in "A woman with …, dressed in …, carrying …." without a main verb."""
-    text = with_article(told.subject.text)
-    if told.traits() or told.glasses:
-        text += " with " + listing(told.traits() + told.garments("glasses")) + ","
-    text += _one(rng, " dressed in ", " wearing ", " in ")
-    hat_last = told.hat if rng.random() < 0.4 else None
-    text += listing(told.garments("upper", "lower", "shoes", *(() if hat_last else ("hat",))))
+def _participles(content: _Content, rng: np.random.Generator) -> str:
+    """Caption of the form "A woman with …, dressed in …, carrying …." without a main verb."""
+    text = with_article(content.text("subject"))
+    if traits := content.texts("hair", "skin", "glasses"):
+        text += " with " + listing(traits) + ","
+    text += choose(rng, " dressed in ", " wearing ", " in ")
+    hat_last = content.text("hat") if rng.random() < 0.4 else ""
+    text += listing(content.texts("upper", "lower", "shoes", *(() if hat_last else ("hat",))))
     if hat_last:
-        text += f", with {hat_last.text} on {POSSESSIVE[told.sex]} head"
-    if told.bag:
-        text += ", " + (f"carrying {told.bag.text}" if hat_last else _carrying(told.bag.text, rng))
-    return _sentence(text)
+        text += f", with {hat_last} on {POSSESSIVE[content.sex]} head"
+    if bag := content.text("bag"):
+        text += ", " + (f"carrying {bag}" if hat_last else _carrying(bag, rng))
+    return _join([text])
 
 
-def _clothes_first(told: _Told, rng: np.random.Generator) -> str:
-    """As in "Wearing …, the man … walks …."."""
-    first = _one(rng, ("upper", "lower"), ("upper", "lower", "shoes"), ("hat", "upper", "lower"))
-    text = f"{_one(rng, 'wearing', 'dressed in', 'clad in')} {listing(told.garments(*first))}, {_who(told, rng)}"
-    if told.traits():
-        text += " with " + listing(told.traits())
-    text += _one(rng, " is walking", " walks along", " is walking by", " is standing", " walks on")
-    if told.bag:
-        text += " " + _carrying(told.bag.text, rng)
-    late = told.garments(*(name for name in ("glasses", "hat", "shoes") if name not in first))
+def _garments_before_subject(content: _Content, rng: np.random.Generator) -> str:
+    """Caption of the form "Wearing …, the man … walks …."."""
+    first = choose(rng, ("upper", "lower"), ("upper", "lower", "shoes"), ("hat", "upper", "lower"))
+    participle = choose(rng, "wearing", "dressed in", "clad in")
+    text = f"{participle} {listing(content.texts(*first))}, {_subject(content, rng)}"
+    if traits := content.texts("hair", "skin"):
+        text += " with " + listing(traits)
+    text += choose(rng, " is walking", " walks along", " is walking by", " is standing", " walks on")
+    if bag := content.text("bag"):
+        text += " " + _carrying(bag, rng)
     sentences = [text]
-    if late:
-        sentences.append(f"{PRONOUN[told.sex]} {_one(rng, 'wears', 'has on', 'is wearing')} {listing(late)}")
-    return " ".join(map(_sentence, sentences))
+    if late := content.texts(*(part for part in ("glasses", "hat", "shoes") if part not in first)):
+        sentences.append(f"{PRONOUN[content.sex]} {choose(rng, 'wears', 'has on', 'is wearing')} {listing(late)}")
+    return _join(sentences)
 
 
-def _person_first(told: _Told, rng: np.random.Generator) -> str:
-    """As in "The man has …. He is wearing …."; who it is before what is worn."""
-    he = PRONOUN[told.sex]
-    traits = told.traits() + told.garments("glasses")
+def _person_then_garments(content: _Content, rng: np.random.Generator) -> str:
+    """Caption of the form "The man has …. He is wearing …."."""
+    pronoun = PRONOUN[content.sex]
+    traits = content.texts("hair", "skin", "glasses")
     if not traits:
-        return _plain(told, rng)
-    who = f"{_one(rng, 'the', 'this')} {told.subject.text} has {listing(traits)}"
-    worn = _one(rng, "is wearing ", "is dressed in ", "wears ") + listing(told.garments("hat", "upper", "lower"))
-    sentences = [who, f"{he} {worn}"]
+        return _garments_then_rest(content, rng)
+    sentences = [f"{choose(rng, 'the', 'this')} {content.text('subject')} has {listing(traits)}"]
+    verb = choose(rng, "is wearing", "is dressed in", "wears")
+    sentences.append(f"{pronoun} {verb} {listing(content.texts('hat', 'upper', 'lower'))}")
     last = []
-    if told.bag:
-        last.append(_one(rng, "carries ", "is carrying ", "has ") + told.bag.text)
-    if told.shoes:
-        last.append(_one(rng, "wears ", "is in ") + told.shoes.text)
+    if bag := content.text("bag"):
+        last.append(_carries(bag, rng))
+    if shoes := content.text("shoes"):
+        last.append(choose(rng, "wears ", "is in ") + shoes)
     if last:
-        sentences.append(f"{he} " + " and ".join(last))
-    return " ".join(map(_sentence, sentences))
+        sentences.append(f"{pronoun} " + " and ".join(last))
+    return _join(sentences)
 
 
-SHAPES = (_plain, _plain, _participles, _clothes_first, _person_first)
+# The first form is twice as frequent as each other.
+STYLES = (_garments_then_rest, _garments_then_rest, _participles, _garments_before_subject, _person_then_garments)
 
 
-def _identity_text(told: _Told, rng: np.random.Generator) -> str:
-    text = with_article(told.subject.text)
-    traits = told.traits() + told.garments("glasses")
-    return _sentence(text + (_one(rng, " with ", " who has ") + listing(traits) if traits else ""))
+def _identity_text(content: _Content, rng: np.random.Generator) -> str:
+    text = with_article(content.text("subject"))
+    if traits := content.texts("hair", "skin", "glasses"):
+        text += choose(rng, " with ", " who has ") + listing(traits)
+    return _join([text])
 
 
-def _clothing_text(told: _Told, rng: np.random.Generator) -> str:
-    worn = told.garments(*_one(rng, ("upper", "lower", "shoes", "hat"), ("hat", "upper", "lower", "shoes")))
-    text = _one(rng, "", "", "wearing ", "dressed in ") + listing(worn)
-    return _sentence(text + (f", carrying {told.bag.text}" if told.bag else ""))
+def _clothing_text(content: _Content, rng: np.random.Generator) -> str:
+    worn = content.texts(*choose(rng, ("upper", "lower", "shoes", "hat"), ("hat", "upper", "lower", "shoes")))
+    text = choose(rng, "", "", "wearing ", "dressed in ") + listing(worn)
+    bag = content.text("bag")
+    return _join([text + (f", carrying {bag}" if bag else "")])

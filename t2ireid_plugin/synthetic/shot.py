@@ -1,4 +1,4 @@
-"""One photo's circumstances: viewpoint, pose, place in the crop, occluder, and what they leave visible."""
+"""Geometry of one photo: viewpoint, pose, position in the crop, occluder, and the attributes that remain visible."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from t2ireid_plugin.synthetic.attributes import Person
 
 Box = tuple[float, float, float, float]  # x0, y0, x1, y1
 
-# Height of the working canvas in pixels; crops are made from it by shrinking, which smooths the edges.
+# Height of the working canvas in pixels; it is shrunk to the size of the photo, which smooths the edges.
 CANVAS_HEIGHT = 448
 HEIGHT_SCALE = {"short": 0.87, "average": 0.94, "tall": 1.0}
 
-# Where a thing is on the body: x from the middle, y from the top of the head, in body heights.
-PARTS: dict[str, Box] = {
+# Position on the body: x from the axis, y from the top of the head, in body heights.
+REGIONS: dict[str, Box] = {
     "head": (-0.055, 0.0, 0.055, 0.15),
     "face": (-0.04, 0.06, 0.04, 0.13),
     "hat": (-0.06, -0.02, 0.06, 0.06),
@@ -36,10 +36,10 @@ class Shot:
     width: int
     crop_height: int  # of the written photo, pixels
     back: bool
-    turn: float  # -1…1, where the face points
-    stride: float  # -1…1, which leg is in front and how far
-    arms: float  # 0…1, how far the arms leave the body
-    bent_arm: int  # the side whose forearm is raised in front, 0 for none; never the bag's side
+    turn: float  # -1…1, direction of the face
+    stride: float  # -1…1, length of the step, and by its sign the leg in front
+    arms: float  # 0…1, distance of the arms from the body
+    bent_arm: int  # side of a forearm raised in front, 0 for none; never the bag's side
     lean: float  # of the head, body heights
     zoom: float  # body height of a tall person / canvas height
     foot: tuple[float, float]  # share of the canvas width and height
@@ -47,18 +47,13 @@ class Shot:
     occlusion: str  # none, pole, box, side
     occluder: Box | None  # pixels on the canvas
 
-    @property
-    def viewpoint(self) -> str:
-        """Either "back" or "front"."""
-        return "back" if self.back else "front"
-
     def scale(self, person: Person) -> float:
         """Pixels per body height on the canvas."""
         return self.zoom * HEIGHT_SCALE[person.identity.height] * CANVAS_HEIGHT
 
 
 def plan_shot(crop_heights: tuple[int, int], rng: np.random.Generator) -> Shot:
-    """Draw the circumstances by lot; `crop_heights` is the range of the camera's photos, pixels."""
+    """Samples a shot; `crop_heights` is the range of the heights of the camera's photos, pixels."""
     width = round(CANVAS_HEIGHT / rng.uniform(2.0, 2.3))
     occlusion = str(rng.choice(["none", "pole", "box", "side"], p=[0.85, 0.05, 0.06, 0.04]))
     bag_side = int(rng.choice([-1, 1]))
@@ -98,9 +93,9 @@ def _overlap(a: Box, b: Box) -> float:
     return max(0.0, min(a[2], b[2]) - max(a[0], b[0])) * max(0.0, min(a[3], b[3]) - max(a[1], b[1]))
 
 
-def seen_share(part: str, person: Person, shot: Shot) -> float:
-    """Which share of a body part (a key of PARTS) lies inside the crop and not behind the occluder."""
-    x0, y0, x1, y1 = PARTS[part]
+def visible_share(part: str, person: Person, shot: Shot) -> float:
+    """Share of a region (a key of REGIONS) that lies inside the crop and is not hidden by the occluder."""
+    x0, y0, x1, y1 = REGIONS[part]
     if part in ("handbag", "shoulder bag") and shot.bag_side < 0:
         x0, x1 = -x1, -x0
     scale = shot.scale(person)
@@ -114,14 +109,14 @@ def seen_share(part: str, person: Person, shot: Shot) -> float:
 
 
 def visible_attributes(person: Person, shot: Shot) -> frozenset[str]:
-    """Names of the attributes that this photo shows and a caption may therefore tell.
+    """Names of the attributes that a photo shows, which a caption may therefore mention.
 
-    An attribute that says that nothing is there ("none", plain) is not listed: captions tell what is seen.
+    Attributes that denote an absence ("none", "plain") are not listed: captions mention what is seen.
     """
     identity, clothing = person.identity, person.clothing
 
-    def seen(part: str, least: float = 0.6) -> bool:
-        return seen_share(part, person, shot) >= least
+    def seen(part: str, share: float = 0.6) -> bool:
+        return visible_share(part, person, shot) >= share
 
     names = {"sex", "build", "height", "upper_kind", "upper_colour", "sleeve"}
     if seen("lower", 0.4):
@@ -133,7 +128,7 @@ def visible_attributes(person: Person, shot: Shot) -> frozenset[str]:
             names.add("glasses")
     hidden_by_hat = clothing.hat_kind != "none" and identity.hair_style in ("bald", "curly", "bun")
     if seen("head") and not hidden_by_hat:
-        names |= {"hair_style", "hair_colour"} if identity.hair_style != "bald" else {"hair_style"}
+        names |= {"hair_style"} if identity.hair_style == "bald" else {"hair_style", "hair_colour"}
     if face or (identity.age == "elderly" and "hair_colour" in names):
         names.add("age")
     if clothing.pattern != "plain" and not (clothing.pattern == "logo" and shot.back):

@@ -6,24 +6,36 @@ import json
 import os
 import shutil
 import tempfile
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
 
 from t2ireid_plugin.errors import DataError
 from t2ireid_plugin.synthetic.attributes import Person
-from t2ireid_plugin.synthetic.cameras import CAMERAS
+from t2ireid_plugin.synthetic.cameras import CAMERAS, Camera
 from t2ireid_plugin.synthetic.drawing import draw_person
-from t2ireid_plugin.synthetic.outfits import MOST_OUTFITS, outfit_of, sample_cast
-from t2ireid_plugin.synthetic.sentences import describe
-from t2ireid_plugin.synthetic.shot import plan_shot, visible_attributes
+from t2ireid_plugin.synthetic.folder import FOLDER, FORMAT, read_json
+from t2ireid_plugin.synthetic.outfits import MAX_OUTFITS, outfit_of, sample_cast
+from t2ireid_plugin.synthetic.sentences import Caption, describe
+from t2ireid_plugin.synthetic.shot import Shot, plan_shot, visible_attributes
 from t2ireid_plugin.utils.progress import show_progress
-from t2ireid_plugin.utils.safe_io import parse_json, read_bytes
 
-# Raised when the same arguments no longer give the same bytes, so that an older folder is not taken for it.
-FORMAT = 4
+
+class Photo(NamedTuple):
+    """One photo with its captions, before it is written."""
+
+    number: int  # among the person's photos, from 0
+    outfit: int  # among the person's outfits, from 0
+    person: Person
+    camera: Camera
+    shot: Shot
+    image: np.ndarray  # uint8 BGR [H, W, 3]
+    visible: frozenset[str]  # attributes
+    captions: list[Caption]
 
 
 def write_synthetic(
@@ -40,18 +52,20 @@ def write_synthetic(
     train_outfits: int = 1,
     progress: bool = True,
 ) -> dict:
-    """Write `OUT/CUHK-PEDES` with `photos` images a person and `captions` sentences an image.
+    """Writes `OUT/CUHK-PEDES` with `photos` images per person and `captions` sentences per image.
 
-    Test people wear `outfits` in turn, those of train and val `train_outfits`, see `sample_cast`; each photo's
-    captions and truth are of what is worn in it, and `attributes.json` numbers the outfits. With more than one the
-    official text-to-image protocol means little: a match is an equal identity, and most matches of a caption wear
-    something else than it says. `evaluation.cross_outfit` has the protocols for such a set. More outfits in test leave
-    every byte of train and val as it was.
+    Test people wear `outfits` one after the other, those of train and val `train_outfits`, see `sample_cast`; each
+    photo's captions and attributes are those of its outfit, and `attributes.json` numbers the outfits. With several
+    outfits the official text-to-image protocol means little: a match is an equal identity, and most matches of a
+    caption wear something else than it says; `evaluation.cross_outfit` has the protocols for such a set. The number of
+    test outfits changes no byte of train and val.
 
-    Returns `{"root", "images", "ids", "captions", "written"}`: the folder, the counts per split, and whether
-    anything had to be written. The same arguments give the same bytes, and how many people there are changes
-    nothing about the first of them. Raises DataError for an argument out of range and for a folder that
-    exists and was not written by these arguments.
+    Returns `{"root", "images", "ids", "captions", "written"}`: the folder, the counts per split, and False where the
+    folder was complete already. The same arguments give the same bytes, and the first people do not depend on how many
+    follow.
+
+    Raises:
+        DataError: for an argument out of range, and for a folder that was not written with these arguments.
     """
     arguments = {
         "train_ids": train_ids, "val_ids": val_ids, "test_ids": test_ids,
@@ -59,7 +73,7 @@ def write_synthetic(
         "outfits": outfits, "train_outfits": train_outfits,
     }  # fmt: skip
     _check(arguments)
-    root = Path(out) / "CUHK-PEDES"
+    root = Path(out) / FOLDER
     written = not root.exists()
     if written:
         _write_whole(root, arguments, progress)
@@ -75,13 +89,60 @@ def write_synthetic(
     }
 
 
-def _write_whole(root: Path, arguments: dict[str, int], progress: bool) -> None:
-    """All of it or nothing: drawn in a folder next to `root`, which takes its name at the end."""
+def draw_photos(outfits: list[Person], arguments: Mapping[str, int]) -> Iterator[Photo]:
+    """Draws and describes the photos of one person; the order of the random numbers is part of the format.
+
+    Args:
+        outfits: the person in each outfit.
+        arguments: those of `write_synthetic`.
+    """
+    rng = np.random.default_rng((arguments["seed"], outfits[0].pid, 1))
+    cameras = rng.permutation(arguments["cameras"])
+    for number in range(arguments["photos"]):
+        outfit = outfit_of(number, arguments["photos"], len(outfits))
+        person, camera = outfits[outfit], CAMERAS[cameras[number % len(cameras)]]
+        shot = plan_shot(camera.crop_heights, rng)
+        image = draw_person(person, camera, rng, shot)
+        visible = visible_attributes(person, shot)
+        captions = [describe(person, visible, rng) for _ in range(arguments["captions"])]
+        yield Photo(number, outfit, person, camera, shot, image, visible, captions)
+
+
+def _check(arguments: Mapping[str, int]) -> None:
+    low = dict.fromkeys(("photos", "captions", "cameras", "outfits", "train_outfits"), 1)
+    outfits = min(MAX_OUTFITS, arguments["photos"])
+    high = {"cameras": len(CAMERAS), "outfits": outfits, "train_outfits": outfits}
+    for name, value in arguments.items():
+        if not isinstance(value, int) or isinstance(value, bool) or value < low.get(name, 0):
+            raise DataError(f"{name} must be a whole number of at least {low.get(name, 0)}, got {value!r}")
+        if value > high.get(name, value):
+            raise DataError(f"{name} must be at most {high[name]}, got {value}")
+    if not arguments["train_ids"] + arguments["val_ids"] + arguments["test_ids"]:
+        raise DataError("train_ids, val_ids and test_ids are all 0; set at least one of them")
+
+
+def _require_same(root: Path, arguments: Mapping[str, int]) -> None:
+    try:
+        recorded = read_json(root / "synthetic.json")
+    except DataError:
+        raise DataError(f"'{root}' exists and does not hold drawn people; choose another folder or remove it") from None
+    if recorded != _recorded(arguments):
+        raise DataError(f"'{root}' was drawn with other arguments ({recorded}); choose another folder or remove it")
+
+
+def _recorded(arguments: Mapping[str, int]) -> dict[str, int]:
+    """Content of `synthetic.json`; it omits a single outfit, as did versions without this argument."""
+    kept = {name: value for name, value in arguments.items() if value != 1 or not name.endswith("outfits")}
+    return {"format": FORMAT, **kept}
+
+
+def _write_whole(root: Path, arguments: Mapping[str, int], progress: bool) -> None:
+    """Writes the whole folder or nothing: under another name next to `root`, renamed at the end."""
     try:
         root.parent.mkdir(parents=True, exist_ok=True)
-        draft = Path(tempfile.mkdtemp(prefix=".CUHK-PEDES-", dir=root.parent))
+        draft = Path(tempfile.mkdtemp(prefix=f".{FOLDER}-", dir=root.parent))
     except OSError as error:
-        raise DataError(f"{root.parent} cannot be written: {error}") from None
+        raise DataError(f"'{root.parent}' cannot be written: {error}") from None
     try:
         _write_all(draft, arguments, progress)
         draft.chmod(0o755)  # mkdtemp's is private to the user
@@ -90,122 +151,66 @@ def _write_whole(root: Path, arguments: dict[str, int], progress: bool) -> None:
         shutil.rmtree(draft, ignore_errors=True)
 
 
-def _check(arguments: dict[str, int]) -> None:
-    least = dict.fromkeys(("photos", "captions", "cameras", "outfits", "train_outfits"), 1)
-    most = {"cameras": len(CAMERAS), "outfits": MOST_OUTFITS, "train_outfits": MOST_OUTFITS}
-    for name, value in arguments.items():
-        if not isinstance(value, int) or isinstance(value, bool) or value < least.get(name, 0):
-            raise DataError(f"{name} must be a whole number of at least {least.get(name, 0)}, got {value!r}")
-        if value > most.get(name, value):
-            raise DataError(f"{name} must be at most {most[name]}, got {value}")
-    for name in ("outfits", "train_outfits"):
-        if arguments[name] > arguments["photos"]:
-            raise DataError(f"{name} must be at most photos, {arguments['photos']}, got {arguments[name]}")
-    if not arguments["train_ids"] + arguments["val_ids"] + arguments["test_ids"]:
-        raise DataError("train_ids, val_ids and test_ids are all 0: there is nobody to draw")
-
-
-def _require_same(root: Path, arguments: dict[str, int]) -> None:
-    try:
-        made_by = parse_json(read_bytes(root / "synthetic.json"))
-    except (OSError, ValueError):
-        raise DataError(f"{root} exists and holds no drawn people; choose another folder or remove it") from None
-    if made_by != _recorded(arguments):
-        raise DataError(f"{root} was drawn with other arguments ({made_by}); choose another folder or remove it")
-
-
-def _recorded(arguments: dict[str, int]) -> dict[str, int]:
-    """What `synthetic.json` holds; one outfit goes without saying, as it did before there were more."""
-    said = {name: value for name, value in arguments.items() if value != 1 or not name.endswith("outfits")}
-    return {"format": FORMAT, **said}
-
-
-def _write_all(draft: Path, arguments: dict[str, int], progress: bool) -> None:
+def _write_all(draft: Path, arguments: Mapping[str, int], progress: bool) -> None:
     cast = sample_cast(arguments)
-    splits = {split for split, _ in cast}
-    for folder in {_folder(camera, split) for camera in range(arguments["cameras"]) for split in splits}:
-        (draft / "imgs" / folder).mkdir(parents=True)
-    settings = {**arguments, "draft": str(draft)}
-    jobs = [(outfits, split, settings) for split, outfits in cast]
-    rows, photos = [], {}
-    for person_rows, person_photos in show_progress(
-        map(_write_person, jobs), len(jobs), "drawing people", "person", progress
-    ):
-        rows += person_rows
-        photos.update(person_photos)
-    looks = {str(outfits[0].pid): _looks(outfits, arguments) for _, outfits in cast}
-    _write_json(draft / "reid_raw.json", rows)
-    _write_json(draft / "attributes.json", {"people": looks, "photos": photos})
-    _write_json(draft / "synthetic.json", _recorded(arguments))
+    changes_clothes = max(arguments["outfits"], arguments["train_outfits"]) > 1
+    rows, people, photos = [], {}, {}
+    for split, outfits in show_progress(cast, len(cast), "drawing people", "person", progress):
+        clothing = [asdict(person.clothing) for person in outfits]
+        worn = {"outfits": clothing} if changes_clothes else {"clothing": clothing[0]}
+        people[str(outfits[0].pid)] = {"identity": asdict(outfits[0].identity), **worn}
+        for photo in draw_photos(outfits, arguments):
+            camera = photo.camera.index
+            path = f"{_camera_folder(photo.camera, split)}/{photo.person.pid:05d}_c{camera}_{photo.number:02d}.jpg"
+            _save_jpeg(draft / "imgs" / path, photo.image, photo.camera.quality)
+            rows.append(_annotation(photo, split, path))
+            outfit = {"outfit": photo.outfit} if changes_clothes else {}
+            photos[path] = {"id": photo.person.pid, **outfit, **_truth(photo)}
+    contents = {
+        "reid_raw": rows,
+        "attributes": {"people": people, "photos": photos},
+        "synthetic": _recorded(arguments),
+    }
+    for name, content in contents.items():
+        (draft / f"{name}.json").write_text(json.dumps(content) + "\n", encoding="utf-8")
 
 
-def _changes_clothes(arguments: dict[str, int]) -> bool:
-    return max(arguments["outfits"], arguments["train_outfits"]) > 1
+def _camera_folder(camera: Camera, split: str) -> str:
+    return camera.folder if camera.folder != "query" else ("train_query" if split == "train" else "test_query")
 
 
-def _looks(outfits: list[Person], arguments: dict[str, int]) -> dict[str, object]:
-    """A person in `attributes.json`: its clothing, or a list of them in a set whose people change clothes."""
-    clothing = [asdict(person.clothing) for person in outfits]
-    worn = {"outfits": clothing} if _changes_clothes(arguments) else {"clothing": clothing[0]}
-    return {"identity": asdict(outfits[0].identity), **worn}
+def _annotation(photo: Photo, split: str, path: str) -> dict[str, Any]:
+    """A row of `reid_raw.json`."""
+    texts = [caption.text for caption in photo.captions]
+    return {
+        "split": split,
+        "captions": texts,
+        "file_path": path,
+        "processed_tokens": [text.lower().replace(",", "").replace(".", "").split() for text in texts],
+        "id": photo.person.pid,
+        "id_captions": [caption.identity for caption in photo.captions],
+        "cloth_captions": [caption.clothing for caption in photo.captions],
+    }
 
 
-def _write_json(path: Path, content: object) -> None:
-    path.write_text(json.dumps(content) + "\n", encoding="utf-8")
-
-
-def _folder(camera: int, split: str) -> str:
-    folder = CAMERAS[camera].folder
-    return folder if folder != "query" else ("train_query" if split == "train" else "test_query")
-
-
-def _write_person(job: tuple[list[Person], str, dict]) -> tuple[list[dict], dict[str, dict]]:
-    """Draw one person's photos; returns the annotation rows and the truth per file path."""
-    outfits, split, settings = job
-    rng = np.random.default_rng((settings["seed"], outfits[0].pid, 1))
-    order = rng.permutation(settings["cameras"])
-    rows, truth = [], {}
-    for number in range(settings["photos"]):
-        outfit = outfit_of(number, settings["photos"], len(outfits))
-        person = outfits[outfit]
-        camera = CAMERAS[order[number % len(order)]]
-        shot = plan_shot(camera.crop_heights, rng)
-        image = draw_person(person, camera, rng, shot)
-        file_path = f"{_folder(camera.index, split)}/{person.pid:05d}_c{camera.index}_{number:02d}.jpg"
-        _save_jpeg(Path(settings["draft"]) / "imgs" / file_path, image, camera.quality)
-        visible = visible_attributes(person, shot)
-        told = [describe(person, visible, rng) for _ in range(settings["captions"])]
-        rows.append(
-            {
-                "split": split,
-                "captions": [caption.text for caption in told],
-                "file_path": file_path,
-                "processed_tokens": [
-                    caption.text.lower().replace(",", "").replace(".", "").split() for caption in told
-                ],
-                "id": person.pid,
-                "id_captions": [caption.identity for caption in told],
-                "cloth_captions": [caption.clothing for caption in told],
-            }
-        )
-        truth[file_path] = {
-            "id": person.pid,
-            **({"outfit": outfit} if _changes_clothes(settings) else {}),
-            "camera": camera.index,
-            "viewpoint": shot.viewpoint,
-            "occlusion": shot.occlusion,
-            "visible": sorted(visible),
-            "mentioned": [list(caption.mentioned) for caption in told],
-            "phrases": [
-                {"identity": list(caption.identity_phrases), "clothing": list(caption.clothing_phrases)}
-                for caption in told
-            ],
-        }
-    return rows, truth
+def _truth(photo: Photo) -> dict[str, Any]:
+    """A photo's entry in `attributes.json`."""
+    return {
+        "camera": photo.camera.index,
+        "viewpoint": "back" if photo.shot.back else "front",
+        "occlusion": photo.shot.occlusion,
+        "visible": sorted(photo.visible),
+        "mentioned": [list(caption.mentioned) for caption in photo.captions],
+        "phrases": [
+            {"identity": list(caption.identity_phrases), "clothing": list(caption.clothing_phrases)}
+            for caption in photo.captions
+        ],
+    }
 
 
 def _save_jpeg(path: Path, image: np.ndarray, quality: int) -> None:
     done, data = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, quality])
     if not done:
         raise DataError(f"OpenCV could not encode {path.name}")
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(data.tobytes())

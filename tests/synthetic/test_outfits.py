@@ -16,7 +16,7 @@ from t2ireid_plugin.synthetic.outfits import outfit_of, sample_cast
 from t2ireid_plugin.synthetic.parts import drawn_photos
 
 COUNTS = {"train_ids": 4, "val_ids": 2, "test_ids": 16, "photos": 4, "seed": 2, "progress": False}
-# Enough of the captions' grammar to find a garment and its colour; kept apart from the package's own words.
+# Enough of the captions' grammar to recognise a garment and its colour, independent of the package's own words.
 COLOUR = r"(light blue|sky blue|black|white|gr[ea]y|red|orange|yellow|green|blue|purple|pink|brown)"
 WORN = {
     "lower": rf"{COLOUR} (?:denim )?(trousers|pants|jeans|shorts|skirt)\b",
@@ -50,7 +50,7 @@ def images(folder, rows):
     return {row["file_path"]: (folder / "imgs" / row["file_path"]).read_bytes() for row in rows}
 
 
-def test_one_outfit_is_the_default_and_goes_without_saying(one, tmp_path):
+def test_one_outfit_is_the_default_and_not_recorded(one, tmp_path):
     write_synthetic(tmp_path, **COUNTS, outfits=1, train_outfits=1)
     written = sorted(path.relative_to(one) for path in one.rglob("*") if path.is_file())
     assert len(written) == 22 * 4 + 3
@@ -59,7 +59,7 @@ def test_one_outfit_is_the_default_and_goes_without_saying(one, tmp_path):
     assert not [path for path in one.glob("*.json") if "outfit" in path.read_text()]
 
 
-def test_train_and_val_and_the_first_outfit_stay_as_they_were(one, two):
+def test_more_test_outfits_leave_train_val_and_the_first_outfit_unchanged(one, two):
     rows = {folder: read(folder, "reid_raw") for folder in (one, two)}
     number = {path: photo["outfit"] for path, photo in read(two, "attributes")["photos"].items()}
     same = [[row for row in rows[folder] if not number[row["file_path"]]] for folder in (one, two)]
@@ -72,7 +72,7 @@ def test_train_and_val_and_the_first_outfit_stay_as_they_were(one, two):
     assert all(before[path] != after[path] for path in after)
 
 
-def test_all_that_is_worn_changes_and_nothing_else(one, two):
+def test_clothing_changes_and_identity_does_not(one, two):
     people, before = read(two, "attributes")["people"], read(one, "attributes")["people"]
     for pid, person in people.items():
         assert person["identity"] == before[pid]["identity"]
@@ -85,7 +85,7 @@ def test_all_that_is_worn_changes_and_nothing_else(one, two):
             assert not same & {"upper_kind", "upper_colour", "lower_kind", "lower_colour", "shoes_kind", "shoes_colour"}
 
 
-def test_three_outfits_differ_pairwise_and_nobody_looks_like_another():
+def test_outfits_differ_pairwise_and_no_two_people_look_the_same():
     cast = sample_cast({"train_ids": 20, "val_ids": 0, "test_ids": 60, "seed": 0, "outfits": 3, "train_outfits": 2})
     assert [split for split, _ in cast] == ["train"] * 20 + ["test"] * 60
     assert [len(outfits) for _, outfits in cast] == [2] * 20 + [3] * 60
@@ -100,16 +100,16 @@ def test_three_outfits_differ_pairwise_and_nobody_looks_like_another():
 
 
 @pytest.mark.parametrize(("photos", "outfits"), [(4, 2), (6, 3), (5, 2), (2, 2), (7, 1)])
-def test_photos_are_shared_out_evenly(photos, outfits):
+def test_photos_are_divided_evenly_among_outfits(photos, outfits):
     worn = [outfit_of(photo, photos, outfits) for photo in range(photos)]
     assert worn == sorted(worn)
     assert set(worn) == set(range(outfits))
     assert np.ptp(np.bincount(worn)) <= 1
 
 
-def test_captions_tell_what_is_worn_on_their_photo(two):
+def test_captions_describe_the_outfit_of_their_photo(two):
     truth = read(two, "attributes")
-    found = defaultdict(int)
+    checked = defaultdict(int)
     for row in read(two, "reid_raw"):
         photo = truth["photos"][row["file_path"]]
         worn = truth["people"][str(row["id"])]["outfits"][photo["outfit"]]
@@ -117,13 +117,13 @@ def test_captions_tell_what_is_worn_on_their_photo(two):
             for garment, pattern in WORN.items():
                 for colour, _ in re.findall(pattern, text):
                     assert {"gray": "grey", "sky blue": "light blue"}.get(colour, colour) == worn[f"{garment}_colour"]
-                    found[garment, photo["outfit"]] += 1
+                    checked[garment, photo["outfit"]] += 1
         for caption, phrases in zip(row["captions"], photo["phrases"]):
             assert all(phrase in caption for side in phrases.values() for phrase in side)
-    assert min(found[garment, outfit] for garment in ("lower", "shoes", "bag") for outfit in (0, 1)) > 20
+    assert min(checked[garment, outfit] for garment in ("lower", "shoes", "bag") for outfit in (0, 1)) > 20
 
 
-def test_the_people_of_training_change_clothes_too_where_asked_for(tmp_path):
+def test_training_people_have_train_outfits(tmp_path):
     write_synthetic(tmp_path, **{**COUNTS, "test_ids": 1}, train_outfits=2)
     truth = read(tmp_path / "CUHK-PEDES", "attributes")
     assert [len(person["outfits"]) for person in truth["people"].values()] == [2] * 6 + [1]
@@ -133,13 +133,10 @@ def test_the_people_of_training_change_clothes_too_where_asked_for(tmp_path):
     assert worn == {**{pid: [0, 0, 1, 1] for pid in range(1, 7)}, 7: [0, 0, 0, 0]}
 
 
-def test_readers_take_it_as_any_other_set(two):
+def test_the_dataset_and_the_parts_read_several_outfits(two):
+    """`drawn_photos` draws each photo again and compares it with the file."""
     dataset = CaptionDataset(two.parent, spec=BENCHMARKS["cuhkpedes"])
     assert dataset.counts["test"] == (16 * 4, 16, 16 * 4 * 2)
-
-
-def test_parts_are_found_in_every_outfit(two):
-    """`drawn_photos` draws each photo anew and compares it with the file."""
     photos = list(drawn_photos(two.parent))
     assert len(photos) == 16 * 4
     for photo in photos[:4]:

@@ -11,22 +11,16 @@ from t2ireid_plugin.errors import DataError
 from t2ireid_plugin.synthetic.attributes import COLOURS, DENIM, HAIR_COLOURS, SKIN_TONES, sample_people
 from t2ireid_plugin.synthetic.cameras import CAMERAS
 from t2ireid_plugin.synthetic.drawing import draw_figure, draw_person
-from t2ireid_plugin.synthetic.parts import (
-    GARMENTS,
-    PARTS,
-    drawn_photos,
-    part_labels,
-    part_masks,
-)
+from t2ireid_plugin.synthetic.parts import GARMENTS, PARTS, drawn_photos, part_labels, part_masks
 from t2ireid_plugin.synthetic.shot import CANVAS_HEIGHT, plan_shot
 
-# A neutral camera: what it shows of a colour is the colour.
+# A neutral camera, which reproduces colours exactly.
 CLEAR = replace(CAMERAS[0], gain=1.0, cast=(1.0, 1.0, 1.0), blur=0.0, noise=0.0)
 
 
 @pytest.fixture(scope="module")
 def person():
-    """Somebody whose parts all have colours of their own."""
+    """A person whose parts all have different colours."""
     person = sample_people(1, seed=0)[0]
     identity = replace(
         person.identity,
@@ -53,7 +47,7 @@ def open_shot(seed, **changes):
 
 
 def inner(mask):
-    """Without the edge, where pixels hold two colours."""
+    """The mask without its edge, where pixels mix two colours."""
     return cv2.erode(mask.astype(np.uint8), np.ones((5, 5), np.uint8)) > 0
 
 
@@ -101,7 +95,7 @@ def test_the_head_is_face_and_hair(person, seed):
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_no_garment_colour_is_outside_its_mask(person, seed):
+def test_garment_colours_do_not_occur_outside_their_masks(person, seed):
     shot = open_shot(seed)
     photo = draw_person(person, CLEAR, np.random.default_rng(seed), shot)
     masks = part_masks(part_labels(person, shot))
@@ -111,7 +105,7 @@ def test_no_garment_colour_is_outside_its_mask(person, seed):
         here = (distance < 0.05) & figure
         assert here.sum() > 100
         within = cv2.dilate(masks[name].astype(np.uint8), np.ones((3, 3), np.uint8)) > 0
-        assert within[here].mean() > 0.97, name  # a pixel of doubt at the edge
+        assert within[here].mean() > 0.97, name  # the edge is uncertain by a pixel
 
 
 def test_the_parts_are_the_figure():
@@ -153,7 +147,7 @@ def test_parts_lie_where_the_body_has_them():
 
 @pytest.mark.parametrize("colour", ["black", "light blue", "grey", "blue"])
 def test_colours_do_not_move_the_masks(person, colour):
-    """The masks are those of the shapes, whatever the clothes' colours; also where two garments share one."""
+    """Masks depend on shapes only, also where two garments have the same colour."""
     shot = open_shot(3)
     jeans = replace(person, clothing=replace(person.clothing, lower_kind="jeans", lower_colour="black"))
     assert colour in DENIM
@@ -176,7 +170,7 @@ def test_an_occluder_is_background(person):
     assert labels[edge + 1 :].any()
 
 
-def test_photos_are_found_again_and_left_alone(synthetic):
+def test_drawn_photos_reproduces_the_files_and_leaves_them_unchanged(synthetic):
     folder = synthetic.root / "CUHK-PEDES"
 
     def digest():
@@ -201,7 +195,7 @@ def test_photos_are_found_again_and_left_alone(synthetic):
     assert checked >= 4
 
 
-def test_what_cannot_be_found_again_is_refused(synthetic, tmp_path):
+def test_drawn_photos_refuses_changed_folders(synthetic, tmp_path):
     with pytest.raises(DataError, match=r"synthetic\.json"):
         next(drawn_photos(tmp_path))
     with pytest.raises(DataError, match="no photos of the split 'elsewhere'"):

@@ -43,7 +43,7 @@ def test_values_are_those_of_the_person_in_the_outfit(drawn):
                     assert (labels[i] == NOT_SHOWN) == (name not in photo["visible"])
 
 
-def test_what_a_photo_does_not_show_is_no_label(drawn):
+def test_attributes_that_a_photo_does_not_show_have_no_label(drawn):
     root, paths, photos, people = drawn
     truth = read_truth(root, paths)
     back = np.array([photo["viewpoint"] == "back" for photo in photos])
@@ -56,7 +56,7 @@ def test_what_a_photo_does_not_show_is_no_label(drawn):
     assert (truth.identity["hair_colour"][bald] == NOT_SHOWN).all()
 
 
-def test_nothing_there_is_a_kind_but_no_colour(drawn):
+def test_an_absent_item_has_a_kind_but_not_a_colour(drawn):
     root, paths, *_ = drawn
     clothing = read_truth(root, paths).clothing
     for kind, colour, nothing in (
@@ -69,9 +69,9 @@ def test_nothing_there_is_a_kind_but_no_colour(drawn):
     assert not [name for name, labels in clothing.items() if name.endswith("colour") and "none" in labels]
 
 
-def test_foreign_photos_and_folders_are_refused(drawn, tmp_path):
+def test_unknown_photos_and_folders_are_refused(drawn, tmp_path):
     root, paths, *_ = drawn
-    with pytest.raises(DataError, match=r"elsewhere\.jpg' is none of the drawn photos"):
+    with pytest.raises(DataError, match=r"elsewhere\.jpg' is not one of the drawn photos"):
         read_truth(root, [*paths, str(root / "elsewhere.jpg")])
     with pytest.raises(DataError, match="prepare synthetic"):
         read_truth(tmp_path, [])
