@@ -264,7 +264,7 @@ def test_an_image_that_breaks_while_it_is_read(with_data, cuhk, refused, workers
         image = cuhk.image(row["file_path"])
         image.write_bytes(image.read_bytes()[:60])
     message = refused(with_data(data__workers=workers))
-    assert re.fullmatch(r"unreadable image '.*/cam_[ab]/\d+_\d\.png': no image, or a damaged one", message)
+    assert re.fullmatch(r"unreadable image '.*/cam_[ab]/\d+_\d\.png': damaged, too large or not an image", message)
 
 
 # What is not a user's mistake

@@ -201,7 +201,7 @@ def test_a_person_without_another_image(build, with_bad_images, new_cuhk, tmp_pa
         sampler__train_sampler="RandomSampler",
         loss__terms__fused_query__weight=0,
     )
-    with pytest.raises(DataError, match=r"1\.png.*and the person has no other image that could take its place"):
+    with pytest.raises(DataError, match=r"1\.png.*and its identity has no other readable image to replace it"):
         list(engine.train_loader)
 
 

@@ -183,8 +183,10 @@ def test_a_data_worker_that_dies_ends_the_run(tiny_settings, tmp_path):
     done = process.finish()
     assert done.returncode == 2, done.stderr
     assert "Traceback" not in done.stderr
-    told = r"error: a data worker has died \(DataLoader worker .*\); most often memory or /dev/shm is full: lower data"
-    assert re.match(told, done.stderr.strip().splitlines()[-1])
+    message = (
+        r"error: a data worker died \(DataLoader worker .*\), usually because memory or /dev/shm is full; lower data"
+    )
+    assert re.match(message, done.stderr.strip().splitlines()[-1])
     check_intact(folder / "last.pth")
 
 
