@@ -1,1 +1,1 @@
-"""Images with captions as torchreid datasets, and drawn pedestrians in their format."""
+"""Training data: images with captions as torchreid datasets, their transforms, samplers and loaders."""

@@ -1,4 +1,4 @@
-"""The text-to-image benchmarks, and a user's own data: one small spec each, read by `CaptionDataset`."""
+"""Specs of the text-to-image benchmarks and of a user's own data, read by `CaptionDataset`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Counts(NamedTuple):
 
 
 class Official(NamedTuple):
-    """Size of one split as published; None for what the publishers do not tell."""
+    """Size of one split as published; None where the publishers give no number."""
 
     images: int
     ids: int | None
@@ -29,18 +29,18 @@ class Official(NamedTuple):
 
 @dataclass(frozen=True)
 class BenchmarkSpec:
-    """Where a benchmark keeps its files, what its annotation calls things, and how large it is.
+    """Layout, keys and size of a benchmark.
 
     Args:
         name: the dataset's name in torchreid.
         folder: its folder under ``data.root``.
-        annotations: known file names of the annotation in that folder, the publishers' first; patterns are allowed.
-        images: the folder that image paths are relative to.
-        licence: on what terms the publishers hand it out.
-        camera: camera of an image path, any text; numbered by the dataset. A row's own ``camera`` goes before it.
-        has_cameras: what ``camera`` gives are cameras, not sources of images.
-        holds_out_val: there is no val split, so a share of the training identities is held out for it.
-        official: the publishers' counts a split.
+        annotations: file names of the annotation in that folder, the publishers' first; glob patterns are allowed.
+        images: folder that image paths are relative to.
+        licence: terms of its publishers.
+        camera: camera of an image path as a string, which the dataset numbers; a row's own ``camera`` overrides it.
+        has_cameras: False if ``camera`` returns the source of an image, not a camera.
+        holds_out_val: the benchmark has no val split, so a share of the training identities is held out for it.
+        official: the publishers' counts per split.
     """
 
     name: str
@@ -55,12 +55,12 @@ class BenchmarkSpec:
 
 
 def top_folder(path: str) -> str:
-    """The first folder of a relative image path; CUHK-PEDES keeps one a source of its images."""
+    """The first folder of a relative image path; CUHK-PEDES has one per source of its images."""
     return next(iter(PurePosixPath(path).parts), "")
 
 
 def name_part(index: int) -> Callable[[str], str]:
-    """The camera from a file name such as ``0000_c14_0031.jpg``: the part between underscores at ``index``."""
+    """Reads the camera from a file name such as ``0000_c14_0031.jpg``: the part at ``index`` between underscores."""
 
     def camera(path: str) -> str:
         parts = PurePosixPath(path).stem.split("_")
@@ -109,14 +109,14 @@ RSTPREID = BenchmarkSpec(
 UFINE6926 = BenchmarkSpec(
     name="ufine6926",
     folder="UFine6926",
-    # Its archive holds one annotation, whose name differs from release to release.
+    # Its archive contains one annotation, whose name differs between releases.
     annotations=("UFine6926.json", "data_captions.json", "*.json"),
     images="images",
     licence="academic research only, on request from its authors",
     holds_out_val=True,
     official={"train": Official(18_577, None, 37_154), "test": Official(7_629, None, 15_258)},
 )
-# What `t2ireid prepare table` writes.
+# Written by `t2ireid prepare table`.
 CUSTOM = BenchmarkSpec(
     name="custom",
     folder="custom",

@@ -1,7 +1,7 @@
-"""Splits a pedestrian's caption into what it says of the person and what it says of the clothing.
+"""Splits a pedestrian's caption into an identity text and a clothing text, in English and Chinese.
 
-English and Chinese, by word lists and one scan: the caption is cut where a new phrase begins, and a phrase's noun
-decides its side, so that "black" goes with the hair in "black hair" and with the trousers in "black trousers".
+By word lists and one scan: the caption is cut where a new phrase begins, and the phrase's noun decides its side, so
+that "black" goes to identity in "black hair" and to clothing in "black trousers".
 """
 
 from __future__ import annotations
@@ -11,72 +11,71 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
-from t2ireid_plugin.data import lexicon as kinds
-from t2ireid_plugin.data.lexicon import chinese_kinds, english_kind
+from t2ireid_plugin.data.lexicon import Kind, chinese_kinds, english_kind
+from t2ireid_plugin.utils.text import CJK
 
 IDENTITY, CLOTHING, BOTH = "identity", "clothing", "both"
 
 NOUN_SIDES = {
-    kinds.PERSON: IDENTITY,
-    kinds.OWNER: IDENTITY,
-    kinds.ACT: IDENTITY,
-    kinds.GARMENT: CLOTHING,
-    kinds.TOP: CLOTHING,
+    Kind.PERSON: IDENTITY,
+    Kind.OWNER: IDENTITY,
+    Kind.ACT: IDENTITY,
+    Kind.GARMENT: CLOTHING,
+    Kind.TOP: CLOTHING,
 }
-# What opens a phrase, unless the phrase has had nothing but openers so far ("and | he is not wearing").
-STARTS = frozenset((kinds.JOIN, kinds.WHICH, kinds.HE, kinds.IT, kinds.NOT, kinds.HAVE, kinds.WITH, kinds.IN, kinds.AT))
-VERBS = frozenset((kinds.ACT, kinds.WEAR))
-OPENERS = STARTS | {kinds.BE, kinds.THE}
-PLACES = frozenset((kinds.IN, kinds.AT))
-# What may go from either end of a phrase. A person's phrase keeps its "he" or "she", which tells the sex.
-LOOSE = frozenset((kinds.JOIN, kinds.WHICH, kinds.BE))
-LEADING = LOOSE | {kinds.OF}
-PRONOUNS = frozenset((kinds.HE, kinds.IT))
+# Kinds that begin a phrase, unless the phrase so far consists of openers alone ("and he is not wearing").
+STARTS = frozenset((Kind.JOIN, Kind.WHICH, Kind.HE, Kind.IT, Kind.NOT, Kind.HAVE, Kind.WITH, Kind.IN, Kind.AT))
+VERBS = frozenset((Kind.ACT, Kind.WEAR))
+OPENERS = STARTS | {Kind.BE, Kind.THE}
+PLACES = frozenset((Kind.IN, Kind.AT))
+# Kinds that are stripped from either end of a phrase. An identity phrase keeps "he" or "she", which tells the sex.
+LOOSE = frozenset((Kind.JOIN, Kind.WHICH, Kind.BE))
+LEADING = LOOSE | {Kind.OF}
+PRONOUNS = frozenset((Kind.HE, Kind.IT))
 
-_CJK = "\u3400-\u9fff"
-_WORD = re.compile(rf"[{_CJK}]+|[^\W{_CJK}]+(?:(?:['’-]|\.(?=\d))[^\W{_CJK}]+)*")
+_WORD = re.compile(rf"(?P<chinese>[{CJK}]+)|[^\W{CJK}]+(?:(?:['’-]|\.(?=\d))[^\W{CJK}]+)*")
 _SENTENCE = re.compile(r"[.!?;。！？；\n]")
 _CLAUSE = re.compile(r"[,:，、：()（）]")
 
 
 class Phrase(NamedTuple):
-    """A piece of a caption, as written there, and its side: "identity", "clothing" or, if nothing tells, "both"."""
+    """A verbatim piece of a caption and its side: "identity", "clothing", or "both" if undecided."""
 
     text: str
     side: str
 
 
 class _Word(NamedTuple):
-    kind: str
+    kind: Kind
     start: int
     end: int
-    pause: int  # before it: 0 none, 1 a comma, 2 the end of a sentence
+    pause: int  # punctuation before it: 0 none, 1 a comma, 2 the end of a sentence
     chinese: bool
 
 
 class _Span(NamedTuple):
-    """A phrase's place in the caption."""
+    """A phrase's position in the caption."""
 
     start: int
     end: int
     side: str
-    number: int  # among the caption's phrases, empty ones included
-    pause: int  # before it
+    number: int  # among the caption's phrases, including empty ones
+    pause: int  # before it, as in `_Word`
     after: int  # the pause after it
     chinese: bool
-    pronoun: bool  # one was taken from its beginning
+    pronoun: bool  # one was stripped from its beginning
 
 
 def split_phrases(caption: str) -> list[Phrase]:
-    """The caption's phrases in order, without the words between them that tell nothing ("is", "and", "who")."""
+    """The caption's phrases in order, without function words between them ("is", "and", "who")."""
     return [Phrase(caption[span.start : span.end], span.side) for span in _spans(caption)]
 
 
 def split_caption(caption: str) -> tuple[str, str]:
-    """(identity text, clothing text); the whole caption stands in for a side that it says nothing of.
+    """(identity text, clothing text) of a caption; a side without any phrase gets the whole caption.
 
-    Identity is sex, age, build, hair, face, glasses, skin, gait, pose, and what the person does; clothing is what
-    is worn or carried. The words of each text are the caption's own in their order.
+    Identity covers sex, age, build, hair, face, glasses, skin, gait, pose and actions; clothing covers everything worn
+    or carried. Each text consists of words of the caption in their order.
     """
     spans = _spans(caption)
     identity, clothing = (
@@ -122,16 +121,16 @@ def _words(caption: str) -> list[_Word]:
     last = 0
     for match in _WORD.finditer(caption):
         start, end = match.span()
-        text = match.group()
+        text = match[0]
         pause = 0 if start - last < 2 and caption[last:start] in ("", " ") else _pause(caption[last:start])
         last = end
-        if "\u3400" <= text[0] <= "\u9fff":
+        if match["chinese"]:
             for kind, length in chinese_kinds(text):
                 words.append(_Word(kind, start, start + length, pause, True))
                 start, pause = start + length, 0
         else:
-            # The cache of kinds is not to hold very long words, which are none.
-            kind = english_kind(text.lower()) if len(text) <= 30 else kinds.PLAIN
+            # `english_kind` caches its results; very long strings are not words.
+            kind = english_kind(text.lower()) if len(text) <= 30 else Kind.PLAIN
             words.append(_Word(kind, start, end, pause, False))
     return _in_context(words)
 
@@ -143,57 +142,57 @@ def _pause(between: str) -> int:
 
 
 def _in_context(words: list[_Word]) -> list[_Word]:
-    """Without the verb in "running shoes" and the garment in "on top of"."""
+    """Corrects kinds by their neighbours: no act in "running shoes", no garment in "on top of"."""
     for number, (word, after) in enumerate(pairwise(words)):
-        if word.kind == kinds.ACT and not word.chinese and after.kind == kinds.GARMENT and not after.pause:
-            words[number] = word._replace(kind=kinds.PLAIN)
-        elif word.kind in PLACES and after.kind == kinds.TOP and not after.pause:
-            words[number + 1] = after._replace(kind=kinds.PLAIN)
+        if word.kind == Kind.ACT and not word.chinese and after.kind == Kind.GARMENT and not after.pause:
+            words[number] = word._replace(kind=Kind.PLAIN)
+        elif word.kind in PLACES and after.kind == Kind.TOP and not after.pause:
+            words[number + 1] = after._replace(kind=Kind.PLAIN)
     return words
 
 
 def _cut(words: Sequence[_Word]) -> list[int]:
-    """The number of each phrase's first word."""
+    """The index of each phrase's first word."""
     firsts: list[int] = []
     noun = article = -1
-    told = False  # whether the phrase has more than openers yet
+    has_content = False  # the phrase contains more than openers
     for number, word in enumerate(words):
         kind = word.kind
-        if not number or word.pause or (told and _starts(words, number)):
+        if not number or word.pause or (has_content and _starts(words, number)):
             firsts.append(number)
             noun = article = -1
-            told = False
+            has_content = False
         if kind in NOUN_SIDES:
             if noun >= 0 and NOUN_SIDES[words[noun].kind] != NOUN_SIDES[kind] and not _compound(words, noun, number):
                 firsts.append(article if article > noun else _after(words, noun))
             noun = number
-        elif kind == kinds.THE:
+        elif kind == Kind.THE:
             article = number
-        told = told or kind not in OPENERS
+        has_content = has_content or kind not in OPENERS
     return firsts
 
 
 def _starts(words: Sequence[_Word], number: int) -> bool:
     word = words[number]
-    if word.kind == kinds.AT:  # as in "strolling along"
-        return words[number - 1].kind != kinds.ACT
-    return word.kind in STARTS or word.kind in VERBS or (word.kind == kinds.BODY and word.chinese)
+    if word.kind == Kind.AT:  # as in "strolling along"
+        return words[number - 1].kind != Kind.ACT
+    return word.kind in STARTS or word.kind in VERBS or (word.kind == Kind.BODY and word.chinese)
 
 
 def _compound(words: Sequence[_Word], first: int, second: int) -> bool:
-    """As in "hair band": two English nouns in a row, of which the second says what it is."""
-    return second == first + 1 and words[first].kind == kinds.PERSON and not words[first].chinese
+    """True for two adjacent English nouns of which the second is the head, as in "hair band"."""
+    return second == first + 1 and words[first].kind == Kind.PERSON and not words[first].chinese
 
 
 def _after(words: Sequence[_Word], noun: int) -> int:
-    return noun + 2 if words[noun + 1].kind == kinds.OF else noun + 1
+    return noun + 2 if words[noun + 1].kind == Kind.OF else noun + 1
 
 
 def _sides(pieces: Sequence[Sequence[_Word]]) -> list[str]:
-    """A side for every piece: its own, or that of the piece which it belongs to."""
+    """The side of each piece: its own, or that of the neighbour that it belongs to."""
     own = [_own_side(piece) for piece in pieces]
     for number in range(1, len(pieces)):
-        if own[number] and _done_with(pieces[number - 1], pieces[number]):
+        if own[number] and _is_instrument(pieces[number - 1], pieces[number]):
             own[number] = IDENTITY
     ahead = [side is None and _looks_ahead(pieces, number) for number, side in enumerate(own)]
     for number in range(len(pieces) - 2, -1, -1):
@@ -208,54 +207,54 @@ def _sides(pieces: Sequence[Sequence[_Word]]) -> list[str]:
 
 
 def _own_side(piece: Sequence[_Word]) -> str | None:
-    found = [word.kind for word in piece]
-    for kind in reversed(found):
+    kinds = [word.kind for word in piece]
+    for kind in reversed(kinds):
         if kind in NOUN_SIDES:
             return NOUN_SIDES[kind]
-    place = next((kind in PLACES for kind in found if kind in PLACES or kind not in OPENERS), False)
-    if kinds.WEAR in found:
-        return IDENTITY if kinds.BODY in found and kinds.THING not in found else CLOTHING
-    if place and (kinds.BODY in found or kinds.THING in found):
+    place = next((kind in PLACES for kind in kinds if kind in PLACES or kind not in OPENERS), False)
+    if Kind.WEAR in kinds:
+        return IDENTITY if Kind.BODY in kinds and Kind.THING not in kinds else CLOTHING
+    if place and (Kind.BODY in kinds or Kind.THING in kinds):
         return None
-    if kinds.THING in found:
+    if Kind.THING in kinds:
         return CLOTHING
-    if kinds.BODY in found:
+    if Kind.BODY in kinds:
         return None if piece[0].chinese else IDENTITY
-    for kind in reversed(found):
-        if kind in (kinds.TRAIT, kinds.MAKE):
-            return IDENTITY if kind == kinds.TRAIT else CLOTHING
-    if kinds.IN in found and kinds.COLOUR in found:
+    for kind in reversed(kinds):
+        if kind in (Kind.TRAIT, Kind.MAKE):
+            return IDENTITY if kind == Kind.TRAIT else CLOTHING
+    if Kind.IN in kinds and Kind.COLOUR in kinds:
         return CLOTHING
-    return IDENTITY if kinds.HE in found else None
+    return IDENTITY if Kind.HE in kinds else None
 
 
-def _done_with(before: Sequence[_Word], piece: Sequence[_Word]) -> bool:
-    """As in "playing | with his phone": a thing of no side that an act is done with."""
-    found = {word.kind for word in piece}
-    acted = before[-1].kind == kinds.ACT and piece[0].kind == kinds.WITH and not piece[0].pause
-    return acted and kinds.THING in found and found.isdisjoint(NOUN_SIDES)
+def _is_instrument(before: Sequence[_Word], piece: Sequence[_Word]) -> bool:
+    """True for a thing that the act before it is done with, as in "playing | with his phone"."""
+    kinds = {word.kind for word in piece}
+    acted = before[-1].kind == Kind.ACT and piece[0].kind == Kind.WITH and not piece[0].pause
+    return acted and Kind.THING in kinds and kinds.isdisjoint(NOUN_SIDES)
 
 
 def _looks_ahead(pieces: Sequence[Sequence[_Word]], number: int) -> bool:
-    """Whether a piece without a side of its own belongs to the next ("red | and white shirt", "in his hand | he")."""
+    """True if a piece without a side belongs to the next one ("red | and white shirt", "in his hand | he")."""
     if number + 1 == len(pieces):
         return False
     piece, after = pieces[number], pieces[number + 1]
     if piece[0].pause == 2 or not number:
-        return piece[0].kind not in (kinds.IT, kinds.WHICH)
-    if any(word.kind == kinds.BODY for word in piece):
-        return not after[0].pause and (piece[0].pause > 0 or piece[0].kind == kinds.JOIN or piece[0].chinese)
+        return piece[0].kind not in (Kind.IT, Kind.WHICH)
+    if any(word.kind == Kind.BODY for word in piece):
+        return not after[0].pause and (piece[0].pause > 0 or piece[0].kind == Kind.JOIN or piece[0].chinese)
     if piece[0].pause and not after[0].pause and after[0].kind in VERBS:
         return True
-    if after[0].pause == 2 or any(word.kind == kinds.BE for word in pieces[number - 1]):
+    if after[0].pause == 2 or any(word.kind == Kind.BE for word in pieces[number - 1]):
         return False
-    content = next((word.kind for word in after if word.kind != kinds.JOIN), kinds.THE)
-    listed = after[0].pause or after[0].kind == kinds.JOIN
+    content = next((word.kind for word in after if word.kind != Kind.JOIN), Kind.THE)
+    listed = after[0].pause or after[0].kind == Kind.JOIN
     return bool(listed) and content not in OPENERS and content not in VERBS
 
 
 def _trimmed(piece: Sequence[_Word], side: str) -> tuple[int, int]:
-    """The piece's range without the loose words at its ends."""
+    """The piece's range without function words at its ends."""
     first, last = 0, len(piece)
     before = LEADING if side == IDENTITY else LEADING | PRONOUNS
     while first < last and piece[first].kind in before:
