@@ -1,4 +1,4 @@
-"""docs/ablations.md names what is there, and its commands and snippets work."""
+"""docs/ablations.md: commands, snippets, and the rows and seeds of its tables."""
 
 import argparse
 import re
@@ -17,13 +17,13 @@ def page(repository):
 
 
 def commands(page, program):
-    """The words of each command of a kind, without the program."""
+    """Arguments of each command that starts with `program`."""
     lines = [line for block in re.findall(r"```bash\n(.*?)```", page, re.DOTALL) for line in block.splitlines()]
     return [shlex.split(line.removeprefix(program)) for line in lines if line.startswith(program)]
 
 
 def planned(words):
-    """The runs of a command, as it plans them."""
+    """Runs that a command with the arguments `words` plans."""
     parser = argparse.ArgumentParser()
     add_arguments(parser)
     options = parser.parse_args(words)
@@ -41,7 +41,7 @@ def test_the_commands_are_understood_and_their_grids_can_be_trained(page, reposi
 
 
 def test_each_command_makes_the_rows_and_the_seeds_of_its_tables(page, repository, monkeypatch):
-    """Those that follow it, up to the next command; the first on the page is the whole grid, and has none."""
+    """Tables follow their command, up to the next one; the page's first command is the whole grid and has none."""
     monkeypatch.chdir(repository)
     _, *parts = re.split(r"^(python tools/ablate\.py .*)$", page, flags=re.MULTILINE)
     (whole, _), *others = zip(parts[::2], parts[1::2], strict=True)
@@ -53,8 +53,8 @@ def test_each_command_makes_the_rows_and_the_seeds_of_its_tables(page, repositor
         tables = re.findall(r"^\| recipe \| seeds \|.*\n\| --- .*\n((?:\|.*\n)+)", text, flags=re.MULTILINE)
         assert tables, command
         for table in tables:
-            found = re.findall(r"^\| (\w+) \| (\d) \|", table, flags=re.MULTILINE)
-            assert found == [(row, str(len(seeds))) for row in dict.fromkeys(run.row for run in runs)]
+            rows = re.findall(r"^\| (\w+) \| (\d) \|", table, flags=re.MULTILINE)
+            assert rows == [(row, str(len(seeds))) for row in dict.fromkeys(run.row for run in runs)]
 
 
 def test_the_drawn_people_are_those_of_the_configurations(page, repository):
@@ -74,8 +74,9 @@ def runs_of(repository, config, grid):
     return plan(read_grid(folder / f"{grid}.yaml"), folder / f"{config}.yaml", [], [1], "log")
 
 
+@pytest.mark.slow
 def test_the_snippets_run(page, tiny_run, tmp_path, monkeypatch, capsys):
-    """On a tiny run in place of the demo's, and one round in place of seven."""
+    """On a tiny run instead of the demo's, and one round instead of seven."""
     (tmp_path / "log" / "ablation" / "demo").mkdir(parents=True)
     (tmp_path / "log" / "ablation" / "demo" / "seed1").symlink_to(tiny_run.folder)
     monkeypatch.chdir(tmp_path)

@@ -28,7 +28,7 @@ def test_every_term_has_a_row(rows):
 
 
 @pytest.mark.parametrize("name", LOSSES)
-def test_a_row_says_what_the_term_reads_and_its_arguments(rows, name):
+def test_a_row_lists_inputs_and_arguments_of_its_term(rows, name):
     _, reads, arguments, _ = rows[name]
     assert set(re.findall(r"`(\w+)`", reads)) == set(LOSSES[name].needs)
     documented = {key: yaml.safe_load(value) for key, value in re.findall(r"`(\w+)` \(([^)]+)\)", arguments)}
@@ -37,7 +37,7 @@ def test_a_row_says_what_the_term_reads_and_its_arguments(rows, name):
     assert documented == {key: p.default for key, p in parameters.items() if key not in SUPPLIED}
 
 
-def test_the_term_of_your_own_works(page):
+def test_the_example_term_works(page):
     (snippet,) = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
     try:
         exec(compile(snippet, "docs/losses.md", "exec"), {"__name__": "page"})
@@ -51,6 +51,6 @@ def test_the_term_of_your_own_works(page):
     assert total == pytest.approx(0.5)
 
 
-def test_the_recipe_of_the_page_is_one(page):
+def test_the_example_recipe_is_valid(page):
     (recipe,) = re.findall(r"```yaml\n(.*?)```", page, flags=re.DOTALL)
     LossTerms(yaml.safe_load(recipe)["loss"]["terms"])
