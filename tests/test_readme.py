@@ -8,7 +8,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 from preloaded import run_python
+
+import t2ireid_plugin
 
 REPOSITORY = Path(__file__).parents[1]
 READMES = ("README.md", "README.zh-CN.md")
@@ -86,8 +89,13 @@ def test_the_package_installs_with_the_extras_that_the_page_names(tmp_path) -> N
         words = [sys.executable, "-m", "pip", *arguments[:-1], target, *options]
         done = subprocess.run(words, cwd=copy, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
-        assert "Would install t2ireid-plugin" in done.stdout
+        assert f"Would install t2ireid-plugin-{t2ireid_plugin.__version__}" in done.stdout
         assert "does not provide the extra" not in done.stderr
+
+
+def test_the_citation_has_the_version_of_the_package() -> None:
+    citation = yaml.safe_load((REPOSITORY / "CITATION.cff").read_text(encoding="utf-8"))
+    assert citation["version"] == t2ireid_plugin.__version__
 
 
 def test_make_targets() -> None:
