@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from t2ireid_plugin.modeling.fusion import EnhancedMambaFusion
-from t2ireid_plugin.modeling.heads import projection_mlp
+from t2ireid_plugin.modeling.image_embedder import projection_mlp
 from t2ireid_plugin.modeling.t2ireid import EMBED_DIM, SHARED_DIM, T2IReIDModel, T2IReIDOutput
 
 

@@ -1,35 +1,39 @@
-"""The image side of `T2IReIDModel` alone, for frameworks that train and search with images only."""
+"""The image part of `T2IReIDModel`: what both share, and `ImageEmbedder` for frameworks that train on images only."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from t2ireid_plugin.errors import ConfigError, check_choice
-from t2ireid_plugin.modeling.disentangle import build_disentangle
-from t2ireid_plugin.modeling.encoders.families import image_tokens, num_prefix_tokens, patch_size
+from t2ireid_plugin.errors import ConfigError, InputError, check_choice
+from t2ireid_plugin.modeling.disentangle import DisentangleModule, build_disentangle
+from t2ireid_plugin.modeling.encoders.families import image_tokens, num_prefix_tokens, patch_grid
 from t2ireid_plugin.modeling.encoders.loading import IMAGE_KEY, Source, build_image_encoder, encoder_config
 from t2ireid_plugin.modeling.encoders.preprocess import image_preprocess
-from t2ireid_plugin.modeling.heads import projection_mlp
-from t2ireid_plugin.modeling.t2ireid import EMBED_DIM, NUM_HEADS, SHARED_DIM
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+SHARED_DIM = 512
+EMBED_DIM = 256
+NUM_HEADS = 4
 BRANCHES = ("identity", "clothing", "both")
 
 
 class ImageEmbedder(nn.Module):
     """Image encoder, disentangling and projections, under the names that they have in `T2IReIDModel`.
 
-    No text encoder, no fusion and no ``scale``: parameters that never get a gradient would only cost memory. Weights go
-    both ways.
+    Weights load in both directions. There is no text encoder, fusion or ``scale``: parameters that never get a gradient
+    would only cost memory.
 
     Args:
         source: the image encoder, see `build_image_encoder`.
         disentangle: ``{tokens, window}``, see `DisentangleModule`.
         branch: ``identity``, ``clothing``, or ``both`` one after the other.
-        pretrained: without it the encoder has random weights, and of a folder or hub id only the configuration is read.
+        pretrained: if False, the encoder has random weights and only the configuration of a folder or hub id is read.
 
     Raises:
         ConfigError: for an unknown branch, or a setting that cannot work.
@@ -44,20 +48,56 @@ class ImageEmbedder(nn.Module):
         self.branch = branch
         self.visual_encoder = build_image_encoder(source if pretrained else encoder_config(source, IMAGE_KEY))
         self.preprocess = image_preprocess(source, self.visual_encoder.config)
-        if disentangle.get("tokens") == "cls" and not num_prefix_tokens(self.visual_encoder):
-            kind = self.visual_encoder.config.model_type
-            raise ConfigError(f"disentangle.tokens: 'cls' needs a class token, which {kind} does not have")
-        width: int = self.visual_encoder.config.hidden_size
-        self.disentangle = build_disentangle(disentangle, width, NUM_HEADS)
-        self.shared_mlp = nn.Linear(width, SHARED_DIM)
+        self.disentangle = disentangle_for(self.visual_encoder, disentangle)
+        self.shared_mlp = nn.Linear(self.visual_encoder.config.hidden_size, SHARED_DIM)
         self.image_mlp = projection_mlp(SHARED_DIM, EMBED_DIM)
         self.feature_dim = EMBED_DIM * (2 if branch == "both" else 1)
 
     def embed(self, images: Tensor) -> tuple[Tensor, ...]:
-        """Images ``[B, 3, H, W]`` to each chosen branch's embedding ``[B, 256]``, not yet of unit norm."""
-        rows, columns = patch_size(self.visual_encoder.config)
-        grid = images.shape[2] // rows, images.shape[3] // columns
+        """Images ``[B, 3, H, W]`` to the embedding of each chosen branch ``[B, 256]``, before normalisation.
+
+        Raises:
+            InputError: for a training batch of one, or a size that the encoder cannot read.
+        """
+        grid = patch_grid(self.visual_encoder.config, images)
         identity, clothing, _ = self.disentangle(image_tokens(self.visual_encoder, images), grid)
-        chosen = {"identity": [identity], "clothing": [clothing], "both": [identity, clothing]}[self.branch]
-        # One batch, for the sake of its statistics, as in `T2IReIDModel`.
-        return self.image_mlp(self.shared_mlp(torch.cat(chosen))).split(len(images))
+        features = {"identity": [identity], "clothing": [clothing], "both": [identity, clothing]}[self.branch]
+        return project(self.shared_mlp, self.image_mlp, features)
+
+
+def disentangle_for(encoder: PreTrainedModel, config: Mapping[str, Any]) -> DisentangleModule:
+    """Builds the `DisentangleModule` behind an image encoder.
+
+    Raises:
+        ConfigError: for a setting that cannot work, such as ``tokens: cls`` with an encoder without a class token.
+    """
+    if config.get("tokens") == "cls" and not num_prefix_tokens(encoder):
+        kind = encoder.config.model_type
+        raise ConfigError(f"disentangle.tokens: 'cls' needs a class token, which {kind} does not have")
+    return build_disentangle(config, encoder.config.hidden_size, NUM_HEADS)
+
+
+def projection_mlp(in_dim: int = SHARED_DIM, out_dim: int = EMBED_DIM, dropout: float = 0.2) -> nn.Sequential:
+    """``[B, in_dim] -> [B, out_dim]``: BatchNorm, ReLU, Dropout, Linear, twice; the hidden width is ``out_dim``."""
+    return nn.Sequential(
+        nn.BatchNorm1d(in_dim),
+        nn.ReLU(),
+        nn.Dropout(dropout),
+        nn.Linear(in_dim, out_dim),
+        nn.BatchNorm1d(out_dim),
+        nn.ReLU(),
+        nn.Dropout(dropout),
+        nn.Linear(out_dim, out_dim),
+    )
+
+
+def project(shared: nn.Module, mlp: nn.Module, features: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """Each of ``features [n, D]`` to ``[n, 256]``, as one batch so that they share batch statistics.
+
+    Raises:
+        InputError: for a training batch of one.
+    """
+    sizes = [len(part) for part in features]
+    if mlp.training and min(sizes) < 2:
+        raise InputError("a training batch of 1: batch normalisation needs at least 2 samples; raise train.batch_size")
+    return mlp(shared(torch.cat(list(features)))).split(sizes)

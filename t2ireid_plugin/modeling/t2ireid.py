@@ -1,4 +1,4 @@
-"""`T2IReIDModel`: a person image and two descriptions to embeddings, identity logits and a fused embedding."""
+"""`T2IReIDModel`: embeds person images and descriptions, classifies identities and fuses both embeddings."""
 
 from __future__ import annotations
 
@@ -13,31 +13,27 @@ from torch import Tensor, nn
 
 from t2ireid_plugin.errors import ConfigError, EncoderError, InputError, check_keys
 from t2ireid_plugin.modeling.checkpoint import LoadReport, load_weights
-from t2ireid_plugin.modeling.disentangle import build_disentangle
 from t2ireid_plugin.modeling.encoders.families import (
     attends_padding,
     image_tokens,
     interpolates_on_request,
     num_prefix_tokens,
-    patch_size,
+    patch_grid,
 )
-from t2ireid_plugin.modeling.encoders.loading import (
-    build_image_encoder,
-    build_text_encoder,
-    build_tokenizer,
-)
-from t2ireid_plugin.modeling.encoders.packing import PackedBatch
+from t2ireid_plugin.modeling.encoders.loading import build_image_encoder, build_text_encoder, build_tokenizer
+from t2ireid_plugin.modeling.encoders.packing import PackedBatch, pack, start_offsets
 from t2ireid_plugin.modeling.encoders.preprocess import image_preprocess
-from t2ireid_plugin.modeling.encoders.token_features import (
-    TEXTS_AT_ONCE,
-    Ids,
-    TokenFeatureCache,
-    encode_texts,
-    word_features,
-)
+from t2ireid_plugin.modeling.encoders.token_features import TEXTS_AT_ONCE, Ids, TokenFeatureCache, word_features
 from t2ireid_plugin.modeling.encoders.tokenizer import CachedTokenizer
 from t2ireid_plugin.modeling.fusion import SequenceMambaFusion, build_fusion, check_fusion_dim
-from t2ireid_plugin.modeling.heads import projection_mlp
+from t2ireid_plugin.modeling.image_embedder import (
+    EMBED_DIM,
+    NUM_HEADS,
+    SHARED_DIM,
+    disentangle_for,
+    project,
+    projection_mlp,
+)
 from t2ireid_plugin.modeling.masking import hide_words
 
 if TYPE_CHECKING:
@@ -45,9 +41,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-SHARED_DIM = 512
-EMBED_DIM = 256
-NUM_HEADS = 4
 INITIAL_SCALE = 1.0
 
 DEFAULT_FUSION: dict[str, Any] = {
@@ -72,9 +65,9 @@ DEFAULTS: dict[str, Any] = {
 
 
 class T2IReIDOutput(NamedTuple):
-    """What `T2IReIDModel.forward` returns; a field whose input was not given is None.
+    """Output of `T2IReIDModel.forward`; fields whose input was not given are None.
 
-    The 256-wide embeddings have unit norm; ``id_embeds`` and ``cloth_embeds`` are the gated features before it.
+    The 256-wide embeddings have unit norm; ``id_embeds`` and ``cloth_embeds`` are the gated features before projection.
     """
 
     image_embeds: Tensor | None  # [B, 256] identity branch of the image
@@ -90,11 +83,11 @@ class T2IReIDOutput(NamedTuple):
 
 
 class MaskedPairs(NamedTuple):
-    """Images with texts of which some words are hidden, see `T2IReIDModel.forward_masked`."""
+    """Image tokens and texts with some words hidden, see `T2IReIDModel.forward_masked`."""
 
     image_tokens: Tensor  # [B, L, D]
-    word_tokens: Tensor  # [B, W, D] features of the words, padded at the end
-    word_mask: Tensor  # [B, W] 1 for words and 0 for padding
+    word_tokens: Tensor  # [B, W, D] features of the text's tokens, padded at the end
+    word_mask: Tensor  # [B, W] 1 for tokens and 0 for padding
     hidden_words: Tensor  # [B, W] ids of the hidden words, -100 elsewhere
 
 
@@ -104,11 +97,11 @@ class T2IReIDModel(nn.Module):
     Args:
         net_config: any of
             ``vit_pretrained``, ``bert_base_path``: a folder, a hub id, or a mapping that configures an encoder with
-            random weights; both may name one two-tower model such as CLIP, see `modeling.towers`;
-            ``tokenizer``: needed with a text encoder from a mapping, else the encoder's own;
+            random weights; both may name one two-tower model such as CLIP, see `modeling.encoders.families`;
+            ``tokenizer``: required for a text encoder from a mapping, else the encoder's own;
             ``num_classes``: training identities; ``disentangle``: ``{tokens, window}``, see `DisentangleModule`;
             ``fusion``: ``{type, dim, d_state, d_conv, num_layers, output_dim, dropout}`` or None;
-            ``freeze_text``: the text encoder without gradient and dropout; ``max_length``: tokens a text.
+            ``freeze_text``: the text encoder gets no gradient and no dropout; ``max_length``: tokens per text.
 
     Raises:
         ConfigError: for an unknown key or a value that cannot work.
@@ -123,11 +116,11 @@ class T2IReIDModel(nn.Module):
         config = _complete(net_config)
         self.freeze_text: bool = config["freeze_text"]
         self.load_report: LoadReport | None = None
-        # What remembers a frozen text encoder's features in training.
+        # Set by the training loop to compute a frozen text encoder's features only once.
         self.text_features: TokenFeatureCache | None = None
         self._compiled_core: Callable[..., tuple[T2IReIDOutput, Tensor | None]] | None = None
 
-        # Text first: a missing tokenizer should not wait for 86 million image parameters.
+        # Text first: a missing tokenizer is then reported before 86 million image parameters are built.
         tokenizer = config["tokenizer"]
         vocab_size = None if tokenizer is None else len(tokenizer)
         self.text_encoder = build_text_encoder(config["bert_base_path"], vocab_size)
@@ -135,19 +128,15 @@ class T2IReIDModel(nn.Module):
         self.visual_encoder = build_image_encoder(config["vit_pretrained"])
         self.preprocess = image_preprocess(config["vit_pretrained"], self.visual_encoder.config)
         self.num_prefix_tokens = num_prefix_tokens(self.visual_encoder)  # class token and registers
-        if config["disentangle"].get("tokens") == "cls" and not self.num_prefix_tokens:
-            kind = self.visual_encoder.config.model_type
-            raise ConfigError(f"disentangle.tokens: 'cls' needs a class token, which {kind} does not have")
-
         width: int = self.visual_encoder.config.hidden_size
         text_width: int = self.text_encoder.config.hidden_size
         if text_width != width:
             self.text_adapter = nn.Linear(text_width, width)
         else:
-            self.text_adapter = None  # so that the names stay those of the specification
+            self.text_adapter = None  # keeps the parameter names of the specification
         self.text_width = width
 
-        self.disentangle = build_disentangle(config["disentangle"], width, NUM_HEADS)
+        self.disentangle = disentangle_for(self.visual_encoder, config["disentangle"])
         self.id_classifier = nn.Linear(width, config["num_classes"])
         self.shared_mlp = nn.Linear(width, SHARED_DIM)
         self.image_mlp = projection_mlp(SHARED_DIM, EMBED_DIM)
@@ -162,16 +151,16 @@ class T2IReIDModel(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where the parameters are."""
+        """Device of the parameters."""
         return self.scale.device
 
     @property
     def fuses_tokens(self) -> bool:
-        """Whether the fusion needs images and texts themselves, so that `fuse` cannot be called."""
+        """True for a fusion that reads tokens instead of embeddings, so that `fuse` cannot be called."""
         return isinstance(self.fusion, SequenceMambaFusion)
 
     def train(self, mode: bool = True) -> T2IReIDModel:
-        """As `nn.Module.train`, but a frozen text encoder stays in eval mode: its dropout would be noise."""
+        """As `nn.Module.train`, except that a frozen text encoder stays in eval mode, without dropout."""
         super().train(mode)
         if self.freeze_text:
             self.text_encoder.eval()
@@ -183,22 +172,55 @@ class T2IReIDModel(nn.Module):
         """Images ``[B, 3, H, W]`` (or ``[B, 3, H, W, 1]``) to identity embeddings ``[B, 256]`` of unit norm.
 
         Raises:
-            InputError: for another shape.
+            InputError: for another shape, or a training batch of one.
         """
-        id_embeds, _, _ = self.disentangle(self._image_tokens(image), self._grid(image))
+        id_embeds, _, _ = self.disentangle(self._image_tokens(image), patch_grid(self.visual_encoder.config, image))
         return self._project(self.image_mlp, id_embeds)[0]
 
     def encode_text(self, text: str | Sequence[str]) -> Tensor:
         """A string to ``[256]``, a list or tuple of ``n`` strings to ``[n, 256]``, of unit norm.
 
         Raises:
-            InputError: for an empty list, an empty text, or something that is no string.
+            InputError: for an empty list, an empty text, an item that is not a string, or a training batch of one.
         """
-        embeds = self._project(self.text_mlp, self._text_features(_as_texts(text, "text")))[0]
+        ids = self.text_cache.ids(_as_texts(text, "text"))  # tokenise: a tuple of token ids per text
+        order = sorted(range(len(ids)), key=lambda i: (len(ids[i]), ids[i]))  # similar lengths share a chunk
+        pooled = []
+        for start in range(0, len(ids), TEXTS_AT_ONCE):
+            features, batch = self._encode_tokens([ids[i] for i in order[start : start + TEXTS_AT_ONCE]])  # [N, D]
+            pooled.append(batch.mean(self._attend_tokens(features, batch)))  # [R, T, D] to [n, D]
+        in_order = torch.cat(pooled)[sorted(range(len(ids)), key=order.__getitem__)]
+        embeds = self._project(self.text_mlp, in_order)[0]  # [n, 256]
         return embeds[0] if isinstance(text, str) else embeds
 
+    def _encode_tokens(self, ids: Sequence[Ids], use_cache: bool = True) -> tuple[Tensor, PackedBatch]:
+        """Runs the text encoder: token ids of ``n`` texts to token features ``[N, D]``, and their places in rows.
+
+        A repeated text passes the encoder once, except under dropout, which makes every pass different.
+        """
+        dropout = self.training and not self.freeze_text
+        keys: Sequence[Any] = range(len(ids)) if dropout else ids
+        distinct = dict(sorted(dict(zip(keys, ids)).items(), key=lambda item: len(item[1])))
+        cache = self.text_features if use_cache and self.training and self.freeze_text else None
+        encode = word_features if cache is None else cache
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.freeze_text):
+            features = encode(self.text_encoder, list(distinct.values()), self.text_cache.pad)
+        offsets = dict(zip(distinct, start_offsets([len(text) for text in distinct.values()])))
+        return features, pack([len(text) for text in ids], [offsets[key] for key in keys]).to(self.device)
+
+    def _attend_tokens(self, features: Tensor, batch: PackedBatch) -> Tensor:
+        """Self-attention within each text: token features ``[N, D]`` to rows ``[R, T, D]``."""
+        if self.text_adapter is not None:
+            features = self.text_adapter(features)
+        tokens = batch.to_rows(features)
+        mask = None
+        if not batch.is_single:  # nn.MultiheadAttention takes a mask per head, True where attention is forbidden
+            mask = ~batch.attention_mask().repeat_interleave(NUM_HEADS, dim=0)
+        attended, _ = self.text_attn(tokens, tokens, tokens, attn_mask=mask, need_weights=False)
+        return self.text_attn_norm(attended + tokens)
+
     def fuse(self, image_embeds: Tensor, id_text_embeds: Tensor) -> tuple[Tensor, Tensor]:
-        """Pairs of embeddings ``[B, 256]`` to fused ones ``[B, 256]`` of unit norm and gate weights ``[B, 2]``.
+        """Pairs of embeddings ``[B, 256]`` to fused embeddings ``[B, 256]`` of unit norm and gate weights ``[B, 2]``.
 
         Raises:
             ConfigError: when the model was built without fusion, or with one that reads tokens, which only `forward`
@@ -217,7 +239,7 @@ class T2IReIDModel(nn.Module):
         cloth_instruction: str | Sequence[str] | None = None,
         id_instruction: str | Sequence[str] | None = None,
     ) -> T2IReIDOutput:
-        """Whatever is given, encoded; image and identity texts together are also fused.
+        """Encodes the inputs that are given; an image and an identity text together are also fused.
 
         Args:
             image: ``[B, 3, H, W]`` or ``[B, 3, H, W, 1]``.
@@ -237,23 +259,23 @@ class T2IReIDModel(nn.Module):
         id_instruction: str | Sequence[str],
         share: float = 0.15,
     ) -> tuple[T2IReIDOutput, MaskedPairs]:
-        """As `forward`, and each image's tokens beside its identity text with a ``share`` of the words hidden.
+        """As `forward`, and in addition the image tokens and the identity texts with a ``share`` of the words hidden.
 
-        The image is encoded once for both; the text, which now has other words, a second time. For training only.
+        The image is encoded once for both; the text with its hidden words is encoded separately. For training only.
 
         Raises:
             InputError: as `forward`.
-            ConfigError: for a tokenizer with nothing to write in place of a word.
+            ConfigError: for a tokenizer without a token that can stand for a hidden word.
         """
         output, image_tokens = self._encode(image, cloth_instruction, id_instruction)
         assert image_tokens is not None
         input_ids, mask = self.text_cache(_as_texts(id_instruction, "id_instruction"))
-        shown, hidden = hide_words(input_ids, self.text_cache.tokenizer, share)
+        masked, hidden = hide_words(input_ids, self.text_cache.tokenizer, share)
         lengths = mask.sum(dim=1).tolist()
-        seen = [tuple(ids[:n]) for ids, n in zip(shown.tolist(), lengths)]
-        read, layout = self._read(seen, remember=False)  # other words are hidden every time
-        words, word_mask = layout.padded(self._attend_words(read, layout))
-        return output, MaskedPairs(image_tokens, words, word_mask, hidden[:, : words.shape[1]].to(self.device))
+        # Not cached: other words are hidden every time.
+        features, batch = self._encode_tokens([tuple(ids[:n]) for ids, n in zip(masked.tolist(), lengths)], False)
+        tokens, word_mask = batch.padded(self._attend_tokens(features, batch))
+        return output, MaskedPairs(image_tokens, tokens, word_mask, hidden[:, : tokens.shape[1]].to(self.device))
 
     def _encode(
         self,
@@ -261,47 +283,47 @@ class T2IReIDModel(nn.Module):
         cloth_instruction: str | Sequence[str] | None,
         id_instruction: str | Sequence[str] | None,
     ) -> tuple[T2IReIDOutput, Tensor | None]:
-        """What `forward` returns, and the image's tokens ``[B, L, D]``."""
-        texts = self._given_texts(image, cloth_instruction, id_instruction)
-        words = layout = None
+        """The output of `forward`, and the image tokens ``[B, L, D]``."""
+        texts = self._check_inputs(image, cloth_instruction, id_instruction)
+        features = batch = None
         if texts:
-            rows = self.text_cache.ids([text for batch in texts.values() for text in batch])
-            words, layout = self._read(rows)
+            features, batch = self._encode_tokens(self.text_cache.ids([t for group in texts.values() for t in group]))
         core = self._compiled_core or self._core
-        return core(image, words, layout, tuple(texts))
+        return core(image, features, batch, tuple(texts))
 
     def _core(
-        self, image: Tensor | None, words: Tensor | None, layout: PackedBatch | None, given: tuple[str, ...]
+        self, image: Tensor | None, features: Tensor | None, batch: PackedBatch | None, groups: tuple[str, ...]
     ) -> tuple[T2IReIDOutput, Tensor | None]:
         """`_encode` from tensors to tensors, which a compiler can take as a whole.
 
         Args:
             image: as in `forward`.
-            words, layout: the texts as `_read` gives them, batch after batch.
-            given: which batches of texts these are, the identity texts last.
+            features, batch: of all texts, from `_encode_tokens`.
+            groups: names of the equally large groups of texts, the identity texts last.
         """
         image_tokens = image_embeds = id_logits = id_embeds = cloth_embeds = cloth_image_embeds = gate = None
         if image is not None:
             image_tokens = self._image_tokens(image)
-            id_embeds, cloth_embeds, gate = self.disentangle(image_tokens, self._grid(image))
+            id_embeds, cloth_embeds, gate = self.disentangle(
+                image_tokens, patch_grid(self.visual_encoder.config, image)
+            )
             id_logits = self.id_classifier(id_embeds)
             image_embeds, cloth_image_embeds = self._project(self.image_mlp, id_embeds, cloth_embeds)
 
         text_tokens: Tensor | None = None
         text_embeds: dict[str, Tensor] = {}
-        if words is not None and layout is not None:
-            # In one pass, so that one set of batch statistics describes them all.
-            text_tokens = self._attend_words(words, layout)
-            features = layout.mean(text_tokens).chunk(len(given))
-            text_embeds = dict(zip(given, self._project(self.text_mlp, *features)))
+        if features is not None and batch is not None:
+            text_tokens = self._attend_tokens(features, batch)
+            pooled = batch.mean(text_tokens).chunk(len(groups))
+            text_embeds = dict(zip(groups, self._project(self.text_mlp, *pooled)))
         id_text_embeds = text_embeds.get("id_instruction")
 
         fused_embeds = gate_weights = None
         if self.fusion is not None and image_embeds is not None and id_text_embeds is not None:
             if self.fuses_tokens:
-                assert layout is not None
+                assert batch is not None
                 assert text_tokens is not None
-                tokens, mask = (part[-len(image_embeds) :] for part in layout.padded(text_tokens))
+                tokens, mask = (part[-len(image_embeds) :] for part in batch.padded(text_tokens))
                 fused, gate_weights = self.fusion(image_tokens, tokens, mask)
                 fused_embeds = F.normalize(self.scale * fused, dim=-1)
             else:
@@ -322,24 +344,24 @@ class T2IReIDModel(nn.Module):
         return output, image_tokens
 
     def compile_parts(self, **options: Any) -> None:
-        """Compiles both encoders and what training computes from tensors, each as one graph; names stay as they are.
+        """Compiles both encoders and the rest of the forward pass, each as one graph; parameter names stay the same.
 
-        Text batches differ in their numbers of tokens, so shapes are left open where they have been seen to change.
+        Text batches differ in their numbers of tokens, so these dimensions become dynamic.
 
         Args:
-            **options: of `torch.compile`.
+            **options: for `torch.compile`.
         """
         options = {"fullgraph": True, **options}
-        interpolates_on_request(self.visual_encoder)
+        interpolates_on_request(self.visual_encoder)  # remembers the answer, which no graph can compute
         self.text_encoder.compile(**options)
         self.visual_encoder.compile(**options)
         self._compiled_core = torch.compile(self._core, **options)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), "_compiled_core": None}  # compiled code stays behind in copies and pickles
+        return {**super().__getstate__(), "_compiled_core": None}  # copies and pickles have no compiled code
 
     def load_param(self, trained_path: str | Path) -> T2IReIDModel:
-        """Loads weights from a file; `load_report` then says what was loaded and what was not.
+        """Loads weights from a file; `load_report` then lists what was loaded and what was not.
 
         Raises:
             CheckpointError: when the file is missing, damaged, unsafe, or nothing in it fits.
@@ -372,77 +394,28 @@ class T2IReIDModel(nn.Module):
             raise InputError(f"images must be [B, 3, H, W] or [B, 3, H, W, 1], not {list(image.shape)}")
         return image_tokens(self.visual_encoder, image.to(self.device, non_blocking=True))
 
-    def _grid(self, image: Tensor) -> tuple[int, int]:
-        """Rows and columns of the patches of ``[B, 3, H, W]`` or ``[B, 3, H, W, 1]``."""
-        rows, columns = patch_size(self.visual_encoder.config)
-        return image.shape[2] // rows, image.shape[3] // columns
-
-    def _text_features(self, texts: Sequence[str]) -> Tensor:
-        """``n`` texts to pooled features ``[n, D]``; outside training each different text once, some at a time."""
-        rows = self.text_cache.ids(texts)
-        different = rows if self.training else sorted(dict.fromkeys(rows), key=len)
-        at_once = len(rows) if self.training else TEXTS_AT_ONCE
-        pooled = []
-        for start in range(0, len(different), at_once):
-            words, layout = self._read(different[start : start + at_once])
-            pooled.append(layout.mean(self._attend_words(words, layout)))
-        if self.training:
-            return pooled[0]
-        number = {ids: i for i, ids in enumerate(different)}
-        return torch.cat(pooled)[[number[ids] for ids in rows]]
-
-    def _read(self, rows: Sequence[Ids], remember: bool = True) -> tuple[Tensor, PackedBatch]:
-        """Token ids of ``n`` texts to what the text encoder makes of them, see `words.read_texts`.
-
-        A repeated text passes the encoder once, unless it has dropout, which makes each time another. The attention
-        behind it has dropout in training, so it sees every text.
-        """
-        encoder, pad = self.text_encoder, self.text_cache.pad
-        remembered = self.text_features if remember and self.training and self.freeze_text else None
-        source = word_features if remembered is None else remembered
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.freeze_text):
-            words, layout = encode_texts(
-                rows, lambda texts: source(encoder, texts, pad), repeats_differ=self.training and not self.freeze_text
-            )
-        return words, layout.to(self.device)
-
-    def _attend_words(self, words: Tensor, layout: PackedBatch) -> Tensor:
-        """What `_read` gives to features of the tokens in their rows, ``[R, T, D]``."""
-        if self.text_adapter is not None:
-            words = self.text_adapter(words)
-        tokens, mask = layout.to_rows(words), layout.attention_mask()  # [R, T, D], [R, T, T]
-        if mask is not None:
-            mask = mask.repeat_interleave(self.text_attn.num_heads, dim=0)
-        attended, _ = self.text_attn(tokens, tokens, tokens, attn_mask=mask, need_weights=False)
-        return self.text_attn_norm(attended + tokens)
-
     def _project(self, mlp: nn.Module, *features: Tensor) -> tuple[Tensor, ...]:
-        """Each ``[n, D]`` to ``[n, 256]`` of unit norm; as one batch, for the sake of its statistics."""
-        sizes = [len(f) for f in features]
-        if self.training and min(sizes) < 2:
-            raise InputError(
-                "a training batch of 1: batch normalisation needs at least 2 samples; raise train.batch_size"
-            )
-        embeds = F.normalize(mlp(self.shared_mlp(torch.cat(features))), dim=-1)
-        return embeds.split(sizes)
+        """Each ``[n, D]`` to ``[n, 256]`` of unit norm, see `image_embedder.project`."""
+        return tuple(F.normalize(embeds, dim=-1) for embeds in project(self.shared_mlp, mlp, features))
 
     @staticmethod
-    def _given_texts(
+    def _check_inputs(
         image: Tensor | None, cloth: str | Sequence[str] | None, identity: str | Sequence[str] | None
     ) -> dict[str, list[str]]:
-        given = {"cloth_instruction": cloth, "id_instruction": identity}  # identity last, where `forward` looks
+        """The groups of texts that are given, by argument, after checking that they are as many as the images."""
+        given = {"cloth_instruction": cloth, "id_instruction": identity}  # identity last, where `_core` expects it
         texts = {name: _as_texts(value, name) for name, value in given.items() if value is not None}
-        counts = {name: len(batch) for name, batch in texts.items()}
+        counts = {name: len(group) for name, group in texts.items()}
         if image is not None:
             counts["image"] = len(image)
         if len(set(counts.values())) > 1:
-            found = ", ".join(f"{count} in {name}" for name, count in counts.items())
-            raise InputError(f"the numbers of images and texts differ: {found}")
+            listed = ", ".join(f"{count} in {name}" for name, count in counts.items())
+            raise InputError(f"the numbers of images and texts differ: {listed}")
         return texts
 
 
 def _complete(net_config: Mapping[str, Any]) -> dict[str, Any]:
-    """``net_config`` over the defaults, checked."""
+    """Merges ``net_config`` into the defaults and checks the values."""
     check_keys("net_config", net_config, DEFAULTS)
     config = {**DEFAULTS, **net_config}
     if config["num_classes"] < 1:
@@ -454,8 +427,8 @@ def _complete(net_config: Mapping[str, Any]) -> dict[str, Any]:
         check_fusion_dim(config["fusion"], EMBED_DIM)
     if config["tokenizer"] is None and isinstance(config["bert_base_path"], Mapping):
         raise EncoderError(
-            "bert_base_path: a text encoder built from a configuration has no vocabulary of its own; give "
-            "net_config['tokenizer'], for instance learn_wordpiece(captions)"
+            "bert_base_path: a text encoder built from a configuration has no vocabulary of its own; set "
+            "net_config['tokenizer'], for instance to learn_wordpiece(captions)"
         )
     return config
 

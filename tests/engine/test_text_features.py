@@ -350,14 +350,14 @@ def test_the_models_mode_rechecks(cfg):
     model = build(cfg).train()
     remember_texts(cfg, model, (), show=False)
     ids = model.text_cache.ids(["a man"])
-    before = model._read(ids)[0]
+    before = model._encode_tokens(ids)[0]
     weight = next(model.text_encoder.parameters())
     weight.data.add_(torch.randn_like(weight))
     model.eval()
     model.train()
-    after = model._read(ids)[0]
+    after = model._encode_tokens(ids)[0]
     model.text_features = None
-    torch.testing.assert_close(after, model._read(ids)[0], rtol=0, atol=5e-3)
+    torch.testing.assert_close(after, model._encode_tokens(ids)[0], rtol=0, atol=5e-3)
     assert not torch.allclose(before, after, atol=1e-2)
 
 

@@ -60,7 +60,7 @@ def test_one_pass_serves_all(model_and_loaders, monkeypatch):
     """Each image goes through the image encoder once, each kind of text through the text encoder once."""
     model, _ = model_and_loaders
     seen = {"images": 0, "texts": 0}
-    image_tokens, text_features = model._image_tokens, model._text_features
+    image_tokens, encode_text = model._image_tokens, model.encode_text
 
     def count_images(image):
         seen["images"] += len(image)
@@ -68,10 +68,10 @@ def test_one_pass_serves_all(model_and_loaders, monkeypatch):
 
     def count_texts(texts):
         seen["texts"] += len(texts)
-        return text_features(texts)
+        return encode_text(texts)
 
     monkeypatch.setattr(model, "_image_tokens", count_images)
-    monkeypatch.setattr(model, "_text_features", count_texts)
+    monkeypatch.setattr(model, "encode_text", count_texts)
     embed(model_and_loaders, *PROTOCOLS)
     assert seen == {"images": 32, "texts": 3 * 64}
 

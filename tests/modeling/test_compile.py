@@ -29,8 +29,8 @@ def texts(number):
 
 
 def core_inputs(model, images, cloth, identity):
-    words, layout = model._read(model.text_cache.ids([*cloth, *identity]))
-    return images, words, layout, ("cloth_instruction", "id_instruction")
+    features, batch = model._encode_tokens(model.text_cache.ids([*cloth, *identity]))
+    return images, features, batch, ("cloth_instruction", "id_instruction")
 
 
 @pytest.mark.parametrize(

@@ -98,7 +98,9 @@ def test_the_attention_weights_reproduce_the_attention(module):
     """Weights times values, by hand from the layers' parameters, is what the forward pass adds to the tokens."""
     seen = {}
     for name in ("id_attn", "cloth_attn"):
-        getattr(module, name).register_forward_hook(lambda _, args, out, name=name: seen.update({name: (args[0], out)}))
+        getattr(module, name).register_forward_hook(
+            lambda _, args, kwargs, out, name=name: seen.update({name: (kwargs["query"], out)}), with_kwargs=True
+        )
     with torch.no_grad():
         module(tokens())
         from_forward = dict(seen)

@@ -681,7 +681,7 @@ def test_forward_masked_returns_what_forward_does_and_the_masked_pairs(model, ma
 
 def test_hidden_words_are_hidden_from_the_text_encoder(model, make):
     with torch.no_grad():
-        words, layout = model._read(model.text_cache.ids(IDENTITY))
-        plain, _ = layout.padded(model._attend_words(words, layout))
+        features, batch = model._encode_tokens(model.text_cache.ids(IDENTITY))
+        plain, _ = batch.padded(model._attend_tokens(features, batch))
         _, pairs = model.forward_masked(make.images(2), None, IDENTITY, share=1.0)
     assert not torch.allclose(plain, pairs.word_tokens, atol=1e-3)

@@ -64,6 +64,12 @@ def patch_size(config: PretrainedConfig) -> tuple[int, int]:
     return (size, size) if isinstance(size, int) else (size[0], size[1])
 
 
+def patch_grid(config: PretrainedConfig, images: Tensor) -> tuple[int, int]:
+    """Rows and columns of the patches of images ``[B, 3, H, W]`` or ``[B, 3, H, W, 1]``."""
+    height, width = patch_size(config)
+    return images.shape[2] // height, images.shape[3] // width
+
+
 def own_size(config: PretrainedConfig) -> tuple[int, int]:
     """Height and width in pixels that the positions of an image encoder were made for."""
     if not hasattr(config, "image_size"):  # SigLIP 2 counts patches, of a square

@@ -1,11 +1,10 @@
-"""Texts of differing lengths side by side in few rows, so that hardly any computing is spent on padding.
+"""Texts of different lengths side by side in few rows, so that an encoder computes hardly any padding.
 
-A row holds one text or several; each token attends to those of its own text alone, and counts its position within it.
+A row holds one or several texts; each token attends only to its own text and counts its position within it.
 """
 
 from __future__ import annotations
 
-import bisect
 import itertools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -13,131 +12,115 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-# An attention over a row costs as its square: at this width about 3 % of BERT-base's products.
+# The attention of a row costs its square; at this width, about 3 % of BERT-base's multiplications.
 ROW_TOKENS = 128
-# What a pass of an encoder of BERT-base's size costs on a CPU whatever it is given, in tokens: reading its weights.
-_PASS_TOKENS = 25
 
 
 class PackedBatch(NamedTuple):
-    """Where the tokens of ``n`` texts, ``N`` tokens in all, lie in ``R`` rows of ``T`` places."""
+    """Places of the tokens of ``n`` texts, ``N`` tokens in all, in ``R`` rows of ``T`` places."""
 
-    lengths: Tensor  # [n] of the texts
-    starts: Tensor  # [n] of each text's first token among the R * T places
-    places: Tensor  # [N] of each token among the R * T places
-    segment_ids: Tensor  # [R, T] the text that a token belongs to; -1 on padding
-    positions: Tensor  # [R, T] of a token in its text; 0 on padding
-    source: Tensor  # [R, T] of a token in the tokens to spread; 0 on padding
-    longest: int  # of the texts
-    is_single: bool  # a single text, which has no padding and needs no mask
+    lengths: Tensor  # [n] tokens per text
+    places: Tensor  # [N] place of each token among the R * T
+    segment_ids: Tensor  # [R, T] number of the text that a token belongs to, -1 on padding
+    positions: Tensor  # [R, T] position of a token in its text, 0 on padding
+    sources: Tensor  # [R, T] index of a token in the tokens given to `to_rows`, 0 on padding
+    max_length: int  # of the texts
+    is_single: bool  # one text only: no padding, no mask needed
 
     def to(self, device: torch.device) -> PackedBatch:
-        """On another device."""
+        """The same batch on another device."""
         parts: Any = (p.to(device, non_blocking=True) if isinstance(p, Tensor) else p for p in self)
         return PackedBatch(*parts)
 
     def to_rows(self, tokens: Tensor) -> Tensor:
-        """Tokens in the order of the texts, ``[N, …]``, to rows ``[R, T, …]``; on padding stands any token."""
-        return tokens[self.source]
+        """Tokens text after text ``[N, …]`` to rows ``[R, T, …]``; padding holds an arbitrary token."""
+        return tokens[self.sources]
 
-    def to_tokens(self, tokens: Tensor) -> Tensor:
-        """Rows ``[R, T, …]`` to tokens in the order of the texts, ``[N, …]``."""
-        return tokens.flatten(0, 1)[self.places]
+    def to_tokens(self, rows: Tensor) -> Tensor:
+        """Rows ``[R, T, …]`` to tokens text after text ``[N, …]``."""
+        return rows.flatten(0, 1)[self.places]
 
-    def attention_mask(self) -> Tensor | None:
-        """``[R, T, T]``: true where a token must not attend to another; None when all may attend to all."""
-        return None if self.is_single else self.segment_ids.unsqueeze(2) != self.segment_ids.unsqueeze(1)
+    def attention_mask(self) -> Tensor:
+        """``[R, T, T]``, True where a token may attend to another: within its text, and from padding to padding.
 
-    def mean(self, tokens: Tensor) -> Tensor:
-        """The mean over each text's tokens: ``[R, T, D]`` to ``[n, D]``."""
-        texts = torch.arange(self.lengths.shape[0], device=tokens.device)
-        shares = (self.segment_ids.flatten() == texts.unsqueeze(1)) / self.lengths.unsqueeze(1)  # [n, R * T]
-        with torch.autocast(tokens.device.type, enabled=False):  # a sum, which half precision would round
-            return shares.to(tokens.dtype) @ tokens.flatten(0, 1)
+        This is the convention of transformers and of `F.scaled_dot_product_attention`; `nn.MultiheadAttention` takes
+        the inverse.
+        """
+        return self.segment_ids.unsqueeze(2) == self.segment_ids.unsqueeze(1)
 
-    def padded(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """``[R, T, D]`` to a text a row, ``[n, L, D]`` with zeros on padding, and its mask ``[n, L]``."""
-        steps = torch.arange(self.longest, device=tokens.device)
+    def mean(self, rows: Tensor) -> Tensor:
+        """Mean over the tokens of each text: ``[R, T, D]`` to ``[n, D]``."""
+        texts = torch.arange(self.lengths.shape[0], device=rows.device)
+        weights = (self.segment_ids.flatten() == texts.unsqueeze(1)) / self.lengths.unsqueeze(1)  # [n, R * T]
+        with torch.autocast(rows.device.type, enabled=False):  # a long sum, which half precision would round
+            return weights.to(rows.dtype) @ rows.flatten(0, 1)
+
+    def padded(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Rows ``[R, T, D]`` to one text per row ``[n, L, D]``, zero on padding, and its mask ``[n, L]`` of 1 and 0."""
+        steps = torch.arange(self.max_length, device=rows.device)
         mask = steps < self.lengths.unsqueeze(1)  # [n, L]
-        found = tokens.flatten(0, 1)[(self.starts.unsqueeze(1) + steps) * mask]
-        return found.masked_fill(~mask.unsqueeze(-1), 0), mask.long()
+        first = self.lengths.cumsum(0) - self.lengths  # [n] index of each text's first token
+        tokens = self.to_tokens(rows)[(first.unsqueeze(1) + steps) * mask]
+        return tokens.masked_fill(~mask.unsqueeze(-1), 0), mask.long()
 
 
-def pack(lengths: Sequence[int], offsets: Sequence[int] | None = None, width: int = ROW_TOKENS) -> PackedBatch:
-    """Texts of these ``lengths`` in as few rows of about ``width`` tokens as hold them; 0 gives each a row of its own.
+def pack(lengths: Sequence[int], offsets: Sequence[int] | None = None, width: int | None = ROW_TOKENS) -> PackedBatch:
+    """Packs texts of these ``lengths`` into as few rows of about ``width`` tokens as hold them.
 
     Args:
-        lengths: of the texts, in tokens.
-        offsets: where each text begins in the tokens to spread; by default they follow each other.
-        width: see above; a longer text gets a longer row.
+        lengths: tokens per text.
+        offsets: index of each text's first token in what `PackedBatch.to_rows` is given; by default the texts follow
+            each other. Several texts may share one.
+        width: see above; a longer text makes the rows longer. None gives each text a row of its own.
     """
-    begins = start_offsets(lengths) if offsets is None else offsets
-    number, longest, places = _rows(lengths, width)
-    owners, positions, source = ([[filling] * longest for _ in range(number)] for filling in (-1, 0, 0))
-    for text, ((row, start), length, begin) in enumerate(zip(places, lengths, begins, strict=True)):
-        part = slice(start, start + length)
-        owners[row][part] = [text] * length
-        positions[row][part] = range(length)
-        source[row][part] = range(begin, begin + length)
-    starts = [row * longest + start for row, start in places]
-    flat = [start + i for start, length in zip(starts, lengths) for i in range(length)]
+    if width is None:
+        row_length, places = max(lengths), [(row, 0) for row in range(len(lengths))]
+    else:
+        row_length, places = _fill_rows(lengths, width)
+    num_rows = 1 + max(row for row, _ in places)
+    sizes = torch.tensor(lengths)
+    segment = torch.repeat_interleave(sizes)  # [N] text of each token
+    position = torch.arange(len(segment)) - (sizes.cumsum(0) - sizes)[segment]  # [N] place within its text
+    place = torch.tensor([row * row_length + start for row, start in places])[segment] + position
+    source = torch.tensor(start_offsets(lengths) if offsets is None else offsets)[segment] + position
+
+    def spread(values: Tensor, padding: int) -> Tensor:
+        return torch.full((num_rows * row_length,), padding).index_copy(0, place, values).view(num_rows, row_length)
+
     return PackedBatch(
-        lengths=torch.tensor(lengths),
-        starts=torch.tensor(starts),
-        places=torch.tensor(flat),
-        segment_ids=torch.tensor(owners),
-        positions=torch.tensor(positions),
-        source=torch.tensor(source),
-        longest=max(lengths),
+        lengths=sizes,
+        places=place,
+        segment_ids=spread(segment, -1),
+        positions=spread(position, 0),
+        sources=spread(source, 0),
+        max_length=max(lengths),
         is_single=len(lengths) == 1,
     )
 
 
-def _rows(lengths: Sequence[int], width: int) -> tuple[int, int, list[tuple[int, int]]]:
-    """How many rows of how many places, and row and first place of each text."""
-    if width == 0:
-        return len(lengths), max(lengths), [(row, 0) for row in range(len(lengths))]
-    number = min(len(lengths), -(-sum(lengths) // width))
-    longest = max(*lengths, -(-sum(lengths) // number))
-    while (places := _fit(lengths, number, longest)) is None:
-        longest += 1
-    return number, longest, places
+def _fill_rows(lengths: Sequence[int], width: int) -> tuple[int, list[tuple[int, int]]]:
+    """Tokens per row, and row and start of each text: the fewest rows of ``width``, as short as the texts fit in."""
+    num_rows = -(-sum(lengths) // width)
+    row_length = max(*lengths, -(-sum(lengths) // num_rows))
+    while (places := _best_fit(lengths, num_rows, row_length)) is None:
+        row_length += 1
+    return row_length, places
 
 
-def _fit(lengths: Sequence[int], rows: int, width: int) -> list[tuple[int, int]] | None:
-    """Row and first place of each text, the longest first, each where it leaves the least room; None if too narrow."""
-    room = [(width, row) for row in range(rows)]  # by what is left
-    places: list[tuple[int, int]] = [(0, 0)] * len(lengths)
+def _best_fit(lengths: Sequence[int], num_rows: int, row_length: int) -> list[tuple[int, int]] | None:
+    """Row and start of each text, the longest first, each into the fullest row that has room; None if one has none."""
+    room = [row_length] * num_rows
+    places = [(0, 0)] * len(lengths)
     for text in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
-        best = bisect.bisect_left(room, (lengths[text], 0))
-        if best == len(room):
+        rows = [row for row in range(num_rows) if room[row] >= lengths[text]]
+        if not rows:
             return None
-        left, row = room.pop(best)
-        places[text] = row, width - left
-        bisect.insort(room, (left - lengths[text], row))
+        row = min(rows, key=room.__getitem__)
+        places[text] = row, row_length - room[row]
+        room[row] -= lengths[text]
     return places
 
 
 def start_offsets(lengths: Sequence[int]) -> list[int]:
-    """Where each text begins when they follow each other."""
+    """Index of each text's first token when the texts follow each other."""
     return [0, *itertools.accumulate(lengths)][:-1]
-
-
-def split_batches(lengths: Sequence[int], at_once: int) -> list[range]:
-    """How to divide texts sorted by length, a row each, among passes: the cheapest way, ``at_once`` a pass at most.
-
-    A pass costs its rows times its longest text, and `_PASS_TOKENS`.
-    """
-    best: list[tuple[int, int]] = [(0, 0)]  # cost of the first texts, and where their last pass begins
-    for end in range(1, len(lengths) + 1):
-        best.append(
-            min(
-                (best[start][0] + (end - start) * lengths[end - 1] + _PASS_TOKENS, start)
-                for start in range(max(0, end - at_once), end)
-            )
-        )
-    found, end = [], len(lengths)
-    while end:
-        found.append(range(best[end][1], end))
-        end = best[end][1]
-    return found[::-1]

@@ -2,7 +2,7 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModel
 
-from t2ireid_plugin.modeling.encoders import token_features as words
+from t2ireid_plugin.modeling.encoders import token_features
 from t2ireid_plugin.modeling.encoders.token_features import TEXTS_AT_ONCE, word_features
 
 WIDTH = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24}
@@ -29,54 +29,36 @@ def texts(number):
 
 @pytest.mark.parametrize("implementation", ["sdpa", "eager"])
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("number", [1, 2, 7, TEXTS_AT_ONCE + 5])
-def test_equals_each_text_alone(family, implementation, number):
-    model, ids = encoder(family, implementation), texts(number)
-    with torch.no_grad():
-        found = word_features(model, ids, pad=1)
-        expected = torch.cat([model(input_ids=torch.tensor([text])).last_hidden_state[0] for text in ids])
-    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+def test_equals_each_text_alone(family, implementation):
+    model = encoder(family, implementation)
+    for number in (1, 2, 7, TEXTS_AT_ONCE + 5):
+        ids = texts(number)
+        with torch.no_grad():
+            actual = word_features(model, ids, pad=1)
+            expected = torch.cat([model(input_ids=torch.tensor([text])).last_hidden_state[0] for text in ids])
+        torch.testing.assert_close(actual, expected, rtol=0, atol=1e-5)
 
 
-def test_bert_reads_texts_side_by_side(monkeypatch):
-    """And one that refuses masks of pairs reads a text a row, with the same result."""
+def test_bert_reads_several_texts_per_row_where_masks_of_pairs_are_supported(monkeypatch):
     model, ids = encoder(), texts(20)
     shapes = []
     model.embeddings.register_forward_hook(lambda module, args, output: shapes.append(output.shape[:2]))
     with torch.no_grad():
         packed = word_features(model, ids, pad=0)
-        monkeypatch.setattr(words, "_takes_mask_of_pairs", lambda *_: False)
-        single = word_features(model, ids, pad=0)
-    assert shapes[0] == (1, sum(map(len, ids)))
-    assert sum(rows for rows, _ in shapes[1:]) == 20
-    torch.testing.assert_close(packed, single, rtol=0, atol=1e-5)
+        monkeypatch.setattr(token_features, "can_pack", lambda config: False)
+        padded = word_features(model, ids, pad=0)
+    assert shapes == [(1, sum(map(len, ids))), (20, len(ids[-1]))]
+    torch.testing.assert_close(packed, padded, rtol=0, atol=1e-5)
 
 
-def test_the_library_at_hand_takes_masks_of_pairs():
-    before = torch.get_rng_state()
-    words._takes_mask_of_pairs.cache_clear()
-    assert words._takes_mask_of_pairs("bert", "sdpa")
-    assert torch.equal(torch.get_rng_state(), before)  # the trial draws its weights aside
+def test_transformers_4_gets_one_text_per_row(monkeypatch):
+    """It takes no mask for each pair of tokens."""
+    assert token_features.can_pack(encoder().config)
+    monkeypatch.setattr("transformers.__version__", "4.57.1")
+    assert not token_features.can_pack(encoder().config)
 
 
-def test_a_library_that_refuses_them_is_noticed(monkeypatch):
-    words._takes_mask_of_pairs.cache_clear()
-
-    def refuse(self, *args, **kwargs):
-        if kwargs.get("attention_mask") is not None and kwargs["attention_mask"].dim() > 2:
-            raise ValueError("Wrong shape for attention_mask")
-        return forward(self, *args, **kwargs)
-
-    bert = type(encoder())
-    forward = bert.forward
-    monkeypatch.setattr(bert, "forward", refuse)
-    assert not words._takes_mask_of_pairs("bert", "sdpa")
-    with torch.no_grad():
-        assert word_features(encoder(), texts(5), pad=0).shape == (sum(map(len, texts(5))), 16)
-    words._takes_mask_of_pairs.cache_clear()
-
-
-def test_gradients_pass_through():
+def test_gradients_equal_those_of_each_text_alone():
     model, ids = encoder(), texts(6)
     word_features(model, ids, pad=0).square().sum().backward()
     packed = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}

@@ -1,0 +1,3 @@
+from tiny_models import folders, make
+
+__all__ = ["folders", "make"]
