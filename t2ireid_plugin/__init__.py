@@ -56,4 +56,4 @@ def __dir__() -> list[str]:
 
 
 # torchreid warns of its missing Cython evaluator when it is first imported; it is not needed.
-when_imported("torchreid", register, quiet="Cython evaluation")
+when_imported("torchreid", register, ignored_warning="Cython evaluation")

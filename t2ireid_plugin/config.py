@@ -1,19 +1,18 @@
 """Configuration: torchreid's keys with torchreid's meanings and defaults, plus ours.
 
-A YAML file may start from another one with ``_BASE_: other.yaml`` (relative to itself). Every key must exist; only
-the tables of encoders and losses take names of their own, which their builders check.
+A YAML file may build on another one with ``_BASE_: other.yaml`` (a path relative to itself). Unknown keys are errors;
+only the tables of encoders and losses accept any key, which their builders check.
 
-One configuration describes one of two jobs. Our text-image model trains with ``loss.name: terms``, the default. Any
-other model, and ``loss.name: softmax`` or ``triplet``, is torchreid's own training on images alone (`image_only`).
-Its YAML files load unchanged for that, and what they leave out is as in torchreid: where our defaults are others
-(loss, optimizer, datasets), `load_cfg` starts an image-only configuration from torchreid's. Two stay ours:
-``model.name``, which all of torchreid's files set, and size, mean and standard deviation of images, which are None
-for the model's own: 256 x 128 and ImageNet's for torchreid's models, as there, and the encoder's for ours.
+A configuration describes one of two kinds of training. `T2IReIDModel` trains on images with texts with
+``loss.name: terms``, the default. Any other model, and ``loss.name: softmax`` or ``triplet``, is torchreid's own
+training on images alone (`image_only`). torchreid's YAML files load unchanged for it, and keys that they leave out have
+torchreid's defaults where ours differ (loss, optimizer, datasets). Two defaults stay ours: ``model.name``, which all of
+torchreid's files set, and size, mean and standard deviation of images, which are None for the model's own: 256 x 128
+and ImageNet's for torchreid's models, as there, and the encoder's for ours.
 """
 
 from __future__ import annotations
 
-import ast
 import difflib
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,27 +23,27 @@ import yaml
 from yacs.config import CfgNode
 
 from t2ireid_plugin.errors import ConfigError, short_repr
-from t2ireid_plugin.utils.safe_io import MAX_CONFIG_BYTES, parse_yaml, read_bytes, text_problem
+from t2ireid_plugin.utils.safe_io import MAX_CONFIG_BYTES, parse_yaml, read_bytes
 
 MODEL_NAME = "t2ireid_vit_mamba"
 
-# What torchreid sets to ImageNet's mean and its own size is None here: the model's own. The defaults of torchreid
-# would otherwise reach a ViT that was trained with others, unnoticed.
+# Image size, mean and standard deviation are None, the model's own: torchreid's defaults (256 x 128, ImageNet's mean)
+# would reach a ViT that was trained with others, and nobody would notice.
 _DEFAULTS: dict[str, Any] = {
-    "use_gpu": True,  # where there is one
+    "use_gpu": True,  # if there is one
     "model": {
         "name": MODEL_NAME,
         "pretrained": True,
-        "load_weights": "",  # weights to start from, or to test
+        "load_weights": "",  # weights to start from, or to evaluate
         "resume": "",
         # Encoders: a folder or a hub id; with "" the encoder is built with random weights from its *_config.
         "vit_pretrained": "",
         "vit_config": {},
         "bert_base_path": "",
-        "bert_config": {},  # vocab_size is the size of the vocabulary learned from the training captions
+        "bert_config": {},  # vocab_size: size of the vocabulary that is learned from the training captions
         "freeze_text": True,
         "max_length": 64,
-        "disentangle": {"tokens": "all", "window": 5},  # all, cls, mean, max, window; the specification's is all
+        "disentangle": {"tokens": "all", "window": 5},  # all (the specification's), cls, mean, max or window
         "fusion": {
             "type": "enhanced_mamba",
             "dim": 256,
@@ -60,9 +59,9 @@ _DEFAULTS: dict[str, Any] = {
         "root": "reid-data",
         "sources": ["cuhkpedes"],
         "targets": ["cuhkpedes"],
-        "val": None,  # what the checkpoint is chosen on; empty is the val split of each source, [] the last epoch
-        "val_share": 0.05,  # of the training identities, held out where a set has no val split
-        "val_seed": 0,  # draws them
+        "val": None,  # datasets to choose the checkpoint on; None: val split of each source; []: keep the last epoch
+        "val_share": 0.05,  # share of training identities held out for validation if a dataset has no val split
+        "val_seed": 0,  # selects those identities
         "workers": 4,
         "split_id": 0,
         "height": None,
@@ -73,15 +72,15 @@ _DEFAULTS: dict[str, Any] = {
         "norm_mean": None,
         "norm_std": None,
         "save_dir": "log",
-        "on_bad_image": "error",  # a training image that cannot be decoded: error, or skip, which takes another one
-        "bad_image_share": 0.01,  # of the training images; with skip, more than this share is an error
-        "keep_images": False,  # in memory once read; for small sets with workers 0
+        "on_bad_image": "error",  # a training image that cannot be decoded: error, or skip and take another one
+        "bad_image_share": 0.01,  # with skip: largest share of bad training images before training stops
+        "keep_images": False,  # keep decoded images in memory; for small datasets with workers 0
         "load_train_targets": False,
-        "id_instruction": "caption",  # what the model reads as identity description: caption or identity
-        "cloth_instruction": "clothing",  # and as clothing description: clothing or caption
-        "text_feature_cache": "off",  # what a frozen text encoder makes of training texts: off, memory or disk
-        "text_feature_cache_gb": 8.0,  # at most
-        "text_feature_cache_dir": "",  # of disk; empty is a folder in the user's cache
+        "id_instruction": "caption",  # text that describes the identity: caption or identity
+        "cloth_instruction": "clothing",  # text that describes the clothing: clothing or caption
+        "text_feature_cache": "off",  # features of training texts from a frozen text encoder: off, memory or disk
+        "text_feature_cache_gb": 8.0,  # size limit
+        "text_feature_cache_dir": "",  # for disk; empty: a folder in the user's cache directory
     },
     "market1501": {"use_500k_distractors": False},
     "cuhk03": {"labeled_images": False, "classic_split": False, "use_metric_cuhk03": False},
@@ -102,34 +101,34 @@ _DEFAULTS: dict[str, Any] = {
         "batch_size": 32,
         "fixbase_epoch": 0,
         "open_layers": ["classifier"],
-        "staged_lr": False,  # with it the encoders learn at base_lr_mult times lr
+        "staged_lr": False,  # True: the encoders learn at base_lr_mult times lr
         "new_layers": ["classifier"],
         "base_lr_mult": 0.1,
-        "bias_lr_mult": 1.0,  # factor on the rate of every bias
-        "layer_decay": 1.0,  # factor on the encoders' rate from each block to the one before it; 1 is off
-        "ema_decay": 0.0,  # moving average of the weights, which is then tested and chosen; 0 is off
+        "bias_lr_mult": 1.0,  # factor on the learning rate of biases
+        "layer_decay": 1.0,  # factor on the encoders' learning rate per block, counted from the last; 1 is off
+        "ema_decay": 0.0,  # moving average of the weights, used for evaluation and checkpoint choice; 0 is off
         "lr_scheduler": "single_step",
-        "warmup_epochs": 0.0,  # of warmup_cosine; fractions are fine
-        "final_lr_mult": 0.0,  # where warmup_cosine ends, as a share of lr
-        "clip_grad": 0.0,  # largest norm of all gradients together; 0 leaves them
-        "nonfinite_patience": 1,  # so many steps in a row without a finite loss and gradients end the run
+        "warmup_epochs": 0.0,  # for warmup_cosine; may be fractional
+        "final_lr_mult": 0.0,  # last learning rate of warmup_cosine as a share of lr
+        "clip_grad": 0.0,  # maximum norm of all gradients together; 0 is off
+        "nonfinite_patience": 1,  # consecutive steps without finite loss and gradients before training stops
         "stepsize": [20],
         "gamma": 0.1,
         "print_freq": 20,
         "seed": 1,
-        "precision": "fp32",  # or bf16, fp16: of the forward pass; weights and losses stay in fp32
-        "encode_at_once": 0,  # images, or rows of texts if their encoder learns; 0 is the whole batch
-        "checkpoint_encoders": False,  # keep what goes into each block of the encoders, compute the rest twice
-        "compile": False,  # torch.compile of both encoders and of what training computes from them
-        "deterministic": False,  # kernels that give the same bits each time; slower, see docs/reliability.md
-        "save_minutes": 15.0,  # last.pth is written after each epoch, and this often within one; 0 is never
-        "save_steps": 0,  # and after every so many steps; 0 is never
+        "precision": "fp32",  # fp32, bf16 or fp16 for the forward pass; weights and losses stay in fp32
+        "encode_at_once": 0,  # images (or texts, if their encoder is trained) per encoder call; 0: whole batch
+        "checkpoint_encoders": False,  # gradient checkpointing: less memory, slower
+        "compile": False,  # torch.compile for the encoders and the rest of the training step
+        "deterministic": False,  # deterministic kernels; slower, see docs/reliability.md
+        "save_minutes": 15.0,  # minutes between writes of last.pth within an epoch; 0: only after each epoch
+        "save_steps": 0,  # steps between writes of last.pth; 0 is off
     },
     "sgd": {"momentum": 0.9, "dampening": 0.0, "nesterov": False},
     "rmsprop": {"alpha": 0.99},
     "adam": {"beta1": 0.9, "beta2": 0.999},
     "loss": {
-        "name": "terms",  # the weighted sum of loss.terms
+        "name": "terms",  # weighted sum of loss.terms
         "softmax": {"label_smooth": True},
         "triplet": {"margin": 0.3, "weight_t": 1.0, "weight_x": 0.0},
         "terms": {},
@@ -145,117 +144,108 @@ _DEFAULTS: dict[str, Any] = {
         "rerank": False,
         "visrank": False,
         "visrank_topk": 10,
-        "evaluator": "exact",  # what computes R@k and mAP: our exact evaluator or torchreid's
-        "protocols": ["t2i"],  # of the final test: t2i, i2t, i2i, ti2i, identity, clothing, both
-        "identity_weight": 0.5,  # share of the identity text in both, the rest is the clothing text's
-        "bootstrap": 2000,  # samples for the 95 % intervals of the final test; 0 for none
-        "pictures": 6,  # ranked lists drawn after the final test
+        "evaluator": "exact",  # exact (ours) or torchreid
+        "protocols": ["t2i"],  # for the final test: t2i, i2t, i2i, ti2i, identity, clothing, both
+        "identity_weight": 0.5,  # weight of the identity text in protocol both; the clothing text has the rest
+        "bootstrap": 2000,  # resamples for the 95 % intervals of the final test; 0 is off
+        "pictures": 6,  # number of ranked lists drawn after the final test
     },
 }
-# What an image-only configuration starts from instead.
+# Replaces defaults in an image-only configuration.
 _IMAGE_ONLY_DEFAULTS: dict[str, Any] = {
     "data": {"sources": ["market1501"], "targets": ["market1501"]},
     "train": {"optim": "adam"},
     "loss": {"name": "softmax"},
 }
-# What may be set to a value of the type, or left empty.
-_OPTIONAL: dict[str, type] = {
-    "data.val": list,
-    "data.height": int,
-    "data.width": int,
-    "data.norm_mean": list,
-    "data.norm_std": list,
-}
-# Tables whose keys belong to somebody else: Hugging Face's configurations, the losses' arguments.
+# Keys that may be None, with the type of their other values; for lists, the type of the items.
+_OPTIONAL = {"data.height": int, "data.width": int}
+_OPTIONAL_LISTS = {"data.val": str, "data.norm_mean": float, "data.norm_std": float}
+# Tables that accept any key: Hugging Face's configurations and the arguments of losses.
 _OPEN_TABLES = ("model.vit_config", "model.bert_config", "loss.terms")
-_MOST_DEPTH = 20  # of tables and lists in each other
 
 
 def get_cfg() -> CfgNode:
-    """A fresh configuration with every default."""
-    return _node(_DEFAULTS, "")
+    """A new configuration with all defaults."""
+    cfg = CfgNode(_DEFAULTS)
+    for name in _OPEN_TABLES:
+        table, _, key = name.partition(".")
+        cfg[table][key].set_new_allowed(True)
+    return cfg
 
 
 def load_cfg(config_file: str | Path | None = None, opts: Sequence[str] = ()) -> CfgNode:
-    """The defaults, then a YAML file with its bases, then pairs: ``["train.lr", "1e-4"]`` or ``["train.lr=1e-4"]``.
+    """The defaults, overridden by a YAML file, which may have bases, and by pairs from the command line.
+
+    Args:
+        config_file: the YAML file.
+        opts: ``["train.lr", "1e-4"]`` or ``["train.lr=1e-4"]``.
 
     Raises:
-        ConfigError: for a missing or broken file, an unknown key (the message names the nearest one), a value of
+        ConfigError: for a missing or broken file, an unknown key (the message suggests the nearest one), a value of
             the wrong type, or a key without a value.
     """
-    settings = [(_read_yaml(Path(config_file), ()), str(config_file))] if config_file else []
-    settings += [(_nest(key, value), "command line") for key, value in _pairs(opts)]
-    cfg = _merged(settings)
-    return _merged([(_IMAGE_ONLY_DEFAULTS, "defaults"), *settings]) if image_only(cfg) else cfg
+    updates = [(_read_yaml(Path(config_file), ()), str(config_file))] if config_file else []
+    updates += [(_nest(key, value), "command line") for key, value in _pairs(opts)]
+    cfg = _merged(updates)
+    return _merged([(_IMAGE_ONLY_DEFAULTS, "defaults"), *updates]) if image_only(cfg) else cfg
+
+
+def _merged(updates: Sequence[tuple[Mapping[str, Any], str]]) -> CfgNode:
+    cfg = get_cfg()
+    for values, source in updates:
+        merge(cfg, values, source)
+    return cfg
 
 
 def image_only(cfg: CfgNode) -> bool:
-    """Whether ``cfg`` describes torchreid's training on images alone: another model, or a loss that is torchreid's."""
+    """True for torchreid's training on images alone: another model than ours, or a loss of torchreid's."""
     return cfg.model.name != MODEL_NAME or cfg.loss.name != "terms"
 
 
-def require_texts(cfg: CfgNode, what: str) -> None:
-    """Refuses an image-only configuration for ``what`` reads texts.
+def require_texts(cfg: CfgNode, command: str) -> None:
+    """Checks that a configuration is one for images with texts, which ``command`` needs.
 
     Raises:
-        ConfigError: naming what makes it one.
+        ConfigError: for an image-only one.
     """
     if image_only(cfg):
         raise ConfigError(
-            f"{what} is for {MODEL_NAME} with texts, loss.name terms; this configuration is of {cfg.model.name} with "
-            f"loss.name {cfg.loss.name}, on images alone"
+            f"{command}: model.name {cfg.model.name} with loss.name {cfg.loss.name} works on images alone; use "
+            f"model.name {MODEL_NAME} with loss.name terms"
         )
 
 
 def changed_keys(cfg: CfgNode) -> dict[str, Any]:
-    """The settings that are not the defaults of `get_cfg`, by their full names; of open tables the table."""
-    return _changed(cfg, _DEFAULTS, "")
+    """The settings that differ from the defaults of `get_cfg`, by full name; an open table counts as one setting."""
+    return {name: value for name, value in _settings(cfg) if value != _DEFAULT_SETTINGS[name]}
 
 
-def _changed(cfg: Mapping[str, Any], defaults: Mapping[str, Any], prefix: str) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for key, value in cfg.items():
-        name, default = f"{prefix}{key}", defaults[key]
-        if isinstance(default, Mapping) and name not in _OPEN_TABLES:
-            found.update(_changed(value, default, f"{name}."))
-        elif value != default:
-            found[name] = value
-    return found
+def merge(cfg: CfgNode, updates: Mapping[str, Any], source: str, prefix: str = "") -> None:
+    """Sets the nested ``updates`` in ``cfg``.
 
+    Stricter than yacs' own merge, which accepts None and list items of any type, and turns ``data.root 2024`` into a
+    number; more lenient in open tables, where yacs takes no integer for a float.
 
-def _merged(settings: Sequence[tuple[Mapping[str, Any], str]]) -> CfgNode:
-    """The defaults, and each of ``settings`` over those before it; with each goes who asked."""
-    cfg = get_cfg()
-    for updates, where in settings:
-        merge(cfg, updates, where)
-    return cfg
-
-
-def merge(cfg: CfgNode, updates: Mapping[str, Any], where: str, prefix: str = "") -> None:
-    """Sets the nested ``updates`` in ``cfg``; ``where`` says in errors who asked.
+    Args:
+        source: where the updates come from, for error messages: a file or "command line".
 
     Raises:
         ConfigError: for an unknown key or a value of the wrong type.
     """
     for key, value in updates.items():
         name = f"{prefix}{key}"
-        if key not in cfg and not cfg.is_new_allowed():
-            raise ConfigError(f"{where}: unknown key '{name}'{_nearest(name)}; valid here: {', '.join(cfg)}")
-        old = cfg.get(key)
-        if isinstance(old, CfgNode):
-            value = _parse_text(value, f"{where}: '{name}'")
+        where = f"{source}: '{name}'"
+        is_open = cfg.is_new_allowed()
+        if key not in cfg and not is_open:
+            raise ConfigError(f"{source}: unknown key '{name}'{_nearest(name)}; valid here: {', '.join(cfg)}")
+        if is_open or not isinstance(_DEFAULT_SETTINGS.get(name), str):
+            value = _parse(value, where)
+        if isinstance(cfg.get(key), CfgNode) or (is_open and isinstance(value, Mapping)):
             if not isinstance(value, Mapping):
-                raise ConfigError(f"{where}: '{name}' is a table of settings, not {short_repr(value)}")
-            merge(old, value, where, f"{name}.")
-        elif cfg.is_new_allowed():  # checked by whoever builds from this table
-            value = _parse_text(value, f"{where}: '{name}'")
-            value = _node(value, name, new_allowed=True) if isinstance(value, Mapping) else value
-            check_value({key: value}, f"{where}: '{name}'")
-            cfg[key] = value
+                raise ConfigError(f"{where} is a table of settings, not {short_repr(value)}")
+            merge(cfg.setdefault(key, CfgNode(new_allowed=True)), value, source, f"{name}.")
         else:
-            value = _coerce(value, name, f"{where}: '{name}'")
-            check_value(value, f"{where}: '{name}'")
-            cfg[key] = value
+            cfg[key] = _finite(value if is_open else _typed(value, name, where), where)
 
 
 def merge_words(cfg: CfgNode, opts: Sequence[str]) -> None:
@@ -268,33 +258,6 @@ def merge_words(cfg: CfgNode, opts: Sequence[str]) -> None:
         merge(cfg, _nest(key, value), "command line")
 
 
-def check_value(value: Any, where: str, depth: int = 0) -> None:
-    """Refuses what would break a run hours later: NaN, endless numbers, texts that no file can hold, depth, dates.
-
-    Raises:
-        ConfigError: which begins with ``where``.
-    """
-    if depth > _MOST_DEPTH:
-        raise ConfigError(f"{where} is nested more than {_MOST_DEPTH} deep")
-    if isinstance(value, Mapping):
-        for key, inner in value.items():
-            if not isinstance(key, str):
-                raise ConfigError(f"{where}: the key {short_repr(key)} is no text")
-            check_value(inner, where, depth + 1)
-    elif isinstance(value, list | tuple):
-        for inner in value:
-            check_value(inner, where, depth + 1)
-    elif isinstance(value, str):
-        if problem := text_problem(value):
-            raise ConfigError(f"{where}: {short_repr(value)} {problem}")
-    elif isinstance(value, float) and not math.isfinite(value):
-        raise ConfigError(f"{where}: {value} is no number to compute with")
-    elif isinstance(value, int) and not -(2**63) <= value < 2**63:
-        raise ConfigError(f"{where}: {short_repr(value)} does not fit into 64 bits")
-    elif not isinstance(value, int | float | None):
-        raise ConfigError(f"{where}: {short_repr(value)} is no number, text, list or table")
-
-
 def to_dict(cfg: CfgNode) -> dict[str, Any]:
     """The configuration as plain nested dictionaries."""
     return {key: to_dict(value) if isinstance(value, CfgNode) else value for key, value in cfg.items()}
@@ -302,45 +265,27 @@ def to_dict(cfg: CfgNode) -> dict[str, Any]:
 
 def dump(cfg: CfgNode) -> str:
     """The configuration as YAML that `load_cfg` reads back."""
-    text = yaml.safe_dump(to_dict(cfg), sort_keys=False, allow_unicode=True)
-    if any(mark in text for mark in "\x85\u2028\u2029"):  # line breaks to YAML, which would come back as spaces
-        text = yaml.safe_dump(to_dict(cfg), sort_keys=False)
-    return text
+    return yaml.safe_dump(to_dict(cfg), sort_keys=False, allow_unicode=True)
 
 
-def _node(values: Mapping[str, Any], name: str, new_allowed: bool = False) -> CfgNode:
-    node = CfgNode(new_allowed=new_allowed or name in _OPEN_TABLES)
-    for key, value in values.items():
-        full = f"{name}.{key}" if name else str(key)
-        if isinstance(value, Mapping):
-            node[key] = _node(value, full, node.is_new_allowed())
-        elif node.is_new_allowed():
-            node[key] = _parse_text(value, full)
-        else:
-            node[key] = list(value) if isinstance(value, list) else value
-    return node
-
-
-def _read_yaml(file: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
-    """A YAML file over its ``_BASE_``."""
+def _read_yaml(file: Path, children: tuple[Path, ...]) -> dict[str, Any]:
+    """A YAML file merged over its ``_BASE_``; ``children`` are the files that name it as theirs."""
     try:
-        content = parse_yaml(read_bytes(file, MAX_CONFIG_BYTES))
+        content = parse_yaml(read_bytes(file, MAX_CONFIG_BYTES)) or {}
     except OSError as error:
         raise ConfigError(f"no configuration file '{file}' ({error.strerror})") from error
     except ValueError as error:
         raise ConfigError(f"'{file}' is not valid YAML: {error}") from error
-    if content is None:
-        content = {}
     if not isinstance(content, dict):
         raise ConfigError(f"'{file}' must hold settings such as 'train: {{lr: 0.001}}', not {short_repr(content)}")
-    if file.resolve() in seen:
+    if file.resolve() in children:
         raise ConfigError(f"'{file}' is its own _BASE_")
     base = content.pop("_BASE_", None)
     if base is None:
         return content
     if not isinstance(base, str):
         raise ConfigError(f"'{file}': _BASE_ must be the name of a file, not {short_repr(base)}")
-    return _overlay(_read_yaml(file.parent / base, (*seen, file.resolve())), content)
+    return _overlay(_read_yaml(file.parent / base, (*children, file.resolve())), content)
 
 
 def _overlay(base: Mapping[str, Any], top: Mapping[str, Any]) -> dict[str, Any]:
@@ -352,17 +297,15 @@ def _overlay(base: Mapping[str, Any], top: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _pairs(opts: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """``KEY VALUE`` and ``KEY=VALUE``, in any mixture."""
+    """Splits ``KEY VALUE`` and ``KEY=VALUE``, in any mixture."""
     words = iter(opts)
     for word in words:
         key, equals, value = word.partition("=")
         if not equals:
-            following = next(words, None)
-            if following is None:
-                raise ConfigError(f"'{key}' has no value; settings are pairs, such as: train.lr 1e-4")
-            value = following
-        if key.count(".") > _MOST_DEPTH:
-            raise ConfigError(f"command line: the key {short_repr(key)} is nested more than {_MOST_DEPTH} deep")
+            try:
+                value = next(words)
+            except StopIteration:
+                raise ConfigError(f"'{key}' has no value; settings are pairs, such as: train.lr 1e-4") from None
         yield key, value
 
 
@@ -372,68 +315,63 @@ def _nest(key: str, value: Any) -> dict[str, Any]:
     return value
 
 
-def _parse_text(value: Any, where: str) -> Any:
-    """What a text from the command line means, or from YAML, which takes numbers such as 1e-4 for texts.
+def _parse(value: Any, where: str) -> Any:
+    """Reads a text as a Python literal, else as YAML's ``[a, b]``, ``{a: 1}``, ``true`` or ``null``, else as itself.
 
-    A Python literal, a YAML list, mapping or truth value, else the text itself.
+    The command line gives texts, and so does YAML for numbers such as 1e-4.
     """
-    if not isinstance(value, str):
-        return value
     try:
-        return ast.literal_eval(value)
-    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
-        pass  # not a literal, and not meant to be: most values are names and paths
-    if value.startswith(("[", "{")) or value in ("true", "false", "null"):
-        try:
-            return parse_yaml(value)
-        except ValueError as error:
-            raise ConfigError(f"{where}: cannot read the value {short_repr(value)}: {error}") from error
-    return value
+        parsed = CfgNode._decode_cfg_value(value) if isinstance(value, str) else value
+        if isinstance(parsed, str) and (parsed.startswith(("[", "{")) or parsed in ("true", "false", "null")):
+            parsed = parse_yaml(parsed)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"{where}: cannot read the value {short_repr(value)}: {error}") from error
+    return parsed
 
 
-def _coerce(value: Any, name: str, where: str) -> Any:
-    """``value`` in the type of the default of ``name``; texts stay as they are where a text is wanted."""
-    default = _default(name)
-    wanted = _OPTIONAL.get(name, type(default))
-    if wanted is not str:
-        value = _parse_text(value, where)
-    if isinstance(value, tuple):
-        value = list(value)
-    if value is None and name in _OPTIONAL:
+def _typed(value: Any, name: str, where: str) -> Any:
+    """``value`` in the type of the setting ``name``: an integer as a float, a single value as a list."""
+    if value is None and (name in _OPTIONAL or name in _OPTIONAL_LISTS):
         return None
-    if wanted is list:
-        values = value if isinstance(value, list) else [value]  # torchreid too takes one name for a list of names
-        kind = type(default[0]) if default else str if name == "data.val" else float
-        return [_typed(item, kind, f"{where}: each value") for item in values]
-    return _typed(value, wanted, where)
+    default = _DEFAULT_SETTINGS[name]
+    if isinstance(default, list) or name in _OPTIONAL_LISTS:
+        items = value if isinstance(value, (list, tuple)) else [value]
+        kind = _OPTIONAL_LISTS.get(name) or type(default[0])
+        return [_checked(item, kind, f"{where}: each value") for item in items]
+    return _checked(value, _OPTIONAL.get(name, type(default)), where)
 
 
-def _typed(value: Any, wanted: type, where: str) -> Any:
-    if wanted is float and isinstance(value, int) and not isinstance(value, bool):
-        check_value(value, where)  # for one with more than 308 digits is no float
-        value = float(value)
-    if type(value) is not wanted:
-        found = "empty" if value is None else f"{type(value).__name__} ({short_repr(value)})"
-        raise ConfigError(f"{where} must be {wanted.__name__}, not {found}")
+def _checked(value: Any, kind: type, where: str) -> Any:
+    if kind is float and type(value) is int:
+        return float(value)
+    if type(value) is not kind:
+        actual = "empty" if value is None else f"{type(value).__name__} ({short_repr(value)})"
+        raise ConfigError(f"{where} must be {kind.__name__}, not {actual}")
     return value
 
 
-def _default(name: str) -> Any:
-    value: Any = _DEFAULTS
-    for part in name.split("."):
-        value = value[part]
+def _finite(value: Any, where: str) -> Any:
+    """``value`` itself; a learning rate of NaN would only show when the loss is NaN too."""
+    for number in value if isinstance(value, list) else [value]:
+        if isinstance(number, float) and not math.isfinite(number):
+            raise ConfigError(f"{where}: {number} is not a finite number")
     return value
+
+
+def _settings(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Each setting by its full name, such as ``train.lr``; an open table counts as one setting."""
+    for key, value in table.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, Mapping) and name not in _OPEN_TABLES:
+            yield from _settings(value, f"{name}.")
+        else:
+            yield name, value
+
+
+_DEFAULT_SETTINGS = dict(_settings(_DEFAULTS))
 
 
 def _nearest(name: str) -> str:
-    found = difflib.get_close_matches(name, _key_names(_DEFAULTS), n=1, cutoff=0.6)
-    return f", did you mean '{found[0]}'" if found else ""
-
-
-def _key_names(table: Mapping[str, Any], prefix: str = "") -> list[str]:
-    names = []
-    for key, value in table.items():
-        names.append(f"{prefix}{key}")
-        if isinstance(value, Mapping):
-            names += _key_names(value, f"{prefix}{key}.")
-    return names
+    tables = [setting.rpartition(".")[0] for setting in _DEFAULT_SETTINGS]
+    matches = difflib.get_close_matches(name, [*tables, *_DEFAULT_SETTINGS], n=1, cutoff=0.6)
+    return f", did you mean '{matches[0]}'" if matches else ""

@@ -6,10 +6,16 @@ keeps its traceback. Each class also derives from the matching built-in exceptio
 
 from __future__ import annotations
 
+import re
 import reprlib
 from collections.abc import Collection, Iterable
 
 _MAX_LINE = 2000  # characters
+# Control characters, lone surrogates, line separators, and marks that reverse the direction of the text around them.
+_UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff\u2028-\u202e\u2066-\u2069\ufeff]")
+_short = reprlib.Repr()
+_short.maxstring = _short.maxlong = _short.maxother = 200
+short_repr = _short.repr  # ``repr`` for error messages, which truncates long values
 
 
 class T2IReIDError(Exception):
@@ -19,21 +25,15 @@ class T2IReIDError(Exception):
     """
 
     def __init__(self, message: object = "") -> None:
-        super().__init__("\n".join(map(_readable, str(message).split("\n"))))
+        super().__init__("\n".join(_truncated(printable(line)) for line in str(message).split("\n")))
 
 
-class _ShortRepr(reprlib.Repr):
-    def __init__(self) -> None:
-        super().__init__()
-        self.maxstring = self.maxlong = self.maxother = 200
+def printable(text: str) -> str:
+    """``text`` from an untrusted file, with escapes such as ``\\x1b`` for what would disturb a terminal or a page."""
+    return _UNPRINTABLE.sub(lambda match: ascii(match[0])[1:-1], text)
 
 
-short_repr = _ShortRepr().repr  # ``repr`` for messages, truncated where it is long
-
-
-def _readable(line: str) -> str:
-    if not line.isprintable():
-        line = "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in line)
+def _truncated(line: str) -> str:
     return line if len(line) <= _MAX_LINE else f"{line[: _MAX_LINE // 2 - 2]} … {line[1 - _MAX_LINE // 2 :]}"
 
 
@@ -54,11 +54,11 @@ class EncoderError(T2IReIDError, OSError):
 
 
 class InputError(T2IReIDError, ValueError):
-    """Images or texts of a shape or type that the model does not take."""
+    """Images or texts of a shape or type that the model does not accept."""
 
 
 class DependencyError(T2IReIDError, ImportError):
-    """A package that is needed for what was asked, and cannot be imported."""
+    """A required package that cannot be imported."""
 
 
 def check_choice(name: str, value: object, valid: Collection[str]) -> None:
@@ -72,7 +72,7 @@ def check_choice(name: str, value: object, valid: Collection[str]) -> None:
 
 
 def check_keys(name: str, keys: Iterable[str], valid: Collection[str]) -> None:
-    """Checks that a mapping called ``name`` has no other ``keys`` than the ``valid`` ones.
+    """Checks that a mapping called ``name`` has only ``valid`` keys.
 
     Raises:
         ConfigError: naming the unknown keys and the valid ones.

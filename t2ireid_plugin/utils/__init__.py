@@ -1,1 +1,1 @@
-"""Helpers that know nothing of person re-identification: processes, files, signals, fonts, progress."""
+"""General helpers: distributed processes, files, signals, logs, fonts, progress."""

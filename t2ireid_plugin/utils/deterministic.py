@@ -1,4 +1,4 @@
-"""Kernels that give the same bits each time."""
+"""Deterministic kernels."""
 
 from __future__ import annotations
 
@@ -7,14 +7,13 @@ import os
 import torch
 
 
-def set_deterministic(wanted: bool) -> None:
-    """Asks PyTorch for deterministic kernels, or takes that back.
+def set_deterministic(enabled: bool) -> None:
+    """Switches PyTorch's deterministic kernels on or off; with them, an operation that has none raises.
 
-    An operation that has none raises where it is used. cuDNN does not try its kernels out for the fastest, since on
-    another day another one would win. cuBLAS needs ``CUBLAS_WORKSPACE_CONFIG``, which counts if it is set before the
-    first use of CUDA.
+    Also stops cuDNN from picking the fastest kernel by trial, whose choice varies from run to run, and sets
+    ``CUBLAS_WORKSPACE_CONFIG``, which cuBLAS reads at its first use.
     """
-    if wanted:
+    if enabled:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.backends.cudnn.benchmark = False
-    torch.use_deterministic_algorithms(wanted)
+    torch.use_deterministic_algorithms(enabled)

@@ -1,4 +1,4 @@
-"""One run a folder: two that write the same files would leave a mixture of both."""
+"""Lock on a run's folder, so that two runs never write the same files."""
 
 from __future__ import annotations
 
@@ -18,35 +18,35 @@ except ImportError:  # Windows, where nothing is locked
     fcntl = None  # type: ignore[assignment]
 
 logger = logging.getLogger(__name__)
-_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # of some network file systems
+_UNSUPPORTED = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # by some network file systems
 
 
 @contextlib.contextmanager
 def lock_folder(folder: Path) -> Iterator[None]:
-    """Holds ``folder/.lock``, which the system lets go when the process ends in whatever way.
+    """Holds a lock on ``folder/.lock``, which the system releases when the process ends, even if it is killed.
 
-    The lock is the process's own: data workers that outlive a killed run for some seconds do not hold it.
+    Child processes do not inherit the lock: data workers that outlive a killed run do not hold it.
 
     Raises:
-        ConfigError: when another run holds it, with its process and machine.
-        OSError: when the folder cannot be written to.
+        ConfigError: when another run holds the lock, with its process and host.
+        OSError: when the folder is not writable.
     """
     with open(folder / ".lock", "a+", encoding="utf-8") as stream:
-        if fcntl is not None:
-            try:
+        try:
+            if fcntl is not None:
                 fcntl.lockf(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                stream.seek(0)
-                raise ConfigError(
-                    f"data.save_dir: another run writes to '{folder}' ({stream.read().strip() or 'just started'}); "
-                    "wait for its end, or set another folder"
-                ) from error
-            except OSError as error:
-                if error.errno not in _NO_LOCKS:
-                    raise
-                logger.warning(
-                    "'%s' cannot be locked (%s): take care that no other run writes there", folder, error.strerror
-                )
+        except BlockingIOError as error:
+            stream.seek(0)
+            raise ConfigError(
+                f"data.save_dir: another run is writing to '{folder}' ({stream.read().strip() or 'just started'}); "
+                "wait until it ends, or set another folder"
+            ) from error
+        except OSError as error:
+            if error.errno not in _UNSUPPORTED:
+                raise
+            logger.warning(
+                "'%s' cannot be locked (%s); make sure that no other run writes there", folder, error.strerror
+            )
         stream.truncate(0)
         stream.write(f"process {os.getpid()} on {socket.gethostname()}\n")
         stream.flush()

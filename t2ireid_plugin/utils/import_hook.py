@@ -1,72 +1,58 @@
-"""Work that waits until another package is imported, so that importing ours does not import it."""
+"""Calls a function when another package is imported, so that importing ours does not have to import it."""
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib.abc
 import importlib.machinery
 import importlib.util
 import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from types import ModuleType
+from typing import Any
 
 
-def when_imported(name: str, action: Callable[[], object], quiet: str = "") -> None:
-    """Calls ``action`` when somebody imports the package ``name``, right after it is loaded; at once if it is already.
+def when_imported(name: str, action: Callable[[], object], ignored_warning: str = "") -> None:
+    """Calls ``action`` right after the import of the package ``name``, or at once if it is already imported.
 
     Args:
-        name: of a package of the top level.
-        action: what it raises comes out of the import, which then counts as failed.
-        quiet: how warnings start that the package gives while it is loaded, and that mean nothing to our users.
+        name: a top-level package.
+        action: its errors make the import fail.
+        ignored_warning: the start of warnings to suppress during the import.
     """
     if name in sys.modules:
         action()
     else:
-        sys.meta_path.insert(0, _Finder(name, action, quiet))
+        sys.meta_path.insert(0, _Finder(name, action, ignored_warning))
 
 
 class _Finder(importlib.abc.MetaPathFinder):
-    def __init__(self, name: str, action: Callable[[], object], quiet: str) -> None:
-        self.name, self.action, self.quiet = name, action, quiet
-        self.asking = False
+    """Finds the package where Python does, and adds the action to its loader's ``exec_module``."""
 
-    def find_spec(
-        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
-    ) -> importlib.machinery.ModuleSpec | None:
-        if fullname != self.name or self.asking:
+    def __init__(self, name: str, action: Callable[[], object], ignored_warning: str) -> None:
+        self.name, self.action, self.ignored_warning = name, action, ignored_warning
+        self.searching = False
+
+    def find_spec(self, fullname: str, *_: Any) -> importlib.machinery.ModuleSpec | None:
+        if fullname != self.name or self.searching:
             return None
-        self.asking = True  # or this would find itself again
+        self.searching = True  # the search below asks this finder too
         try:
             spec = importlib.util.find_spec(fullname)
         finally:
-            self.asking = False
-        if spec is None or spec.loader is None:
-            return None
-        spec.loader = _Loader(spec.loader, self)
+            self.searching = False
+        if spec is not None and spec.loader is not None:
+            exec_module = functools.partial(self._exec_module, spec.loader.exec_module)
+            spec.loader.exec_module = exec_module  # type: ignore[method-assign]
         return spec
 
-
-class _Loader(importlib.abc.Loader):
-    """The package's own loader, and the action after it."""
-
-    def __init__(self, own: importlib.abc.Loader, finder: _Finder) -> None:
-        self.own, self.finder = own, finder
-
-    def __getattr__(self, name: str) -> object:  # for whoever asks what is in the package without importing it
-        return getattr(self.own, name)
-
-    def create_module(self, spec: importlib.machinery.ModuleSpec) -> ModuleType | None:
-        return self.own.create_module(spec)
-
-    def exec_module(self, module: ModuleType) -> None:
-        module.__loader__ = self.own
-        if module.__spec__ is not None:
-            module.__spec__.loader = self.own
+    def _exec_module(self, exec_module: Callable[[ModuleType], None], module: ModuleType) -> None:
         with warnings.catch_warnings():
-            if self.finder.quiet:
-                warnings.filterwarnings("ignore", message=self.finder.quiet)
-            self.own.exec_module(module)
-            self.finder.action()
-        with contextlib.suppress(ValueError):  # it is gone already when a module is made of one spec twice
-            sys.meta_path.remove(self.finder)  # not sooner, so that whoever tries again after a failure gets the action
+            if self.ignored_warning:
+                warnings.filterwarnings("ignore", message=self.ignored_warning)
+            exec_module(module)
+            self.action()
+        with contextlib.suppress(ValueError):  # removed already, if the spec is executed twice
+            sys.meta_path.remove(self)  # only now: after a failed import the next attempt needs it

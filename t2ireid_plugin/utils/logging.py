@@ -1,4 +1,4 @@
-"""The log files of a run: console output in ``train.log``, one JSON a line in ``metrics.jsonl``, ``env.txt``."""
+"""Log files of a run: console output in ``train.log``, ``metrics.jsonl``, and versions for ``env.txt``."""
 
 from __future__ import annotations
 
@@ -19,27 +19,19 @@ from typing import Any, TextIO
 import torch
 
 _PACKAGES = (
-    "t2ireid-plugin",
-    "torch",
-    "torchvision",
-    "torchreid",
-    "transformers",
-    "tokenizers",
-    "mamba-ssm",
-    "numpy",
-    "scikit-learn",
-    "opencv-python-headless",
+    *("t2ireid-plugin", "torch", "torchvision", "torchreid", "transformers", "tokenizers", "mamba-ssm"),
+    *("numpy", "scikit-learn", "opencv-python-headless"),
 )
 
 
 class _Tee:
-    """A text stream that writes to two."""
+    """Text stream that writes to the console and to a file."""
 
     def __init__(self, console: TextIO, file: FileIO) -> None:
         self.console, self.file = console, file
 
     def write(self, text: str) -> int:
-        # Nothing is held back: a killed run keeps its log, and on a full disk closing has nothing left to fail at.
+        # Unbuffered: a killed run keeps its log, and on a full disk the error comes here and not on closing.
         self.file.write(text.encode("utf-8", "backslashreplace"))
         return self.console.write(text)
 
@@ -51,15 +43,15 @@ class _Tee:
 
 
 class _Handler(logging.StreamHandler):
-    """As what is printed, a message that cannot be written ends the run and is not told of with a traceback."""
+    """Raises if a message cannot be written, as ``print`` does, where `logging` would print a traceback."""
 
     def handleError(self, record: logging.LogRecord) -> None:
-        raise  # what the caller is handling
+        raise  # the error that the caller is handling
 
 
 @contextlib.contextmanager
 def log_to(path: str | Path, append: bool = False) -> Iterator[None]:
-    """Copies all that is printed or logged within to ``path``; torchreid prints, we log."""
+    """Copies everything that is printed (as by torchreid) or logged (as by us) to ``path``."""
     console = sys.stdout
     with open(path, "ab" if append else "wb", buffering=0) as file:
         sys.stdout = _Tee(console, file)
@@ -76,11 +68,11 @@ def log_to(path: str | Path, append: bool = False) -> Iterator[None]:
 
 
 class MetricsLog:
-    """``metrics.jsonl``: one JSON object a line.
+    """``metrics.jsonl``: a JSON object per line.
 
     Args:
         path: the file.
-        keep: bytes of an existing file to go on after; what follows them is of steps that are now done again.
+        keep: size in bytes to which an existing file is truncated: the steps logged after it are about to be repeated.
     """
 
     def __init__(self, path: str | Path, keep: int = 0) -> None:
@@ -89,48 +81,43 @@ class MetricsLog:
             stream.truncate(min(keep, stream.tell()))
 
     def write(self, **record: Any) -> None:
-        """Appends a line; the system has it when this returns."""
-        # JSON has no nan.
+        """Appends a line. NaN and infinities become null, as JSON has neither."""
         finite = {name: None if isinstance(v, float) and not math.isfinite(v) else v for name, v in record.items()}
         with open(self.path, "a", encoding="utf-8") as stream:
             stream.write(json.dumps(finite) + "\n")
 
     def size(self) -> int:
-        """Bytes so far, all of them on disk."""
+        """Size of the file in bytes, all of them on disk."""
         with open(self.path, "ab") as stream:
             os.fsync(stream.fileno())
             return stream.tell()
 
 
 def versions() -> dict[str, str]:
-    """Python's and the packages' versions; what is not installed is left out."""
-    found = {"python": platform.python_version()}
+    """Versions of Python and of the packages that are installed."""
+    result = {"python": platform.python_version()}
     for name in _PACKAGES:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            found[name] = importlib.metadata.version(name)
-    return found
+            result[name] = importlib.metadata.version(name)
+    return result
 
 
 def git_revision() -> str | None:
-    """Revision of the checkout that this package is run from, with ``+`` for changed files; None when installed."""
+    """Git revision of the checkout that this package runs from, with ``+`` for changed files; None if installed."""
     folder = Path(__file__).resolve().parents[2]
     if not (folder / ".git").exists():
         return None
     try:
-        words = ["git", "-C", str(folder), "describe", "--always", "--abbrev=40", "--match=", "--dirty=+"]
-        done = subprocess.run(words, capture_output=True, text=True, check=True, timeout=10)
-    except (OSError, subprocess.SubprocessError):  # no git, or not its folder
+        command = ["git", "-C", str(folder), "describe", "--always", "--abbrev=40", "--match=", "--dirty=+"]
+        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=10)
+    except (OSError, subprocess.SubprocessError):  # git is not installed, or the folder is another user's
         return None
     return done.stdout.strip() or None
 
 
 def describe_environment() -> str:
-    """Versions and machine, a line each."""
-    lines = [f"{name}: {version}" for name, version in versions().items()]
-    lines += [
-        f"platform: {platform.platform()}",
-        f"cpu cores: {os.cpu_count()}",
-        f"threads: {torch.get_num_threads()}",
-    ]
+    """Versions and hardware as ``name: value`` lines."""
+    machine = {"platform": platform.platform(), "cpu cores": os.cpu_count(), "threads": torch.get_num_threads()}
+    lines = [f"{name}: {value}" for name, value in {**versions(), **machine}.items()]
     lines += [f"gpu: {torch.cuda.get_device_name(i)}" for i in range(torch.cuda.device_count())]
     return "\n".join(lines) + "\n"

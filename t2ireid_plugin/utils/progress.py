@@ -1,4 +1,4 @@
-"""How far long work is: a bar on a terminal, a line every tenth in a file."""
+"""Progress of long work: a bar on a terminal, a line for every tenth elsewhere."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ T = TypeVar("T")
 
 
 def show_progress(results: Iterable[T], total: int, what: str, unit: str, show: bool = True) -> Iterator[T]:
-    """Hands on ``results`` as they come, and says on standard error how far they are and how long it will take.
+    """Yields ``results`` and reports progress and remaining time on standard error.
 
     Args:
-        results: whatever is worked on.
-        total: how many there will be.
+        results: computed while iterating.
+        total: their number.
         what: the work, such as "drawing people".
-        unit: of one result, such as "person".
-        show: False for silence.
+        unit: of a result, such as "person".
+        show: False for no output.
     """
     if not show:
         yield from results

@@ -1,4 +1,4 @@
-"""SIGTERM and SIGINT, which schedulers and keyboards send: a run finishes its step, saves and ends."""
+"""SIGTERM and SIGINT, from schedulers and keyboards: a run finishes its step, saves a checkpoint and ends."""
 
 from __future__ import annotations
 
@@ -14,13 +14,12 @@ import torch.distributed as dist
 
 from t2ireid_plugin.utils.distributed import all_reduce_max, world_size
 
-# torchrun hands a signal on to processes that whoever sent it may have reached as well.
-_SAME = 2.0  # seconds
-_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+# torchrun forwards a signal to its processes, which the sender may have reached as well: one signal, not two.
+_DUPLICATE = 2.0  # seconds
 
 
 class Stopped(KeyboardInterrupt):
-    """A signal to end has come; ``status`` is the exit status that says so, 143 or 130."""
+    """Raised on a signal; ``status`` is the exit status for it, 143 or 130."""
 
     def __init__(self, number: int) -> None:
         self.signal = signal.Signals(number)
@@ -29,28 +28,26 @@ class Stopped(KeyboardInterrupt):
 
 
 class _Handler:
-    """The first signal raises `Stopped`, at once or at the end of what must not be broken off; a second one ends all.
-
-    Under torchrun one that follows at once is taken for the first.
+    """Raises `Stopped` on the first signal, at once or at the end of `defer_signals`; a second signal ends the process.
 
     Attributes:
-        received: the signal that has come.
-        since: when, in seconds of the monotonic clock.
-        shields: how many `defer_signals` blocks the process is in.
+        received: the first signal, None before it.
+        since: its time, in seconds of the monotonic clock.
+        deferring: number of nested `defer_signals` blocks.
     """
 
     def __init__(self) -> None:
         self.received: int | None = None
         self.since = 0.0
-        self.shields = 0
+        self.deferring = 0
 
     def __call__(self, number: int, _frame: Any) -> None:
         if self.received is not None:
-            if dist.is_torchelastic_launched() and time.monotonic() - self.since < _SAME:
+            if dist.is_torchelastic_launched() and time.monotonic() - self.since < _DUPLICATE:
                 return
-            os._exit(128 + number)  # nothing is waited for, not even by Python's own exit
+            os._exit(128 + number)  # at once, without Python's own clean-up
         self.received, self.since = number, time.monotonic()
-        if not self.shields:
+        if not self.deferring:
             raise Stopped(number)
 
 
@@ -59,12 +56,12 @@ _handler = _Handler()
 
 @contextlib.contextmanager
 def stop_on_signal() -> Iterator[None]:
-    """Within, SIGTERM and SIGINT raise `Stopped`. Does nothing outside the main thread, where no signal arrives."""
+    """Within the block, SIGTERM and SIGINT raise `Stopped`. Has no effect in other threads, which get no signals."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     _handler.received = None
-    before = {number: signal.signal(number, _handler) for number in _SIGNALS}
+    before = {number: signal.signal(number, _handler) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         yield
     finally:
@@ -75,19 +72,19 @@ def stop_on_signal() -> Iterator[None]:
 
 @contextlib.contextmanager
 def defer_signals() -> Iterator[None]:
-    """A signal that comes within raises `Stopped` at the end."""
-    waiting = _handler.received is None
-    _handler.shields += 1
+    """A signal within the block raises `Stopped` at its end."""
+    was_clear = _handler.received is None
+    _handler.deferring += 1
     try:
         yield
     finally:
-        _handler.shields -= 1
-    if waiting and _handler.received is not None and not _handler.shields:
+        _handler.deferring -= 1
+    if was_clear and _handler.received is not None and not _handler.deferring:
         raise Stopped(_handler.received)
 
 
 def check_stop() -> None:
-    """Raises `Stopped` in each process when one has had a signal, also within `defer_signals`."""
+    """Raises `Stopped` in all processes if one of them has received a signal, also within `defer_signals`."""
     number = _handler.received or 0
     if world_size() > 1:
         number = all_reduce_max(number, "cuda" if dist.get_backend() == "nccl" else "cpu")

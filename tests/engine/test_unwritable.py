@@ -19,7 +19,7 @@ from t2ireid_plugin.errors import CheckpointError
 from t2ireid_plugin.utils.atomic_io import explain_write_errors
 from t2ireid_plugin.utils.logging import log_to
 
-MEND = "the checkpoints that are there are whole, so once this is mended --resume goes on from the newest"
+MEND = "existing checkpoints are intact: fix this, then continue with --resume"
 
 
 @pytest.fixture

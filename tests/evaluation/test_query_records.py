@@ -218,7 +218,7 @@ def test_a_write_that_fails_leaves_the_old_file(saved, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(np, "savez_compressed", full)
-    with pytest.raises(DataError, match="No space left on device; what was there before is untouched"):
+    with pytest.raises(DataError, match="No space left on device; the existing file is unchanged"):
         save_records(saved, "cuhkpedes", {"t2i": random_record(5)})
     assert saved.read_bytes() == before
     assert [path.name for path in saved.parent.iterdir()] == [saved.name]

@@ -294,9 +294,9 @@ def test_mistakes_in_a_csv_table(place, monkeypatch, content, words):
             '{"image": "a.jpg", "caption": "x", "id": 1}\n{"image": "b.jpg", "caption": "x"}',
             "line 2: the column 'identity'",
         ),
-        ('{"image": "a.jpg", "caption": "half \\ud83d"}', "holds half a character"),
-        ('{"image": "a\\u0000/b.jpg", "caption": "x"}', "line 1: image 'a\\x00/b.jpg' holds a zero byte"),
-        ('{"image": "a.jpg\\u0000", "caption": "x"}', "line 1: image 'a.jpg\\x00' holds a zero byte"),
+        ('{"image": "a.jpg", "caption": "half \\ud83d"}', "contains a lone surrogate"),
+        ('{"image": "a\\u0000/b.jpg", "caption": "x"}', "line 1: image 'a\\x00/b.jpg' contains a zero byte"),
+        ('{"image": "a.jpg\\u0000", "caption": "x"}', "line 1: image 'a.jpg\\x00' contains a zero byte"),
     ],
 )
 def test_mistakes_in_json_lines(place, line, words):

@@ -3,7 +3,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 
 import pytest
 
@@ -11,11 +10,11 @@ from t2ireid_plugin.cli import main
 from t2ireid_plugin.errors import ConfigError
 from t2ireid_plugin.utils.file_lock import lock_folder
 
-# Holds the folder, and has a child that outlives it for a while, as data workers do.
+# Holds the lock, and has a child process that outlives it, as data workers do.
 HOLDER = """
 import os, pathlib, sys, time
-from t2ireid_plugin.utils.file_lock import alone_in
-with alone_in(pathlib.Path(sys.argv[1])):
+from t2ireid_plugin.utils.file_lock import lock_folder
+with lock_folder(pathlib.Path(sys.argv[1])):
     child = os.fork()
     if child:
         print(child, flush=True)
@@ -23,47 +22,35 @@ with alone_in(pathlib.Path(sys.argv[1])):
 """
 
 
-@pytest.fixture
-def holder(tmp_path):
-    """A process that holds `tmp_path`, and its child's number."""
+@pytest.mark.slow
+def test_another_process_is_refused_until_the_holder_dies(tmp_path, tiny_settings, capsys):
     process = subprocess.Popen([sys.executable, "-c", HOLDER, str(tmp_path)], stdout=subprocess.PIPE)
     child = int(process.stdout.readline())
-    yield process, child
-    process.kill()
-    process.wait()
-    os.kill(child, signal.SIGKILL)
+    try:
+        assert main(["train", *tiny_settings(tmp_path)]) == 2
+        message = capsys.readouterr().err
+        assert f"error: data.save_dir: another run is writing to '{tmp_path}' (process {process.pid} on " in message
+        assert len(message.splitlines()) == 1
+        assert [path.name for path in tmp_path.iterdir()] == [".lock"]  # no file was touched
+        with pytest.raises(ConfigError), lock_folder(tmp_path):
+            pytest.fail("locked twice")
+        process.kill()
+        process.wait()
+        os.kill(child, 0)  # still alive
+        with lock_folder(tmp_path):
+            assert (tmp_path / ".lock").read_text().startswith(f"process {os.getpid()} on ")
+    finally:
+        process.kill()
+        os.kill(child, signal.SIGKILL)
 
 
-def test_a_second_run_in_a_folder_is_refused(holder, tmp_path, tiny_settings, capsys):
-    process, _ = holder
-    assert main(["train", *tiny_settings(tmp_path)]) == 2
-    message = capsys.readouterr().err
-    assert f"error: data.save_dir: another run writes to '{tmp_path}' (process {process.pid} on " in message
-    assert len(message.splitlines()) == 1
-    assert [path.name for path in tmp_path.iterdir()] == [".lock"]  # not one file was touched
-
-
-def test_a_killed_run_holds_nothing_though_its_workers_still_live(holder, tmp_path):
-    process, child = holder
-    with pytest.raises(ConfigError), lock_folder(tmp_path):
-        pass
-    process.kill()
-    process.wait()
-    os.kill(child, 0)  # it is there
-    time.sleep(0.1)
-    with lock_folder(tmp_path):
-        assert (tmp_path / ".lock").read_text().startswith(f"process {os.getpid()} on ")
-
-
-def test_one_run_after_another(tmp_path):
+def test_the_lock_is_released_at_the_end(tmp_path):
     for _ in range(2):
         with lock_folder(tmp_path):
-            pass
+            assert (tmp_path / ".lock").read_text().startswith(f"process {os.getpid()} on ")
 
 
-def test_where_nothing_can_be_locked_it_says_so_and_goes_on(tmp_path, monkeypatch, caplog):
-    """As on some network file systems."""
-
+def test_a_file_system_without_locks_gives_a_warning(tmp_path, monkeypatch, caplog):
     def lockf(*_):
         raise OSError(errno.ENOLCK, "No locks available")
 

@@ -170,14 +170,14 @@ def _draw(tiles: Sequence[_Tile], title: str, note: str, fonts: _Fonts) -> Image
 def _tag(draw: ImageDraw.ImageDraw, at: tuple[int, int], text: str, font: Font) -> None:
     """A label over the corner of a tile."""
     if text:
-        draw.rectangle((*at, at[0] + font.getlength(printable(text, font)) + 11, at[1] + _LINE + 3), fill=_RED)
+        draw.rectangle((*at, at[0] + font.getlength(printable(text)) + 11, at[1] + _LINE + 3), fill=_RED)
         _write(draw, (at[0] + 6, at[1] + 2), text, _TILE, font)
 
 
 def _write(draw: ImageDraw.ImageDraw, at: tuple[float, float], text: str, fill: str, font: Font) -> None:
     """A line of text; all fonts stand on the same line."""
     ascent = font.getmetrics()[0] if isinstance(font, ImageFont.FreeTypeFont) else _BASELINE
-    draw.text((at[0], at[1] + _BASELINE - ascent), printable(text, font), fill=fill, font=font)
+    draw.text((at[0], at[1] + _BASELINE - ascent), printable(text), fill=fill, font=font)
 
 
 def _wrap_all(captions: Sequence[str], fonts: _Fonts, width: int) -> list[str]:
