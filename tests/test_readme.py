@@ -104,12 +104,3 @@ def test_make_targets() -> None:
     planned = subprocess.run(["make", "-n", "demo"], cwd=REPOSITORY, capture_output=True, text=True, check=True).stdout
     assert "prepare synthetic data/synthetic" in planned
     assert "tools/train_net.py --config-file configs/t2i_synthetic_cpu.yaml" in planned
-
-
-def test_links_and_pictures_exist() -> None:
-    for readme in READMES:
-        text = (REPOSITORY / readme).read_text(encoding="utf-8")
-        targets = [target for target in re.findall(r"\]\(([^)]+)\)", text) if not target.startswith("http")]
-        assert targets
-        for target in targets:
-            assert (REPOSITORY / target).exists(), f"{readme} links to {target}"
