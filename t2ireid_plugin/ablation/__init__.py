@@ -1,4 +1,4 @@
-"""Recipes compared: a grid of settings trained over seeds, and a table that says which differences would stand.
+"""Comparison of recipes: a grid of settings trained over seeds, and a table of differences with confidence intervals.
 
-`grid` reads what is to be compared, `runs` trains it, `summary` makes the figures, `report` the table and the plot.
+`grid` reads the grid, `runs` trains it, `summary` computes the figures, `report` writes the tables and the plot.
 """

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import argparse
 
-from t2ireid_plugin.ablation.figures import probe_figures, protocol_figures
-from t2ireid_plugin.ablation.grid import configuration, only, plan, read_grid
+from t2ireid_plugin.ablation.grid import plan, read_grid, target_of
 from t2ireid_plugin.ablation.report import write_report
 from t2ireid_plugin.ablation.runs import train_all
-from t2ireid_plugin.ablation.summary import summarize
+from t2ireid_plugin.ablation.summary import probe_figures, protocol_figures, summarize
 from t2ireid_plugin.config import require_texts
 from t2ireid_plugin.engine.build import check_files
 from t2ireid_plugin.engine.checks import check_config
@@ -19,39 +18,35 @@ from t2ireid_plugin.utils.signals import stop_on_signal
 
 
 def run(options: argparse.Namespace, command: str) -> None:
-    """Trains what is not trained yet, then prints and writes the table, also of what there is when it is stopped.
+    """Trains the runs that have no results yet, then prints and writes the table; when interrupted, of those finished.
 
     Raises:
-        Stopped: on SIGTERM or SIGINT; the runs in work have saved themselves and go on next time.
-        T2IReIDError: for all that a user can mend, before anything is trained; and when runs failed, at the end.
+        Stopped: on SIGTERM or SIGINT; the running trainings save themselves and resume next time.
+        T2IReIDError: for errors that the user can fix, before any training; and at the end when runs failed.
     """
-    grid = read_grid(options.grid)
-    if options.rows:
-        grid = only(grid, options.rows, options.grid)
     for name, value in (("--threads", options.threads), ("--jobs", options.jobs)):
         if value is not None and value < 1:
             raise ConfigError(f"{name}: {value} must be at least 1")
+    grid = read_grid(options.grid, options.rows)
     seeds = list(dict.fromkeys(options.seeds))
     runs = plan(grid, options.config_file, options.opts, seeds, options.out)
-    for first in runs[: len(grid.rows)]:  # one of each row: they differ in the seed alone
-        cfg = configuration(first)
+    target = target_of(runs[0], options.target)
+    for first in runs[: len(grid.rows)]:  # one per row, since they differ in the seed alone
         try:
-            require_texts(cfg, "t2ireid ablate")
-            check_config(cfg)
+            require_texts(first.cfg, "t2ireid ablate")
+            check_config(first.cfg.clone())
+            target_of(first, target)
         except ConfigError as error:
             raise ConfigError(f"row '{first.row}': {error}") from error
-        check_files(cfg)
+        check_files(first.cfg)
     jobs = options.jobs or max(1, available_cores() // options.threads)
     try:
         with stop_on_signal():
             train_all(runs, jobs, options.threads, options.probe)
     finally:
-        rows = summarize(grid, runs, options.target)
+        rows = summarize(grid, runs, target)
         if rows:
             about = {"command": command, "baseline": grid.baseline, "versions": versions(), "revision": git_revision()}
-            others = {
-                "protocols": protocol_figures(grid, runs, options.target),
-                "probes": probe_figures(grid, runs, options.target),
-            }
-            text = write_report(rows, others, options.out, about)
+            protocols, probes = protocol_figures(grid, runs, target), probe_figures(grid, runs, target)
+            text = write_report(rows, {"protocols": protocols, "probes": probes}, options.out, about)
             print(f"{text}\n\nRuns, table and plot are in '{options.out}'")

@@ -1,4 +1,4 @@
-"""A grid's table, its file for programs, and its plot."""
+"""Report of a grid: Markdown tables, a JSON file and a plot."""
 
 from __future__ import annotations
 
@@ -6,8 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from t2ireid_plugin.ablation.figures import RowFigures
-from t2ireid_plugin.ablation.summary import METRICS, Spread, Summary
+from t2ireid_plugin.ablation.summary import METRICS, RowFigures, Spread, Summary
 from t2ireid_plugin.engine.training_state import save_json
 from t2ireid_plugin.evaluation.bootstrap import format_interval
 from t2ireid_plugin.utils.atomic_io import atomic_write, atomic_write_text
@@ -15,7 +14,7 @@ from t2ireid_plugin.utils.text import markdown_table
 
 
 def format_summaries(rows: Sequence[Summary]) -> str:
-    """A Markdown table, metrics in percent: mean ± standard deviation over the seeds, difference from the baseline."""
+    """Main table as Markdown, in percent: mean ± standard deviation over the seeds, difference from the baseline."""
     header = ["recipe", "seeds", *METRICS, *(f"{name} against the baseline" for name in METRICS), "trained", "time"]
     lines = []
     for row in rows:
@@ -23,21 +22,14 @@ def format_summaries(rows: Sequence[Summary]) -> str:
             format_interval(d.value, d.low, d.high, signed=True) if d else ""
             for d in ((row.differences or {}).get(name) for name in METRICS)
         ]
-        lines.append(
-            [
-                row.row,
-                str(len(row.seeds)),
-                *(_cell(row.metrics[name]) for name in METRICS),
-                *differences,
-                f"{row.parameters['trained'] / 1e6:.2f} M",
-                f"{row.seconds:.0f} s",
-            ]
-        )
+        metrics = (_cell(row.metrics[name]) for name in METRICS)
+        size, time = f"{row.parameters['trained'] / 1e6:.2f} M", f"{row.seconds:.0f} s"
+        lines.append([row.row, str(len(row.seeds)), *metrics, *differences, size, time])
     return markdown_table(header, lines)
 
 
 def format_figures(rows: Sequence[RowFigures]) -> str:
-    """A Markdown table in percent: mean ± standard deviation over the seeds of each figure."""
+    """Further table as Markdown, in percent: mean ± standard deviation of each figure over the seeds."""
     names = list(dict.fromkeys(name for row in rows for name in row.figures))
     lines = []
     for row in rows:
@@ -49,24 +41,24 @@ def format_figures(rows: Sequence[RowFigures]) -> str:
 def write_report(
     rows: Sequence[Summary], others: Mapping[str, Sequence[RowFigures]], folder: Path, about: dict[str, Any]
 ) -> str:
-    """``ablation.md``, whose text is returned, ``ablation.json`` with ``about`` beside the rows, ``ablation.png``.
+    """Writes ``ablation.md``, ``ablation.json`` and ``ablation.png``, and returns the text of the first.
 
-    Those of ``others`` that have rows become further tables, and keys of the JSON by their names.
+    Each of ``others`` becomes a key of the JSON file, beside the keys of ``about``, and a further table if it has rows.
     """
-    tables = [format_summaries(rows), *(format_figures(found) for found in others.values() if found)]
+    tables = [format_summaries(rows), *(format_figures(further) for further in others.values() if further)]
     text = "\n\n".join(tables)
     atomic_write_text(folder / "ablation.md", f"{text}\n")
     content = {**about, "rows": [_plain(row) for row in rows]}
-    for name, found in others.items():
-        content[name] = [{"row": row.row, "seeds": row.seeds, **_as_dicts(row.figures)} for row in found]
+    for name, further in others.items():
+        content[name] = [{"row": row.row, "seeds": row.seeds, **_as_dicts(row.figures)} for row in further]
     save_json(content, folder / "ablation.json")
     plot(rows, folder / "ablation.png")
     return text
 
 
 def plot(rows: Sequence[Summary], file: Path) -> None:
-    """A point for each seed and a bar for each mean, one panel a metric."""
-    from matplotlib.figure import Figure  # slow to load, and only this needs it
+    """Plots a point per seed and a bar per mean, in one panel per metric."""
+    from matplotlib.figure import Figure  # slow to import
 
     figure = Figure(figsize=(4 + 4 * len(METRICS), 1.2 + 0.32 * len(rows)), layout="constrained")
     panels = figure.subplots(1, len(METRICS), sharey=True, squeeze=False)[0]
@@ -75,9 +67,8 @@ def plot(rows: Sequence[Summary], file: Path) -> None:
         spreads = [row.metrics[metric] for row in rows]
         panel.barh(places, [100 * spread.mean for spread in spreads], color="#b9cde0")
         for place, spread in zip(places, spreads, strict=True):
-            panel.plot(
-                [100 * value for value in spread.values], [place] * len(spread.values), "o", color="#24527a", ms=4
-            )
+            values = [100 * value for value in spread.values]
+            panel.plot(values, [place] * len(values), "o", color="#24527a", ms=4)
         panel.set_xlabel(f"{metric}, %")
         panel.grid(axis="x", alpha=0.3)
     panels[0].set_yticks(places, [row.row for row in rows])
@@ -90,8 +81,7 @@ def _as_dicts(figures: Mapping[str, Spread]) -> dict[str, Any]:
 
 
 def _cell(spread: Spread) -> str:
-    deviation = "" if spread.sd is None else f" ± {100 * spread.sd:.2f}"
-    return f"{100 * spread.mean:.2f}{deviation}"
+    return f"{100 * spread.mean:.2f}" + ("" if spread.sd is None else f" ± {100 * spread.sd:.2f}")
 
 
 def _plain(row: Summary) -> dict[str, Any]:

@@ -1,6 +1,6 @@
-"""Trains the runs of a grid, several at once, each in a process of its own; what is done is not done again.
+"""Trains the runs of a grid in parallel, each in its own process, and skips those that have results.
 
-A run can be probed after its training, by ``t2ireid probe``, in a process of its own too.
+After its training a run can be probed, by ``t2ireid probe`` in another process.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
-from t2ireid_plugin.ablation.grid import Run, configuration
+from t2ireid_plugin.ablation.grid import Run
 from t2ireid_plugin.errors import ConfigError, DataError, T2IReIDError
 from t2ireid_plugin.probing.run import probes_path
 from t2ireid_plugin.utils.atomic_io import atomic_write_text
@@ -27,15 +27,15 @@ _RECIPE = "recipe.yaml"
 
 
 def train_all(runs: Sequence[Run], jobs: int = 1, threads: int = 1, probe: Sequence[str] | None = None) -> None:
-    """Trains what has no results yet, ``jobs`` at once with ``threads`` each; an interrupted run goes on.
+    """Trains the runs without results, ``jobs`` in parallel with ``threads`` each; interrupted runs resume.
 
-    Every run is tried, also after one has failed. With ``probe``, settings of its own such as ``data.root DIR``, each
-    run is probed as well.
+    A failed run does not stop the others. With ``probe``, a list of settings such as ``data.root DIR``, each run is
+    probed as well.
 
     Raises:
-        ConfigError: when a run's folder holds a run with other settings.
-        T2IReIDError: when runs failed; the message has each one's last words.
-        KeyboardInterrupt: once the runs in work have saved themselves and ended.
+        ConfigError: when a run's folder contains a run with other settings.
+        T2IReIDError: when runs failed; the message has the last line of each one's output.
+        KeyboardInterrupt: after the running trainings have saved themselves and ended.
     """
     for run in runs:
         check_folder(run)
@@ -43,24 +43,24 @@ def train_all(runs: Sequence[Run], jobs: int = 1, threads: int = 1, probe: Seque
     if len(due) < len(runs):
         print(f"{len(runs) - len(due)} of {len(runs)} runs are done already", file=sys.stderr)
     failures: list[str] = []
-    # The processes end before the pool, whose threads wait for them: an interrupted grid does not train on.
+    # The processes end before the pool, whose threads wait for them, so that an interrupted grid stops training.
     with ThreadPoolExecutor(jobs) as pool, _Processes(threads) as processes:
-        futures = {pool.submit(processes.work, run, probe): run for run in due}
+        futures = {pool.submit(processes.train_and_probe, run, probe): run for run in due}
         for future in show_progress(as_completed(futures), len(due), "training", "run"):
-            if (words := future.result()) is not None:
-                failures.append(f"{futures[future].name}: {words}")
+            if (failure := future.result()) is not None:
+                failures.append(f"{futures[future].name}: {failure}")
     if failures:
         raise T2IReIDError(f"{len(failures)} of {len(due)} runs failed\n" + "\n".join(failures))
 
 
 def is_done(run: Run) -> bool:
-    """Whether a run has its results."""
+    """True if a run has its results."""
     return (run.folder / RESULTS).is_file()
 
 
 def is_probed(run: Run, probe: Sequence[str]) -> bool:
-    """Whether a run was probed on each of its targets, with these settings and since it was trained."""
-    files = [probes_path(run.folder, target) for target in configuration(run).data.targets]
+    """True if a run was probed on each of its targets, with these settings and since its training."""
+    files = [probes_path(run.folder, target) for target in run.cfg.data.targets]
     trained = (run.folder / RESULTS).stat().st_mtime
     return all(
         file.is_file()
@@ -71,7 +71,7 @@ def is_probed(run: Run, probe: Sequence[str]) -> bool:
 
 
 def read_json(file: Path) -> dict[str, Any]:
-    """What a run has written.
+    """Content of a JSON file that a run has written.
 
     Raises:
         DataError: when it is damaged.
@@ -79,21 +79,21 @@ def read_json(file: Path) -> dict[str, Any]:
     try:
         return dict(json.loads(file.read_text(encoding="utf-8")))
     except ValueError as error:
-        raise DataError(f"'{file}' is damaged: {error}; remove it, and the run is done again") from error
+        raise DataError(f"'{file}' is damaged: {error}; remove it to repeat the run") from error
 
 
 def check_folder(run: Run) -> None:
-    """Raises ConfigError when the folder of ``run`` holds a run with other settings."""
+    """Raises ConfigError when the folder of ``run`` contains a run with other settings."""
     recipe = run.folder / _RECIPE
     if recipe.is_file():
         if recipe.read_text(encoding="utf-8") != run.recipe:
-            raise ConfigError(f"'{run.folder}' holds a run with other settings; move it away, or choose another --out")
+            raise ConfigError(f"'{run.folder}' contains a run with other settings; choose another --out")
     elif is_done(run):
-        raise ConfigError(f"'{run.folder}' holds a run that is not of this grid; choose another --out")
+        raise ConfigError(f"'{run.folder}' contains a run that is not from this grid; choose another --out")
 
 
 class _Processes:
-    """The running children, which end with their parent."""
+    """The running child processes, which end with their parent."""
 
     def __init__(self, threads: int) -> None:
         self.environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
@@ -110,8 +110,8 @@ class _Processes:
             for process in self.running:
                 process.terminate()
 
-    def work(self, run: Run, probe: Sequence[str] | None) -> str | None:
-        """Trains one run, and probes it; returns why it failed, or None."""
+    def train_and_probe(self, run: Run, probe: Sequence[str] | None) -> str | None:
+        """Trains and probes one run; returns the reason of a failure, or None."""
         if self.stopped:
             return "stopped"
         failure = None
@@ -124,27 +124,25 @@ class _Processes:
             failure = self._run(["probe", "--config-file", str(recipe), *probe], run.folder / "console_probe.txt")
         return failure
 
-    def _run(self, words: Sequence[str], console: Path) -> str | None:
-        """A command of ours in a process; returns why it failed, or None."""
+    def _run(self, arguments: Sequence[str], console: Path) -> str | None:
+        """Runs ``t2ireid`` with its output in ``console``; returns the reason of a failure, or None."""
         with console.open("wb") as stream:
             with self.lock:
                 if self.stopped:
                     return "stopped"
                 process = subprocess.Popen(
-                    [sys.executable, "-m", "t2ireid_plugin", *words],
+                    [sys.executable, "-m", "t2ireid_plugin", *arguments],
                     env=self.environment,
                     stdin=subprocess.DEVNULL,
                     stdout=stream,
                     stderr=subprocess.STDOUT,
-                    start_new_session=True,  # else Ctrl-C would be their first signal and ours a second, which kills
+                    start_new_session=True,  # Ctrl-C must not reach it: our SIGTERM as a second signal would kill it
                 )
                 self.running.add(process)
             status = process.wait()
             with self.lock:
                 self.running.discard(process)
-        return None if status == 0 else f"status {status}, {_last_words(console)}"
-
-
-def _last_words(console: Path) -> str:
-    lines = console.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-    return lines[-1] if lines else "without a word"
+        if status == 0:
+            return None
+        lines = console.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+        return f"status {status}, {lines[-1] if lines else 'no output'}"

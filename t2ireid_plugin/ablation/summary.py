@@ -1,62 +1,69 @@
-"""The figures of a grid: means over seeds, and differences from the baseline with intervals."""
+"""Figures of a grid: means over seeds, differences from the baseline with intervals, other protocols and probes."""
 
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
-from t2ireid_plugin.ablation.grid import Grid, Run, configuration
+from t2ireid_plugin.ablation.grid import Grid, Run
 from t2ireid_plugin.ablation.runs import RESULTS, is_done, read_json
 from t2ireid_plugin.errors import DataError
 from t2ireid_plugin.evaluation.bootstrap import Difference, difference_over_seeds
 from t2ireid_plugin.evaluation.protocols import OFFICIAL
 from t2ireid_plugin.evaluation.query_records import QueryRecord, load_records, records_path
+from t2ireid_plugin.probing.run import probes_path
 
 METRICS = ("R@1", "mAP")
+# The two branches of the image, and the attributes that probes predict from them.
+FEATURES = ("id_embeds", "cloth_embeds")
+SIDES = ("identity", "clothing")
 
 
 class Spread(NamedTuple):
-    """One metric of one row."""
+    """One figure of one row over the seeds."""
 
     mean: float
-    sd: float | None  # over the seeds; None for one seed
-    values: list[float]  # of each seed
+    sd: float | None  # None for one seed
+    values: list[float]  # one per seed
 
 
 class Summary(NamedTuple):
-    """One row of the table."""
+    """One row of the main table."""
 
     row: str
     seeds: list[int]
     metrics: dict[str, Spread]  # by name, of METRICS
-    differences: dict[str, Difference] | None  # from the baseline; None for the baseline and where no seed is shared
-    seconds: float  # of a run, the median
+    differences: dict[str, Difference] | None  # from the baseline; None for the baseline and without a common seed
+    seconds: float  # per run, the median
     parameters: dict[str, int]  # all, trained
 
 
-def summarize(grid: Grid, runs: Sequence[Run], target: str | None = None) -> list[Summary]:
-    """The rows of which at least one run is done; text to image on ``target``, else on the only target.
+class RowFigures(NamedTuple):
+    """One row of a further table."""
+
+    row: str
+    seeds: list[int]
+    figures: dict[str, Spread]  # by name, shares of 1
+
+
+def summarize(grid: Grid, runs: Sequence[Run], target: str) -> list[Summary]:
+    """Rows with at least one finished run, for text to image on ``target``.
 
     Raises:
-        DataError: when there is no such target, or the runs are not of the same queries.
+        DataError: when the runs were tested on different queries.
     """
     done = [run for run in runs if is_done(run)]
     baseline = {run.seed: _record(run, target) for run in done if run.row == grid.baseline}
-    return [
-        _summarize_row(grid, row, [run for run in done if run.row == row], baseline, target)
-        for row in grid.rows
-        if any(run.row == row for run in done)
-    ]
+    by_row = {row: [run for run in done if run.row == row] for row in grid.rows}
+    return [_summarize_row(grid, row, own, baseline, target) for row, own in by_row.items() if own]
 
 
-def _summarize_row(
-    grid: Grid, row: str, runs: Sequence[Run], baseline: dict[int, QueryRecord], target: str | None
-) -> Summary:
-    results = [_results(run) for run in runs]
-    figures = [result["metrics"][target_of(run, target)][OFFICIAL] for run, result in zip(runs, results, strict=True)]
+def _summarize_row(grid: Grid, row: str, runs: Sequence[Run], baseline: dict[int, QueryRecord], target: str) -> Summary:
+    results = [read_json(run.folder / RESULTS) for run in runs]
+    metrics = [result["metrics"][target][OFFICIAL] for result in results]
     shared = [run for run in runs if run.seed in baseline]
     differences = None
     if row != grid.baseline and shared:
@@ -64,43 +71,65 @@ def _summarize_row(
     return Summary(
         row,
         [run.seed for run in runs],
-        {name: spread_of([float(figure[name]) for figure in figures]) for name in METRICS},
+        {name: spread_of([float(values[name]) for values in metrics]) for name in METRICS},
         differences,
         statistics.median(result["seconds"] for result in results),
         results[0]["parameters"],
     )
 
 
+def protocol_figures(grid: Grid, runs: Sequence[Run], target: str) -> list[RowFigures]:
+    """R@1 of every protocol but the official one, for the rows that have others."""
+
+    def figures(run: Run) -> dict[str, float]:
+        file = run.folder / RESULTS
+        protocols = read_json(file)["metrics"][target] if file.is_file() else {}
+        return {f"{name} R@1": metrics["R@1"] for name, metrics in protocols.items() if name != OFFICIAL}
+
+    return _rows(grid, runs, figures)
+
+
+def probe_figures(grid: Grid, runs: Sequence[Run], target: str) -> list[RowFigures]:
+    """Results of probes, and R@1 and mAP of each search across outfits, for the rows with at least one probed run.
+
+    A probe's figure is the mean over attributes of ``(accuracy - chance) / (1 - chance)``, see `probing.probes`.
+    """
+
+    def figures(run: Run) -> dict[str, float]:
+        file = probes_path(run.folder, target)
+        if not file.is_file():
+            return {}
+        content = read_json(file)
+        means = content["probes"]["means"]
+        above = {f"{side} from {name}": means[name][side]["above_chance"] for side in SIDES for name in FEATURES}
+        searches = content.get("outfits", {})
+        return above | {f"{name} {metric}": searches[name][metric] for name in searches for metric in METRICS}
+
+    return _rows(grid, runs, figures)
+
+
+def _rows(grid: Grid, runs: Sequence[Run], figures: Callable[[Run], dict[str, float]]) -> list[RowFigures]:
+    rows = []
+    for row in grid.rows:
+        by_seed = {run.seed: values for run in runs if run.row == row and (values := figures(run))}
+        if by_seed:
+            names = next(iter(by_seed.values()))
+            spreads = {name: spread_of([values[name] for values in by_seed.values()]) for name in names}
+            rows.append(RowFigures(row, list(by_seed), spreads))
+    return rows
+
+
 def spread_of(values: list[float]) -> Spread:
-    """Mean and standard deviation of one value a seed."""
+    """Mean and standard deviation of one value per seed."""
     return Spread(statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None, values)
 
 
 def _differences(a: Sequence[QueryRecord], b: Sequence[QueryRecord]) -> dict[str, Difference]:
-    for record in (*a, *b):
-        if not np.array_equal(record.key, a[0].key):
-            raise DataError("the runs to compare were not tested on the same queries")
-    found = difference_over_seeds([r.scores for r in a], [r.scores for r in b], a[0].pid, ranks=(1,))
-    return {name: found[name] for name in METRICS}
+    if not all(np.array_equal(record.key, a[0].key) for record in (*a, *b)):
+        raise DataError("the runs were tested on different queries and cannot be compared; use another --out")
+    differences = difference_over_seeds([r.scores for r in a], [r.scores for r in b], a[0].pid, ranks=(1,))
+    return {name: differences[name] for name in METRICS}
 
 
-def _record(run: Run, target: str | None) -> QueryRecord:
-    return load_records(records_path(run.folder, target_of(run, target))).protocols[OFFICIAL]
-
-
-def target_of(run: Run, target: str | None) -> str:
-    """``target``, else the only one of the run.
-
-    Raises:
-        DataError: when there is no such target, or several to choose from.
-    """
-    targets = configuration(run).data.targets
-    if target is None and len(targets) > 1:
-        raise DataError(f"the runs have several targets, {', '.join(targets)}; choose one with --target")
-    if target is not None and target not in targets:
-        raise DataError(f"--target {target}: the runs' targets are {', '.join(targets)}")
-    return str(target or targets[0])
-
-
-def _results(run: Run) -> dict[str, Any]:
-    return read_json(run.folder / RESULTS)
+def _record(run: Run, target: str) -> QueryRecord:
+    return load_records(records_path(run.folder, target)).protocols[OFFICIAL]

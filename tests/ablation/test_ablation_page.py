@@ -1,4 +1,4 @@
-"""docs/ablations.md: commands, snippets, and the rows and seeds of its tables."""
+"""docs/ablations.md: its commands, tables and snippets agree with the grids."""
 
 import argparse
 import re
@@ -6,7 +6,7 @@ import shlex
 
 import pytest
 
-from t2ireid_plugin.ablation.grid import configuration, only, plan, read_grid
+from t2ireid_plugin.ablation.grid import plan, read_grid
 from t2ireid_plugin.ablation.options import add_arguments
 from t2ireid_plugin.engine.checks import check_config
 
@@ -27,28 +27,22 @@ def planned(words):
     parser = argparse.ArgumentParser()
     add_arguments(parser)
     options = parser.parse_args(words)
-    grid = read_grid(options.grid)
-    if options.rows:
-        grid = only(grid, options.rows, options.grid)
-    return plan(grid, options.config_file, options.opts, options.seeds, options.out)
+    return plan(read_grid(options.grid, options.rows), options.config_file, options.opts, options.seeds, options.out)
 
 
-def test_the_commands_are_understood_and_their_grids_can_be_trained(page, repository, monkeypatch):
-    monkeypatch.chdir(repository)
-    for words in commands(page, "python tools/ablate.py"):
-        for one in planned(words):
-            check_config(configuration(one))
-
-
-def test_each_command_makes_the_rows_and_the_seeds_of_its_tables(page, repository, monkeypatch):
+def test_commands_are_valid_and_plan_the_rows_and_seeds_of_the_tables_that_follow_them(page, repository, monkeypatch):
     """Tables follow their command, up to the next one; the page's first command is the whole grid and has none."""
     monkeypatch.chdir(repository)
     _, *parts = re.split(r"^(python tools/ablate\.py .*)$", page, flags=re.MULTILINE)
     (whole, _), *others = zip(parts[::2], parts[1::2], strict=True)
     assert "--rows" not in whole
+    for run in planned(shlex.split(whole.removeprefix("python tools/ablate.py"))):
+        check_config(run.cfg)
     assert len(others) == 6
     for command, text in others:
         runs = planned(shlex.split(command.removeprefix("python tools/ablate.py")))
+        for run in runs:
+            check_config(run.cfg)
         seeds = {run.seed for run in runs}
         tables = re.findall(r"^\| recipe \| seeds \|.*\n\| --- .*\n((?:\|.*\n)+)", text, flags=re.MULTILINE)
         assert tables, command
@@ -57,9 +51,9 @@ def test_each_command_makes_the_rows_and_the_seeds_of_its_tables(page, repositor
             assert rows == [(row, str(len(seeds))) for row in dict.fromkeys(run.row for run in runs)]
 
 
-def test_the_drawn_people_are_those_of_the_configurations(page, repository):
+def test_the_drawn_folders_are_those_of_the_configurations(page, repository):
     drawn = {words[0] for words in commands(page, "t2ireid prepare synthetic")}
-    used = {configuration(one).data.root for config, grid in GRIDS for one in runs_of(repository, config, grid)}
+    used = {run.cfg.data.root for config, grid in GRIDS for run in runs_of(repository, config, grid)}
     probed = {
         words[words.index("--probe") + 2] for words in commands(page, "python tools/ablate.py") if "--probe" in words
     }

@@ -1,7 +1,8 @@
 import pytest
 
-from t2ireid_plugin.ablation.grid import configuration, plan, read_grid
+from t2ireid_plugin.ablation.grid import plan, read_grid
 from t2ireid_plugin.config import load_cfg
+from t2ireid_plugin.engine.checks import check_config
 from t2ireid_plugin.errors import ConfigError
 from t2ireid_plugin.losses import LossTerms
 
@@ -27,28 +28,29 @@ def grid(tmp_path):
 
 
 def test_rows_are_settings_over_the_configuration(grid, base, tmp_path):
-    found = grid("rows: {plain: {}, slow: {train: {lr: 0.001}}}")
-    runs = plan(found, base, ["train.max_epoch", "3"], [4, 5], tmp_path / "out")
+    rows = grid("rows: {plain: {}, slow: {train: {lr: 0.001}}}")
+    runs = plan(rows, base, ["train.max_epoch", "3"], [4, 5], tmp_path / "out")
     assert [(run.row, run.seed) for run in runs] == [("plain", 4), ("slow", 4), ("plain", 5), ("slow", 5)]
-    settings = [configuration(run) for run in runs]
+    settings = [run.cfg for run in runs]
     assert [cfg.train.lr for cfg in settings] == [0.01, 0.001, 0.01, 0.001]
     assert [cfg.train.seed for cfg in settings] == [4, 4, 5, 5]
     assert all(cfg.train.max_epoch == 3 for cfg in settings)
     assert len({cfg.data.save_dir for cfg in settings}) == 4
     plain = load_cfg(base, ["train.max_epoch", "3", "train.seed", "4", "data.save_dir", settings[0].data.save_dir])
     assert settings[0] == plain
+    (tmp_path / "recipe.yaml").write_text(runs[0].recipe)
+    assert load_cfg(tmp_path / "recipe.yaml") == plain
 
 
-def test_a_rows_losses_are_all_its_losses(grid, base, tmp_path):
-    """Nor do their arguments come from the configuration, whose recipe is another."""
+def test_the_losses_of_a_row_replace_those_of_the_configuration_with_their_arguments(grid, base, tmp_path):
     rows = grid("rows: {a: {loss: {terms: {sdm: {weight: 2.0}, info_nce: {weight: 1.0}}}}, b: {}}")
     run, other = plan(rows, base, [], [1], tmp_path)
-    assert configuration(run).loss.terms == {"info_nce": {"weight": 1.0}, "sdm": {"weight": 2.0}}
-    assert configuration(other).loss.terms == load_cfg(base).loss.terms
+    assert run.cfg.loss.terms == {"info_nce": {"weight": 1.0}, "sdm": {"weight": 2.0}}
+    assert other.cfg.loss.terms == load_cfg(base).loss.terms
 
 
-def test_the_lineages_eight_terms(repository, tmp_path):
-    """Weights and temperatures as its configuration had them, its faults in one row and without them in the other."""
+def test_the_rows_of_the_lineage_have_its_terms_with_and_without_its_faults(repository, tmp_path):
+    """The lineage: yyykkklll/Instruct-ReID and kelongyan/t2i_reid."""
     runs = plan(
         read_grid(repository / "configs/ablation/grid.yaml"),
         repository / "configs/ablation/drawn.yaml", [], [1], tmp_path,
@@ -59,7 +61,7 @@ def test_the_lineages_eight_terms(repository, tmp_path):
     }  # fmt: skip
     contrastive = ["info_nce", "bio", "cloth", "cloth_adv", "cloth_match"]
     for row, targets in (("lineage", "diagonal"), ("mended", "identity")):
-        losses = LossTerms(next(configuration(run) for run in runs if run.row == row).loss.terms)
+        losses = LossTerms(next(run.cfg for run in runs if run.row == row).loss.terms)
         assert losses.weights == weights
         assert [losses.terms[name].tau for name in contrastive] == [0.1] * 5
         assert [losses.terms[name].targets for name in contrastive] == [targets] * 5
@@ -77,19 +79,24 @@ def test_the_lineages_eight_terms(repository, tmp_path):
         ("- a", "must have rows"),
         ("rows: {a: 3}", r"row 'a' must be a table of settings, not 3"),
         ("rows: {'../a': {}}", r"row '\.\./a' becomes a folder's name"),
-        ("rows: {a: {}}\nbaseline: b", r"baseline 'b' is no row; rows: a"),
+        ("rows: {a: {}}\nbaseline: b", r"baseline: unknown 'b'; valid: a"),
         ("rows: {a: {}}\nseeds: 3", r"unknown seeds; valid: rows, baseline"),
         ("rows: {a: [}", "not valid YAML"),
     ],
 )
-def test_a_broken_grid_is_named(grid, text, message):
+def test_an_invalid_grid_is_refused_with_its_file_name(grid, text, message):
     with pytest.raises(ConfigError, match=rf"grid\.yaml.*{message}"):
         grid(text)
 
 
-def test_no_grid(tmp_path):
+def test_a_missing_grid(tmp_path):
     with pytest.raises(ConfigError, match="no grid"):
         read_grid(tmp_path / "none.yaml")
+
+
+def test_a_grid_can_be_limited_to_some_rows_and_the_baseline(grid, tmp_path):
+    grid("rows: {a: {}, b: {}, c: {}}\nbaseline: b")
+    assert list(read_grid(tmp_path / "grid.yaml", ["c"]).rows) == ["b", "c"]
 
 
 def test_an_unknown_key_names_its_row(grid, base, tmp_path):
@@ -97,12 +104,9 @@ def test_an_unknown_key_names_its_row(grid, base, tmp_path):
         plan(grid("rows: {a: {}, b: {train: {lrr: 1}}}"), base, [], [1], tmp_path)
 
 
-def test_the_grid_of_this_repository(repository, tmp_path):
-    """Every row is a configuration that a training would accept."""
-    from t2ireid_plugin.engine.checks import check_config
-
+def test_every_row_of_this_repository_is_a_valid_configuration(repository, tmp_path):
     grid = read_grid(repository / "configs/ablation/grid.yaml")
     runs = plan(grid, repository / "configs/ablation/drawn.yaml", [], [1], tmp_path)
     assert len({run.recipe.replace(str(run.folder), "") for run in runs}) == len(runs)  # no two rows are the same
     for run in runs:
-        check_config(configuration(run))
+        check_config(run.cfg)
