@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 
 from benchmarks.machine import memory_peak, memory_used, reset_memory_peak
 from benchmarks.tiny import draw_people, in_own_process, tiny_cfg
-from t2ireid_plugin.engine.train import build_run
+from t2ireid_plugin.engine.build import build_run
 from t2ireid_plugin.errors import DataError
 
 _IN_A_FOLDER = 1000

@@ -15,7 +15,7 @@ import torch
 
 from benchmarks.machine import memory_used
 from benchmarks.tiny import draw_people, in_own_process, tiny_cfg, watch_steps
-from t2ireid_plugin.engine.train import build_run
+from t2ireid_plugin.engine.build import build_run
 from t2ireid_plugin.errors import DataError
 
 _EVAL_EVERY = 10  # epochs; a checkpoint is written after each

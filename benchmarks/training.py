@@ -26,9 +26,8 @@ from benchmarks.timing import Ratio, ratio
 from benchmarks.tiny import draw_people, in_own_process, tiny_cfg, watch_steps
 from benchmarks.workloads import SIZES
 from t2ireid_plugin.config import load_cfg, merge, merge_words
-from t2ireid_plugin.engine.text_cache import remember_texts
+from t2ireid_plugin.engine.build import build_feature_cache, build_run
 from t2ireid_plugin.engine.text_image import TextImageEngine
-from t2ireid_plugin.engine.train import build_run
 from t2ireid_plugin.errors import ConfigError
 from t2ireid_plugin.modeling.encoders.families import image_tokens
 
@@ -207,7 +206,7 @@ def _build(
     merge(cfg, {"model": encoders, "use_gpu": use_gpu, **shape}, "benchmark")
     merge_words(cfg, shlex.split(settings))
     engine = build_run(cfg, None)
-    remember_texts(cfg, engine.model, engine.datamanager.train_loader.dataset.train, show=False)
+    engine.model.text_features = build_feature_cache(cfg, engine.model, engine.train_loader.dataset.train, show=False)
     return engine
 
 

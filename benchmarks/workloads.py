@@ -22,7 +22,7 @@ from transformers import BertConfig, ViTConfig
 
 from benchmarks.literal import LiteralModel
 from benchmarks.machine import memory_peak, memory_used, reset_memory_peak
-from t2ireid_plugin.engine.text_features import TextFeatures
+from t2ireid_plugin.engine.feature_cache import FeatureCache
 from t2ireid_plugin.errors import DataError
 from t2ireid_plugin.modeling.encoders.tokenizer import learn_wordpiece
 from t2ireid_plugin.modeling.t2ireid import T2IReIDModel, T2IReIDOutput
@@ -175,10 +175,10 @@ def training_work(bench: Bench, number: int, folder: Path | None = None) -> dict
         return total
 
     model, literal, vit = bench.model.train(), bench.literal.train(), bench.model.visual_encoder
-    features = TextFeatures(_CACHE_BYTES, folder)
+    features = FeatureCache(_CACHE_BYTES)
     if folder is not None:
-        features.fill(model.text_encoder, model.text_cache.ids([*clothes, *identity]), model.text_cache.pad, show=False)
-        features.park(model.text_encoder)
+        ids, pad = model.text_cache.ids([*clothes, *identity]), model.text_cache.pad
+        features = FeatureCache.on_disk(folder, _CACHE_BYTES, model.text_encoder, ids, pad, show=False)
 
     def cached() -> Tensor:
         model.text_features = features

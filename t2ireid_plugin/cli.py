@@ -143,7 +143,7 @@ def _train(options: argparse.Namespace, command: str) -> None:
     from t2ireid_plugin.config import load_cfg
 
     cfg = load_cfg(options.config_file, _settings(options))
-    from t2ireid_plugin.engine.train import run_job
+    from t2ireid_plugin.run import run_job
 
     run_job(cfg, command, eval_only=options.eval_only, resume=options.resume, pictures=options.visualize)
 

@@ -17,7 +17,7 @@ from unittest import mock
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 _SERVER = multiprocessing.get_context("forkserver")
-_SERVER.set_forkserver_preload(["torchreid", "transformers", "t2ireid_plugin.engine.train"])
+_SERVER.set_forkserver_preload(["torchreid", "transformers", "t2ireid_plugin.run"])
 
 
 def _start_server():

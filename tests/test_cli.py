@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from t2ireid_plugin import run as job
 from t2ireid_plugin.cli import main
 from t2ireid_plugin.data.benchmarks import BENCHMARKS
 from t2ireid_plugin.data.dataset import CaptionDataset
-from t2ireid_plugin.engine import train as job
 
 
 @pytest.fixture
@@ -129,7 +129,7 @@ def test_prepare_with_a_number_that_cannot_be(tmp_path, refused, option, value):
         (["loss.terms.sdm.weight", "-1"], "'sdm'"),
         (["data.transforms", "[random_rotate]"], "data.transforms: unknown 'random_rotate'; valid: random_flip"),
         (["train.batch_size", "1"], "train.batch_size: 1 is too small, batch normalisation needs at least 2"),
-        (["train.batch_size", "6"], "train.batch_size 6 is no multiple of sampler.num_instances 4"),
+        (["train.batch_size", "6"], "train.batch_size: 6 must be a multiple of sampler.num_instances 4"),
         (["model.fusion.type", "mamba"], "model.fusion.type: unknown 'mamba'; valid: enhanced_mamba"),
         (["model.vit_pretrained", "./gone"], "vit_pretrained: no folder './gone'; it should hold config.json"),
         (["data.root", "/nowhere"], "(looked for reid_raw.json); '/nowhere' does not exist. Put the dataset there"),
@@ -150,14 +150,14 @@ def test_mistakes_in_settings(tiny_settings, tmp_path, refused, words, message):
         (["model.max_length", "500"], "max_length: 500 exceeds the text encoder's 64 positions"),
         (["model.fusion.dim", "128"], "fusion.dim: 128 must be 256"),
         (["data.combineall", "True"], "data.combineall would train on the test identities"),
-        (["train.batch_size", "200"], "the training split has 24 identities, but a batch takes 50"),
+        (["train.batch_size", "200"], "data.sources: 24 training identities, but a batch takes 50"),
         (
             ["train.batch_size", "500", "sampler.train_sampler", "RandomSampler", *WITHOUT_FUSED],
-            "the training split has 192 captions, fewer than train.batch_size 500",
+            "data.sources: 192 training samples, fewer than train.batch_size 500",
         ),
         (
             ["sampler.train_sampler", "RandomDomainSampler", "sampler.num_cams", "8", *WITHOUT_FUSED],
-            "has 6 cameras, the smallest of 28 captions, but RandomDomainSampler takes 8 for a batch",
+            "6 cameras, the smallest with 28 training samples, but RandomDomainSampler takes 4 of each of 8",
         ),
         (["train.max_epoch", "0"], "train.max_epoch: 0 leaves nothing to train after 0"),
         (["model.load_weights", "gone.pth"], "no checkpoint at 'gone.pth'"),
@@ -205,7 +205,7 @@ def with_data(tiny_settings, cuhk, tmp_path):
 def test_a_term_that_compares_photos_where_everybody_has_one(cuhk, with_data, refused):
     """Its sampler draws the one photo again and again."""
     cuhk.rows = cuhk.rows[::2]
-    message = "loss 'fused_query' compares photos of one person, and nobody in cuhkpedes has two to train on"
+    message = "loss 'fused_query' compares photos of one identity, but no identity of cuhkpedes has two to train on"
     assert message in refused(with_data(sampler__num_instances=2))
     assert main(with_data(sampler__num_instances=2, loss__terms__fused_query__weight=0)) == 0
 

@@ -10,9 +10,16 @@ from torchreid import optim as torchreid_optim
 
 from t2ireid_plugin.config import changed_keys, dump, get_cfg, image_only, load_cfg, to_dict
 from t2ireid_plugin.engine import checks as check
-from t2ireid_plugin.engine.checks import SAMPLERS, SCHEDULERS, check_config, check_shares
+from t2ireid_plugin.engine.checks import SAMPLERS, SCHEDULERS, check_shares
 from t2ireid_plugin.errors import ConfigError
+from t2ireid_plugin.run import training_for
 from t2ireid_plugin.utils.safe_io import parse_yaml
+
+
+def check_config(cfg):
+    """The check of the training that ``cfg`` describes."""
+    training_for(cfg).check_config(cfg)
+
 
 # torchreid's keys and defaults, from its scripts/default_config.py.
 TORCHREID = {
@@ -549,7 +556,7 @@ def test_offered_names_exist_in_torchreid():
         (["loss.terms.sdm.weight", "heavy"], "weight"),
         (["loss.terms.sdm", "1"], r"'loss\.terms\.sdm' is a table of settings"),
         (["train.batch_size", "1"], r"train\.batch_size: 1 is too small"),
-        (["train.batch_size", "30"], r"train\.batch_size 30 is no multiple of sampler\.num_instances 4"),
+        (["train.batch_size", "30"], r"train\.batch_size: 30 must be a multiple of sampler\.num_instances 4"),
         (["data.sources", "[]"], r"data\.sources and data\.targets must each name a dataset"),
         (["data.targets", "[]"], r"data\.sources and data\.targets must each name a dataset"),
         (["test.ranks", "[5, 10]"], r"test\.ranks: \[5, 10\] must be positive and include 1"),
@@ -570,14 +577,17 @@ def test_offered_names_exist_in_torchreid():
         (["train.nonfinite_patience", "0"], r"train\.nonfinite_patience: 0 must be at least 1"),
         (["train.save_steps", "-1"], r"train\.save_steps: -1 must be at least 0"),
         (["train.bias_lr_mult", "-1"], r"train\.bias_lr_mult: -1\.0 must be at least 0"),
-        (["data.targets", "market1501"], "'market1501' has no sentences, which loss.name terms trains with"),
+        (["data.targets", "market1501"], "unknown 'market1501'; valid: .*; to train on images without texts"),
         (["loss.name", "softmax"], r"data\.sources: 'cuhkpedes' has sentences for queries, which t2ireid_vit_mamba"),
         (["model.pretrained", "False"], r"model\.pretrained: False has no effect .*model\.vit_pretrained ''"),
         (["data.type", "video"], r"data\.type: 'video' has no effect"),
         (["data.split_id", "3"], r"data\.split_id: 3 has no effect"),
         (["data.load_train_targets", "True"], r"data\.load_train_targets: True has no effect"),
         (["sampler.train_sampler_t", "SequentialSampler"], r"train_sampler_t: 'SequentialSampler' has no effect"),
-        (["train.new_layers", "[fusion]"], r"train\.new_layers: \['fusion'\] has no effect .*encoders learn slower"),
+        (
+            ["train.new_layers", "[fusion]"],
+            r"train\.new_layers: \['fusion'\] has no effect .*at a lower rate",
+        ),
         (["test.visrank", "True"], r"test\.visrank: True has no effect .*--visualize"),
         (["sgd.momentum", "0.8"], r"sgd\.momentum: 0\.8 has no effect .*adamw"),
         (["rmsprop.alpha", "0.8"], r"rmsprop\.alpha"),
@@ -596,10 +606,10 @@ def test_settings_that_cannot_work_are_refused(full, words, message):
 @pytest.mark.parametrize(
     ("processes", "words", "message"),
     [
-        (3, [], r"train\.batch_size: 64, of all 3 processes together, must give each the same number of samples"),
-        (32, [], r"a person would be divided"),
-        (64, [], r"train\.batch_size: 64, of all 64 processes together, must give each .*, at least 2"),
-        (2, ["sampler.num_instances", "64"], r"gives each of 2 processes 32 samples, no multiple of .* 64"),
+        (3, [], r"train\.batch_size: 64 is the batch of all 3 processes together; it must give each the same number"),
+        (32, [], r"the images of one identity must stay in one process"),
+        (64, [], r"train\.batch_size: 64 is the batch of all 64 processes together; .*, at least 2"),
+        (2, ["sampler.num_instances", "64"], r"gives each of 2 processes 32 samples, which is not a multiple of .* 64"),
     ],
 )
 def test_batches_that_do_not_divide_among_processes_are_refused(full, monkeypatch, processes, words, message):

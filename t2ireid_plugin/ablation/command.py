@@ -9,8 +9,7 @@ from t2ireid_plugin.ablation.report import write_report
 from t2ireid_plugin.ablation.runs import train_all
 from t2ireid_plugin.ablation.summary import probe_figures, protocol_figures, summarize
 from t2ireid_plugin.config import require_texts
-from t2ireid_plugin.engine.build import check_files
-from t2ireid_plugin.engine.checks import check_config
+from t2ireid_plugin.engine.checks import check_config, check_files
 from t2ireid_plugin.errors import ConfigError
 from t2ireid_plugin.prepare.check.workers import available_cores
 from t2ireid_plugin.utils.logging import git_revision, versions

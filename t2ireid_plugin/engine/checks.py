@@ -1,21 +1,27 @@
-"""What is wrong with a configuration, said before anything is loaded; image_check.py has what only images have."""
+"""Checks of configuration and data for the training on images with texts, and those that every training shares."""
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from typing import Any
+
 from yacs.config import CfgNode
 
-from t2ireid_plugin.config import changed_keys, image_only, to_dict
+from t2ireid_plugin.config import changed_keys, to_dict
+from t2ireid_plugin.data.annotations import find_annotation
 from t2ireid_plugin.data.benchmarks import BENCHMARKS, VAL_SUFFIX
+from t2ireid_plugin.data.item_table import CAMID, DSETID, PATH, PID, labels
 from t2ireid_plugin.data.transforms import TRANSFORMS
 from t2ireid_plugin.engine.memory import PRECISIONS
-from t2ireid_plugin.engine.text_cache import check_text_cache
 from t2ireid_plugin.engine.text_image import TEXT_FIELDS
-from t2ireid_plugin.errors import ConfigError, check_choice
+from t2ireid_plugin.errors import ConfigError, DataError, EncoderError, check_choice
 from t2ireid_plugin.evaluation.metrics import EVALUATORS
 from t2ireid_plugin.evaluation.protocols import OFFICIAL, PROTOCOLS
-from t2ireid_plugin.integrations.torchreid.checks import check_image_config, image_datasets
 from t2ireid_plugin.losses import LossTerms
+from t2ireid_plugin.losses.terms import comparing_photos
 from t2ireid_plugin.modeling.disentangle import build_disentangle
+from t2ireid_plugin.modeling.encoders.loading import check_source
 from t2ireid_plugin.modeling.fusion import FUSIONS, check_fusion_dim
 from t2ireid_plugin.modeling.t2ireid import EMBED_DIM
 from t2ireid_plugin.utils.distributed import world_size
@@ -27,13 +33,16 @@ SAMPLERS = (
     "RandomDomainSampler",
     "RandomDatasetSampler",
 )
-# What a sampler divides a batch by.
+# The setting that a sampler divides a batch by.
 BATCH_DIVISORS = {
     "RandomIdentitySampler": "num_instances",
     "RandomDomainSampler": "num_cams",
     "RandomDatasetSampler": "num_datasets",
 }
-_LEAST = {
+# Samplers that draw equal shares of a batch from groups of items: the column of the group, and the name of groups.
+_GROUPS = {"RandomDomainSampler": (CAMID, "cameras"), "RandomDatasetSampler": (DSETID, "datasets")}
+TEXT_FEATURE_CACHES = ("off", "memory", "disk")
+_MINIMUM = {
     "data.workers": 0,
     "sampler.num_instances": 1,
     "sampler.num_cams": 1,
@@ -55,15 +64,15 @@ _LEAST = {
     "test.pictures": 0,
 }
 SCHEDULERS = ("warmup_cosine", "single_step", "multi_step", "cosine")
-# torchreid's settings that do nothing for the text-image model, by their beginning. Its embeddings have unit norm, so
-# test.dist_metric and test.normalize_feature change nothing either; whatever they say is true.
+# torchreid's settings without effect on the text-image model, by prefix, with the reason. The embeddings have unit
+# norm, so test.dist_metric and test.normalize_feature cannot change a ranking; any value of these is accepted.
 _WITHOUT_EFFECT = {
-    "model.pretrained": "random weights are had with model.vit_pretrained '' and model.bert_base_path ''",
-    "data.type": "there is no video here",
+    "model.pretrained": "for random weights set model.vit_pretrained '' and model.bert_base_path ''",
+    "data.type": "it trains on images, not videos",
     "data.split_id": "the benchmarks have one split",
     "data.load_train_targets": "it trains on data.sources alone",
     "sampler.train_sampler_t": "it trains on data.sources alone",
-    "train.new_layers": "with train.staged_lr the encoders learn slower than all else",
+    "train.new_layers": "with train.staged_lr the encoders learn at a lower rate than all other layers",
     "test.visrank": "--visualize draws ranked lists",
     **dict.fromkeys(("market1501.", "cuhk03.", "video."), "it is for torchreid's own datasets"),
     **dict.fromkeys(("sgd.", "rmsprop."), "train.optim is adamw"),
@@ -72,98 +81,44 @@ _WITHOUT_EFFECT = {
 
 
 def check_config(cfg: CfgNode) -> None:
-    """Refuses, before anything is loaded, names that do not exist and settings that cannot work.
+    """Refuses unknown names and settings that cannot work, before anything is loaded.
 
     Raises:
-        ConfigError: naming the key, the value and what would be right.
+        ConfigError: naming the key, its value and what is valid.
     """
-    _check_common(cfg)
-    (check_image_config if image_only(cfg) else _check_text_image)(cfg)
-
-
-def check_shares(cfg: CfgNode) -> None:
-    """Refuses training batches that the processes of this run cannot share; a test takes any number of processes.
-
-    Raises:
-        ConfigError: naming the key, the value and what would be right.
-    """
-    if cfg.train.batch_size % world_size() or cfg.train.batch_size < 2 * world_size():
-        raise ConfigError(
-            f"train.batch_size: {cfg.train.batch_size}, of all {world_size()} processes together, must give each the "
-            "same number of samples, at least 2"
-        )
-    if cfg.sampler.train_sampler == "RandomIdentitySampler":
-        share = cfg.train.batch_size // world_size()
-        if share % cfg.sampler.num_instances:
-            raise ConfigError(
-                f"train.batch_size {cfg.train.batch_size} gives each of {world_size()} processes {share} samples, no "
-                f"multiple of sampler.num_instances {cfg.sampler.num_instances}: a person would be divided"
-            )
-
-
-def _check_text_image(cfg: CfgNode) -> None:
-    """What only our own training with texts knows."""
-    datasets = [name + suffix for name in BENCHMARKS for suffix in ("", VAL_SUFFIX)]
+    check_common(cfg)
     check_choice("model.fusion.type", cfg.model.fusion.type, tuple(FUSIONS))
     check_fusion_dim(cfg.model.fusion, EMBED_DIM)
     build_disentangle(to_dict(cfg.model.disentangle), 4, 1)
-    for key in ("sources", "targets", "val"):
-        for name in cfg.data[key] or ():
-            if name not in datasets and name in image_datasets():
-                raise ConfigError(
-                    f"data.{key}: '{name}' has no sentences, which loss.name terms trains with; for images alone set "
-                    f"loss.name softmax or triplet; with sentences: {', '.join(datasets)}"
-                )
-            check_choice(f"data.{key}", name, datasets)
-    if any(name.endswith(VAL_SUFFIX) for name in cfg.data.sources):
-        raise ConfigError(f"data.sources: {cfg.data.sources} names a val split; training needs the set itself")
-    if not 0 < cfg.data.val_share < 1:
-        raise ConfigError(f"data.val_share: {cfg.data.val_share} must be between 0 and 1; for no val set data.val []")
-    for name in cfg.data.transforms:
-        check_choice("data.transforms", name, TRANSFORMS)
-    check_choice("data.on_bad_image", cfg.data.on_bad_image, ("error", "skip"))
-    if not 0 <= cfg.data.bad_image_share <= 1:
-        raise ConfigError(f"data.bad_image_share: {cfg.data.bad_image_share} must be from 0 to 1")
-    check_choice("data.id_instruction", cfg.data.id_instruction, tuple(TEXT_FIELDS))
-    check_choice("data.cloth_instruction", cfg.data.cloth_instruction, tuple(TEXT_FIELDS))
-    check_text_cache(cfg)
-    check_choice("train.optim", cfg.train.optim, ("adamw",))
-    check_choice("train.lr_scheduler", cfg.train.lr_scheduler, SCHEDULERS)
-    check_choice("train.precision", cfg.train.precision, tuple(PRECISIONS))
-    if cfg.train.compile and (cfg.train.encode_at_once or cfg.train.checkpoint_encoders):
-        raise ConfigError("train.compile: not together with train.encode_at_once or train.checkpoint_encoders")
-    if cfg.train.compile and cfg.model.fusion.type == "sequence_mamba":
-        raise ConfigError(
-            "train.compile: sequence_mamba scans sequences of ever new lengths, each of which would compile"
-        )
+    _check_data(cfg)
+    _check_text_feature_cache(cfg)
+    _check_training(cfg)
     for name in cfg.test.protocols:
         check_choice("test.protocols", name, tuple(PROTOCOLS))
     if OFFICIAL not in cfg.test.protocols:
         raise ConfigError(f"test.protocols: {cfg.test.protocols} must include {OFFICIAL}, the official protocol")
     if not 0 <= cfg.test.identity_weight <= 1:
         raise ConfigError(f"test.identity_weight: {cfg.test.identity_weight} must be from 0 to 1")
-    if not 0 < cfg.train.layer_decay <= 1:
-        raise ConfigError(f"train.layer_decay: {cfg.train.layer_decay} must be above 0 and at most 1, which is off")
-    if not 0 <= cfg.train.ema_decay < 1:
-        raise ConfigError(f"train.ema_decay: {cfg.train.ema_decay} must be from 0, which is off, to below 1")
-    if cfg.data.k_tfm != 1:
-        raise ConfigError(f"data.k_tfm: {cfg.data.k_tfm} views of an image are not supported, only 1")
     losses = LossTerms(to_dict(cfg.loss.terms), feature_dim=2, embed_dim=2, num_classes=2, vocab_size=2)
     losses.check_batches(cfg.sampler.train_sampler == "RandomIdentitySampler" and cfg.sampler.num_instances > 1)
     for name, value in changed_keys(cfg).items():
-        for beginning, why in _WITHOUT_EFFECT.items():
-            if name.startswith(beginning):
-                raise ConfigError(f"{name}: {value!r} has no effect on {cfg.model.name} with loss.name terms; {why}")
+        for prefix, reason in _WITHOUT_EFFECT.items():
+            if name.startswith(prefix):
+                raise ConfigError(f"{name}: {value!r} has no effect on {cfg.model.name} with loss.name terms; {reason}")
 
 
-def _check_common(cfg: CfgNode) -> None:
-    """What holds for every training."""
+def check_common(cfg: CfgNode) -> None:
+    """Checks the settings that every training has, on images with texts or on images alone.
+
+    Raises:
+        ConfigError: naming the key, its value and what is valid.
+    """
     check_choice("sampler.train_sampler", cfg.sampler.train_sampler, SAMPLERS)
     check_choice("test.evaluator", cfg.test.evaluator, EVALUATORS)
-    for key, least in _LEAST.items():
+    for key, minimum in _MINIMUM.items():
         table, name = key.split(".")
-        if not cfg[table][name] >= least:  # so that nan is refused too
-            raise ConfigError(f"{key}: {cfg[table][name]} must be at least {least}")
+        if not cfg[table][name] >= minimum:  # refuses nan too
+            raise ConfigError(f"{key}: {cfg[table][name]} must be at least {minimum}")
     if not cfg.data.sources or not cfg.data.targets:
         raise ConfigError("data.sources and data.targets must each name a dataset")
     if cfg.train.batch_size < 2:
@@ -173,7 +128,162 @@ def _check_common(cfg: CfgNode) -> None:
     divisor = BATCH_DIVISORS.get(cfg.sampler.train_sampler)
     if divisor and cfg.train.batch_size % cfg.sampler[divisor]:
         raise ConfigError(
-            f"train.batch_size {cfg.train.batch_size} is no multiple of sampler.{divisor} {cfg.sampler[divisor]}"
+            f"train.batch_size: {cfg.train.batch_size} must be a multiple of sampler.{divisor} {cfg.sampler[divisor]}"
         )
     if not cfg.test.ranks or min(cfg.test.ranks) < 1 or 1 not in cfg.test.ranks:
         raise ConfigError(f"test.ranks: {cfg.test.ranks} must be positive and include 1, which chooses the checkpoint")
+
+
+def check_shares(cfg: CfgNode) -> None:
+    """Refuses training batches that cannot be divided among the processes of this run.
+
+    Raises:
+        ConfigError: naming the key, its value and what is valid.
+    """
+    if cfg.train.batch_size % world_size() or cfg.train.batch_size < 2 * world_size():
+        raise ConfigError(
+            f"train.batch_size: {cfg.train.batch_size} is the batch of all {world_size()} processes together; it must "
+            "give each the same number of samples, at least 2"
+        )
+    share = cfg.train.batch_size // world_size()
+    if cfg.sampler.train_sampler == "RandomIdentitySampler" and share % cfg.sampler.num_instances:
+        raise ConfigError(
+            f"train.batch_size: {cfg.train.batch_size} gives each of {world_size()} processes {share} samples, which "
+            f"is not a multiple of sampler.num_instances {cfg.sampler.num_instances}; the images of one identity must "
+            "stay in one process"
+        )
+
+
+def _check_data(cfg: CfgNode) -> None:
+    datasets = [name + suffix for name in BENCHMARKS for suffix in ("", VAL_SUFFIX)]
+    for key in ("sources", "targets", "val"):
+        for name in cfg.data[key] or ():
+            if name not in datasets:
+                raise ConfigError(
+                    f"data.{key}: unknown '{name}'; valid: {', '.join(datasets)}; to train on images without texts set "
+                    "loss.name softmax or triplet"
+                )
+    if any(name.endswith(VAL_SUFFIX) for name in cfg.data.sources):
+        raise ConfigError(f"data.sources: {cfg.data.sources} has a val split; training takes the dataset itself")
+    if not 0 < cfg.data.val_share < 1:
+        raise ConfigError(f"data.val_share: {cfg.data.val_share} must be between 0 and 1; for no val set data.val []")
+    for name in cfg.data.transforms:
+        check_choice("data.transforms", name, TRANSFORMS)
+    check_choice("data.on_bad_image", cfg.data.on_bad_image, ("error", "skip"))
+    if not 0 <= cfg.data.bad_image_share <= 1:
+        raise ConfigError(f"data.bad_image_share: {cfg.data.bad_image_share} must be from 0 to 1")
+    check_choice("data.id_instruction", cfg.data.id_instruction, tuple(TEXT_FIELDS))
+    check_choice("data.cloth_instruction", cfg.data.cloth_instruction, tuple(TEXT_FIELDS))
+    if cfg.data.k_tfm != 1:
+        raise ConfigError(f"data.k_tfm: {cfg.data.k_tfm} views of an image are not supported, only 1")
+
+
+def _check_text_feature_cache(cfg: CfgNode) -> None:
+    data = cfg.data
+    check_choice("data.text_feature_cache", data.text_feature_cache, TEXT_FEATURE_CACHES)
+    if data.text_feature_cache == "off":
+        return
+    if not data.text_feature_cache_gb > 0:
+        raise ConfigError(f"data.text_feature_cache_gb: {data.text_feature_cache_gb} must be above 0")
+    if not cfg.model.freeze_text:
+        raise ConfigError(
+            f"data.text_feature_cache: '{data.text_feature_cache}' needs model.freeze_text True; the features of an "
+            "encoder that is trained change every step"
+        )
+    for name in ("drop_words", "mask_words"):
+        if name in data.transforms:
+            raise ConfigError(
+                f"data.text_feature_cache: '{data.text_feature_cache}' cannot store texts that {name} of "
+                "data.transforms changes every time; set it to off, or remove that transform"
+            )
+
+
+def _check_training(cfg: CfgNode) -> None:
+    check_choice("train.optim", cfg.train.optim, ("adamw",))
+    check_choice("train.lr_scheduler", cfg.train.lr_scheduler, SCHEDULERS)
+    check_choice("train.precision", cfg.train.precision, tuple(PRECISIONS))
+    if cfg.train.compile and (cfg.train.encode_at_once or cfg.train.checkpoint_encoders):
+        raise ConfigError("train.compile: True excludes train.encode_at_once and train.checkpoint_encoders")
+    if cfg.train.compile and cfg.model.fusion.type == "sequence_mamba":
+        raise ConfigError(
+            "train.compile: True excludes model.fusion.type sequence_mamba, which would compile anew for each length"
+        )
+    if not 0 < cfg.train.layer_decay <= 1:
+        raise ConfigError(f"train.layer_decay: {cfg.train.layer_decay} must be above 0 and at most 1, which is off")
+    if not 0 <= cfg.train.ema_decay < 1:
+        raise ConfigError(f"train.ema_decay: {cfg.train.ema_decay} must be from 0, which is off, to below 1")
+
+
+def check_files(cfg: CfgNode) -> None:
+    """Refuses missing datasets and encoders, all in one message, before anything slow happens.
+
+    Raises:
+        DataError: when datasets, and perhaps encoders, are missing.
+        EncoderError: when only encoders are missing.
+    """
+    problems: list[DataError | EncoderError] = []
+    names = [*cfg.data.sources, *cfg.data.targets, *val_targets(cfg)]
+    for name in dict.fromkeys(name.removesuffix(VAL_SUFFIX) for name in names):
+        try:
+            find_annotation(cfg.data.root, BENCHMARKS[name])
+        except DataError as error:
+            problems.append(error)
+    for key in ("vit_pretrained", "bert_base_path"):
+        try:
+            if cfg.model[key]:
+                check_source(cfg.model[key], key)
+        except EncoderError as error:
+            problems.append(error)
+    if problems:
+        raise type(problems[0])("\n".join(map(str, problems)))
+
+
+def val_targets(cfg: CfgNode) -> list[str]:
+    """Val targets that are not test targets as well; without ``data.val`` the val split of each source."""
+    names = [name + VAL_SUFFIX for name in cfg.data.sources] if cfg.data.val is None else cfg.data.val
+    return [name for name in names if name not in cfg.data.targets]
+
+
+def check_batch(cfg: CfgNode, sources: Iterable[Any]) -> None:
+    """Checks that the training datasets fill a batch; torchreid's samplers would fail with a bare assertion.
+
+    Raises:
+        DataError: when there are too few identities, samples, cameras or datasets for a batch.
+    """
+    sources = list(sources)
+    ids = sum(source.num_train_pids for source in sources)
+    samples = sum(len(source.train) for source in sources)
+    batch_size, sampler = cfg.train.batch_size, cfg.sampler.train_sampler
+    needed = batch_size // cfg.sampler.num_instances
+    if sampler == "RandomIdentitySampler" and ids < needed:
+        raise DataError(
+            f"data.sources: {ids} training identities, but a batch takes {needed} "
+            f"(train.batch_size {batch_size} / sampler.num_instances {cfg.sampler.num_instances})"
+        )
+    if samples < batch_size:
+        raise DataError(f"data.sources: {samples} training samples, fewer than train.batch_size {batch_size}")
+    if sampler in _GROUPS:
+        key, (column, groups) = BATCH_DIVISORS[sampler], _GROUPS[sampler]
+        needed, share = cfg.sampler[key], batch_size // cfg.sampler[key]
+        sizes = [n for source in sources for n in Counter(item[column] for item in labels(source.train)).values()]
+        if len(sizes) < needed or min(sizes) < share:
+            raise DataError(
+                f"data.sources: {len(sizes)} {groups}, the smallest with {min(sizes)} training samples, but {sampler} "
+                f"takes {share} of each of {needed} per batch (sampler.{key})"
+            )
+
+
+def check_several_photos(terms: Mapping[str, Mapping[str, Any]], sources: Mapping[str, Any]) -> None:
+    """Refuses a loss that compares photos of one identity where every identity has a single photo.
+
+    Raises:
+        DataError: naming the loss.
+    """
+    tables = [dataset.train.columns for dataset in sources.values()]
+    if any(len(table[:, [PATH, PID]].unique(dim=0)) > len(table[:, PID].unique()) for table in tables):
+        return
+    for name in comparing_photos(terms):
+        raise DataError(
+            f"loss '{name}' compares photos of one identity, but no identity of {', '.join(sources)} has two to train "
+            f"on, so it would always be 0; set loss.terms.{name}.weight 0"
+        )

@@ -1,4 +1,4 @@
-"""Numbers that are no numbers, and images that are no images: what training bears, and when it stops and says why."""
+"""Non-finite losses and undecodable images: how many are tolerated before training stops with an error."""
 
 from __future__ import annotations
 
@@ -12,31 +12,31 @@ from t2ireid_plugin.engine.training_state import save_json
 from t2ireid_plugin.errors import DataError, T2IReIDError
 
 logger = logging.getLogger(__name__)
-_SHOWN = 3  # files of a batch that a message names; the rest is in the file
+_MAX_FILES = 3  # per message; the rest is in the file
 
 
 class Step(NamedTuple):
-    """A training step whose loss or gradients are no finite numbers."""
+    """A training step with a non-finite loss or gradient norm."""
 
-    epoch: int  # from 1, as it is printed
-    number: int  # in its epoch, likewise
+    epoch: int  # from 1
+    number: int  # batch of the epoch, from 1
     values: Mapping[str, float]  # the loss, and each term
-    gradient_norm: float  # nan where there was no loss to have gradients of
-    batch: Mapping[str, Any]  # what the loader gave
+    gradient_norm: float  # nan where the loss has no gradients
+    batch: Mapping[str, Any]  # from the loader
 
     @property
-    def what(self) -> str:
-        """The first thing that went wrong."""
+    def problem(self) -> str:
+        """The first value that is not finite."""
         if not math.isfinite(self.values["loss"]):
             return f"the loss became {self.values['loss']}"
         return f"the gradients became {self.gradient_norm}"
 
 
 class NonFiniteGuard:
-    """Counts steps whose loss or gradients are not finite.
+    """Counts consecutive steps with a non-finite loss or gradient norm.
 
     Args:
-        patience: so many in a row end the run; those before are left out, with a warning.
+        patience: number of consecutive steps that ends the run; earlier ones are skipped with a warning.
     """
 
     FILE = "nonfinite.json"
@@ -45,37 +45,36 @@ class NonFiniteGuard:
         self.patience = patience
         self.in_a_row = 0
 
-    def step_was_good(self) -> None:
-        """The next one is the first again."""
+    def reset(self) -> None:
+        """Starts counting again, after a finite step."""
         self.in_a_row = 0
 
-    def meet(self, step: Step, folder: Path | None) -> None:
-        """Warns of a step, or ends the run and leaves the batch in ``folder/nonfinite.json``.
+    def record(self, step: Step, folder: Path | None) -> None:
+        """Warns of a skipped step, or ends the run and writes the batch to ``folder/nonfinite.json``.
 
         Raises:
-            T2IReIDError: for the last of as many as are borne; it names the step, the terms and the files.
+            T2IReIDError: for the last tolerated step, with its values and files.
         """
         self.in_a_row += 1
         values = ", ".join(f"{name} {value:.6g}" for name, value in step.values.items())
-        told = f"{step.what} in epoch {step.epoch}, batch {step.number} ({values})"
+        message = f"{step.problem} in epoch {step.epoch}, batch {step.number} ({values})"
         if self.in_a_row < self.patience:
-            logger.warning("%s; the step is left out, %d in a row end the run", told, self.patience)
+            logger.warning("%s; step skipped, %d in a row end the run", message, self.patience)
             return
         files = list(dict.fromkeys(step.batch["impath"]))
-        more = f" and {len(files) - _SHOWN} more" if len(files) > _SHOWN else ""
+        more = f" and {len(files) - _MAX_FILES} more" if len(files) > _MAX_FILES else ""
         where = ""
         if folder is not None:
             save_json(_describe(step), folder / self.FILE)
             where = f", all in '{folder / self.FILE}'"
-        raise T2IReIDError(
-            f"{told}, with {', '.join(map(repr, files[:_SHOWN]))}{more}{where}; lower train.lr or set train.clip_grad"
-        )
+        names = ", ".join(map(repr, files[:_MAX_FILES]))
+        raise T2IReIDError(f"{message}, with {names}{more}{where}; lower train.lr or set train.clip_grad")
 
 
 def _describe(step: Step) -> dict[str, Any]:
-    """What somebody needs to look at the step again; not every JSON reader knows nan."""
+    """The step as JSON, in which nan and infinity are strings."""
 
-    def shown(value: float) -> float | str:
+    def plain(value: float) -> float | str:
         return value if math.isfinite(value) else str(value)
 
     fields = [name for name, column in step.batch.items() if isinstance(column, list)]
@@ -84,8 +83,8 @@ def _describe(step: Step) -> dict[str, Any]:
     return {
         "epoch": step.epoch,
         "batch": step.number,
-        "values": {name: shown(value) for name, value in step.values.items()},
-        "gradient_norm": shown(step.gradient_norm),
+        "values": {name: plain(value) for name, value in step.values.items()},
+        "gradient_norm": plain(step.gradient_norm),
         "samples": [{"pid": pid, **dict(zip(fields, row, strict=True))} for pid, row in zip(pids, rows, strict=True)],
     }
 
@@ -94,26 +93,26 @@ class BadImageCounter:
     """Counts the training images that could not be decoded and were replaced.
 
     Args:
-        images: how many training images there are.
-        share: more than this share of them ends the run.
+        images: number of training images.
+        share: maximum share of them that may be replaced.
     """
 
     def __init__(self, images: int = 1, share: float = 1.0) -> None:
         self.images, self.share = images, share
-        self.met: list[str] = []
+        self.problems: list[str] = []
 
-    def meet(self, problems: Iterable[str]) -> None:
-        """Takes a batch's ``bad_image``, of each sample what was wrong with its image or nothing; logs each once.
+    def record(self, problems: Iterable[str]) -> None:
+        """Logs each new problem of a batch's ``bad_image`` column once; "" is an image without a problem.
 
         Raises:
-            DataError: when there are too many.
+            DataError: when more than the tolerated share was replaced.
         """
         for problem in problems:
-            if problem and problem not in self.met:
-                self.met.append(problem)
-                logger.warning("%s; another image of the person takes its place (%d so far)", problem, len(self.met))
-        if len(self.met) > self.share * self.images:
+            if problem and problem not in self.problems:
+                self.problems.append(problem)
+                logger.warning("%s; replaced by another image of the identity (%d so far)", problem, len(self.problems))
+        if len(self.problems) > self.share * self.images:
             raise DataError(
-                f"{len(self.met)} of {self.images} training images cannot be decoded, more than data.bad_image_share "
-                f"{self.share}; the last one: {self.met[-1]}"
+                f"{len(self.problems)} of {self.images} training images cannot be decoded, more than "
+                f"data.bad_image_share {self.share}; the last one: {self.problems[-1]}"
             )

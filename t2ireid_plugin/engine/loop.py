@@ -1,4 +1,4 @@
-"""`TrainingLoop`: torchreid's epochs, in a run that can be stopped at any moment and goes on where it was."""
+"""Epoch loop on torchreid's Engine that can be interrupted at any step and resumed exactly."""
 
 from __future__ import annotations
 
@@ -25,32 +25,32 @@ from t2ireid_plugin.utils.distributed import all_gather_list, is_main_process, r
 from t2ireid_plugin.utils.logging import MetricsLog
 from t2ireid_plugin.utils.signals import Stopped, check_stop, defer_signals
 
-_STEP = 1  # keeps the keys of steps apart from those of epochs and samples
+_STEP = 1  # distinguishes the seeds of steps from other seeds, see `derive_seed`
 
 
 class TrainingLoop(torchreid_engine.Engine):
-    """What a run is besides its steps: epochs, choosing, saving, stopping, going on.
+    """Epochs, logging, checkpoints, stopping and resuming; subclasses add the training step and the evaluation.
 
-    A position is two numbers, the epochs that are done and the steps that are done of the next one. What a step sees
-    follows from seed, epoch and step: the batch, see `SeededBatches`, and the global generators, which are seeded
-    before each step. So a checkpoint needs no state of theirs, and a run that goes on from it does what the
-    uninterrupted one would have done.
+    The position of a run is the number of epochs done and the number of steps done of the next epoch. All randomness
+    of a step follows from seed, epoch and step: the batch (see `SeededBatches`) and the global generators, which are
+    seeded before each step. So a checkpoint stores no generator state, and a resumed run computes exactly what the
+    uninterrupted run would have computed.
 
     Args:
         datamanager: `CaptionDataManager`.
         model: the network, on its device.
         losses: the training terms, on the same device.
         optimizer: over the parameters of both.
-        scheduler: has ``state_dict`` and ``load_state_dict``.
+        scheduler: of torchreid, stepped after each epoch, or `WarmupCosine`, stepped after each batch.
         use_gpu: move batches to CUDA.
         precision: of the forward pass.
         ema: moving average of the model, see `build_ema`.
-        sequence: what the sequence of batches follows from, by configuration key, ``train.seed`` among it; a
-            checkpoint of another sequence is refused.
-        bad_images: counts training images that were replaced.
-        save_minutes: save whenever this much time has passed since the last time; 0 for only after each epoch.
-        save_steps: save whenever this many steps have been done; 0 for only after each epoch.
-        extra_state: what checkpoints carry besides, such as preprocessing.
+        sequence: everything that determines the sequence of batches, by configuration key, including ``train.seed``;
+            a checkpoint of another sequence is refused.
+        bad_images: counts replaced training images.
+        save_minutes: save this often within an epoch; 0 saves after each epoch only.
+        save_steps: save after this many steps; 0 saves after each epoch only.
+        extra_state: further content of checkpoints, such as preprocessing.
     """
 
     def __init__(
@@ -58,8 +58,8 @@ class TrainingLoop(torchreid_engine.Engine):
         datamanager: Any,
         model: T2IReIDModel,
         losses: LossTerms,
-        optimizer: torch.optim.Optimizer | None = None,
-        scheduler: Any = None,
+        optimizer: torch.optim.Optimizer,
+        scheduler: Any,
         *,
         use_gpu: bool = True,
         precision: Precision | None = None,
@@ -82,16 +82,16 @@ class TrainingLoop(torchreid_engine.Engine):
         self.writer: SummaryWriter | None = None
         self.metrics_log: MetricsLog | None = None
         self.position = (0, 0)  # epochs done, steps done of the next one
-        self.evaluated = True  # whether all has been done that follows the last of the done epochs
+        self.evaluated = True  # False between the last step of an epoch and the end of its evaluation
         self.steps = 0  # done in all
         self.best: dict[str, Any] = {}  # epoch, score and val metrics of the chosen checkpoint
         self._folder: Path | None = None  # of the run
-        self._source: Path | None = None  # folder that the run goes on from
-        self._log_size = 0  # bytes of metrics.jsonl that go with the position
-        self._saved: Any = None  # what the newest checkpoint in the folder is of
+        self._source: Path | None = None  # folder of the checkpoint that was resumed
+        self._log_size = 0  # bytes of metrics.jsonl up to the position
+        self._saved: Any = None  # position of the newest checkpoint in the folder
         self._saved_at = 0.0
 
-    # The run
+    # Running
 
     def run(
         self,
@@ -105,9 +105,9 @@ class TrainingLoop(torchreid_engine.Engine):
         eval_freq: int = -1,
         **_: Any,
     ) -> None:
-        """Trains up to ``max_epoch``, from where `resume` has put it or else from ``start_epoch``.
+        """Trains up to ``max_epoch``, from the resumed position or else from ``start_epoch``.
 
-        ``last.pth`` is written at the start, after each epoch and as often as asked for; the one before it stays as
+        ``last.pth`` is written at the start, after each epoch and as often as configured; the one before it stays as
         ``last.prev.pth``. `choose` is called when torchreid's arguments say so; with ``eval_freq`` -1 after the last
         epoch only.
 
@@ -117,23 +117,25 @@ class TrainingLoop(torchreid_engine.Engine):
         """
         self._folder = Path(save_dir)
         self.max_epoch = max_epoch
-        goes_on = self._source == self._folder.resolve()
+        continues = self._source == self._folder.resolve()
         if is_main_process():
-            self.metrics_log = MetricsLog(self._folder / "metrics.jsonl", keep=self._log_size if goes_on else 0)
+            self.metrics_log = MetricsLog(self._folder / "metrics.jsonl", keep=self._log_size if continues else 0)
             self.writer = SummaryWriter(log_dir=save_dir, purge_step=self.steps or None)
         started = time.time()
         try:
             self._saved_at = time.monotonic()
             if self._source is None:
                 self.position = (start_epoch, 0)
-            if not goes_on:
-                self._save_first()
+            if not continues:  # shows at once whether the folder can be written to, and replaces an older run's state
+                self.save(keep_previous=False)
+                if is_main_process():
+                    (self._folder / PREVIOUS).unlink(missing_ok=True)
             for epoch in range(self.position[0] - (not self.evaluated), max_epoch):
                 self.epoch, done = epoch, epoch + 1
                 if self.evaluated:
                     self.train(print_freq=print_freq, fixbase_epoch=fixbase_epoch, open_layers=open_layers)
                 if done == max_epoch or (eval_freq > 0 and done >= start_eval and done % eval_freq == 0):
-                    if world_size() > 1:  # one that is stopped in there leaves the others waiting for it, not saving
+                    if world_size() > 1:  # one stopped during evaluation cannot save, as the others wait for it
                         self.save()
                     self.choose(self._folder)
                 self.position, self.evaluated = (done, 0), True
@@ -141,7 +143,7 @@ class TrainingLoop(torchreid_engine.Engine):
         except Stopped as stop:
             self.save()
             epochs, steps = self.position
-            print(f"S{str(stop)[1:]} after {epochs} epochs and {steps} steps; --resume goes on from there")
+            print(f"Stopped by {stop.signal.name} after {epochs} epochs and {steps} steps; continue with --resume")
             raise
         finally:
             if self.writer is not None:
@@ -149,18 +151,12 @@ class TrainingLoop(torchreid_engine.Engine):
             self.writer = None
         print(f"Trained in {datetime.timedelta(seconds=round(time.time() - started))}")
 
-    def _save_first(self) -> None:
-        """What cannot be written shows now and not after an epoch, and nothing of an older run can be resumed."""
-        self.save(keep_previous=False)
-        if self._folder is not None and is_main_process():
-            (self._folder / PREVIOUS).unlink(missing_ok=True)
-
     def choose(self, folder: Path) -> None:
-        """Keeps this epoch's weights in ``folder`` if they are the best so far."""
+        """Saves this epoch's weights in ``folder`` if they are the best so far."""
         raise NotImplementedError
 
     def train(self, print_freq: int = 10, fixbase_epoch: int = 0, open_layers: str | list[str] | None = None) -> None:
-        """The epoch `epoch`, or what is left of it, with torchreid's figures on the console and in TensorBoard."""
+        """Trains the rest of the epoch `epoch`, with torchreid's console output and TensorBoard scalars."""
         self.set_model_mode("train")
         self.two_stepped_transfer_learning(self.epoch, fixbase_epoch, open_layers)
         first = self.position[1] if self.position[0] == self.epoch else 0
@@ -168,9 +164,9 @@ class TrainingLoop(torchreid_engine.Engine):
         batches.start_at(self.epoch, first)
         self.num_batches = len(batches)
         meters = _Meters()
-        with defer_signals():  # weights, average, position and log belong together
+        with defer_signals():  # weights, average, position and log must agree
             for step, data in enumerate(self.train_loader, start=first):
-                meters.batch_is_there()
+                meters.batch_loaded()
                 self._step(step, data, meters, print_freq)
                 check_stop()
         with defer_signals():
@@ -180,19 +176,19 @@ class TrainingLoop(torchreid_engine.Engine):
                 self._log_size = self.metrics_log.size()
 
     def _step(self, step: int, data: dict[str, Any], meters: _Meters, print_freq: int) -> None:
-        """A step and what belongs to it."""
+        """Trains one batch, logs it and saves if it is time."""
         self.batch_idx = step
         seed_all(derive_seed(self.sequence["train.seed"], self.epoch, step, _STEP, rank()))
         if "bad_image" in data:
-            self.bad_images.meet(all_gather_list(data["bad_image"]))
-        meters.step_is_done(self.forward_backward(data))
+            self.bad_images.record(all_gather_list(data["bad_image"]))
+        meters.step_done(self.forward_backward(data))
         self.position, self.steps = (self.epoch, step + 1), self.steps + 1
-        self._report(meters, print_freq)
+        self._log_step(meters, print_freq)
         if self._is_time_to_save():
             self.save()
 
-    def _report(self, meters: _Meters, print_freq: int) -> None:
-        """A step on the console and in ``metrics.jsonl`` where it is time for that, and in TensorBoard."""
+    def _log_step(self, meters: _Meters, print_freq: int) -> None:
+        """Logs to TensorBoard, and every ``print_freq`` steps to the console and ``metrics.jsonl``."""
         step, rate = self.batch_idx + 1, self.get_current_lr()
         if step % print_freq == 0:
             left = self.num_batches * (self.max_epoch - self.epoch) - step
@@ -207,11 +203,11 @@ class TrainingLoop(torchreid_engine.Engine):
                 self.metrics_log.write(step=self.steps, epoch=self.epoch + 1, lr=rate, **values)
         if self.writer is not None:
             averages = {name: meter.avg for name, meter in meters.losses.meters.items()}
-            figures = {"time": meters.time.avg, "data": meters.data.avg, **averages, "lr": rate}
-            for name, value in figures.items():
+            scalars = {"time": meters.time.avg, "data": meters.data.avg, **averages, "lr": rate}
+            for name, value in scalars.items():
                 self.writer.add_scalar(f"Train/{name}", value, self.steps - 1)
 
-    # Saving and going on
+    # Saving and resuming
 
     def _is_time_to_save(self) -> bool:
         if self._folder is None:
@@ -220,7 +216,7 @@ class TrainingLoop(torchreid_engine.Engine):
         return 0 < self.save_minutes <= minutes or (self.save_steps > 0 and self.steps % self.save_steps == 0)
 
     def save(self, keep_previous: bool = True) -> None:
-        """Writes ``last.pth``, from which `resume` goes on; what it was before stays as ``last.prev.pth``."""
+        """Writes ``last.pth`` for `resume`; the previous one stays as ``last.prev.pth``."""
         if not is_main_process():
             return
         assert self._folder is not None
@@ -228,14 +224,13 @@ class TrainingLoop(torchreid_engine.Engine):
         now = (self.position, self.evaluated)
         if now != self._saved:
             with defer_signals():
-                if self.evaluated:  # or else lines of an evaluation that is done again follow
+                if self.evaluated:  # else the log's end is of an evaluation that will be repeated
                     self._log_size = self.metrics_log.size()
                 state = self._state()
                 save_checkpoint(state, self._folder / LAST, self._folder / PREVIOUS if keep_previous else None)
                 self._saved, self._saved_at = now, time.monotonic()
 
     def _state(self) -> dict[str, Any]:
-        assert self.optimizer is not None
         return {
             **self.weights(self.model, self.position[0]),
             "step": self.position[1],
@@ -243,48 +238,43 @@ class TrainingLoop(torchreid_engine.Engine):
             "steps": self.steps,
             "log": self._log_size,
             "sequence": self.sequence,
-            "bad_images": self.bad_images.met,
+            "bad_images": self.bad_images.problems,
             "ema": None if self.ema is None else self.ema.state_dict(),
             "losses": self.losses.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.precision.scaler.state_dict(),
-            "scheduler": None if self.scheduler is None else self.scheduler.state_dict(),
+            "scheduler": self.scheduler.state_dict(),
         }
 
     def weights(self, model: T2IReIDModel, epochs: int) -> dict[str, Any]:
-        """What a checkpoint needs to be tested: the weights after a number of epochs, and how to use them."""
+        """The content of a checkpoint for inference: weights after a number of epochs, and the preprocessing."""
         return {"state_dict": model.state_dict(), "epoch": epochs, "best": self.best, **self.extra_state}
 
     def resume(self, path: str | Path) -> tuple[int, int]:
-        """Restores all that a run goes on from; returns the position.
+        """Restores a saved training state and returns its position.
 
         Raises:
             CheckpointError: when the file is missing, damaged, of another model or of another sequence of batches.
         """
         state = load_training_state(path)
-        self._check_sequence(state["sequence"], path)
+        for key, value in self.sequence.items():
+            if state["sequence"].get(key) != value:
+                raise CheckpointError(
+                    f"'{path}' was trained with {key} {state['sequence'].get(key)}, now it is {value}, which gives "
+                    "other batches; keep the old value, or start from the weights alone with model.load_weights"
+                )
         self._load(state, path)
         self.position, self.evaluated = (state["epoch"], state["step"]), state["evaluated"]
         self.steps, self._log_size, self._source = state["steps"], state["log"], Path(path).resolve().parent
-        self.best, self.bad_images.met = dict(state["best"]), list(state["bad_images"])
+        self.best, self.bad_images.problems = dict(state["best"]), list(state["bad_images"])
         return self.position
 
-    def _check_sequence(self, theirs: dict[str, Any], path: str | Path) -> None:
-        """What is left of an epoch is only left of the same epoch."""
-        for key, value in self.sequence.items():
-            if theirs.get(key) != value:
-                raise CheckpointError(
-                    f"'{path}' was trained with {key} {theirs.get(key)}, and now it is {value}: the batches would be "
-                    "others. Leave it as it was, or start from the weights alone with model.load_weights"
-                )
-
     def _load(self, state: dict[str, Any], path: str | Path) -> None:
-        assert self.optimizer is not None
         average = state.get("ema")
         if (average is None) != (self.ema is None):
-            had, have = ("without", "above 0") if average is None else ("with", "0")
+            then, now = ("without", "above 0") if average is None else ("with", "0")
             raise CheckpointError(
-                f"'{path}' was trained {had} a moving average, but train.ema_decay is {have}; it must stay as it was"
+                f"'{path}' was trained {then} a moving average, but train.ema_decay is {now}; keep it as it was"
             )
         try:
             if self.ema is not None and average is not None:
@@ -298,25 +288,24 @@ class TrainingLoop(torchreid_engine.Engine):
             raise CheckpointError(
                 f"'{path}' is of another model, other losses or another optimizer: {reason}"
             ) from error
-        if self.scheduler is not None:
-            self.scheduler.load_state_dict(state["scheduler"])
+        self.scheduler.load_state_dict(state["scheduler"])
         keep_settings(configured, self.optimizer, self.scheduler)
-        if state["scaler"]:  # empty without one
+        if state["scaler"]:  # empty except with fp16
             self.precision.scaler.load_state_dict(state["scaler"])
 
 
 class _Meters:
-    """torchreid's figures of an epoch so far: seconds a step, seconds waited for data, losses."""
+    """torchreid's meters of one epoch: seconds per step, seconds spent waiting for data, losses."""
 
     def __init__(self) -> None:
         self.losses = torchreid_utils.MetricMeter()
         self.time, self.data = torchreid_utils.AverageMeter(), torchreid_utils.AverageMeter()
         self._since = time.time()
 
-    def batch_is_there(self) -> None:
+    def batch_loaded(self) -> None:
         self.data.update(time.time() - self._since)
 
-    def step_is_done(self, losses: dict[str, float]) -> None:
+    def step_done(self, losses: dict[str, float]) -> None:
         self.losses.update(losses)
         self.time.update(time.time() - self._since)
         self._since = time.time()

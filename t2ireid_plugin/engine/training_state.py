@@ -1,4 +1,4 @@
-"""Writes what a run must not lose, and reads it back."""
+"""The files of a run's folder: training state and weights, written atomically and read back with checksums."""
 
 from __future__ import annotations
 
@@ -15,25 +15,28 @@ from typing import Any, BinaryIO
 
 import torch
 
-from t2ireid_plugin.errors import CheckpointError
+from t2ireid_plugin.errors import CheckpointError, ConfigError
 from t2ireid_plugin.modeling.checkpoint import check_archive, read_checkpoint
 from t2ireid_plugin.utils.atomic_io import atomic_write, atomic_write_text
+from t2ireid_plugin.utils.text import first_line
 
 logger = logging.getLogger(__name__)
 
-# The newest state of a training run and the one before it, and what the newest is renamed to when it is damaged.
-LAST, PREVIOUS, DAMAGED = "last.pth", "last.prev.pth", "last.damaged.pth"
+# The newest training state, the one before it, the name that a damaged newest one gets, and the chosen weights.
+LAST, PREVIOUS, DAMAGED, BEST = "last.pth", "last.prev.pth", "last.damaged.pth", "best.pth"
 _DIGEST = 32  # hexadecimal digits
-# What training needs to go on; see `TrainingLoop.save`.
+# Entries of a training state, see `TrainingLoop.save`.
 _NEEDED = ["state_dict", "losses", "optimizer", "scheduler", "scaler", "epoch", "step", "steps", "evaluated"]
 _NEEDED += ["sequence", "log", "bad_images"]
 
 
 def save_checkpoint(state: dict[str, Any], path: str | Path, keep: str | Path | None = None) -> None:
-    """Writes ``state`` so that ``path`` is always whole: the old file or the new one, never half of one.
+    """Writes a checkpoint atomically, with a digest of its bytes.
 
-    ``state`` may hold tensors and plain values only, or the safe loader will refuse it. With ``keep`` the old file
-    gets that name.
+    Args:
+        state: tensors and plain values only, as PyTorch's safe loader reads nothing else.
+        path: the file.
+        keep: the name that the old file gets; without it the old file is replaced.
 
     Raises:
         CheckpointError: when it cannot be written.
@@ -43,17 +46,17 @@ def save_checkpoint(state: dict[str, Any], path: str | Path, keep: str | Path | 
     def write(draft: Path) -> None:
         try:
             torch.save(state, draft)
-        except RuntimeError as error:  # which only says that writing failed, or is of a data worker that died meanwhile
-            if str(error).startswith("DataLoader worker"):
+        except RuntimeError as error:  # PyTorch does not say why writing failed
+            if str(error).startswith("DataLoader worker"):  # a signal handler's error, about a dead data worker
                 raise
-            raise OSError(_why_not(draft) or str(error).splitlines()[0]) from error
-        _seal(draft)
+            raise OSError(_write_problem(draft) or first_line(error)) from error
+        _append_digest(draft)
 
     atomic_write(Path(path), write, CheckpointError, previous)
 
 
-def _why_not(draft: Path) -> str | None:
-    """What the system says when more is written to a file."""
+def _write_problem(draft: Path) -> str | None:
+    """The system's reason why no more can be written to a file."""
     try:
         with open(draft, "ab") as stream:
             stream.write(bytes(1 << 20))
@@ -62,10 +65,10 @@ def _why_not(draft: Path) -> str | None:
     return None
 
 
-def _seal(file: Path) -> None:
-    """Puts a digest of all bytes of an archive behind it, as the archive's comment, which every reader skips."""
+def _append_digest(file: Path) -> None:
+    """Adds a digest of all bytes of a zip archive as the archive's comment, which every reader skips."""
     with open(file, "rb+") as stream:
-        stream.seek(-2, os.SEEK_END)  # the length of the comment, which PyTorch leaves at 0
+        stream.seek(-2, os.SEEK_END)  # length of the comment, 0 in PyTorch's archives
         body = stream.tell()
         stream.seek(0)
         digest = _digest(stream, body)
@@ -74,16 +77,16 @@ def _seal(file: Path) -> None:
 
 
 def _digest(stream: BinaryIO, length: int) -> bytes:
-    """Of the next ``length`` bytes, in hexadecimal digits."""
-    found = hashlib.blake2b(digest_size=_DIGEST // 2)
+    """Digest of the next ``length`` bytes, in hexadecimal digits."""
+    digest = hashlib.blake2b(digest_size=_DIGEST // 2)
     while length > 0 and (part := stream.read(min(length, 2**20))):
-        found.update(part)
+        digest.update(part)
         length -= len(part)
-    return found.hexdigest().encode()
+    return digest.hexdigest().encode()
 
 
-def _seal_holds(file: Path) -> bool:
-    """Whether the digest behind an archive fits; true for an archive without one, as older versions wrote."""
+def _digest_matches(file: Path) -> bool:
+    """Compares an archive with its digest; true for an archive without one, as older versions wrote."""
     size = file.stat().st_size
     with open(file, "rb") as stream:
         stream.seek(-2, os.SEEK_END)
@@ -96,15 +99,15 @@ def _seal_holds(file: Path) -> bool:
 
 
 def save_json(content: Any, path: str | Path) -> None:
-    """Writes ``content`` as JSON, never half of it."""
+    """Writes ``content`` as JSON, atomically."""
     text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
     atomic_write_text(Path(path), text, CheckpointError)
 
 
 def check_intact(path: str | Path) -> None:
-    """Reads a checkpoint of ours once through and compares the checksums that PyTorch and we have put into it.
+    """Verifies the checksums of a checkpoint's entries and the digest of the whole file.
 
-    PyTorch itself does not look at them: a flipped bit would be loaded as another weight.
+    PyTorch ignores the checksums that it writes: a flipped bit would be loaded as another weight.
 
     Raises:
         CheckpointError: when the file is missing or damaged.
@@ -120,23 +123,23 @@ def check_intact(path: str | Path) -> None:
         raise CheckpointError(f"'{file}' is truncated or damaged ({error})") from error
     if damaged is not None:
         raise CheckpointError(f"'{file}' is damaged: the checksum of '{damaged}' in it is wrong")
-    if not _seal_holds(file):  # what the archive says of itself has no checksum
-        raise CheckpointError(f"'{file}' is truncated or damaged: its bytes are not those that were written")
+    if not _digest_matches(file):  # the archive's own headers have no checksum
+        raise CheckpointError(f"'{file}' is truncated or damaged: its bytes do not match its digest")
 
 
 def newest_checkpoint(folder: Path) -> Path | None:
-    """The newest state in a run's folder that is whole; None when there is none at all.
+    """The newest intact training state in a run's folder; None when there is none.
 
-    A newest one that is damaged is renamed to `DAMAGED`, so that it does not take the place of the one before it.
+    A damaged newest one is renamed to `DAMAGED`, so that it does not replace the one before it at the next save.
 
     Raises:
-        CheckpointError: when all that are there are damaged.
+        CheckpointError: when all of them are damaged.
     """
     last, previous = folder / LAST, folder / PREVIOUS
     if not last.exists():
         if not previous.exists():
             return None
-        logger.warning("'%s' is not there; going on from '%s'", last, previous)
+        logger.warning("'%s' is missing; continuing from '%s'", last, previous)
         check_intact(previous)
         return previous
     try:
@@ -146,13 +149,13 @@ def newest_checkpoint(folder: Path) -> Path | None:
             raise
         check_intact(previous)
         os.replace(last, folder / DAMAGED)
-        logger.warning("%s; it is now '%s'. Going on from the one before it, '%s'", error, folder / DAMAGED, previous)
+        logger.warning("%s; renamed to '%s', continuing from '%s'", error, folder / DAMAGED, previous)
         return previous
     return last
 
 
 def load_training_state(path: str | Path) -> dict[str, Any]:
-    """A checkpoint that training can go on from.
+    """Reads a training state.
 
     Raises:
         CheckpointError: when it is missing or damaged, or holds weights only.
@@ -164,7 +167,7 @@ def load_training_state(path: str | Path) -> dict[str, Any]:
 
 
 def check_resumable(state: Mapping[str, Any], needed: Iterable[str], path: str | Path) -> None:
-    """Refuses the content of a checkpoint that lacks what training goes on from.
+    """Refuses a checkpoint without the entries that resuming needs.
 
     Raises:
         CheckpointError: naming what is missing.
@@ -175,3 +178,29 @@ def check_resumable(state: Mapping[str, Any], needed: Iterable[str], path: str |
             f"'{path}' has no {', '.join(missing)}, so training cannot be resumed from it; to start from its weights "
             "set model.load_weights instead"
         )
+
+
+def weights_to_test(load_weights: str, folder: Path) -> Path:
+    """The checkpoint to test: ``load_weights`` where set, else the run's best one.
+
+    Raises:
+        ConfigError: when there is neither.
+    """
+    if load_weights:
+        return Path(load_weights)
+    best = folder / BEST
+    if not best.is_file():
+        raise ConfigError(f"nothing to test: model.load_weights is empty and there is no '{best}'")
+    return best
+
+
+def make_folder(folder: Path) -> None:
+    """Creates ``data.save_dir``.
+
+    Raises:
+        ConfigError: when it cannot be created.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"data.save_dir: cannot create '{folder}' ({error.strerror})") from error

@@ -14,10 +14,9 @@ from yacs.config import CfgNode
 
 from t2ireid_plugin.config import require_texts
 from t2ireid_plugin.data.manager import explain_dead_workers
-from t2ireid_plugin.engine.build import check_files
-from t2ireid_plugin.engine.checks import check_config
-from t2ireid_plugin.engine.train import build_run, make_folder, weights_to_test
-from t2ireid_plugin.engine.training_state import save_json
+from t2ireid_plugin.engine.build import build_run
+from t2ireid_plugin.engine.checks import check_config, check_files
+from t2ireid_plugin.engine.training_state import make_folder, save_json, weights_to_test
 from t2ireid_plugin.evaluation.embeddings import embed_target
 from t2ireid_plugin.evaluation.metrics import compute_metrics, format_table
 from t2ireid_plugin.modeling.t2ireid import T2IReIDModel
@@ -45,7 +44,7 @@ def run_probes(cfg: CfgNode, command: str) -> dict[str, dict[str, Any]]:
     require_texts(cfg, "t2ireid probe")
     check_config(cfg)
     folder = Path(cfg.data.save_dir)
-    weights = weights_to_test(cfg, folder)
+    weights = weights_to_test(cfg.model.load_weights, folder)
     check_files(cfg)
     engine = build_run(cfg, weights)
     engine.set_model_mode("eval")

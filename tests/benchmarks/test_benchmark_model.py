@@ -12,7 +12,7 @@ from benchmarks.literal import LiteralModel
 from benchmarks.main import main
 from benchmarks.timing import Seconds, by_turns, ratio, summary
 from benchmarks.workloads import BARE, CACHED, LITERAL, OURS, SIZES
-from t2ireid_plugin.engine import text_features
+from t2ireid_plugin.engine import feature_cache
 from t2ireid_plugin.errors import DataError
 
 
@@ -145,7 +145,7 @@ def test_training_steps_leave_the_models_as_the_next_contender_wants_them():
 
 def test_cached_steps_look_at_the_frozen_weights_once_as_an_epoch_does(monkeypatch):
     looks = []
-    monkeypatch.setattr(text_features, "fingerprint", lambda _: looks.append(True) or "name")
+    monkeypatch.setattr(feature_cache, "encoder_digest", lambda _: looks.append(True) or "name")
     step = workloads.training_work(workloads.build("tiny"), 2)[workloads.CACHED]
     for _ in range(3):
         step()

@@ -6,9 +6,9 @@ import torch
 from torch import nn
 
 from t2ireid_plugin.cli import main
-from t2ireid_plugin.engine import train as job
+from t2ireid_plugin.engine import build
 
-build_model = job.build_model
+build_model = build.build_model
 
 
 def without_dropout(*arguments):
@@ -23,5 +23,5 @@ def without_dropout(*arguments):
 
 if __name__ == "__main__":
     torch.set_default_dtype(torch.float64)
-    job.build_model = without_dropout
+    build.build_model = without_dropout
     sys.exit(main(sys.argv[1:]))

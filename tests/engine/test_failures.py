@@ -73,7 +73,7 @@ def test_steps_that_are_borne_are_left_out_with_all_they_did(build, what, caplog
         assert all(same) if left_out else not all(same)
     assert all(value.isfinite().all() for value in weights(engine).values())
     warnings = [record.message for record in caplog.records if record.levelno == logging.WARNING]
-    assert [message.split(" in ")[1] for message in warnings if "left out" in message] == [
+    assert [message.split(" in ")[1] for message in warnings if "step skipped" in message] == [
         message.split(" in ")[1] for message in warnings
     ]
     assert [f"batch {number} (" in message for number, message in zip((2, 4), warnings, strict=True)] == [True, True]
@@ -142,11 +142,11 @@ def test_another_image_of_the_person_takes_its_place(tiny_settings, with_bad_ima
     log = (tmp_path / "log" / "train.log").read_text()
     for file in broken:
         assert log.count(f"unreadable image '{file}'") == 1
-    assert log.count("another image of the person takes its place") == 2
+    assert log.count("replaced by another image of the identity") == 2
     other = tiny_settings(tmp_path / "other", data__workers=0, **settings)
     assert main(["train", *other, "train.max_epoch", "1"]) == 0
     assert main(["train", "--resume", *other]) == 0
-    assert (tmp_path / "other" / "train.log").read_text().count("takes its place") == 2
+    assert (tmp_path / "other" / "train.log").read_text().count("replaced by another image") == 2
     logs = [(tmp_path / name / "metrics.jsonl").read_text() for name in ("log", "other")]
     first = [line for line in logs[0].splitlines() if '"step"' in line]
     assert first == [line for line in logs[1].splitlines() if '"step"' in line]
@@ -207,11 +207,11 @@ def test_a_person_without_another_image(build, with_bad_images, new_cuhk, tmp_pa
 
 def test_counting_bad_images():
     counter = BadImageCounter(images=100, share=0.02)
-    counter.meet(["", "a is bad", "", "a is bad", "b is bad"])
-    counter.meet(["b is bad"])
-    assert counter.met == ["a is bad", "b is bad"]
+    counter.record(["", "a is bad", "", "a is bad", "b is bad"])
+    counter.record(["b is bad"])
+    assert counter.problems == ["a is bad", "b is bad"]
     with pytest.raises(DataError, match="3 of 100 training images"):
-        counter.meet(["c is bad"])
+        counter.record(["c is bad"])
 
 
 def test_the_log_is_json_whatever_the_numbers(tmp_path):

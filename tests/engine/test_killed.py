@@ -162,7 +162,7 @@ def test_a_signal_to_end_saves_first(repository, tiny_settings, undisturbed, tmp
     state = torch.load(folder / "last.pth", weights_only=True)
     assert state["steps"] >= 3
     position = f"after {state['epoch']} epochs and {state['step']} steps"
-    assert printed.strip().splitlines()[-1] == f"Stopped by {number.name} {position}; --resume goes on from there"
+    assert printed.strip().splitlines()[-1] == f"Stopped by {number.name} {position}; continue with --resume"
     assert main(["train", "--resume", *words_for(tiny_settings, folder)]) == 0
     assert_same_run(folder, undisturbed)
 

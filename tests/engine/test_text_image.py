@@ -335,7 +335,7 @@ def assert_same(first, second, where):
 def test_a_checkpoint_of_another_sequence_of_batches_is_refused(build, tiny_run, other):
     (key, value), *_ = ((name.replace("__", "."), value) for name, value in other.items())
     shown = re.escape(str(value).replace("[random_crop]", "['random_crop']"))
-    with pytest.raises(CheckpointError, match=rf"last\.pth' was trained with {key} .*, and now it is {shown}"):
+    with pytest.raises(CheckpointError, match=rf"last\.pth' was trained with {key} .*, now it is {shown}"):
         build(**other).resume(tiny_run.folder / "last.pth")
 
 

@@ -148,7 +148,7 @@ def test_a_damaged_newest_gives_way_to_the_one_before_it_with_a_warning(tmp_path
     broken = last.read_bytes()
     assert newest_checkpoint(tmp_path) == previous
     assert "last.pth' is damaged: the checksum of" in caplog.text
-    assert "Going on from the one before it" in caplog.text
+    assert "continuing from" in caplog.text
     # The next save keeps the good one, and the damaged one is there for whoever wants to look.
     save_checkpoint({"epoch": 2}, last, keep=previous)
     assert load(previous)["epoch"] == 1
@@ -167,7 +167,7 @@ def test_a_process_killed_between_the_two_renames_loses_nothing(tmp_path, caplog
     last, previous = two_checkpoints(tmp_path)
     last.unlink()
     assert newest_checkpoint(tmp_path) == previous
-    assert "last.pth' is not there" in caplog.text
+    assert "last.pth' is missing" in caplog.text
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from t2ireid_plugin.config import load_cfg
-from t2ireid_plugin.engine.build import build_datamanager, build_model, build_tokenizer
+from t2ireid_plugin.engine.build import build_run
 from t2ireid_plugin.evaluation.embeddings import embed_target
 from t2ireid_plugin.evaluation.protocols import PROTOCOLS
 
@@ -12,9 +12,8 @@ from t2ireid_plugin.evaluation.protocols import PROTOCOLS
 def model_and_loaders(tiny_settings, tmp_path_factory):
     words = tiny_settings(tmp_path_factory.mktemp("log"), test__batch_size=7)
     cfg = load_cfg(words[1], words[2:])
-    torch.manual_seed(0)
-    model = build_model(cfg, build_tokenizer(cfg), 24).eval()
-    return model, build_datamanager(cfg, model.preprocess, use_gpu=False).test_loader["cuhkpedes"]
+    engine = build_run(cfg, None)
+    return engine.model.eval(), engine.test_loader["cuhkpedes"]
 
 
 def embed(model_and_loaders, *protocols):
@@ -85,9 +84,8 @@ def test_each_caption_describes_a_photo_of_its_person(model_and_loaders):
 def test_a_fusion_of_tokens_is_what_the_model_says_of_each_pair(tiny_settings, tmp_path):
     words = tiny_settings(tmp_path, test__batch_size=7, model__fusion__type="sequence_mamba")
     cfg = load_cfg(words[1], words[2:])
-    torch.manual_seed(0)
-    model = build_model(cfg, build_tokenizer(cfg), 24).eval()
-    loaders = build_datamanager(cfg, model.preprocess, use_gpu=False).test_loader["cuhkpedes"]
+    engine = build_run(cfg, None)
+    model, loaders = engine.model.eval(), engine.test_loader["cuhkpedes"]
     found = embed((model, loaders), "t2i", "ti2i")
     images, queries = loaders["gallery"].dataset, loaders["query"].dataset
     assert found.fused.shape == found.captions.shape == (64, 256)

@@ -37,7 +37,7 @@ class Circle:
     def our_model(self, weights):
         """As `t2ireid test` builds and fills it."""
         cfg = load_cfg(self.run.folder / "config.yaml")
-        return build.build_model(cfg, build.build_tokenizer(cfg, self.start), 24).load_param(weights).eval()
+        return build.build_model(cfg, build.build_tokenizer(cfg, (), self.start), 24).load_param(weights).eval()
 
     @torch.no_grad()
     def embed(self, model):

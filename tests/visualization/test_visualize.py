@@ -9,9 +9,10 @@ import pytest
 import torch
 from PIL import Image
 
+from t2ireid_plugin import run as job
 from t2ireid_plugin.cli import main
 from t2ireid_plugin.data.transforms import TestTransform
-from t2ireid_plugin.engine import train as job
+from t2ireid_plugin.engine.build import build_run
 from t2ireid_plugin.evaluation.protocols import IMAGE_QUERY_PROTOCOLS, PROTOCOLS
 from t2ireid_plugin.synthetic.parts import drawn_photos, part_masks
 from t2ireid_plugin.utils import fonts
@@ -115,7 +116,7 @@ def test_shares_of_attention_are_those_of_the_checkpoint_s_view(drawn, synthetic
     assert shares["photos"] == 32
     state = torch.load(tiny_run.folder / "best.pth", weights_only=True)
     transform = TestTransform(**state["preprocess"])
-    engine = job.build_run(job_cfg(test_words(tmp_path)), tiny_run.folder / "best.pth")
+    engine = build_run(job_cfg(test_words(tmp_path)), tiny_run.folder / "best.pth")
     model = engine.model.eval()
     assert (transform.height, transform.width) == (32, 16)
     means = {"head": [], "garments": []}

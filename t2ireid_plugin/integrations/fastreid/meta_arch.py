@@ -18,7 +18,7 @@ from fastreid.utils.events import get_event_storage
 from torch import Tensor, nn
 
 from t2ireid_plugin.config import to_dict
-from t2ireid_plugin.engine.forward import forward_for
+from t2ireid_plugin.engine.text_image import forward_for
 from t2ireid_plugin.errors import ConfigError, check_choice
 from t2ireid_plugin.integrations.fastreid.checks import check_pixels
 from t2ireid_plugin.integrations.fastreid.config import lower

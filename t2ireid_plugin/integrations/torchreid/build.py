@@ -16,12 +16,18 @@ from yacs.config import CfgNode
 
 from t2ireid_plugin.config import to_dict
 from t2ireid_plugin.data.annotations import check_images
-from t2ireid_plugin.errors import ConfigError, DataError, EncoderError, InputError, T2IReIDError, check_choice
+from t2ireid_plugin.engine.build import (
+    build_preprocess,
+    build_scheduler,
+    loader_options,
+    sampler_options,
+    stored_preprocess,
+)
+from t2ireid_plugin.errors import DataError, EncoderError, T2IReIDError, check_choice
 from t2ireid_plugin.integrations.torchreid.checks import dataset_folder
 from t2ireid_plugin.integrations.torchreid.engine import SoftmaxEngine, TripletEngine
 from t2ireid_plugin.integrations.torchreid.model import T2IReIDImageModel
 from t2ireid_plugin.integrations.torchreid.registration import MODELS
-from t2ireid_plugin.modeling.encoders.families import check_size
 from t2ireid_plugin.modeling.encoders.preprocess import Preprocess
 from t2ireid_plugin.utils.progress import show_progress
 from t2ireid_plugin.utils.text import first_line
@@ -147,25 +153,14 @@ def _check_layers(cfg: CfgNode, model: nn.Module) -> None:
 
 
 def image_preprocess(cfg: CfgNode, model: nn.Module) -> Preprocess:
-    """What ``cfg.data`` sets of size and normalisation, and for the rest the model's own.
+    """Size and normalisation: ``cfg.data`` where set, the model's own values otherwise.
 
     Raises:
         ConfigError: when our model cannot read images of that size.
     """
-    encoder = model.visual_encoder.config if isinstance(model, T2IReIDImageModel) else None
-    own = model.preprocess if isinstance(model, T2IReIDImageModel) else _TORCHREID_PREPROCESS
-    found = Preprocess(
-        cfg.data.height or own.height,
-        cfg.data.width or own.width,
-        tuple(cfg.data.norm_mean or own.mean),
-        tuple(cfg.data.norm_std or own.std),
-    )
-    if encoder is not None:
-        try:
-            check_size(encoder, found.height, found.width)
-        except InputError as error:
-            raise ConfigError(f"data.height {found.height}, data.width {found.width}: {error}") from error
-    return found
+    if isinstance(model, T2IReIDImageModel):
+        return build_preprocess(cfg, model.preprocess, model.visual_encoder.config)
+    return build_preprocess(cfg, _TORCHREID_PREPROCESS, None)
 
 
 def build_image_datamanager(cfg: CfgNode, preprocess: Preprocess, use_gpu: bool) -> Any:
@@ -179,15 +174,9 @@ def build_image_datamanager(cfg: CfgNode, preprocess: Preprocess, use_gpu: bool)
         transforms=list(cfg.data.transforms),
         norm_mean=list(preprocess.mean),
         norm_std=list(preprocess.std),
-        use_gpu=use_gpu,
         combineall=cfg.data.combineall,
-        batch_size_train=cfg.train.batch_size,
-        batch_size_test=cfg.test.batch_size,
-        workers=cfg.data.workers,
-        num_instances=cfg.sampler.num_instances,
-        num_cams=cfg.sampler.num_cams,
-        num_datasets=cfg.sampler.num_datasets,
-        train_sampler=cfg.sampler.train_sampler,
+        **loader_options(cfg, use_gpu),
+        **sampler_options(cfg),
         **_dataset_options(cfg),
     )
 
@@ -223,24 +212,16 @@ def build_image_engine(
         new_layers=list(cfg.train.new_layers),
         base_lr_mult=cfg.train.base_lr_mult,
     )
-    scheduler = torchreid_optim.build_lr_scheduler(
-        optimizer,
-        lr_scheduler=cfg.train.lr_scheduler,
-        stepsize=list(cfg.train.stepsize),
-        gamma=cfg.train.gamma,
-        max_epoch=cfg.train.max_epoch,
-    )
-    height, width, mean, std = preprocess
     options: dict[str, Any] = {
         "optimizer": optimizer,
-        "scheduler": scheduler,
+        "scheduler": build_scheduler(cfg, optimizer),
         "use_gpu": use_gpu,
         "label_smooth": cfg.loss.softmax.label_smooth,
         "seed": cfg.train.seed,
         "evaluator": cfg.test.evaluator,
         "samples": cfg.test.bootstrap,
         "rerank": cfg.test.rerank,
-        "extra_state": {"preprocess": {"height": height, "width": width, "mean": list(mean), "std": list(std)}},
+        "extra_state": {"preprocess": stored_preprocess(preprocess)},
     }
     if cfg.loss.name == "softmax":
         return SoftmaxEngine(datamanager, model, **options)

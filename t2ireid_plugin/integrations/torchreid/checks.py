@@ -11,6 +11,7 @@ from yacs.config import CfgNode
 
 from t2ireid_plugin.config import MODEL_NAME, changed_keys
 from t2ireid_plugin.data.benchmarks import BENCHMARKS, VAL_SUFFIX
+from t2ireid_plugin.engine.checks import check_common
 from t2ireid_plugin.errors import ConfigError, DataError, EncoderError, check_choice
 from t2ireid_plugin.integrations.torchreid.model import LOSSES
 from t2ireid_plugin.integrations.torchreid.registration import MODELS, private_table
@@ -47,12 +48,13 @@ _WHY = {
 }
 
 
-def check_image_config(cfg: CfgNode) -> None:
+def check_config(cfg: CfgNode) -> None:
     """Refuses names that do not exist and settings that cannot work or would do nothing.
 
     Raises:
         ConfigError: naming the key, the value and what would be right.
     """
+    check_common(cfg)
     if world_size() > 1:
         raise ConfigError(
             f"torchrun: torchreid's engines train in one process, not {world_size()}; loss.name terms trains in several"
@@ -112,7 +114,7 @@ def image_datasets() -> list[str]:
     return [name for name in table if name.removesuffix(VAL_SUFFIX) not in BENCHMARKS]
 
 
-def check_image_files(cfg: CfgNode) -> None:
+def check_files(cfg: CfgNode) -> None:
     """Refuses missing datasets and encoders before anything slow happens.
 
     Raises:

@@ -10,8 +10,8 @@ import torch
 from torchreid import utils as torchreid_utils
 from yacs.config import CfgNode
 
-from t2ireid_plugin.engine.build import check_batch
-from t2ireid_plugin.engine.train import count_parameters
+from t2ireid_plugin.engine.build import count_parameters, print_parameters, run_options
+from t2ireid_plugin.engine.checks import check_batch
 from t2ireid_plugin.engine.training_state import save_json
 from t2ireid_plugin.errors import ConfigError
 from t2ireid_plugin.evaluation.metrics import Metrics, format_table
@@ -28,7 +28,7 @@ from t2ireid_plugin.modeling.checkpoint import load_weights, read_checkpoint
 from t2ireid_plugin.utils.logging import git_revision, versions
 
 
-def run_image_job(
+def run_image_only(
     cfg: CfgNode, command: str, folder: Path, weights: str | Path | None, last: Path | None, eval_only: bool
 ) -> dict[str, dict[str, Metrics]]:
     """Trains, or with ``eval_only`` only tests, the model that ``cfg`` describes; metrics by target and protocol.
@@ -54,14 +54,13 @@ def run_image_job(
     datasets = load_datasets(cfg)
     num_classes = sum(datasets[name].num_train_pids for name in cfg.data.sources)
     sources = [datasets[name] for name in cfg.data.sources]
-    check_batch(cfg, sources, "data.sources have", "training identities", "training images")
+    check_batch(cfg, sources)
     model = build_image_model(cfg, num_classes, pretrained=not eval_only and last is None)
     preprocess = image_preprocess(cfg, model)
     datamanager = build_image_datamanager(cfg, preprocess, use_gpu)
     if weights:
         load_weights(weights, model)
-    counts, device = count_parameters(model), "cuda" if use_gpu else "cpu"
-    print(f"{cfg.model.name}: {counts['all']:,} parameters, {counts['trained']:,} trained, on {device}")
+    print_parameters(cfg.model.name, model, use_gpu)
     engine = build_image_engine(cfg, datamanager, model, preprocess, use_gpu)
     if eval_only:
         print(f"Testing '{weights}'")
@@ -73,7 +72,7 @@ def run_image_job(
         "metrics": engine.results,
         "chosen": chosen,
         "datasets": dataset_counts(datasets),
-        "parameters": counts,
+        "parameters": count_parameters(model),
         "command": command,
         "seed": cfg.train.seed,
         "versions": versions(),
@@ -104,14 +103,8 @@ def _run(
     cfg: CfgNode, engine: SoftmaxEngine | TripletEngine, folder: Path, test_only: bool, start_epoch: int = 0
 ) -> None:
     engine.run(
-        save_dir=str(folder),
-        max_epoch=cfg.train.max_epoch,
         start_epoch=start_epoch,
-        print_freq=cfg.train.print_freq,
-        fixbase_epoch=cfg.train.fixbase_epoch,
-        open_layers=list(cfg.train.open_layers),
-        start_eval=cfg.test.start_eval,
-        eval_freq=cfg.test.eval_freq,
+        **run_options(cfg, folder),
         test_only=test_only,
         dist_metric=cfg.test.dist_metric,
         normalize_feature=cfg.test.normalize_feature,

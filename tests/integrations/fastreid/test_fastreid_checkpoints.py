@@ -26,7 +26,7 @@ def normalised():
 def our_model(tiny_run, weights):
     """As `t2ireid test` builds and fills it."""
     cfg = load_cfg(tiny_run.folder / "config.yaml")
-    return build.build_model(cfg, build.build_tokenizer(cfg, weights), 24).load_param(weights).eval()
+    return build.build_model(cfg, build.build_tokenizer(cfg, (), weights), 24).load_param(weights).eval()
 
 
 def fastreid_model(make_cfg, file, weights):
@@ -104,7 +104,7 @@ def test_a_backbone_trained_on_images_fills_our_model(image_run, tiny_run, make_
     arch = build_model(make_cfg(image_run.yaml, *words)).eval()
     Checkpointer(arch).load(str(weights))
     cfg = load_cfg(tiny_run.folder / "config.yaml")
-    model = build.build_model(cfg, build.build_tokenizer(cfg, tiny_run.folder / "best.pth"), 24).load_param(weights)
+    model = build.build_model(cfg, build.build_tokenizer(cfg, (), tiny_run.folder / "best.pth"), 24).load_param(weights)
     with torch.no_grad():
         found, expected = model.eval().encode_image(normalised()), F.normalize(arch({"images": pixels()}), dim=-1)
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)

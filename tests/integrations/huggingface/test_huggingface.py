@@ -22,7 +22,7 @@ from transformers import AutoConfig, AutoModel, AutoTokenizer
 from t2ireid_plugin.cli import main
 from t2ireid_plugin.config import load_cfg
 from t2ireid_plugin.data.transforms import TestTransform
-from t2ireid_plugin.engine.build import build_model, build_tokenizer
+from t2ireid_plugin.engine.build import build_datasets, build_model, build_tokenizer
 from t2ireid_plugin.errors import CheckpointError, ConfigError, EncoderError
 from t2ireid_plugin.integrations.huggingface.model import T2IReIDConfig, T2IReIDForRetrieval
 from t2ireid_plugin.modeling.encoders.tokenizer import learn_wordpiece
@@ -76,7 +76,7 @@ def trained_model(folder, num_classes=24):
     """As the engine builds and fills it."""
     cfg = load_cfg(folder / "config.yaml")
     best = folder / "best.pth"
-    return build_model(cfg, build_tokenizer(cfg, best), num_classes).load_param(best).eval()
+    return build_model(cfg, build_tokenizer(cfg, (), best), num_classes).load_param(best).eval()
 
 
 @pytest.fixture(scope="module")
@@ -420,8 +420,8 @@ def test_a_run_of_the_engine_tests_an_exported_folder(tiny_run, exported, tiny_s
     assert metrics["run"]["cuhkpedes"]["t2i"]["queries"] == 16
     cfg = load_cfg(None, ["data.root", str(tmp_path / "others"), "model.bert_config.vocab_size", "300"])
     stored = AutoTokenizer.from_pretrained(exported).get_vocab()
-    assert build_tokenizer(cfg).get_vocab() != stored  # so it did matter
-    assert build_tokenizer(cfg, exported / "model.safetensors").get_vocab() == stored
+    assert build_tokenizer(cfg, build_datasets(cfg).values()).get_vocab() != stored  # so it did matter
+    assert build_tokenizer(cfg, (), exported / "model.safetensors").get_vocab() == stored
 
 
 # What is refused

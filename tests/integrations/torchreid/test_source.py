@@ -14,7 +14,7 @@ import torchreid
 from t2ireid_plugin import cli
 from t2ireid_plugin.cli import main
 from t2ireid_plugin.config import image_only, load_cfg
-from t2ireid_plugin.engine.checks import check_config
+from t2ireid_plugin.integrations.torchreid.checks import check_config
 
 if "TORCHREID_SRC" not in os.environ:
     pytest.skip("needs torchreid's source tree, see make test-layouts", allow_module_level=True)

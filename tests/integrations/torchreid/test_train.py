@@ -12,9 +12,9 @@ from torchreid import data, engine, metrics, models, optim, utils
 
 from t2ireid_plugin.cli import main
 from t2ireid_plugin.config import load_cfg
-from t2ireid_plugin.engine.checks import check_config
 from t2ireid_plugin.errors import ConfigError
 from t2ireid_plugin.integrations.torchreid.build import build_image_model
+from t2ireid_plugin.integrations.torchreid.checks import check_config
 from t2ireid_plugin.integrations.torchreid.engine import TripletEngine
 
 # In the manner of torchreid's own files.
@@ -354,22 +354,22 @@ def test_a_set_that_cannot_be_downloaded(tiny_words, tmp_path, capsys, monkeypat
     [
         (
             ["train.batch_size", "128", "sampler.train_sampler", "RandomSampler"],
-            "data.sources have 96 training images, fewer than train.batch_size 128",
+            "data.sources: 96 training samples, fewer than train.batch_size 128",
         ),
-        (["sampler.num_instances", "1"], "have 24 training identities, but a batch takes 32"),
+        (["sampler.num_instances", "1"], "data.sources: 24 training identities, but a batch takes 32"),
         (
             ["sampler.train_sampler", "RandomDomainSampler", "sampler.num_cams", "8"],
-            "cameras, the smallest of 24 training images, but RandomDomainSampler takes 8 for a batch",
+            "cameras, the smallest with 24 training samples, but RandomDomainSampler takes 4 of each of 8",
         ),
         (
             ["sampler.train_sampler", "RandomDatasetSampler", "sampler.num_datasets", "2"],
-            "have 1 datasets, the smallest of 96 training images, but RandomDatasetSampler takes 2 for a batch",
+            "1 datasets, the smallest with 96 training samples, but RandomDatasetSampler takes 16 of each of 2",
         ),
         (["data.height", "36"], "data.height 36, data.width 16: images of 36 x 16 pixels"),
         (["train.new_layers", "[fc]"], "train.new_layers: unknown 'fc'; valid: visual_encoder, disentangle"),
         (["train.fixbase_epoch", "1", "train.open_layers", "[fc]"], "train.open_layers: unknown 'fc'; valid: visual"),
         (["train.start_epoch", "1"], "train.max_epoch: 1 leaves nothing to train after 1"),
-        (["--visualize"], "--visualize draws what sentences find"),
+        (["--visualize"], "--visualize needs texts"),
         (["--eval-only"], "nothing to test"),
         (["model.load_weights", "nowhere.pth"], "no checkpoint at 'nowhere.pth'"),
         (["model.resume", "nowhere.pth"], "no checkpoint at 'nowhere.pth'"),

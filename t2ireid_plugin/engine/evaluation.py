@@ -1,0 +1,170 @@
+"""Evaluation of the text-image engine: retrieval metrics of its targets, and the choice of the checkpoint on val."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from t2ireid_plugin.engine.loop import TrainingLoop
+from t2ireid_plugin.engine.training_state import BEST, check_intact, save_checkpoint
+from t2ireid_plugin.evaluation.embeddings import embed_target
+from t2ireid_plugin.evaluation.metrics import Metrics, compute_metrics, reranked_metrics
+from t2ireid_plugin.evaluation.protocols import OFFICIAL, PROTOCOLS, Embeddings
+from t2ireid_plugin.evaluation.ranking import QueryScores
+from t2ireid_plugin.modeling.checkpoint import read_checkpoint
+from t2ireid_plugin.modeling.t2ireid import T2IReIDModel
+from t2ireid_plugin.utils.distributed import broadcast_object, broadcast_weights, is_main_process
+from t2ireid_plugin.utils.signals import defer_signals
+
+logger = logging.getLogger(__name__)
+
+
+class RetrievalEvaluation(TrainingLoop):
+    """`TrainingLoop` that evaluates retrieval with texts and chooses the checkpoint on ``val_targets``.
+
+    Args:
+        *args: of `TrainingLoop`.
+        val_targets: targets that choose the checkpoint, never the test split; empty takes the last epoch.
+        evaluator: see `compute_metrics`.
+        ranks: the k of R@k.
+        identity_weight: share of the identity text in the protocol ``both``.
+        **kwargs: of `TrainingLoop`; its moving average, if any, is what is evaluated and chosen.
+    """
+
+    def __init__(
+        self,
+        *args: Any,
+        val_targets: Sequence[str] = (),
+        evaluator: str = "exact",
+        ranks: Sequence[int] = (1, 5, 10, 20),
+        identity_weight: float = 0.5,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(*args, **kwargs)
+        self.val_targets = list(val_targets)
+        self.test_targets = [name for name in self.datamanager.targets if name not in self.val_targets]
+        self.evaluator = evaluator
+        self.ranks = list(ranks)
+        self.identity_weight = identity_weight
+        self.embeddings: dict[str, Embeddings] = {}  # of each target, from the last `evaluate_protocols`
+        self.scores: dict[str, dict[str, QueryScores]] = {}  # by target and protocol, likewise
+
+    @property
+    def tested_model(self) -> T2IReIDModel:
+        """What is evaluated and kept as the best: the moving average, or else the model itself."""
+        return self.model if self.ema is None else cast(T2IReIDModel, self.ema.module)
+
+    def choose(self, folder: Path) -> None:
+        """Keeps this epoch's weights when they are the best so far on val, or when there is no val."""
+        val = self.evaluate(self.val_targets)
+        if is_main_process():
+            score = float(np.mean([metrics["R@1"] for metrics in val.values()])) if val else 0.0
+            if not val or not self.best or score > self.best["score"]:
+                with defer_signals():
+                    self.best = {"epoch": self.epoch + 1, "score": score, "val": val}
+                    save_checkpoint(self.weights(self.tested_model, self.epoch + 1), folder / BEST)
+        self.best = broadcast_object(self.best)
+
+    def load_chosen(self, path: str | Path) -> None:
+        """Puts the weights of ``best.pth`` into the model and its average, so that whoever looks at either sees them.
+
+        Raises:
+            CheckpointError: when the file is missing or damaged.
+        """
+        if is_main_process():
+            check_intact(path)
+            state = read_checkpoint(path)
+            chosen = self.best["epoch"]
+            if state["epoch"] != chosen:
+                # Written by the run before it was killed, and when that epoch was done again it came out otherwise, as
+                # on a GPU it may: its score counts, for its weights are those that are left.
+                logger.warning("'%s' is of epoch %d, which is taken in place of %d", path, state["epoch"], chosen)
+                self.best = state["best"]
+            self.model.load_state_dict(state["state_dict"])
+        self.best = broadcast_object(self.best)
+        broadcast_weights(self.model)
+        if self.tested_model is not self.model:
+            self.tested_model.load_state_dict(self.model.state_dict())
+
+    def test(self, *_: Any, **__: Any) -> float:
+        """Evaluates the test targets and returns their mean R@1 of text to image; see `evaluate` for the rest."""
+        return float(np.mean([metrics["R@1"] for metrics in self.evaluate(self.test_targets).values()]))
+
+    def evaluate(self, targets: Iterable[str]) -> dict[str, Metrics]:
+        """Text-to-image retrieval on each target, printed and logged; under torchrun the first process has figures."""
+        return {
+            name: self._evaluate(name, self.test_loader[name]["query"], self.test_loader[name]["gallery"])
+            for name in targets
+        }
+
+    @torch.no_grad()
+    def _evaluate(self, dataset_name: str, query_loader: DataLoader, gallery_loader: DataLoader, **_: Any) -> Metrics:
+        self.set_model_mode("eval")
+        embeddings = embed_target(self.tested_model, query_loader, gallery_loader, [OFFICIAL], dataset_name)
+        if not is_main_process():
+            return {}
+        metrics = self._measure(dataset_name, OFFICIAL, embeddings)[0]
+        if self.writer is not None:
+            for key, value in metrics.items():
+                self.writer.add_scalar(f"Test/{dataset_name}/{key}", value, self.epoch)
+        if self.metrics_log is not None:
+            self.metrics_log.write(epoch=self.epoch + 1, target=dataset_name, **metrics)
+        return metrics
+
+    def evaluate_protocols(
+        self, targets: Iterable[str], protocols: Sequence[str], samples: int = 0, rerank: bool = False
+    ) -> dict[str, dict[str, Metrics]]:
+        """Each protocol on each target, from one pass over the data.
+
+        What was ranked, and each query's figures, stay in `embeddings` and `scores`.
+
+        Args:
+            targets: names of test targets.
+            protocols: names of `PROTOCOLS`.
+            samples: of the bootstrap for the intervals; 0 for none.
+            rerank: report each protocol a second time, as ``<protocol>+rerank``, after k-reciprocal re-ranking.
+        """
+        self.set_model_mode("eval")
+        results: dict[str, dict[str, Metrics]] = {}
+        for name in targets:
+            loaders = self.test_loader[name]
+            found = embed_target(self.tested_model, loaders["query"], loaders["gallery"], protocols, name)
+            if not loaders["gallery"].dataset.spec.has_cameras:
+                found = found._replace(camids=np.zeros_like(found.camids))
+            self.embeddings[name], self.scores[name], results[name] = found, {}, {}
+            for protocol in protocols if is_main_process() else ():
+                metrics, scores = self._measure(name, protocol, found, samples)
+                results[name][protocol], self.scores[name][protocol] = metrics, scores
+                if self.metrics_log is not None:
+                    self.metrics_log.write(epoch=self.epoch + 1, target=name, protocol=protocol, **metrics)
+                if rerank:
+                    comparison = PROTOCOLS[protocol].build_task(found, self.identity_weight)
+                    results[name][f"{protocol}+rerank"] = reranked_metrics(comparison, self.ranks, samples)
+        return results
+
+    def _measure(
+        self, target: str, protocol: str, embeddings: Embeddings, samples: int = 0
+    ) -> tuple[Metrics, QueryScores]:
+        comparison = PROTOCOLS[protocol].build_task(embeddings, self.identity_weight)
+        metrics, scores = compute_metrics(comparison, self.ranks, self.evaluator, samples)
+        shown = " ".join(f"{key} {100 * metrics[key]:.2f}" for key in metrics if key.startswith(("R@", "m")))
+        print(f"{target} {protocol}: {shown} ({metrics['queries']} queries, {metrics['gallery']} in the gallery)")
+        return metrics, scores
+
+    def parse_data_for_eval(self, data: dict[str, Any]) -> tuple[Tensor | list[str], Tensor, Tensor]:
+        """Images of a gallery batch or captions of a query batch, pids and camids, as torchreid's engine asks."""
+        inputs = data["img"] if "img" in data else list(data["caption"])
+        return inputs, data["pid"], data["camid"]
+
+    def extract_features(self, input: Tensor | list[str]) -> Tensor:
+        """Images ``[B, 3, H, W]`` or ``B`` texts to embeddings ``[B, 256]``."""
+        if isinstance(input, Tensor):
+            return self.tested_model.encode_image(input)
+        return self.tested_model.encode_text(input)

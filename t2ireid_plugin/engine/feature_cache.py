@@ -1,0 +1,214 @@
+"""Cache of a frozen text encoder's token features, in memory or in a file that processes share.
+
+Features are stored in half precision, ``2 D`` bytes per token: CUHK-PEDES's 68,126 training captions take about 3 GB
+with BERT-base. A file is a NumPy array ``[N, D]``, the tokens of all texts one after the other. Its name is a digest of
+the encoder's configuration and weights and of the texts, so a file of other weights or texts is never read.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import logging
+import os
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from t2ireid_plugin.errors import DataError
+from t2ireid_plugin.modeling.encoders.token_features import TEXTS_AT_ONCE, Ids, word_features
+from t2ireid_plugin.utils.atomic_io import atomic_write
+from t2ireid_plugin.utils.progress import show_progress
+
+try:
+    import fcntl
+except ImportError:  # Windows: two processes may then compute the same file
+    fcntl = None  # type: ignore[assignment]
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+logger = logging.getLogger(__name__)
+Rows = npt.NDArray[np.float16]
+
+# Entries of an encoder's configuration that do not change its features.
+_ORIGIN = ("_name_or_path", "transformers_version", "_commit_hash")
+
+
+class FeatureCache:
+    """Token features by text, valid for one set of encoder weights; implements `TokenFeatureCache`.
+
+    Args:
+        max_bytes: limit of the features kept in memory; texts beyond it are encoded each time.
+    """
+
+    def __init__(self, max_bytes: int) -> None:
+        self.max_bytes = self._room = max_bytes
+        self._rows: dict[bytes, Rows] = {}  # [length, D] by text
+        self._digest = ""  # of the encoder that the rows belong to
+        self._versions: list[tuple[int, int]] = []  # of its tensors when they were last read
+
+    @classmethod
+    def on_disk(
+        cls, folder: Path, max_bytes: int, encoder: PreTrainedModel, texts: Iterable[Ids], pad: int, show: bool = True
+    ) -> FeatureCache:
+        """A cache whose features lie in a file in ``folder``, which is written first unless it exists.
+
+        The file is mapped into memory, so that processes share its pages. It may be deleted at any time.
+
+        Args:
+            folder: created if needed.
+            max_bytes: limit of all files in the folder; the least recently used ones are deleted.
+            encoder: the text encoder.
+            texts: token ids; of more than fit, the longest are left out and encoded each time.
+            pad: the padding token.
+            show: show a progress bar.
+
+        Raises:
+            DataError: when the file cannot be written.
+        """
+        cache = cls(0)
+        cache._follow(encoder)
+        chosen = _fitting(sorted(set(texts), key=lambda ids: (len(ids), ids)), max_bytes // _row_bytes(encoder))
+        keys, ends = [_key(ids) for ids in chosen], np.cumsum([len(ids) for ids in chosen], dtype=int)
+        path = folder / f"{cache._digest}-{hashlib.blake2b(b''.join(keys), digest_size=8).hexdigest()}.npy"
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            with _locked(folder):  # of several processes one writes, and the others wait
+                features = _open(path)
+                if features is None and chosen:
+                    _make_room(folder, max_bytes - int(ends[-1]) * _row_bytes(encoder))
+                    parts = show_progress(_encode(encoder, chosen, pad), len(chosen), "text features", "text", show)
+                    atomic_write(path, lambda draft: _write(draft, (int(ends[-1]), encoder.config.hidden_size), parts))
+                    features = _open(path)
+        except OSError as error:
+            raise DataError(f"data.text_feature_cache: cannot use '{folder}' ({error.strerror})") from error
+        if features is not None:
+            cache._rows = dict(zip(keys, np.split(features, ends[:-1])))
+        logger.info("features of %d texts in '%s'", len(chosen), path)
+        return cache
+
+    def __len__(self) -> int:
+        """Number of texts with cached features."""
+        return len(self._rows)
+
+    def __call__(self, encoder: PreTrainedModel, texts: Sequence[Ids], pad: int) -> Tensor:
+        """Token features ``[N, D]`` as `word_features` computes them, rounded to half precision."""
+        self._follow(encoder)
+        keys = [_key(ids) for ids in texts]
+        missing = [i for i, key in enumerate(keys) if key not in self._rows]
+        computed = dict(zip(missing, _encode(encoder, [texts[i] for i in missing], pad)))
+        for i, rows in computed.items():
+            if rows.nbytes <= self._room:
+                self._rows[keys[i]] = rows
+                self._room -= rows.nbytes
+        joined = torch.from_numpy(np.concatenate([computed.get(i, self._rows.get(keys[i])) for i in range(len(keys))]))
+        if encoder.device.type == "cuda":
+            joined = joined.pin_memory()
+        return joined.to(encoder.device, non_blocking=True).to(encoder.dtype)
+
+    def recheck(self) -> None:
+        """Compares all weights again at the next call, to notice changes that PyTorch does not count."""
+        self._versions = []
+
+    def __deepcopy__(self, memo: object) -> FeatureCache:
+        return self  # copies of a model share its features, as their frozen encoder is the same
+
+    def _follow(self, encoder: PreTrainedModel) -> None:
+        """Drops everything that was computed with other weights."""
+        versions = [(id(tensor), tensor._version) for tensor in (*encoder.parameters(), *encoder.buffers())]
+        if versions != self._versions:
+            digest = encoder_digest(encoder)
+            if digest != self._digest:
+                self._rows, self._room, self._digest = {}, self.max_bytes, digest
+            self._versions = versions
+
+
+@torch.no_grad()
+def encoder_digest(encoder: PreTrainedModel) -> str:
+    """A digest of an encoder's configuration and weights, which determine its features."""
+    config = {name: value for name, value in encoder.config.to_dict().items() if name not in _ORIGIN}
+    digest = hashlib.blake2b(json.dumps(config, sort_keys=True, default=str).encode(), digest_size=16)
+    for name, tensor in encoder.state_dict().items():
+        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def default_folder() -> Path:
+    """The folder for files of features in the user's cache."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "t2ireid_plugin" / "text_features"
+
+
+def _key(ids: Ids) -> bytes:
+    return hashlib.blake2b(array("i", ids).tobytes(), digest_size=16).digest()
+
+
+def _row_bytes(encoder: PreTrainedModel) -> int:
+    return 2 * int(encoder.config.hidden_size)
+
+
+def _encode(encoder: PreTrainedModel, texts: Sequence[Ids], pad: int) -> Iterator[Rows]:
+    """Features ``[length, D]`` of each text."""
+    for start in range(0, len(texts), TEXTS_AT_ONCE):
+        part = texts[start : start + TEXTS_AT_ONCE]
+        with torch.no_grad(), torch.autocast(encoder.device.type, enabled=False):
+            features = word_features(encoder, part, pad).half().cpu().numpy()
+        for rows in np.split(features, np.cumsum([len(ids) for ids in part])[:-1]):
+            yield rows.copy()
+
+
+def _fitting(texts: list[Ids], max_tokens: int) -> list[Ids]:
+    """The first texts, which together have at most ``max_tokens``."""
+    number = int(np.searchsorted(np.cumsum([len(ids) for ids in texts]), max_tokens, side="right"))
+    if number < len(texts):
+        logger.warning(
+            "data.text_feature_cache: %d of %d texts fit into data.text_feature_cache_gb; the others are encoded each "
+            "time",
+            number,
+            len(texts),
+        )
+    return texts[:number]
+
+
+def _open(path: Path) -> Any:
+    """The array in a file, mapped into memory; None where the file is missing or damaged."""
+    try:
+        features = np.asarray(np.lib.format.open_memmap(path, mode="r"))
+    except (OSError, ValueError):
+        return None
+    with contextlib.suppress(OSError):  # a read-only folder
+        path.touch()  # see `_make_room`
+    return features
+
+
+def _write(path: Path, shape: tuple[int, int], parts: Iterable[Rows]) -> None:
+    """Writes an array text by text; unlike writing to a mapped file, a full disk raises OSError."""
+    with open(path, "wb") as stream:
+        np.lib.format.write_array_header_1_0(stream, {"descr": "<f2", "fortran_order": False, "shape": shape})
+        for rows in parts:
+            stream.write(rows.tobytes())
+
+
+def _make_room(folder: Path, room: int) -> None:
+    """Deletes the least recently used files until the others take at most ``room`` bytes."""
+    files = [file for file in folder.glob("*.npy") if not file.name.startswith(".")]  # without drafts
+    for file in sorted(files, key=lambda file: file.stat().st_mtime, reverse=True):
+        room -= file.stat().st_size
+        if room < 0:
+            file.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    with open(folder / "lock", "wb") as stream:
+        if fcntl is not None:
+            fcntl.flock(stream, fcntl.LOCK_EX)
+        yield
