@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from t2ireid_plugin.prepare.check.workers import available_cores
+from t2ireid_plugin.utils.cpu import available_cores
 
 _MAXRSS_UNIT = 1 if sys.platform == "darwin" else 1024
 _PACKAGES = ("torch", "torchvision", "torchreid", "transformers", "numpy", "Cython", "t2ireid-plugin")

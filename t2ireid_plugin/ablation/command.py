@@ -11,7 +11,7 @@ from t2ireid_plugin.ablation.summary import probe_figures, protocol_figures, sum
 from t2ireid_plugin.config import require_texts
 from t2ireid_plugin.engine.checks import check_config, check_files
 from t2ireid_plugin.errors import ConfigError
-from t2ireid_plugin.prepare.check.workers import available_cores
+from t2ireid_plugin.utils.cpu import available_cores
 from t2ireid_plugin.utils.logging import git_revision, versions
 from t2ireid_plugin.utils.signals import stop_on_signal
 

@@ -1,1 +1,1 @@
-"""Commands that check a dataset or turn a table of one's own into one."""
+"""Preparing datasets: ``check`` looks for problems in a dataset, ``table`` makes one from a user's own photos."""

@@ -1,4 +1,4 @@
-"""What a check can find: the kinds, how bad each is, and a list of findings with examples."""
+"""Kinds of problems, their severity, and the collected findings with examples."""
 
 from __future__ import annotations
 
@@ -9,107 +9,98 @@ from typing import Any, NamedTuple
 ERROR, WARNING, INFO = "error", "warning", "info"
 SEVERITIES = (ERROR, WARNING, INFO)
 
-# An image that either side falls short of is hardly a person any more; the encoders enlarge it eight times and more.
-TINY_HEIGHT, TINY_WIDTH = 32, 16
-# From this share of captions on, those that are cut are more than a few outliers.
-MANY_CUT = 0.05
-# A caption with a larger share of unknown tokens tells the model next to nothing; a dataset with a larger share of such
-# captions has the tokenizer of another language.
-MOSTLY = 0.5
+# Smaller images hardly show a person; the encoders enlarge them eight times and more.
+MIN_HEIGHT, MIN_WIDTH = 32, 16
 
-# By name: severity, and what one counted thing is. An error is what training stops at, or what makes a result wrong.
+# Severity and description by kind. An error is something that training refuses or that falsifies results.
 KINDS: dict[str, tuple[str, str]] = {
     "row_refused": (ERROR, "rows that training refuses"),
-    "id_not_whole": (ERROR, "rows whose id is no whole number"),
-    "caption_not_text": (ERROR, "captions that are no strings"),
-    "caption_empty": (ERROR, "captions without a word"),
-    "caption_not_unicode": (ERROR, "captions with half a character, which no tokenizer takes"),
-    "instructions_unknown": (ERROR, "images in instructions.json that no row names"),
-    "image_missing": (ERROR, "images that are not there"),
+    "id_not_whole": (ERROR, "rows whose id is not an integer"),
+    "caption_not_text": (ERROR, "captions that are not strings"),
+    "caption_empty": (ERROR, "empty captions"),
+    "instructions_unknown": (ERROR, "images in instructions.json without a row"),
+    "image_missing": (ERROR, "missing images"),
     "image_unreadable": (ERROR, "files that training cannot read as an image"),
-    "image_truncated": (ERROR, "images that decode only in part"),
-    "image_lost": (ERROR, "images at which the decoder crashed or hung"),
-    "image_contradicted": (ERROR, "images named by rows of different identities or splits"),
-    "file_contradicted": (ERROR, "files with the same bytes in different identities or splits"),
+    "image_truncated": (ERROR, "truncated images"),
+    "image_contradicted": (ERROR, "images in rows of different identities or splits"),
+    "file_contradicted": (ERROR, "identical files in different identities or splits"),
     "identity_in_two_splits": (ERROR, "identities in more than one split"),
     "split_empty": (ERROR, "splits without a row"),
-    "image_damaged": (WARNING, "images of which the decoder complains"),
-    "image_tiny": (WARNING, f"images lower than {TINY_HEIGHT} or narrower than {TINY_WIDTH} pixels"),
-    "image_extension": (WARNING, "images of another format than their name says"),
-    "image_in_two_rows": (WARNING, "images named by several rows of one identity"),
-    "file_twice": (WARNING, "files with the same bytes within one identity"),
-    "caption_twice_in_row": (WARNING, "rows that say the same twice"),
-    "caption_of_two_identities": (WARNING, "captions that several identities have word by word"),
-    "caption_mostly_unknown": (WARNING, "captions mostly unknown to the tokenizer"),
-    "counts_differ": (WARNING, "counts other than the publishers'"),
+    "image_damaged": (WARNING, "images with decoder warnings"),
+    "image_tiny": (WARNING, f"images lower than {MIN_HEIGHT} or narrower than {MIN_WIDTH} pixels"),
+    "image_extension": (WARNING, "images whose format differs from their file name"),
+    "image_in_two_rows": (WARNING, "images in several rows of one identity"),
+    "file_twice": (WARNING, "identical files within one identity"),
+    "caption_twice_in_row": (WARNING, "rows with the same caption twice"),
+    "caption_of_two_identities": (WARNING, "captions shared by several identities"),
+    "caption_mostly_unknown": (WARNING, "captions mostly of unknown tokens"),
+    "counts_differ": (WARNING, "counts that differ from the publishers'"),
     "caption_cut": (INFO, "captions longer than the model reads"),
-    "caption_unknown_tokens": (INFO, "captions with tokens that the tokenizer does not know"),
+    "caption_unknown_tokens": (INFO, "captions with unknown tokens"),
     "identity_of_one_photo": (INFO, "identities with a single photo"),
-    "image_unnamed": (INFO, "images in the folder that no row names"),
+    "image_unnamed": (INFO, "images in the folder without a row"),
 }
 
 
 class Example(NamedTuple):
-    """One thing found; what does not apply is None or empty."""
+    """One instance of a problem; fields that do not apply are None or empty."""
 
     row: int | None = None  # in the annotation, from 0
-    path: str = ""  # below the folder of images
+    path: str = ""  # relative to the folder of images
     value: str = ""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """All that was found of one kind."""
+    """All instances of one kind of problem."""
 
     kind: str
     severity: str
     count: int
-    about: str  # what was counted
-    note: str  # shares and the like, for the whole kind
+    about: str  # description of the kind
+    note: str  # shares and the like, for all instances together
     examples: tuple[Example, ...]
 
     def as_dict(self) -> dict[str, Any]:
-        """As the JSON report has it."""
+        """The finding as in report.json."""
         return {**vars(self), "examples": [example._asdict() for example in self.examples]}
 
 
 class Findings:
-    """Collects what the checks find, kind by kind.
+    """Collects instances of problems by kind.
 
     Args:
-        most: examples kept of a kind; the count goes on.
+        max_examples: examples kept per kind; all instances are counted.
     """
 
-    def __init__(self, most: int = 10) -> None:
-        self._most = most
-        self._found: dict[str, Finding] = {}
+    def __init__(self, max_examples: int = 10) -> None:
+        self._max_examples = max_examples
+        self._findings: dict[str, Finding] = {}
 
     def add(self, kind: str, examples: Iterable[Example], *, note: str = "", severity: str | None = None) -> None:
-        """Adds what was found, the most telling first; of none at all there is no finding.
+        """Adds instances of a kind, the most important first.
 
         Args:
             kind: one of `KINDS`.
-            examples: all of them; each counts.
-            note: shares and the like, for the whole kind.
-            severity: in place of the kind's own; over several calls the worst holds.
+            examples: all instances; without any there is no finding.
+            note: shares and the like, for all instances together.
+            severity: overrides that of the kind; of several calls the worst counts.
         """
         new = list(examples)
         if not new:
             return
-        usual, about = KINDS[kind]
-        old = self._found.get(kind) or Finding(kind, severity or usual, 0, about, "", ())
-        self._found[kind] = Finding(
+        default, about = KINDS[kind]
+        old = self._findings.get(kind) or Finding(kind, severity or default, 0, about, "", ())
+        self._findings[kind] = Finding(
             kind,
-            min(old.severity, severity or usual, key=SEVERITIES.index),
+            min(old.severity, severity or default, key=SEVERITIES.index),
             old.count + len(new),
             about,
             note or old.note,
-            (*old.examples, *new)[: self._most],
+            (*old.examples, *new)[: self._max_examples],
         )
 
     def sorted(self) -> tuple[Finding, ...]:
-        """The worst first, otherwise in the order of `KINDS`."""
-        order = list(KINDS)
-        return tuple(
-            sorted(self._found.values(), key=lambda found: (SEVERITIES.index(found.severity), order.index(found.kind)))
-        )
+        """All findings, the worst first, then in the order of `KINDS`."""
+        findings = (self._findings[kind] for kind in KINDS if kind in self._findings)
+        return tuple(sorted(findings, key=lambda finding: SEVERITIES.index(finding.severity)))

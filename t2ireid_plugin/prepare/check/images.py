@@ -1,120 +1,136 @@
-"""What is wrong with the image files of a dataset: one by one, with each other, and with the rows that name them."""
+"""Checks the images of a dataset: each file, identical files, and the rows that use them."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+import signal
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 from t2ireid_plugin.data.annotations import missing_images
-from t2ireid_plugin.prepare.check.files import EXTENSIONS, ImageFacts, inspect_image
-from t2ireid_plugin.prepare.check.findings import TINY_HEIGHT, TINY_WIDTH, Example, Findings
+from t2ireid_plugin.errors import DataError
+from t2ireid_plugin.prepare.check.findings import MIN_HEIGHT, MIN_WIDTH, Example, Findings
+from t2ireid_plugin.prepare.check.image_file import SUFFIXES, ImageFacts, inspect_image
 from t2ireid_plugin.prepare.check.rows import Row, by_path
-from t2ireid_plugin.prepare.check.workers import Lost, available_cores, run_all
+from t2ireid_plugin.utils.cpu import available_cores
 from t2ireid_plugin.utils.progress import show_progress
 
-_SUFFIXES = {suffix for suffixes in EXTENSIONS.values() for suffix in suffixes}
+_CHUNK = 32  # images per task
 
 
 def check_images(
-    folder: Path,
-    rows: Sequence[Row],
-    findings: Findings,
-    *,
-    workers: int | None = None,
-    progress: bool = True,
-    inspect: Callable[[str], ImageFacts] = inspect_image,
-    seconds: float = 60.0,
+    folder: Path, rows: Sequence[Row], findings: Findings, workers: int | None = None, progress: bool = True
 ) -> dict[str, ImageFacts]:
-    """Looks at every image that a row names and adds what is wrong to ``findings``.
+    """Inspects every image in ``rows`` and adds problems to ``findings``.
 
     Args:
-        folder: what paths are relative to.
+        folder: folder that image paths are relative to.
         rows: of the annotation.
         findings: added to.
-        workers: processes, each on a core; None for all cores.
-        progress: whether to say how far it is.
-        inspect: looks at one file.
-        seconds: an image that takes longer is given up.
+        workers: processes; None for one per core.
+        progress: print progress on standard error.
 
     Returns:
-        What is known of each image that is there, by path, in the annotation's order.
+        The facts of each existing image by path, in the annotation's order.
+
+    Raises:
+        DataError: when a process died.
     """
-    named = by_path(rows)
-    missing = set(missing_images([os.path.join(folder, path) for path in named]))
-    gone = [path for path in named if os.path.join(folder, path) in missing]
-    findings.add("image_missing", [Example(named[path][0].number, path) for path in gone])
-    paths = sorted(set(named).difference(gone), key=lambda path: named[path][0].number)
-    found: dict[int, ImageFacts] = {}
-    results = run_all(inspect, [str(folder / path) for path in paths], workers or available_cores(), seconds)
-    for index, result in show_progress(results, len(paths), "reading images", " images", progress):
-        found[index] = ImageFacts("image_lost", result.reason) if isinstance(result, Lost) else result
-    facts = {path: found[index] for index, path in enumerate(paths)}
-    _check_each(facts, named, findings)
-    _check_shared_paths(named, findings)
-    _check_same_bytes(facts, named, findings)
-    findings.add("image_unnamed", [Example(path=path) for path in _unnamed(folder, named)])
+    rows_of = by_path(rows)
+    missing = set(missing_images([os.path.join(folder, path) for path in rows_of]))
+    gone = [path for path in rows_of if os.path.join(folder, path) in missing]
+    findings.add("image_missing", [Example(rows_of[path][0].number, path) for path in gone])
+    paths = [path for path in rows_of if path not in set(gone)]
+    facts = dict(zip(paths, _inspect_all([str(folder / path) for path in paths], workers, progress)))
+    _check_each(facts, rows_of, findings)
+    _check_shared_paths(rows_of, findings)
+    _check_same_bytes(facts, rows_of, findings)
+    findings.add("image_unnamed", [Example(path=path) for path in _unused_images(folder, rows_of)])
     return facts
 
 
-def _check_each(facts: dict[str, ImageFacts], named: dict[str, list[Row]], findings: Findings) -> None:
+def is_tiny(facts: ImageFacts) -> bool:
+    """True for a decoded image too small to show a person."""
+    return bool(facts.height) and (facts.height < MIN_HEIGHT or facts.width < MIN_WIDTH)
+
+
+def _inspect_all(paths: Sequence[str], workers: int | None, progress: bool) -> list[ImageFacts]:
+    """Facts of all files in order. In processes rather than threads, as standard error is captured per process."""
+    workers = min(workers or available_cores(), -(-len(paths) // _CHUNK))
+    if workers <= 1:
+        return list(show_progress(map(inspect_image, paths), len(paths), "reading images", " images", progress))
+    pool = ProcessPoolExecutor(workers, initializer=_ignore_interrupts)
+    try:
+        results = pool.map(inspect_image, paths, chunksize=_CHUNK)
+        return list(show_progress(results, len(paths), "reading images", " images", progress))
+    except BrokenProcessPool as error:
+        raise DataError(
+            "reading images: a process died, usually because memory is full; lower --workers, and with --workers 1 see "
+            "at which image it stops"
+        ) from error
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _ignore_interrupts() -> None:
+    """Leaves Ctrl-C, which a terminal sends to all processes, to the main process."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _check_each(facts: dict[str, ImageFacts], rows_of: dict[str, list[Row]], findings: Findings) -> None:
     for path, fact in facts.items():
-        number = named[path][0].number
+        number = rows_of[path][0].number
         if fact.problem:
             findings.add(fact.problem, [Example(number, path, fact.reason)])
         if is_tiny(fact):
             findings.add("image_tiny", [Example(number, path, f"{fact.width} x {fact.height} pixels")])
         suffix = os.path.splitext(path)[1].lower()
-        if fact.format and suffix not in EXTENSIONS[fact.format]:
+        if fact.format and suffix not in SUFFIXES[fact.format]:
             findings.add("image_extension", [Example(number, path, f"{fact.format} in '{suffix}'")])
 
 
-def is_tiny(fact: ImageFacts) -> bool:
-    """Whether a decoded image is too small to show a person."""
-    return bool(fact.height) and (fact.height < TINY_HEIGHT or fact.width < TINY_WIDTH)
-
-
-def _check_shared_paths(named: dict[str, list[Row]], findings: Findings) -> None:
-    for path, rows in named.items():
+def _check_shared_paths(rows_of: dict[str, list[Row]], findings: Findings) -> None:
+    for path, rows in rows_of.items():
         if len(rows) > 1:
             kind = "image_contradicted" if _differ(rows) else "image_in_two_rows"
-            findings.add(kind, [Example(rows[0].number, path, _told_apart(rows))])
+            findings.add(kind, [Example(rows[0].number, path, _describe(rows))])
 
 
-def _check_same_bytes(facts: dict[str, ImageFacts], named: dict[str, list[Row]], findings: Findings) -> None:
-    alike: dict[bytes, list[str]] = {}
+def _check_same_bytes(facts: dict[str, ImageFacts], rows_of: dict[str, list[Row]], findings: Findings) -> None:
+    paths_of: dict[bytes, list[str]] = {}
     for path, fact in facts.items():
-        if fact.fingerprint:
-            alike.setdefault(fact.fingerprint, []).append(path)
-    for paths in alike.values():
+        if fact.digest:
+            paths_of.setdefault(fact.digest, []).append(path)
+    for paths in paths_of.values():
         if len(paths) > 1:
-            rows = [row for path in paths for row in named[path]]
-            value = f"as {_listed(paths[1:])}; {_told_apart(rows)}"
+            rows = [row for path in paths for row in rows_of[path]]
             kind = "file_contradicted" if _differ(rows) else "file_twice"
-            findings.add(kind, [Example(rows[0].number, paths[0], value)])
+            findings.add(kind, [Example(rows[0].number, paths[0], f"same as {_list(paths[1:])}; {_describe(rows)}")])
 
 
 def _differ(rows: Sequence[Row]) -> bool:
     return len({row.pid for row in rows}) > 1 or len({row.split for row in rows}) > 1
 
 
-def _told_apart(rows: Sequence[Row]) -> str:
-    """Whose the rows are, and where."""
-    who = dict.fromkeys(f"{row.pid} in {row.split}" for row in rows)
-    return f"rows {_listed([row.number for row in rows])}: identity {_listed(list(who))}"
+def _describe(rows: Sequence[Row]) -> str:
+    identities = dict.fromkeys(f"{row.pid} in {row.split}" for row in rows)
+    return f"rows {_list([row.number for row in rows])}: identity {_list(list(identities))}"
 
 
-def _listed(values: Sequence[object], most: int = 4) -> str:
-    rest = f" and {len(values) - most} more" if len(values) > most else ""
-    return ", ".join(map(str, values[:most])) + rest
+def _list(values: Sequence[object], limit: int = 4) -> str:
+    rest = f" and {len(values) - limit} more" if len(values) > limit else ""
+    return ", ".join(map(str, values[:limit])) + rest
 
 
-def _unnamed(folder: Path, named: Iterable[str]) -> list[str]:
-    """Image files in the folder that are not in ``named``; links to folders are not followed, they may go round."""
-    there = [
+def _unused_images(folder: Path, used: Iterable[str]) -> list[str]:
+    """Image files below the folder that are not used; links to folders are not followed, they may form a cycle."""
+    suffixes = {suffix for group in SUFFIXES.values() for suffix in group}
+    files = [
         os.path.relpath(os.path.join(place, name), folder)
         for place, _, names in os.walk(folder)
         for name in names
-        if os.path.splitext(name)[1].lower() in _SUFFIXES
+        if os.path.splitext(name)[1].lower() in suffixes
     ]
-    return sorted(set(there).difference(named))
+    return sorted(set(files).difference(used))

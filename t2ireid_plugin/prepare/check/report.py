@@ -1,4 +1,4 @@
-"""The result of a check: as a table to read, and as JSON."""
+"""The result of a check, as a table and as JSON."""
 
 from __future__ import annotations
 
@@ -8,31 +8,31 @@ from pathlib import Path
 from typing import Any
 
 from t2ireid_plugin.data.benchmarks import SPLITS, BenchmarkSpec, Counts
-from t2ireid_plugin.prepare.check.files import ImageFacts
 from t2ireid_plugin.prepare.check.findings import ERROR, SEVERITIES, Finding
-from t2ireid_plugin.prepare.check.identities import differing
-from t2ireid_plugin.prepare.check.rows import Row
+from t2ireid_plugin.prepare.check.image_file import ImageFacts
+from t2ireid_plugin.prepare.check.rows import Row, differing
 from t2ireid_plugin.prepare.check.texts import TokenCounts
 from t2ireid_plugin.utils.atomic_io import atomic_write
+from t2ireid_plugin.utils.text import text_table
 
 _EXAMPLE_WIDTH = 110
 
 
 @dataclass(frozen=True)
 class CheckReport:
-    """All that a check found, and what it was found in.
+    """All findings of a check, and what was checked.
 
     Args:
         spec: the benchmark that the folder was read as.
-        annotation: the file.
-        images: the folder of images.
+        annotation: its annotation file.
+        images: its folder of images.
         counts: size of each split.
-        tokenizer: which one, in words.
+        tokenizer: description of the tokenizer.
         max_length: tokens that the model reads of a caption.
-        tokens: what the tokenizer makes of the captions.
+        tokens: token counts of the captions.
         findings: the worst first.
-        rows: of the annotation, as far as they can be read.
-        facts: of each image that is there, by path.
+        rows: of the annotation.
+        facts: of each existing image, by path.
     """
 
     spec: BenchmarkSpec
@@ -48,90 +48,80 @@ class CheckReport:
 
     @property
     def status(self) -> int:
-        """1 when there is any error, else 0."""
+        """1 if there is an error, else 0."""
         return int(any(finding.severity == ERROR for finding in self.findings))
 
     def finding(self, kind: str) -> Finding | None:
-        """What was found of a kind; None when nothing was."""
+        """The finding of a kind, if any."""
         return next((finding for finding in self.findings if finding.kind == kind), None)
 
     def as_dict(self) -> dict[str, Any]:
-        """What the JSON file holds."""
+        """The content of report.json."""
+        official = self.spec.official
+        splits = {
+            split: {**counts._asdict(), "official": official[split]._asdict() if split in official else None}
+            for split, counts in self.counts.items()
+        }
         return {
             "dataset": self.spec.name,
             "annotation": str(self.annotation),
             "status": self.status,
             "rows": len(self.rows),
-            "splits": {
-                split: {
-                    **counts._asdict(),
-                    "official": official._asdict() if (official := self.spec.official.get(split)) else None,
-                }
-                for split, counts in self.counts.items()
-            },
+            "splits": splits,
             "tokenizer": {"name": self.tokenizer, "max_length": self.max_length, **self.tokens._asdict()},
             "findings": [finding.as_dict() for finding in self.findings],
         }
 
+    def table(self) -> str:
+        """The report for the console: counts beside the publishers', and a line per kind of finding."""
+        tokens = self.tokens
+        lines = [
+            f"{self.spec.name}: {self.annotation}, {len(self.rows):,} rows",
+            f"tokenizer: {self.tokenizer}",
+            f"captions: {tokens.captions:,} with {tokens.tokens:,} tokens; the longest has {tokens.longest:,}, "
+            f"the model reads {self.max_length}",
+            "",
+            self._counts_table(),
+            "",
+        ]
+        if not self.findings:
+            return "\n".join([*lines, "no problems"])
+        lines.append(f"{'severity':<9} {'kind':<26} {'count':>8}  first example")
+        for finding in self.findings:
+            first = finding.examples[0]
+            parts = (f"row {first.row}" if first.row is not None else "", first.path, first.value)
+            example = _truncate(": ".join(part for part in parts if part))
+            lines.append(f"{finding.severity:<9} {finding.kind:<26} {finding.count:>8,}  {example}")
+            if finding.note:
+                lines.append(f"{'':<46} {finding.note}")
+        totals = [(sum(finding.severity == name for finding in self.findings), name) for name in SEVERITIES]
+        plural = [f"{count} {name}" + "s" * (count != 1 and name != "info") for count, name in totals]
+        return "\n".join([*lines, "", "kinds of findings: " + ", ".join(plural)])
 
-def table(report: CheckReport) -> str:
-    """The report for people: counts beside the publishers', and a line for each kind of finding."""
-    tokens = report.tokens
-    lines = [
-        f"{report.spec.name}: {report.annotation}, {len(report.rows):,} rows",
-        f"tokenizer: {report.tokenizer}",
-        f"captions: {tokens.captions:,} with {tokens.tokens:,} tokens; the longest has {tokens.longest:,}, "
-        f"the model reads {report.max_length}",
-        "",
-        *_counts_table(report),
-        "",
-    ]
-    if not report.findings:
-        return "\n".join([*lines, "nothing found"])
-    lines.append(f"{'severity':<9} {'kind':<26} {'count':>8}  first example")
-    for found in report.findings:
-        first = found.examples[0]
-        where = [f"row {first.row}" if first.row is not None else "", first.path, first.value]
-        example = _cut(": ".join(part for part in where if part))
-        lines.append(f"{found.severity:<9} {found.kind:<26} {found.count:>8,}  {example}")
-        if found.note:
-            lines.append(f"{'':<46} {found.note}")
-    totals = [sum(found.severity == severity for found in report.findings) for severity in SEVERITIES]
-    return "\n".join([*lines, "", "kinds of findings: " + ", ".join(map(_total, totals, SEVERITIES))])
+    def write_json(self, path: Path) -> None:
+        """Writes report.json.
 
+        Raises:
+            DataError: when the file cannot be written.
+        """
+        text = json.dumps(self.as_dict(), ensure_ascii=False, indent=2) + "\n"
+        # Python represents file names that are not UTF-8 by lone surrogates, which cannot be encoded.
+        atomic_write(path, lambda draft: draft.write_bytes(text.encode("utf-8", "backslashreplace")))
 
-def write_json(report: CheckReport, path: Path) -> None:
-    """Writes the report.
-
-    Raises:
-        DataError: when the file cannot be written.
-    """
-    # Half a character becomes \udxxx, which JSON reads back as what it was.
-    text = json.dumps(report.as_dict(), ensure_ascii=False, indent=2) + "\n"
-    atomic_write(path, lambda draft: draft.write_bytes(text.encode("utf-8", "backslashreplace")))
-
-
-def _counts_table(report: CheckReport) -> list[str]:
-    """A line a split; ``*`` marks what is other than published."""
-    head = f"{'split':<6}" + "".join(f" {name:>9} {'official':>10}" for name in Counts._fields)
-    lines = [head]
-    for split in SPLITS:
-        ours, official = report.counts[split], report.spec.official.get(split)
-        marked = differing(ours, report.spec, split)
-        cells = ""
-        for name in Counts._fields:
-            theirs = getattr(official, name, None)
-            published = "-" if theirs is None else f"{theirs:,}"
-            cells += f" {getattr(ours, name):>9,} {published + '*' * (name in marked):>10}"
-        lines.append(f"{split:<6}{cells}")
-    if any(differing(report.counts[split], report.spec, split) for split in SPLITS):
-        lines.append("* differs from ours")
-    return lines
+    def _counts_table(self) -> str:
+        header = ["split", *(cell for name in Counts._fields for cell in (name, "official"))]
+        rows, mark = [], ""
+        for split in SPLITS:
+            ours, official = self.counts[split], self.spec.official.get(split)
+            row = [split]
+            for name in Counts._fields:
+                published = getattr(official, name, None)
+                star = "*" if name in differing(ours, self.spec, split) else ""
+                row += [f"{getattr(ours, name):,}", "-" if published is None else f"{published:,}{star}"]
+                mark = mark or star
+            rows.append(row)
+        return text_table(header, rows) + ("\n* differs from ours" if mark else "")
 
 
-def _total(count: int, severity: str) -> str:
-    return f"{count} {severity}" + "s" * (count != 1 and severity != "info")
-
-
-def _cut(text: str) -> str:
+def _truncate(text: str) -> str:
     return text if len(text) <= _EXAMPLE_WIDTH else text[: _EXAMPLE_WIDTH - 1] + "…"

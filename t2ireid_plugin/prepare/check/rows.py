@@ -1,4 +1,4 @@
-"""Rows of an annotation read leniently: what is wrong is noted, and what is right of a bad row is still checked."""
+"""Reads the rows of an annotation leniently, and checks them, their identities and the size of each split."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from t2ireid_plugin.data.annotations import (
     INSTRUCTIONS,
+    PATH_KEYS,
     Companion,
     Photo,
     parse_row,
@@ -16,113 +17,44 @@ from t2ireid_plugin.data.annotations import (
     read_rows,
     stays_inside,
 )
-from t2ireid_plugin.data.benchmarks import SPLITS, BenchmarkSpec
+from t2ireid_plugin.data.benchmarks import SPLITS, BenchmarkSpec, Counts
 from t2ireid_plugin.errors import DataError
-from t2ireid_plugin.prepare.check.findings import Example, Findings
-from t2ireid_plugin.utils.safe_io import is_unicode
+from t2ireid_plugin.prepare.check.findings import WARNING, Example, Findings
+from t2ireid_plugin.utils.safe_io import text_problem
 
-# Stands in for what was noted already, so that the reader goes on to what else is wrong with the row.
-_SOME_TEXT, _SOME_ID = "-", 0
-_SHOWN = 120
+# Replace bad values that are already reported, so that the rest of the row is still checked.
+_PLACEHOLDER_TEXT, _PLACEHOLDER_ID = "-", 0
+_MAX_VALUE_LENGTH = 120
 
 
 class Row(NamedTuple):
-    """What could be made out of a row."""
+    """The valid parts of a row."""
 
     number: int
-    path: str | None  # below the folder of images, normalised
+    path: str | None  # relative to the folder of images, normalized
     pid: int | None
     split: str | None
     captions: tuple[str, ...]
-    other_texts: tuple[str, ...]  # of identity and clothing
+    other_texts: tuple[str, ...]  # identity and clothing texts
 
 
 def read_all(file: Path, spec: BenchmarkSpec, findings: Findings) -> list[Row]:
-    """All rows of an annotation file; what is wrong with them is added to ``findings``.
+    """All rows of an annotation file; problems are added to ``findings``.
 
     Raises:
-        DataError: when the annotation or its companion as a whole cannot be read.
+        DataError: when the annotation or its companion file cannot be read at all.
     """
     companion = read_companion(file)
-    rows = [_read(raw, number, file, spec, companion, findings) for number, raw in enumerate(read_rows(file))]
+    rows = [_read_row(raw, number, file, spec, companion, findings) for number, raw in enumerate(read_rows(file))]
     unknown = sorted(set(companion).difference(row.path for row in rows if row.path))
     findings.add("instructions_unknown", [Example(path=path, value=INSTRUCTIONS) for path in unknown])
     return rows
 
 
-def shown(text: str) -> str:
-    """A text on one line, cut at a readable length."""
+def shorten(text: str) -> str:
+    """A text on one line of limited length."""
     line = " ".join(text.split())
-    return line if len(line) <= _SHOWN else line[: _SHOWN - 1] + "…"
-
-
-def _read(raw: Any, number: int, file: Path, spec: BenchmarkSpec, companion: Companion, findings: Findings) -> Row:
-    fields = raw if isinstance(raw, dict) else {}
-    path = _first_path(fields)
-    captions, mended = _captions(fields, number, path, findings)
-    pid = _whole_number(fields, number, path, findings)
-    if "id" in fields and pid is None:
-        mended["id"] = _SOME_ID
-    photo: Photo | None = None
-    try:
-        photo = parse_row({**fields, **mended} if fields else raw, number, file, spec, companion)
-    except DataError as error:
-        reason = str(error).removeprefix(f"'{file}', row {number}").removeprefix(f" ({path})").removeprefix(": ")
-        kind = "caption_not_unicode" if "lone surrogate" in reason else "row_refused"  # an identity or clothing text
-        findings.add(kind, [Example(number, path, shown(reason))])
-    others = (*(photo.id_texts or ()), *(photo.cloth_texts or ())) if photo else ()
-    split = fields.get("split")
-    split = split.lower() if isinstance(split, str) else None
-    inside = photo is not None or (path and stays_inside(path))
-    return Row(
-        number=number,
-        path=os.path.normpath(path) if inside else None,
-        pid=pid,
-        split=split if split in SPLITS else None,
-        captions=captions,
-        other_texts=others,
-    )
-
-
-def _first_path(fields: dict[str, Any]) -> str:
-    """The row's image as written, empty when there is none."""
-    for key in ("file_path", "img_path"):
-        if key in fields:
-            return fields[key] if isinstance(fields[key], str) else ""
-    return ""
-
-
-def _captions(
-    fields: dict[str, Any], number: int, path: str, findings: Findings
-) -> tuple[tuple[str, ...], dict[str, Any]]:
-    """The captions that are good, and the row's field with a word in place of those that are not."""
-    values = fields.get("captions")
-    if not isinstance(values, list):
-        return (), {}
-    wrong = [_wrong_with(value) for value in values]
-    for kind, value in zip(wrong, values, strict=True):
-        if kind:
-            findings.add(kind, [Example(number, path, shown(ascii(value)))])
-    good = tuple(value for kind, value in zip(wrong, values, strict=True) if not kind)
-    return good, {"captions": [_SOME_TEXT if kind else value for kind, value in zip(wrong, values, strict=True)]}
-
-
-def _wrong_with(caption: Any) -> str | None:
-    if not isinstance(caption, str):
-        return "caption_not_text"
-    if not caption.strip():
-        return "caption_empty"
-    return None if is_unicode(caption) else "caption_not_unicode"
-
-
-def _whole_number(fields: dict[str, Any], number: int, path: str, findings: Findings) -> int | None:
-    if "id" not in fields:
-        return None
-    pid = fields["id"]
-    if type(pid) is int:  # true and false are int to isinstance
-        return pid
-    findings.add("id_not_whole", [Example(number, path, shown(repr(pid)))])
-    return None
+    return line if len(line) <= _MAX_VALUE_LENGTH else line[: _MAX_VALUE_LENGTH - 1] + "…"
 
 
 def by_path(rows: Sequence[Row]) -> dict[str, list[Row]]:
@@ -132,3 +64,90 @@ def by_path(rows: Sequence[Row]) -> dict[str, list[Row]]:
         if row.path is not None:
             grouped.setdefault(row.path, []).append(row)
     return grouped
+
+
+def check_identities(rows: Sequence[Row], findings: Findings) -> None:
+    """Reports identities in several splits and identities with a single photo."""
+    rows_of: dict[int, list[Row]] = {}
+    for row in rows:
+        if row.pid is not None:
+            rows_of.setdefault(row.pid, []).append(row)
+    for pid, own in rows_of.items():
+        splits = [split for split in SPLITS if any(row.split == split for row in own)]
+        example = Example(own[0].number, own[0].path or "", f"identity {pid} in {' and '.join(splits)}")
+        if len(splits) > 1:
+            findings.add("identity_in_two_splits", [example])
+        if len({row.path for row in own}) == 1:
+            findings.add("identity_of_one_photo", [example])
+
+
+def check_counts(rows: Sequence[Row], spec: BenchmarkSpec, findings: Findings) -> dict[str, Counts]:
+    """The size of each split; reports empty splits and differences from the publishers' counts."""
+    counts = {split: _count([row for row in rows if row.split == split]) for split in SPLITS}
+    for split, ours in counts.items():
+        if not ours.images and not (split == "val" and spec.holds_out_val):
+            # The val split only selects the checkpoint; training and testing need theirs.
+            findings.add("split_empty", [Example(value=split)], severity=WARNING if split == "val" else None)
+        for name in differing(ours, spec, split):
+            official = getattr(spec.official[split], name)
+            value = f"{split}: {getattr(ours, name):,} {name}, official {official:,}"
+            findings.add("counts_differ", [Example(value=value)])
+    return counts
+
+
+def differing(ours: Counts, spec: BenchmarkSpec, split: str) -> list[str]:
+    """Names of a split's counts that differ from the publishers'."""
+    official = spec.official.get(split)
+    if official is None:
+        return []
+    return [name for name in Counts._fields if getattr(official, name) not in (None, getattr(ours, name))]
+
+
+def _count(rows: Sequence[Row]) -> Counts:
+    return Counts(
+        images=len({row.path for row in rows} - {None}),
+        ids=len({row.pid for row in rows} - {None}),
+        captions=sum(len(row.captions) for row in rows),
+    )
+
+
+def _read_row(raw: Any, number: int, file: Path, spec: BenchmarkSpec, companion: Companion, findings: Findings) -> Row:
+    fields = raw if isinstance(raw, dict) else {}
+    path = next((fields[key] for key in PATH_KEYS if key in fields), "")
+    path = path if isinstance(path, str) else ""
+    captions, replaced = _captions(fields.get("captions"), number, path, findings)
+    pid = fields.get("id")
+    if "id" in fields and type(pid) is not int:  # bool is a subclass of int
+        findings.add("id_not_whole", [Example(number, path, shorten(repr(pid)))])
+        replaced["id"], pid = _PLACEHOLDER_ID, None
+    photo: Photo | None = None
+    try:
+        photo = parse_row({**fields, **replaced} if fields else raw, number, file, spec, companion)
+    except DataError as error:
+        reason = str(error).removeprefix(f"'{file}', row {number}").removeprefix(f" ({path})").removeprefix(": ")
+        findings.add("row_refused", [Example(number, path, shorten(reason))])
+    split = fields.get("split")
+    split = split.lower() if isinstance(split, str) else None
+    return Row(
+        number=number,
+        path=os.path.normpath(path) if photo is not None or (path and stays_inside(path)) else None,
+        pid=pid,
+        split=split if split in SPLITS else None,
+        captions=captions,
+        other_texts=(*(photo.id_texts or ()), *(photo.cloth_texts or ())) if photo else (),
+    )
+
+
+def _captions(values: Any, number: int, path: str, findings: Findings) -> tuple[tuple[str, ...], dict[str, Any]]:
+    """The valid captions, and the row's field with placeholders for reported ones."""
+    if not isinstance(values, list):
+        return (), {}
+    valid, replaced = [], []
+    for value in values:
+        kind = "caption_not_text" if not isinstance(value, str) else "" if value.strip() else "caption_empty"
+        if kind:
+            findings.add(kind, [Example(number, path, shorten(repr(value)))])
+        elif not text_problem(value):  # else the whole row is refused
+            valid.append(value)
+        replaced.append(_PLACEHOLDER_TEXT if kind else value)
+    return tuple(valid), {"captions": replaced}

@@ -1,4 +1,4 @@
-"""A user's own photos and sentences, from a table to a dataset: ``t2ireid prepare table``."""
+"""``t2ireid prepare table``: makes a dataset from a user's own photos and a table of captions."""
 
 from t2ireid_plugin.prepare.table.write import add_arguments, run, write_table
 

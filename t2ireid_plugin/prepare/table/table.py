@@ -1,4 +1,4 @@
-"""Reads a user's table of images, identities and captions: CSV, TSV or JSON lines, checked cell by cell."""
+"""Reads a user's table of images, identities and captions: CSV, TSV or JSON lines, validated cell by cell."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from t2ireid_plugin.utils.safe_io import parse_json, read_bytes, text_problem
 
 IMAGE, IDENTITY, CAPTION, CAMERA, SPLIT = "image", "identity", "caption", "camera", "split"
 ID_TEXT, CLOTH_TEXT = "identity_text", "clothing_text"
-# How a column may be spelled besides its name; case, and the choice of "_", "-" or a blank, do not matter.
-_SPELLINGS = {
+# Aliases of each column; case does not matter, and "_", "-" and spaces are equivalent.
+_ALIASES = {
     IMAGE: ("file", "path", "file path", "img path", "image path", "file name"),
     IDENTITY: ("id", "pid", "person"),
     CAPTION: ("captions", "text", "description"),
@@ -25,18 +25,15 @@ _SPELLINGS = {
     ID_TEXT: ("id text", "id caption", "id captions"),
     CLOTH_TEXT: ("cloth text", "clothing caption", "clothing captions", "cloth caption", "cloth captions"),
 }
-_COLUMNS = {name: column for column, more in _SPELLINGS.items() for name in (column.replace("_", " "), *more)}
-_TEXTS = (CAPTION, ID_TEXT, CLOTH_TEXT)
-_ALL_OR_NONE = {
-    IDENTITY: "if each image shows somebody else",
-    SPLIT: "to have the people divided for you",
-}
+_COLUMNS = {name: column for column, more in _ALIASES.items() for name in (column.replace("_", " "), *more)}
+# Columns without gaps, and the effect of leaving the column out.
+_COMPLETE = {IDENTITY: "if each image shows a different person", SPLIT: "to have the identities split at random"}
 _DELIMITERS = ",;\t"
-_SUFFIXES = {".csv": False, ".tsv": False, ".jsonl": True, ".ndjson": True}
+_IS_JSON = {".csv": False, ".tsv": False, ".jsonl": True, ".ndjson": True}  # by suffix
 
 
 class TableRow(NamedTuple):
-    """One row; the texts are as written, the rest without blanks around it, "" where nothing is given."""
+    """One row; texts are verbatim, other cells stripped, and "" where a cell is empty."""
 
     line: int
     image: str
@@ -44,12 +41,12 @@ class TableRow(NamedTuple):
     camera: str
     split: str
     captions: tuple[str, ...]
-    id_texts: tuple[str, ...]  # one a caption, or none
+    id_texts: tuple[str, ...]  # one per caption, or none
     cloth_texts: tuple[str, ...]
 
 
 class Table(NamedTuple):
-    """A table's rows, and which columns it has."""
+    """The rows of a table, and the columns it has."""
 
     file: Path
     columns: frozenset[str]
@@ -57,30 +54,30 @@ class Table(NamedTuple):
 
 
 def read_table(file: Path, ignore: Sequence[str] = ()) -> Table:
-    """The rows of a table in its order, without the columns named in ``ignore``.
+    """The rows of a table in order, without the columns named in ``ignore``.
 
     Raises:
-        DataError: for a file that is not there, of another kind or not in UTF-8; for columns that are unknown, double
-            or missing; for cells that are empty or of the wrong type. The message names file, line and value.
+        DataError: for a file that is missing, of an unknown type or not UTF-8; for unknown, duplicate or missing
+            columns; for cells that are empty or of the wrong type. The message names file, line and value.
     """
-    if file.suffix.lower() not in _SUFFIXES:
-        raise DataError(f"'{file}': a table is one of {', '.join(_SUFFIXES)}, by the end of its name")
+    suffix = file.suffix.lower()
+    if suffix not in _IS_JSON:
+        raise DataError(f"'{file}': unknown type of table; use one of {', '.join(_IS_JSON)}")
     text = _decode(file)
-    records = _json_records(text, file, ignore) if _SUFFIXES[file.suffix.lower()] else _csv_records(text, file, ignore)
     columns: set[str] = set()
     rows = []
-    for line, cells in records:
+    for line, cells in (_json_records if _IS_JSON[suffix] else _csv_records)(text, file, ignore):
         columns.update(cells)
-        rows.append(_row(line, cells, f"'{file}', line {line}"))
+        rows.append(_parse_row(line, cells, f"'{file}', line {line}"))
     if not rows:
-        raise DataError(f"'{file}' has no rows; one row is an image with a caption")
-    for column, otherwise in _ALL_OR_NONE.items():
+        raise DataError(f"'{file}' has no rows; add one row per image and caption")
+    for column, effect in _COMPLETE.items():
         gaps = [row.line for row in rows if not getattr(row, column)] if column in columns else []
         if gaps:
             lines = f"line{'s' * (len(gaps) > 1)} {', '.join(map(str, gaps[:5]))}{', …' * (len(gaps) > 5)}"
             raise DataError(
                 f"'{file}', {lines}: the column '{column}' is empty in {len(gaps)} of {len(rows)} rows; fill it, or "
-                f"leave the whole column out {otherwise}"
+                f"leave the whole column out {effect}"
             )
     return Table(file, frozenset(columns), rows)
 
@@ -102,34 +99,33 @@ def _decode(file: Path) -> str:
 
 def _csv_records(text: str, file: Path, ignore: Sequence[str]) -> Iterator[tuple[int, dict[str, Any]]]:
     """First line and cells of each record."""
-    # A header tells its delimiter better than texts full of commas do.
-    delimiter = max(_DELIMITERS, key=lambda mark: _known_columns(text, mark, file))
+    # The header shows the delimiter more reliably than texts full of commas.
+    delimiter = max(_DELIMITERS, key=lambda candidate: _known_columns(text, candidate, file))
     header: list[str | None] | None = None
-    for line, cells in _filled(text, delimiter, file):
+    for line, cells in _records(text, delimiter, file):
+        where = f"'{file}', line {line}"
         if header is None:
-            header = _match(cells, ignore, f"'{file}', line {line}")
-            for needed in (IMAGE, CAPTION):
-                if needed not in header:
-                    raise DataError(f"'{file}', line {line}: no column '{needed}' (found {_quoted(cells)})")
+            header = _match_columns(cells, ignore, where)
+            _check_required(header, cells, "column ", where)
             continue
         if len(cells) != len(header):
             raise DataError(
-                f"'{file}', line {line}: {len(cells)} cells for {len(header)} columns; a text with a "
-                f"{delimiter!r} or a line break in it needs double quotes around it"
+                f"{where}: {len(cells)} cells for {len(header)} columns; put texts that contain {delimiter!r} or a "
+                "line break in double quotes"
             )
         yield line, {column: cell for column, cell in zip(header, cells) if column}
 
 
 def _known_columns(text: str, delimiter: str, file: Path) -> int:
     try:
-        _, header = next(_filled(text, delimiter, file), (1, []))
-    except DataError:  # quotes that make no sense with this delimiter
+        _, header = next(_records(text, delimiter, file), (1, []))
+    except DataError:  # quotes that are invalid with this delimiter
         return -1
-    return sum(_plain(name) in _COLUMNS for name in header)
+    return sum(_normalize(name) in _COLUMNS for name in header)
 
 
-def _filled(text: str, delimiter: str, file: Path) -> Iterator[tuple[int, list[str]]]:
-    """Records that are not blank, with the line that each begins on."""
+def _records(text: str, delimiter: str, file: Path) -> Iterator[tuple[int, list[str]]]:
+    """Records that are not empty, with the line that each begins on."""
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     while True:
         line = reader.line_num + 1
@@ -137,107 +133,100 @@ def _filled(text: str, delimiter: str, file: Path) -> Iterator[tuple[int, list[s
             cells = next(reader, None)
         except csv.Error as error:
             raise DataError(
-                f"'{file}', line {line}: not valid CSV ({error}); a text with quotes in it needs double quotes "
-                'around it, and two for each of its own: "a ""red"" coat"'
+                f"'{file}', line {line}: not valid CSV ({error}); put a text with quotes in double quotes and double "
+                'its own: "a ""red"" coat"'
             ) from error
         if cells is None:
             return
-        if any(cell.strip() for cell in cells):  # spreadsheets leave rows of empty cells at the end
+        if any(cell.strip() for cell in cells):  # spreadsheets leave empty rows at the end
             yield line, cells
 
 
 def _json_records(text: str, file: Path, ignore: Sequence[str]) -> Iterator[tuple[int, dict[str, Any]]]:
-    # Not splitlines(), which also splits at characters that JSON allows inside a text.
-    for line, content in enumerate(text.split("\n"), 1):
+    for line, content in enumerate(text.split("\n"), 1):  # splitlines() also splits at characters inside texts
         if not content.strip():
             continue
         where = f"'{file}', line {line}"
         try:
             record = parse_json(content)
         except ValueError as error:
-            what = f"{error.msg} at column {error.colno}" if isinstance(error, json.JSONDecodeError) else error
-            raise DataError(f"{where}: not valid JSON ({what}); each line is an object of its own") from error
+            reason = f"{error.msg} at column {error.colno}" if isinstance(error, json.JSONDecodeError) else error
+            raise DataError(f"{where}: not valid JSON ({reason}); write one object per line") from error
         if not isinstance(record, dict):
             raise DataError(f'{where}: expected an object such as {{"image": "a.jpg", "caption": "…"}}')
-        columns = _match(list(record), ignore, where)
+        columns = _match_columns(list(record), ignore, where)
+        _check_required(columns, list(record), "", where)
         values = ("" if value is None else value for value in record.values())
         yield line, {column: value for column, value in zip(columns, values) if column}
 
 
-def _match(names: Sequence[str], ignore: Sequence[str], where: str) -> list[str | None]:
-    """Our columns for the table's names; None for those to ignore."""
-    ignored = {_plain(name) for name in ignore}
-    columns = [None if _plain(name) in ignored else _COLUMNS.get(_plain(name), "") for name in names]
+def _match_columns(names: Sequence[str], ignore: Sequence[str], where: str) -> list[str | None]:
+    """Our columns for the table's names; None for ignored ones."""
+    ignored = {_normalize(name) for name in ignore}
+    columns = [None if _normalize(name) in ignored else _COLUMNS.get(_normalize(name), "") for name in names]
     if "" in columns:
         raise DataError(
-            f"{where}: unknown column {names[columns.index('')]!r}; valid: {', '.join(_SPELLINGS)}. "
-            "Leave it out with --ignore-column NAME"
+            f"{where}: unknown column {names[columns.index('')]!r}; valid: {', '.join(_ALIASES)}. "
+            "Skip it with --ignore-column NAME"
         )
     for column in columns:
         if column and columns.count(column) > 1:
-            double = [name for name, found in zip(names, columns) if found == column]
-            raise DataError(f"{where}: the columns {_quoted(double)} all mean '{column}'; keep one")
+            same = [name for name, other in zip(names, columns) if other == column]
+            raise DataError(f"{where}: the columns {_quote(same)} all mean '{column}'; keep one")
     return columns
 
 
-def _plain(name: str) -> str:
+def _check_required(columns: Sequence[str | None], names: Sequence[str], noun: str, where: str) -> None:
+    for required in (IMAGE, CAPTION):
+        if required not in columns:
+            raise DataError(f"{where}: no {noun}'{required}', only {_quote(names)}")
+
+
+def _normalize(name: str) -> str:
     return " ".join(name.lower().replace("_", " ").replace("-", " ").split())
 
 
-def _quoted(names: Sequence[str]) -> str:
+def _quote(names: Sequence[str]) -> str:
     return ", ".join(map(repr, names))
 
 
-def _row(line: int, cells: Mapping[str, Any], where: str) -> TableRow:
-    for needed in (IMAGE, CAPTION):
-        if needed not in cells:
-            raise DataError(f"{where}: no '{needed}' (found {_quoted(list(cells))})")
+def _parse_row(line: int, cells: Mapping[str, Any], where: str) -> TableRow:
     image, identity, camera, split = (_label(cells, column, where) for column in (IMAGE, IDENTITY, CAMERA, SPLIT))
     if not image:
         raise DataError(f"{where}: the column 'image' is empty")
-    captions, id_texts, cloth_texts = (_texts(cells, column, where) for column in _TEXTS)
+    captions, id_texts, cloth_texts = (_texts(cells, column, where) for column in (CAPTION, ID_TEXT, CLOTH_TEXT))
     for column, texts in ((ID_TEXT, id_texts), (CLOTH_TEXT, cloth_texts)):
         if texts and len(texts) != len(captions):
             raise DataError(f"{where}: {len(texts)} texts in '{column}' for {len(captions)} captions")
-    return TableRow(line, image, identity, camera, _split(split, where), captions, id_texts, cloth_texts)
+    if split and split.lower() not in SPLITS:
+        hint = "; use test for both" if split.lower() in ("query", "gallery") else ""
+        raise DataError(f"{where}: split {short_repr(split)} must be one of {', '.join(SPLITS)}{hint}")
+    return TableRow(line, image, identity, camera, split.lower(), captions, id_texts, cloth_texts)
 
 
 def _label(cells: Mapping[str, Any], column: str, where: str) -> str:
     value = cells.get(column, "")
-    numbers = column in (IDENTITY, CAMERA)
-    if numbers and type(value) is int:  # true and false are int to isinstance
+    if column in (IDENTITY, CAMERA) and type(value) is int:  # bool is a subclass of int
         return str(value)
     if not isinstance(value, str):
-        raise DataError(f"{where}: {column} {short_repr(value)} is no text{' or whole number' if numbers else ''}")
-    return _whole(value, column, where).strip()
+        integer = " or an integer" if column in (IDENTITY, CAMERA) else ""
+        raise DataError(f"{where}: {column} {short_repr(value)} must be a string{integer}")
+    return _check_text(value, column, where).strip()
 
 
 def _texts(cells: Mapping[str, Any], column: str, where: str) -> tuple[str, ...]:
-    """The texts of a cell, untouched; an empty identity or clothing text is none."""
+    """The texts of a cell, verbatim; an empty identity or clothing text counts as none."""
     values = cells.get(column, [])
     if isinstance(values, str):
         values = [values] if values.strip() or column == CAPTION else []
     if not isinstance(values, list) or not all(isinstance(text, str) for text in values):
-        raise DataError(f"{where}: {column} {short_repr(values)} is no text or list of texts")
+        raise DataError(f"{where}: {column} {short_repr(values)} must be a string or a list of strings")
     if not all(text.strip() for text in values) or (column == CAPTION and not values):
         raise DataError(f"{where}: the column '{column}' is empty")
-    return tuple(_whole(text, column, where) for text in values)
+    return tuple(_check_text(text, column, where) for text in values)
 
 
-def _split(split: str, where: str) -> str:
-    name = split.lower()
-    if not name or name in SPLITS:
-        return name
-    if name in ("query", "gallery"):
-        raise DataError(
-            f"{where}: split {short_repr(split)} is not used here; use test for both: each caption of the test images "
-            "is a query, the images are the gallery"
-        )
-    raise DataError(f"{where}: split {short_repr(split)} is none of {', '.join(SPLITS)}")
-
-
-def _whole(text: str, column: str, where: str) -> str:
-    problem = text_problem(text)
-    if problem:
+def _check_text(text: str, column: str, where: str) -> str:
+    if problem := text_problem(text):
         raise DataError(f"{where}: {column} {short_repr(text)} {problem}")
     return text

@@ -1,4 +1,4 @@
-"""Turns a user's table and folder of images into a dataset: `custom/reid_raw.json` and `custom/imgs/`."""
+"""Writes a dataset from a user's table and folder of images: ``custom/reid_raw.json`` and ``custom/imgs/``."""
 
 from __future__ import annotations
 
@@ -19,9 +19,10 @@ from t2ireid_plugin.errors import DataError
 from t2ireid_plugin.prepare.table.photos import TablePhoto, check_files, collect_photos, drawn_splits, given_splits
 from t2ireid_plugin.prepare.table.table import IDENTITY, SPLIT, read_table
 from t2ireid_plugin.utils.progress import show_progress
+from t2ireid_plugin.utils.text import text_table
 
 IDENTITIES = "identities.json"
-# How an image gets from the user's folder into ours.
+# Ways to put an image into the dataset's folder.
 _LINKS: dict[str, Callable[[str, str], object]] = {"copy": shutil.copyfile, "symlink": os.symlink, "hard": os.link}
 
 
@@ -37,55 +38,65 @@ def write_table(
     ignore: Sequence[str] = (),
     progress: bool = True,
 ) -> dict[str, Any]:
-    """Write `OUT/custom` from a table of images, identities and captions; all of it or nothing.
+    """Writes ``OUT/custom`` from a table of images, identities and captions, completely or not at all.
 
-    Without a split column the identities are divided by a draw, the same for the same seed and identities; val and
-    test then get at least one where there are enough. `link` is copy, symlink or hard; `ignore` names columns.
+    Args:
+        table: CSV, TSV or JSON lines.
+        images: folder that the table's image paths are relative to.
+        out: folder to write ``custom`` into.
+        val_share, test_share: of the identities, for a table without a split column. Where there are enough
+            identities, each split gets at least one.
+        seed: the same seed and identities give the same splits.
+        link: copy, symlink or hard.
+        ignore: names of columns to skip.
+        progress: print progress on standard error.
 
-    Returns `{"root", "images", "ids", "captions", "identities", "splits"}`: the folder, three tables of counts per
-    split, whether there was an identity column ("given", else "images"), and whether splits were "given" or "drawn".
+    Returns:
+        ``{"root", "images", "ids", "captions", "identities", "splits"}``: the folder, three counts per split, "given"
+        or "images" for whether there was an identity column, and "given" or "drawn" for the splits.
 
-    Raises DataError, naming file and line, for a table that cannot be read or contradicts itself, images that are
-    missing, unreadable or not inside `images`, shares and a seed out of range, and an `OUT/custom` that exists.
+    Raises:
+        DataError: for a table that cannot be read or contradicts itself, images that are missing, unreadable or not
+            inside ``images``, shares and a seed out of range, and an existing ``OUT/custom``.
     """
-    _check_choices(val_share, test_share, seed, link)
+    _check_options(val_share, test_share, seed, link)
     root = Path(out).expanduser() / CUSTOM.folder
     if os.path.lexists(root):
-        raise DataError(f"'{root}' exists already; remove it or choose another --out")
-    read = read_table(Path(table).expanduser(), ignore)
+        raise DataError(f"'{root}' already exists; remove it or choose another --out")
+    content = read_table(Path(table).expanduser(), ignore)
     folder = Path(images).expanduser()
-    photos = collect_photos(read, folder)
-    check_files(photos, folder, read.file)
-    given = SPLIT in read.columns
-    splits = given_splits(photos, read.file) if given else drawn_splits(photos, val_share, test_share, seed)
-    _write_whole(root, photos, splits, folder, link, progress)
+    photos = collect_photos(content, folder)
+    check_files(photos, folder, content.file)
+    given = SPLIT in content.columns
+    splits = given_splits(photos, content.file) if given else drawn_splits(photos, val_share, test_share, seed)
+    _write_atomically(root, photos, splits, folder, link, progress)
     parts = {name: [photo for photo in photos if splits[photo.identity] == name] for name in SPLITS}
     return {
         "root": str(root),
         "images": {name: len(part) for name, part in parts.items()},
         "ids": {name: len({photo.identity for photo in part}) for name, part in parts.items()},
         "captions": {name: sum(len(row.captions) for p in part for row in p.rows) for name, part in parts.items()},
-        "identities": "given" if IDENTITY in read.columns else "images",
+        "identities": "given" if IDENTITY in content.columns else "images",
         "splits": "given" if given else "drawn",
     }
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of `t2ireid prepare table`."""
+    """Adds the arguments of ``prepare table``."""
     parser.add_argument("table", metavar="TABLE", help="columns image, identity, caption; .csv, .tsv or .jsonl")
-    parser.add_argument("--images", required=True, metavar="DIR", help="folder that the table's image paths start from")
+    parser.add_argument("--images", required=True, metavar="DIR", help="folder that image paths are relative to")
     parser.add_argument("--out", required=True, metavar="ROOT", help="folder to write custom/ into")
-    parser.add_argument("--val-share", type=float, default=0.1, metavar="X", help="of the identities, for val (0.1)")
-    parser.add_argument("--test-share", type=float, default=0.1, metavar="X", help="of the identities, for test (0.1)")
+    parser.add_argument("--val-share", type=float, default=0.1, metavar="X", help="share of identities in val (0.1)")
+    parser.add_argument("--test-share", type=float, default=0.1, metavar="X", help="share of identities in test (0.1)")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="the same seed gives the same splits (0)")
     parser.add_argument("--link", choices=tuple(_LINKS), default="copy", help="symlink and hard save space (copy)")
     parser.add_argument(
-        "--ignore-column", action="append", default=[], metavar="NAME", help="leave a column out; may be repeated"
+        "--ignore-column", action="append", default=[], metavar="NAME", help="skip this column (repeatable)"
     )
 
 
 def run(options: argparse.Namespace, command: str) -> int:
-    """`t2ireid prepare table`: writes the dataset, prints its counts and what to do next; returns 0 when done.
+    """Writes the dataset and prints its counts and the next commands; returns 0.
 
     Raises:
         DataError: as `write_table`.
@@ -104,59 +115,56 @@ def run(options: argparse.Namespace, command: str) -> int:
     return 0
 
 
-def _check_choices(val_share: float, test_share: float, seed: int, link: str) -> None:
-    if not 0 <= val_share < 1:  # so that nan is refused too
+def _check_options(val_share: float, test_share: float, seed: int, link: str) -> None:
+    if not 0 <= val_share < 1:  # also refuses NaN
         raise DataError(f"--val-share {val_share} must be at least 0 and less than 1")
     if not 0 < test_share < 1:
-        raise DataError(f"--test-share {test_share} must be between 0 and 1; without test people there is no result")
+        raise DataError(f"--test-share {test_share} must be between 0 and 1")
     if not val_share + test_share < 1:
-        raise DataError(f"--val-share {val_share} and --test-share {test_share} leave nobody to train on")
+        raise DataError(f"--val-share {val_share} and --test-share {test_share} must sum to less than 1")
     if seed < 0:
         raise DataError(f"--seed {seed} must be at least 0")
     if link not in _LINKS:
-        raise DataError(f"--link {link!r} is none of {', '.join(_LINKS)}")
+        raise DataError(f"--link {link!r} must be one of {', '.join(_LINKS)}")
 
 
-def _write_whole(
+def _write_atomically(
     root: Path, photos: Sequence[TablePhoto], splits: Mapping[str, str], folder: Path, link: str, progress: bool
 ) -> None:
-    """Written in a folder next to `root`, which takes its name at the end."""
+    """Writes into a temporary folder beside ``root`` and renames it at the end."""
     draft = None
     try:
         root.parent.mkdir(parents=True, exist_ok=True)
         draft = Path(tempfile.mkdtemp(prefix=f".{root.name}-", dir=root.parent))
-        _write_all(draft, photos, splits, folder, link, progress)
-        draft.chmod(0o755)  # mkdtemp's is private to the user
+        _write_dataset(draft, photos, splits, folder, link, progress)
+        draft.chmod(0o755)  # that of mkdtemp is private to the user
         draft.rename(root)
     except OSError as error:
-        hint = "; hard links reach no other disk, use --link copy" if error.errno == errno.EXDEV else ""
+        hint = "; hard links must stay on one disk, use --link copy" if error.errno == errno.EXDEV else ""
         raise DataError(f"'{root}' cannot be written: {error}{hint}") from error
     finally:
         if draft:
             shutil.rmtree(draft, ignore_errors=True)
 
 
-def _write_all(
+def _write_dataset(
     draft: Path, photos: Sequence[TablePhoto], splits: Mapping[str, str], folder: Path, link: str, progress: bool
 ) -> None:
     for photo in show_progress(photos, len(photos), "images", "image", progress):
         target = draft / CUSTOM.images / photo.path
         target.parent.mkdir(parents=True, exist_ok=True)
-        if os.path.lexists(target):  # on a disk that does not tell A.jpg from a.jpg
-            raise DataError(
-                f"two images would share the name {photo.path!r} on the disk of '{draft.parent}'; rename one"
-            )
-        # The image itself, also where the user's folder holds links.
+        if os.path.lexists(target):  # on a file system that ignores case
+            raise DataError(f"two images have the name {photo.path!r} on the disk of '{draft.parent}'; rename one")
         _LINKS[link](os.path.realpath(folder / photo.path), str(target))
     numbers = {identity: number for number, identity in enumerate(sorted(splits), 1)}
-    rows = [_annotation(photo, numbers[photo.identity], splits[photo.identity]) for photo in photos]
+    rows = [_annotation_row(photo, numbers[photo.identity], splits[photo.identity]) for photo in photos]
     lines = ",\n".join(json.dumps(row, ensure_ascii=False) for row in rows)
     (draft / CUSTOM.annotations[0]).write_text(f"[\n{lines}\n]\n", encoding="utf-8")
     (draft / IDENTITIES).write_text(json.dumps(numbers, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
 
 
-def _annotation(photo: TablePhoto, pid: int, split: str) -> dict[str, Any]:
-    """The image's row of reid_raw.json."""
+def _annotation_row(photo: TablePhoto, pid: int, split: str) -> dict[str, Any]:
+    """The image's row in CUHK-PEDES's format."""
     captions = [text for row in photo.rows for text in row.captions]
     row: dict[str, Any] = {
         "split": split,
@@ -174,26 +182,24 @@ def _annotation(photo: TablePhoto, pid: int, split: str) -> dict[str, Any]:
 
 
 def _report(summary: Mapping[str, Any], out: str, seed: int) -> list[str]:
-    ids, root = summary["ids"], shlex.quote(out)
-    lines = [f"{'split':<6} {'images':>8} {'ids':>8} {'captions':>9}"]
-    lines += [
-        f"{name:<6} {summary['images'][name]:>8} {ids[name]:>8} {summary['captions'][name]:>9}" for name in SPLITS
-    ]
+    root, columns = shlex.quote(out), ("images", "ids", "captions")
+    rows = [[name, *(str(summary[column][name]) for column in columns)] for name in SPLITS]
+    lines = [text_table(("split", *columns), rows)]
     if summary["identities"] == "images":
-        lines.append("There is no identity column, so each image counts as a person of its own.")
+        lines.append("Without an identity column each image counts as a different person.")
     if summary["splits"] == "drawn":
-        lines.append(f"There is no split column, so the identities were divided by a draw with seed {seed}.")
-    for name, remark in (
-        ("train", "training needs more people, or others in the split column"),
-        ("val", "training will hold out some of its people to choose the checkpoint on"),
-        ("test", "testing needs more people, or others in the split column"),
+        lines.append(f"Without a split column the identities were split at random with seed {seed}.")
+    for name, advice in (
+        ("train", "training needs more identities, or others in the split column"),
+        ("val", "training will hold out some of its identities to select the checkpoint"),
+        ("test", "testing needs more identities, or others in the split column"),
     ):
-        if not ids[name]:
-            lines.append(f"There is nobody in {name}: {remark}.")
-    lines += [
-        f"'{summary['root']}' is written; '{IDENTITIES}' there tells which number is whom. Next:",
+        if not summary["ids"][name]:
+            lines.append(f"The split {name} is empty: {advice}.")
+    return [
+        *lines,
+        f"Written to '{summary['root']}'; '{IDENTITIES}' there lists the number of each identity. Next:",
         f"  t2ireid prepare check {root} --dataset {CUSTOM.name}",
         f"  python tools/train_net.py --config-file configs/t2i_vit_mamba.yaml data.root {root} "
         f"data.sources {CUSTOM.name} data.targets {CUSTOM.name}",
     ]
-    return lines
