@@ -1,4 +1,4 @@
-"""Every benchmark in its own layout: what is read from it, and training and evaluation through the command line."""
+"""Every benchmark in its own layout: reading it, and training and evaluation through the command line."""
 
 import json
 import re
@@ -28,15 +28,14 @@ def test_layout(name, benchmark_root):
     dataset = build(name, benchmark_root(name), val_share=0)
     ids, captions = TRAIN_IDS[name], CAPTIONS.get(name, 2)
     assert dataset.num_train_pids == ids
-    assert sorted(dataset.train.columns[:, PID].unique().tolist()) == list(range(ids))  # wherever its numbers start
+    assert sorted(dataset.train.columns[:, PID].unique().tolist()) == list(range(ids))  # wherever the annotation starts
     assert dataset.counts["train"][:2] == (4 * ids, ids)
     assert dataset.counts["test"][:2] == (32, 8)
     assert len(dataset.gallery) == 32
-    extra = sum(dataset.counts[split].captions for split in dataset.counts) - captions * 160
-    assert extra == (2 * 15 if name == "cuhkpedes" else 0)  # every eleventh of 160 images has two captions more
+    extra = sum(counts.captions for counts in dataset.counts.values()) - captions * 160
+    assert extra == (2 * 15 if name == "cuhkpedes" else 0)  # every eleventh of 160 images has two more captions
     assert len(dataset.query) == dataset.counts["test"].captions
-    cameras = len(dataset.train.columns[:, CAMID].unique())
-    assert cameras == {"cuhkpedes": 6, "custom": 1, "ufine6926": 1}.get(name, 6)
+    assert dataset.train.distinct(CAMID) == {"custom": 1, "ufine6926": 1}.get(name, 6)
 
 
 @pytest.mark.parametrize(
@@ -53,55 +52,59 @@ def test_cameras(name, path, camera):
     assert BENCHMARKS[name].camera(path) == camera
 
 
-def test_a_rows_own_camera_goes_first(cuhk):
+def test_a_rows_own_camera_takes_precedence(cuhk):
     cuhk.rows[0]["camera"] = 7
     cuhk.rows[2]["camera"] = "door"
     train = build("cuhkpedes", cuhk.save()).train
     assert [item[2] for item in train[::2]] == [0, 2, 3, 2]  # "7", "cam_b", "door" of 7, cam_a, cam_b, door
 
 
-@pytest.mark.parametrize("file", ["ICFG-PEDES.json", "ICFG_PEDES.json"])
-def test_known_file_names(file, benchmark_root, tmp_path):
-    source = benchmark_root("icfgpedes") / "ICFG-PEDES"
-    folder = tmp_path / "ICFG-PEDES"
+def relocate(benchmark_root, name, tmp_path, *files):
+    """A root with the benchmark's images and its annotation under other names."""
+    source = benchmark_root(name) / BENCHMARKS[name].folder
+    folder = tmp_path / BENCHMARKS[name].folder
     folder.mkdir()
-    (folder / "imgs").symlink_to(source / "imgs")
-    (folder / file).write_bytes((source / "ICFG_PEDES.json").read_bytes())
-    assert build("icfgpedes", tmp_path).counts["test"].images == 32
+    (folder / BENCHMARKS[name].images).symlink_to(source / BENCHMARKS[name].images)
+    for file in files:
+        (folder / file).write_bytes(next(source.glob("*.json")).read_bytes())
+    return tmp_path
 
 
-def test_two_annotations_are_not_chosen_between(benchmark_root, tmp_path):
-    source = benchmark_root("ufine6926") / "UFine6926"
-    folder = tmp_path / "UFine6926"
-    folder.mkdir()
-    (folder / "images").symlink_to(source / "images")
-    for name in ("train.json", "test.json"):
-        (folder / name).write_bytes((source / "annotation.json").read_bytes())
-    with pytest.raises(DataError, match=r"several annotations in '.*UFine6926': test\.json, train\.json"):
-        build("ufine6926", tmp_path)
+@pytest.mark.parametrize(
+    ("name", "file"),
+    [("icfgpedes", "ICFG-PEDES.json"), ("icfgpedes", "ICFG_PEDES.json"), ("ufine6926", "any_name.json")],
+)
+def test_known_file_names(name, file, benchmark_root, tmp_path):
+    assert build(name, relocate(benchmark_root, name, tmp_path, file)).counts["test"].images == 32
 
 
-# Sets without a val split
+def test_several_annotations_are_refused(benchmark_root, tmp_path):
+    root = relocate(benchmark_root, "ufine6926", tmp_path, "train.json", "test.json")
+    with pytest.raises(DataError, match=r"several annotations in '.*UFine6926': test\.json, train\.json; keep one"):
+        build("ufine6926", root)
+
+
+# Benchmarks without a val split
 
 
 @pytest.mark.parametrize("name", HELD_OUT)
 def test_identities_are_held_out_for_val(name, benchmark_root):
     root = benchmark_root(name)
-    whole, kept = build(name, root, val_share=0), build(name, root, val_share=0.25)
+    whole, rest = build(name, root, val_share=0), build(name, root, val_share=0.25)
     val = build(name, root, val_share=0.25, eval_split="val")
     held = {pid for _, pid, *_ in val.gallery}
     assert len(held) == 8  # a quarter of 32
-    assert kept.num_train_pids == 24
-    assert val.train == kept.train
-    assert {item[0] for item in val.gallery} | {item[0] for item in kept.train} == {item[0] for item in whole.train}
-    assert not {item[0] for item in val.gallery} & {item[0] for item in kept.train}
-    assert len(val.query) + len(kept.train) == len(whole.train)
-    assert kept.query == whole.query
+    assert rest.num_train_pids == 24
+    assert val.train == rest.train
+    assert {item[0] for item in val.gallery} | {item[0] for item in rest.train} == {item[0] for item in whole.train}
+    assert not {item[0] for item in val.gallery} & {item[0] for item in rest.train}
+    assert len(val.query) + len(rest.train) == len(whole.train)
+    assert rest.query == whole.query
     assert {pid for _, pid, *_ in build(name, root, val_share=0.25, val_seed=1, eval_split="val").gallery} != held
     assert {pid for _, pid, *_ in build(name, root, val_share=0.25, eval_split="val").gallery} == held
 
 
-def test_held_out_identities_are_shown(benchmark_root, capsys):
+def test_summary_with_held_out_identities(benchmark_root, capsys):
     build("icfgpedes", benchmark_root("icfgpedes"), val_share=0.25, verbose=True)
     lines = [re.sub(" +", " ", line).strip() for line in capsys.readouterr().out.splitlines()[2:]]
     assert lines == [
@@ -117,7 +120,7 @@ def test_without_val_share_there_is_no_val(benchmark_root):
         build("icfgpedes", benchmark_root("icfgpedes"), val_share=0, eval_split="val")
 
 
-def test_a_set_with_val_keeps_its_own(benchmark_root):
+def test_an_annotated_val_split_is_kept(benchmark_root):
     assert build("rstpreid", benchmark_root("rstpreid"), val_share=0.5).num_train_pids == 24
 
 
@@ -139,7 +142,7 @@ def test_training_and_evaluation(name, benchmark_root, tiny_settings, tmp_path, 
 
 
 def test_two_sources_and_other_targets(benchmark_root, tiny_settings, tmp_path):
-    """Trained on two sets, tested on both and on a third that was never trained on."""
+    """Training on two datasets, testing on both and on a third one."""
     for name in ("cuhkpedes", "icfgpedes", "rstpreid"):
         folder = BENCHMARKS[name].folder
         (tmp_path / folder).symlink_to(benchmark_root(name) / folder)

@@ -17,7 +17,7 @@ TEXT = st.text(max_size=8)
 
 
 @given(st.lists(TEXT), st.lists(TEXT))
-def test_texts_come_back(first, second):
+def test_texts_round_trip(first, second):
     texts = Texts(first)
     assert len(texts) == len(first) + 1
     assert [texts[i] for i in range(len(texts))] == ["", *first]
@@ -26,7 +26,7 @@ def test_texts_come_back(first, second):
 
 
 def table(captions, start=1):
-    """Items with numbered paths and pids, an identity text of their own and a clothing text from the caption."""
+    """Items with numbered paths and pids, an own identity text, and the clothing text split from the caption."""
     strings = [text for i, caption in enumerate(captions) for text in (f"{i}.jpg", caption, f"who {i}")]
     rows = [[3 * i + 1, start + i, i % 3, 0, 3 * i + 2, 3 * i + 3, -1] for i in range(len(captions))]
     return ItemTable(Texts(strings), torch.tensor(rows, dtype=torch.int64).reshape(-1, 7))
@@ -39,14 +39,14 @@ def expected(captions, start=1):
 CAPTIONS = ["A man in a red coat.", "一个穿蓝色外套的女人", "A woman with long hair wears a dress."]
 
 
-def test_a_table_is_a_sequence_of_tuples():
+def test_a_table_equals_a_list_of_tuples():
     items = table(CAPTIONS)
     assert items == expected(CAPTIONS)
     assert list(items) == [items[i] for i in range(3)] == expected(CAPTIONS)
     assert items[-1] == expected(CAPTIONS)[-1]
     assert items[1:] == expected(CAPTIONS)[1:]
-    assert items != expected(CAPTIONS[:2])
-    assert items != table(CAPTIONS, start=2)
+    assert items not in (expected(CAPTIONS[:2]), table(CAPTIONS, start=2))
+    assert pickle.loads(pickle.dumps(items)) == items
     with pytest.raises(IndexError):
         items[3]
 
@@ -57,6 +57,7 @@ def test_labels_and_texts():
     assert items.all_texts() == {*CAPTIONS, "who 0", "who 1", "who 2"}
     assert items[:1].all_texts() == {CAPTIONS[0], "who 0"}
     assert items.distinct(PID) == items.distinct(CAPTION) == 3
+    assert items.paths() == ["0.jpg", "1.jpg", "2.jpg"]
 
 
 @given(st.lists(TEXT, min_size=1), st.lists(TEXT, min_size=1))
@@ -72,12 +73,8 @@ def test_changing_a_column_leaves_the_old_table():
     assert items == expected(CAPTIONS)
 
 
-def test_it_can_be_pickled():
-    assert pickle.loads(pickle.dumps(table(CAPTIONS))) == expected(CAPTIONS)
-
-
 class Reader(Dataset):
-    """Reads every item in a worker and tells what memory that cost the worker alone, in bytes."""
+    """Reads every item in a worker and returns the growth of the worker's private memory, in bytes."""
 
     def __init__(self, items):
         self.items = items
@@ -86,7 +83,7 @@ class Reader(Dataset):
         return 2
 
     def __getitem__(self, index):
-        gc.freeze()  # as the data manager's workers do, or the whole test process would be looked through and copied
+        gc.freeze()  # as the data manager's workers do; garbage collection would copy the parent's memory
         before = _private_bytes()
         assert sum(len(item[4]) for item in self.items) > 0
         return _private_bytes() - before
@@ -100,19 +97,19 @@ def _private_bytes():
 @pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="memory is read from /proc")
 @pytest.mark.parametrize("method", ["fork", "spawn"])
-def test_workers_share_it(method):
-    """30 MB of captions, read through by two workers; a list of strings would be copied by each."""
+def test_workers_share_the_memory_of_a_table(method):
+    """Two workers read 30 MB of captions; with a list of strings each would copy all of it."""
     here = os.path.dirname(__file__)
     code = f"import sys; sys.path += [{here!r}, {os.path.dirname(here)!r}]\n"
     code += f"import test_item_table as t\nt.measure({method!r})"
     cost, size = map(int, run_python(["-c", code]).stdout.split())
-    # Labels for 60,000 rows are Python objects for a moment, and pages of a forked process's parent are copied when
-    # they are touched, so the bound leaves room; copied strings would be more than `size`.
+    # Reading creates Python objects for a moment, and a forked process copies pages that it touches, so the bound
+    # leaves room; copied strings would take more than `size`.
     assert cost < 0.8 * size
 
 
 def measure(method):
-    """Prints what a worker takes for itself, and the size of the captions; in a process that has little else in it."""
+    """Prints a worker's private memory and the size of the captions; runs in a process of its own."""
     items = table([f"{i:06} " * 70 for i in range(60_000)])
     items = items.with_column(6, 0)
     size = 60_000 * 7 * 70
