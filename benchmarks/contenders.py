@@ -1,4 +1,4 @@
-"""The evaluators that the ranking benchmark compares; run as a module, it measures one of them in a fresh process."""
+"""Evaluators of the ranking benchmark; run as a module, measures one of them in a new process."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from t2ireid_plugin.evaluation import ranking
 
 Array = npt.NDArray
 MAX_RANK = 50
-_ROUNDING = 1e-6  # more than cosines of float32, and their distances from 1, are wrong by
-_PATIENCE = 30.0  # seconds after which a contender is not repeated
+_ROUNDING = 1e-6  # bound of the rounding error of float32 cosines, and of their distances from 1
+_MAX_SECONDS = 30.0  # after which a contender is not repeated
 
 
 class Task(NamedTuple):
@@ -35,13 +35,13 @@ class Task(NamedTuple):
     g_camids: Array  # [m]
 
     def of(self, chosen: slice | Array) -> Task:
-        """The task of some of the queries."""
+        """The task with a part of the queries."""
         return self._replace(queries=self.queries[chosen], q_pids=self.q_pids[chosen], q_camids=self.q_camids[chosen])
 
     def decidable(self, number: int) -> Task:
-        """Of the first ``number`` queries those whose ranks no rounding in float32 can change.
+        """Those of the first ``number`` queries whose ranks do not depend on rounding in float32.
 
-        None of their positives and negatives are closer than `_ROUNDING`; the others' ranks are a matter of luck.
+        None of their positives is closer than `_ROUNDING` to a negative.
         """
         first = self.of(slice(number))
         cosines = first.queries.astype(np.float64) @ self.gallery.T.astype(np.float64)
@@ -58,10 +58,10 @@ Evaluator = Callable[[Task], tuple[Array, float]]  # R@k for k from 1, and mAP
 
 
 def make_task(queries: int, images: int, people: int, dim: int = 256, seed: int = 0) -> Task:
-    """Embeddings as a trained model's: R@1 about 0.6, mAP 0.4 and mINP 0.1 at ICFG-PEDES's size.
+    """Simulated embeddings of a trained model: R@1 about 0.6, mAP 0.4 and mINP 0.1 at ICFG-PEDES's size.
 
-    An embedding is its identity's centre plus noise. A sentence tells less of a person than a photo, and one sentence
-    tells less than another; noise of one size would make all queries as hard as each other.
+    An embedding is its identity's centre plus noise. The noise is larger for sentences than for photos, and its size
+    varies, since equal noise would make all queries equally hard.
     """
     rng = np.random.default_rng(seed)
     centres = rng.standard_normal((people, dim), dtype=np.float32)
@@ -76,7 +76,7 @@ def make_task(queries: int, images: int, people: int, dim: int = 256, seed: int 
 
 
 def load_evaluator(name: str, cython_library: str | None = None) -> Evaluator:
-    """``ours``, ``draft``, ``python`` or ``cython``, which needs the file of torchreid's compiled module."""
+    """Evaluator ``ours``, ``draft``, ``python`` or ``cython``; the last needs torchreid's compiled module."""
     if name == "ours":
         return _ours
     if name == "draft":
@@ -115,7 +115,7 @@ def _ours(task: Task) -> tuple[Array, float]:
 
 
 def _draft(task: Task) -> tuple[Array, float]:
-    """What one writes first: a similarity row at a time, one pass over it for each positive."""
+    """Straightforward evaluator: one row of similarities at a time, one pass over it for each positive."""
     hits, precisions = np.zeros(MAX_RANK), []
     for start in range(0, len(task.queries), 512):
         scores = task.queries[start : start + 512] @ task.gallery.T
@@ -140,21 +140,21 @@ def measure(
     repeats: int,
     cython_library: str | None = None,
 ) -> dict[str, Any]:
-    """One contender's figures.
+    """Measures one contender.
 
     Returns:
-        ``seconds`` of each repetition over the first ``timed_queries``, ``extra_bytes``, the most memory held during
-        these less what was held before, and ``cmc [MAX_RANK]`` and ``mAP`` of those of the first ``checked_queries``
-        that are decidable, whose number becomes ``checked_queries``.
+        ``seconds`` of each repetition over the first ``timed_queries``; ``extra_bytes``, the peak memory minus that
+        before; ``checked_queries``, the number of decidable ones among the first ``checked_queries``; and their
+        ``cmc [MAX_RANK]`` and ``mAP``.
     """
     task = make_task(*size)
     evaluate = load_evaluator(name, cython_library)
-    evaluate(make_task(64, 64, 8))  # loads and starts what is loaded and started once
+    evaluate(make_task(64, 64, 8))  # warms up
     timed = task.of(slice(timed_queries))
     before = memory_used()
     reset_memory_peak()
     seconds: list[float] = []
-    while len(seconds) < repeats and sum(seconds) < _PATIENCE:
+    while len(seconds) < repeats and sum(seconds) < _MAX_SECONDS:
         started = time.perf_counter()
         evaluate(timed)
         seconds.append(time.perf_counter() - started)

@@ -1,4 +1,4 @@
-"""From files to batches: our reading and transforms against torchreid's, and a dataset of CUHK-PEDES's size."""
+"""Image reading and transforms against torchreid's, and loading of an annotation of CUHK-PEDES's size."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ from t2ireid_plugin.data.benchmarks import CUHKPEDES
 from t2ireid_plugin.data.dataset import CaptionDataset
 from t2ireid_plugin.data.transforms import TestTransform, TrainTransform, read_pixels, resize
 from t2ireid_plugin.synthetic import write_synthetic
+from t2ireid_plugin.utils.text import text_table
 
 MEAN, STD = [0.5] * 3, [0.5] * 3
 # Height and width of crops: Market-1501's, a usual one, a large one; and of the model's input.
@@ -32,14 +33,14 @@ CHANGES = ["random_flip", "random_crop", "random_erase"]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of ``tools/benchmark.py data``."""
+    """Adds the options of ``tools/benchmark.py data``."""
     parser.add_argument("--images", type=int, default=200, metavar="N", help="JPEG files of each size (200)")
-    parser.add_argument("--rounds", type=int, default=7, metavar="N", help="times each is timed, by turns (7)")
+    parser.add_argument("--rounds", type=int, default=7, metavar="N", help="measurements of each, in turns (7)")
     parser.add_argument("--rows", type=int, default=40_206, metavar="N", help="rows of the large annotation (40206)")
 
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
-    """Times both sides by turns in this process, on one thread; prints a table and returns its numbers."""
+    """Times both sides in turns in this process, on one thread; prints a table and returns the figures."""
     threads = torch.get_num_threads(), cv2.getNumThreads()
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
@@ -51,21 +52,20 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     finally:
         torch.set_num_threads(threads[0])
         cv2.setNumThreads(threads[1])
-    print(
-        f"{'crop -> input':<22}{'torchreid':>12}{'ours':>12}{'ratio':>8}{'training':>10}   by {options.rounds} rounds"
-    )
+    table = []
     for row in rows:
         test, train = row["test"], row["training"]
-        cells = f"{test['torchreid']:>10.0f}/s{test['ours']:>10.0f}/s{test['ratio']:>7.2f}x{train['ratio']:>9.2f}x"
-        print(f"{row['what']:<22}{cells}")
+        rates = f"{test['torchreid']:.0f}/s", f"{test['ours']:.0f}/s"
+        table.append([row["what"], *rates, f"{test['ratio']:.2f}x", f"{train['ratio']:.2f}x"])
+    print(text_table(["crop -> input", "torchreid", "ours", "ratio", "training"], table))
     print(f"dataset of {dataset['captions']:,} captions in {dataset['images']:,} images: {dataset['seconds']:.2f} s")
     return {"images": options.images, "transforms": rows, "dataset": dataset}
 
 
 def _compare(paths: Sequence[str], crop: Sequence[int], size: tuple[int, int], rounds: int) -> dict[str, Any]:
-    """Files to test tensors and to training tensors, both sides."""
+    """Times the way from files to test tensors and to training tensors on both sides."""
     ours, ours_train = TestTransform(*size, MEAN, STD), TrainTransform(*size, MEAN, STD, CHANGES)
-    with contextlib.redirect_stdout(io.StringIO()):  # torchreid tells what it builds
+    with contextlib.redirect_stdout(io.StringIO()):  # torchreid prints what it builds
         build = torchreid_data.transforms.build_transforms
         train, test = build(*size, transforms=CHANGES, norm_mean=MEAN, norm_std=STD)
     read = torchreid_utils.read_image
@@ -81,9 +81,9 @@ def _compare(paths: Sequence[str], crop: Sequence[int], size: tuple[int, int], r
 def _timed(
     theirs: Callable[[str], Any], ours: Callable[[str], Any], paths: Sequence[str], rounds: int
 ) -> dict[str, Any]:
-    """Images a second of both sides, and the median and range over rounds of their ratio."""
+    """Images per second of both sides, and the median and range of their ratio over the rounds."""
     seconds: dict[str, list[float]] = {"torchreid": [], "ours": []}
-    for _ in range(rounds + 1):  # the first warms caches and is left out
+    for _ in range(rounds + 1):  # the first warms caches and is not counted
         for name, function in (("torchreid", theirs), ("ours", ours)):
             start = time.perf_counter()
             for path in paths:
@@ -96,7 +96,7 @@ def _timed(
 
 
 def _write_images(folder: Path, number: int, height: int, width: int) -> list[str]:
-    """Drawn people as JPEG files of one size."""
+    """Writes drawn people as JPEG files of one size."""
     write_synthetic(folder, train_ids=8, val_ids=0, test_ids=0, progress=False)
     drawn = [read_pixels(path) for path in sorted((folder / "CUHK-PEDES" / "imgs").rglob("*.jpg"))]
     paths = []
@@ -109,7 +109,7 @@ def _write_images(folder: Path, number: int, height: int, width: int) -> list[st
 
 
 def _dataset_seconds(root: Path, number: int) -> dict[str, Any]:
-    """Time to make a dataset of ``number`` images with two captions of 24 words, whose image files are empty."""
+    """Seconds to load a dataset of ``number`` images with two captions of 24 words each; the image files are empty."""
     source = random.Random(0)
     words = ("a", "young", "man", "with", "short", "black", "hair", "wears", "the", "red", "jacket", "and", "blue")
     rows = []
@@ -118,7 +118,7 @@ def _dataset_seconds(root: Path, number: int) -> dict[str, Any]:
         split = "train" if i < 0.85 * number else "val" if i < 0.92 * number else "test"
         captions = [" ".join(source.choices(words, k=24)) for _ in range(2)]
         tokens = [caption.split() for caption in captions]
-        pid = i // 3 + {"train": 0, "val": number, "test": 2 * number}[split]  # nobody is in two splits
+        pid = i // 3 + {"train": 0, "val": number, "test": 2 * number}[split]  # no person is in two splits
         rows.append({"split": split, "captions": captions, "file_path": path, "processed_tokens": tokens, "id": pid})
         (root / CUHKPEDES.folder / CUHKPEDES.images / path).parent.mkdir(parents=True, exist_ok=True)
         (root / CUHKPEDES.folder / CUHKPEDES.images / path).touch()

@@ -1,6 +1,6 @@
-"""All benchmarks, one after the other, into the tables and the plot of ``docs/performance.md``.
+"""Runs all benchmarks and writes their tables and plot into ``docs/performance.md``.
 
-Between two marks on the page stands what was measured; all else on it is written by hand and stays as it is.
+Only the parts of the page between marks are replaced; the rest is written by hand.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ PLOT = "performance.png"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of ``tools/benchmark.py all``."""
+    """Adds the options of ``tools/benchmark.py all``."""
     parser.add_argument(
         "--page", type=Path, default=Path("docs/performance.md"), metavar="FILE", help="page whose tables are replaced"
     )
-    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS), help="which benchmarks (all)")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS), help="benchmarks to run (all)")
     parser.add_argument(
         "--with",
         dest="words",
@@ -47,10 +47,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
-    """Measures all, and puts the tables on the page and the plot into ``images/`` beside it.
+    """Runs the benchmarks, and writes the tables into the page and the plot into ``images/`` beside it.
 
     Raises:
-        DataError: when the page lacks the marks of a part, or a benchmark broke off.
+        DataError: when the page lacks the marks of a part, or a benchmark failed.
     """
     text = _page(options)
     figures = {}
@@ -61,13 +61,9 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
             words += ["--plot", str(options.page.parent / "images" / PLOT)]
         figures[name] = PARTS[name].run(_options(PARTS[name], words))
         text = replace_part(text, name, TABLES[name](figures[name]))
-        _write(options.page, text)  # after each, in case a later one breaks off
-    _write(options.page, replace_part(text, "machine", _machine(describe_machine())))
+        atomic_write_text(options.page, text)  # after each, in case a later one fails
+    atomic_write_text(options.page, replace_part(text, "machine", _machine(describe_machine())))
     return figures
-
-
-def _write(page: Path, text: str) -> None:
-    atomic_write_text(page, text)
 
 
 def _page(options: argparse.Namespace) -> str:
@@ -87,10 +83,10 @@ def _options(module: ModuleType, words: Sequence[str]) -> argparse.Namespace:
 
 
 def replace_part(page: str, name: str, content: str) -> str:
-    """The page with ``content`` between the marks of a part.
+    """The page with the ``content`` of one part replaced.
 
     Raises:
-        DataError: when it does not have them.
+        DataError: when its marks are missing.
     """
     start, end = f"<!-- measured: {name} -->", f"<!-- end: {name} -->"
     if page.count(start) != 1 or page.count(end) != 1:
@@ -109,16 +105,21 @@ def _model(figures: Mapping[str, Any]) -> str:
             part = ""
     header = ["", "", f"{clock} seconds", "to the bare encoder", "to the literal one"]
     text = markdown_table(header, rows).replace("| --- | ---: |", "| --- | --- |", 1)
-    said = f"By {figures['rounds']} rounds; outputs differ by {figures['difference']:.1e} at most."
+    note = f"{figures['rounds']} rounds; outputs differ by {figures['difference']:.1e} at most."
     if figures["memory"] is None:
-        return f"{text}\n\n{said}"
+        return f"{text}\n\n{note}"
     peaks = [
         [model.NAMES[name], f"{row['bytes'] / 1e6:.0f}", *(str(Ratio(**row[to])) for to in ("to_bare", "to_literal"))]
         for name, row in figures["memory"].items()
     ]
-    header = ["peak memory of training steps, beyond the libraries'", "MB", "to the bare encoder", "to the literal one"]
+    header = [
+        "peak memory of training steps without libraries",
+        "MB",
+        "to the bare encoder",
+        "to the literal one",
+    ]
     memory = markdown_table(header, peaks)
-    return f"{text}\n\n{memory}\n\n{said}"
+    return f"{text}\n\n{memory}\n\n{note}"
 
 
 def _train(figures: Mapping[str, Any]) -> str:
@@ -151,7 +152,7 @@ def _sweep(figures: Mapping[str, Any]) -> str:
         for axis, points in figures["points"].items()
         for p in points
     ]
-    table = markdown_table(["", "at", "CPU ms an image, caption or query", "to the bare encoder"], rows)
+    table = markdown_table(["", "at", "CPU ms per image, caption or query", "to the bare encoder"], rows)
     return f"![Cost against batch, image size, caption length and gallery](images/{PLOT})\n\n{table}"
 
 
@@ -179,7 +180,7 @@ def _data(figures: Mapping[str, Any]) -> str:
         return str(Ratio(row["ratio"], *row["ratio_range"]))
 
     rows = [[row["what"], cell(row["test"]), cell(row["training"])] for row in figures["transforms"]]
-    return markdown_table(["crop -> input, images a second to torchreid's", "test", "training"], rows)
+    return markdown_table(["crop -> input, images per second relative to torchreid", "test", "training"], rows)
 
 
 def _machine(machine: Mapping[str, Any]) -> str:

@@ -1,8 +1,8 @@
-"""The specification written down literally, which the model is measured against.
+"""Literal transcription of the specification, which the model is measured against.
 
-Its `DisentangleModule.forward` is the specification's listing line by line. Nothing is done twice as fast here that
-the specification describes once: attentions take the sequence first and compute the weights that nobody reads, which
-is `nn.MultiheadAttention`'s default; texts are padded to the full length; each kind of text passes BERT by itself.
+Its `DisentangleModule.forward` is the specification's listing line by line, without optimisation: attention takes the
+sequence first and computes attention weights that are not used, `nn.MultiheadAttention`'s default; texts are padded to
+the full length; identity and clothing texts pass BERT separately.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class LiteralDisentangle(nn.Module):
         self.gate = nn.Sequential(nn.Linear(2 * dim, dim), nn.Sigmoid())
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The listing."""
+        """The specification's listing."""
         id_feat = self.id_linear(x)
         id_feat = id_feat.transpose(0, 1)
         id_attn, _ = self.id_attn(query=id_feat, key=id_feat, value=id_feat)
@@ -84,7 +84,7 @@ class LiteralModel(nn.Module):
         self.load_state_dict(model.state_dict())
 
     def train(self, mode: bool = True) -> LiteralModel:
-        """As `T2IReIDModel.train`: the frozen BERT stays in eval mode, or the two could not be compared."""
+        """As `T2IReIDModel.train`: the frozen BERT stays in eval mode."""
         super().train(mode)
         self.text_encoder.eval()
         return self
@@ -110,7 +110,7 @@ class LiteralModel(nn.Module):
         return F.normalize(self.text_mlp(self.shared_mlp(text_embeds)), dim=-1)
 
     def forward(self, image: Tensor, cloth_instruction: Sequence[str], id_instruction: Sequence[str]) -> T2IReIDOutput:
-        """Everything of ``B`` images with their texts."""
+        """All outputs for ``B`` images with their texts."""
         id_embeds, cloth_embeds, gate = self.disentangle(self.visual_encoder(image).last_hidden_state)
         image_embeds = F.normalize(self.image_mlp(self.shared_mlp(id_embeds)), dim=-1)
         cloth_image_embeds = F.normalize(self.image_mlp(self.shared_mlp(cloth_embeds)), dim=-1)

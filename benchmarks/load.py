@@ -1,4 +1,4 @@
-"""Memory of an evaluation with a large gallery of image files, with tiny encoders, in a process of its own."""
+"""Memory of an evaluation on a large gallery of image files, with tiny encoders, in a separate process."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from typing import Any
 from torch.utils.data import DataLoader
 
 from benchmarks.machine import memory_peak, memory_used, reset_memory_peak
-from benchmarks.tiny import draw_people, in_own_process, tiny_cfg
+from benchmarks.tiny import draw_people, in_subprocess, tiny_cfg
 from t2ireid_plugin.engine.build import build_run
 from t2ireid_plugin.errors import DataError
 
-_IN_A_FOLDER = 1000
+_FILES_PER_FOLDER = 1000
 _BATCH = 100  # captions at a time
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of ``tools/benchmark.py load``."""
+    """Adds the options of ``tools/benchmark.py load``."""
     parser.add_argument("--gallery", type=int, default=100_000, metavar="N", help="images of the gallery (100000)")
-    parser.add_argument("--queries", type=int, default=2000, metavar="N", help="captions that are ranked for (2000)")
+    parser.add_argument("--queries", type=int, default=2000, metavar="N", help="captions used as queries (2000)")
     parser.add_argument("--most-mb", type=int, default=2000, metavar="N", help="fail above this memory (2000)")
 
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
-    """Writes the gallery, evaluates it, prints the memory and returns it.
+    """Writes the gallery, evaluates it, prints the memory and returns the figures.
 
     Raises:
         DataError: when the evaluation takes more than ``--most-mb`` in all.
@@ -38,10 +38,10 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         draw_people(Path(folder))
         _write_gallery(Path(folder) / "CUHK-PEDES", options.gallery)
-        figures = in_own_process("benchmarks.load", root=folder, queries=options.queries)
+        figures = in_subprocess("benchmarks.load", root=folder, queries=options.queries)
     print(
-        f"{figures['gallery']:,} images, {figures['queries']:,} queries: {figures['peak_mb']:.0f} MB at most, "
-        f"{figures['start_mb']:.0f} MB of it before there was any data; {figures['seconds']:.0f} s"
+        f"{figures['gallery']:,} images, {figures['queries']:,} queries: peak {figures['peak_mb']:.0f} MB, of which "
+        f"{figures['start_mb']:.0f} MB before any data was loaded; {figures['seconds']:.0f} s"
     )
     if figures["peak_mb"] > options.most_mb:
         raise DataError(f"the evaluation took {figures['peak_mb']:.0f} MB, more than {options.most_mb}")
@@ -49,14 +49,14 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _write_gallery(folder: Path, images: int) -> None:
-    """Test rows for this many image files, four a person: further names of the drawn ones on the disk."""
+    """Adds test rows with this many image files, four per person: hard links to the drawn ones."""
     file = folder / "reid_raw.json"
     rows = json.loads(file.read_text(encoding="utf-8"))
     drawn = [row for row in rows if row["split"] == "test"]
     first_id = 1 + max(row["id"] for row in rows)
     for number in range(images):
         row = drawn[number % len(drawn)]
-        path = f"gallery/{number // _IN_A_FOLDER}/{number}.jpg"
+        path = f"gallery/{number // _FILES_PER_FOLDER}/{number}.jpg"
         target = folder / "imgs" / path
         target.parent.mkdir(parents=True, exist_ok=True)
         os.link(folder / "imgs" / row["file_path"], target)
@@ -66,16 +66,16 @@ def _write_gallery(folder: Path, images: int) -> None:
 
 
 def _evaluate(root: str, queries: int) -> dict[str, Any]:
-    """The official protocol on the test split, as `t2ireid test` runs it, with the first of its queries."""
+    """Evaluates the official protocol on the test split, as `t2ireid test` does, with the first ``queries``."""
     start = memory_used()
     reset_memory_peak()
     began = time.perf_counter()
     engine = build_run(tiny_cfg(Path(root), Path(root) / "log"), None)
     (target,) = engine.test_targets
     loaders = engine.test_loader[target]
-    asked = loaders["query"].dataset
-    asked.data = asked.data[:queries]
-    loaders["query"] = DataLoader(asked, batch_size=_BATCH)
+    captions = loaders["query"].dataset
+    captions.data = captions.data[:queries]
+    loaders["query"] = DataLoader(captions, batch_size=_BATCH)
     metrics = engine.evaluate_protocols([target], ["t2i"])[target]["t2i"]
     return {
         "gallery": metrics["gallery"],

@@ -1,4 +1,4 @@
-"""What a measurement ran on, and the memory of this process."""
+"""Description of the machine, and memory of this process."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _PACKAGES = ("torch", "torchvision", "torchreid", "transformers", "numpy", "Cyth
 
 
 def describe_machine() -> dict[str, Any]:
-    """Processor, cores, threads, memory, GPU and the versions of Python and of the packages that are installed."""
+    """Processor, cores, threads, memory, GPU and the versions of Python and of installed packages."""
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     return {
         "processor": _processor(),
@@ -39,18 +39,18 @@ def memory_used() -> int:
 
 
 def memory_peak() -> int:
-    """The most bytes of memory that this process has held, since `reset_memory_peak` where that works."""
+    """Peak memory of this process in bytes, since `reset_memory_peak` where that works."""
     return _status("VmHWM") or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _MAXRSS_UNIT
 
 
 def reset_memory_peak() -> None:
-    """Forgets the peak so far, on Linux; elsewhere a later peak shows only where it is higher than the earlier."""
+    """Resets the peak, on Linux only; elsewhere a later peak is visible only if it exceeds the earlier."""
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
 
 
 def _status(field: str) -> int:
-    """A figure of Linux's ``/proc/self/status`` in bytes, 0 where there is none."""
+    """A field of Linux's ``/proc/self/status`` in bytes, 0 on other systems."""
     try:
         lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
     except OSError:

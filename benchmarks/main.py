@@ -1,8 +1,7 @@
 """The command line of the benchmarks: ``python tools/benchmark.py NAME [--json FILE] …``.
 
-A benchmark is a module with ``add_arguments(parser)`` and ``run(options) -> dict``. ``run`` prints its table, and what
-it returns goes into the JSON file together with the machine. `everything.PARTS` names
-those that fill the page of results, `COMMANDS` the others.
+A benchmark is a module with ``add_arguments(parser)`` and ``run(options) -> dict``. ``run`` prints a table and returns
+its figures, which ``--json`` writes together with a description of the machine.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ COMMANDS: dict[str, ModuleType] = {**everything.PARTS, "load": load, "soak": soa
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs a benchmark; returns 0 when it was measured, 2 for an error that the user can mend."""
+    """Runs a benchmark; returns 0 when it was measured, 2 for an error that the user can fix."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     parser = argparse.ArgumentParser(prog="benchmark.py", description="Measures this package against others.")
     commands = parser.add_subparsers(dest="command", required=True)

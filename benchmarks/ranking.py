@@ -1,7 +1,7 @@
 """Time and memory of ranking a gallery, against torchreid's evaluators.
 
-Each contender starts from the same embeddings, made from a seed so that they are as hard as real ones, and ends with
-R@k and mAP; torchreid's distance matrix is part of its work. Each runs in a process of its own.
+Each contender starts from the same simulated embeddings, which are as hard as real ones, and computes R@k and mAP;
+torchreid's distance matrix is part of its work. Each runs in a separate process.
 """
 
 from __future__ import annotations
@@ -21,16 +21,17 @@ import numpy as np
 
 from benchmarks.tiny import run_module
 from t2ireid_plugin.errors import ConfigError, DataError
+from t2ireid_plugin.utils.text import text_table
 
 SIZES = {"icfgpedes": (19848, 19848, 1000), "cuhkpedes": (6156, 3074, 1000)}
 CONTENDERS = {
     "ours": "t2ireid_plugin.evaluation.ranking.evaluate",
-    "draft": "plain NumPy, one pass a positive",
+    "draft": "plain NumPy, one pass per positive",
     "python": "torchreid.metrics, Python",
     "cython": "torchreid.metrics, Cython",
 }
-_CHECKED = 500  # queries among which contenders must agree on all that rounding cannot change
-_SLOW_PAIRS = 50_000_000  # torchreid's Python evaluator is timed on as many queries as make this many similarities
+_CHECKED = 500  # queries on which contenders must agree, apart from those that rounding decides
+_SLOW_PAIRS = 50_000_000  # similarities on which torchreid's Python evaluator is timed
 _BUILD = """
 from Cython.Build import cythonize
 from numpy import get_include
@@ -40,7 +41,7 @@ setup(ext_modules=cythonize([Extension("rank_cy", ["rank_cy.pyx"], include_dirs=
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of ``tools/benchmark.py ranking``."""
+    """Adds the options of ``tools/benchmark.py ranking``."""
     parser.add_argument(
         "--size",
         type=_size,
@@ -54,9 +55,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--cython",
         metavar="SRC",
         type=Path,
-        help="torchreid's source, whose rank_cy.pyx is compiled in a temporary folder",
+        help="torchreid's source; its rank_cy.pyx is compiled in a temporary folder",
     )
-    parser.add_argument("--repeats", type=int, default=3, metavar="N", help="of contenders done within seconds (3)")
+    parser.add_argument(
+        "--repeats", type=int, default=3, metavar="N", help="measurements of contenders that take only seconds (3)"
+    )
     parser.add_argument("--full", action="store_true", help="time torchreid's Python evaluator on all queries")
 
 
@@ -64,8 +67,8 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     """Measures, prints the table, and returns the figures.
 
     Raises:
-        ConfigError: when ``cython`` is to be measured without its source, or cannot be built.
-        DataError: when contenders disagree, or one of them broke off.
+        ConfigError: when ``cython`` is chosen without its source, or cannot be built.
+        DataError: when contenders disagree, or one of them failed.
     """
     against = options.against
     if against is None:
@@ -90,7 +93,7 @@ def _size(text: str) -> tuple[int, int, int]:
     if text in SIZES:
         return SIZES[text]
     if not re.fullmatch(r"[1-9]\d*x[1-9]\d*x[1-9]\d*", text):
-        raise argparse.ArgumentTypeError(f"{text!r} is neither of {', '.join(SIZES)} nor QUERIESxGALLERYxIDS")
+        raise argparse.ArgumentTypeError(f"{text!r} is neither one of {', '.join(SIZES)} nor QUERIESxGALLERYxIDS")
     queries, images, people = map(int, text.split("x"))
     return queries, images, people
 
@@ -99,18 +102,18 @@ def build_cython(source: Path, folder: Path) -> Path:
     """Compiles ``rank_cy.pyx`` of torchreid's ``source`` in ``folder``; needs Cython, setuptools and a C compiler.
 
     Raises:
-        ConfigError: when there is no such file, or it does not compile.
+        ConfigError: when the file is missing or does not compile.
     """
-    found = sorted(source.rglob("rank_cy.pyx"))
-    if not found:
-        raise ConfigError(f"no rank_cy.pyx in {source}")
-    shutil.copy(found[0], folder)
+    file = next(source.rglob("rank_cy.pyx"), None)
+    if file is None:
+        raise ConfigError(f"--cython {source}: no rank_cy.pyx in it; give a folder with torchreid's source")
+    shutil.copy(file, folder)
     (folder / "setup.py").write_text(_BUILD, encoding="utf-8")
     command = [sys.executable, "setup.py", "-q", "build_ext", "--inplace"]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     built = [file for suffix in ("so", "pyd") for file in folder.glob(f"rank_cy*.{suffix}")]
     if done.returncode or not built:
-        raise ConfigError(f"{found[0]} does not compile; it needs Cython and a C compiler:\n{done.stderr[-1000:]}")
+        raise ConfigError(f"{file} does not compile; it needs Cython and a C compiler:\n{done.stderr[-1000:]}")
     return built[0]
 
 
@@ -126,7 +129,7 @@ def _measure(name: str, options: argparse.Namespace, timed: int, library: str | 
     }
     done = run_module("benchmarks.contenders", json.dumps(job))
     if done.returncode:
-        raise DataError(f"{name} broke off with status {done.returncode}: {done.stderr[-1000:]}")
+        raise DataError(f"{name} failed with status {done.returncode}: {done.stderr[-1000:]}")
     measured = json.loads(done.stdout.splitlines()[-1])
     seconds = [second * queries / timed for second in measured["seconds"]]
     return {
@@ -136,7 +139,7 @@ def _measure(name: str, options: argparse.Namespace, timed: int, library: str | 
         "seconds_max": max(seconds),
         "repeats": len(seconds),
         "timed_queries": timed,
-        # Of some of the queries it would be the memory of these, which says little of all.
+        # The memory for a part of the queries says little about that for all.
         "extra_mb": measured["extra_bytes"] / 1e6 if timed == queries else None,
         "checked_queries": measured["checked_queries"],
         "checked_cmc": measured["cmc"],
@@ -159,18 +162,20 @@ def _check_agreement(figures: dict[str, dict[str, Any]]) -> None:
 
 def _table(figures: dict[str, dict[str, Any]]) -> str:
     ours = figures["ours"]
-    lines = [f"{'':<42}{'seconds':>9}{'spread':>16}{'extra MB':>10}{'time':>8}{'memory':>8}"]
+    rows = []
     for row in figures.values():
-        scaled = "*" if row["extra_mb"] is None else ""
+        scaled = row["extra_mb"] is None
         spread = f"{row['seconds_min']:.2f}-{row['seconds_max']:.2f}" if row["repeats"] > 1 else "once"
-        memory, more = "-", "-"
-        if row["extra_mb"] is not None:
-            memory, more = f"{row['extra_mb']:.0f}", f"{row['extra_mb'] / ours['extra_mb']:.1f}x"
-        time = f"{row['seconds'] / ours['seconds']:.1f}x"
-        lines.append(f"{row['what'] + scaled:<42}{row['seconds']:>9.2f}{spread:>16}{memory:>10}{time:>8}{more:>8}")
+        memory = "-" if scaled else f"{row['extra_mb']:.0f}"
+        ratios = (
+            f"{row['seconds'] / ours['seconds']:.1f}x",
+            "-" if scaled else f"{row['extra_mb'] / ours['extra_mb']:.1f}x",
+        )
+        rows.append([row["what"] + "*" * scaled, f"{row['seconds']:.2f}", spread, memory, *ratios])
+    lines = [text_table(["", "seconds", "spread", "extra MB", "time", "memory"], rows)]
     for row in figures.values():
         if row["extra_mb"] is None:
-            lines.append(f"* timed on {row['timed_queries']} queries and scaled up; the cost of a query is constant")
+            lines.append(f"* timed on {row['timed_queries']} queries and scaled up; the cost per query is constant")
     checked = f"R@1 {ours['checked_cmc'][0]:.3f}, mAP {ours['checked_mAP']:.3f}"
-    lines.append(f"All agree on {ours['checked_queries']} queries that rounding cannot change: {checked}")
+    lines.append(f"All agree on {ours['checked_queries']} queries that rounding does not decide: {checked}")
     return "\n".join(lines)

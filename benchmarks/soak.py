@@ -1,4 +1,4 @@
-"""Memory over many training steps, with tiny encoders, in a process of its own: what grows here grows everywhere."""
+"""Memory over many training steps, with tiny encoders, in a separate process: a leak here is a leak everywhere."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from benchmarks.machine import memory_used
-from benchmarks.tiny import draw_people, in_own_process, tiny_cfg, watch_steps
+from benchmarks.tiny import draw_people, in_subprocess, tiny_cfg, watch_steps
 from t2ireid_plugin.engine.build import build_run
 from t2ireid_plugin.errors import DataError
 
@@ -22,22 +22,21 @@ _EVAL_EVERY = 10  # epochs; a checkpoint is written after each
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of ``tools/benchmark.py soak``."""
+    """Adds the options of ``tools/benchmark.py soak``."""
     parser.add_argument("--steps", type=int, default=2000, metavar="N", help="training steps (2000)")
     parser.add_argument("--picture", type=Path, metavar="FILE", help="draw the curve here")
     parser.add_argument("--most-growth-mb", type=float, default=30, metavar="N", help="fail above this growth (30)")
 
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
-    """Trains, prints how memory went and returns it.
+    """Trains, prints the growth of memory and returns the figures.
 
     Raises:
-        DataError: when the last tenth of the steps took more memory on average than the second tenth, by more than
-            ``--most-growth-mb``.
+        DataError: when memory grew by more than ``--most-growth-mb``, see `_growth`.
     """
     with tempfile.TemporaryDirectory() as folder:
         draw_people(Path(folder))
-        figures = in_own_process("benchmarks.soak", root=folder, steps=options.steps)
+        figures = in_subprocess("benchmarks.soak", root=folder, steps=options.steps)
     for name in ("rss_mb", "cuda_mb"):
         if figures[name]:
             figures[f"{name}_growth"] = growth = _growth(figures[name])
@@ -51,7 +50,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _growth(curve: list[float]) -> float:
-    """The mean of the last tenth less that of the second tenth: caches and allocators fill in the first."""
+    """Mean of the last tenth of the steps minus that of the second; caches and allocators fill up in the first."""
     tenth = max(1, len(curve) // 10)
     return float(np.mean(curve[-tenth:]) - np.mean(curve[tenth : 2 * tenth]))
 
@@ -75,7 +74,7 @@ def _draw(figures: dict[str, Any], path: Path) -> None:
 
 
 def _train(root: str, steps: int) -> dict[str, Any]:
-    """A training with evaluations and checkpoints as `t2ireid train` runs it, and its memory after each step."""
+    """Trains with evaluations and checkpoints as `t2ireid train` does; returns the memory after each step."""
     curves: dict[str, list[float]] = {"rss_mb": [], "cuda_mb": []}
     folder = Path(root) / "log"
     folder.mkdir()

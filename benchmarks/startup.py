@@ -1,6 +1,6 @@
-"""What it costs to import the package and to ask the command line for help, against importing torchreid.
+"""Cost of importing the package and of the command line's help, against importing torchreid.
 
-Each is a fresh process, by turns; what counts is the CPU time of that process less a bare Python's.
+Each start is a new process, in turns; ratios are of its CPU time minus that of an empty Python process.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import Any
 
 from benchmarks.timing import Ratio, ratio
 from t2ireid_plugin.errors import DataError
+from t2ireid_plugin.utils.text import text_table
 
 _ROOT = Path(__file__).resolve().parents[1]
 _CODE = {
@@ -36,19 +37,19 @@ NAMES = {
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of ``tools/benchmark.py startup``."""
-    parser.add_argument("--rounds", type=int, default=5, metavar="N", help="times each is started, by turns (5)")
+    """Adds the options of ``tools/benchmark.py startup``."""
+    parser.add_argument("--rounds", type=int, default=5, metavar="N", help="starts of each, in turns (5)")
 
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
     """Measures, prints the table, and returns the figures.
 
     Raises:
-        DataError: when a process broke off.
+        DataError: when a process failed.
     """
     cpu: dict[str, list[float]] = {name: [] for name in _CODE}
     wall: dict[str, list[float]] = {name: [] for name in _CODE}
-    for turn in range(options.rounds + 1):  # the first fills the disk's cache and is left out
+    for turn in range(options.rounds + 1):  # the first fills the disk's cache and is not counted
         for name in _CODE:
             seconds = _start(name)
             if turn:
@@ -62,15 +63,16 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         }
         for name in NAMES
     }
-    print(f"{'':<42}{'cpu seconds':>12}{'wall':>8}{'to import torchreid':>24}")
-    for name, row in figures.items():
-        cells = f"{row['seconds']['cpu']:>12.2f}{row['seconds']['wall']:>8.2f}{Ratio(**row['to_torchreid'])!s:>24}"
-        print(f"{NAMES[name]:<42}{cells}")
+    rows = [
+        [NAMES[name], *(f"{row['seconds'][clock]:.2f}" for clock in ("cpu", "wall")), str(Ratio(**row["to_torchreid"]))]
+        for name, row in figures.items()
+    ]
+    print(text_table(["", "cpu seconds", "wall", "to import torchreid"], rows))
     return {"rounds": options.rounds, "starts": figures}
 
 
 def _start(name: str) -> tuple[float, float]:
-    """CPU and wall seconds of a process."""
+    """CPU and wall seconds of one process."""
     before, started = os.times(), time.perf_counter()
     path = os.pathsep.join([str(_ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
     command = [sys.executable, "-c", _CODE[name]]
@@ -79,5 +81,5 @@ def _start(name: str) -> tuple[float, float]:
     )
     wall, after = time.perf_counter() - started, os.times()
     if done.returncode:
-        raise DataError(f"'{_CODE[name]}' broke off with status {done.returncode}: {done.stderr[-1000:]}")
+        raise DataError(f"'{_CODE[name]}' failed with status {done.returncode}: {done.stderr[-1000:]}")
     return after.children_user + after.children_system - before.children_user - before.children_system, wall

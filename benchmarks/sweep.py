@@ -1,6 +1,6 @@
-"""How cost grows: of images with their number and size, of texts with their length, of ranking with the gallery.
+"""Growth of cost: of images with their number and size, of texts with their length, of ranking with the gallery.
 
-Each is timed beside its bare encoder, by turns; the gallery, which has none, by itself.
+Images and texts are timed in turns with their bare encoders.
 """
 
 from __future__ import annotations
@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from benchmarks.contenders import load_evaluator, make_task
-from benchmarks.timing import by_turns, ratio
+from benchmarks.timing import in_turns, ratio
 from benchmarks.workloads import BARE, OURS, SIZES, Bench, Work, build, image_work, sentences, text_work
+from t2ireid_plugin.utils.text import text_table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -26,23 +27,23 @@ WORDS = (4, 12, 24, 40, 60)
 GALLERIES = (1000, 3000, 10_000, 30_000)
 _QUERIES = 500
 AXES = {
-    "batch": "images a batch",
-    "image": "pixels an image, thousands",
-    "words": "words a caption",
+    "batch": "images per batch",
+    "image": "pixels per image, thousands",
+    "words": "words per caption",
     "gallery": "images in the gallery, thousands",
 }
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of ``tools/benchmark.py sweep``."""
+    """Adds the options of ``tools/benchmark.py sweep``."""
     parser.add_argument("--size", choices=SIZES, default="base", help="of the encoders (base)")
-    parser.add_argument("--rounds", type=int, default=3, metavar="N", help="times each is timed, by turns (3)")
-    parser.add_argument("--threads", type=int, default=1, metavar="N", help="of PyTorch (1)")
-    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw it: .png, .pdf or .svg")
+    parser.add_argument("--rounds", type=int, default=3, metavar="N", help="measurements of each, in turns (3)")
+    parser.add_argument("--threads", type=int, default=1, metavar="N", help="threads of PyTorch (1)")
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="write a plot: .png, .pdf or .svg")
 
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
-    """Measures, prints the tables, draws the plot where one is wanted, and returns the figures."""
+    """Measures, prints the tables, writes the plot for ``--plot``, and returns the figures."""
     threads = torch.get_num_threads()
     torch.set_num_threads(options.threads)
     try:
@@ -56,10 +57,10 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     finally:
         torch.set_num_threads(threads)
     for axis, points in figures.items():
-        print(f"\n{AXES[axis]:<36}{'cpu seconds, ours':>20}{'to the bare encoder':>22}")
-        for point in points:
-            shown = f"{point['to_bare']:>22.3f}" if "to_bare" in point else ""
-            print(f"{point['at']:<36g}{point['seconds']:>20.4f}{shown}")
+        rows = [
+            [f"{p['at']:g}", f"{p['seconds']:.4f}", f"{p['to_bare']:.3f}" if "to_bare" in p else ""] for p in points
+        ]
+        print("\n" + text_table([AXES[axis], "cpu seconds, ours", "to the bare encoder"], rows))
     if options.plot is not None:
         options.plot.parent.mkdir(parents=True, exist_ok=True)
         draw(figures).savefig(options.plot)
@@ -77,8 +78,8 @@ def _pixels(size: tuple[int, int]) -> float:
 
 
 def _point(at: float, work: Work, options: argparse.Namespace, items: int = 1) -> dict[str, float]:
-    """CPU seconds an item, the bare encoder's and ours, and the median ratio over rounds."""
-    seconds = by_turns({name: work[name] for name in (BARE, OURS)}, options.rounds)
+    """CPU seconds per item of the bare encoder and of ours, and the median of their ratio over rounds."""
+    seconds = in_turns({name: work[name] for name in (BARE, OURS)}, options.rounds)
     cost = {name: statistics.median(row.cpu) / items for name, row in seconds.items()}
     return {
         "at": at,
@@ -89,15 +90,15 @@ def _point(at: float, work: Work, options: argparse.Namespace, items: int = 1) -
 
 
 def _gallery(number: int, options: argparse.Namespace) -> dict[str, float]:
-    """CPU seconds a query."""
+    """CPU seconds per query."""
     task = make_task(_QUERIES, number, max(8, number // 20))
     evaluate = load_evaluator(OURS)
-    seconds = by_turns({OURS: functools.partial(evaluate, task)}, options.rounds)[OURS].cpu
+    seconds = in_turns({OURS: functools.partial(evaluate, task)}, options.rounds)[OURS].cpu
     return {"at": number / 1000, "seconds": statistics.median(seconds) / _QUERIES}
 
 
 def draw(figures: dict[str, list[dict[str, float]]]) -> Figure:
-    """One panel an axis, milliseconds an item."""
+    """Plot with one panel per axis, in milliseconds per item."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(10, 7), layout="constrained", dpi=120)

@@ -1,4 +1,4 @@
-"""Times of several ways of doing the same, measured by turns, and their ratios round by round."""
+"""Times of several contenders, measured in turns, and their ratios within each round."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 
 class Ratio(NamedTuple):
-    """Over the rounds."""
+    """Ratio of two times over the rounds."""
 
     median: float
     low: float
@@ -20,17 +20,17 @@ class Ratio(NamedTuple):
 
 
 class Seconds(NamedTuple):
-    """Of one contender, a value a round."""
+    """Times of one contender, one value per round."""
 
     wall: list[float]
     cpu: list[float]  # of all threads of the process
 
 
-def by_turns(contenders: Mapping[str, Callable[[], Any]], rounds: int) -> dict[str, Seconds]:
-    """Calls each contender once a round; a first round, which warms caches, is left out.
+def in_turns(contenders: Mapping[str, Callable[[], Any]], rounds: int) -> dict[str, Seconds]:
+    """Calls each contender once per round; the first round, which warms caches, is not counted.
 
-    Whatever else the machine does meets all of them alike only where they take turns, and only ratios within a round
-    mean something.
+    Other load on the machine affects all contenders alike only if they take turns, so only ratios within a round are
+    meaningful.
     """
     seconds = {name: Seconds([], []) for name in contenders}
     for turn in range(rounds + 1):
@@ -44,7 +44,7 @@ def by_turns(contenders: Mapping[str, Callable[[], Any]], rounds: int) -> dict[s
 
 
 def ratio(one: list[float], other: list[float]) -> Ratio:
-    """Of ``one`` to ``other``, round by round."""
+    """Ratio of ``one`` to ``other``, round by round."""
     values = [a / b for a, b in zip(one, other, strict=True)]
     return Ratio(statistics.median(values), min(values), max(values))
 

@@ -1,4 +1,4 @@
-"""A run as real as any, but with drawn people and encoders so small that only its surroundings weigh anything."""
+"""Complete runs on drawn people with encoders so small that everything else dominates the cost."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ _LAYERS = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4, 
 
 
 def draw_people(root: Path, train_ids: int = 40, test_ids: int = 20) -> None:
-    """Drawn people under ``root``, 4 photos each with 2 captions."""
+    """Draws people under ``root``, with 4 photos each and 2 captions per photo."""
     write_synthetic(root, train_ids=train_ids, val_ids=8, test_ids=test_ids, photos=4, captions=2, progress=False)
 
 
 def tiny_cfg(root: Path, save_dir: Path, **train: Any) -> CfgNode:
-    """Settings for these people: encoders of one layer and 32 channels, images of 32 x 16 pixels.
+    """Configuration for these people: encoders of one layer and 32 channels, images of 32 x 16 pixels.
 
     Args:
         root: as for `draw_people`.
         save_dir: the run's folder.
-        **train: of the table ``train``.
+        **train: settings of the section ``train``.
     """
     cfg = load_cfg()
     settings = {
@@ -51,25 +51,25 @@ def tiny_cfg(root: Path, save_dir: Path, **train: Any) -> CfgNode:
 
 
 def watch_steps(engine: Any, watch: Callable[[Callable[[], dict[str, float]]], dict[str, float]]) -> None:
-    """From now on each training step of ``engine`` is handed to ``watch``, which does it and returns its losses."""
+    """Passes each further training step of ``engine`` to ``watch``, which runs it and returns its losses."""
     step = engine.forward_backward
     engine.forward_backward = lambda data: watch(lambda: step(data))
 
 
 def run_module(module: str, argument: str) -> subprocess.CompletedProcess[str]:
-    """``python -m module argument`` with this checkout on Python's path."""
+    """Runs ``python -m module argument`` with this checkout on Python's path."""
     path = os.pathsep.join([str(_REPOSITORY), *filter(None, [os.environ.get("PYTHONPATH")])])
     command = [sys.executable, "-m", module, argument]
     return subprocess.run(command, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, check=False)
 
 
-def in_own_process(module: str, **arguments: Any) -> dict[str, Any]:
-    """What ``python -m module ARGUMENTS`` prints as its last line, JSON both ways: its memory is nobody else's.
+def in_subprocess(module: str, **arguments: Any) -> dict[str, Any]:
+    """Runs ``python -m module ARGUMENTS`` and returns its last line of output; both are JSON.
 
     Raises:
         DataError: when it fails.
     """
     done = run_module(module, json.dumps(arguments))
     if done.returncode:
-        raise DataError(f"{module} broke off with status {done.returncode}: {done.stderr[-1000:]}")
+        raise DataError(f"{module} failed with status {done.returncode}: {done.stderr[-1000:]}")
     return dict(json.loads(done.stdout.splitlines()[-1]))

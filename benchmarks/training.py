@@ -1,7 +1,7 @@
-"""Time and memory of training steps under settings that trade one for the other, each beside the first.
+"""Time and memory of training steps under several settings, each compared with the first.
 
-Each is a run of its own in a process of its own, as `t2ireid train` makes one, on drawn people; loading and drawing are
-not timed. Beside it, in the same process, the image encoder alone makes steps of its own on as many images.
+Each is a run in a separate process, as of `t2ireid train`, on drawn people; loading and drawing are not timed. In the
+same process the image encoder alone makes steps on as many images, for comparison.
 """
 
 from __future__ import annotations
@@ -23,13 +23,14 @@ from transformers import BertConfig, ViTConfig
 
 from benchmarks.machine import memory_peak, memory_used, reset_memory_peak
 from benchmarks.timing import Ratio, ratio
-from benchmarks.tiny import draw_people, in_own_process, tiny_cfg, watch_steps
+from benchmarks.tiny import draw_people, in_subprocess, tiny_cfg, watch_steps
 from benchmarks.workloads import SIZES
 from t2ireid_plugin.config import load_cfg, merge, merge_words
 from t2ireid_plugin.engine.build import build_feature_cache, build_run
 from t2ireid_plugin.engine.text_image import TextImageEngine
 from t2ireid_plugin.errors import ConfigError
 from t2ireid_plugin.modeling.encoders.families import image_tokens
+from t2ireid_plugin.utils.text import text_table
 
 T = TypeVar("T")
 
@@ -40,7 +41,7 @@ SETTINGS = (
     "model.freeze_text true",
     "model.freeze_text true data.text_feature_cache disk",
 )
-# Where half precision is no loss of time: most CPUs have no instructions for it.
+# Half precision is worth measuring here: most CPUs have no instructions for it.
 GPU_SETTINGS = (
     *SETTINGS,
     "train.precision bf16",
@@ -55,30 +56,30 @@ _MB = 1e6
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of ``tools/benchmark.py train``."""
-    parser.add_argument("--size", choices=SIZES, default="base", help="of the encoders (base)")
-    parser.add_argument("--batch", type=int, default=8, metavar="N", help="pairs a step (8)")
+    """Adds the options of ``tools/benchmark.py train``."""
+    parser.add_argument("--size", choices=SIZES, default="base", help="size of the encoders (base)")
+    parser.add_argument("--batch", type=int, default=8, metavar="N", help="pairs per step (8)")
     parser.add_argument(
         "--steps",
         type=int,
         metavar="N",
-        help="steps that are timed (1; with --use-gpu 100, more than workers have ready beforehand)",
+        help="timed steps (1; with --use-gpu 100, more than workers prefetch)",
     )
     parser.add_argument(
         "--warmup",
         type=int,
         metavar="N",
-        help="steps before these (1; with --use-gpu 20, in which compilers see all shapes and fp16 finds its scale)",
+        help="steps before these (1; with --use-gpu 20, for compilation and the loss scale of fp16)",
     )
     parser.add_argument("--workers", type=int, metavar="N", help="processes that load images (0; with --use-gpu 8)")
-    parser.add_argument("--rounds", type=int, default=2, metavar="N", help="times each is run, by turns (2)")
-    parser.add_argument("--threads", type=int, default=1, metavar="N", help="of PyTorch on the CPU (1)")
-    parser.add_argument("--use-gpu", action="store_true", help="on the GPU, whose memory is then read")
+    parser.add_argument("--rounds", type=int, default=2, metavar="N", help="runs of each, in turns (2)")
+    parser.add_argument("--threads", type=int, default=1, metavar="N", help="threads of PyTorch on the CPU (1)")
+    parser.add_argument("--use-gpu", action="store_true", help="train on the GPU and measure its memory")
     parser.add_argument(
         "--settings",
         nargs="+",
         metavar='"KEY VALUE …"',
-        help="what is compared, the first being what the others are compared with (with --use-gpu, half precision too)",
+        help="settings to compare with the first of them (default: several, with --use-gpu half precision too)",
     )
 
 
@@ -86,39 +87,36 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     """Measures, prints the table, and returns the figures.
 
     Raises:
-        ConfigError: for a setting or a GPU that is not there.
-        DataError: when a training broke off.
+        ConfigError: for an unknown setting, or when no GPU is available.
+        DataError: when a training failed.
     """
     settings = options.settings or (GPU_SETTINGS if options.use_gpu else SETTINGS)
     for name in settings:
         load_cfg(None, shlex.split(name))
     if options.use_gpu and not torch.cuda.is_available():
-        raise ConfigError("--use-gpu: there is no GPU that PyTorch can use here")
+        raise ConfigError("--use-gpu: PyTorch has no usable GPU on this machine")
     for name, (on_cpu, on_gpu) in _DEFAULTS.items():
         if getattr(options, name) is None:
             setattr(options, name, on_gpu if options.use_gpu else on_cpu)
-    found: dict[str, list[dict[str, Any]]] = {name: [] for name in settings}
+    runs: dict[str, list[dict[str, Any]]] = {name: [] for name in settings}
     ids = -(-(options.steps + options.warmup) * options.batch // (_PHOTOS * _CAPTIONS))
     names = ("size", "batch", "steps", "warmup", "workers", "threads", "use_gpu")
     shared = {name: getattr(options, name) for name in names}
     with tempfile.TemporaryDirectory() as folder:
         draw_people(Path(folder), train_ids=ids)
         for _ in range(options.rounds):
-            for name in found:
-                figures = in_own_process("benchmarks.training", root=folder, settings=name, **shared)
-                found[name].append(figures)
-    first = found[settings[0]]
-    rows = {name: _row(runs, first) for name, runs in found.items()}
-    print(
-        f"{'':<56}{'seconds a step':>16}{'images a second':>17}{'to the first':>24}{'to the bare encoder':>24}"
-        f"{'waits':>8}{'MB':>9}{'to the first':>24}"
-    )
+            for name in settings:
+                runs[name].append(in_subprocess("benchmarks.training", root=folder, settings=name, **shared))
+    rows = {name: _row(own, runs[settings[0]]) for name, own in runs.items()}
+    table = []
     for name, row in rows.items():
-        print(
-            f"{name:<56}{row['seconds']:>16.3f}{options.batch / row['seconds']:>17.1f}"
-            f"{Ratio(**row['time_to_first'])!s:>24}{Ratio(**row['time_to_bare'])!s:>24}"
-            f"{row['waits']:>8.1%}{row['mb']:>9.0f}{Ratio(**row['memory_to_first'])!s:>24}"
+        to_first, to_bare, memory = (
+            str(Ratio(**row[to])) for to in ("time_to_first", "time_to_bare", "memory_to_first")
         )
+        speed = [f"{row['seconds']:.3f}", f"{options.batch / row['seconds']:.1f}", to_first, to_bare]
+        table.append([name, *speed, f"{row['waits']:.1%}", f"{row['mb']:.0f}", memory])
+    header = ["", "seconds per step", "images per second", "to the first", "to the bare encoder"]
+    print(text_table([*header, "waits", "MB", "to the first"], table))
     return {**shared, "rounds": options.rounds, "settings": rows}
 
 
@@ -139,16 +137,16 @@ def _row(runs: list[dict[str, Any]], first: list[dict[str, Any]]) -> dict[str, A
 def _train(
     root: str, settings: str, size: str, batch: int, steps: int, warmup: int, workers: int, threads: int, use_gpu: bool
 ) -> dict[str, float]:
-    """A run's figures.
+    """Measures one run.
 
     Returns:
-        ``seconds`` a step and ``bare_seconds`` a step of the image encoder alone, medians of CPU time of the process,
-        or with a GPU of wall time; ``waits``, the share of the wall time in which the steps waited for the loader; and
-        ``bytes`` beyond the libraries'.
+        ``seconds`` per step and ``bare_seconds`` per step of the image encoder alone, medians of the CPU time of the
+        process, or with a GPU of the wall time; ``waits``, the share of the wall time spent waiting for the loader;
+        and ``bytes``, the peak memory beyond that of the libraries.
     """
     torch.set_num_threads(threads)
     folder = Path(root) / "log"
-    _run_steps(_build(folder, Path(root), "tiny", "", batch, 0, use_gpu), _Clock(use_gpu))  # loads what is loaded once
+    _run_steps(_build(folder, Path(root), "tiny", "", batch, 0, use_gpu), _Clock(use_gpu))  # warms up
     before = torch.cuda.memory_allocated() if use_gpu else memory_used()
     reset_memory_peak()
     if use_gpu:
@@ -169,11 +167,11 @@ def _train(
 
 
 class _Clock:
-    """Times steps, and what passes between them, which is the loader's."""
+    """Times steps, and the waits between them, which are the loader's."""
 
     def __init__(self, use_gpu: bool) -> None:
         self.use_gpu = use_gpu
-        self.seconds: list[float] = []  # on the clock that counts
+        self.seconds: list[float] = []  # of the CPU, or with a GPU wall time
         self.walls: list[float] = []
         self.waits: list[float] = []  # before each
         self._ended = time.perf_counter()
@@ -211,14 +209,14 @@ def _build(
 
 
 def _run_steps(engine: TextImageEngine, clock: _Clock) -> None:
-    """An epoch."""
+    """Trains one epoch."""
     watch_steps(engine, clock)
     engine.epoch, engine.max_epoch = 0, 1
     engine.train(print_freq=10**9)
 
 
 def _run_bare_steps(engine: TextImageEngine, batch: int, steps: int, clock: _Clock) -> None:
-    """Steps of the image encoder alone as the run has it: its precision, compiled, divided or checkpointed as there."""
+    """Trains the image encoder alone, with the run's precision, compilation and checkpointing."""
     encoder, precision = engine.model.visual_encoder, engine.precision
     height, width = engine.model.preprocess[:2]
     images = torch.randn(batch, 3, height, width, device=engine.model.device)

@@ -1,7 +1,7 @@
-"""What the model benchmark times: the bare encoders, the literal transcription and the model, on the same inputs.
+"""Workloads of the model benchmark: bare encoders, literal transcription and model, on the same inputs.
 
-Encoders have the sizes of ViT-B/16 and BERT-base and random weights, so nothing is downloaded; all three contenders
-share them. Run as a module, it measures the peak memory of one contender's training steps in a fresh process.
+All contenders share encoders of the sizes of ViT-B/16 and BERT-base with random weights, so nothing is downloaded. Run
+as a module, it measures the peak memory of one contender's training steps in a new process.
 """
 
 from __future__ import annotations
@@ -29,23 +29,22 @@ from t2ireid_plugin.modeling.t2ireid import T2IReIDModel, T2IReIDOutput
 
 BARE, LITERAL, OURS, CACHED = "bare", "literal", "ours", "cached"
 Work = Mapping[str, Callable[[], Any]]  # by contender
-# Bytes for each trained parameter: the weight, its gradient and AdamW's two averages, in float32.
-_BYTES = 16
+# Bytes per trained parameter: the weight, its gradient and AdamW's two averages, in float32.
+_PARAMETER_BYTES = 16
 
 _TINY = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
 SIZES: dict[str, dict[str, Any]] = {
     "base": {"image": {}, "text": {}, "classes": 8000},
     "tiny": {"image": {**_TINY, "image_size": 32}, "text": _TINY, "classes": 16},
 }
-# CUHK-PEDES has 23.5 words a caption on average, 12 at least and 96 at most (Li et al., CVPR 2017); the spread
-# between is ours.
-_MEAN_WORDS, _SPREAD, _FEWEST, _MOST = 23.5, 0.35, 12, 96
+# CUHK-PEDES has 12 to 96 words per caption, 23.5 on average (Li et al., CVPR 2017); the spread is our assumption.
+_MEAN_WORDS, _SPREAD, _MIN_WORDS, _MAX_WORDS = 23.5, 0.35, 12, 96
 _CLOTHING_SHARE = 0.5  # of a caption's words
-_SAID = """
+_VOCABULARY = """
     a the man woman young tall with short long black brown hair is wearing red blue white grey jacket shirt dress
     jeans trousers skirt shoes sneakers boots and carrying backpack handbag on her his shoulder in left right hand
     walking away from camera striped dark light over green yellow hat glasses"""
-_AGREE = 1e-4
+_MAX_DIFFERENCE = 1e-4
 _CACHE_BYTES = 10**9
 
 
@@ -63,14 +62,14 @@ class Bench(NamedTuple):
 
 
 def build(size: str = "base", seed: int = 0) -> Bench:
-    """Both models, whose norms and biases are moved off their initial values, where a mistake could go unnoticed."""
+    """Builds both models, with norms and biases off their initial values, where a mistake could go unnoticed."""
     torch.manual_seed(seed)
     sizes = SIZES[size]
     model = T2IReIDModel(
         {
             "vit_pretrained": ViTConfig(**sizes["image"]),
-            "bert_base_path": BertConfig(**sizes["text"]),  # with all its 30,522 words, most of which nobody says
-            "tokenizer": learn_wordpiece([f"{_SAID} , .", f", . {_SAID}"]),  # each word a token
+            "bert_base_path": BertConfig(**sizes["text"]),  # with all its 30,522 words, most of them unused
+            "tokenizer": learn_wordpiece([f"{_VOCABULARY} , .", f", . {_VOCABULARY}"]),  # each word a token
             "num_classes": sizes["classes"],
         }
     )
@@ -83,35 +82,35 @@ def build(size: str = "base", seed: int = 0) -> Bench:
 
 
 def captions(number: int, share: float = 1.0, seed: int = 0) -> list[str]:
-    """Sentences with as many words as CUHK-PEDES's, or a ``share`` of that; a comma every eight and a full stop."""
+    """Sentences as long as CUHK-PEDES's, or a ``share`` of that, a comma after every eight words and a full stop."""
     source = random.Random(seed)
     middle = math.log(_MEAN_WORDS) - _SPREAD**2 / 2
-    drawn = (min(_MOST, max(_FEWEST, source.lognormvariate(middle, _SPREAD))) for _ in range(number))
+    drawn = (min(_MAX_WORDS, max(_MIN_WORDS, source.lognormvariate(middle, _SPREAD))) for _ in range(number))
     return [_sentence(round(share * words), source) for words in drawn]
 
 
 def sentences(number: int, words: int) -> list[str]:
-    """As many of one length."""
+    """Sentences of one length."""
     source = random.Random(words)
     return [_sentence(words, source) for _ in range(number)]
 
 
 def _sentence(words: int, source: random.Random) -> str:
-    said = source.choices(_SAID.split(), k=words)
-    return " , ".join(" ".join(said[i : i + 8]) for i in range(0, words, 8)) + " ."
+    chosen = source.choices(_VOCABULARY.split(), k=words)
+    return " , ".join(" ".join(chosen[i : i + 8]) for i in range(0, words, 8)) + " ."
 
 
 def clothing(number: int) -> list[str]:
-    """What captions of as many people say of clothes alone."""
+    """Clothing texts of as many people."""
     return captions(number, _CLOTHING_SHARE, seed=1)
 
 
 @torch.no_grad()
 def check_agreement(bench: Bench, number: int = 4) -> float:
-    """The largest difference between any output of both models.
+    """Largest difference between the outputs of both models.
 
     Raises:
-        DataError: when it is above 1e-4: then they are not the same model, and comparing their cost is pointless.
+        DataError: when it is above 1e-4; then they are different models, whose cost cannot be compared.
     """
     inputs = bench.images(number), clothing(number), captions(number)
     outputs = bench.model(*inputs), bench.literal(*inputs)
@@ -120,14 +119,14 @@ def check_agreement(bench: Bench, number: int = 4) -> float:
     largest = 0.0
     for name, ours, theirs in zip(names, (*outputs[0], *encoded[0]), (*outputs[1], *encoded[1]), strict=True):
         difference = float((ours - theirs).abs().max())
-        if not difference <= _AGREE:
+        if not difference <= _MAX_DIFFERENCE:
             raise DataError(f"the model and the literal transcription differ by {difference:.1e} in {name}")
         largest = max(largest, difference)
     return largest
 
 
 def image_work(bench: Bench, number: int, size: tuple[int, int] | None = None) -> Work:
-    """Images to embeddings; bare, to the ViT's tokens."""
+    """Encoding of images; the bare encoder stops at the ViT's tokens."""
     images = bench.images(number, size)
     other_size = {"interpolate_pos_encoding": True} if size else {}
     return _without_gradient(
@@ -140,7 +139,7 @@ def image_work(bench: Bench, number: int, size: tuple[int, int] | None = None) -
 
 
 def text_work(bench: Bench, texts: list[str]) -> Work:
-    """Texts to embeddings; bare, to BERT's tokens, padded to the longest text as Hugging Face's tokenizers do it."""
+    """Encoding of texts; the bare encoder stops at BERT's tokens, padded to the longest text."""
     encoded = bench.literal.tokenizer(
         texts, padding="longest", max_length=bench.literal.max_length, truncation=True, return_tensors="pt"
     )
@@ -155,10 +154,10 @@ def text_work(bench: Bench, texts: list[str]) -> Work:
 
 
 def training_work(bench: Bench, number: int, folder: Path | None = None) -> dict[str, Step]:
-    """Training steps on images with captions and clothing texts; bare, of the ViT on images alone.
+    """Training steps on images with captions and clothing texts; the bare encoder is the ViT on images alone.
 
-    With the cache, BERT reads the texts in the first step only; or before it, into a ``folder``. Both models are put
-    into training mode here and stay there, as at the start of an epoch: it has the cache look at all of BERT's weights.
+    With the cache BERT encodes the texts in the first step only, or before it into ``folder``. Both models are put into
+    training mode here and stay in it, as in an epoch: the cache checks BERT's weights at its start.
     """
     images, identity, clothes = bench.images(number), captions(number), clothing(number)
     pids = torch.arange(number) % bench.classes
@@ -195,7 +194,7 @@ def training_work(bench: Bench, number: int, folder: Path | None = None) -> dict
 
 
 class Step:
-    """One training step of ``module``; all contenders have the same optimizer."""
+    """One training step of ``module`` with the same optimizer for all contenders."""
 
     def __init__(self, module: nn.Module, loss: Callable[[], Tensor]) -> None:
         self.loss = loss
@@ -203,13 +202,13 @@ class Step:
         self.optimizer = torch.optim.AdamW(self.trained, lr=1e-6, fused=True)
 
     def __call__(self) -> None:
-        """Forward, backward, and the optimizer's."""
+        """Runs forward, backward and the optimizer step."""
         self.loss().backward()
         self.optimizer.step()
-        self.optimizer.zero_grad()  # what the next contender must not find
+        self.optimizer.zero_grad()  # the next contender shares the parameters
 
     def kept(self) -> int:
-        """Bytes that autograd keeps from the forward pass, parameters left out."""
+        """Bytes that autograd saves in the forward pass, without parameters."""
         parameters = {p.untyped_storage().data_ptr() for p in self.trained}
         sizes: dict[int, int] = {}
 
@@ -229,23 +228,27 @@ def _without_gradient(work: Work) -> Work:
 
 
 def measure_memory(size: str, contender: str, batch: int, steps: int = 2) -> dict[str, int]:
-    """What training steps of one contender take, in bytes; for a fresh process.
+    """Memory of one contender's training steps in bytes; run in a new process.
 
     Returns:
-        ``bytes``, the peak beyond what the libraries take; ``parameters``, what the trained ones must take with their
-        gradients and averages; and ``kept``, what autograd keeps from a forward pass.
+        ``bytes``, the peak beyond that of the libraries; ``parameters``, the size of the trained ones with their
+        gradients and averages; and ``kept``, what autograd saves in a forward pass.
     """
-    training_work(build("tiny"), 2)[contender]()  # loads what is loaded once
+    training_work(build("tiny"), 2)[contender]()  # warms up
     before = memory_used()
     reset_memory_peak()
     bench = build(size)
     with tempfile.TemporaryDirectory() as folder:
         step = training_work(bench, batch, Path(folder) if contender == CACHED else None)[contender]
-        del bench  # with what the other contenders alone have
+        del bench  # frees what only the other contenders need
         for _ in range(steps):
             step()
         peak = memory_peak() - before
-        return {"bytes": peak, "parameters": _BYTES * sum(p.numel() for p in step.trained), "kept": step.kept()}
+        return {
+            "bytes": peak,
+            "parameters": _PARAMETER_BYTES * sum(p.numel() for p in step.trained),
+            "kept": step.kept(),
+        }
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""``tools/benchmark.py all`` and the page that it writes."""
+"""``tools/benchmark.py all`` and the page that it fills."""
 
 import json
 import re
@@ -21,15 +21,15 @@ def page(repository, tmp_path):
     return shutil.copy(repository / "docs" / "performance.md", tmp_path / "docs" / "performance.md")
 
 
-def test_it_fills_the_tables_and_leaves_the_rest(page, tmp_path, monkeypatch):
-    """On tiny encoders and small sets."""
+@pytest.mark.slow
+def test_it_fills_the_tables_and_leaves_the_rest_of_the_page(page, tmp_path, monkeypatch):
     monkeypatch.setattr(everything.sweep, "GALLERIES", (20,))
-    # These start processes, startup's many of them; tests/benchmark/ starts those of model and train.
+    # The parts that start processes have tests of their own.
     memory = {"bytes": 1, "parameters": 1, "kept": 1}
     monkeypatch.setattr(everything.model, "_measured", lambda *_: memory)
     monkeypatch.setattr(everything.startup, "_start", lambda name: (2.0 + (name != "python"), 3.0))
     trained = {"seconds": 2.0, "bare_seconds": 1.0, "waits": 0.5, "bytes": 3e6}
-    monkeypatch.setattr(everything.training, "in_own_process", lambda *_, **__: trained)
+    monkeypatch.setattr(everything.training, "in_subprocess", lambda *_, **__: trained)
     before = page.read_text()
     small = {
         "model": ["--size", "tiny", "--rounds", "1", "--images", "1", "--texts", "2", "--batch", "2"],
@@ -70,8 +70,7 @@ def test_every_part_has_a_table_and_a_place(repository):
         assert replace_part(text, name, r"\1 stays as it is").count(r"\1 stays as it is") == 1
 
 
-def test_every_command_on_the_page_is_one(repository):
-    """`tools/benchmark.py` commands parse; that `all` runs is tested above, the training one in the cache's tests."""
+def test_the_commands_on_the_page_parse(repository):
     text = (repository / "docs" / "performance.md").read_text()
     commands = re.findall(r"python tools/benchmark.py ([^`\n]+)", text)
     assert len(commands) == 5

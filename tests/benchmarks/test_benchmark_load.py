@@ -1,4 +1,4 @@
-"""`tools/benchmark.py load` and `soak` at small sizes: they measure what they say, and can fail."""
+"""`tools/benchmark.py load` and `soak` at small sizes."""
 
 import json
 
@@ -9,7 +9,8 @@ from benchmarks import soak
 from benchmarks.main import main
 
 
-def test_an_evaluation_is_measured_and_may_be_too_large(tmp_path, capsys):
+@pytest.mark.slow
+def test_load_measures_an_evaluation_and_fails_above_its_limit(tmp_path, capsys):
     file = tmp_path / "load.json"
     assert main(["load", "--gallery", "240", "--queries", "50", "--json", str(file)]) == 0
     figures = json.loads(file.read_text())["load"]
@@ -20,7 +21,8 @@ def test_an_evaluation_is_measured_and_may_be_too_large(tmp_path, capsys):
     assert "more than 10" in capsys.readouterr().err
 
 
-def test_a_training_is_measured_and_drawn(tmp_path, capsys):
+@pytest.mark.slow
+def test_soak_measures_and_plots_a_training(tmp_path, capsys):
     file, picture = tmp_path / "soak.json", tmp_path / "images" / "memory.png"
     words = ["soak", "--steps", "20", "--most-growth-mb", "1000", "--picture", str(picture), "--json", str(file)]
     assert main(words) == 0
@@ -32,7 +34,7 @@ def test_a_training_is_measured_and_drawn(tmp_path, capsys):
     assert "since warming up" in capsys.readouterr().out
 
 
-def test_growth_is_seen_and_warming_up_is_not():
+def test_growth_excludes_the_warm_up():
     flat = np.concatenate([np.linspace(0, 500, 100), np.full(900, 500.0)])
     assert soak._growth(list(flat)) == 0
     leak = flat + np.arange(1000) * 0.1
@@ -40,9 +42,9 @@ def test_growth_is_seen_and_warming_up_is_not():
 
 
 @pytest.mark.parametrize("leaking", ["rss_mb", "cuda_mb"])
-def test_a_leak_ends_in_an_error(monkeypatch, capsys, leaking):
+def test_soak_fails_for_a_leak(monkeypatch, capsys, leaking):
     leak = {"rss_mb": [5.0] * 100, "cuda_mb": [], leaking: [float(i) for i in range(100)]}
-    monkeypatch.setattr(soak, "in_own_process", lambda *_, **__: leak)
+    monkeypatch.setattr(soak, "in_subprocess", lambda *_, **__: leak)
     monkeypatch.setattr(soak, "draw_people", lambda *_: None)
     assert main(["soak"]) == 2
     assert f"{leaking} grew by 80 MB, more than 30" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""``tools/benchmark.py model``, ``sweep`` and ``startup`` on tiny encoders, and what they rest on."""
+"""``tools/benchmark.py model``, ``sweep`` and ``startup`` on tiny encoders, and their parts."""
 
 import argparse
 import json
@@ -10,8 +10,8 @@ import torch
 from benchmarks import model, startup, timing, workloads
 from benchmarks.literal import LiteralModel
 from benchmarks.main import main
-from benchmarks.timing import Seconds, by_turns, ratio, summary
-from benchmarks.workloads import BARE, CACHED, LITERAL, OURS, SIZES
+from benchmarks.timing import Seconds, in_turns, ratio, summary
+from benchmarks.workloads import BARE, CACHED, LITERAL, OURS
 from t2ireid_plugin.engine import feature_cache
 from t2ireid_plugin.errors import DataError
 
@@ -21,7 +21,8 @@ def bench():
     return workloads.build("tiny")
 
 
-def test_the_command_checks_measures_and_writes(tmp_path, capsys, monkeypatch):
+@pytest.mark.slow
+def test_model_checks_measures_and_writes(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(
         model, "_measured", lambda name, _: {"bytes": {LITERAL: 100}.get(name, 80), "parameters": 5, "kept": 7}
     )
@@ -30,15 +31,15 @@ def test_the_command_checks_measures_and_writes(tmp_path, capsys, monkeypatch):
     assert main([*words, "--json", str(file)]) == 0
     printed = capsys.readouterr().out
     assert "outputs of this package and of the literal transcription differ by" in printed
-    found = json.loads(file.read_text())["model"]
-    assert found["difference"] < 1e-4
-    assert list(found["parts"]) == [
+    figures = json.loads(file.read_text())["model"]
+    assert figures["difference"] < 1e-4
+    assert list(figures["parts"]) == [
         "encode_image, 2 images",
         "encode_text, 3 captions",
         "encode_text, one query",
         "training step, 2 pairs",
     ]
-    for name, contenders in found["parts"].items():
+    for name, contenders in figures["parts"].items():
         assert name in printed
         assert list(contenders) == [BARE, LITERAL, OURS, CACHED][: 4 if "training" in name else 3]
         for row in contenders.values():
@@ -46,25 +47,17 @@ def test_the_command_checks_measures_and_writes(tmp_path, capsys, monkeypatch):
             assert row["seconds"]["cpu"] > 0
         assert contenders[BARE]["to_bare"]["median"] == contenders[LITERAL]["to_literal"]["median"] == 1
     for to, expected in (("to_literal", [0.8, 1, 0.8, 0.8]), ("to_bare", [1, 1.25, 1, 1])):
-        assert [row[to]["median"] for row in found["memory"].values()] == expected
+        assert [row[to]["median"] for row in figures["memory"].values()] == expected
 
 
-def test_memory_is_read_in_a_process_of_its_own():
+@pytest.mark.slow
+def test_memory_is_measured_in_a_separate_process():
     """The tiny model takes some megabytes; this process, which has run other tests, holds far more."""
-    options = argparse.Namespace(size="tiny", batch=2)
-    found = model._measured(CACHED, options)
-    assert 1e6 < found["bytes"] < 300e6
-    bench = workloads.build("tiny")
-    trained = sum(p.numel() for p in bench.model.parameters() if p.requires_grad)
-    assert found["parameters"] == 4 * 4 * trained  # weight, gradient and two averages, of four bytes
-    assert 0 < found["kept"] < found["bytes"]
-
-
-def test_single_parts(tmp_path, capsys):
-    assert main(["model", "--size", "tiny", "--rounds", "1", "--only", "query"]) == 0
-    printed = capsys.readouterr().out
-    assert "one query" in printed
-    assert "training" not in printed
+    figures = model._measured(CACHED, argparse.Namespace(size="tiny", batch=2))
+    assert 1e6 < figures["bytes"] < 300e6
+    trained = sum(p.numel() for p in workloads.build("tiny").model.parameters() if p.requires_grad)
+    assert figures["parameters"] == 4 * 4 * trained  # weight, gradient and two averages, of four bytes
+    assert 0 < figures["kept"] < figures["bytes"]
 
 
 def test_models_that_differ_are_not_compared(bench):
@@ -76,14 +69,14 @@ def test_models_that_differ_are_not_compared(bench):
         workloads.check_agreement(bench._replace(literal=other))
 
 
-def test_the_literal_one_has_every_weight_of_the_model(bench):
+def test_the_literal_model_has_every_weight_of_the_model(bench):
     literal, own = bench.literal.state_dict(), bench.model.state_dict()
     assert literal.keys() == own.keys()
     assert all(torch.equal(literal[name], own[name]) for name in own)
     assert bench.literal.text_encoder is bench.model.text_encoder
 
 
-def test_the_literal_one_pads_to_the_full_length_and_reads_each_kind_of_text_by_itself(bench):
+def test_the_literal_model_pads_to_the_full_length_and_encodes_each_kind_of_text_separately(bench):
     shapes = []
     handle = bench.model.text_encoder.register_forward_hook(lambda m, a, out: shapes.append(out[0].shape[:2]))
     with torch.no_grad():
@@ -92,12 +85,7 @@ def test_the_literal_one_pads_to_the_full_length_and_reads_each_kind_of_text_by_
     assert shapes == [(2, 64), (2, 64)]
 
 
-def test_full_size_is_vit_b_16_and_bert_base():
-    """By the library's defaults, which `test_full_size_encoders` of the model looks at."""
-    assert SIZES["base"] == {"image": {}, "text": {}, "classes": 8000}
-
-
-def test_captions_have_cuhk_pedess_lengths(bench):
+def test_captions_have_the_lengths_of_cuhk_pedes(bench):
     """23.5 words on average (Li et al. 2017); each word is one token."""
     texts = workloads.captions(2000)
     words = [sum(word.isalpha() for word in text.split()) for text in texts]
@@ -108,30 +96,29 @@ def test_captions_have_cuhk_pedess_lengths(bench):
     assert [sum(w.isalpha() for w in text.split()) for text in workloads.sentences(3, 17)] == [17] * 3
 
 
-def test_what_autograd_keeps():
-    """A linear layer keeps its input, what is rectified and squared is kept once; parameters are not counted."""
+def test_kept_counts_what_autograd_saves_once_and_without_parameters():
     layers = torch.nn.Sequential(torch.nn.Linear(5, 7), torch.nn.ReLU())
     rows = torch.randn(3, 5)
     assert workloads.Step(layers, lambda: layers(rows).square().mean()).kept() == 4 * (3 * 5 + 3 * 7)
 
 
-def test_by_turns():
+def test_contenders_take_turns_and_the_first_round_is_not_counted():
     called = []
-    seconds = by_turns({"a": lambda: called.append("a"), "b": lambda: called.append("b")}, rounds=3)
+    seconds = in_turns({"a": lambda: called.append("a"), "b": lambda: called.append("b")}, rounds=3)
     assert called == ["a", "b"] * 4
-    assert {len(times) for row in seconds.values() for times in row} == {3}  # the first round is left out
+    assert {len(times) for row in seconds.values() for times in row} == {3}
 
 
 def test_ratios_are_taken_round_by_round():
     assert ratio([1.0, 9.0, 4.0], [1.0, 3.0, 2.0]) == (2.0, 1.0, 3.0)
     rows = {"bare": Seconds([1, 1, 1], [1, 2, 4]), "literal": Seconds([1, 1, 1], [2, 2, 2])}
-    found = summary(rows, "bare", "literal", "cpu")
-    assert found["literal"]["to_bare"] == {"median": 1.0, "low": 0.5, "high": 2.0}
-    assert found["literal"]["seconds"] == {"wall": 1, "cpu": 2}
+    figures = summary(rows, "bare", "literal", "cpu")
+    assert figures["literal"]["to_bare"] == {"median": 1.0, "low": 0.5, "high": 2.0}
+    assert figures["literal"]["seconds"] == {"wall": 1, "cpu": 2}
     assert str(timing.Ratio(1.12345, 1.0, 2.0)) == "1.123 (1.000-2.000)"
 
 
-def test_training_steps_leave_the_models_as_the_next_contender_wants_them():
+def test_training_steps_leave_no_state_for_the_next_contender():
     bench = workloads.build("tiny")
     work = workloads.training_work(bench, 2)
     for step in work.values():
@@ -143,7 +130,7 @@ def test_training_steps_leave_the_models_as_the_next_contender_wants_them():
         assert all(p.grad is None for module in (bench.model, bench.literal) for p in module.parameters())
 
 
-def test_cached_steps_look_at_the_frozen_weights_once_as_an_epoch_does(monkeypatch):
+def test_cached_steps_check_the_frozen_weights_once(monkeypatch):
     looks = []
     monkeypatch.setattr(feature_cache, "encoder_digest", lambda _: looks.append(True) or "name")
     step = workloads.training_work(workloads.build("tiny"), 2)[workloads.CACHED]
@@ -152,13 +139,15 @@ def test_cached_steps_look_at_the_frozen_weights_once_as_an_epoch_does(monkeypat
     assert len(looks) == 1
 
 
-def test_a_measuring_process_that_breaks_off_is_named(monkeypatch):
+def test_a_failed_process_is_reported(monkeypatch, capsys):
     done = subprocess.CompletedProcess([], 1, "", "no memory")
     monkeypatch.setattr("benchmarks.tiny.subprocess.run", lambda *_, **__: done)
     assert main(["model", "--size", "tiny", "--rounds", "1", "--only", "memory"]) == 2
+    assert "benchmarks.workloads failed with status 1: no memory" in capsys.readouterr().err
 
 
-def test_the_sweep_measures_and_draws(tmp_path, monkeypatch, capsys):
+@pytest.mark.slow
+def test_sweep_measures_and_plots(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("benchmarks.sweep.GALLERIES", (20, 40))
     words = ["sweep", "--size", "tiny", "--rounds", "1"]
     assert main([*words, "--plot", str(tmp_path / "new" / "plot.png"), "--json", str(tmp_path / "sweep.json")]) == 0
@@ -168,21 +157,21 @@ def test_the_sweep_measures_and_draws(tmp_path, monkeypatch, capsys):
         [1, 2, 4, 8], [4, 12, 24, 40, 60], [0.02, 0.04],
     ]  # fmt: skip
     assert all(p["seconds"] > 0 for row in points.values() for p in row)
-    assert "words a caption" in capsys.readouterr().out
+    assert "words per caption" in capsys.readouterr().out
 
 
-def test_starts_are_compared_with_torchreids(tmp_path, monkeypatch, capsys):
-    """Less what Python itself takes; what is loaded in truth is counted in tests/test_startup.py."""
+def test_starts_are_compared_with_torchreid_after_subtracting_python(tmp_path, monkeypatch, capsys):
     seconds = {"python": 1.0, "torchreid": 5.0, "package": 1.5, "both": 5.4, "model": 4.0, "help": 1.2}
     monkeypatch.setattr(startup, "_start", lambda name: (seconds[name], 9.0))
     assert main(["startup", "--rounds", "2", "--json", str(tmp_path / "s.json")]) == 0
     starts = json.loads((tmp_path / "s.json").read_text())["startup"]["starts"]
-    found = {name: row["to_torchreid"]["median"] for name, row in starts.items()}
-    assert found == pytest.approx({"torchreid": 1, "package": 0.125, "both": 1.1, "model": 0.75, "help": 0.05})
+    ratios = {name: row["to_torchreid"]["median"] for name, row in starts.items()}
+    assert ratios == pytest.approx({"torchreid": 1, "package": 0.125, "both": 1.1, "model": 0.75, "help": 0.05})
     assert "python tools/train_net.py --help" in capsys.readouterr().out
 
 
-def test_a_start_is_a_process_whose_time_is_counted(monkeypatch):
+@pytest.mark.slow
+def test_a_start_measures_a_process(monkeypatch):
     cpu, wall = startup._start("help")
     assert 0 < cpu < 60
     assert wall > 0

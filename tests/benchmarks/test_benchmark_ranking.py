@@ -1,4 +1,4 @@
-"""``tools/benchmark.py ranking`` as one types it."""
+"""``tools/benchmark.py ranking``."""
 
 import json
 import subprocess
@@ -13,14 +13,15 @@ from benchmarks.ranking import _check_agreement
 from t2ireid_plugin.evaluation import ranking
 
 
-def test_the_command_measures_checks_and_writes(repository, tmp_path):
+@pytest.mark.slow
+def test_ranking_measures_checks_and_writes(repository, tmp_path):
     file = tmp_path / "new" / "ranking.json"
     words = ["ranking", "--size", "200x150x20", "--against", "python", "--repeats", "2", "--json", str(file)]
     command = [sys.executable, "tools/benchmark.py", *words]
     done = subprocess.run(command, cwd=repository, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "200 queries, 150 images, 20 identities" in done.stdout
-    assert "queries that rounding cannot change: R@1 0.8" in done.stdout
+    assert "queries that rounding does not decide: R@1 0.8" in done.stdout
     report = json.loads(file.read_text())
     assert report["command"] == "python " + " ".join(command[1:])
     assert report["machine"]["cores"] >= 1
@@ -33,7 +34,8 @@ def test_the_command_measures_checks_and_writes(repository, tmp_path):
         assert figure["checked_mAP"] == pytest.approx(figures["ours"]["checked_mAP"], abs=1e-6)
 
 
-def test_the_slow_one_is_timed_on_some_queries_and_that_is_said(monkeypatch, capsys):
+@pytest.mark.slow
+def test_the_slow_evaluator_is_timed_on_a_part_of_the_queries(monkeypatch, capsys):
     monkeypatch.setattr("benchmarks.ranking._SLOW_PAIRS", 3000)
     assert main(["ranking", "--size", "120x100x10", "--against", "python", "--repeats", "1"]) == 0
     printed = capsys.readouterr().out
@@ -45,17 +47,17 @@ def test_the_slow_one_is_timed_on_some_queries_and_that_is_said(monkeypatch, cap
     ("words", "message"),
     [
         (["--against", "cython"], "needs --cython SRC"),
-        (["--against", "cython", "--cython", "{empty}"], "no rank_cy.pyx in"),
+        (["--against", "cython", "--cython", "{empty}"], "no rank_cy.pyx in it"),
     ],
 )
-def test_what_is_missing_for_cython_is_named(words, message, tmp_path, capsys):
+def test_cython_needs_torchreids_source(words, message, tmp_path, capsys):
     words = [word.format(empty=tmp_path) for word in words]
     assert main(["ranking", "--size", "20x20x5", *words]) == 2
     assert message in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("size", ["marketlike", "0x3x4", "3x4", "3x4x-5"])
-def test_a_size_that_is_none(size, capsys):
+def test_an_invalid_size_is_refused(size, capsys):
     with pytest.raises(SystemExit):
         main(["ranking", "--size", size])
     assert "icfgpedes, cuhkpedes nor QUERIESxGALLERYxIDS" in capsys.readouterr().err
@@ -64,13 +66,13 @@ def test_a_size_that_is_none(size, capsys):
 @pytest.mark.parametrize("name", ["ours", "draft", "python"])
 def test_contenders_agree(name):
     task = contenders.make_task(150, 120, 20)._replace(q_camids=np.arange(150) % 6)
-    found, expected = contenders.load_evaluator(name)(task), ranking.evaluate(*task)
-    np.testing.assert_allclose(found[0], expected.cmc, rtol=0, atol=1e-6)
-    assert found[1] == pytest.approx(expected.mAP, abs=1e-6)
+    (cmc, mean_ap), expected = contenders.load_evaluator(name)(task), ranking.evaluate(*task)
+    np.testing.assert_allclose(cmc, expected.cmc, rtol=0, atol=1e-6)
+    assert mean_ap == pytest.approx(expected.mAP, abs=1e-6)
 
 
 def test_queries_that_rounding_decides_are_not_checked():
-    """The second one's photo and another are equally like it but for 1e-7; the third one's photo is far off."""
+    """The second query's positive and a negative differ by 1e-7; the third one's positive is far away."""
     gallery = np.array([[1, 0, 0], [0, 1, 0], [0, 1 - 1e-7, 0], [0, 0, 1]], np.float32)
     task = contenders.Task(
         np.eye(3, dtype=np.float32), gallery, np.arange(3), np.array([0, 1, 3, 2]), *[np.zeros(4)] * 2
@@ -79,7 +81,7 @@ def test_queries_that_rounding_decides_are_not_checked():
     assert task.decidable(2).q_pids.tolist() == [0]
 
 
-def test_contenders_that_disagree_are_not_compared():
+def test_disagreeing_contenders_are_an_error():
     same = {"checked_queries": 10, "checked_cmc": [0.5, 0.7], "checked_mAP": 0.4}
     _check_agreement({"ours": same, "python": {**same, "checked_mAP": 0.4 + 1e-7}})
     for other in ({"checked_mAP": 0.4 + 2e-6}, {"checked_cmc": [0.5, 0.6]}):
@@ -90,7 +92,7 @@ def test_contenders_that_disagree_are_not_compared():
 def test_the_embeddings_are_as_hard_as_real_ones():
     """IRRA on ICFG-PEDES: R@1 63.5, mAP 38.1, mINP 7.9 (Jiang & Ye 2023). Here 1,000 queries of as many."""
     task = contenders.make_task(19848, 19848, 1000).of(slice(1000))
-    found = ranking.evaluate(*task)
-    assert found.cmc[0] == pytest.approx(0.62, abs=0.04)
-    assert found.mAP == pytest.approx(0.42, abs=0.05)
-    assert found.mINP == pytest.approx(0.1, abs=0.05)
+    result = ranking.evaluate(*task)
+    assert result.cmc[0] == pytest.approx(0.62, abs=0.04)
+    assert result.mAP == pytest.approx(0.42, abs=0.05)
+    assert result.mINP == pytest.approx(0.1, abs=0.05)
