@@ -1,4 +1,4 @@
-"""``t2ireid export``: from a run, or one of its checkpoints, to a folder that `from_pretrained` loads."""
+"""``t2ireid export``: writes a run or one of its checkpoints as a folder for `from_pretrained`."""
 
 from __future__ import annotations
 
@@ -8,8 +8,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-from transformers import PretrainedConfig, PreTrainedTokenizerBase
 from yacs.config import CfgNode
 
 from t2ireid_plugin.config import load_cfg, require_texts, to_dict
@@ -25,31 +23,39 @@ from t2ireid_plugin.synthetic.parts import is_drawn
 
 
 def run(options: argparse.Namespace, command: str) -> None:
-    """Exports and says where."""
+    """Runs ``t2ireid export``."""
     folder = export(options.source, options.out, options.opts)
-    print(f"The model is in '{folder}'; AutoModel.from_pretrained loads it, see its README.md")
+    print(f"Exported to '{folder}'; AutoModel.from_pretrained loads it, see its README.md")
 
 
 def export(source: str | Path, folder: str | Path, opts: Sequence[str] = ()) -> Path:
     """Writes weights, configuration, preprocessing, tokenizer and a model card; returns the folder.
 
     Args:
-        source: a run's folder, whose ``best.pth`` is taken, or a checkpoint beside its run's ``config.yaml``.
-        folder: where to write; what is there under the same names is replaced.
-        opts: settings over the run's, for encoders that have moved: ``["model.vit_pretrained", "DIR"]``. Their
-            weights are not read.
+        source: a run's folder, for its ``best.pth``, or a checkpoint beside its run's ``config.yaml``.
+        folder: where to write; existing files of the same names are replaced.
+        opts: override settings of the run, for encoders that have moved: ``["model.vit_pretrained", "DIR"]``. Only
+            their configurations and tokenizer are read.
 
     Raises:
-        T2IReIDError: for all that a user can mend.
+        T2IReIDError: for any problem that the user can fix.
     """
-    checkpoint = _find_checkpoint(Path(source))
+    checkpoint = Path(source) / "best.pth" if Path(source).is_dir() else Path(source)
+    if not checkpoint.is_file():
+        raise CheckpointError(f"no checkpoint at '{checkpoint}'; export takes a run's folder or one of its .pth files")
+    if not checkpoint.with_name("config.yaml").is_file():
+        raise ConfigError(f"no config.yaml beside '{checkpoint}'; copy it there from the run's folder")
     cfg = load_cfg(checkpoint.with_name("config.yaml"), opts)
     require_texts(cfg, "t2ireid export")
     content, state = read_checkpoint(checkpoint), read_state_dict(checkpoint)
-    model = _build(cfg, content, state, checkpoint)
+    if "preprocess" not in content or "id_classifier.weight" not in state:
+        raise CheckpointError(
+            f"'{checkpoint}' has no preprocessing or no identity classifier; use a checkpoint of a run"
+        )
+    model = _build(cfg, content, len(state["id_classifier.weight"]), checkpoint)
     report = copy_state_dict(state, model.model)
     if report.missing or report.unexpected or report.mismatched:
-        raise CheckpointError(f"'{checkpoint}' is not of the model that config.yaml beside it describes: {report}")
+        raise CheckpointError(f"'{checkpoint}' does not match the model in config.yaml beside it: {report}")
     out = Path(folder)
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -61,84 +67,62 @@ def export(source: str | Path, folder: str | Path, opts: Sequence[str] = ()) -> 
     return out
 
 
-def _find_checkpoint(source: Path) -> Path:
-    checkpoint = source / "best.pth" if source.is_dir() else source
-    if not checkpoint.is_file():
-        raise CheckpointError(f"no checkpoint at '{checkpoint}'; export takes a run's folder or one of its .pth files")
-    if not checkpoint.with_name("config.yaml").is_file():
-        raise ConfigError(
-            f"no config.yaml beside '{checkpoint}'; a run leaves it there, and the model is built from it"
-        )
-    return checkpoint
-
-
-def _build(
-    cfg: CfgNode, content: Mapping[str, Any], state: Mapping[str, Tensor], checkpoint: Path
-) -> T2IReIDForRetrieval:
+def _build(cfg: CfgNode, content: Mapping[str, Any], num_classes: int, checkpoint: Path) -> T2IReIDForRetrieval:
     """The model with random weights."""
-    stored, classifier = content.get("preprocess"), state.get("id_classifier.weight")
-    if stored is None or classifier is None:
-        raise CheckpointError(f"'{checkpoint}' holds no preprocessing or no identity classifier; is it of a run?")
-    tokenizer, text_config = _text_side(cfg, content, checkpoint)
+    if cfg.model.bert_base_path:
+        text_config = encoder_config(cfg.model.bert_base_path, TEXT_KEY)
+        tokenizer = build_tokenizer(cfg.model.bert_base_path, text_config.vocab_size)
+    elif "tokenizer" in content:
+        tokenizer = tokenizer_from_json(content["tokenizer"])
+        text_config = encoder_config({**to_dict(cfg.model.bert_config), "vocab_size": len(tokenizer)}, TEXT_KEY)
+    else:
+        raise CheckpointError(f"'{checkpoint}' does not contain the vocabulary that its run learned")
     vision_config = encoder_config(cfg.model.vit_pretrained or to_dict(cfg.model.vit_config), IMAGE_KEY)
-    for part in (vision_config, text_config):
-        part._name_or_path = ""  # a folder of this machine
+    for encoder in (vision_config, text_config):
+        encoder._name_or_path = ""  # a folder on this machine
     config = T2IReIDConfig(
         vision_config,
         text_config,
         disentangle=to_dict(cfg.model.disentangle),
         fusion=to_dict(cfg.model.fusion),
-        num_classes=len(classifier),
+        num_classes=num_classes,
         max_text_length=cfg.model.max_length,
         freeze_text=cfg.model.freeze_text,
     )
+    stored = content["preprocess"]
     preprocess = Preprocess(stored["height"], stored["width"], tuple(stored["mean"]), tuple(stored["std"]))
     return T2IReIDForRetrieval(config, tokenizer, preprocess).eval()
 
 
-def _text_side(
-    cfg: CfgNode, content: Mapping[str, Any], checkpoint: Path
-) -> tuple[PreTrainedTokenizerBase, PretrainedConfig]:
-    """The tokenizer and the text encoder's configuration, as `engine.build` makes them."""
-    if cfg.model.bert_base_path:
-        config = encoder_config(cfg.model.bert_base_path, TEXT_KEY)
-        return build_tokenizer(cfg.model.bert_base_path, config.vocab_size), config
-    if "tokenizer" not in content:
-        raise CheckpointError(f"'{checkpoint}' holds no vocabulary, though its run learned one")
-    tokenizer = tokenizer_from_json(content["tokenizer"])
-    return tokenizer, encoder_config({**to_dict(cfg.model.bert_config), "vocab_size": len(tokenizer)}, TEXT_KEY)
-
-
 def _card(cfg: CfgNode, name: str, config: T2IReIDConfig, content: Mapping[str, Any], checkpoint: Path) -> str:
-    """The card, with the run's results when they are of these weights."""
-    file = checkpoint.with_name("results.json")
-    results: dict[str, Any] | None = None
-    remark = ""
-    if file.is_file():
-        try:
-            results = json.loads(file.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise ConfigError(f"'{file}' is not valid JSON: {error}") from error
-    # last.pth may be of the middle of an epoch, and where an average is tested it has what was averaged.
-    trained_on = content.get("step", 0) > 0 or content.get("ema") is not None
-    if results is not None and (trained_on or results.get("chosen", {}).get("epoch") != content.get("epoch")):
-        results, remark = None, "The run tested other weights than these."
-    if results is not None and any(_drawn(cfg, target) for target in results["metrics"]):
-        remark = "The people of these sets are drawn, not photographed; the figures compare with no benchmark's."
-    model = {
+    """The model card, with the run's results if they are those of these weights."""
+    results, remark = _results(cfg, content, checkpoint.with_name("results.json"))
+    size = content["preprocess"]
+    parts = {
         "image encoder": describe_encoder(config.vision_config),
-        "text encoder": describe_encoder(config.text_config) + (", not trained" if config.freeze_text else ""),
+        "text encoder": describe_encoder(config.text_config) + (", frozen" if config.freeze_text else ""),
         "disentangling": str(config.disentangle["tokens"]),
         "fusion": "none" if config.fusion is None else str(config.fusion["type"]),
-        "training identities": f"{config.num_classes}",
-        "input": f"{content['preprocess']['height']} x {content['preprocess']['width']} pixels (height x width), "
-        f"{config.max_text_length} tokens",
+        "training identities": str(config.num_classes),
+        "input": f"{size['height']} x {size['width']} pixels (height x width), {config.max_text_length} tokens",
     }
     if "epoch" in content:
-        model["trained for"] = f"{content['epoch']} epochs of {cfg.train.max_epoch}"
-    return model_card(name, model, results, remark)
+        parts["training"] = f"{content['epoch']} of {cfg.train.max_epoch} epochs"
+    return model_card(name, parts, results, remark)
 
 
-def _drawn(cfg: CfgNode, target: str) -> bool:
-    """Whether a target's people are drawn, where its files are still in reach."""
-    return target in BENCHMARKS and is_drawn(cfg.data.root, BENCHMARKS[target].folder)
+def _results(cfg: CfgNode, content: Mapping[str, Any], file: Path) -> tuple[dict[str, Any] | None, str]:
+    """The content of ``results.json``, or None, and a remark on it."""
+    if not file.is_file():
+        return None, ""
+    try:
+        results = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ConfigError(f"'{file}' is not valid JSON: {error}") from error
+    # last.pth may be from within an epoch, and it holds the trained weights where their moving average was evaluated.
+    other_weights = content.get("step", 0) > 0 or content.get("ema") is not None
+    if other_weights or results.get("chosen", {}).get("epoch") != content.get("epoch"):
+        return None, "The run's `results.json` belongs to other weights than these."
+    if any(name in BENCHMARKS and is_drawn(cfg.data.root, BENCHMARKS[name].folder) for name in results["metrics"]):
+        return results, "These datasets are synthetic drawings, not photographs: do not compare with published results."
+    return results, ""

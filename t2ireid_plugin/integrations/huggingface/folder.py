@@ -1,4 +1,4 @@
-"""What lies beside the weights in a Hugging Face folder: tokenizer and preprocessing."""
+"""Tokenizer and preprocessing files of a Hugging Face model folder."""
 
 from __future__ import annotations
 
@@ -21,51 +21,51 @@ TOKENIZER_FILE, TOKENIZER_SETTINGS = "tokenizer.json", "tokenizer_config.json"
 
 
 def file_name(source: str | Path | None, file: str) -> str:
-    """A file of a folder or of a hub id, for messages."""
+    """The path of ``file`` in a folder or hub id, quoted for error messages."""
     return f"'{file}'" if source is None else f"'{Path(source) / file}'"
 
 
 def read_tokenizer(source: str | Path, hub: Mapping[str, Any]) -> PreTrainedTokenizerBase:
-    """The tokenizer of a folder or a hub id.
+    """Loads the tokenizer of a model.
 
     Args:
-        source: the folder or id.
-        hub: options of the library's loading, such as ``revision``.
+        source: a folder or hub id.
+        hub: options of `from_pretrained`, such as ``revision``.
 
     Raises:
-        EncoderError: when there is none, or a damaged one.
+        EncoderError: when it is missing or damaged.
     """
     try:
         return AutoTokenizer.from_pretrained(source, trust_remote_code=False, **hub)
-    except Exception as error:  # the library fails in any way on missing and damaged files
+    except Exception as error:  # transformers raises many types for missing and damaged files
         reason = first_line(error)
-        raise EncoderError(f"{file_name(source, TOKENIZER_FILE)}: no tokenizer could be loaded: {reason}") from error
+        raise EncoderError(f"{file_name(source, TOKENIZER_FILE)}: cannot load the tokenizer: {reason}") from error
 
 
 def write_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path, max_length: int) -> None:
-    """As a tokenizer of no family where that is possible: all versions read that one from its file alone, and alike.
+    """Writes a tokenizer as a generic fast tokenizer, which all versions of transformers load in the same way.
 
     Args:
-        tokenizer: any of the library's.
-        folder: where to write.
-        max_length: tokens that a text is cut to.
+        tokenizer: a slow SentencePiece tokenizer is written as it is.
+        folder: the model's folder.
+        max_length: tokens after which texts are truncated.
     """
-    if getattr(tokenizer, "backend_tokenizer", None) is None:  # SentencePiece's own
+    if getattr(tokenizer, "backend_tokenizer", None) is None:
         tokenizer.save_pretrained(folder)
         return
-    plain = tokenizer_from_json(tokenizer_to_json(tokenizer))
-    plain.model_max_length = max_length
-    plain.save_pretrained(folder)
-    # transformers 5 writes a name that 4 does not know; both know this one.
+    generic = tokenizer_from_json(tokenizer_to_json(tokenizer))
+    generic.model_max_length = max_length
+    generic.save_pretrained(folder)
+    # transformers 5 writes a class name that 4 does not know; both know this one.
     settings = json.loads((folder / TOKENIZER_SETTINGS).read_text(encoding="utf-8"))
     _write_json({**settings, "tokenizer_class": "PreTrainedTokenizerFast"}, folder / TOKENIZER_SETTINGS)
 
 
 def read_preprocess(source: str | Path, hub: Mapping[str, Any]) -> Preprocess:
-    """Size and normalisation of images from a folder's or a hub id's image processor; arguments as `read_tokenizer`.
+    """Loads image size and normalisation from a model's image processor; for the arguments see `read_tokenizer`.
 
     Raises:
-        EncoderError: when the file is missing or does not say.
+        EncoderError: when the file is missing or incomplete.
     """
     try:
         file = cached_file(str(source), PREPROCESS_FILE, **hub)
@@ -81,12 +81,12 @@ def read_preprocess(source: str | Path, hub: Mapping[str, Any]) -> Preprocess:
 
 
 def write_preprocess(preprocess: Preprocess, folder: Path) -> None:
-    """As settings of the library's plain image processor."""
+    """Writes image size and normalisation as the settings of a ``ViTImageProcessor``."""
     settings = {
         "image_processor_type": "ViTImageProcessor",
         "do_resize": True,
         "size": {"height": preprocess.height, "width": preprocess.width},
-        "resample": 2,  # bilinear with antialiasing; it has no averaging by area
+        "resample": 2,  # antialiased bilinear; the processor does not offer area averaging
         "do_rescale": True,
         "rescale_factor": 1 / 255,
         "do_normalize": True,

@@ -1,9 +1,8 @@
-"""The model as a Hugging Face model: one folder with weights, configuration, preprocessing and tokenizer.
+"""`T2IReIDModel` as a Hugging Face model: one folder with weights, configuration, preprocessing and tokenizer.
 
-Importing this module registers `T2IReIDConfig` and `T2IReIDForRetrieval` with ``AutoConfig`` and ``AutoModel``. What
-`save_pretrained` writes is all that `from_pretrained` needs: the encoders are rebuilt from their configurations and
-filled from ``model.safetensors``, whose names are those of `T2IReIDModel` (the library may give an encoder's those of
-its older versions), so that `T2IReIDModel.load_param` reads it too.
+The folder is self-contained: the encoders are rebuilt from their configurations and filled from
+``model.safetensors``. Its names are those of `T2IReIDModel`, although transformers may save encoders under the names of
+older versions, and `T2IReIDModel.load_param` reads it too.
 """
 
 from __future__ import annotations
@@ -17,13 +16,7 @@ import torch
 import transformers
 from safetensors import SafetensorError
 from torch import Tensor, nn
-from transformers import (
-    AutoConfig,
-    AutoModel,
-    PretrainedConfig,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
+from transformers import AutoConfig, AutoModel, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from t2ireid_plugin.data.transforms import TestTransform
 from t2ireid_plugin.errors import CheckpointError, ConfigError, EncoderError
@@ -42,28 +35,28 @@ from t2ireid_plugin.modeling.encoders.loading import IMAGE_KEY, TEXT_KEY
 from t2ireid_plugin.modeling.encoders.preprocess import Preprocess
 from t2ireid_plugin.modeling.t2ireid import DEFAULT_FUSION, DEFAULTS, T2IReIDModel, T2IReIDOutput
 
-_CLASSIFIER = "id_classifier."  # the one part that fine-tuning on other people replaces
+_CLASSIFIER = "id_classifier."  # replaced when fine-tuning on other identities
 _HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
 _PUSH_OPTIONS = ("commit_message", "commit_description", "private", "create_pr", "revision", "tags")
 _ALIGNMENT = 64  # bytes
-_KINDS = {"vision_config": ("image", "vit"), "text_config": ("text", "bert")}
+_KINDS = {"vision_config": ("image", "vit"), "text_config": ("text", "bert")}  # encoder and default model_type
 
 
 class T2IReIDConfig(PretrainedConfig):
-    """All that rebuilds a `T2IReIDModel`, of its encoders too, but for weights and vocabulary.
+    """Configuration of a `T2IReIDModel` and its encoders.
 
     Args:
-        vision_config, text_config: configurations of the encoders, as objects or as mappings with a ``model_type`` of
-            any family in `modeling.towers`; ViT-B/16 and BERT-base where empty.
+        vision_config, text_config: encoder configurations, as objects or as mappings with the ``model_type`` of a
+            family in `modeling.encoders.families`; empty for ViT-B/16 and BERT-base.
         disentangle, fusion, num_classes, freeze_text: as for `T2IReIDModel`.
-        max_text_length: tokens a text; the library keeps the name ``max_length`` for generating text.
+        max_text_length: tokens per text; transformers uses the name ``max_length`` for text generation.
 
     Raises:
-        ConfigError: for an unknown family of encoders or a value of the wrong type.
+        ConfigError: for an unknown family or a value of the wrong type.
     """
 
     model_type = "t2ireid"
-    sub_configs = {"vision_config": AutoConfig, "text_config": AutoConfig}  # noqa: RUF012 - the library's class attribute
+    sub_configs = {"vision_config": AutoConfig, "text_config": AutoConfig}  # noqa: RUF012 - transformers' attribute
 
     def __init__(
         self,
@@ -87,20 +80,20 @@ class T2IReIDConfig(PretrainedConfig):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **kwargs: Any) -> Any:
-        """As the library's, from a folder or a hub id; errors name the file."""
+        """Loads ``config.json`` from a folder or hub id; errors name the file."""
         kwargs.setdefault("name_or_path", str(pretrained_model_name_or_path))
         return super().from_pretrained(pretrained_model_name_or_path, **kwargs)
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
-        """As the library's, which reads files through it; errors name the file."""
+        """Builds the configuration from a mapping, as `from_pretrained` does; errors name the file."""
         try:
             return super().from_dict(config_dict, **kwargs)
         except ConfigError as error:
             raise ConfigError(f"{file_name(kwargs.get('name_or_path'), CONFIG_FILE)}: {error}") from error
 
     def net_config(self) -> dict[str, Any]:
-        """The argument of `T2IReIDModel`, but for the tokenizer."""
+        """The argument of `T2IReIDModel`, without the tokenizer."""
         return {
             IMAGE_KEY: self.vision_config,
             TEXT_KEY: self.text_config,
@@ -113,23 +106,23 @@ class T2IReIDConfig(PretrainedConfig):
 
 
 class T2IReIDForRetrieval(PreTrainedModel):
-    """`T2IReIDModel`, which is its ``model``, with the library's loading and saving.
+    """`T2IReIDModel` (its attribute ``model``) with loading and saving of transformers.
 
     Args:
         config: the model's configuration.
         tokenizer: of the text encoder; `from_pretrained` reads it from the model's folder.
-        preprocess: size and normalisation of images; without it the image encoder's own.
+        preprocess: size and normalisation of images; None for the image encoder's own.
 
     Raises:
         ConfigError: for a configuration that cannot work.
-        EncoderError: for a tokenizer that is missing or is not the text encoder's.
+        EncoderError: for a missing tokenizer, or one that does not fit the text encoder.
     """
 
     config_class = T2IReIDConfig
-    base_model_prefix = "model"  # so the library reads names with and without it
+    base_model_prefix = "model"  # so that names load with and without it
     main_input_name = "image"
-    _no_split_modules = ["T2IReIDModel"]  # noqa: RUF012 - the library's class attribute
-    _supports_sdpa = True  # the encoders choose
+    _no_split_modules = ["T2IReIDModel"]  # noqa: RUF012 - transformers' attribute
+    _supports_sdpa = True  # the encoders decide
 
     def __init__(
         self,
@@ -140,9 +133,9 @@ class T2IReIDForRetrieval(PreTrainedModel):
         super().__init__(config)
         vocab_size = config.text_config.vocab_size
         if tokenizer is None:
-            raise EncoderError("T2IReIDForRetrieval reads texts: give it the text encoder's tokenizer=")
-        # Embedding tables are sometimes padded up to a round size; the library hands out an almost empty tokenizer
-        # where its file is missing.
+            raise EncoderError("T2IReIDForRetrieval: no tokenizer; pass tokenizer=, that of the text encoder")
+        # Embedding tables may be padded to a round size. If its file is missing, transformers returns a tokenizer with
+        # hardly any tokens.
         if not 0.99 * vocab_size <= len(tokenizer) <= vocab_size:
             raise EncoderError(f"the tokenizer has {len(tokenizer)} tokens, but text_config.vocab_size is {vocab_size}")
         self.model = T2IReIDModel({**config.net_config(), "tokenizer": tokenizer})
@@ -152,19 +145,19 @@ class T2IReIDForRetrieval(PreTrainedModel):
 
     @property
     def preprocess(self) -> Preprocess:
-        """Size, mean and standard deviation of the images that the model was trained on."""
+        """Image size, mean and standard deviation of the training."""
         return self.model.preprocess
 
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase:
-        """The text encoder's."""
+        """The text encoder's tokenizer."""
         return self.model.text_cache.tokenizer
 
     def read_images(self, paths: Sequence[str | Path]) -> Tensor:
-        """``B`` image files to ``[B, 3, H, W]``, with the very pixels that training and testing see.
+        """Reads ``B`` image files to ``[B, 3, H, W]``, preprocessed exactly as in training and evaluation.
 
         Raises:
-            DataError: for a file that is missing or no image.
+            DataError: for a file that is missing or not an image.
         """
         transform = TestTransform(*self.preprocess)
         return torch.stack([transform.tensor(transform.load(path)) for path in paths])
@@ -175,15 +168,15 @@ class T2IReIDForRetrieval(PreTrainedModel):
         cloth_instruction: str | Sequence[str] | None = None,
         id_instruction: str | Sequence[str] | None = None,
     ) -> T2IReIDOutput:
-        """As `T2IReIDModel.forward`."""
+        """Same as `T2IReIDModel.forward`."""
         return self.model(None if image is None else image.to(self.dtype), cloth_instruction, id_instruction)
 
     def encode_image(self, image: Tensor) -> Tensor:
-        """Images ``[B, 3, H, W]`` to identity embeddings ``[B, 256]`` of unit norm, as `T2IReIDModel.encode_image`."""
+        """Images ``[B, 3, H, W]`` to identity embeddings ``[B, 256]`` of unit norm."""
         return self.model.encode_image(image.to(self.dtype))
 
     def encode_text(self, text: str | Sequence[str]) -> Tensor:
-        """A string to ``[256]``, ``n`` strings to ``[n, 256]``, as `T2IReIDModel.encode_text`."""
+        """A string to ``[256]``, ``n`` strings to ``[n, 256]``, of unit norm."""
         return self.model.encode_text(text)
 
     @classmethod
@@ -195,13 +188,13 @@ class T2IReIDForRetrieval(PreTrainedModel):
         ignore_mismatched_sizes: bool = False,
         **kwargs: Any,
     ) -> Any:
-        """As the library's, from a folder or a hub id; with ``ignore_mismatched_sizes`` for other ``num_classes``.
+        """Loads a model from a folder or hub id; ``ignore_mismatched_sizes`` allows another ``num_classes``.
 
         Raises:
             ConfigError: for a configuration that cannot work; it names the file.
-            EncoderError: for a missing or foreign tokenizer or image processor.
-            CheckpointError: for weights that are damaged or are not what the configuration describes. The library
-                would go on with random weights.
+            EncoderError: for a missing tokenizer or image processor, or a tokenizer that does not fit.
+            CheckpointError: for weights that are damaged or do not match the configuration, for which transformers
+                would only warn and use random weights.
         """
         source = pretrained_model_name_or_path
         if source is not None:
@@ -210,31 +203,29 @@ class T2IReIDForRetrieval(PreTrainedModel):
                 if kwargs.get(name) is None:
                     kwargs[name] = read(source, hub)
             kwargs.setdefault("use_safetensors", True)  # never a pickle
-        kwargs["ignore_mismatched_sizes"] = True  # the library's own refusal does not say which; `_check_loaded` does
+        kwargs["ignore_mismatched_sizes"] = True  # `_check_loaded` names the tensors, transformers does not
         try:
             model, info = super().from_pretrained(source, *model_args, output_loading_info=True, **kwargs)
         except EncoderError as error:
             raise EncoderError(f"{file_name(source, TOKENIZER_FILE)}: {error}") from error
         except ConfigError as error:
-            named = CONFIG_FILE in str(error)
-            raise error if named else ConfigError(f"{file_name(source, CONFIG_FILE)}: {error}") from error
+            if CONFIG_FILE in str(error):
+                raise
+            raise ConfigError(f"{file_name(source, CONFIG_FILE)}: {error}") from error
         except (RuntimeError, SafetensorError) as error:
             reason = " ".join(str(error).split())
             raise CheckpointError(f"{file_name(source, WEIGHTS_FILE)} cannot be loaded: {reason}") from error
         replaced = _CLASSIFIER if ignore_mismatched_sizes else ()
         _check_loaded(info, replaced, source, model.config.transformers_version)
         _align(model)
-        if model.config.freeze_text:  # loading gives every parameter a gradient
+        if model.config.freeze_text:  # loading sets requires_grad on all parameters
             model.model.text_encoder.requires_grad_(False)
         return (model, info) if output_loading_info else model
 
     def save_pretrained(
         self, save_directory: str | Path, is_main_process: bool = True, push_to_hub: bool = False, **kwargs: Any
     ) -> None:
-        """Writes all that `from_pretrained` needs: ``config.json``, ``model.safetensors``, preprocessing, tokenizer.
-
-        With ``push_to_hub`` the same goes to the hub, as the library's ``push_to_hub`` does it.
-        """
+        """Writes ``config.json``, ``model.safetensors``, preprocessing and tokenizer; optionally uploads them."""
         hub = {name: kwargs.pop(name) for name in ("repo_id", *_PUSH_OPTIONS) if name in kwargs}
         state = kwargs.pop("state_dict", None) or self.state_dict()
         kwargs["state_dict"] = {name.removeprefix("model."): tensor for name, tensor in state.items()}
@@ -246,19 +237,19 @@ class T2IReIDForRetrieval(PreTrainedModel):
             self.push_to_hub(hub.pop("repo_id", Path(save_directory).name), token=kwargs.get("token"), **hub)
 
     def _init_weights(self, module: nn.Module) -> None:
-        """For a classifier that did not fit; all else initialises itself when it is built, or is loaded."""
+        """Initialises a replaced classifier; all other parts are loaded, or initialise themselves."""
         if module is self.model.id_classifier:
             self.model.id_classifier.reset_parameters()
 
 
-def _encoder_config(given: Mapping[str, Any] | PretrainedConfig | None, name: str) -> PretrainedConfig:
-    """An encoder's configuration object, whatever it is given as."""
-    if isinstance(given, PretrainedConfig):
-        return given
-    settings = dict(_typed(name, given or {}, Mapping))
+def _encoder_config(config: Mapping[str, Any] | PretrainedConfig | None, name: str) -> PretrainedConfig:
+    """An encoder's configuration as an object."""
+    if isinstance(config, PretrainedConfig):
+        return config
+    settings = dict(_typed(name, config or {}, Mapping))
     kind, default_type = _KINDS[name]
     model_type = settings.pop("model_type", default_type)
-    # transformers 4 does not list SigLIP's text towers, only the whole models.
+    # transformers 4 lists SigLIP only as a whole, not its towers.
     family = str(model_type).removesuffix("_text_model").removesuffix("_vision_model")
     for known in (model_type, family):
         try:
@@ -267,21 +258,21 @@ def _encoder_config(given: Mapping[str, Any] | PretrainedConfig | None, name: st
             continue
         try:
             return config_class(**settings)
-        except Exception as error:  # newer versions check the types of values, with an error class of their own
+        except Exception as error:  # transformers 5 checks value types, with its own error class
             raise ConfigError(f"{name}: {error}") from error
     raise ConfigError(f"{name}: unknown model_type '{model_type}'")
 
 
-def _typed(name: str, value: Any, wanted: type) -> Any:
-    if not isinstance(value, wanted) or (wanted is int and isinstance(value, bool)):
-        raise ConfigError(f"{name} must be {wanted.__name__}, not {type(value).__name__} ({value!r})")
+def _typed(name: str, value: Any, kind: type) -> Any:
+    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+        raise ConfigError(f"{name} must be {kind.__name__}, not {type(value).__name__} ({value!r})")
     return value
 
 
 def _align(model: nn.Module) -> None:
-    """Moves weights off the file's pages: products of a single row are rounded by where they lie in memory.
+    """Copies weights to aligned memory, on which the rounding of matrix products with a single row depends.
 
-    The library maps the file into memory, where tensors begin anywhere; those that PyTorch allocates are aligned.
+    transformers maps the file into memory, where tensors begin anywhere; PyTorch's own allocations are aligned.
     """
     for tensor in itertools.chain(model.parameters(), model.buffers()):
         if tensor.device.type == "cpu" and tensor.data_ptr() % _ALIGNMENT:
@@ -291,20 +282,18 @@ def _align(model: nn.Module) -> None:
 def _check_loaded(
     info: Mapping[str, Any], replaced: str | tuple[str, ...], source: str | Path | None, version: str | None
 ) -> None:
-    """Refuses weights that are not what the configuration describes, but for names that start with ``replaced``."""
-    found = {
+    """Checks that the weights are those that the configuration describes, except names that start with ``replaced``."""
+    problems = {
         "missing": info["missing_keys"],
-        "not the model's": info["unexpected_keys"],
-        "of another size": [name if isinstance(name, str) else name[0] for name in info["mismatched_keys"]],
+        "unexpected": info["unexpected_keys"],
+        "other size": [name if isinstance(name, str) else name[0] for name in info["mismatched_keys"]],
     }
-    names = {label: sorted({key.removeprefix("model.") for key in keys}) for label, keys in found.items()}
+    names = {label: sorted({key.removeprefix("model.") for key in keys}) for label, keys in problems.items()}
     wrong = {label: [key for key in keys if not key.startswith(replaced)] for label, keys in names.items()}
     listed = "; ".join(f"{label} ({len(keys)}): {', '.join(keys[:3])}" for label, keys in wrong.items() if keys)
     if listed:
-        written = "" if version in (None, transformers.__version__) else f"; transformers {version} wrote it"
-        raise CheckpointError(
-            f"{file_name(source, WEIGHTS_FILE)} holds other weights than {CONFIG_FILE} describes{written}; {listed}"
-        )
+        writer = "" if version in (None, transformers.__version__) else f" (written by transformers {version})"
+        raise CheckpointError(f"{file_name(source, WEIGHTS_FILE)} does not match {CONFIG_FILE}{writer}: {listed}")
 
 
 AutoConfig.register(T2IReIDConfig.model_type, T2IReIDConfig, exist_ok=True)
