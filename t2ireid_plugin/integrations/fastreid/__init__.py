@@ -1,10 +1,10 @@
-"""`T2IReIDModel` in FastReID, whose source must be on Python's path (it is no package).
+"""`T2IReIDModel` in FastReID, whose source must be on PYTHONPATH (FastReID is not a package).
 
-In a training script of FastReID's kind::
+In a training script for FastReID::
 
     from t2ireid_plugin.integrations import fastreid as t2ireid
 
-    t2ireid.enable_compatibility()  # FastReID's source does not run on today's Python and PyTorch without
+    t2ireid.enable_compatibility()  # before FastReID, whose source is too old for current Python and PyTorch
     t2ireid.register()
 
     cfg = get_cfg()  # FastReID's
@@ -13,17 +13,24 @@ In a training script of FastReID's kind::
 ``tools/train_fastreid.py`` is such a script.
 """
 
-from t2ireid_plugin.integrations.fastreid.compatibility import check_importable, enable_compatibility
+from t2ireid_plugin.errors import DependencyError
+from t2ireid_plugin.integrations.fastreid.compatibility import enable_compatibility
 from t2ireid_plugin.integrations.fastreid.config import add_t2ireid_config
 
 __all__ = ["add_t2ireid_config", "enable_compatibility", "register"]
 
 
 def register() -> None:
-    """Puts our backbone, head, meta-architecture and caption datasets into FastReID's registries; again does nothing.
+    """Registers our backbone, head, meta-architecture and datasets with FastReID; a second call has no effect.
 
     Raises:
         DependencyError: when FastReID's source cannot be imported without `enable_compatibility`.
     """
-    check_importable()
+    try:
+        import fastreid.engine  # noqa: F401
+    except ImportError as error:
+        raise DependencyError(
+            f"FastReID: the source cannot be imported on this Python and PyTorch ({error}); call "
+            "t2ireid_plugin.integrations.fastreid.enable_compatibility() first"
+        ) from error
     from t2ireid_plugin.integrations.fastreid import backbone, datasets, meta_arch  # noqa: F401

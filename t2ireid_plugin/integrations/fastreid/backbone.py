@@ -1,4 +1,4 @@
-"""The image side of `T2IReIDModel` as a backbone of FastReID, for its own meta-architectures and heads."""
+"""Image branch of `T2IReIDModel` as a FastReID backbone, for FastReID's meta-architectures and heads."""
 
 from __future__ import annotations
 
@@ -12,25 +12,24 @@ from t2ireid_plugin.errors import CheckpointError, ConfigError, check_choice
 from t2ireid_plugin.integrations.fastreid.checks import check_pixels
 from t2ireid_plugin.integrations.fastreid.config import lower
 from t2ireid_plugin.modeling.checkpoint import load_weights
-from t2ireid_plugin.modeling.encoders.loading import IMAGE_KEY
 from t2ireid_plugin.modeling.image_embedder import BRANCHES, ImageEmbedder
 
 
 class T2IReIDBackbone(ImageEmbedder):
-    """Images to what `T2IReIDModel` normalises to its embeddings; arguments and errors are those of `ImageEmbedder`."""
+    """Embeddings of `T2IReIDModel` before normalisation; arguments and errors as for `ImageEmbedder`."""
 
     def forward(self, images: Tensor) -> Tensor:
-        """``[B, 3, H, W]`` to ``[B, C, 1, 1]``, not normalised; ``C`` is `feature_dim`."""
+        """Images ``[B, 3, H, W]`` to ``[B, feature_dim, 1, 1]``."""
         return torch.cat(self.embed(images), dim=1)[..., None, None]
 
 
 @BACKBONE_REGISTRY.register()
 def build_t2ireid_backbone(cfg: CfgNode) -> T2IReIDBackbone:
-    """From ``T2IREID``; with ``MODEL.BACKBONE.PRETRAIN``, filled from the checkpoint ``MODEL.BACKBONE.PRETRAIN_PATH``.
+    """Builds the backbone from ``T2IREID``; ``MODEL.BACKBONE.PRETRAIN`` loads the checkpoint ``PRETRAIN_PATH``.
 
     Raises:
         ConfigError: when ``MODEL.BACKBONE.FEAT_DIM`` or ``INPUT`` do not fit, or as `T2IReIDBackbone`.
-        CheckpointError: when the checkpoint is missing or fits nothing.
+        CheckpointError: when the checkpoint is missing, or no tensor in it fits.
     """
     node, stock = cfg.T2IREID, cfg.MODEL.BACKBONE
     check_choice("T2IREID.BRANCH", node.BRANCH, BRANCHES)
@@ -44,8 +43,8 @@ def build_t2ireid_backbone(cfg: CfgNode) -> T2IReIDBackbone:
     if stock.PRETRAIN:
         if not stock.PRETRAIN_PATH:
             raise ConfigError(
-                "MODEL.BACKBONE.PRETRAIN needs MODEL.BACKBONE.PRETRAIN_PATH, a checkpoint of a run; the image "
-                f"encoder's own weights are T2IREID.VIT_PRETRAINED ({IMAGE_KEY})"
+                "MODEL.BACKBONE.PRETRAIN: MODEL.BACKBONE.PRETRAIN_PATH is empty; set it to a checkpoint of a run (the "
+                "image encoder's own weights are those of T2IREID.VIT_PRETRAINED)"
             )
         try:
             load_weights(stock.PRETRAIN_PATH, backbone)

@@ -1,4 +1,4 @@
-"""FastReID's checkpointer, which also reads this package's files and keeps what a checkpoint needs besides weights."""
+"""FastReID's checkpointer, extended to this package's checkpoints."""
 
 from __future__ import annotations
 
@@ -14,16 +14,13 @@ PREFIX = "backbone."
 
 
 class T2IReIDCheckpointer(Checkpointer):
-    """Reads what FastReID or this package has saved; writes what FastReID does, with more beside the weights.
-
-    Files of this package, ``best.pth``, ``last.pth`` or ``model.safetensors``, fill the backbone.
-    """
+    """Loads FastReID's checkpoints and, into the backbone, this package's: ``.pth`` files and ``model.safetensors``."""
 
     def load(self, path: str, checkpointables: list[str] | None = None) -> Any:
-        """As FastReID's.
+        """Loads a checkpoint as FastReID does.
 
         Raises:
-            CheckpointError: when the file is missing, damaged, or nothing in it fits.
+            CheckpointError: when the file is missing or damaged, or no tensor in it fits.
         """
         if path and "://" not in path and not Path(path).is_file():
             raise CheckpointError(f"no checkpoint at '{path}'")
@@ -44,21 +41,21 @@ class T2IReIDCheckpointer(Checkpointer):
         return {**content, "model": renamed}
 
 
-class Kept:
-    """A plain value that goes with every checkpoint, and must be the same when training goes on from one."""
+class SavedValue:
+    """Value that is stored in every checkpoint and must be the same when training resumes from it."""
 
-    def __init__(self, what: str, value: Any) -> None:
-        self.what, self.value = what, value
+    def __init__(self, name: str, value: Any) -> None:
+        self.name, self.value = name, value
 
     def state_dict(self) -> Any:
         """The value."""
         return self.value
 
     def load_state_dict(self, value: Any) -> None:
-        """Compares.
+        """Compares the stored value.
 
         Raises:
-            CheckpointError: for another value.
+            CheckpointError: if it differs.
         """
         if value != self.value:
-            raise CheckpointError(f"the checkpoint was trained with another {self.what}; --resume needs the same")
+            raise CheckpointError(f"--resume: the checkpoint was trained with another {self.name}; set the same")

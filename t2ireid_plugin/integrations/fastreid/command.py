@@ -1,4 +1,4 @@
-"""``tools/train_fastreid.py``: trains and tests with FastReID, by its own command line."""
+"""``tools/train_fastreid.py``: training and evaluation with FastReID and its command line."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from t2ireid_plugin.integrations.fastreid.trainer import T2IReIDTrainer, TextIma
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs; returns 0 when the work was done, 2 for an error that the user can mend."""
+    """Runs the command and returns the exit status: 0 for success, 2 for an error that the user can fix."""
     arguments = default_argument_parser().parse_args(argv)
     try:
-        setup(arguments)  # once here, where an error is one line, and once in each process
+        setup(arguments)  # also here, where an error is one line; then in each process
         launch(
             run,
             arguments.num_gpus,
@@ -43,19 +43,19 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def setup(arguments: argparse.Namespace) -> CfgNode:
-    """The frozen configuration of a command line, checked.
+    """Builds, checks and freezes the configuration.
 
     Raises:
-        ConfigError: for a missing or broken file, an unknown key, a value of the wrong type, or what cannot work.
+        ConfigError: for a missing or broken file, an unknown key, or a value that cannot work.
     """
     register()
     cfg = get_cfg()
     add_t2ireid_config(cfg)
     flags = [word for word in arguments.opts if word.startswith("--")]
     if flags:
-        raise ConfigError(f"{flags[0]} stands among the settings, where FastReID does not see it; put it before them")
+        raise ConfigError(f"{flags[0]}: FastReID ignores options after the settings; put it before them")
     if len(arguments.opts) % 2:
-        raise ConfigError(f"the settings {' '.join(arguments.opts)} are not pairs of KEY VALUE")
+        raise ConfigError(f"settings: {' '.join(arguments.opts)} are not pairs of KEY VALUE")
     if arguments.config_file and not Path(arguments.config_file).is_file():
         raise ConfigError(f"no configuration file '{arguments.config_file}'")
     try:
@@ -63,7 +63,7 @@ def setup(arguments: argparse.Namespace) -> CfgNode:
             cfg.merge_from_file(arguments.config_file)
         cfg.merge_from_list(arguments.opts)
     except (KeyError, AssertionError, ValueError, OSError, yaml.YAMLError) as error:
-        # yacs's, for unknown keys and for types, and of files that are missing or no YAML
+        # from yacs for unknown keys and wrong types, from files that are missing or not YAML
         raise ConfigError(" ".join(str(error).strip("'\"").split())) from error
     check_device(cfg, arguments.num_gpus)
     if cfg.MODEL.META_ARCHITECTURE == TEXT_IMAGE:
@@ -71,16 +71,16 @@ def setup(arguments: argparse.Namespace) -> CfgNode:
     if arguments.eval_only and not cfg.MODEL.WEIGHTS:
         raise ConfigError("--eval-only needs MODEL.WEIGHTS, the checkpoint to test")
     if arguments.eval_only:
-        cfg.MODEL.BACKBONE.PRETRAIN = False  # as FastReID's own tool: what it would load is loaded over
+        cfg.MODEL.BACKBONE.PRETRAIN = False  # would be overwritten; FastReID's own tool does the same
     cfg.freeze()
     return cfg
 
 
 def run(arguments: argparse.Namespace) -> Any:
-    """In each process: trains, or with ``--eval-only`` tests ``MODEL.WEIGHTS``; returns FastReID's results.
+    """Trains in each process, or with ``--eval-only`` evaluates ``MODEL.WEIGHTS``; returns FastReID's results.
 
     Raises:
-        T2IReIDError: for all that a user can mend.
+        T2IReIDError: for any problem that the user can fix.
     """
     cfg = setup(arguments)
     trainer_class = T2IReIDTrainer

@@ -1,4 +1,4 @@
-"""Whether FastReID can be imported, and what its source needs on today's Python and PyTorch."""
+"""Imports of FastReID's source, and changes with which it runs on current Python and PyTorch."""
 
 from __future__ import annotations
 
@@ -16,76 +16,60 @@ from t2ireid_plugin.errors import DependencyError
 
 logger = logging.getLogger(__name__)
 
-# What FastReID's source imports besides what this package installs itself; the extra `fastreid` of pyproject.toml.
+# Imported by FastReID's source and installed by our extra `fastreid`.
 EXTRA = ("faiss", "tabulate", "termcolor")
 
 
 def check_packages() -> None:
-    """Refuses, by name, what is missing of FastReID and of what it imports.
+    """Checks that FastReID and the packages that it imports are installed.
 
     Raises:
-        DependencyError: saying how to get it.
+        DependencyError: naming the missing ones and how to install them.
     """
-    missing = [name for name in ("fastreid", *EXTRA) if not _found(name)]
-    if not missing:
-        return
-    remedies = []
+    missing = [name for name in ("fastreid", *EXTRA) if not _is_installed(name)]
+    fixes = []
     if "fastreid" in missing:
-        remedies.append("put the source of FastReID (JDAI-CV/fast-reid on GitHub, no package) on PYTHONPATH")
+        fixes.append("put FastReID's source (JDAI-CV/fast-reid on GitHub) on PYTHONPATH")
     if set(missing) & set(EXTRA):
-        remedies.append("pip install 't2ireid-plugin[fastreid]'")
-    raise DependencyError(f"FastReID needs {', '.join(missing)}, which cannot be imported: {', and '.join(remedies)}")
+        fixes.append("run pip install 't2ireid-plugin[fastreid]'")
+    if missing:
+        raise DependencyError(f"FastReID: cannot import {', '.join(missing)}; {' and '.join(fixes)}")
 
 
-def _found(name: str) -> bool:
+def _is_installed(name: str) -> bool:
     spec = importlib.util.find_spec(name)
-    return spec is not None and spec.origin is not None  # any folder of that name would be a package without files
+    return spec is not None and spec.origin is not None  # None for a mere folder of that name
 
 
 check_packages()
 
 
-def check_importable() -> None:
-    """Refuses to go on where FastReID's source cannot be imported as it is.
-
-    Raises:
-        DependencyError: naming `enable_compatibility`.
-    """
-    try:
-        import fastreid.engine  # noqa: F401
-    except ImportError as error:
-        raise DependencyError(
-            f"FastReID's source does not import on this Python and PyTorch ({error}); call "
-            "t2ireid_plugin.integrations.fastreid.enable_compatibility() before it"
-        ) from error
-
-
 def enable_compatibility() -> None:
-    """Lets the source of FastReID's main branch run on Python 3.10 and PyTorch 2 and newer; to be called before it.
+    """Makes the source of FastReID's main branch run on Python 3.10 and PyTorch 2 and later; to be called before it.
 
-    Its releases, up to 1.3.0, also want ``torch._six``, and have another trainer; they are not supported. It edits no
-    file. Nothing here happens unless this function is called; calling it again does nothing. It puts
+    It patches modules in memory and edits no file; a second call has no effect. FastReID's releases, up to 1.3.0, have
+    another trainer and are not supported. The changes:
 
-    - ``collections.Mapping`` back, which Python 3.10 removed and ``fastreid.data`` and ``fastreid.evaluation`` import;
-    - an optimizer over the parameters themselves in the place of FastReID's over one contiguous copy. PyTorch 2's
-      ``zero_grad`` drops the gradient of that copy instead of zeroing it, so that **no weight would ever change**, and
-      no message would say so;
-    - without CUDA, a plain ``DataLoader`` in the place of ``DataLoaderX``, which opens a CUDA stream;
-    - FastReID's evaluator in Python in the place of the one in Cython where that is not built: it would be compiled by
-      whatever ``python3`` is on the path, and end the process when that fails.
+    - ``collections.Mapping``, which Python 3.10 removed and ``fastreid.data`` and ``fastreid.evaluation`` import, is
+      restored.
+    - Optimizers work on the parameters themselves instead of one contiguous copy. PyTorch 2's ``zero_grad`` drops the
+      copy's gradient instead of zeroing it, so that **no weight would ever change**, without any message.
+    - Without CUDA, ``DataLoaderX``, which opens a CUDA stream, is replaced by a plain ``DataLoader``.
+    - The Cython evaluator is not compiled, as FastReID would do with whatever ``python3`` is on the path, exiting if
+      that fails; without it FastReID uses its Python evaluator.
     """
     if not hasattr(collections, "Mapping"):
         collections.Mapping = collections.abc.Mapping  # type: ignore[attr-defined]
 
-    # "from", as a package whose first import has failed lacks its modules as attributes when it is imported again.
+    # With "from": after a failed first import, a package lacks its modules as attributes.
     from fastreid import solver
     from fastreid.data import build as data_build
     from fastreid.engine import defaults
     from fastreid.evaluation import reid_evaluation
     from fastreid.solver import build as solver_build
 
-    over_parameters = functools.partial(solver_build.build_optimizer, contiguous=False)
-    solver.build_optimizer = defaults.build_optimizer = over_parameters
+    build_optimizer = functools.partial(solver_build.build_optimizer, contiguous=False)
+    solver.build_optimizer = defaults.build_optimizer = build_optimizer
     if not torch.cuda.is_available():
         data_build.DataLoaderX = _PlainLoader
     reid_evaluation.compile_helper = _keep_python_evaluator
@@ -99,4 +83,4 @@ class _PlainLoader(DataLoader):
 
 
 def _keep_python_evaluator() -> None:
-    logger.info("FastReID's evaluator in Cython is not built; its evaluator in Python is used")
+    logger.info("FastReID's Cython evaluator is not compiled; the Python evaluator is used")

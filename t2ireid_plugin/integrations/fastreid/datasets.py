@@ -1,4 +1,4 @@
-"""The benchmarks in FastReID's registry, under the names that they have in torchreid: ``cuhkpedes_val`` is its val."""
+"""The benchmarks as datasets of FastReID, with torchreid's names, such as ``cuhkpedes`` and ``cuhkpedes_val``."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from t2ireid_plugin.errors import ConfigError
 class FastReIDCaptions(ImageDataset):
     """A benchmark as a dataset of FastReID.
 
-    ``captions`` is the set with its texts, which the loaders of `loaders` read. ``train`` are its training photos
-    without texts, ``(path, pid, camid)``, for FastReID's own loader: to train a model of images alone.
+    ``captions`` is the `CaptionDataset`, for `loaders`. ``train`` are its training images ``(path, pid, camid)``, with
+    which FastReID's own loader trains a model on images alone.
 
     Args:
-        root: the folder that holds the benchmark's folder.
+        root: the folder that contains the benchmark's folder.
         val_share, val_seed: see `CaptionDataset`.
         **kwargs: FastReID's.
 
     Raises:
         DataError: as `CaptionDataset`.
-        ConfigError: when ``query`` or ``gallery`` are asked for: the queries are texts.
+        ConfigError: on access to ``query`` or ``gallery``, as the queries are texts.
     """
 
     spec: ClassVar[BenchmarkSpec]
@@ -57,7 +57,7 @@ class FastReIDCaptions(ImageDataset):
 
 
 def build_captions(name: str, **options: Any) -> CaptionDataset:
-    """A caption set by its name in FastReID's registry, from where FastReID looks for data (``FASTREID_DATASETS``).
+    """The `CaptionDataset` of a name in FastReID's registry, from FastReID's data folder ``FASTREID_DATASETS``.
 
     Raises:
         DataError: as `CaptionDataset`.

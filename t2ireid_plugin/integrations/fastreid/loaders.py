@@ -1,4 +1,4 @@
-"""FastReID's loaders and samplers over images with texts."""
+"""Images with texts for FastReID's loaders and samplers."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from fastreid.utils import comm
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import ConcatDataset, Dataset
+from transformers import PreTrainedTokenizerBase
 
 from t2ireid_plugin.data.annotations import check_images
 from t2ireid_plugin.data.benchmarks import VAL_SUFFIX
@@ -23,12 +24,14 @@ from t2ireid_plugin.data.item_table import PID, ItemTable
 from t2ireid_plugin.data.transforms import read_pixels, resize, swap_sides
 from t2ireid_plugin.integrations.fastreid.checks import check_schedule
 from t2ireid_plugin.integrations.fastreid.datasets import build_captions
+from t2ireid_plugin.modeling.checkpoint import read_vocabulary
+from t2ireid_plugin.modeling.encoders.tokenizer import learn_wordpiece, tokenizer_from_json
 
 ImageTransform = Callable[[Image.Image], Tensor]
 
 
 class TextSet(Dataset):
-    """Queries: texts with their labels, under the names of FastReID's batches."""
+    """Queries: texts with their labels, under the keys of FastReID's batches."""
 
     def __init__(self, items: ItemTable) -> None:
         self.items = items
@@ -43,18 +46,17 @@ class TextSet(Dataset):
 
 
 class TextImageSet(Dataset):
-    """Images, and in training their texts, under the names of FastReID's batches.
+    """Images, with their texts in training, under the keys of FastReID's batches.
 
-    Images are read and resized as everywhere in this package, so that the same weights give the same numbers, and then
-    changed as FastReID's ``INPUT`` says; its own resizing finds nothing left to do. Only the flip is ours, since
-    it changes the texts too.
+    Images are read and resized by this package, so that the same weights give the same metrics as in its own training,
+    then transformed as set in FastReID's ``INPUT``. The flip is ours, since it swaps left and right in the texts too.
 
     Args:
         items: of a `CaptionDataset`.
         size: height and width.
         transform: FastReID's, without a flip.
-        flip: chance of a flip.
-        texts: give the texts too.
+        flip: probability of a flip.
+        texts: include the texts.
     """
 
     def __init__(
@@ -66,7 +68,7 @@ class TextImageSet(Dataset):
         texts: bool = True,
     ) -> None:
         self.items, self.size, self.transform, self.flip, self.texts = items, size, transform, flip, texts
-        # All that FastReID's samplers look at, and their three fields exactly.
+        # Read by FastReID's samplers, which expect exactly these three fields.
         self.img_items = [label[:3] for label in items.labels()]
         self.num_classes = items.distinct(PID)
 
@@ -74,7 +76,7 @@ class TextImageSet(Dataset):
         return len(self.items)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        """``images [3, H, W]`` with values from 0 to 255, ``targets``, ``camids``, ``img_paths`` and the texts."""
+        """``images [3, H, W]`` from 0 to 255, ``targets``, ``camids``, ``img_paths`` and the texts."""
         path, pid, camid, _, *texts = self.items[int(index)]
         pixels = resize(read_pixels(path), *self.size)
         if self.flip and random.random() < self.flip:
@@ -84,7 +86,7 @@ class TextImageSet(Dataset):
 
 
 class ChainedLoader:
-    """Loaders one after the other, as the one that FastReID's evaluation goes through."""
+    """Chains loaders for FastReID's evaluation, which takes one."""
 
     def __init__(self, *loaders: Any) -> None:
         self.loaders = loaders
@@ -97,71 +99,72 @@ class ChainedLoader:
         return itertools.chain.from_iterable(self.loaders)
 
 
-def build_sources(cfg: CfgNode) -> list[CaptionDataset]:
-    """The training sets of ``DATASETS.NAMES``.
+def _build(cfg: CfgNode, name: str) -> CaptionDataset:
+    """A dataset; identities are held out for validation only if its val split is evaluated."""
+    has_val = name.removesuffix(VAL_SUFFIX) + VAL_SUFFIX in cfg.DATASETS.TESTS
+    return build_captions(name, val_share=cfg.T2IREID.VAL_SHARE if has_val else 0.0, val_seed=cfg.T2IREID.VAL_SEED)
 
-    Raises:
-        DataError: as `CaptionDataset`.
+
+def build_tokenizer(cfg: CfgNode) -> PreTrainedTokenizerBase | None:
+    """The tokenizer stored in ``MODEL.WEIGHTS``, else one learned from the captions of ``DATASETS.NAMES``.
+
+    None for a pretrained text encoder, which has its own.
     """
-    return [build_captions(name, **_options(cfg, name)) for name in cfg.DATASETS.NAMES]
+    if cfg.T2IREID.BERT_BASE_PATH:
+        return None
+    stored = read_vocabulary(cfg.MODEL.WEIGHTS) if cfg.MODEL.WEIGHTS else None
+    if stored is not None:
+        return tokenizer_from_json(stored)
+    texts = set().union(*(_build(cfg, name).train.all_texts() for name in cfg.DATASETS.NAMES))
+    return learn_wordpiece(texts, cfg.T2IREID.BERT_CONFIG.get("vocab_size", 2000))
 
 
 def check_data(cfg: CfgNode) -> None:
-    """Shows the counts of each set in use beside the publishers', and looks at every image once, before a run.
+    """Prints the counts of each dataset beside the published ones and checks that every image exists, before a run.
 
     Raises:
         DataError: when files are missing or broken.
     """
     for name in dict.fromkeys((*cfg.DATASETS.NAMES, *cfg.DATASETS.TESTS)):
-        dataset = build_captions(name, **_options(cfg, name))
+        dataset = _build(cfg, name)
         if comm.is_main_process():
             dataset.show_summary()
             check_images(sorted({path for table in (dataset.train, dataset.gallery) for path, *_ in table}))
 
 
 def build_train_loader(cfg: CfgNode) -> Any:
-    """FastReID's training loader, with its sampler of ``DATALOADER.SAMPLER_TRAIN``, over captions with their images.
+    """FastReID's training loader and sampler over captions with their images.
 
     Raises:
         DataError: as `CaptionDataset`.
         ConfigError: when there are too few captions or identities for a batch.
     """
-    joined: Any = sum(build_sources(cfg))
-    captions = TextImageSet(
-        joined.train, tuple(cfg.INPUT.SIZE_TRAIN), _without_flip(cfg), cfg.INPUT.FLIP.PROB * cfg.INPUT.FLIP.ENABLED
-    )
+    joined: Any = sum(_build(cfg, name) for name in cfg.DATASETS.NAMES)
+    without_flip = cfg.clone()
+    without_flip.defrost()
+    without_flip.INPUT.FLIP.ENABLED = False
+    transform = build_transforms(without_flip, is_train=True)
+    flip = cfg.INPUT.FLIP.PROB * cfg.INPUT.FLIP.ENABLED
+    captions = TextImageSet(joined.train, tuple(cfg.INPUT.SIZE_TRAIN), transform, flip)
     check_schedule(cfg, len(captions), captions.num_classes)
-    cv2.setNumThreads(0)  # in each worker process its threads would only be in the way
+    cv2.setNumThreads(0)  # several worker processes use the cores already
     return build_reid_train_loader(cfg, train_set=captions)
 
 
 def build_test_loader(cfg: CfgNode, dataset_name: str) -> tuple[ChainedLoader, int]:
-    """FastReID's test loaders over the images and then the captions of a set, and the number of captions.
+    """FastReID's test loaders over the images, then the captions of a dataset, and the number of captions.
 
     Raises:
         DataError: as `CaptionDataset`.
     """
-    dataset = build_captions(dataset_name, **_options(cfg, dataset_name))
+    dataset = _build(cfg, dataset_name)
     transform = build_transforms(cfg, is_train=False)
     gallery = TextImageSet(dataset.gallery, tuple(cfg.INPUT.SIZE_TEST), transform, texts=False)
     queries = TextSet(dataset.query)
     cv2.setNumThreads(0)
-    workers = cfg.DATALOADER.NUM_WORKERS  # FastReID itself has four here, whatever the configuration says
+    workers = cfg.DATALOADER.NUM_WORKERS  # FastReID's own test loader always has 4
     loaders = [
         build_reid_test_loader(test_set, cfg.TEST.IMS_PER_BATCH, 0, num_workers)[0]
         for test_set, num_workers in ((gallery, workers), (queries, 0))
     ]
     return ChainedLoader(*loaders), len(queries)
-
-
-def _without_flip(cfg: CfgNode) -> ImageTransform:
-    changed = cfg.clone()
-    changed.defrost()
-    changed.INPUT.FLIP.ENABLED = False
-    return build_transforms(changed, is_train=True)
-
-
-def _options(cfg: CfgNode, name: str) -> dict[str, Any]:
-    """Identities are held out only of a set whose val split is evaluated on."""
-    has_val = name.removesuffix(VAL_SUFFIX) + VAL_SUFFIX in cfg.DATASETS.TESTS
-    return {"val_share": cfg.T2IREID.VAL_SHARE if has_val else 0.0, "val_seed": cfg.T2IREID.VAL_SEED}

@@ -1,7 +1,7 @@
-"""`T2IReIDModel` as a meta-architecture of FastReID, and the training terms as its head.
+"""`T2IReIDModel` as a meta-architecture of FastReID, with the loss terms as its head.
 
-The network is ``backbone`` and the terms are ``heads.losses``. So its names in FastReID's checkpoints begin with
-``backbone.``, and ``SOLVER.HEADS_LR_FACTOR`` acts on what the terms learn themselves.
+The model is ``backbone`` and the terms are ``heads.losses``: in FastReID's checkpoints the model's names begin with
+``backbone.``, and ``SOLVER.HEADS_LR_FACTOR`` applies to parameters of the terms.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ from t2ireid_plugin.engine.text_image import forward_for
 from t2ireid_plugin.errors import ConfigError, check_choice
 from t2ireid_plugin.integrations.fastreid.checks import check_pixels
 from t2ireid_plugin.integrations.fastreid.config import lower
-from t2ireid_plugin.integrations.fastreid.vocabulary import build_tokenizer
+from t2ireid_plugin.integrations.fastreid.loaders import build_tokenizer
 from t2ireid_plugin.losses import LossInputs, LossTerms
 from t2ireid_plugin.modeling.t2ireid import EMBED_DIM, T2IReIDModel
 
-# Which entry of a batch holds which text of an item: the choices of T2IREID.ID_INSTRUCTION and CLOTH_INSTRUCTION.
+# Choices of T2IREID.ID_INSTRUCTION and CLOTH_INSTRUCTION, with the key of the text in a batch.
 TEXT_KEYS = {"caption": "captions", "identity": "id_texts", "clothing": "cloth_texts"}
 
 
 @REID_HEADS_REGISTRY.register()
 class T2IReIDHead(nn.Module):
-    """The weighted training terms of ``T2IREID.LOSSES``, see `LossTerms` for the arguments."""
+    """The weighted loss terms of ``T2IREID.LOSSES``; for the arguments see `LossTerms`."""
 
     @configurable
     def __init__(
@@ -43,7 +43,7 @@ class T2IReIDHead(nn.Module):
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
-        """The arguments; a text encoder's vocabulary can be given beside ``cfg``."""
+        """The arguments from ``cfg``; ``vocab_size`` is passed beside it."""
         return {
             "terms": to_dict(cfg.T2IREID.LOSSES),
             "feature_dim": cfg.MODEL.BACKBONE.FEAT_DIM,
@@ -51,7 +51,7 @@ class T2IReIDHead(nn.Module):
         }
 
     def forward(self, features: LossInputs, targets: Tensor | None = None) -> dict[str, Tensor]:
-        """Each term times its weight as ``loss_<name>``; ``features`` hold the identities, so no ``targets``."""
+        """Each term times its weight as ``loss_<name>``; ``targets`` is unused, as ``features`` hold the identities."""
         values = self.losses.each(features)
         return {f"loss_{name}": self.losses.weights[name] * value for name, value in values.items()}
 
@@ -61,10 +61,10 @@ class T2IReIDBaseline(Baseline):
     """FastReID's baseline for images with texts.
 
     Args:
-        backbone: the network.
-        heads: what maps `LossInputs` to losses.
-        pixel_mean, pixel_std: of images with values from 0 to 255.
-        id_instruction, cloth_instruction: which text of an item the model reads as which, see `TEXT_KEYS`.
+        backbone: the model.
+        heads: maps `LossInputs` to losses.
+        pixel_mean, pixel_std: for images with values from 0 to 255.
+        id_instruction, cloth_instruction: text that describes the identity, and the clothing, see `TEXT_KEYS`.
     """
 
     backbone: T2IReIDModel
@@ -88,19 +88,19 @@ class T2IReIDBaseline(Baseline):
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
-        """The arguments, built.
+        """Builds the arguments.
 
         Raises:
-            ConfigError, EncoderError: as `T2IReIDModel` and `LossTerms`, and for settings that do not fit each other.
+            ConfigError, EncoderError: as `T2IReIDModel` and `LossTerms`, and for settings that do not fit together.
         """
         node, head = cfg.T2IREID, REID_HEADS_REGISTRY.get(cfg.MODEL.HEADS.NAME)
         if not (isinstance(head, type) and issubclass(head, T2IReIDHead)):
-            raise ConfigError(f"MODEL.HEADS.NAME: {cfg.MODEL.HEADS.NAME} must be T2IReIDHead, or a subclass of it")
+            raise ConfigError(f"MODEL.HEADS.NAME: {cfg.MODEL.HEADS.NAME} must be T2IReIDHead or a subclass")
         model = T2IReIDModel(
             {
                 "vit_pretrained": node.VIT_PRETRAINED or to_dict(node.VIT_CONFIG),
                 "bert_base_path": node.BERT_BASE_PATH or to_dict(node.BERT_CONFIG),
-                "num_classes": max(1, cfg.MODEL.HEADS.NUM_CLASSES),  # 0 where only to test
+                "num_classes": max(1, cfg.MODEL.HEADS.NUM_CLASSES),  # 0 for evaluation only
                 "disentangle": lower(node.DISENTANGLE),
                 "fusion": lower(node.FUSION),
                 "freeze_text": node.FREEZE_TEXT,
@@ -109,9 +109,9 @@ class T2IReIDBaseline(Baseline):
             }
         )
         check_pixels(cfg, model.preprocess, model.visual_encoder.config)
-        width, given = model.disentangle.id_linear.out_features, cfg.MODEL.BACKBONE.FEAT_DIM
-        if given != width:
-            raise ConfigError(f"MODEL.BACKBONE.FEAT_DIM: {given} must be {width}, the image encoder's width")
+        width, feat_dim = model.disentangle.id_linear.out_features, cfg.MODEL.BACKBONE.FEAT_DIM
+        if feat_dim != width:
+            raise ConfigError(f"MODEL.BACKBONE.FEAT_DIM: {feat_dim} must be {width}, the image encoder's width")
         return {
             "backbone": model,
             "heads": head(cfg, vocab_size=model.text_encoder.config.vocab_size),
@@ -122,11 +122,11 @@ class T2IReIDBaseline(Baseline):
         }
 
     def forward(self, batched_inputs: Mapping[str, Any] | Tensor) -> dict[str, Tensor] | Tensor:
-        """In training a batch to its losses; else images ``[B, 3, H, W]`` or ``B`` captions to embeddings ``[B, 256]``.
+        """Losses of a batch in training, embeddings ``[B, 256]`` of images or of captions in evaluation.
 
         Args:
-            batched_inputs: in training ``images`` with values from 0 to 255, ``targets [B]``, ``img_paths`` and the
-                texts of `TEXT_KEYS`; else ``images``, or ``captions`` alone, or a tensor of images.
+            batched_inputs: in training ``images [B, 3, H, W]`` from 0 to 255, ``targets [B]``, ``img_paths`` and the
+                texts of `TEXT_KEYS`; in evaluation ``images``, or ``captions``, or a tensor of images.
         """
         if not self.training:
             if isinstance(batched_inputs, Tensor) or "images" in batched_inputs:
@@ -134,19 +134,14 @@ class T2IReIDBaseline(Baseline):
             return self.backbone.encode_text(list(batched_inputs["captions"]))
         assert not isinstance(batched_inputs, Tensor)
         losses = self.heads(self._loss_inputs(batched_inputs))
-        return self._with_every_parameter(losses) if comm.get_world_size() > 1 else losses
-
-    def _with_every_parameter(self, losses: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The same losses, which now depend on each trained parameter, if only by a factor of zero.
-
-        FastReID's trainer on several GPUs waits for a gradient of each, and not every loss reaches all of them.
-        """
-        name = next(iter(losses))
-        nothing = sum(p.sum() for p in self.parameters() if p.requires_grad) * 0.0
-        return {**losses, name: losses[name] + nothing}
+        if comm.get_world_size() > 1:
+            # On several GPUs FastReID waits for the gradient of every parameter, and not all terms use all of them.
+            name = next(iter(losses))
+            losses[name] = losses[name] + 0.0 * sum(p.sum() for p in self.parameters() if p.requires_grad)
+        return losses
 
     def preprocess_image(self, batched_inputs: Mapping[str, Any] | Tensor) -> Tensor:
-        """Normalised images on the model's device; unlike FastReID's, without changing the batch."""
+        """Normalised images on the model's device; unlike FastReID's version it does not modify the batch."""
         images = batched_inputs if isinstance(batched_inputs, Tensor) else batched_inputs["images"]
         return (images.to(self.device) - self.pixel_mean) / self.pixel_std
 

@@ -12,64 +12,68 @@ from torch.optim import Optimizer
 
 from t2ireid_plugin.engine.optim import ENCODERS
 from t2ireid_plugin.integrations.fastreid import loaders
-from t2ireid_plugin.integrations.fastreid.checkpointer import PREFIX, Kept, T2IReIDCheckpointer
+from t2ireid_plugin.integrations.fastreid.checkpointer import PREFIX, SavedValue, T2IReIDCheckpointer
 from t2ireid_plugin.integrations.fastreid.evaluator import TextImageEvaluator
 from t2ireid_plugin.modeling.encoders.tokenizer import tokenizer_to_json
 
 
 class T2IReIDTrainer(DefaultTrainer):
-    """For any meta-architecture over our backbone: encoders with a learning rate of their own, checkpoints of ours."""
+    """Trainer for any meta-architecture with our backbone: learning rate of the encoders, our checkpoints."""
 
     checkpointer: Any
 
     def build_hooks(self) -> list[Any]:
-        """FastReID's, with our checkpointer."""
+        """FastReID's hooks, with our checkpointer."""
         stock = self.checkpointer
         self.checkpointer = T2IReIDCheckpointer(
-            stock.model, stock.save_dir, save_to_disk=stock.save_to_disk, **stock.checkpointables, **self._kept()
+            stock.model,
+            stock.save_dir,
+            save_to_disk=stock.save_to_disk,
+            **stock.checkpointables,
+            **self._saved_values(),
         )
         return super().build_hooks()
 
-    def _kept(self) -> dict[str, Kept]:
-        """What goes with the weights: the preprocessing, as `TextImageEngine` writes it."""
-        height, width = (2 * list(self.cfg.INPUT.SIZE_TEST))[:2]  # FastReID takes one number for both
+    def _saved_values(self) -> dict[str, SavedValue]:
+        """Preprocessing, to be saved with the weights as `TextImageEngine` does."""
+        height, width = (2 * list(self.cfg.INPUT.SIZE_TEST))[:2]  # FastReID allows one number for both
         mean, std = ([value / 255 for value in self.cfg.MODEL[key]] for key in ("PIXEL_MEAN", "PIXEL_STD"))
         preprocess = {"height": height, "width": width, "mean": mean, "std": std}
-        return {"preprocess": Kept("INPUT.SIZE_TEST, MODEL.PIXEL_MEAN or MODEL.PIXEL_STD", preprocess)}
+        return {"preprocess": SavedValue("INPUT.SIZE_TEST, MODEL.PIXEL_MEAN or MODEL.PIXEL_STD", preprocess)}
 
     @classmethod
     def build_optimizer(cls, cfg: CfgNode, model: nn.Module) -> tuple[Optimizer, Any]:
-        """FastReID's, over the parameters themselves, the encoders at ``T2IREID.ENCODER_LR_FACTOR``."""
+        """FastReID's optimizer, with ``T2IREID.ENCODER_LR_FACTOR`` for the encoders."""
         optimizer, parameters = build_optimizer(cfg, model, contiguous=False)
         prefixes = tuple(PREFIX + encoder for encoder in ENCODERS)
         encoders = {id(p) for name, p in model.named_parameters() if name.startswith(prefixes)}
-        for group in optimizer.param_groups:  # FastReID makes one of each parameter
+        for group in optimizer.param_groups:  # FastReID makes one group per parameter
             if id(group["params"][0]) in encoders:
                 group["lr"] *= cfg.T2IREID.ENCODER_LR_FACTOR
         return optimizer, parameters
 
 
 class TextImageTrainer(T2IReIDTrainer):
-    """For `T2IReIDBaseline`: loaders that keep the texts, and captions that find images."""
+    """Trainer for `T2IReIDBaseline`: loaders with texts, text-to-image evaluation."""
 
-    def _kept(self) -> dict[str, Kept]:
-        kept = super()._kept()
+    def _saved_values(self) -> dict[str, SavedValue]:
+        values = super()._saved_values()
         if not self.cfg.T2IREID.BERT_BASE_PATH:
             vocabulary = tokenizer_to_json(self.checkpointer.model.backbone.text_cache.tokenizer)
-            kept["tokenizer"] = Kept("vocabulary", vocabulary)
-        return kept
+            values["tokenizer"] = SavedValue("vocabulary", vocabulary)
+        return values
 
     @classmethod
     def build_train_loader(cls, cfg: CfgNode) -> Any:
-        """Captions with their images."""
+        """Loader of captions with their images."""
         return loaders.build_train_loader(cfg)
 
     @classmethod
     def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> Any:
-        """Images, then captions; and the number of captions."""
+        """Loader of images, then captions; and the number of captions."""
         return loaders.build_test_loader(cfg, dataset_name)
 
     @classmethod
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str, output_dir: str | None = None) -> tuple[Any, Any]:
-        """The loader and `TextImageEvaluator`."""
+        """The test loader and a `TextImageEvaluator`."""
         return cls.build_test_loader(cfg, dataset_name)[0], TextImageEvaluator()

@@ -1,7 +1,7 @@
 """Tests against FastReID's real source: `make test-fastreid FASTREID_SRC=path`.
 
-FastReID is no package that could be installed, so without FASTREID_SRC, and where it is not importable already, nothing
-of this folder is collected. tests/integrations/test_without_fastreid.py runs everywhere.
+FastReID is not an installable package: without FASTREID_SRC, and if it is not importable, nothing in this folder is
+collected. tests/integrations/fastreid/test_without_fastreid.py needs no FastReID.
 """
 
 import importlib.util

@@ -1,4 +1,4 @@
-"""One file in our engine, in FastReID's Checkpointer, and in the model alone: the same embeddings."""
+"""Checkpoints of our engine and of FastReID give the same embeddings in both."""
 
 import pytest
 import torch
@@ -15,7 +15,7 @@ TEXTS = ["A man in a red coat.", "A woman with long hair and a blue dress carrie
 
 
 def pixels():
-    """Values from 0 to 255, as FastReID's models take them."""
+    """Values from 0 to 255, FastReID's input."""
     return 255 * torch.rand(3, 3, 32, 16, generator=torch.Generator().manual_seed(5))
 
 
@@ -24,7 +24,7 @@ def normalised():
 
 
 def our_model(tiny_run, weights):
-    """As `t2ireid test` builds and fills it."""
+    """The model of `t2ireid test`."""
     cfg = load_cfg(tiny_run.folder / "config.yaml")
     return build.build_model(cfg, build.build_tokenizer(cfg, (), weights), 24).load_param(weights).eval()
 
@@ -40,7 +40,7 @@ def assert_same(arch, model):
 
 
 @pytest.mark.parametrize("name", ["best.pth", "last.pth"])
-def test_our_files_load_in_fastreid(tiny_run, make_cfg, text_image_yaml, name) -> None:
+def test_our_checkpoints_load_in_fastreid(tiny_run, make_cfg, text_image_yaml, name) -> None:
     weights = tiny_run.folder / name
     arch = fastreid_model(make_cfg, text_image_yaml, weights)
     T2IReIDCheckpointer(arch).load(str(weights))
@@ -51,8 +51,8 @@ def test_our_files_load_in_fastreid(tiny_run, make_cfg, text_image_yaml, name) -
 
 
 @pytest.mark.parametrize("name", ["model_best.pth", "model_final.pth"])
-def test_fastreids_files_load_in_ours(text_image_run, tiny_run, make_cfg, name) -> None:
-    """Written by FastReID, read back by its stock Checkpointer on one side and by load_param on the other."""
+def test_fastreids_checkpoints_load_in_our_model(text_image_run, tiny_run, make_cfg, name) -> None:
+    """Read by FastReID's own Checkpointer and by load_param."""
     weights = text_image_run.folder / name
     arch = fastreid_model(make_cfg, text_image_run.yaml, weights)
     Checkpointer(arch).load(str(weights))
@@ -63,7 +63,7 @@ def test_fastreids_files_load_in_ours(text_image_run, tiny_run, make_cfg, name) 
     assert_same(arch, model)
 
 
-def test_there_and_back_again(tiny_run, make_cfg, text_image_yaml, tmp_path) -> None:
+def test_round_trip_through_fastreid(tiny_run, make_cfg, text_image_yaml, tmp_path) -> None:
     weights = tiny_run.folder / "best.pth"
     arch = fastreid_model(make_cfg, text_image_yaml, weights)
     T2IReIDCheckpointer(arch).load(str(weights))
@@ -74,7 +74,7 @@ def test_there_and_back_again(tiny_run, make_cfg, text_image_yaml, tmp_path) -> 
 
 
 def test_safetensors_load_in_fastreid(tiny_run, make_cfg, text_image_yaml, tmp_path) -> None:
-    """What `t2ireid export` writes, with its tokenizer beside it."""
+    """Written by `t2ireid export`, with the tokenizer beside it."""
     from t2ireid_plugin.integrations.huggingface.export import export
 
     weights = export(tiny_run.folder, tmp_path / "exported") / "model.safetensors"
@@ -84,8 +84,8 @@ def test_safetensors_load_in_fastreid(tiny_run, make_cfg, text_image_yaml, tmp_p
 
 
 @pytest.mark.parametrize("way", ["MODEL.WEIGHTS", "MODEL.BACKBONE.PRETRAIN_PATH"])
-def test_our_files_fill_the_backbone_for_images(tiny_run, make_cfg, image_yaml, way) -> None:
-    """Without FastReID's neck its features are the embeddings before they are normalised."""
+def test_our_checkpoints_load_into_the_image_backbone(tiny_run, make_cfg, image_yaml, way) -> None:
+    """Without FastReID's neck, its features are the embeddings before normalisation."""
     weights = str(tiny_run.folder / "best.pth")
     pretrain = ("MODEL.BACKBONE.PRETRAIN", "True") if way == "MODEL.BACKBONE.PRETRAIN_PATH" else ()
     words = (way, weights, "MODEL.HEADS.WITH_BNNECK", "False", "MODEL.HEADS.NUM_CLASSES", "24", *pretrain)
@@ -98,7 +98,7 @@ def test_our_files_fill_the_backbone_for_images(tiny_run, make_cfg, image_yaml, 
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
 
 
-def test_a_backbone_trained_on_images_fills_our_model(image_run, tiny_run, make_cfg) -> None:
+def test_a_backbone_trained_on_images_loads_into_our_model(image_run, tiny_run, make_cfg) -> None:
     weights = image_run.folder / "model_final.pth"
     words = ("MODEL.HEADS.WITH_BNNECK", "False", "MODEL.HEADS.NUM_CLASSES", "24")
     arch = build_model(make_cfg(image_run.yaml, *words)).eval()
@@ -110,8 +110,8 @@ def test_a_backbone_trained_on_images_fills_our_model(image_run, tiny_run, make_
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
 
 
-def test_a_file_that_fits_nothing_is_refused(make_cfg, image_yaml, tmp_path) -> None:
-    """FastReID would say so in a line of the log, and go on with random weights."""
+def test_a_checkpoint_of_another_model_is_refused(make_cfg, image_yaml, tmp_path) -> None:
+    """FastReID would only log it and continue with random weights."""
     torch.save({"model": {"conv1.weight": torch.zeros(3)}}, tmp_path / "foreign.pth")
     arch = build_model(make_cfg(image_yaml, "MODEL.HEADS.NUM_CLASSES", "24"))
     with pytest.raises(CheckpointError, match="none of its 1 tensors fits"):
@@ -120,8 +120,8 @@ def test_a_file_that_fits_nothing_is_refused(make_cfg, image_yaml, tmp_path) -> 
         T2IReIDCheckpointer(arch).load(str(tmp_path / "missing.pth"))
 
 
-def test_going_on_with_another_vocabulary_is_refused(text_image_run, run_tool, benchmark_root, tmp_path) -> None:
-    """The same classes, other captions: the words' numbers would have changed their meaning unnoticed."""
+def test_resuming_with_another_vocabulary_is_refused(text_image_run, run_tool, benchmark_root, tmp_path) -> None:
+    """The same identities with other captions: token ids would have another meaning."""
     for name in ("model_final.pth", "last_checkpoint"):
         (tmp_path / name).write_bytes((text_image_run.folder / name).read_bytes())
     words = ("OUTPUT_DIR", tmp_path, "SOLVER.MAX_EPOCH", 4, "T2IREID.BERT_CONFIG.vocab_size", 290)

@@ -1,4 +1,4 @@
-"""`enable_compatibility`, step by step in a process of its own, since this one has called it long ago."""
+"""`enable_compatibility`, step by step in a fresh process, since this one has called it already."""
 
 import json
 import subprocess
@@ -18,7 +18,7 @@ import torch
 from t2ireid_plugin.integrations import fastreid as plugin
 
 def trains():
-    "Whether a step of what FastReID's trainer builds changes a weight."
+    "True if a step of FastReID's optimizer changes a weight."
     import fastreid.engine.defaults
     from fastreid.config import get_cfg
     model = torch.nn.Linear(3, 2)
@@ -32,52 +32,52 @@ def trains():
 def here():
     return [hasattr(collections, "Mapping"), "fastreid.engine" in sys.modules]
 
-found = {"after_import": here()}
+steps = {"after_import": here()}
 try:
     plugin.register()
 except ImportError as error:
-    found["refused"] = f"{type(error).__name__}: {error}"
-found["after_register"] = here()
+    steps["refused"] = f"{type(error).__name__}: {error}"
+steps["after_register"] = here()
 collections.Mapping = collections.abc.Mapping
-found["imports_mended_by_hand"] = trains()
+steps["imports_fixed_by_hand"] = trains()
 plugin.enable_compatibility()
-found["enabled"] = trains()
+steps["enabled"] = trains()
 plugin.register()
 plugin.enable_compatibility()
 plugin.register()
-found["again"] = trains()
-print(json.dumps(found))
+steps["again"] = trains()
+print(json.dumps(steps))
 """
 
 
 @pytest.fixture(scope="module")
-def found():
+def steps():
     done = subprocess.run([sys.executable, "-W", "ignore", "-c", STEPS], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def test_importing_the_integration_changes_nothing(found) -> None:
-    assert found["after_import"] == [False, False]
-    assert found["after_register"] == [False, False]
+def test_importing_the_integration_patches_nothing(steps) -> None:
+    assert steps["after_import"] == [False, False]
+    assert steps["after_register"] == [False, False]
 
 
-def test_without_it_the_integration_says_what_to_call(found) -> None:
-    assert found["refused"].startswith("DependencyError: FastReID's source does not import")
-    assert "enable_compatibility() before it" in found["refused"]
+def test_register_without_it_names_the_function_to_call(steps) -> None:
+    assert steps["refused"].startswith("DependencyError: FastReID: the source cannot be imported")
+    assert "enable_compatibility() first" in steps["refused"]
 
 
-def test_fastreids_own_optimizer_trains_nothing_without_it(found) -> None:
-    """Why it must be called even by those who have mended the imports: on PyTorch 2 nothing moves, without a word."""
-    assert not found["imports_mended_by_hand"]
-    assert found["enabled"]
+def test_without_it_fastreids_optimizer_changes_no_weight(steps) -> None:
+    """On PyTorch 2 and with working imports, and without any message."""
+    assert not steps["imports_fixed_by_hand"]
+    assert steps["enabled"]
 
 
-def test_it_may_be_called_again(found) -> None:
-    assert found["again"]
+def test_it_can_be_called_again(steps) -> None:
+    assert steps["again"]
 
 
-def test_everything_is_in_fastreids_registries() -> None:
+def test_all_parts_are_in_fastreids_registries() -> None:
     assert callable(BACKBONE_REGISTRY.get("build_t2ireid_backbone"))
     assert callable(REID_HEADS_REGISTRY.get("T2IReIDHead"))
     assert callable(META_ARCH_REGISTRY.get("T2IReIDBaseline"))

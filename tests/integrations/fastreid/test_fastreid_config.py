@@ -1,4 +1,4 @@
-"""Our keys in FastReID's configuration, and what its command line refuses."""
+"""Our keys in FastReID's configuration, and errors of the command line."""
 
 import logging
 
@@ -12,17 +12,17 @@ from t2ireid_plugin.losses import LOSSES, LossTerms
 
 
 def refused(capsys, *words):
-    """The one line that the command leaves, and its status."""
+    """The one line of an error that the command ends with."""
     status = main([str(word) for word in words])
     lines = capsys.readouterr().err.splitlines()
     assert status == 2
     assert not any("Traceback" in line for line in lines)
     (error,) = (line for line in lines if line.startswith("error: "))
-    assert error == lines[-1]  # before it there are warnings of libraries at most
+    assert error == lines[-1]  # only warnings of libraries may precede it
     return error
 
 
-def test_the_defaults_are_those_of_the_losses_and_unknown_terms_are_refused() -> None:
+def test_loss_defaults_are_valid_and_unknown_terms_are_refused() -> None:
     cfg = get_cfg()
     add_t2ireid_config(cfg)
     assert set(cfg.T2IREID.LOSSES) == set(LOSSES)
@@ -40,35 +40,35 @@ def test_the_configurations_load_and_survive_fastreids_dump(make_cfg, configs, n
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         (("T2IREID.FUSSION.TYPE", "x"), "Non-existent key: T2IREID.FUSSION.TYPE"),
         (("T2IREID.MAX_LENGTH", "'long'"), "T2IREID.MAX_LENGTH"),
         (("SOLVER.BASE_LR",), "pairs of KEY VALUE"),
-        (("SOLVER.BASE_LR", "1e-3", "--resume"), "--resume stands among the settings"),
+        (("SOLVER.BASE_LR", "1e-3", "--resume"), "--resume: FastReID ignores options after the settings"),
         (("MODEL.DEVICE", "cuda"), "MODEL.DEVICE"),
         (("DATASETS.NAMES", "('Market1501',)"), "unknown 'Market1501'; valid: cuhkpedes, cuhkpedes_val"),
-        (("DATASETS.NAMES", "('cuhkpedes_val',)"), "names a val split"),
+        (("DATASETS.NAMES", "('cuhkpedes_val',)"), "contains a val split"),
         (("DATASETS.COMBINEALL", "True"), "test identities"),
         (("TEST.FLIP.ENABLED", "True"), "TEST.FLIP.ENABLED"),
         (("TEST.METRIC", "euclidean"), "TEST.METRIC"),
         (("DATALOADER.SAMPLER_TRAIN", "SetReWeightSampler"), "valid: TrainingSampler"),
-        (("SOLVER.IMS_PER_BATCH", "30"), "no multiple of DATALOADER.NUM_INSTANCE 4"),
+        (("SOLVER.IMS_PER_BATCH", "30"), "not a multiple of DATALOADER.NUM_INSTANCE 4"),
         (("SOLVER.IMS_PER_BATCH", "1"), "at least 2"),
-        (("DATALOADER.SAMPLER_TRAIN", "TrainingSampler"), "LOSSES.fused_query compares photos of one person"),
+        (("DATALOADER.SAMPLER_TRAIN", "TrainingSampler"), "LOSSES.fused_query compares images of the same identity"),
     ],
 )
-def test_what_cannot_work_is_one_line(capsys, text_image_yaml, words, said, monkeypatch) -> None:
+def test_a_bad_setting_is_a_one_line_error(capsys, text_image_yaml, words, message, monkeypatch) -> None:
     monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
-    assert said in refused(capsys, "--config-file", text_image_yaml, *words)
+    assert message in refused(capsys, "--config-file", text_image_yaml, *words)
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         (("SOLVER.IMS_PER_BATCH", "800"), "more than the 192 captions"),
-        (("SOLVER.IMS_PER_BATCH", "160"), "has 24 identities, but a batch takes 40"),
-        (("SOLVER.WARMUP_ITERS", "100"), "SOLVER.MAX_EPOCH: 2 leaves nothing after SOLVER.WARMUP_ITERS"),
+        (("SOLVER.IMS_PER_BATCH", "160"), "has 24 identities, a batch needs 40"),
+        (("SOLVER.WARMUP_ITERS", "100"), "SOLVER.MAX_EPOCH: 2 leaves no epoch after SOLVER.WARMUP_ITERS"),
         (("INPUT.SIZE_TEST", "[33, 16]"), "INPUT.SIZE_TEST"),
         (("T2IREID.LOSSES.info_nce.tau", "0.0"), "info_nce"),
         (("MODEL.HEADS.NAME", "EmbeddingHead"), "must be T2IReIDHead"),
@@ -76,30 +76,30 @@ def test_what_cannot_work_is_one_line(capsys, text_image_yaml, words, said, monk
         (("MODEL.WEIGHTS", "nowhere.pth"), "no checkpoint at 'nowhere.pth'"),
     ],
 )
-def test_what_the_data_or_the_model_cannot_do_is_one_line_too(
-    capsys, text_image_yaml, synthetic, monkeypatch, tmp_path, words, said
+def test_a_setting_that_does_not_fit_data_or_model_is_a_one_line_error(
+    capsys, text_image_yaml, synthetic, monkeypatch, tmp_path, words, message
 ) -> None:
     monkeypatch.setenv("FASTREID_DATASETS", str(synthetic.root))
-    assert said in refused(capsys, "--config-file", text_image_yaml, "OUTPUT_DIR", tmp_path, *words)
+    assert message in refused(capsys, "--config-file", text_image_yaml, "OUTPUT_DIR", tmp_path, *words)
 
 
-def test_missing_data_is_one_line(capsys, text_image_yaml, monkeypatch, tmp_path) -> None:
+def test_missing_data_is_a_one_line_error(capsys, text_image_yaml, monkeypatch, tmp_path) -> None:
     monkeypatch.setenv("FASTREID_DATASETS", str(tmp_path))
     assert "CUHK-PEDES" in refused(capsys, "--config-file", text_image_yaml, "OUTPUT_DIR", tmp_path)
 
 
-def test_files_and_flags_that_are_missing(capsys, text_image_yaml, tmp_path) -> None:
+def test_missing_files_and_flags_are_one_line_errors(capsys, text_image_yaml, tmp_path) -> None:
     assert "no configuration file 'nowhere.yml'" in refused(capsys, "--config-file", "nowhere.yml")
     assert "needs MODEL.WEIGHTS" in refused(capsys, "--config-file", text_image_yaml, "--eval-only")
     (tmp_path / "broken.yml").write_text("MODEL: [1, 2")
     assert "broken.yml" in refused(capsys, "--config-file", tmp_path / "broken.yml")
     (tmp_path / "orphan.yml").write_text("_BASE_: nowhere.yml")
     assert "nowhere.yml" in refused(capsys, "--config-file", tmp_path / "orphan.yml")
-    assert "--num-gpus 64" in refused(capsys, "--config-file", text_image_yaml, "--num-gpus", "64")
+    assert "--num-gpus: 64" in refused(capsys, "--config-file", text_image_yaml, "--num-gpus", "64")
 
 
-def test_another_normalisation_than_the_encoders_is_said(make_cfg, image_yaml, caplog, monkeypatch) -> None:
-    monkeypatch.setattr(logging.getLogger("fastreid"), "propagate", True)  # FastReID's own handlers take it else
+def test_another_normalisation_than_the_encoders_gives_a_warning(make_cfg, image_yaml, caplog, monkeypatch) -> None:
+    monkeypatch.setattr(logging.getLogger("fastreid"), "propagate", True)  # FastReID turns it off
     words = ("MODEL.HEADS.NUM_CLASSES", "3", "MODEL.PIXEL_MEAN", "[123.675, 116.28, 103.53]")
     build_model(make_cfg(image_yaml, *words))
-    assert "MODEL.PIXEL_MEAN: [123.675, 116.28, 103.53] is not the image encoder's own" in caplog.text
+    assert "MODEL.PIXEL_MEAN: [123.675, 116.28, 103.53] differs from the image encoder's" in caplog.text

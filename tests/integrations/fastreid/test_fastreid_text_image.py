@@ -34,7 +34,7 @@ def lines(folder):
 # Training
 
 
-def test_training_writes_what_fastreid_users_expect(text_image_run) -> None:
+def test_training_writes_fastreids_files(text_image_run) -> None:
     folder = text_image_run.folder
     for name in ("config.yaml", "log.txt", "metrics.json", "model_best.pth", "model_final.pth", "last_checkpoint"):
         assert (folder / name).is_file(), name
@@ -45,7 +45,7 @@ def test_training_writes_what_fastreid_users_expect(text_image_run) -> None:
     assert set(text_image_run.results) == {"cuhkpedes_val", "cuhkpedes"}
 
 
-def test_the_best_is_chosen_on_val_which_is_named_first(text_image_run) -> None:
+def test_the_best_checkpoint_is_chosen_on_val(text_image_run) -> None:
     names = ("model_0000", "model_final", "model_best")
     first, final, best = (torch.load(text_image_run.folder / f"{name}.pth", weights_only=True) for name in names)
     assert final["metric"] == pytest.approx(text_image_run.results["cuhkpedes_val"]["metric"])
@@ -55,15 +55,15 @@ def test_the_best_is_chosen_on_val_which_is_named_first(text_image_run) -> None:
     assert all(torch.equal(value, best["model"][name]) for name, value in chosen["model"].items())
 
 
-def test_it_learns(run_tool, synthetic, text_image_yaml, tmp_path) -> None:
-    """It learns so few people by heart: the loss falls far, which it could not with weights that stand still."""
+def test_training_reduces_the_loss(run_tool, synthetic, text_image_yaml, tmp_path) -> None:
+    """The loss of a few people falls far, which it could not with constant weights."""
     words = ("SOLVER.MAX_EPOCH", 12, "SOLVER.BASE_LR", 3e-3, "TEST.EVAL_PERIOD", 12, "SOLVER.CHECKPOINT_PERIOD", 12)
     run_tool(synthetic.root, text_image_yaml, "OUTPUT_DIR", tmp_path, *words)
     losses = [line["total_loss"] for line in lines(tmp_path) if "total_loss" in line]
     assert losses[-1] < 0.75 * losses[0]
 
 
-def test_training_goes_on_where_it_was_saved(run_tool, synthetic, text_image_yaml, tmp_path) -> None:
+def test_training_resumes_from_a_checkpoint(run_tool, synthetic, text_image_yaml, tmp_path) -> None:
     words = ("OUTPUT_DIR", tmp_path, "SOLVER.MAX_EPOCH")
     run_tool(synthetic.root, text_image_yaml, *words, 2)
     first = torch.load(tmp_path / "model_final.pth", weights_only=True)
@@ -75,20 +75,20 @@ def test_training_goes_on_where_it_was_saved(run_tool, synthetic, text_image_yam
     assert first["tokenizer"] == last["tokenizer"]
 
 
-def test_the_losses_are_ours_weighted(at_synthetic, make_cfg, text_image_yaml) -> None:
-    """A batch through FastReID's loader and our meta-architecture, against the model and `LossTerms` by hand."""
+def test_losses_equal_our_weighted_terms(at_synthetic, make_cfg, text_image_yaml) -> None:
+    """A batch of FastReID's loader in our meta-architecture, against the model and `LossTerms` called directly."""
     cfg = make_cfg(text_image_yaml, "MODEL.HEADS.NUM_CLASSES", str(at_synthetic.train_ids), *every_term())
     torch.manual_seed(0)
     arch = build_model(cfg).train()
     assert isinstance(arch, T2IReIDBaseline)
     batch = next(iter(build_train_loader(cfg)))
-    kept = batch["images"].clone()
+    before = batch["images"].clone()
     torch.manual_seed(1)
     with EventStorage(0) as storage:
         storage.epoch = 3
-        found = arch(batch)
-    assert torch.equal(batch["images"], kept)  # FastReID's own normalisation would have changed it
-    assert set(found) == {f"loss_{name}" for name in LOSSES}
+        losses = arch(batch)
+    assert torch.equal(batch["images"], before)  # FastReID normalises in place
+    assert set(losses) == {f"loss_{name}" for name in LOSSES}
 
     torch.manual_seed(1)
     terms: LossTerms = arch.heads.losses
@@ -105,12 +105,12 @@ def test_the_losses_are_ours_weighted(at_synthetic, make_cfg, text_image_yaml) -
         **masked._asdict(),
     )
     total, values = terms(inputs)
-    assert sum(found.values()).item() == pytest.approx(total.item(), rel=1e-4)
+    assert sum(losses.values()).item() == pytest.approx(total.item(), rel=1e-4)
     for name, value in values.items():
-        assert found[f"loss_{name}"].item() == pytest.approx(0.5 * value.item(), rel=1e-3, abs=1e-5), name
+        assert losses[f"loss_{name}"].item() == pytest.approx(0.5 * value.item(), rel=1e-3, abs=1e-5), name
 
 
-def test_every_parameter_that_is_trained_is_in_the_optimizer(at_synthetic, make_cfg, text_image_yaml) -> None:
+def test_the_optimizer_has_every_trained_parameter(at_synthetic, make_cfg, text_image_yaml) -> None:
     from t2ireid_plugin.integrations.fastreid.trainer import TextImageTrainer
 
     words = ("T2IREID.ENCODER_LR_FACTOR", "0.1", "SOLVER.HEADS_LR_FACTOR", "2.0", "MODEL.HEADS.NUM_CLASSES", "24")
@@ -127,8 +127,8 @@ def test_every_parameter_that_is_trained_is_in_the_optimizer(at_synthetic, make_
     assert not any(name.startswith("backbone.text_encoder") for name in names)  # frozen
 
 
-def test_several_gpus_get_a_gradient_of_every_parameter(at_synthetic, make_cfg, text_image_yaml, monkeypatch, tmp_path):
-    """FastReID wraps the model in DistributedDataParallel, which fails in the second step where one has none."""
+def test_every_parameter_has_a_gradient_on_several_gpus(at_synthetic, make_cfg, text_image_yaml, monkeypatch, tmp_path):
+    """FastReID's DistributedDataParallel fails in the second step if a parameter has none."""
     cfg = make_cfg(text_image_yaml, "MODEL.HEADS.NUM_CLASSES", str(at_synthetic.train_ids))
     model, batch = build_model(cfg).train(), next(iter(build_train_loader(cfg)))
 
@@ -160,7 +160,7 @@ def test_fastreids_samplers_draw_captions(at_synthetic, make_cfg, text_image_yam
     for _ in range(3):
         batch = next(loader)
         assert batch["images"].shape == (32, 3, 32, 16)
-        assert batch["images"].max() > 200  # 0..255, as FastReID's models take them
+        assert batch["images"].max() > 200  # FastReID's models take 0 to 255
         pids, counts = np.unique(batch["targets"].numpy(), return_counts=True)
         assert set(pids) <= set(range(at_synthetic.train_ids))
         if sampler != "TrainingSampler":
@@ -170,7 +170,7 @@ def test_fastreids_samplers_draw_captions(at_synthetic, make_cfg, text_image_yam
             assert all(batch[name])
 
 
-def test_a_flip_changes_the_sides_in_the_texts(cuhk, make_cfg, text_image_yaml, monkeypatch) -> None:
+def test_a_flip_swaps_left_and_right_in_the_texts(cuhk, make_cfg, text_image_yaml, monkeypatch) -> None:
     for row in cuhk.rows:
         row["captions"] = ["She holds a bag in her left hand.", "Right of her is a car."]
     monkeypatch.setenv("FASTREID_DATASETS", str(cuhk.save()))
@@ -184,14 +184,14 @@ def test_a_flip_changes_the_sides_in_the_texts(cuhk, make_cfg, text_image_yaml, 
     assert [flipped[index]["captions"] for index in range(2)] == swapped
 
 
-def test_augmentation_is_what_input_says(at_synthetic, make_cfg, text_image_yaml) -> None:
+def test_augmentation_follows_input(at_synthetic, make_cfg, text_image_yaml) -> None:
     words = ["INPUT.FLIP.ENABLED", "False", "INPUT.REA.ENABLED", "True", "INPUT.REA.PROB", "1.0"]
     erased = build_train_loader(make_cfg(text_image_yaml, *words, "INPUT.REA.VALUE", "[1.0, 2.0, 3.0]")).dataset[0]
     painted = (erased["images"] == torch.tensor([1.0, 2.0, 3.0]).view(3, 1, 1)).all(dim=0)
     assert painted.float().mean() > 0.01
 
 
-def test_the_test_loader_gives_every_image_once_and_every_caption(at_synthetic, make_cfg, text_image_yaml) -> None:
+def test_the_test_loader_yields_every_image_once_and_every_caption(at_synthetic, make_cfg, text_image_yaml) -> None:
     loader, queries = build_test_loader(make_cfg(text_image_yaml), "cuhkpedes")
     assert queries == at_synthetic.test_ids * at_synthetic.photos * at_synthetic.captions
     batches = list(loader)
@@ -206,18 +206,18 @@ def test_the_test_loader_gives_every_image_once_and_every_caption(at_synthetic, 
 # Evaluation
 
 
-def test_the_evaluation_is_that_of_our_engine(tiny_run, run_tool, synthetic, text_image_yaml, tmp_path) -> None:
-    """Weights of our engine, tested by FastReID: the figures of the run's own results.json."""
+def test_evaluation_equals_our_engines(tiny_run, run_tool, synthetic, text_image_yaml, tmp_path) -> None:
+    """Weights of our engine evaluated by FastReID, against the run's results.json."""
     weights = ("MODEL.WEIGHTS", tiny_run.folder / "best.pth")
     tests = ("DATASETS.TESTS", "('cuhkpedes',)")
-    found = run_tool(synthetic.root, text_image_yaml, "--eval-only", "OUTPUT_DIR", tmp_path, *weights, *tests)
+    results = run_tool(synthetic.root, text_image_yaml, "--eval-only", "OUTPUT_DIR", tmp_path, *weights, *tests)
     expected = tiny_run.results["metrics"]["cuhkpedes"]["t2i"]
     for ours, theirs in METRICS:
-        assert found[theirs] == pytest.approx(100 * expected[ours], abs=1e-9), ours
-    assert found["metric"] == pytest.approx((found["Rank-1"] + found["mAP"]) / 2)
+        assert results[theirs] == pytest.approx(100 * expected[ours], abs=1e-9), ours
+    assert results["metric"] == pytest.approx((results["Rank-1"] + results["mAP"]) / 2)
 
 
-def test_our_engine_finds_the_same_with_fastreids_weights(text_image_run, tiny_settings, tmp_path) -> None:
+def test_our_engine_gives_the_same_metrics_for_fastreids_weights(text_image_run, tiny_settings, tmp_path) -> None:
     words = tiny_settings(tmp_path, model__load_weights=text_image_run.folder / "model_final.pth")
     assert t2ireid(["test", *words]) == 0
     results = json.loads((tmp_path / "results.json").read_text())["metrics"]["cuhkpedes"]["t2i"]
@@ -225,7 +225,9 @@ def test_our_engine_finds_the_same_with_fastreids_weights(text_image_run, tiny_s
         assert 100 * results[ours] == pytest.approx(text_image_run.results["cuhkpedes"][theirs], abs=1e-9), ours
 
 
-def test_val_is_held_out_where_a_set_has_none(benchmark_root, run_tool, text_image_yaml, make_cfg, monkeypatch) -> None:
+def test_val_is_held_out_if_a_dataset_has_none(
+    benchmark_root, run_tool, text_image_yaml, make_cfg, monkeypatch
+) -> None:
     monkeypatch.setenv("FASTREID_DATASETS", str(benchmark_root("icfgpedes")))
     names = ("DATASETS.NAMES", "('icfgpedes',)", "DATASETS.TESTS")
     alone = build_train_loader(make_cfg(text_image_yaml, *names, "('icfgpedes',)")).dataset
@@ -236,10 +238,10 @@ def test_val_is_held_out_where_a_set_has_none(benchmark_root, run_tool, text_ima
     assert trained.isdisjoint(path for path, *_ in held_out.loaders[0].dataset.items)
 
 
-# Images alone of the same sets
+# Images alone
 
 
-def test_captions_are_refused_as_queries_of_images(at_synthetic) -> None:
+def test_evaluation_on_images_alone_is_refused(at_synthetic) -> None:
     from fastreid.data.datasets import DATASET_REGISTRY
 
     from t2ireid_plugin.errors import ConfigError
