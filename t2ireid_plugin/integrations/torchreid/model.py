@@ -1,8 +1,8 @@
-"""The image side of `T2IReIDModel` under torchreid's contract, for its image engines and tools.
+"""Image branch of `T2IReIDModel` as a torchreid model, for torchreid's image engines and tools.
 
-The classifier is not that of `T2IReIDModel`, and is called what torchreid's users expect: ``classifier``. It reads the
-embedding that is tested, not the wider features that `T2IReIDModel.id_classifier` reads: torchreid's softmax engine
-knows no other loss, and would leave the projection to the embedding untrained.
+Its ``classifier`` has torchreid's usual name and reads the embedding that is evaluated. `T2IReIDModel.id_classifier`
+reads the wider features before the projection, which would then stay untrained in torchreid's softmax engine: the
+classifier's is its only loss.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from t2ireid_plugin.errors import ConfigError, InputError, check_choice
+from t2ireid_plugin.errors import ConfigError, InputError, check_choice, check_keys
 from t2ireid_plugin.modeling.checkpoint import LoadReport, load_weights
 from t2ireid_plugin.modeling.disentangle import build_disentangle
 from t2ireid_plugin.modeling.encoders.loading import IMAGE_KEY, encoder_config
@@ -23,21 +23,21 @@ from t2ireid_plugin.modeling.image_embedder import BRANCHES, ImageEmbedder
 from t2ireid_plugin.modeling.t2ireid import DEFAULTS, NUM_HEADS
 
 LOSSES = ("softmax", "triplet")
-OPTIONS = ("branch", IMAGE_KEY, "disentangle")  # of a variant, all optional
+OPTIONS = ("branch", IMAGE_KEY, "disentangle")  # for `register_model_variant`
 
 
 class T2IReIDImageModel(ImageEmbedder):
-    """Images to embeddings of the identity branch, the clothing branch, or both one after the other.
+    """Embeds images by the identity branch, the clothing branch, or both concatenated.
 
-    In eval mode ``forward`` returns the embeddings ``[B, 256]`` (``[B, 512]`` for both) of unit norm, those of
-    `T2IReIDModel`. In training it returns logits ``[B, num_classes]`` with ``loss="softmax"``, and logits and
-    embeddings with ``loss="triplet"``.
+    In eval mode ``forward`` returns the embeddings of `T2IReIDModel`, ``[B, 256]`` (``[B, 512]`` for both) with unit
+    norm. In training it returns logits ``[B, num_classes]`` with ``loss="softmax"``, and logits and embeddings with
+    ``loss="triplet"``.
 
     Args:
-        num_classes: training identities.
+        num_classes: number of training identities.
         loss: ``softmax`` or ``triplet``.
-        pretrained: load the image encoder's weights. Without it the encoder has random ones, and nothing is read but
-            the ``config.json`` of a ``vit_pretrained`` other than the default.
+        pretrained: load the image encoder's weights; False for random weights, for which at most the ``config.json``
+            of ``vit_pretrained`` is read.
         branch: ``identity``, ``clothing`` or ``both``.
         vit_pretrained: a folder, a hub id, or a mapping that configures an encoder with random weights, as for
             `T2IReIDModel`.
@@ -61,7 +61,7 @@ class T2IReIDImageModel(ImageEmbedder):
         check_choice("loss", loss, LOSSES)
         if num_classes < 1:
             raise ConfigError(f"num_classes: {num_classes} must be at least 1")
-        # The default is ViT-B/16, which the library's own default configuration is: no file is needed for its shape.
+        # The default is ViT-B/16, the same as transformers' default configuration: no file is needed for its shape.
         source = {} if vit_pretrained == DEFAULTS[IMAGE_KEY] and not pretrained else vit_pretrained
         super().__init__(source, disentangle, branch, pretrained)
         self.loss = loss
@@ -69,10 +69,10 @@ class T2IReIDImageModel(ImageEmbedder):
         self.classifier = nn.Linear(self.feature_dim, num_classes)
 
     def forward(self, images: Tensor) -> Tensor | tuple[Tensor, Tensor]:
-        """Images ``[B, 3, H, W]`` to embeddings, logits, or both, as the class says.
+        """Images ``[B, 3, H, W]`` to embeddings, logits or both, see the class.
 
         Raises:
-            InputError: for another shape, a size that the encoder cannot read, or a training batch of one.
+            InputError: for another shape, a size that the encoder cannot read, or a training batch of 1.
         """
         if images.dim() != 4 or images.shape[1] != 3:
             raise InputError(f"images must be [B, 3, H, W], not {list(images.shape)}")
@@ -86,26 +86,24 @@ class T2IReIDImageModel(ImageEmbedder):
         return logits if self.loss == "softmax" else (logits, embeds)
 
     def load_param(self, trained_path: str | Path) -> T2IReIDImageModel:
-        """Loads what a file has for this model, of a `T2IReIDModel` its image side; `load_report` says the rest.
+        """Loads a checkpoint of this model or the image branch of a `T2IReIDModel`; ``load_report`` lists the rest.
 
-        Unlike torchreid's ``load_pretrained_weights`` it knows the names of other transformers versions.
+        Unlike torchreid's ``load_pretrained_weights`` it handles names of other transformers versions.
 
         Raises:
-            CheckpointError: when the file is missing, damaged, unsafe, or nothing in it fits.
+            CheckpointError: when the file is missing, damaged or unsafe, or no tensor in it fits.
         """
         self.load_report = load_weights(trained_path, self)
         return self
 
 
 def check_options(options: Mapping[str, Any]) -> None:
-    """Refuses options of a variant that cannot work, before any model is built.
+    """Checks options of `register_model_variant`, before any model is built.
 
     Raises:
-        ConfigError: naming the option, the value and what would be right.
+        ConfigError: naming the option, the value and the fix.
     """
-    unknown = sorted(set(options) - set(OPTIONS))
-    if unknown:
-        raise ConfigError(f"unknown option {', '.join(unknown)}; valid: {', '.join(OPTIONS)}")
+    check_keys("options", options, OPTIONS)
     check_choice("branch", options.get("branch", "identity"), BRANCHES)
     source, disentangle = options.get(IMAGE_KEY, ""), options.get("disentangle", {})
     if not isinstance(source, (str, Mapping)):

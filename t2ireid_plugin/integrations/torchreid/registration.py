@@ -1,4 +1,4 @@
-"""Puts our models and datasets into torchreid's tables."""
+"""Registration of our models and datasets with torchreid."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from t2ireid_plugin.errors import ConfigError, DependencyError
 if TYPE_CHECKING:
     from t2ireid_plugin.data.dataset import CaptionDataset
 
-# Models by name, with the options of `T2IReIDImageModel`.
+# Model names with their options for `T2IReIDImageModel`.
 MODELS: dict[str, dict[str, Any]] = {
     "t2ireid_vit_mamba": {"branch": "identity"},
     "t2ireid_vit_mamba_cloth": {"branch": "clothing"},
@@ -23,15 +23,17 @@ _registered: set[str] = set()
 
 
 def register() -> None:
-    """Registers the models, and each benchmark as ``name`` (evaluates on test) and ``name_val``; again does nothing.
+    """Registers the models, and each benchmark as ``name`` (for its test split) and ``name_val``.
+
+    A second call has no effect.
 
     Raises:
-        ConfigError: when another plugin has taken a model's name.
-        DependencyError: when this version of torchreid has no table for models or for datasets.
-        ValueError: torchreid's, when another plugin has taken a dataset's name.
+        ConfigError: when a model's name is taken by another plugin.
+        DependencyError: when this version of torchreid lacks the table of models or of datasets.
+        ValueError: from torchreid, when a dataset's name is taken by another plugin.
     """
     with warnings.catch_warnings():
-        # torchreid warns of its missing Cython evaluator when it is first imported; it is not needed.
+        # On import, torchreid warns of its missing Cython evaluator, which we do not need.
         warnings.filterwarnings("ignore", message="Cython evaluation")
         from torchreid import data as torchreid_data
 
@@ -48,16 +50,16 @@ def register() -> None:
 def register_model_variant(name: str, **options: Any) -> None:
     """Makes ``torchreid.models.build_model(name, …)`` build a `T2IReIDImageModel` with these options.
 
-    torchreid passes a builder no options of ours, so they are bound to the name. The same name with the same options
-    again does nothing.
+    The options are bound to the name because ``build_model`` cannot pass them. Registering the same name with the same
+    options again has no effect.
 
     Args:
-        name: new to torchreid.
+        name: not yet used in torchreid.
         **options: any of ``branch``, ``vit_pretrained``, ``disentangle``, see `T2IReIDImageModel`.
 
     Raises:
         ConfigError: for an unknown option, a value that cannot work, or a name that is taken.
-        DependencyError: when this version of torchreid has no table for models.
+        DependencyError: when this version of torchreid lacks the table of models.
     """
     from t2ireid_plugin.integrations.torchreid.model import check_options
 
@@ -79,10 +81,10 @@ def _add_model(name: str, options: Mapping[str, Any]) -> None:
 
 
 def private_table(module: Any, name: str) -> dict[str, Any]:
-    """The dict ``name`` of a module of torchreid, which has no function for what we need of it.
+    """The private dict ``name`` of a module of torchreid, for which torchreid has no public function.
 
     Raises:
-        DependencyError: when it is not there; the message names torchreid's version and the table.
+        DependencyError: when it does not exist, with torchreid's version.
     """
     table = getattr(module, name, None)
     if not isinstance(table, dict):
@@ -90,13 +92,13 @@ def private_table(module: Any, name: str) -> dict[str, Any]:
 
         version = getattr(torchreid, "__version__", "of unknown version")
         raise DependencyError(
-            f"torchreid {version} has no table {module.__name__}.{name}; 0.2.5 (PyPI) and 1.4.0 (GitHub) have it"
+            f"torchreid {version}: no table {module.__name__}.{name}; use version 0.2.5 (PyPI) or 1.4.0 (GitHub)"
         )
     return table
 
 
 class _Builder:
-    """What torchreid calls to build a model; equal to another one with the same options."""
+    """Function that torchreid calls to build a model; equal to one with the same options."""
 
     def __init__(self, options: Mapping[str, Any]) -> None:
         self.options = dict(options)
@@ -113,7 +115,7 @@ class _Builder:
 
 
 def _dataset(**arguments: Any) -> CaptionDataset:
-    """`CaptionDataset`, whose module is not loaded while torchreid is: it may be the one that loads torchreid."""
+    """A `CaptionDataset`, imported late because its module imports torchreid, which may be importing this one."""
     from t2ireid_plugin.data.dataset import CaptionDataset
 
     return CaptionDataset(**arguments)

@@ -1,7 +1,7 @@
 """Tests against FastReID's real source: `make test-fastreid FASTREID_SRC=path`.
 
 FastReID is not an installable package: without FASTREID_SRC, and if it is not importable, nothing in this folder is
-collected. tests/integrations/fastreid/test_without_fastreid.py needs no FastReID.
+collected. tests/integrations/test_without_fastreid.py needs no FastReID.
 """
 
 import importlib.util

@@ -1,4 +1,4 @@
-"""The image-only model against `T2IReIDModel`, and by itself."""
+"""The image-only model, also against `T2IReIDModel`."""
 
 import logging
 
@@ -25,38 +25,38 @@ def build(make):
 
 @pytest.fixture
 def trained(make, tmp_path):
-    """A `T2IReIDModel` and the file it was saved to."""
+    """A `T2IReIDModel` and its checkpoint."""
     model = make.model(seed=4)
     torch.save({"state_dict": model.state_dict()}, tmp_path / "best.pth")
     return model, tmp_path / "best.pth"
 
 
 @pytest.mark.parametrize("branch", BRANCHES)
-def test_embeddings_are_those_of_the_text_image_model(build, trained, make, branch):
+def test_embeddings_equal_those_of_the_text_image_model(build, trained, make, branch):
     whole, file = trained
     images = make.images(3)
     with torch.no_grad():
-        found = build(branch).load_param(file).eval()(images)
+        embeds = build(branch).load_param(file).eval()(images)
         output = whole(images)
     identity, clothing = output.image_embeds, output.cloth_image_embeds
     expected = {"identity": identity, "clothing": clothing, "both": F.normalize(torch.cat([identity, clothing], 1))}
-    torch.testing.assert_close(found, expected[branch])
-    torch.testing.assert_close(found.norm(dim=1), torch.ones(3))
+    torch.testing.assert_close(embeds, expected[branch])
+    torch.testing.assert_close(embeds.norm(dim=1), torch.ones(3))
 
 
 @pytest.mark.parametrize("size", [(32, 32), (48, 16)])
 @pytest.mark.parametrize("tokens", ["all", "cls", "mean", "max", "window"])
-def test_so_they_are_at_other_sizes_and_with_other_tokens(build, make, size, tokens, tmp_path):
+def test_embeddings_are_equal_at_other_sizes_and_with_other_tokens(build, make, size, tokens, tmp_path):
     options = {"disentangle": {"tokens": tokens, "window": 3}}
     whole = make.model(seed=4, **options)
     torch.save(whole.state_dict(), tmp_path / "weights.pth")
     images = make.images(2, *size)
     with torch.no_grad():
-        found = build(**options).load_param(tmp_path / "weights.pth").eval()(images)
-        torch.testing.assert_close(found, whole.encode_image(images))
+        embeds = build(**options).load_param(tmp_path / "weights.pth").eval()(images)
+        torch.testing.assert_close(embeds, whole.encode_image(images))
 
 
-def test_weights_go_back_into_the_text_image_model(build, make, tmp_path):
+def test_weights_load_into_the_text_image_model(build, make, tmp_path):
     model = build(num_classes=7)
     torch.save({"state_dict": model.state_dict()}, tmp_path / "model.pth.tar-3")
     whole = make.model(seed=5).load_param(tmp_path / "model.pth.tar-3")
@@ -67,7 +67,7 @@ def test_weights_go_back_into_the_text_image_model(build, make, tmp_path):
     assert not whole.load_report.mismatched
 
 
-def test_what_a_text_image_checkpoint_has_besides_is_told(build, trained, caplog):
+def test_unused_weights_of_a_text_image_checkpoint_are_reported(build, trained, caplog):
     _, file = trained
     with caplog.at_level(logging.WARNING):
         report = build().load_param(file).load_report
@@ -78,7 +78,7 @@ def test_what_a_text_image_checkpoint_has_besides_is_told(build, trained, caplog
     assert "unexpected" in caplog.text
 
 
-def test_a_file_of_something_else_is_refused(build, tmp_path):
+def test_a_checkpoint_of_another_model_is_refused(build, tmp_path):
     torch.save(nn.Conv2d(3, 4, 5).state_dict(), tmp_path / "other.pth")
     with pytest.raises(CheckpointError, match=r"other\.pth': none of the 2 tensors fits"):
         build().load_param(tmp_path / "other.pth")
@@ -86,8 +86,8 @@ def test_a_file_of_something_else_is_refused(build, tmp_path):
 
 @pytest.mark.parametrize("branch", BRANCHES)
 @pytest.mark.parametrize("loss", ["softmax", "triplet"])
-def test_every_parameter_learns_from_every_loss(build, make, branch, loss):
-    """The projection to what is tested most of all: softmax alone must reach it."""
+def test_every_parameter_gets_a_gradient_from_every_loss(build, make, branch, loss):
+    """Also the projection to the embedding with softmax alone."""
     model = build(branch, loss).train()
     out = model(make.images(4))
     logits, features = out if loss == "triplet" else (out, None)
@@ -101,15 +101,15 @@ def test_every_parameter_learns_from_every_loss(build, make, branch, loss):
     assert without == []
 
 
-def test_triplets_alone_train_all_but_the_classifier(build, make):
+def test_the_triplet_loss_trains_all_but_the_classifier(build, make):
     model = build(loss="triplet").train()
     _, features = model(make.images(4))
     features[:, 0].sum().backward()
     assert [name for name, p in model.named_parameters() if p.grad is None] == ["classifier.weight", "classifier.bias"]
 
 
-def test_no_text_no_fusion_and_nothing_outside_the_layers(build):
-    """torchreid's staged learning rates see the parameters of layers alone."""
+def test_the_model_has_only_image_layers_and_no_parameter_outside_them(build):
+    """torchreid's staged learning rates only reach parameters of layers."""
     model = build()
     names = {name for name, _ in model.named_children()}
     assert names == {"visual_encoder", "disentangle", "shared_mlp", "image_mlp", "classifier"}
@@ -117,7 +117,7 @@ def test_no_text_no_fusion_and_nothing_outside_the_layers(build):
 
 
 def test_full_size_without_files(monkeypatch):
-    """ViT-B/16 of random weights, without a look at the hub or its cache."""
+    """ViT-B/16 with random weights, without any access to the hub or its cache."""
     monkeypatch.setattr("t2ireid_plugin.modeling.encoders.loading._load", None)
     monkeypatch.setattr("t2ireid_plugin.modeling.encoders.loading.find_cached", None)
     model = T2IReIDImageModel(751, pretrained=False).eval()
@@ -128,8 +128,8 @@ def test_full_size_without_files(monkeypatch):
         assert model(torch.zeros(1, 3, 256, 128)).shape == (1, 256)
 
 
-def test_weights_and_shape_of_a_folder(build, folders):
-    """With pretrained the encoder is the folder's; without, it only has its shape and pixels."""
+def test_an_encoder_from_a_folder(folders):
+    """Without ``pretrained`` it has the folder's shape and preprocessing, but random weights."""
     own = folders.vit.state_dict()
     for pretrained in (True, False):
         model = T2IReIDImageModel(5, pretrained=pretrained, vit_pretrained=str(folders.image))
@@ -161,7 +161,7 @@ def test_missing_weights_are_an_error(monkeypatch, tmp_path):
         ),
     ],
 )
-def test_what_cannot_work_is_refused(arguments, message):
+def test_bad_arguments_are_refused(arguments, message):
     with pytest.raises(ConfigError, match=message):
         T2IReIDImageModel(**{"num_classes": 5, "vit_pretrained": TINY, **arguments})
 
@@ -180,8 +180,7 @@ def test_images_that_do_not_fit_are_refused(build, images, message):
         build().train()(images)
 
 
-def test_another_encoder(make, tmp_path):
-    """CLIP's image tower as inline configuration, with its pixels."""
+def test_clips_image_tower_as_inline_configuration(make):
     model = T2IReIDImageModel(5, vit_pretrained={**TINY, "model_type": "clip"}).eval()
     assert model.preprocess.mean[0] == pytest.approx(0.481, abs=1e-3)
     with torch.no_grad():

@@ -7,32 +7,32 @@ from t2ireid_plugin.integrations.torchreid import registration
 
 
 def registered():
-    """Names in torchreid's own table."""
-    with pytest.raises(ValueError, match="nothing of this name") as error:
-        torchreid_data.datasets.init_image_dataset("nothing of this name")
+    """torchreid's list of datasets, from its error message."""
+    with pytest.raises(ValueError, match="no such dataset") as error:
+        torchreid_data.datasets.init_image_dataset("no such dataset")
     return str(error.value)
 
 
-def test_importing_registers_test_and_val_beside_torchreids_own():
+def test_importing_the_package_registers_test_and_val():
     for name in ("'cuhkpedes'", "'cuhkpedes_val'", "'market1501'"):
         assert registered().count(name) == 1
 
 
-def test_registering_again_does_nothing():
+def test_registering_again_has_no_effect():
     before = registered()
     t2ireid_plugin.register()
     assert registered() == before
 
 
-def test_a_name_that_somebody_else_took_is_named(monkeypatch):
+def test_a_dataset_name_that_is_taken_is_an_error(monkeypatch):
     monkeypatch.setattr(registration, "_registered", set())
     with pytest.raises(ValueError, match="cuhkpedes"):
         t2ireid_plugin.register()
 
 
 @pytest.mark.parametrize(("name", "queries", "gallery"), [("cuhkpedes", 64, 32), ("cuhkpedes_val", 64, 32)])
-def test_torchreids_own_function_builds_them(synthetic, name, queries, gallery):
-    """With all the arguments that torchreid's data manager passes to every dataset."""
+def test_torchreid_builds_the_datasets(synthetic, name, queries, gallery):
+    """With all arguments that torchreid's data manager passes to a dataset."""
     dataset = torchreid_data.datasets.init_image_dataset(
         name,
         transform=None,

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-REPOSITORY = Path(__file__).parents[3]
+REPOSITORY = Path(__file__).parents[2]
 HIDE = """
 import importlib.util, sys
 find_spec = importlib.util.find_spec
