@@ -186,7 +186,7 @@ def test_the_feature_extractor(tmp_path, reid_data):
 
 
 def test_the_model_complexity():
-    """torchreid counts the layers that are called: no projections of `nn.MultiheadAttention`, class token, positions."""
+    """torchreid counts layers that are called: no projections of `nn.MultiheadAttention`, class token, positions."""
     model = build()
     parameters, operations = utils.compute_model_complexity(model, (1, 3, 32, 16))
     attentions = [m.out_proj for m in model.modules() if isinstance(m, nn.MultiheadAttention)]
