@@ -1,5 +1,6 @@
-"""ARCHITECTURE.md: every folder is described, and the recipes work as printed."""
+"""ARCHITECTURE.md: every folder is described, imports go one way, and the recipes work as printed."""
 
+import ast
 import json
 import re
 from pathlib import Path
@@ -28,6 +29,29 @@ SNIPPETS = {
 def test_every_folder_is_described() -> None:
     folders = {path.parent.relative_to(REPOSITORY).as_posix() for path in PACKAGE.glob("*/*.py")}
     assert folders <= set(re.findall(r"^\| `([^`]+?)/?` \|", PAGE, flags=re.MULTILINE))
+
+
+def imported_rooms(file: Path) -> set[str]:
+    """Folders and top-level modules of the package that a file imports when it is loaded or run."""
+    tree = ast.parse(file.read_text(encoding="utf-8"))
+    names = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.module}
+    names |= {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
+    return {name.split(".")[1] for name in names if name.startswith("t2ireid_plugin.")}
+
+
+def test_imports_go_in_the_direction_that_the_page_draws() -> None:
+    """The package's own `__init__.py` is exempt: it loads the names that users import from it on first use."""
+    drawn = PAGE.split("## Imports")[1].split("```")[1].replace("\n", " ")
+    floors = [re.findall(r"\w+", floor) for floor in drawn.split("←")]
+    level = {name: number for number, floor in enumerate(floors) for name in floor}
+    for file in sorted(PACKAGE.rglob("*.py")):
+        room = file.relative_to(PACKAGE).parts[0].removesuffix(".py")
+        if room not in level:
+            assert room in ("__init__", "__main__"), f"{file}: not on the page"
+            continue
+        for other in imported_rooms(file) - {room}:
+            assert level[other] <= level[room], f"{file} imports {other}"
+            assert not (room == "modeling" and level[other] == level[room]), f"{file} imports {other}"
 
 
 def test_a_new_loss(tiny_settings, tmp_path) -> None:
