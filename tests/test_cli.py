@@ -146,7 +146,7 @@ def test_mistakes_in_settings(tiny_settings, tmp_path, refused, words, message):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["model.vit_config.depth", "3"], "vit_pretrained: unknown depth; a vit configuration has "),
+        (["model.vit_config.depth", "3"], "vit_pretrained: vit: unknown depth; valid: "),
         (["model.max_length", "500"], "max_length: 500 exceeds the text encoder's 64 positions"),
         (["model.fusion.dim", "128"], "fusion.dim: 128 must be 256"),
         (["data.combineall", "True"], "data.combineall would train on the test identities"),

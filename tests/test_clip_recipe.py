@@ -87,7 +87,7 @@ def test_a_size_that_does_not_fit_ends_before_training(trained, tmp_path) -> Non
     wrong = ["data.height", "70", "data.save_dir", str(tmp_path / "log")]
     done = run_python(["tools/train_net.py", *words, *wrong], status=2)
     assert "data.height 70, data.width 32: images of 70 x 32 pixels" in done.stderr
-    assert "near is 64 x 32" in done.stderr
+    assert "nearest size is 64 x 32" in done.stderr
     assert "Traceback" not in done.stderr
 
 

@@ -281,7 +281,7 @@ def test_without_data_and_weights_it_says_what_to_put_where(train_net, repositor
     assert message.startswith("error: cuhkpedes: no 'reid-data/CUHK-PEDES/reid_raw.json'")
     assert "Put the dataset there as CUHK-PEDES/reid_raw.json and CUHK-PEDES/imgs/" in message
     for key, name in (("vit_pretrained", "google/vit-base-patch16-224"), ("bert_base_path", "bert-base-uncased")):
-        assert f"{key}: '{name}' is no folder, not in the Hugging Face cache, and the hub is not reachable" in message
+        assert f"{key}: '{name}' is not a folder, not in the Hugging Face cache, and the hub is not" in message
         assert f"hf download {name} --local-dir DIR" in message
         assert f"model.{key} DIR" in message
     assert len(message.strip().splitlines()) == 3

@@ -16,7 +16,7 @@ from typing import Any, BinaryIO
 import torch
 
 from t2ireid_plugin.errors import CheckpointError, ConfigError
-from t2ireid_plugin.modeling.checkpoint import check_archive, read_checkpoint
+from t2ireid_plugin.modeling.checkpoint import read_checkpoint
 from t2ireid_plugin.utils.atomic_io import atomic_write, atomic_write_text
 from t2ireid_plugin.utils.text import first_line
 
@@ -116,7 +116,6 @@ def check_intact(path: str | Path) -> None:
     if not file.is_file():
         raise CheckpointError(f"no checkpoint at '{file}'")
     try:
-        check_archive(file)
         with zipfile.ZipFile(file) as archive:
             damaged = archive.testzip()
     except (zipfile.BadZipFile, zlib.error, struct.error, EOFError, OSError, ValueError, RuntimeError) as error:

@@ -17,9 +17,9 @@ class EnhancedMambaFusion(nn.Module):
     """Aligns both embeddings, passes the pair through Mamba layers and projects the result.
 
     The pair is one token of width ``2 * dim``. With a single token the state starts at zero, so ``A_log`` and all but
-    the last tap of the convolution get no gradient and a layer acts as a gated MLP. The gate weighs the two halves,
-    but ``fc`` reads the whole Mamba output, so the weights are an output only and get no gradient either. Both are
-    the specification's; `GatedMambaFusion` mends the second.
+    the last tap of the convolution get no gradient and a layer acts as a gated MLP. The gate computes a weight for each
+    half, but ``fc`` reads the whole Mamba output, so the weights do not affect the fused embedding and the gate gets no
+    gradient from it. Both properties are the specification's; `GatedMambaFusion` fixes the second.
 
     Args:
         dim: width ``d`` of each embedding.
@@ -47,9 +47,7 @@ class EnhancedMambaFusion(nn.Module):
         self.mamba_layers = nn.ModuleList(Mamba(pair, d_state, d_conv) for _ in range(num_layers))
         self.mamba_norms = nn.ModuleList(nn.LayerNorm(pair) for _ in range(num_layers))
         self.gate_attn = nn.MultiheadAttention(pair, num_heads, dropout=dropout, batch_first=True)
-        self.gate = nn.Sequential(
-            nn.Linear(pair, dim), nn.ReLU(), nn.Dropout(dropout), nn.Linear(dim, 2), nn.Softmax(dim=-1)
-        )
+        self.gate = _gate(dim, dropout)
         self.fc = nn.Linear(pair, output_dim)
         self.norm_final = nn.LayerNorm(output_dim)
 
@@ -58,40 +56,38 @@ class EnhancedMambaFusion(nn.Module):
         pair = torch.cat([self.image_align(image), self.text_align(text)], dim=-1).unsqueeze(1)  # [B, 1, 2d]
         for mamba, norm in zip(self.mamba_layers, self.mamba_norms):
             pair = norm(mamba(pair) + pair)
-        # Attended while still [B, 1, 2d]: given [B, 2d], PyTorch would take the batch for one sequence.
+        # Still [B, 1, 2d]: for [B, 2d], PyTorch would treat the batch as one sequence.
         attended = self.gate_attn(pair, pair, pair, need_weights=False)[0].squeeze(1)  # [B, 2d]
         weights = self.gate(attended)  # [B, 2]
         return self.norm_final(self.fc(self.weigh(pair.squeeze(1), weights))), weights
 
     def weigh(self, pair: Tensor, weights: Tensor) -> Tensor:
-        """What ``fc`` reads: the whole Mamba output ``[B, 2d]``, untouched by the weights ``[B, 2]``."""
+        """Input of ``fc``: the whole Mamba output ``[B, 2d]``, independent of the weights ``[B, 2]``."""
         return pair
 
 
 class GatedMambaFusion(EnhancedMambaFusion):
-    """`EnhancedMambaFusion` whose gate weights reach the output, and so learn. Same parameters, same names.
+    """`EnhancedMambaFusion` whose gate weights affect the output and so are learned; parameter names are the same.
 
     The halves are scaled by ``2 * w_image`` and ``2 * w_text``: the identity while both weights are 1/2.
     """
 
     def weigh(self, pair: Tensor, weights: Tensor) -> Tensor:
         """The image and the text half of ``pair [B, 2d]``, each times twice its weight."""
-        image, text = pair.chunk(2, dim=-1)
-        return 2 * torch.cat([weights[:, :1] * image, weights[:, 1:] * text], dim=-1)
+        return _weigh_halves(pair, weights)
 
 
 class SequenceScan(nn.Module):
-    """Patch tokens and word tokens as one sequence through Mamba in both directions.
+    """Scans patch tokens and word tokens as one sequence with Mamba in both directions.
 
-    Here the state has something to scan: what it read of the image meets the words, and, coming from the other end,
-    what it read of the words meets the image. Padding comes last in both directions, where a causal scan has nothing
-    after it to disturb.
+    Going forward the state carries the image to the words, going backward the words to the image. Padding comes last in
+    both directions, where it cannot affect any token of a causal scan.
 
     Args:
         dim: width ``d`` of the sequence.
         d_state, d_conv: Mamba's state width and convolution taps.
-        num_layers: number of layers, each with a mixer for either direction.
-        width: of the tokens, ``D``.
+        num_layers: number of layers, each with one mixer per direction.
+        width: token width ``D``.
     """
 
     def __init__(
@@ -105,7 +101,7 @@ class SequenceScan(nn.Module):
         self.norms = nn.ModuleList(nn.LayerNorm(dim) for _ in range(num_layers))
 
     def scan(self, image: Tensor, text: Tensor, text_mask: Tensor) -> tuple[Tensor, Tensor]:
-        """Both parts after the layers, ``[B, L, d]`` and ``[B, W, d]``; what stands on padding means nothing.
+        """Both parts after the layers, ``[B, L, d]`` and ``[B, W, d]``; the values on padding are meaningless.
 
         Args:
             image: ``[B, L, D]``.
@@ -113,19 +109,18 @@ class SequenceScan(nn.Module):
             text_mask: ``[B, W]``, 1 for words and 0 for padding.
         """
         hidden = torch.cat([self.image_align(image), self.text_align(text)], dim=1)  # [B, L + W, d]
-        turned = _turned(image.shape[1] + text_mask.sum(dim=1).long(), hidden.shape[1])
-        turned = turned.unsqueeze(-1).expand_as(hidden)
-        for ahead, back, norm in zip(self.forward_layers, self.backward_layers, self.norms):
-            from_behind = back(hidden.gather(1, turned)).gather(1, turned)
-            hidden = norm(hidden + ahead(hidden) + from_behind)
+        reverse = _reversed(image.shape[1] + text_mask.sum(dim=1).long(), hidden.shape[1])
+        reverse = reverse.unsqueeze(-1).expand_as(hidden)
+        for forward, backward, norm in zip(self.forward_layers, self.backward_layers, self.norms):
+            backward_output = backward(hidden.gather(1, reverse)).gather(1, reverse)
+            hidden = norm(hidden + forward(hidden) + backward_output)
         return hidden[:, : image.shape[1]], hidden[:, image.shape[1] :]
 
 
 class SequenceMambaFusion(SequenceScan):
-    """`SequenceScan`, pooled and weighed by a gate.
+    """`SequenceScan` with pooling and a gate that weighs image and text.
 
-    Unlike the other fusions it reads tokens, so it needs image and text themselves, not their embeddings. Arguments
-    are those of `SequenceScan`, and:
+    Unlike the other fusions it reads tokens instead of embeddings. Arguments are those of `SequenceScan`, and:
 
     Args:
         output_dim: width of the fused embedding.
@@ -143,28 +138,35 @@ class SequenceMambaFusion(SequenceScan):
         width: int = 768,
     ) -> None:
         super().__init__(dim, d_state, d_conv, num_layers, width)
-        self.gate = nn.Sequential(
-            nn.Linear(2 * dim, dim), nn.ReLU(), nn.Dropout(dropout), nn.Linear(dim, 2), nn.Softmax(dim=-1)
-        )
+        self.gate = _gate(dim, dropout)
         self.fc = nn.Linear(2 * dim, output_dim)
         self.norm_final = nn.LayerNorm(output_dim)
 
     def forward(self, image: Tensor, text: Tensor, text_mask: Tensor) -> tuple[Tensor, Tensor]:
         """As `scan`, to ``fused [B, output_dim]`` and ``weights [B, 2]`` (image, text)."""
-        seen, words = self.scan(image, text, text_mask)
-        real = text_mask.unsqueeze(-1).to(words.dtype)
-        pair = torch.cat([seen.mean(dim=1), (words * real).sum(dim=1) / real.sum(dim=1)], dim=-1)  # [B, 2d]
+        patches, words = self.scan(image, text, text_mask)
+        mask = text_mask.unsqueeze(-1).to(words.dtype)
+        pair = torch.cat([patches.mean(dim=1), (words * mask).sum(dim=1) / mask.sum(dim=1)], dim=-1)  # [B, 2d]
         weights = self.gate(pair)
-        image_half, text_half = pair.chunk(2, dim=-1)
-        weighed = 2 * torch.cat([weights[:, :1] * image_half, weights[:, 1:] * text_half], dim=-1)
-        return self.norm_final(self.fc(weighed)), weights
+        return self.norm_final(self.fc(_weigh_halves(pair, weights))), weights
 
 
-def _turned(lengths: Tensor, longest: int) -> Tensor:
-    """Positions ``[B, longest]`` that turn the first ``lengths [B]`` of each row round; the padding stays behind."""
-    place = torch.arange(longest, device=lengths.device).expand(len(lengths), -1)
-    back = lengths[:, None] - 1 - place
-    return torch.where(back >= 0, back, place)
+def _gate(dim: int, dropout: float) -> nn.Sequential:
+    """``[B, 2d]`` to the weights of image and text ``[B, 2]``."""
+    return nn.Sequential(nn.Linear(2 * dim, dim), nn.ReLU(), nn.Dropout(dropout), nn.Linear(dim, 2), nn.Softmax(dim=-1))
+
+
+def _weigh_halves(pair: Tensor, weights: Tensor) -> Tensor:
+    """The image and the text half of ``pair [B, 2d]``, each times twice its weight."""
+    image, text = pair.chunk(2, dim=-1)
+    return 2 * torch.cat([weights[:, :1] * image, weights[:, 1:] * text], dim=-1)
+
+
+def _reversed(lengths: Tensor, max_length: int) -> Tensor:
+    """Indices ``[B, max_length]`` that reverse the first ``lengths[i]`` tokens of row i and leave padding in place."""
+    index = torch.arange(max_length, device=lengths.device).expand(len(lengths), -1)
+    reverse = lengths[:, None] - 1 - index
+    return torch.where(reverse >= 0, reverse, index)
 
 
 FUSIONS: dict[str, type[nn.Module]] = {
@@ -175,7 +177,7 @@ FUSIONS: dict[str, type[nn.Module]] = {
 
 
 def check_fusion_dim(config: Mapping[str, Any], embed_dim: int) -> None:
-    """Refuses a width that the fusion's input does not have; one that reads tokens may have any.
+    """Checks that the fusion has the width of the embeddings; a fusion that reads tokens may have any width.
 
     Raises:
         ConfigError: naming the width and what it must be.
@@ -183,13 +185,13 @@ def check_fusion_dim(config: Mapping[str, Any], embed_dim: int) -> None:
     reads_tokens = FUSIONS.get(config["type"]) is SequenceMambaFusion
     if config["dim"] != embed_dim and not reads_tokens:
         raise ConfigError(
-            f"fusion.dim: {config['dim']} must be {embed_dim}, the embeddings' width; only sequence_mamba, which reads "
-            "tokens, may have another"
+            f"fusion.dim: {config['dim']} must be {embed_dim}, the width of the embeddings; only sequence_mamba, which "
+            "reads tokens, may have another width"
         )
 
 
 def build_fusion(config: Mapping[str, Any], width: int = 768) -> nn.Module:
-    """The fusion that ``config["type"]`` names, built with the rest of ``config``; ``width`` is that of the tokens.
+    """Builds the fusion ``config["type"]`` with the rest of ``config`` as arguments; ``width`` is the token width.
 
     Raises:
         ConfigError: for an unknown type or argument; the message lists the valid ones.
@@ -197,8 +199,8 @@ def build_fusion(config: Mapping[str, Any], width: int = 768) -> nn.Module:
     arguments = dict(config)
     name = arguments.pop("type", "enhanced_mamba")
     check_choice("fusion.type", name, FUSIONS)
-    known = [argument for argument in inspect.signature(FUSIONS[name]).parameters if argument != "width"]
-    check_keys("fusion", arguments, ("type", *known))
+    valid = [argument for argument in inspect.signature(FUSIONS[name]).parameters if argument != "width"]
+    check_keys("fusion", arguments, ("type", *valid))
     if FUSIONS[name] is SequenceMambaFusion:
         arguments["width"] = width
     return FUSIONS[name](**arguments)

@@ -24,10 +24,10 @@ logger = logging.getLogger(__name__)
 
 @functools.cache
 def _selective_scan_kernel() -> Callable[..., Tensor] | None:
-    """mamba-ssm's CUDA scan, or None where it is not installed; looked up once, and only for CUDA tensors."""
+    """mamba-ssm's CUDA scan, or None if it is not installed; looked up once, and only for CUDA tensors."""
     try:
         from mamba_ssm.ops.selective_scan_interface import selective_scan_fn
-    except ImportError as error:  # absent, or built for another torch: both run in PyTorch instead
+    except ImportError as error:  # not installed, or built for another torch
         logger.info("mamba-ssm's kernel is not available (%s); using the PyTorch scan", error)
         return None
     return selective_scan_fn
@@ -97,7 +97,7 @@ class Mamba(nn.Module):
         self.D = nn.Parameter(torch.ones(self.d_inner))
         self.out_proj = nn.Linear(self.d_inner, d_model, bias=False)
 
-        # Decaying these towards zero would change the time scales; mamba-ssm marks them the same way.
+        # Weight decay would change the time scales; mamba-ssm marks these parameters the same way.
         self.A_log._no_weight_decay = True  # type: ignore[attr-defined]
         self.D._no_weight_decay = True  # type: ignore[attr-defined]
         self._init_step_size(dt_min, dt_max, dt_init_floor)
@@ -122,14 +122,14 @@ class Mamba(nn.Module):
     def _causal_conv(self, x: Tensor) -> Tensor:
         """The depthwise convolution over the past, ``[B, L, E] -> [B, L, E]``.
 
-        A sum over its few taps: several times as fast on the CPU as the grouped convolution, whose backward pass
-        costs more than the whole rest of the layer at length 1.
+        As a sum over its few taps this is several times as fast on the CPU as the grouped convolution, whose backward
+        pass costs more than the rest of the layer at length 1.
         """
         taps, bias = self.conv1d.weight[:, 0], self.conv1d.bias  # [E, K], [E]
         assert bias is not None  # for the type checker: mamba-ssm's convolution has one by default
         past = F.pad(x, (0, 0, taps.shape[1] - 1, 0))  # [B, L + K - 1, E]
         shifted = (past[:, k : k + x.shape[1]] * taps[:, k] for k in range(taps.shape[1]))
-        # Under autocast the taps are wider than x; the kernel wants all its inputs of one type.
+        # Under autocast the taps are float32 and x is not; the kernel needs one dtype.
         return (sum(shifted, start=torch.zeros_like(x)) + bias).to(x.dtype)
 
     def _scan(self, x: Tensor, dt: Tensor, B: Tensor, C: Tensor, z: Tensor) -> Tensor:
@@ -137,7 +137,7 @@ class Mamba(nn.Module):
         wide = torch.promote_types(x.dtype, torch.float32)  # the recurrence loses too much in half precision
         A = -torch.exp(self.A_log.to(wide))
         if kernel is not None and wide == torch.float32:
-            y = kernel(  # wants [B, E, L] and [B, N, L]
+            y = kernel(  # reads [B, E, L] and [B, N, L]
                 x.transpose(1, 2).contiguous(),
                 dt.transpose(1, 2).contiguous(),
                 A,

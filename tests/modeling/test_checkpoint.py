@@ -1,10 +1,6 @@
-import builtins
 import contextlib
 import functools
 import io
-import os
-import pickle
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -69,19 +65,19 @@ def transformers_4(state):
 # --- what loads -------------------------------------------------------------------------------------------------------
 
 
-def test_a_checkpoint_of_the_wild_at_full_width(checkpoint_keys, make, tmp_path):
+def test_a_published_checkpoint_at_full_width(checkpoint_keys, make, tmp_path):
     """Every name and shape of the list, with 8000 classes; only the encoders are small."""
     generator = torch.Generator().manual_seed(0)
     state = {
         name: torch.rand(shape, generator=generator) if shape else torch.tensor(3)
         for name, shape in checkpoint_keys.items()
     }
-    torch.save({"state_dict": state}, tmp_path / "wild.pth")
+    torch.save({"state_dict": state}, tmp_path / "published.pth")
     small = {"hidden_size": 768, "num_hidden_layers": 1, "intermediate_size": 8}
     vit = {**small, "image_size": 32}
     model = make.model(vit_pretrained=vit, bert_base_path=small, num_classes=8000)
     encoders = {k: v.clone() for k, v in model.state_dict().items() if k not in checkpoint_keys}
-    model.load_param(tmp_path / "wild.pth")
+    model.load_param(tmp_path / "published.pth")
     report = model.load_report
     assert report.loaded == sorted(checkpoint_keys)
     assert report.missing == sorted(encoders)
@@ -103,15 +99,15 @@ FORMATS = {
 
 
 @pytest.mark.parametrize("wrap", FORMATS.values(), ids=FORMATS)
-@pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
-def test_formats(model, outside, tmp_path, wrap, zipped):
-    torch.save(wrap(outside), tmp_path / "x.pth", _use_new_zipfile_serialization=zipped)
-    assert model.load_param(str(tmp_path / "x.pth")) is model
+def test_formats(model, outside, tmp_path, wrap):
     floating = {name: tensor for name, tensor in outside.items() if tensor.is_floating_point()}
     expected = floating if wrap is FORMATS["parameters"] else outside
-    assert model.load_report.loaded == sorted(expected)
-    assert model.load_report.unexpected == model.load_report.mismatched == []
-    assert_holds(model, expected)
+    for zipped in (True, False):
+        torch.save(wrap(outside), tmp_path / "x.pth", _use_new_zipfile_serialization=zipped)
+        assert model.load_param(str(tmp_path / "x.pth")) is model
+        assert model.load_report.loaded == sorted(expected)
+        assert model.load_report.unexpected == model.load_report.mismatched == []
+        assert_holds(model, expected)
 
 
 @pytest.mark.parametrize("prefix", ["", "module."])
@@ -146,10 +142,13 @@ def test_a_checkpoint_that_torchreid_wrote(model, weights, make, tmp_path, capsy
         assert read_checkpoint(file)["rank1"] == 0.5
 
 
-def test_a_loaded_model_computes_what_the_saved_one_does(model, make, tmp_path):
+def test_a_loaded_model_computes_what_the_saved_one_does(model, make, tmp_path, caplog):
     saved = make.model(seed=2)
     torch.save(saved.state_dict(), tmp_path / "x.pth")
-    model.load_param(tmp_path / "x.pth")
+    with caplog.at_level("WARNING"):
+        model.load_param(tmp_path / "x.pth")
+    assert not caplog.records
+    assert model.load_report.loaded == sorted(saved.state_dict())
     with torch.no_grad():
         outputs = [m(make.images(2), ["a", "b"], ["c", "d"]) for m in (saved, model)]
     for expected, actual in zip(*outputs):
@@ -157,17 +156,16 @@ def test_a_loaded_model_computes_what_the_saved_one_does(model, make, tmp_path):
 
 
 @pytest.mark.parametrize("direction", ["4 to 5", "5 to 4"])
-def test_vit_names_of_both_transformers(weights, direction):
+def test_vit_names_of_both_transformers_versions(weights, direction):
     """Whichever version built the model, and whichever wrote the file."""
     old = transformers_4(weights)
     assert len(set(old) - set(weights)) == 32  # two layers of 16 tensors
-    ours, file = (weights, old) if direction == "4 to 5" else (old, weights)
-    target = Holder({name: torch.zeros_like(tensor) for name, tensor in ours.items()})
-    report = copy_state_dict(file, target)
+    model_state, file_state = (weights, old) if direction == "4 to 5" else (old, weights)
+    target = Holder({name: torch.zeros_like(tensor) for name, tensor in model_state.items()})
+    report = copy_state_dict(file_state, target)
     assert report.missing == report.unexpected == report.mismatched == []
-    assert report.loaded == sorted(ours)
-    for name, tensor in target.state_dict().items():
-        assert torch.equal(tensor, ours[name]), name
+    assert report.loaded == sorted(model_state)
+    assert_holds(target, model_state)
 
 
 # Names of the public weights, which are of transformers 4's time, and what transformers 5 calls them.
@@ -219,13 +217,6 @@ class Holder(nn.Module):
             module.register_buffer(leaf, tensor)
 
 
-def test_a_model_loads_the_vit_of_transformers_4(model, weights, tmp_path):
-    torch.save(transformers_4(weights), tmp_path / "old.pth")
-    model.load_param(tmp_path / "old.pth")
-    assert model.load_report.missing == model.load_report.unexpected == []
-    assert_holds(model, weights)
-
-
 # --- the report -------------------------------------------------------------------------------------------------------
 
 
@@ -254,14 +245,6 @@ def test_the_report_names_everything(model, outside, tmp_path, caplog):
     assert_holds(model, {**outside, **{name: before[name] for name in untouched}})
 
 
-def test_a_complete_checkpoint_warns_of_nothing(model, weights, tmp_path, caplog):
-    torch.save(weights, tmp_path / "x.pth")
-    with caplog.at_level("WARNING"):
-        model.load_param(tmp_path / "x.pth")
-    assert not caplog.records
-    assert model.load_report.loaded == sorted(weights)
-
-
 def test_poolers_and_position_ids_are_tolerated(model, weights, tmp_path):
     extra = {
         "visual_encoder.pooler.dense.weight": torch.zeros(32, 32),
@@ -285,6 +268,8 @@ def test_a_model_without_fusion_takes_the_rest(make, weights, tmp_path):
 
 # --- what does not load -----------------------------------------------------------------------------------------------
 
+GIT_LFS_POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n"
+
 
 def refused(file):
     with pytest.raises(CheckpointError) as error:
@@ -303,33 +288,18 @@ def test_nothing_matches(model, tmp_path):
     assert model.load_report is None
 
 
-def test_a_missing_file(model, tmp_path):
-    refused(tmp_path / "nowhere.pth")
-    refused(tmp_path / "nowhere.safetensors")
+def test_a_missing_file_or_a_folder(model, tmp_path):
+    for path in (tmp_path / "nowhere.pth", tmp_path / "nowhere.safetensors", tmp_path):
+        refused(path)
     with pytest.raises(CheckpointError, match="nowhere"):
         model.load_param(tmp_path / "nowhere.pth")
 
 
-def test_a_folder(tmp_path):
-    refused(tmp_path)
-
-
-TEXTS = [
-    b"",
-    b"hello world, this is a text file\n",
-    b"# README\n\nSome words.",
-    b"epoch,loss\n1,2\n",
-    b"<html>404</html>",
-    b'{"a": 1}',
-    b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n",
-]
-
-
-@pytest.mark.parametrize("content", TEXTS)
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
-def test_a_text_file(tmp_path, content, suffix):
-    (tmp_path / f"x{suffix}").write_bytes(content)
-    assert "Python objects" not in refused(tmp_path / f"x{suffix}")
+def test_other_files(tmp_path, suffix):
+    for content in (b"", b"hello world, this is a text file\n", b"<html>404</html>", b'{"a": 1}', GIT_LFS_POINTER):
+        (tmp_path / f"x{suffix}").write_bytes(content)
+        assert "Python objects" not in refused(tmp_path / f"x{suffix}")
 
 
 @functools.cache  # the older format holds addresses, so that its length varies
@@ -346,8 +316,8 @@ def test_a_truncated_file(tmp_path, zipped):
     file = tmp_path / "x.pth"
     file.write_bytes(content)
     read_state_dict(file)
-    for kept in {*range(0, len(content), 13), len(content) - 1}:
-        file.write_bytes(content[:kept])
+    for length in {*range(0, len(content), 29), len(content) - 1}:
+        file.write_bytes(content[:length])
         refused(file)
 
 
@@ -355,13 +325,13 @@ def test_a_truncated_safetensors_file(tmp_path):
     file = tmp_path / "x.safetensors"
     save_file({"scale": torch.ones(1), "fusion.fc.bias": torch.rand(9)}, file)
     content = file.read_bytes()
-    for kept in range(len(content)):
-        file.write_bytes(content[:kept])
+    for length in range(0, len(content), 3):
+        file.write_bytes(content[:length])
         refused(file)
 
 
 @pytest.mark.filterwarnings("ignore:Detected pickle protocol")
-@settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(content=st.binary(max_size=60))
 def test_any_bytes(tmp_path, content):
     (tmp_path / "x.pth").write_bytes(content)
@@ -369,7 +339,7 @@ def test_any_bytes(tmp_path, content):
 
 
 @pytest.mark.filterwarnings("ignore:Detected pickle protocol")
-@settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data(), zipped=st.booleans())
 def test_a_flipped_byte_is_refused_or_harmless(tmp_path, data, zipped):
     content = bytearray(saved(zipped))
@@ -380,65 +350,7 @@ def test_a_flipped_byte_is_refused_or_harmless(tmp_path, data, zipped):
         read_state_dict(file)
 
 
-@pytest.mark.parametrize("content", [{}, {"state_dict": {}}, {"epoch": 3}, [torch.ones(1)], torch.ones(1), 3])
-def test_a_file_without_weights(tmp_path, content):
-    torch.save(content, tmp_path / "x.pth")
-    refused(tmp_path / "x.pth")
-
-
-# --- code in a file ---------------------------------------------------------------------------------------------------
-
-
-class Bomb:
-    """Unpickled, it writes a file."""
-
-    def __init__(self, function, *arguments):
-        self.call = function, arguments
-
-    def __reduce__(self):
-        return self.call
-
-
-BOMBS = {
-    "os.system": lambda marker: Bomb(os.system, f"touch '{marker}'"),
-    "open": lambda marker: Bomb(builtins.open, str(marker), "w"),
-    "exec": lambda marker: Bomb(builtins.exec, f"open({str(marker)!r}, 'w').close()"),
-    "Path.touch": lambda marker: Bomb(Path.touch, marker),
-}
-WRITERS = {
-    "zip": torch.save,
-    "legacy": lambda content, file: torch.save(content, file, _use_new_zipfile_serialization=False),
-    "pickle": lambda content, file: file.write_bytes(pickle.dumps(content, protocol=2)),
-    "new pickle": lambda content, file: file.write_bytes(pickle.dumps(content)),
-}
-
-
-@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
-@pytest.mark.parametrize("write", WRITERS.values(), ids=WRITERS)
-@pytest.mark.parametrize("bomb", BOMBS.values(), ids=BOMBS)
-def test_code_in_a_file_is_not_run(model, tmp_path, bomb, write):
-    file, marker = tmp_path / "x.pth", tmp_path / "marker"
-    write({"state_dict": {"scale": torch.ones(1), "fusion.fc.bias": bomb(marker)}}, file)
-    with pytest.raises(CheckpointError, match=r"x\.pth"):
-        model.load_param(file)
-    assert not marker.exists()
-
-    # The bomb is a real one: whoever unpickles the file sets it off.
-    if write is WRITERS["zip"] or write is WRITERS["legacy"]:
-        torch.load(file, weights_only=False)
-    else:
-        pickle.loads(file.read_bytes())
-    assert marker.exists()
-
-
-@pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
-def test_a_whole_pickled_module_says_why(tmp_path, zipped):
-    torch.save({"model": nn.Linear(2, 2)}, tmp_path / "x.pth", _use_new_zipfile_serialization=zipped)
-    assert "Python objects besides tensors" in refused(tmp_path / "x.pth")
-
-
-def test_reading_leaves_torchs_list_of_safe_classes_alone(tmp_path):
-    torch.save({"scale": torch.ones(1), "rank1": np.float64(1)}, tmp_path / "x.pth")
-    before = list(torch.serialization.get_safe_globals())
-    read_state_dict(tmp_path / "x.pth")
-    assert set(torch.serialization.get_safe_globals()) == set(before)  # no order is promised
+def test_a_file_without_weights(tmp_path):
+    for content in ({}, {"state_dict": {}}, {"epoch": 3}, [torch.ones(1)], torch.ones(1), 3):
+        torch.save(content, tmp_path / "x.pth")
+        refused(tmp_path / "x.pth")

@@ -631,7 +631,7 @@ def test_cuda_equals_cpu(make):
         ({"fusion": {"type": "attention"}}, "enhanced_mamba.*gated_mamba"),
         ({"fusion": {"layers": 3}}, r"unknown layers;.*\bnum_layers\b"),
         ({"fusion": {"dim": 128}}, r"fusion\.dim: 128.*256"),
-        ({"vit_pretrained": {"hiden_size": 8}}, "vit_pretrained: unknown hiden_size"),
+        ({"vit_pretrained": {"hiden_size": 8}}, "vit_pretrained: vit: unknown hiden_size"),
     ],
 )
 def test_settings_that_cannot_work(make, changes, words):

@@ -8,7 +8,7 @@ from typing import Any
 from fastreid.utils.checkpoint import Checkpointer
 
 from t2ireid_plugin.errors import CheckpointError
-from t2ireid_plugin.modeling.checkpoint import own_name, read_checkpoint, weights_of
+from t2ireid_plugin.modeling.checkpoint import extract_state_dict, model_name, read_checkpoint
 
 PREFIX = "backbone."
 
@@ -28,11 +28,11 @@ class T2IReIDCheckpointer(Checkpointer):
 
     def _load_file(self, f: str) -> dict[str, Any]:
         content = read_checkpoint(f)
-        state, own = weights_of(content, f), self.model.state_dict()
+        state, own = extract_state_dict(content, f), self.model.state_dict()
         backbone = {name.removeprefix(PREFIX): value for name, value in own.items() if name.startswith(PREFIX)}
         renamed = {}
         for name, value in state.items():
-            inside = PREFIX + own_name(name, backbone)
+            inside = PREFIX + model_name(name, backbone)
             renamed[inside if name not in own and inside in own else name] = value
         if not any(name in own and own[name].shape == value.shape for name, value in renamed.items()):
             raise CheckpointError(

@@ -1,6 +1,6 @@
-"""What differs between families of encoders: CLIP, SigLIP, SigLIP 2, DINOv2, DINOv3, ViT and BERT.
+"""Differences between families of encoders: CLIP, SigLIP, SigLIP 2, DINOv2, DINOv3, ViT and BERT.
 
-A two-tower model (CLIP, SigLIP) holds an image and a text encoder in one folder; here each is built by itself.
+A two-tower model (CLIP, SigLIP) has an image and a text encoder in one folder; here each is built separately.
 """
 
 from __future__ import annotations
@@ -16,42 +16,42 @@ from t2ireid_plugin.errors import EncoderError, InputError
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
 
-# CLIP normalises the class token alone, in its pooler, and hands out the other tokens as they are.
+# CLIP normalises only the class token, in its pooler, and returns the other tokens without normalisation.
 _NORM_IN_POOLER = ("clip_vision_model",)
-# Takes flattened patches instead of pixels.
-_TAKES_PATCHES = ("siglip2_vision_model",)
+# Reads flattened patches instead of pixels.
+_READS_PATCHES = ("siglip2_vision_model",)
 # Pools with an attention head that can be left out.
 _HAS_HEAD = ("siglip_vision_model", "siglip2_vision_model")
-# Trained on texts padded to full length without a mask: padding is a token like others.
+# Trained on texts padded to full length without a mask: padding counts like any other token.
 _ATTENDS_PADDING = ("siglip_text_model", "siglip2_text_model")
 
 
 def tower_config(config: PretrainedConfig, kind: str) -> PretrainedConfig:
-    """The part for ``kind`` (``image`` or ``text``) of a two-tower configuration; any other one as it is."""
+    """The ``image`` or ``text`` part (``kind``) of a two-tower configuration; other configurations unchanged."""
     part = "vision_config" if kind == "image" else "text_config"
     return getattr(config, part, config)
 
 
 def tower_class(config: PretrainedConfig) -> type[PreTrainedModel] | None:
-    """The class of the encoder that ``config`` describes; None when it describes none."""
+    """The class of the encoder that ``config`` describes; None if there is none."""
     import transformers
     from transformers.models.auto.modeling_auto import MODEL_MAPPING
 
     if type(config) in MODEL_MAPPING:
         return MODEL_MAPPING[type(config)]
-    # SigLIP's text towers are in no table of the library.
+    # The library's table lacks SigLIP's text towers.
     return getattr(transformers, type(config).__name__.replace("Config", "Model"), None)
 
 
 def without_pooler(model_class: type[PreTrainedModel], config: PretrainedConfig) -> dict[str, bool]:
-    """Arguments with which ``model_class`` leaves out its pooler; the specification reads all tokens, never that."""
+    """Arguments that build ``model_class`` without its pooler, whose output the specification never reads."""
     if config.model_type in _HAS_HEAD:
         config.vision_use_head = False
     return {"add_pooling_layer": False} if "add_pooling_layer" in inspect.signature(model_class).parameters else {}
 
 
 def drop_head(encoder: PreTrainedModel) -> PreTrainedModel:
-    """Without the linear head of SigLIP's text tower, which would be carried along untrained."""
+    """Removes the linear head of SigLIP's text tower, which nothing would train."""
     if attends_padding(encoder.config):
         tower: nn.Module = getattr(encoder, "text_model", encoder)  # transformers 4 has it one level deeper
         tower.head = nn.Identity()
@@ -71,8 +71,8 @@ def patch_grid(config: PretrainedConfig, images: Tensor) -> tuple[int, int]:
 
 
 def own_size(config: PretrainedConfig) -> tuple[int, int]:
-    """Height and width in pixels that the positions of an image encoder were made for."""
-    if not hasattr(config, "image_size"):  # SigLIP 2 counts patches, of a square
+    """Height and width in pixels for which an image encoder has position embeddings."""
+    if not hasattr(config, "image_size"):  # SigLIP 2 has the number of patches of a square
         side = int(config.num_patches**0.5) * config.patch_size
         return side, side
     size = config.image_size
@@ -80,40 +80,40 @@ def own_size(config: PretrainedConfig) -> tuple[int, int]:
 
 
 def num_prefix_tokens(encoder: PreTrainedModel) -> int:
-    """How many tokens come before the patches: the class token, where there is one, and registers."""
+    """Number of tokens in front of the patches: the class token, if there is one, and registers."""
     names = ("cls_token", "class_embedding", "distillation_token")
     single = sum(name.rpartition(".")[2] in names for name, _ in encoder.named_parameters())
     return single + int(getattr(encoder.config, "num_register_tokens", 0))
 
 
 def attends_padding(config: PretrainedConfig) -> bool:
-    """Whether a text encoder was trained on texts of one length, whose padding it reads like words.
+    """True for a text encoder that was trained on texts of one length and attends to their padding.
 
-    SigLIP (Zhai et al., ICCV 2023) pads to 64 tokens, gives no mask, and reads the sentence off the last position.
+    SigLIP (Zhai et al., ICCV 2023) pads to 64 tokens without a mask, and pools the last position.
     """
     return config.model_type in _ATTENDS_PADDING
 
 
 def check_size(config: PretrainedConfig, height: int, width: int) -> None:
-    """Refuses a size of images whose edge would be cut off.
+    """Checks that patches cover images of this size, so that no edge is lost.
 
     Raises:
-        InputError: unless height and width are the encoder's own or multiples of its patches.
+        InputError: unless height and width are the encoder's own or multiples of its patch size.
     """
     rows, columns = patch_size(config)
     if (height % rows or width % columns) and (height, width) != own_size(config):
         near = f"{max(1, round(height / rows)) * rows} x {max(1, round(width / columns)) * columns}"
         raise InputError(
             f"images of {height} x {width} pixels (height x width) do not divide into the {rows} x {columns} patches "
-            f"of {config.model_type}; near is {near}"
+            f"of {config.model_type}; the nearest size is {near}"
         )
 
 
 def image_tokens(encoder: PreTrainedModel, images: Tensor) -> Tensor:
     """Images ``[B, 3, H, W]`` to normalised tokens ``[B, L, D]``: prefix tokens, then patches row by row.
 
-    Of another size than the encoder's own, its position embeddings are interpolated as transformers does it;
-    DINOv3 has rotary positions and needs none of that.
+    For another size than the encoder's own, transformers interpolates the position embeddings; DINOv3 has rotary
+    positions and does not need that.
 
     Raises:
         InputError: for a size that the patches do not divide, or to which the positions cannot be interpolated.
@@ -121,7 +121,7 @@ def image_tokens(encoder: PreTrainedModel, images: Tensor) -> Tensor:
     config = encoder.config
     height, width = images.shape[-2:]
     check_size(config, height, width)
-    if config.model_type in _TAKES_PATCHES:
+    if config.model_type in _READS_PATCHES:
         return encoder(**_as_patches(images, patch_size(config)[0])).last_hidden_state
     tokens = encoder(images, **_interpolation(encoder, height, width)).last_hidden_state
     if config.model_type in _NORM_IN_POOLER:  # as the CLIP of IRRA (CVPR 2023) and RDE (CVPR 2024) does
@@ -129,22 +129,23 @@ def image_tokens(encoder: PreTrainedModel, images: Tensor) -> Tensor:
     return tokens
 
 
-_on_request: dict[type, bool] = {}
+_interpolates_on_request: dict[type, bool] = {}
 
 
 def interpolates_on_request(encoder: PreTrainedModel) -> bool:
-    """Whether the encoder's forward has an argument that says to interpolate positions.
+    """True if the encoder's forward has an argument to interpolate positions.
 
-    The answer is remembered by class: a compiler cannot look at signatures, so it has to be known when one comes by.
+    The answer is cached per class before compilation, because a compiler cannot trace `inspect.signature`.
     """
     kind = type(encoder)
-    if kind not in _on_request:
-        _on_request[kind] = "interpolate_pos_encoding" in inspect.signature(kind.forward).parameters
-    return _on_request[kind]
+    if kind not in _interpolates_on_request:
+        parameters = inspect.signature(kind.forward).parameters
+        _interpolates_on_request[kind] = "interpolate_pos_encoding" in parameters
+    return _interpolates_on_request[kind]
 
 
 def _interpolation(encoder: PreTrainedModel, height: int, width: int) -> dict[str, bool]:
-    """What makes the encoder interpolate its positions where that is needed."""
+    """Arguments that make the encoder interpolate its positions, if that is needed."""
     own = own_size(encoder.config)
     on_request = interpolates_on_request(encoder)
     always = encoder.config.model_type.startswith("dinov2")
@@ -152,13 +153,13 @@ def _interpolation(encoder: PreTrainedModel, height: int, width: int) -> dict[st
     if own[0] != own[1] and (always or (on_request and needed)):
         raise InputError(
             f"{encoder.config.model_type} with positions for {own[0]} x {own[1]} pixels cannot read images of "
-            f"{height} x {width}: the library interpolates from squares only"
+            f"{height} x {width}: transformers interpolates from squares only"
         )
     return {"interpolate_pos_encoding": True} if on_request and needed else {}
 
 
 def _as_patches(images: Tensor, patch: int) -> dict[str, Tensor]:
-    """Images ``[B, 3, H, W]`` as SigLIP 2 takes them: flattened patches, pixel by pixel with its three channels."""
+    """Images ``[B, 3, H, W]`` as SigLIP 2 reads them: flattened patches, each pixel with its three channels."""
     batch, channels, height, width = images.shape
     rows, columns = height // patch, width // patch
     patches = images[:, :, : rows * patch, : columns * patch].reshape(batch, channels, rows, patch, columns, patch)
@@ -171,21 +172,21 @@ def _as_patches(images: Tensor, patch: int) -> dict[str, Tensor]:
 
 
 def layer_numbers(encoder: PreTrainedModel) -> dict[str, int]:
-    """The layer of each parameter, by name: 0 for what comes before the blocks, 1 … depth, depth + 1 after them.
+    """The layer number of each parameter by name: 0 before the blocks, 1 … depth in them, depth + 1 after them.
 
     As in BEiT's and MAE's fine-tuning.
 
     Raises:
-        EncoderError: when the encoder is no stack of as many blocks as its configuration says.
+        EncoderError: when the encoder has no stack of as many blocks as its configuration says.
     """
     depth = encoder.config.num_hidden_layers
     stacks = (m for m in encoder.modules() if isinstance(m, nn.ModuleList) and len(m) == depth)
     blocks: Any = next(stacks, None)
     if blocks is None:
-        raise EncoderError(f"{encoder.config.model_type}: found no stack of {depth} blocks, so no layer-wise decay")
+        raise EncoderError(f"{encoder.config.model_type} has no stack of {depth} blocks, which layer-wise decay needs")
     number = {id(p): i for i, block in enumerate(blocks, start=1) for p in block.parameters()}
     numbers, outside = {}, 0
-    for name, parameter in encoder.named_parameters():  # in the order of construction, which is that of use
+    for name, parameter in encoder.named_parameters():  # in construction order, which is the order of use
         if id(parameter) in number:
             outside = depth + 1
         numbers[name] = number.get(id(parameter), outside)

@@ -1,9 +1,9 @@
 """Image and text encoders from Hugging Face: a hub id, a folder, or an inline configuration.
 
-Of a two-tower model (CLIP, SigLIP) the tower that is asked for is built. An inline configuration (a mapping such as
-``{"hidden_size": 128, "num_hidden_layers": 4}``) builds the encoder with random weights; what it does not name has
-the library's default, so ``{}`` is ViT-B/16 or BERT-base, and ``{"model_type": "clip"}`` a tower of CLIP. So does a
-configuration object of the library, which is taken as it is.
+Of a two-tower model (CLIP, SigLIP) only the requested tower is built. An inline configuration (a mapping such as
+``{"hidden_size": 128, "num_hidden_layers": 4}``) builds the encoder with random weights and the library's defaults for
+the rest: ``{}`` is ViT-B/16 or BERT-base, ``{"model_type": "clip"}`` a tower of CLIP. A configuration object of the
+library is used unchanged, also with random weights.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 from huggingface_hub import constants, hf_hub_download, try_to_load_from_cache
 from huggingface_hub.utils import HFValidationError, validate_repo_id
 
-from t2ireid_plugin.errors import ConfigError, EncoderError
+from t2ireid_plugin.errors import ConfigError, EncoderError, check_keys
 from t2ireid_plugin.modeling.encoders.families import drop_head, tower_class, tower_config, without_pooler
 from t2ireid_plugin.utils.text import first_line
 
@@ -35,15 +35,15 @@ Source: TypeAlias = "str | Mapping[str, Any] | PretrainedConfig"
 T = TypeVar("T")
 
 IMAGE_KEY, TEXT_KEY = "vit_pretrained", "bert_base_path"
-# Without this the library asks on the console whether it may run the Python files of a folder.
-_OWN_CODE = {"trust_remote_code": False}
+# Otherwise the library asks on the console for permission to run the Python files of a folder.
+_NO_REMOTE_CODE = {"trust_remote_code": False}
 _KIND = {IMAGE_KEY: "image", TEXT_KEY: "text"}
 _DEFAULT_TYPE = {IMAGE_KEY: "vit", TEXT_KEY: "bert"}
-_NEEDS = {IMAGE_KEY: "patch_size", TEXT_KEY: "vocab_size"}  # what a configuration of the right kind has
+_NEEDS = {IMAGE_KEY: "patch_size", TEXT_KEY: "vocab_size"}  # an attribute of the right kind of configuration
 
 
 def build_image_encoder(source: Source) -> PreTrainedModel:
-    """The image encoder, without a pooler; read its tokens with `towers.image_tokens`.
+    """Builds the image encoder without a pooler; `families.image_tokens` reads its tokens.
 
     Raises:
         EncoderError: when the files are missing, or weights do not fit; the message says where they belong.
@@ -53,7 +53,7 @@ def build_image_encoder(source: Source) -> PreTrainedModel:
 
 
 def build_text_encoder(source: Source, vocab_size: int | None = None) -> PreTrainedModel:
-    """The text encoder, without a pooler; an inline configuration gets ``vocab_size`` embeddings.
+    """Builds the text encoder without a pooler; an inline configuration gets ``vocab_size`` embeddings.
 
     Raises:
         EncoderError: when the files are missing, or weights do not fit; the message says where they belong.
@@ -65,16 +65,16 @@ def build_text_encoder(source: Source, vocab_size: int | None = None) -> PreTrai
 
 
 def build_tokenizer(source: str, vocab_size: int) -> PreTrainedTokenizerBase:
-    """The tokenizer beside a pretrained text encoder, checked against the ``vocab_size`` of its embeddings.
+    """Loads the tokenizer beside a pretrained text encoder and compares it with the ``vocab_size`` of its embeddings.
 
     Raises:
-        EncoderError: when it is missing or its vocabulary is not the encoder's. Hugging Face hands out an almost
-            empty tokenizer for a folder without a vocabulary; here that is an error.
+        EncoderError: when it is missing or its vocabulary is not the encoder's. For a folder without a vocabulary
+            Hugging Face returns an almost empty tokenizer; here that is an error.
     """
     from transformers import AutoTokenizer
 
-    tokenizer = _load(functools.partial(AutoTokenizer.from_pretrained, **_OWN_CODE), source, TEXT_KEY)
-    # Embedding tables are sometimes padded up to a round size, so up to 1 % may be unused.
+    tokenizer = _load(functools.partial(AutoTokenizer.from_pretrained, **_NO_REMOTE_CODE), source, TEXT_KEY)
+    # Embedding tables are sometimes padded to a round size, so up to 1 % may be unused.
     if not 0.99 * vocab_size <= len(tokenizer) <= vocab_size:
         raise EncoderError(
             f"{TEXT_KEY}: the tokenizer in '{source}' has {len(tokenizer)} tokens but the text encoder has "
@@ -84,7 +84,7 @@ def build_tokenizer(source: str, vocab_size: int) -> PreTrainedTokenizerBase:
 
 
 def check_source(source: Source, key: str) -> None:
-    """Says early, without loading anything, whether an encoder can be had.
+    """Checks early, without loading anything, that an encoder is available.
 
     Raises:
         EncoderError: when it is neither a folder nor cached and cannot be downloaded.
@@ -96,52 +96,52 @@ def check_source(source: Source, key: str) -> None:
 
 
 def encoder_config(source: Source, key: str) -> PretrainedConfig:
-    """The configuration of the encoder that ``source`` names, of a two-tower model its tower's; weights are not read.
+    """The configuration of an encoder, of a two-tower model only the tower's; weights are not read.
 
     Args:
         source: as for `build_image_encoder`.
-        key: ``IMAGE_KEY`` or ``TEXT_KEY``, for which kind of tower and for messages.
+        key: ``IMAGE_KEY`` or ``TEXT_KEY``, which selects the tower and is named in messages.
 
     Raises:
         EncoderError: when the files are missing.
         ConfigError: for an inline configuration with unknown keys.
     """
-    return tower_config(_found_config(source, key), _KIND[key])
+    return tower_config(_read_config(source, key), _KIND[key])
 
 
-def _found_config(source: Source, key: str) -> PretrainedConfig:
-    """As `encoder_config`, but of a two-tower model in a folder the whole."""
+def _read_config(source: Source, key: str) -> PretrainedConfig:
+    """As `encoder_config`, but for a two-tower model in a folder the whole configuration."""
     from transformers import AutoConfig, PretrainedConfig
 
     if isinstance(source, PretrainedConfig):
         return source
     if isinstance(source, Mapping):
         return _inline_config(dict(source), _DEFAULT_TYPE[key], key)
-    return _load(functools.partial(AutoConfig.from_pretrained, **_OWN_CODE), source, key)
+    return _load(functools.partial(AutoConfig.from_pretrained, **_NO_REMOTE_CODE), source, key)
 
 
 def _build(source: Source, key: str) -> PreTrainedModel:
-    found = _found_config(source, key)
-    config = tower_config(found, _KIND[key])
+    whole_config = _read_config(source, key)
+    config = tower_config(whole_config, _KIND[key])
     model_class = tower_class(config)
     if model_class is None or not hasattr(config, _NEEDS[key]):
-        named = f"'{source}'" if isinstance(source, str) else "the configuration"
-        raise EncoderError(f"{key}: {named} is a {config.model_type} model, no {_KIND[key]} encoder")
+        name = f"'{source}'" if isinstance(source, str) else "the configuration"
+        raise EncoderError(f"{key}: {name} is a {config.model_type} model, not a {_KIND[key]} encoder")
     options = without_pooler(model_class, config)
     if not isinstance(source, str):
         return drop_head(model_class(config, **options))
     load = functools.partial(model_class.from_pretrained, config=config, output_loading_info=True, **options)
-    with _without_load_report(config is not found):
+    with _quiet_loading(config is not whole_config):
         model, info = _load(load, source, key)
     if info["missing_keys"]:
         names = ", ".join(sorted(info["missing_keys"])[:5])
         raise EncoderError(
             f"{key}: the weights in '{source}' lack {len(info['missing_keys'])} of the encoder's parameters "
-            f"({names}, …); they belong to another architecture than its config.json says"
+            f"({names}, …); they belong to another architecture than the one in config.json"
         )
-    if config is not found:
-        logger.info("%s: the %s tower of '%s', a %s model", key, _KIND[key], source, found.model_type)
-    return drop_head(model.float())  # some weights are stored in half precision; training wants float32
+    if config is not whole_config:
+        logger.info("%s: the %s tower of '%s', a %s model", key, _KIND[key], source, whole_config.model_type)
+    return drop_head(model.float())  # some weights are stored in half precision; training needs float32
 
 
 def _inline_config(settings: dict[str, Any], default_type: str, key: str) -> PretrainedConfig:
@@ -152,12 +152,7 @@ def _inline_config(settings: dict[str, Any], default_type: str, key: str) -> Pre
         default = tower_config(AutoConfig.for_model(model_type), _KIND[key])
     except ValueError as error:
         raise ConfigError(f"{key}: unknown model_type '{model_type}'") from error
-    valid = set(default.to_dict())
-    unknown = sorted(set(settings) - valid)
-    if unknown:
-        raise ConfigError(
-            f"{key}: unknown {', '.join(unknown)}; a {default.model_type} configuration has {', '.join(sorted(valid))}"
-        )
+    check_keys(f"{key}: {default.model_type}", settings, sorted(default.to_dict()))
     try:
         return type(default)(**settings)
     except Exception as error:  # newer versions check the types of values, with an error class of their own
@@ -165,8 +160,8 @@ def _inline_config(settings: dict[str, Any], default_type: str, key: str) -> Pre
 
 
 @contextlib.contextmanager
-def _without_load_report(quiet: bool) -> Iterator[None]:
-    """The library warns of each tensor that is left over; of two towers the other one always is."""
+def _quiet_loading(quiet: bool) -> Iterator[None]:
+    """Silences the library's warnings of unused tensors, which the other one of two towers always causes."""
     from transformers.utils import logging as transformers_logging
 
     before = transformers_logging.get_verbosity()
@@ -179,7 +174,7 @@ def _without_load_report(quiet: bool) -> Iterator[None]:
 
 
 def _load(load: Callable[..., T], source: str, key: str) -> T:
-    """Loads from a folder or the cache; asks the network only when it answers."""
+    """Loads from a folder or the cache, else from the hub if it is reachable."""
     local = find_folder(source)
     if not local and _looks_like_path(source):
         raise _missing(source, key)
@@ -187,15 +182,15 @@ def _load(load: Callable[..., T], source: str, key: str) -> T:
         return load(str(local or source), local_files_only=True)
     except Exception as error:  # damaged files raise anything: SafetensorError, KeyError, RuntimeError, bare Exception
         if local:
-            reason = first_line(error)
-            raise EncoderError(f"{key}: the folder '{source}' cannot be loaded: {reason}") from error
+            raise EncoderError(f"{key}: the folder '{source}' cannot be loaded: {first_line(error)}") from error
         if not _hub_reachable():
             raise _missing(source, key) from error
     try:
         return load(source)
     except Exception as error:
-        reason = first_line(error)
-        raise EncoderError(f"{key}: '{source}' cannot be had from the Hugging Face hub: {reason}") from error
+        raise EncoderError(
+            f"{key}: '{source}' cannot be loaded from the Hugging Face hub: {first_line(error)}"
+        ) from error
 
 
 def _missing(source: str, key: str) -> EncoderError:
@@ -204,14 +199,14 @@ def _missing(source: str, key: str) -> EncoderError:
             f"{key}: no folder '{source}'; it should hold config.json, model.safetensors and, for text, vocab.txt"
         )
     return EncoderError(
-        f"{key}: '{source}' is no folder, not in the Hugging Face cache, and the hub is not reachable from here. "
-        f"On a machine with a network run `hf download {source} --local-dir DIR`, copy DIR here and set "
-        f"model.{key} DIR; a mirror can be named in HF_ENDPOINT"
+        f"{key}: '{source}' is not a folder, not in the Hugging Face cache, and the hub is not reachable from here; "
+        f"on a machine with network access run `hf download {source} --local-dir DIR`, copy DIR here and set "
+        f"model.{key} DIR, or name a mirror in HF_ENDPOINT"
     )
 
 
 def _looks_like_path(source: str) -> bool:
-    """A hub id is ``name`` or ``owner/name`` of the letters that the hub allows; all else is meant as a folder."""
+    """True for everything but a valid hub id, which is ``name`` or ``owner/name``."""
     try:
         validate_repo_id(source)
     except HFValidationError:
@@ -220,33 +215,33 @@ def _looks_like_path(source: str) -> bool:
 
 
 def find_folder(source: str) -> Path | None:
-    """The folder that ``source`` names, ``~`` understood; None when there is none."""
+    """The folder that ``source`` names, with ``~`` expanded; None if there is none."""
     folder = Path(os.path.expanduser(source))  # unlike Path.expanduser, it leaves unknown users alone
     return folder if source and folder.is_dir() else None
 
 
 def find_cached(source: str, filename: str) -> Path | None:
-    """The file of a hub id in the Hugging Face cache; None when it is not there."""
+    """The file of a hub id in the Hugging Face cache; None if it is not there."""
     if _looks_like_path(source):
         return None
-    found = try_to_load_from_cache(source, filename)
-    return Path(found) if isinstance(found, str) else None
+    path = try_to_load_from_cache(source, filename)
+    return Path(path) if isinstance(path, str) else None
 
 
 def find_on_hub(source: str, filename: str) -> Path | None:
-    """The file of a hub id, from the cache or downloaded; None where there is none, or no network."""
+    """The file of a hub id, from the cache or downloaded; None without such a file or a network."""
     cached = find_cached(source, filename)
     if cached is not None or not _hub_reachable():
         return cached
     try:
         return Path(hf_hub_download(source, filename))
-    except (OSError, ValueError):  # it does not exist, or the network broke off; what needs it has a default
+    except (OSError, ValueError):  # the file does not exist, or the connection failed; callers have defaults
         return None
 
 
 @functools.cache
 def _hub_reachable(timeout: float = 3.0) -> bool:
-    """One short probe in place of the hub client's minutes of retries; never when the user asked for offline."""
+    """Probes the hub once, which saves the minutes that its client retries; False in offline mode."""
     if constants.HF_HUB_OFFLINE:
         return False
     answered: list[bool] = []
@@ -255,7 +250,7 @@ def _hub_reachable(timeout: float = 3.0) -> bool:
         try:
             urllib.request.urlopen(urllib.request.Request(constants.ENDPOINT, method="HEAD"), timeout=timeout)
         except urllib.error.HTTPError:
-            answered.append(True)  # it spoke, if only to refuse
+            answered.append(True)  # it answered, if only to refuse
         except OSError:
             answered.append(False)
         else:

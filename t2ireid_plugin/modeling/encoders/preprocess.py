@@ -1,4 +1,4 @@
-"""What an image encoder's folder says about its images: size, mean and standard deviation."""
+"""Image preprocessing of an encoder from its folder: size, mean and standard deviation."""
 
 from __future__ import annotations
 
@@ -14,13 +14,11 @@ from t2ireid_plugin.utils.safe_io import MAX_CONFIG_BYTES, parse_json, read_byte
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
-# Normalisation by the beginning of model_type, where there is no preprocessor file: what the library's constants are
-# called. ViT and SigLIP have 0.5.
+# Normalisation without a preprocessor file: beginnings of model_type and names of the library's constants. ViT and
+# SigLIP have 0.5.
 _HALF = (0.5, 0.5, 0.5)
 _NORMALISATION = {"clip": "OPENAI_CLIP", "dinov": "IMAGENET_DEFAULT"}
-
-
-_MOST_SIDE = 4096  # pixels; what images are resized to
+_MAX_SIDE = 4096  # pixels, of resized images
 
 
 class Preprocess(NamedTuple):
@@ -33,42 +31,42 @@ class Preprocess(NamedTuple):
 
 
 def checked_preprocess(height: Any, width: Any, mean: Any, std: Any, where: str) -> Preprocess:
-    """Settings of a file, whatever it holds, once they are what pixels can be prepared with.
+    """Checks settings from a file, which may be of any type, and returns them.
 
     Raises:
-        EncoderError: when they are not; it begins with ``where``.
+        EncoderError: for unusable settings; the message begins with ``where``.
     """
-    sizes = all(type(size) is int and 0 < size <= _MOST_SIDE for size in (height, width))
+    sizes = all(type(size) is int and 0 < size <= _MAX_SIDE for size in (height, width))
     values = all(
-        isinstance(given, list | tuple)
-        and len(given) == 3
-        and all(isinstance(value, int | float) and math.isfinite(value) for value in given)
-        for given in (mean, std)
+        isinstance(triple, list | tuple)
+        and len(triple) == 3
+        and all(isinstance(value, int | float) and math.isfinite(value) for value in triple)
+        for triple in (mean, std)
     )
     if not sizes or not values or not min(std) > 0:
         raise EncoderError(
-            f"{where} must have a size up to {_MOST_SIDE}, three means and three deviations above 0, not "
+            f"{where} must have a size up to {_MAX_SIDE}, three means and three standard deviations above 0, not "
             f"{short_repr(height)} x {short_repr(width)}, {short_repr(mean)} and {short_repr(std)}"
         )
     return Preprocess(height, width, tuple(mean), tuple(std))
 
 
 def image_preprocess(source: Source, config: PretrainedConfig) -> Preprocess:
-    """Size, mean and std from the encoder's preprocessor file; without one its own size and its family's mean and std.
+    """Size, mean and std from the encoder's preprocessor file, else the encoder's size and its family's mean and std.
 
-    The file counts for the size because an encoder may be made for more than it is used at: DINOv2's positions are
-    for 518 pixels, its images have 224.
+    The file comes first because positions may be for larger images than the encoder is used with: DINOv2 has positions
+    for 518 pixels and reads images of 224.
 
     Args:
         source: as for `build_image_encoder`.
-        config: of the encoder that was built.
+        config: configuration of the encoder that was built.
 
     Raises:
-        EncoderError: when the file is no JSON, or holds what no image can be prepared with.
+        EncoderError: when the file is not valid JSON or has unusable settings.
     """
     settings = _preprocessor_settings(source)
     height, width = own_size(config)
-    if height == width:  # positions for a tall image do not fit another
+    if height == width:  # positions for a tall image fit no other size
         height, width = _preprocessor_size(settings) or (height, width)
     mean, std = _usual_normalisation(config.model_type)
     mean, std = settings.get("image_mean", mean), settings.get("image_std", std)
@@ -85,10 +83,10 @@ def _usual_normalisation(model_type: str) -> tuple[Sequence[float], Sequence[flo
 
 
 def _preprocessor_settings(source: Source) -> dict[str, Any]:
-    """What is written beside the encoder about its images; empty when nothing is."""
+    """Content of the encoder's preprocessor file; empty if there is none."""
     if not isinstance(source, str):
         return {}
-    # transformers 5 writes the second, with the tokenizer's part beside the images'.
+    # transformers 5 writes the second, which has the tokenizer's settings too.
     for name in ("preprocessor_config.json", "processor_config.json"):
         folder = find_folder(source)
         file = folder / name if folder else find_on_hub(source, name)
@@ -101,13 +99,13 @@ def _preprocessor_settings(source: Source) -> dict[str, Any]:
         except ValueError as error:
             raise EncoderError(f"{IMAGE_KEY}: '{file}' is not valid JSON: {error}") from error
         if not isinstance(settings, dict):
-            raise EncoderError(f"{IMAGE_KEY}: '{file}' holds no settings but {short_repr(settings)}")
+            raise EncoderError(f"{IMAGE_KEY}: '{file}' must contain a JSON object, not {short_repr(settings)}")
         return settings.get("image_processor", settings)
     return {}
 
 
 def _preprocessor_size(settings: Mapping[str, Any]) -> tuple[int, int] | None:
-    """Height and width of what an image processor puts out, from any of the forms that transformers has had."""
+    """Output height and width of an image processor, in any of the formats that transformers has used."""
     crop = settings.get("crop_size") if settings.get("do_center_crop", True) else None
     size = crop or settings.get("size")
     if isinstance(size, Mapping):

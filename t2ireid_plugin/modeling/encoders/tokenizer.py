@@ -1,4 +1,4 @@
-"""Captions to token ids: a cache per string, and a WordPiece vocabulary learned from captions."""
+"""Tokenizes captions with a cache per string, and learns a WordPiece vocabulary from captions."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# Texts are tokenized in the main process while data workers fork; without this the library warns at every fork.
+# Texts are tokenized in the main process while data workers fork; otherwise the library warns at every fork.
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 SPECIAL_TOKENS = {
@@ -34,20 +34,20 @@ SPECIAL_TOKENS = {
     "sep_token": "[SEP]",
     "mask_token": "[MASK]",
 }
-_ROLES = "special_tokens_map"  # the key of which token pads, ends a text, …
+_ROLES = "special_tokens_map"  # JSON key of the roles of special tokens: padding, end of text, …
 
 
 class CachedTokenizer:
-    """Tokenizes texts to a fixed length and remembers the ids of each string.
+    """Tokenizes texts to a fixed length and caches the ids of each string.
 
-    The cache holds ids only, one entry a string, and forgets the least recently used: captions come back every
-    epoch in ever new batches, so a batch is no useful key.
+    Captions return every epoch in new batches, so the cache has one entry per string, not per batch. The least recently
+    used entry is dropped first.
 
     Args:
         tokenizer: any Hugging Face tokenizer.
-        max_length: tokens a text is padded or cut to, special tokens included.
-        capacity: number of strings remembered.
-        attends_padding: the mask covers padding too, see `towers.attends_padding`.
+        max_length: tokens that a text is padded or truncated to, special tokens included.
+        capacity: number of strings in the cache.
+        attends_padding: the mask covers padding too, see `families.attends_padding`.
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class CachedTokenizer:
         self._warned = False
 
     def __len__(self) -> int:
-        """Number of strings remembered."""
+        """Number of strings in the cache."""
         return len(self._ids)
 
     def __call__(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
@@ -80,19 +80,19 @@ class CachedTokenizer:
 
     @property
     def pad(self) -> int:
-        """The token that fills up; any will do for a tokenizer that has none."""
+        """The padding token; any will do for a tokenizer without one, as padding is masked."""
         pad = self.tokenizer.pad_token_id
         return 0 if pad is None else int(pad)
 
     def ids(self, texts: Sequence[str]) -> list[tuple[int, ...]]:
-        """The ids of each text without padding; with it where padding is attended."""
+        """The ids of each text, without padding unless the encoder attends to it."""
         new = [text for text in dict.fromkeys(texts) if text not in self._ids]
         fresh: dict[str, tuple[int, ...]] = {}
         if new:
             encoded = self.tokenizer(new, truncation=True, max_length=self.max_length)["input_ids"]
             fill = (self.pad,) * self.max_length if self.attends_padding else ()
             fresh = {text: (*ids, *fill[len(ids) :]) for text, ids in zip(new, encoded)}
-            self._warn_of_unknown(fresh)
+            self._warn_about_unknown(fresh)
         rows = [fresh[text] if text in fresh else self._ids[text] for text in texts]
         for text, ids in zip(texts, rows):
             self._ids[text] = ids
@@ -101,9 +101,9 @@ class CachedTokenizer:
             self._ids.popitem(last=False)
         return rows
 
-    def _warn_of_unknown(self, fresh: Mapping[str, Sequence[int]]) -> None:
+    def _warn_about_unknown(self, fresh: Mapping[str, Sequence[int]]) -> None:
         unknown_id = self.tokenizer.unk_token_id
-        # CLIP's tokens go down to bytes, so that nothing is unknown; its unk_token is the one that ends each text.
+        # CLIP's tokens include all bytes, so nothing is unknown; its unk_token is the end of text.
         if self._warned or unknown_id is None or unknown_id == self.tokenizer.eos_token_id:
             return
         special = set(self.tokenizer.all_special_ids) - {unknown_id}
@@ -112,30 +112,30 @@ class CachedTokenizer:
             unknown = sum(i == unknown_id for i in words)
             if unknown > len(words) / 2:
                 logger.warning(
-                    "most of this text is unknown to the tokenizer (%d of %d tokens): %r. Choose a text encoder "
+                    "most of this text is unknown to the tokenizer (%d of %d tokens): %r; choose a text encoder "
                     "for its language, e.g. model.bert_base_path bert-base-chinese for Chinese.",
                     unknown,
                     len(words),
                     text,
                 )
-                self._warned = True  # once is enough: a whole dataset would say the same
+                self._warned = True  # once is enough: the whole dataset would repeat it
                 return
 
 
 def learn_wordpiece(captions: Iterable[str], vocab_size: int = 2000) -> PreTrainedTokenizerFast:
-    """A lower-casing BERT tokenizer whose vocabulary is learned from ``captions``; the same captions, the same ids.
+    """A lower-casing BERT tokenizer whose vocabulary is learned from ``captions``, the same one every time.
 
     Raises:
-        DataError: when there are no captions to learn from.
+        DataError: for no captions.
     """
-    # Sorted and unique: the vocabulary depends on what is said, not on the order of the annotation file.
+    # Sorted and unique: the vocabulary must not depend on the order of the annotation file.
     corpus = sorted(set(captions))
     if not corpus:
         raise DataError("no captions to learn a vocabulary from: the training split is empty")
     letters, inner = _alphabet(corpus)
     learner = BertWordPieceTokenizer(lowercase=True)
-    # The library numbers the inner letters in the random order of a hash table, and settles ties by these numbers.
-    # Given as special tokens they have numbers already; the tokenizer built below knows them as ordinary ones.
+    # The library numbers the inner letters in the random order of a hash table and breaks ties by these numbers. As
+    # special tokens they get fixed numbers; in the tokenizer built below they are ordinary tokens.
     learner.train_from_iterator(
         corpus,
         vocab_size=vocab_size,
@@ -154,20 +154,20 @@ def tokenizer_to_json(tokenizer: PreTrainedTokenizerBase) -> str:
     """The whole tokenizer as one JSON string, for storing in a checkpoint.
 
     Raises:
-        EncoderError: for a tokenizer without such a form, which SentencePiece's own are.
+        EncoderError: for a tokenizer that has no JSON form, such as SentencePiece's.
     """
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
-        raise EncoderError(f"a {type(tokenizer).__name__} cannot be stored as JSON; keep the folder that it came from")
-    # The backend knows which tokens are special, but not which of them pads or ends a text.
+        raise EncoderError(f"a {type(tokenizer).__name__} cannot be stored as JSON; keep its folder")
+    # The backend knows which tokens are special, but not their roles.
     return json.dumps({**json.loads(backend.to_str()), _ROLES: tokenizer.special_tokens_map}, ensure_ascii=False)
 
 
 def tokenizer_from_json(text: str) -> PreTrainedTokenizerFast:
-    """The tokenizer that `tokenizer_to_json` wrote; without roles of special tokens they are BERT's.
+    """The tokenizer that `tokenizer_to_json` wrote; if the roles of special tokens are missing, BERT's apply.
 
     Raises:
-        EncoderError: for anything else, such as what a foreign checkpoint holds in its place.
+        EncoderError: for anything else, such as the content of a foreign checkpoint.
     """
     from transformers import PreTrainedTokenizerFast
 
@@ -176,8 +176,8 @@ def tokenizer_from_json(text: str) -> PreTrainedTokenizerFast:
         roles = content.pop(_ROLES, SPECIAL_TOKENS)
         backend = Tokenizer.from_str(json.dumps(content, ensure_ascii=False))
         return PreTrainedTokenizerFast(tokenizer_object=backend, **roles)
-    except Exception as error:  # of which the library has no class of its own
-        raise EncoderError(f"the stored vocabulary is none: {error}") from error
+    except Exception as error:  # the library raises bare Exception
+        raise EncoderError(f"the tokenizer stored in the checkpoint is invalid: {error}") from error
 
 
 def _alphabet(corpus: Iterable[str], limit: int = 1000) -> tuple[list[str], list[str]]:

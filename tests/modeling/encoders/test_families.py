@@ -223,7 +223,7 @@ def test_a_tower_that_lacks_weights(saved, tmp_path):
 
 
 def test_an_image_encoder_is_no_text_encoder(saved):
-    with pytest.raises(EncoderError, match=r"bert_base_path: .*dinov2 model, no text encoder"):
+    with pytest.raises(EncoderError, match=r"bert_base_path: .*dinov2 model, not a text encoder"):
         build_text_encoder(str(saved("dinov2").folder))
 
 
@@ -232,10 +232,10 @@ def test_an_image_encoder_is_no_text_encoder(saved):
 def test_a_size_that_the_patches_do_not_divide(saved, family, size):
     encoder = build_image_encoder(str(saved(family).folder))
     with pytest.raises(
-        InputError, match=rf"{size[0]} x {size[1]} pixels .* 8 x 8 patches .*near is \d+ x \d+"
+        InputError, match=rf"{size[0]} x {size[1]} pixels .* 8 x 8 patches .*nearest size is \d+ x \d+"
     ) as error:
         image_tokens(encoder, images_of(size))
-    near = [int(word) for word in str(error.value).split("near is ")[1].split(" x ")]
+    near = [int(word) for word in str(error.value).split("nearest size is ")[1].split(" x ")]
     assert all(n % 8 == 0 and n > 0 and abs(n - s) <= 4 for n, s in zip(near, size, strict=True))
 
 
@@ -509,7 +509,7 @@ def test_towers_from_an_inline_configuration(family, make, captions):
 
 
 def test_unknown_keys_of_a_tower_are_refused():
-    with pytest.raises(ConfigError, match=r"unknown hiden_size; a clip_vision_model configuration has .*hidden_size"):
+    with pytest.raises(ConfigError, match=r"clip_vision_model: unknown hiden_size; valid: .*hidden_size"):
         build_image_encoder({"model_type": "clip", "hiden_size": 3})
 
 
@@ -567,7 +567,7 @@ def check_layers(encoder, before, after):
 
 def test_an_encoder_without_a_stack_of_blocks():
     shared = build_text_encoder({"model_type": "albert", **WIDTH, "embedding_size": 16}, vocab_size=50)
-    with pytest.raises(EncoderError, match="albert: found no stack of 2 blocks"):
+    with pytest.raises(EncoderError, match="albert has no stack of 2 blocks"):
         layer_numbers(shared)
 
 
