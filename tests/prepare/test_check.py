@@ -34,6 +34,11 @@ def check(cuhk, **options):
     return check_dataset(cuhk.save(), SPEC, **{"progress": False, "workers": 1, **options})
 
 
+def first(report, kind):
+    """The first example of a finding: (row, path, value)."""
+    return report.finding(kind).examples[0]
+
+
 def reported(report):
     """`{kind: count}` of the findings that are not in `ALWAYS`."""
     return {finding.kind: finding.count for finding in report.findings if finding.kind not in ALWAYS}
@@ -75,17 +80,13 @@ def replace_image(cuhk, number, data, name=None):
 # Clean folders
 
 
-def test_a_clean_folder_has_no_error(synthetic):
+def test_clean_folders(synthetic, cuhk):
     report = check_dataset(synthetic.root, SPEC, progress=False)
     assert report.status == 0
-    assert not [finding for finding in report.findings if finding.severity == "error"]
     assert report.counts["train"] == (96, 24, 192)
     assert len(report.facts) == 160
     assert report.tokens.captions == 320
     assert "learned from the training captions" in report.tokenizer
-
-
-def test_the_small_folder_is_clean(cuhk):
     assert reported(check(cuhk)) == {}
 
 
@@ -142,12 +143,11 @@ def test_missing_images(cuhk):
         (bytes(5000), "not an image file"),
     ],
 )
-def test_files_that_are_no_images(cuhk, data, reason):
+def test_files_that_are_not_images(cuhk, data, reason):
     replace_image(cuhk, 0, data)
     report = check(cuhk)
-    assert report.finding("image_unreadable").count == 1
-    assert report.finding("image_unreadable").examples[0][:2] == (0, "cam_a/0011_0.png")
-    assert reason in report.finding("image_unreadable").examples[0].value
+    assert first(report, "image_unreadable")[:2] == (0, "cam_a/0011_0.png")
+    assert reason in first(report, "image_unreadable").value
     assert report.status == 1
 
 
@@ -162,14 +162,13 @@ def test_only_regular_files_are_read(cuhk, make, reason):
 
 
 @pytest.mark.parametrize("thumbnail", [False, True])
-@pytest.mark.parametrize("share", [0.25, 0.5, 0.75, 0.99])
+@pytest.mark.parametrize("share", [0.25, 0.75, 0.99])
 def test_truncated_jpegs(cuhk, share, thumbnail):
     data = with_thumbnail(JPEG) if thumbnail else JPEG
     start = len(data) - len(JPEG)
-    replace_image(cuhk, 0, data[: start + int(share * (len(data) - start))], "cam_a/cut.jpg")
+    replace_image(cuhk, 0, data[: start + int(share * len(JPEG))], "cam_a/cut.jpg")
     report = check(cuhk)
-    assert reported(report).items() >= {"image_truncated": 1}.items()
-    assert "no end marker" in report.finding("image_truncated").examples[0].value
+    assert "no end marker" in first(report, "image_truncated").value
     assert report.status == 1
 
 
@@ -207,15 +206,14 @@ def test_a_file_is_complete_at_its_full_length_only(data):
 def test_an_end_marker_after_half_of_the_data(cuhk):
     """Decoders fill the rest with grey and only print a warning."""
     replace_image(cuhk, 0, JPEG[: len(JPEG) // 2] + b"\xff\xd9", "cam_a/half.jpg")
-    report = check(cuhk)
-    assert "premature end" in report.finding("image_truncated").examples[0].value
+    assert "premature end" in first(check(cuhk), "image_truncated").value
 
 
 def test_decoder_warnings_are_in_the_report_and_not_on_the_console(cuhk, capfd):
     data = encode(photo(), restart_marker_blocks=2).replace(b"\xff\xd3", b"\x12\x34\x56\xff\xd3", 1)
     replace_image(cuhk, 0, data, "cam_a/more.jpg")
     report = check(cuhk)
-    assert "extraneous bytes" in report.finding("image_damaged").examples[0].value
+    assert "extraneous bytes" in first(report, "image_damaged").value
     assert report.status == 0
     assert capfd.readouterr().err == ""
 
@@ -242,15 +240,15 @@ def test_a_format_that_differs_from_the_file_name(cuhk):
 @pytest.mark.parametrize(
     ("other", "kind", "severity"), [(1, "file_twice", "warning"), (2, "file_contradicted", "error")]
 )
-def test_the_same_bytes_under_two_names(cuhk, other, kind, severity):
+def test_identical_files(cuhk, other, kind, severity):
     shutil.copy(cuhk.image(cuhk.rows[0]["file_path"]), cuhk.image(cuhk.rows[other]["file_path"]))
     report = check(cuhk)
     assert reported(report) == {kind: 1}
     assert report.finding(kind).severity == severity
-    assert cuhk.rows[other]["file_path"] in report.finding(kind).examples[0].value
+    assert cuhk.rows[other]["file_path"] in first(report, kind).value
 
 
-def test_empty_files_are_not_duplicates(cuhk):
+def test_empty_files_are_not_identical(cuhk):
     replace_image(cuhk, 0, b"")
     replace_image(cuhk, 2, b"")
     assert reported(check(cuhk)) == {"image_unreadable": 2}
@@ -324,34 +322,32 @@ def test_rows_that_are_not_objects_do_not_end_the_check(cuhk):
     assert report.finding("image_missing").examples[0].row == 11
 
 
-def test_an_identity_in_two_splits(cuhk):
+def test_identities_in_two_splits_and_of_one_photo(cuhk):
     cuhk.rows[3]["split"] = "test"
-    (example,) = check(cuhk).finding("identity_in_two_splits").examples
-    assert example == (2, "cam_a/0007_0.png", "identity 7 in train and test")
-
-
-def test_an_identity_of_one_photo(cuhk):
     cuhk.add("train", 5, "cam_a/0005_0.png", ["Somebody else."])
-    assert reported(check(cuhk)) == {"identity_of_one_photo": 1}
+    report = check(cuhk)
+    assert reported(report) == {"identity_in_two_splits": 1, "identity_of_one_photo": 1}
+    assert first(report, "identity_in_two_splits") == (2, "cam_a/0007_0.png", "identity 7 in train and test")
+    assert first(report, "identity_of_one_photo") == (8, "cam_a/0005_0.png", "identity 5 in train")
 
 
 @pytest.mark.parametrize(("split", "status"), [("train", 1), ("val", 0), ("test", 1)])
 def test_an_empty_split(cuhk, split, status):
     cuhk.rows = [row for row in cuhk.rows if row["split"] != split]
     report = check(cuhk)
-    assert report.finding("split_empty").examples[0].value == split
+    assert first(report, "split_empty").value == split
     assert report.status == status
 
 
-def test_texts_for_images_that_no_row_names(cuhk):
+def test_texts_for_images_without_a_row(cuhk):
     companion = {"cam_a/none.png": {"identity": ["a man"], "clothing": ["a coat"]}}
     (cuhk.base / "instructions.json").write_text(json.dumps(companion))
-    assert check(cuhk).finding("instructions_unknown").examples[0].path == "cam_a/none.png"
+    assert first(check(cuhk), "instructions_unknown").path == "cam_a/none.png"
 
 
 def test_counts_beside_the_publishers(cuhk):
     report = check(cuhk)
-    assert report.finding("counts_differ").examples[0].value == "train: 4 images, official 34,054"
+    assert first(report, "counts_differ").value == "train: 4 images, official 34,054"
     assert re.search(r"train +4 +34,054\* +2 +11,003\* +8 +68,126\*", report.table())
 
 
@@ -410,11 +406,8 @@ def test_long_captions(cuhk):
     assert report.tokens.lost_tokens == report.tokens.longest - 20
     assert finding.severity == "warning"  # one of 15
     assert finding.note.startswith("6.67 % of captions are truncated to 20 tokens")
-
-
-def test_a_few_long_captions_among_many_are_no_warning(cuhk):
     cuhk.rows[0]["captions"] = [f"Text {i}." for i in range(50)] + ["man " * 100]
-    assert check(cuhk).finding("caption_cut").severity == "info"
+    assert check(cuhk).finding("caption_cut").severity == "info"  # a few among many
 
 
 def test_captions_of_several_identities(cuhk):
@@ -422,7 +415,7 @@ def test_captions_of_several_identities(cuhk):
     cuhk.rows[2]["captions"] = ["same person."]
     report = check(cuhk)
     assert reported(report) == {"caption_of_two_identities": 1}
-    assert report.finding("caption_of_two_identities").examples[0].value == "identities 7, 11: same person."
+    assert first(report, "caption_of_two_identities").value == "identities 7, 11: same person."
 
 
 def test_characters_that_the_training_captions_lack(cuhk):
@@ -445,12 +438,9 @@ def test_chinese_under_an_english_tokenizer(cuhk, encoders):
     assert report.finding("caption_unknown_tokens").note.startswith("100.00 % of all tokens are unknown: ")
 
 
-def test_without_a_training_split_the_vocabulary_is_learned_from_all_captions(cuhk):
+def test_the_vocabulary_without_a_training_split_and_without_captions(cuhk):
     cuhk.rows = [row for row in cuhk.rows if row["split"] == "test"]
     assert check(cuhk).tokens.unknown_tokens == 0
-
-
-def test_without_any_caption_there_is_no_tokenizer(cuhk):
     for row in cuhk.rows:
         row["captions"] = [""]
     report = check(cuhk)
@@ -458,7 +448,7 @@ def test_without_any_caption_there_is_no_tokenizer(cuhk):
     assert report.tokenizer.startswith("none")
 
 
-# What is written
+# Output
 
 
 def test_table_and_json_agree(cuhk, tmp_path):
@@ -523,14 +513,11 @@ def test_chinese_without_a_font_is_boxes_and_a_hint(cuhk, tmp_path, monkeypatch)
     Image.open(tmp_path / "sheet.jpg").load()
 
 
-def test_a_given_font_is_used(cuhk, tmp_path):
+def test_a_font_of_the_user(cuhk, tmp_path):
     own = tmp_path / "own.ttf"
     own.write_bytes(ImageFont.load_default(13).font_bytes)
     cuhk.rows[0]["captions"] = ["红色外套"]
     assert write_sheet(check(cuhk), tmp_path / "sheet.jpg", font=str(own)) is None
-
-
-def test_a_font_that_cannot_be_loaded(cuhk, tmp_path):
     with pytest.raises(DataError, match="font"):
         write_sheet(check(cuhk), tmp_path / "sheet.jpg", font=str(cuhk.file))
 
@@ -546,20 +533,10 @@ def test_without_a_photo_there_is_no_sheet(cuhk, tmp_path):
 # User errors and the command line
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [({"max_length": 2}, "max_length"), ({"workers": 0}, "workers"), ({"examples": 0}, "examples")],
-)
-def test_numbers_that_are_too_small(cuhk, options, message):
-    with pytest.raises(DataError, match=f"{message}: must be at least"):
+@pytest.mark.parametrize("options", [{"max_length": 2}, {"workers": 0}, {"examples": 0}])
+def test_numbers_that_are_too_small(cuhk, options):
+    with pytest.raises(DataError, match=f"{next(iter(options))}: must be at least"):
         check(cuhk, **options)
-
-
-@pytest.mark.parametrize("content", ["{}", "[]", "[", "\x00"])
-def test_an_annotation_that_cannot_be_read(cuhk, content):
-    cuhk.file.write_text(content)
-    with pytest.raises(DataError):
-        check_dataset(cuhk.root, SPEC, progress=False)
 
 
 def test_folders_without_a_tokenizer(cuhk, encoders, tmp_path):
@@ -569,41 +546,38 @@ def test_folders_without_a_tokenizer(cuhk, encoders, tmp_path):
         assert "\n" not in str(error.value)
 
 
-def test_the_command(cuhk, tmp_path, capsys):
-    words = ["prepare", "check", str(cuhk.save()), "--dataset", "cuhkpedes", "--out", str(tmp_path / "out")]
+def test_the_command(cuhk, encoders, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    words = ["prepare", "check", str(cuhk.save())]
     assert main(words) == 0
     captured = capsys.readouterr()
     assert "0 errors" in captured.out
     assert "reading images: 8 of 8" in captured.err
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["report.json", "sheet.jpg"]
+    out = tmp_path / "log" / "check_cuhkpedes"
+    assert sorted(path.name for path in out.iterdir()) == ["report.json", "sheet.jpg"]
     replace_image(cuhk, 0, b"")
-    assert main(words) == 1
-    assert "1 error," in capsys.readouterr().out
-    assert json.loads((tmp_path / "out" / "report.json").read_text())["status"] == 1
+    words += ["--dataset", "cuhkpedes", "--tokenizer", str(encoders.bert), "--max-length", "12", "--workers", "1"]
+    assert main([*words, "--examples", "2", "--photos", "4", "--out", "other"]) == 1
+    captured = capsys.readouterr()
+    assert "2 errors," in captured.out
+    assert f"tokenizer: {encoders.bert}" in captured.out
+    assert json.loads((tmp_path / "other" / "report.json").read_text())["status"] == 1
 
 
-def test_the_command_s_default_folder(cuhk, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    "more",
+    [
+        ["--max-length", "1"],
+        ["--tokenizer", "./nowhere"],
+        ["--font", "./nowhere.ttf"],
+        ["--out", "./file"],
+        ["--dataset", "icfgpedes"],
+    ],
+)
+def test_user_errors_are_one_line(cuhk, tmp_path, monkeypatch, more, capsys):
     monkeypatch.chdir(tmp_path)
-    assert main(["prepare", "check", str(cuhk.save())]) == 0
-    assert (tmp_path / "log" / "check_cuhkpedes" / "report.json").is_file()
-
-
-def test_the_command_with_a_tokenizer(cuhk, encoders, tmp_path, capsys):
-    words = ["prepare", "check", str(cuhk.save()), "--out", str(tmp_path / "out"), "--tokenizer", str(encoders.bert)]
-    main([*words, "--max-length", "12", "--workers", "2", "--examples", "2", "--photos", "4"])
-    assert f"tokenizer: {encoders.bert}" in capsys.readouterr().out
-
-
-@pytest.mark.parametrize("more", [["--max-length", "1"], ["--tokenizer", "./nowhere"], ["--font", "./nowhere.ttf"]])
-def test_user_errors_are_one_line(cuhk, tmp_path, more, capsys):
-    assert main(["prepare", "check", str(cuhk.save()), "--out", str(tmp_path / "out"), *more]) == 2
+    (tmp_path / "file").write_text("")
+    assert main(["prepare", "check", str(cuhk.save()), *more]) == 2
     lines = [line for line in capsys.readouterr().err.splitlines() if not line.startswith("reading images")]
     assert len(lines) == 1
     assert lines[0].startswith("error: ")
-
-
-def test_a_wrong_root_and_an_output_that_is_a_file(cuhk, tmp_path, capsys):
-    assert main(["prepare", "check", str(tmp_path / "nowhere")]) == 2
-    (tmp_path / "out").write_text("")
-    assert main(["prepare", "check", str(cuhk.save()), "--out", str(tmp_path / "out")]) == 2
-    assert "cannot be written" in capsys.readouterr().err

@@ -144,7 +144,7 @@ def test_json_lines_with_lists(place):
         ("path", "ID", "description", "Camera", "id_text", "cloth-text"),
     ],
 )
-def test_spellings_of_columns(place, names):
+def test_aliases_of_columns(place, names):
     rows = [names, ("a.jpg", "1", "A man.", "left", "man", "coat"), ("b.jpg", "2", "A woman.", "", "", "")]
     place.write(as_csv(rows))
     first, second = place.rows()
@@ -152,7 +152,7 @@ def test_spellings_of_columns(place, names):
     assert set(second) == {"split", "captions", "file_path", "processed_tokens", "id"}
 
 
-def test_without_identities_each_image_is_a_person(place):
+def test_without_identities_each_image_is_a_different_one(place):
     summary = place.write("image,caption\nb.jpg,One.\na.jpg,Two.\nb.jpg,Three.\nmore\\d.jpg,Four.\n")
     assert place.people() == {"a.jpg": 1, "b.jpg": 2, "more/d.jpg": 3}
     assert summary["identities"] == "images"
@@ -166,18 +166,15 @@ def test_given_splits(place):
     assert summary["ids"] == {"train": 1, "val": 0, "test": 1}
 
 
-def test_paths_of_other_systems_and_absolute_ones_inside_the_folder(place):
+def test_windows_and_absolute_paths_inside_the_folder(place):
     inside = place.images / "b.jpg"
     place.write(f"image,caption\n.\\more\\..\\a.jpg,One.\n{inside},Two.\n more//d.jpg ,Three.\n\n,\n")
     assert [row["file_path"] for row in place.rows()] == ["a.jpg", "b.jpg", "more/d.jpg"]
-
-
-def test_absolute_paths_into_a_linked_folder(place):
     linked = place.base / "linked"
     linked.symlink_to(place.images)
     table = place.table(f"image,caption\n{place.images}/a.jpg,One.\n{linked}/b.jpg,Two.\n")
-    write_table(table, linked, place.out, progress=False)
-    assert [row["file_path"] for row in place.rows()] == ["a.jpg", "b.jpg"]
+    write_table(table, linked, place.base / "again", progress=False)
+    assert (place.base / "again" / "custom" / "imgs" / "b.jpg").is_file()
 
 
 @pytest.mark.parametrize("link", ["symlink", "hard"])
@@ -190,7 +187,7 @@ def test_links_instead_of_copies(place, link):
         assert written.samefile(place.images / "a.jpg")
 
 
-def test_columns_to_ignore(place):
+def test_ignored_columns(place):
     place.write(",image,caption,split,age\n0,a.jpg,One.,no such split,31\n", ignore=["", "Split", "age"])
     assert len(place.rows()) == 1
 
@@ -256,7 +253,7 @@ HEADER = "image,identity,caption\n"
         (HEADER.encode("utf-16"), "line 1: not UTF-8 (byte 0xff)"),
     ],
 )
-def test_mistakes_in_a_csv_table(place, monkeypatch, content, words):
+def test_bad_csv_is_refused(place, monkeypatch, content, words):
     monkeypatch.chdir(place.base)
     place.images, place.out, place.base = Path("photos"), Path("data"), Path()
     assert words in place.error(content)
@@ -293,7 +290,7 @@ def test_mistakes_in_a_csv_table(place, monkeypatch, content, words):
         ('{"image": "a.jpg", "caption": "' + "x" * 20_000 + '"}', "20,000 characters"),
     ],
 )
-def test_mistakes_in_json_lines(place, line, words):
+def test_bad_json_lines_are_refused(place, line, words):
     assert words in place.error(line, "people.jsonl")
 
 
@@ -309,11 +306,11 @@ def test_mistakes_in_json_lines(place, line, words):
         ({"link": "teleport"}, "--link 'teleport' must be one of copy, symlink, hard"),
     ],
 )
-def test_choices_out_of_range(place, choices, words):
+def test_bad_options_are_refused(place, choices, words):
     assert words in place.error("image,caption\na.jpg,x\n", **choices)
 
 
-def test_other_files_in_the_way(place):
+def test_bad_files_are_refused(place):
     assert "unknown type of table; use one of .csv, .tsv" in place.error("", "people.xlsx")
     with pytest.raises(DataError, match=r"cannot read the table .*No such file"):
         write_table(place.base / "none.csv", place.images, place.out)
