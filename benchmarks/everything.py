@@ -112,12 +112,7 @@ def _model(figures: Mapping[str, Any]) -> str:
         [model.NAMES[name], f"{row['bytes'] / 1e6:.0f}", *(str(Ratio(**row[to])) for to in ("to_bare", "to_literal"))]
         for name, row in figures["memory"].items()
     ]
-    header = [
-        "peak memory of training steps without libraries",
-        "MB",
-        "to the bare encoder",
-        "to the literal one",
-    ]
+    header = ["peak memory of training steps without libraries", "MB", "to the bare encoder", "to the literal one"]
     memory = markdown_table(header, peaks)
     return f"{text}\n\n{memory}\n\n{note}"
 

@@ -60,10 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--size", choices=SIZES, default="base", help="size of the encoders (base)")
     parser.add_argument("--batch", type=int, default=8, metavar="N", help="pairs per step (8)")
     parser.add_argument(
-        "--steps",
-        type=int,
-        metavar="N",
-        help="timed steps (1; with --use-gpu 100, more than workers prefetch)",
+        "--steps", type=int, metavar="N", help="timed steps (1; with --use-gpu 100, more than workers prefetch)"
     )
     parser.add_argument(
         "--warmup",

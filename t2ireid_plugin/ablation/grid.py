@@ -104,7 +104,7 @@ def target_of(run: Run, target: str | None) -> str:
     """Returns ``target``, by default the only one of the run.
 
     Raises:
-        ConfigError: when there is no such target, or none was chosen among several.
+        ConfigError: for an unknown target, and when none was chosen among several.
     """
     targets = run.cfg.data.targets
     if target is None and len(targets) > 1:

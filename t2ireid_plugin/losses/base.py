@@ -9,7 +9,7 @@ from t2ireid_plugin.errors import ConfigError
 
 
 class LossInputs(NamedTuple):
-    """A batch of `B` photos with their texts as the losses see it; None for what the model did not return.
+    """A batch of `B` photos with their texts as the losses see it; fields that the model did not return are None.
 
     Two rows with equal `photos` come from the same image file (a photo has several captions), so their `pids` are
     equal too.

@@ -22,13 +22,12 @@ def flattening(features: Tensor, texts: Tensor, pids: Tensor, tau: float) -> Ten
 class ClothFlattening(LossTerm):
     """w(epoch) * flattening(projection(cloth_embeds), cloth_text_embeds), w = min(1, start + per_epoch * epoch).
 
-    Features are `[B, feature_dim]`, texts `[B, embed_dim]`. From the lineage (see `lineage.py`), whose name the
-    configuration keeps, although nothing is adversarial here: there is no opponent and no reversed gradient. It is a
-    regulariser that reaches its minimum, log B, when every clothing feature is orthogonal to the clothing texts of all
-    other people. Positives, all pairs of equal `pids`, get the constant 0: they stay in the softmax, where they set the
-    level that the others are drawn to, and get no gradient, so the term does not undo what `cloth` teaches. Two people
-    in similar clothes are still pushed apart, which is a reason for a small weight. With `targets: diagonal` only a
-    row's own text is a positive.
+    Features are `[B, feature_dim]`, texts `[B, embed_dim]`. The term and its name are the lineage's (see `lineage.py`),
+    although it has neither an opponent nor a reversed gradient. It is a regulariser that reaches its minimum, log B,
+    when every clothing feature is orthogonal to the clothing texts of all other people. Positives, all pairs of equal
+    `pids`, get the constant 0: they stay in the softmax, where they set the level that the others are drawn to, and get
+    no gradient, so the term does not undo what `cloth` teaches. Two people in similar clothes are still pushed apart,
+    which is a reason for a small weight. With `targets: diagonal` only a row's own text is a positive.
 
     `cloth_projection` is the projection of `cloth`, shared: a projection of its own could reach the minimum alone and
     leave the features as they are. If `cloth` has no weight, the term makes its own.

@@ -27,13 +27,13 @@ class Bag:
     def draw(self) -> None:
         """Draws the part of the bag that lies over the clothes."""
         if self.kind == "backpack":
-            self._backpack()
+            self._draw_backpack()
         elif self.kind == "handbag":
-            self._handbag()
+            self._draw_handbag()
         elif self.kind == "shoulder bag":
-            self._shoulder_bag()
+            self._draw_shoulder_bag()
 
-    def _backpack(self) -> None:
+    def _draw_backpack(self) -> None:
         canvas, half = self.canvas, 0.72 * self.pose.shoulder
         if self.shot.back:
             outline = [(-half, 0.42), (-half * 1.04, 0.25), (-half * 0.7, 0.2)]
@@ -47,7 +47,7 @@ class Bag:
             strap = [(side * half * 0.72, 0.18), (side * half * 0.85, 0.28), (side * half * 0.98, 0.39)]
             canvas.limb(strap, (0.016, 0.017, 0.012), self.colour, self.edge)
 
-    def _handbag(self) -> None:
+    def _draw_handbag(self) -> None:
         side = self.shot.bag_side
         x, y = self.pose.arms[side][2]
         x += side * 0.012
@@ -56,7 +56,7 @@ class Bag:
         self.canvas.polygon(outline, self.colour, self.edge)
         self.canvas.line([(x - 0.045, y + 0.105), (x + 0.045, y + 0.105)], self.edge, 0.007)
 
-    def _shoulder_bag(self) -> None:
+    def _draw_shoulder_bag(self) -> None:
         side, shoulder = self.shot.bag_side, self.pose.shoulder
         x = side * (self.pose.hip + 0.012)
         self.canvas.line([(-side * (shoulder - 0.035), 0.183), (x, 0.45)], self.colour, 0.02)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, astuple, dataclass
+from dataclasses import asdict, dataclass
 
 import numpy as np
 
-# RGB, chosen so that any two remain distinguishable under a camera's light and colour cast.
-COLOURS: dict[str, tuple[int, int, int]] = {
+RGB = tuple[int, int, int]
+
+# Chosen so that any two remain distinguishable under a camera's light and colour cast.
+COLOURS: dict[str, RGB] = {
     "black": (36, 35, 38),
     "white": (242, 242, 240),
     "grey": (132, 134, 137),
@@ -21,7 +23,7 @@ COLOURS: dict[str, tuple[int, int, int]] = {
     "pink": (246, 140, 178),
     "brown": (112, 68, 34),
 }
-HAIR_COLOURS: dict[str, tuple[int, int, int]] = {
+HAIR_COLOURS: dict[str, RGB] = {
     "black": (30, 26, 26),
     "brown": (96, 58, 30),
     "blonde": (226, 190, 104),
@@ -29,19 +31,14 @@ HAIR_COLOURS: dict[str, tuple[int, int, int]] = {
     "grey": (150, 150, 152),
     "white": (232, 232, 230),
 }
-SKIN_TONES: dict[str, tuple[int, int, int]] = {
-    "light": (240, 204, 178),
-    "tanned": (202, 150, 110),
-    "dark": (116, 76, 52),
-}
-DENIM: dict[str, tuple[int, int, int]] = {
+SKIN_TONES: dict[str, RGB] = {"light": (240, 204, 178), "tanned": (202, 150, 110), "dark": (116, 76, 52)}
+DENIM: dict[str, RGB] = {
     "blue": (58, 92, 156),
     "light blue": (132, 172, 212),
     "black": (44, 44, 50),
     "grey": (116, 120, 128),
 }
 PATTERNS = ("plain", "horizontal stripes", "vertical stripes", "checked", "dotted", "logo", "two-tone")
-LONG_SLEEVED_KINDS = ("jacket", "coat", "hoodie", "sweater")
 OPEN_KINDS = ("jacket", "coat")
 # Outfits that several people wear, as pupils and couriers do, so that only the rest distinguishes them:
 # upper kind, colour, pattern, its colour, sleeve; lower kind, colour.
@@ -151,7 +148,7 @@ def _sample_upper(rng: np.random.Generator, sex: str) -> dict[str, str]:
     else:
         patterns = {"plain": 0.4, "horizontal stripes": 0.18, "dotted": 0.07, "logo": 0.2, "two-tone": 0.15}
     pattern = _pick(rng, patterns)
-    sleeve = "long" if kind in LONG_SLEEVED_KINDS else "short"
+    sleeve = "short" if kind == "t-shirt" else "long"
     if kind in ("shirt", "dress"):
         sleeve = _pick(rng, {"short": 0.5, "long": 0.5})
     is_open = kind in OPEN_KINDS and rng.random() < 0.5
@@ -213,15 +210,11 @@ def sample_people(count: int, seed: int) -> list[Person]:
     Each person has a generator of its own, seeded by `(seed, id)`, so the first people do not depend on how many
     follow.
     """
-    people, taken = [], set()
+    people: dict[tuple[Identity, Clothing], Person] = {}  # in order
     for pid in range(1, count + 1):
         rng = np.random.default_rng((seed, pid, 0))
-        while True:
+        while len(people) < pid:
             identity = sample_identity(rng)
-            clothing = sample_clothing(rng, identity.sex)
-            looks = astuple(identity) + astuple(clothing)
-            if looks not in taken:
-                break
-        taken.add(looks)
-        people.append(Person(pid, identity, clothing))
-    return people
+            looks = identity, sample_clothing(rng, identity.sex)
+            people.setdefault(looks, Person(pid, *looks))
+    return list(people.values())

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
-from t2ireid_plugin.synthetic.attributes import COLOURS
+from t2ireid_plugin.synthetic.attributes import COLOURS, RGB
 
 BGR = tuple[int, int, int]
 Point = tuple[float, float]
@@ -15,7 +15,7 @@ Point = tuple[float, float]
 KEY: BGR = (254, 0, 255)
 
 
-def bgr(rgb: tuple[int, int, int]) -> BGR:
+def bgr(rgb: RGB) -> BGR:
     """An RGB colour in OpenCV's order."""
     return rgb[2], rgb[1], rgb[0]
 
@@ -57,8 +57,7 @@ class Canvas:
     """
 
     def __init__(self, height: int, width: int, scale: float, foot: tuple[float, float], lean: float) -> None:
-        self.image = np.zeros((height, width, 3), np.uint8)
-        cv2.rectangle(self.image, (0, 0), (width, height), KEY, cv2.FILLED)
+        self.image = np.full((height, width, 3), KEY, np.uint8)
         self.scale = scale
         self.foot = foot
         self.lean = lean
@@ -72,7 +71,7 @@ class Canvas:
     def _pixels(self, points: Sequence[Point]) -> np.ndarray:
         return np.array([self.pixel(point) for point in points]).round().astype(np.int32)
 
-    def width_of(self, size: float) -> int:
+    def _line_width(self, size: float) -> int:
         """Width of a line in pixels, at least 1."""
         return max(1, round(size * self.scale))
 
@@ -91,7 +90,7 @@ class Canvas:
         else:
             cv2.fillPoly(self.image, [corners], paint)
         if outline is not None:
-            cv2.polylines(self.image, [corners], True, outline, self.width_of(0.005))
+            cv2.polylines(self.image, [corners], True, outline, self._line_width(0.005))
 
     def limb(self, joints: Sequence[Point], widths: Sequence[float], paint: BGR | np.ndarray, outline: BGR) -> None:
         """Draws a tapering arm, leg or strand of hair through the joints; `widths` are half widths."""
@@ -107,14 +106,14 @@ class Canvas:
         """Draws a filled ellipse with its axes along the image."""
         x, y = self.pixel(centre)
         at = (round(x), round(y))
-        axes = (self.width_of(radii[0]), self.width_of(radii[1]))
+        axes = (self._line_width(radii[0]), self._line_width(radii[1]))
         cv2.ellipse(self.image, at, axes, 0, 0, 360, colour, cv2.FILLED)
         if outline is not None:
-            cv2.ellipse(self.image, at, axes, 0, 0, 360, outline, self.width_of(0.004))
+            cv2.ellipse(self.image, at, axes, 0, 0, 360, outline, self._line_width(0.004))
 
     def line(self, points: Sequence[Point], colour: BGR, width: float) -> None:
         """Draws an open line through the points."""
-        cv2.polylines(self.image, [self._pixels(points)], False, colour, self.width_of(width))
+        cv2.polylines(self.image, [self._pixels(points)], False, colour, self._line_width(width))
 
     def silhouette(self) -> np.ndarray:
         """Mask [H, W] of the figure: 255 where it is, else 0."""

@@ -15,8 +15,7 @@ HEM = {"t-shirt": 0.525, "shirt": 0.54, "jacket": 0.53, "coat": 0.7, "hoodie": 0
 
 def pattern_texture(canvas: Canvas, pattern: str, colour: BGR, second: BGR) -> np.ndarray:
     """Cloth in two colours as an image of the canvas's size [H, W, 3]; a period is 5 to 7 % of the body height."""
-    texture = np.zeros_like(canvas.image)
-    cv2.rectangle(texture, (0, 0), texture.shape[1::-1], colour, cv2.FILLED)
+    texture = np.full_like(canvas.image, colour)
     height, width = texture.shape[:2]
     rows, columns = np.arange(height), np.arange(width)
     unit = canvas.scale
@@ -62,13 +61,12 @@ class Outfit:
         """Draws legs, lower garment and shoes, the lifted leg behind the other."""
         kind, pose, colour = self.clothing.lower_kind, self.pose, self.lower
         edge = outline_of(colour)
-        long = kind in ("trousers", "jeans")
         for side in (pose.rear_leg, -pose.rear_leg):
             hip, knee, ankle = pose.legs[side]
             bare = shade(self.skin, 0.86 if side == pose.rear_leg else 0.97)
             tone = shade(colour, 0.88) if side == pose.rear_leg else colour
             half = 0.5 * pose.hip
-            if long:
+            if kind in ("trousers", "jeans"):
                 ends = (ankle[0], ankle[1] + 0.01)
                 self._draw_shoe(side)
                 widths = (half + 0.006, 0.037 * pose.limb, 0.03 * pose.limb)

@@ -14,11 +14,7 @@ SUBJECTS = {"man": ("man", "man", "guy", "male pedestrian"), "woman": ("woman", 
 AGES = {"young": ("young",), "middle-aged": ("middle-aged",), "elderly": ("elderly", "old")}
 BUILDS = {"slim": ("slim", "thin", "slender"), "stocky": ("stocky", "heavy-set", "stout")}
 TRAITS: dict[str, dict[str, tuple[str, ...]]] = {
-    "skin": {
-        "light": ("light skin", "fair skin"),
-        "tanned": ("tanned skin", "a tanned face"),
-        "dark": ("dark skin",),
-    },
+    "skin": {"light": ("light skin", "fair skin"), "tanned": ("tanned skin", "a tanned face"), "dark": ("dark skin",)},
     "glasses": {
         "glasses": ("glasses", "spectacles", "black-rimmed glasses"),
         "sunglasses": ("sunglasses", "dark sunglasses"),

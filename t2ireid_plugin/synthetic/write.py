@@ -162,15 +162,13 @@ def _write_all(draft: Path, arguments: Mapping[str, int], progress: bool) -> Non
         for photo in draw_photos(outfits, arguments):
             camera = photo.camera.index
             path = f"{_camera_folder(photo.camera, split)}/{photo.person.pid:05d}_c{camera}_{photo.number:02d}.jpg"
-            _save_jpeg(draft / "imgs" / path, photo.image, photo.camera.quality)
+            file = draft / "imgs" / path
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(cv2.imencode(".jpg", photo.image, [cv2.IMWRITE_JPEG_QUALITY, photo.camera.quality])[1])
             rows.append(_annotation(photo, split, path))
             outfit = {"outfit": photo.outfit} if changes_clothes else {}
             photos[path] = {"id": photo.person.pid, **outfit, **_truth(photo)}
-    contents = {
-        "reid_raw": rows,
-        "attributes": {"people": people, "photos": photos},
-        "synthetic": _recorded(arguments),
-    }
+    contents = {"reid_raw": rows, "attributes": {"people": people, "photos": photos}, "synthetic": _recorded(arguments)}
     for name, content in contents.items():
         (draft / f"{name}.json").write_text(json.dumps(content) + "\n", encoding="utf-8")
 
@@ -206,11 +204,3 @@ def _truth(photo: Photo) -> dict[str, Any]:
             for caption in photo.captions
         ],
     }
-
-
-def _save_jpeg(path: Path, image: np.ndarray, quality: int) -> None:
-    done, data = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, quality])
-    if not done:
-        raise DataError(f"OpenCV could not encode {path.name}")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(data.tobytes())

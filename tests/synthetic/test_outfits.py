@@ -1,7 +1,6 @@
 """People drawn in several outfits."""
 
 import json
-import re
 from collections import defaultdict
 from itertools import combinations
 
@@ -16,14 +15,6 @@ from t2ireid_plugin.synthetic.outfits import outfit_of, sample_cast
 from t2ireid_plugin.synthetic.parts import drawn_photos
 
 COUNTS = {"train_ids": 4, "val_ids": 2, "test_ids": 16, "photos": 4, "seed": 2, "progress": False}
-# Enough of the captions' grammar to recognise a garment and its colour, independent of the package's own words.
-COLOUR = r"(light blue|sky blue|black|white|gr[ea]y|red|orange|yellow|green|blue|purple|pink|brown)"
-WORN = {
-    "lower": rf"{COLOUR} (?:denim )?(trousers|pants|jeans|shorts|skirt)\b",
-    "shoes": rf"{COLOUR} (?:ankle |sports )?(sneakers|trainers|shoes|boots)\b",
-    "bag": rf"{COLOUR} (?:shoulder |cross-body )?(backpack|rucksack|handbag|purse|bag)\b",
-    "hat": rf"{COLOUR} (?:baseball |woolly )?(cap|beanie|hat)\b",
-}
 
 
 @pytest.fixture(scope="module")
@@ -105,22 +96,6 @@ def test_photos_are_divided_evenly_among_outfits(photos, outfits):
     assert worn == sorted(worn)
     assert set(worn) == set(range(outfits))
     assert np.ptp(np.bincount(worn)) <= 1
-
-
-def test_captions_describe_the_outfit_of_their_photo(two):
-    truth = read(two, "attributes")
-    checked = defaultdict(int)
-    for row in read(two, "reid_raw"):
-        photo = truth["photos"][row["file_path"]]
-        worn = truth["people"][str(row["id"])]["outfits"][photo["outfit"]]
-        for text in [*row["captions"], *row["cloth_captions"]]:
-            for garment, pattern in WORN.items():
-                for colour, _ in re.findall(pattern, text):
-                    assert {"gray": "grey", "sky blue": "light blue"}.get(colour, colour) == worn[f"{garment}_colour"]
-                    checked[garment, photo["outfit"]] += 1
-        for caption, phrases in zip(row["captions"], photo["phrases"]):
-            assert all(phrase in caption for side in phrases.values() for phrase in side)
-    assert min(checked[garment, outfit] for garment in ("lower", "shoes", "bag") for outfit in (0, 1)) > 20
 
 
 def test_training_people_have_train_outfits(tmp_path):

@@ -38,9 +38,9 @@ IDENTITY_WORDS = re.compile(
 
 @pytest.fixture(scope="module")
 def drawn(tmp_path_factory):
-    """80 drawn people: the folder, the annotation rows and the true attributes."""
+    """80 drawn people, those of test in two outfits: the folder, the annotation rows and the true attributes."""
     root = tmp_path_factory.mktemp("drawn")
-    write_synthetic(root, train_ids=60, val_ids=10, test_ids=10, photos=3, seed=3, progress=False)
+    write_synthetic(root, train_ids=60, val_ids=10, test_ids=10, photos=3, seed=3, outfits=2, progress=False)
     folder = root / "CUHK-PEDES"
     rows = json.loads((folder / "reid_raw.json").read_text())
     truth = json.loads((folder / "attributes.json").read_text())
@@ -51,10 +51,10 @@ def captions_of(drawn):
     """(row, true attributes of the photo, attributes of the person, index of the caption) for every caption."""
     _, rows, truth = drawn
     for row in rows:
-        person = truth["people"][str(row["id"])]
-        looks = {**person["identity"], **person["clothing"]}
+        person, photo = truth["people"][str(row["id"])], truth["photos"][row["file_path"]]
+        looks = {**person["identity"], **person["outfits"][photo["outfit"]]}
         for index in range(len(row["captions"])):
-            yield row, truth["photos"][row["file_path"]], looks, index
+            yield row, photo, looks, index
 
 
 def digests(folder):
@@ -104,6 +104,8 @@ def test_captions_mention_only_what_the_photo_shows(drawn):
         mentioned = set(photo["mentioned"][index])
         assert mentioned <= set(photo["visible"])
         assert not {name for name in mentioned if looks[name] in ("none", "plain", "average")}
+        for phrases in photo["phrases"][index].values():
+            assert all(phrase in row["captions"][index] for phrase in phrases)
         if photo["viewpoint"] == "back":
             assert not re.search(r"glasses|spectacles|skin|tanned|logo|print|over an? ", row["captions"][index])
 
@@ -158,16 +160,14 @@ def test_grammar(drawn):
 
 
 def test_captions_vary_and_usually_identify_the_person(drawn):
-    _, rows, truth = drawn
-    texts = [caption for row in rows for caption in row["captions"]]
+    captions = list(captions_of(drawn))
+    texts = [row["captions"][index] for row, _, _, index in captions]
     assert len(set(texts)) > 0.9 * len(texts)
-    looks = {pid: {**person["identity"], **person["clothing"]} for pid, person in truth["people"].items()}
-    alone = []
-    for photo in truth["photos"].values():
-        for mentioned in photo["mentioned"]:
-            own = looks[str(photo["id"])]
-            alike = sum(all(other[name] == own[name] for name in mentioned) for other in looks.values())
-            alone.append(alike == 1)
+    everybody = {tuple(looks.values()): looks for _, _, looks, _ in captions}.values()
+    alone = [
+        sum(all(other[name] == looks[name] for name in photo["mentioned"][index]) for other in everybody) == 1
+        for _, photo, looks, index in captions
+    ]
     assert np.mean(alone) > 0.7
 
 
