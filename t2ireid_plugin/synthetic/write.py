@@ -164,7 +164,8 @@ def _write_all(draft: Path, arguments: Mapping[str, int], progress: bool) -> Non
             path = f"{_camera_folder(photo.camera, split)}/{photo.person.pid:05d}_c{camera}_{photo.number:02d}.jpg"
             file = draft / "imgs" / path
             file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_bytes(cv2.imencode(".jpg", photo.image, [cv2.IMWRITE_JPEG_QUALITY, photo.camera.quality])[1])
+            _, jpeg = cv2.imencode(".jpg", photo.image, [cv2.IMWRITE_JPEG_QUALITY, photo.camera.quality])
+            file.write_bytes(jpeg.tobytes())
             rows.append(_annotation(photo, split, path))
             outfit = {"outfit": photo.outfit} if changes_clothes else {}
             photos[path] = {"id": photo.person.pid, **outfit, **_truth(photo)}
