@@ -79,12 +79,12 @@ def split_caption(caption: str) -> tuple[str, str]:
     """
     spans = _spans(caption)
     identity, clothing = (
-        _joined(caption, [span for span in spans if span.side in (side, BOTH)]) for side in (IDENTITY, CLOTHING)
+        _join(caption, [span for span in spans if span.side in (side, BOTH)]) for side in (IDENTITY, CLOTHING)
     )
     return identity or caption, clothing or caption
 
 
-def _joined(caption: str, spans: Sequence[_Span]) -> str:
+def _join(caption: str, spans: Sequence[_Span]) -> str:
     parts = []
     for before, span in zip((None, *spans), spans):
         if before is None:
@@ -92,22 +92,22 @@ def _joined(caption: str, spans: Sequence[_Span]) -> str:
         elif span.number == before.number + 1 and not span.pronoun:
             between = caption[before.end : span.start]
         else:
-            between = _between(max(before.after, span.pause), span.chinese)
+            between = _separator(max(before.after, span.pause), span.chinese)
         parts.append(between + caption[span.start : span.end])
     return "".join(parts)
 
 
-def _between(pause: int, chinese: bool) -> str:
+def _separator(pause: int, chinese: bool) -> str:
     return ("", "，", "。")[pause] if chinese else (" ", ", ", ". ")[pause]
 
 
 def _spans(caption: str) -> list[_Span]:
     words = _words(caption)
-    firsts = _cut(words)
+    firsts = _phrase_starts(words)
     pieces = [words[first:last] for first, last in zip(firsts, [*firsts[1:], len(words)])]
     spans = []
-    for number, (piece, side) in enumerate(zip(pieces, _sides(pieces))):
-        first, last = _trimmed(piece, side)
+    for number, (piece, side) in enumerate(zip(pieces, _assign_sides(pieces))):
+        first, last = _trim(piece, side)
         if first < last:
             after = pieces[number + 1][0].pause if number + 1 < len(pieces) else 0
             pronoun = any(word.kind in PRONOUNS for word in piece[:first])
@@ -132,7 +132,7 @@ def _words(caption: str) -> list[_Word]:
             # `english_kind` caches its results; very long strings are not words.
             kind = english_kind(text.lower()) if len(text) <= 30 else Kind.PLAIN
             words.append(_Word(kind, start, end, pause, False))
-    return _in_context(words)
+    return _adjust_kinds(words)
 
 
 def _pause(between: str) -> int:
@@ -141,7 +141,7 @@ def _pause(between: str) -> int:
     return 1 if _CLAUSE.search(between) else 0
 
 
-def _in_context(words: list[_Word]) -> list[_Word]:
+def _adjust_kinds(words: list[_Word]) -> list[_Word]:
     """Corrects kinds by their neighbours: no act in "running shoes", no garment in "on top of"."""
     for number, (word, after) in enumerate(pairwise(words)):
         if word.kind == Kind.ACT and not word.chinese and after.kind == Kind.GARMENT and not after.pause:
@@ -151,20 +151,20 @@ def _in_context(words: list[_Word]) -> list[_Word]:
     return words
 
 
-def _cut(words: Sequence[_Word]) -> list[int]:
+def _phrase_starts(words: Sequence[_Word]) -> list[int]:
     """The index of each phrase's first word."""
     firsts: list[int] = []
     noun = article = -1
     has_content = False  # the phrase contains more than openers
     for number, word in enumerate(words):
         kind = word.kind
-        if not number or word.pause or (has_content and _starts(words, number)):
+        if not number or word.pause or (has_content and _starts_phrase(words, number)):
             firsts.append(number)
             noun = article = -1
             has_content = False
         if kind in NOUN_SIDES:
-            if noun >= 0 and NOUN_SIDES[words[noun].kind] != NOUN_SIDES[kind] and not _compound(words, noun, number):
-                firsts.append(article if article > noun else _after(words, noun))
+            if noun >= 0 and NOUN_SIDES[words[noun].kind] != NOUN_SIDES[kind] and not _is_compound(words, noun, number):
+                firsts.append(article if article > noun else _end_of_noun(words, noun))
             noun = number
         elif kind == Kind.THE:
             article = number
@@ -172,29 +172,30 @@ def _cut(words: Sequence[_Word]) -> list[int]:
     return firsts
 
 
-def _starts(words: Sequence[_Word], number: int) -> bool:
+def _starts_phrase(words: Sequence[_Word], number: int) -> bool:
     word = words[number]
     if word.kind == Kind.AT:  # as in "strolling along"
         return words[number - 1].kind != Kind.ACT
     return word.kind in STARTS or word.kind in VERBS or (word.kind == Kind.BODY and word.chinese)
 
 
-def _compound(words: Sequence[_Word], first: int, second: int) -> bool:
+def _is_compound(words: Sequence[_Word], first: int, second: int) -> bool:
     """True for two adjacent English nouns of which the second is the head, as in "hair band"."""
     return second == first + 1 and words[first].kind == Kind.PERSON and not words[first].chinese
 
 
-def _after(words: Sequence[_Word], noun: int) -> int:
+def _end_of_noun(words: Sequence[_Word], noun: int) -> int:
+    """The index after a noun and the 的 that may follow it."""
     return noun + 2 if words[noun + 1].kind == Kind.OF else noun + 1
 
 
-def _sides(pieces: Sequence[Sequence[_Word]]) -> list[str]:
+def _assign_sides(pieces: Sequence[Sequence[_Word]]) -> list[str]:
     """The side of each piece: its own, or that of the neighbour that it belongs to."""
     own = [_own_side(piece) for piece in pieces]
     for number in range(1, len(pieces)):
         if own[number] and _is_instrument(pieces[number - 1], pieces[number]):
             own[number] = IDENTITY
-    ahead = [side is None and _looks_ahead(pieces, number) for number, side in enumerate(own)]
+    ahead = [side is None and _belongs_to_next(pieces, number) for number, side in enumerate(own)]
     for number in range(len(pieces) - 2, -1, -1):
         if ahead[number]:
             own[number] = own[number + 1]
@@ -207,6 +208,7 @@ def _sides(pieces: Sequence[Sequence[_Word]]) -> list[str]:
 
 
 def _own_side(piece: Sequence[_Word]) -> str | None:
+    """The side that a piece's own words decide, by the last of their deciding kinds; None if they decide nothing."""
     kinds = [word.kind for word in piece]
     for kind in reversed(kinds):
         if kind in NOUN_SIDES:
@@ -235,7 +237,7 @@ def _is_instrument(before: Sequence[_Word], piece: Sequence[_Word]) -> bool:
     return acted and Kind.THING in kinds and kinds.isdisjoint(NOUN_SIDES)
 
 
-def _looks_ahead(pieces: Sequence[Sequence[_Word]], number: int) -> bool:
+def _belongs_to_next(pieces: Sequence[Sequence[_Word]], number: int) -> bool:
     """True if a piece without a side belongs to the next one ("red | and white shirt", "in his hand | he")."""
     if number + 1 == len(pieces):
         return False
@@ -253,7 +255,7 @@ def _looks_ahead(pieces: Sequence[Sequence[_Word]], number: int) -> bool:
     return bool(listed) and content not in OPENERS and content not in VERBS
 
 
-def _trimmed(piece: Sequence[_Word], side: str) -> tuple[int, int]:
+def _trim(piece: Sequence[_Word], side: str) -> tuple[int, int]:
     """The piece's range without function words at its ends."""
     first, last = 0, len(piece)
     before = LEADING if side == IDENTITY else LEADING | PRONOUNS
