@@ -76,7 +76,7 @@ def _evaluate(root: str, queries: int) -> dict[str, Any]:
     captions = loaders["query"].dataset
     captions.data = captions.data[:queries]
     loaders["query"] = DataLoader(captions, batch_size=_BATCH)
-    metrics = engine.evaluate_protocols([target], ["t2i"])[target]["t2i"]
+    metrics = engine.evaluate_protocols([target], ["t2i"])[0].metrics
     return {
         "gallery": metrics["gallery"],
         "queries": metrics["queries"],

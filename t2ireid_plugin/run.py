@@ -7,7 +7,7 @@ import json
 import logging
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,9 +21,10 @@ from t2ireid_plugin.engine.text_image import TextImageEngine
 from t2ireid_plugin.engine.train import dataset_counts, train_and_test
 from t2ireid_plugin.engine.training_state import make_folder, newest_checkpoint, save_json, weights_to_test
 from t2ireid_plugin.errors import ConfigError
-from t2ireid_plugin.evaluation.metrics import Metrics, format_table
-from t2ireid_plugin.evaluation.protocols import IMAGE_QUERY_PROTOCOLS, OFFICIAL, PROTOCOLS
-from t2ireid_plugin.evaluation.query_records import QueryRecord, query_keys, save_records
+from t2ireid_plugin.evaluation.metrics import format_table, metrics_by_target
+from t2ireid_plugin.evaluation.protocols import OFFICIAL
+from t2ireid_plugin.evaluation.query_records import records_path, save_records
+from t2ireid_plugin.evaluation.result import Metrics, RetrievalResult
 from t2ireid_plugin.integrations.torchreid import checks as image_checks
 from t2ireid_plugin.integrations.torchreid.train import run_image_only
 from t2ireid_plugin.synthetic.parts import is_drawn
@@ -116,12 +117,12 @@ def _opened(cfg: CfgNode, folder: Path, log: str, append: bool) -> Iterator[None
 
 def _run_text_image(job: Job) -> Results:
     started = time.time()
-    engine, metrics = train_and_test(job.cfg, job.folder, job.weights, job.last, job.eval_only)
+    engine, results = train_and_test(job.cfg, job.folder, job.weights, job.last, job.eval_only)
     if is_main_process():
-        _report(job.cfg, engine, metrics, job.folder, job.command, time.time() - started)
+        _report(job.cfg, engine, results, job.folder, job.command, time.time() - started)
         if job.pictures:  # last, when all figures are saved
-            _visualize(job.cfg, engine, job.folder)
-    return metrics
+            _visualize(job.cfg, engine, results, job.folder)
+    return metrics_by_target(results)
 
 
 def _run_image_only(job: Job) -> Results:
@@ -138,16 +139,21 @@ def training_for(cfg: CfgNode) -> Training:
 def _report(
     cfg: CfgNode,
     engine: TextImageEngine,
-    metrics: dict[str, dict[str, Metrics]],
+    results: Sequence[RetrievalResult],
     folder: Path,
     command: str,
     seconds: float,
 ) -> None:
-    """The table on the console, ``results.json``, each query's figures, and a picture of ranked lists a target."""
-    for name in metrics:
-        _save_queries(engine, name, folder / f"queries_{name}.npz")
+    """Prints the table and writes ``results.json``, each query's figures and ``ranked_<target>.png``."""
+    metrics = metrics_by_target(results)
+    for target in metrics:
+        own = [result for result in results if result.target == target]
+        save_records(records_path(folder, target), own)
         if cfg.test.pictures > 0:
-            _draw_examples(engine, name, folder / f"ranked_{name}.png", cfg.test.pictures)
+            (official,) = (result for result in own if result.protocol == OFFICIAL)
+            queries, gallery = (engine.test_loader[target][side].dataset.data for side in ("query", "gallery"))
+            examples = ranked_lists(official, queries, gallery, evenly_spaced(len(queries), cfg.test.pictures))
+            draw_ranked_lists(examples, folder / f"ranked_{target}.png")
     save_json(
         {
             "metrics": metrics,
@@ -165,46 +171,24 @@ def _report(
     print(f"\n{format_table(metrics)}\n\nResults, log and pictures are in '{folder}'")
 
 
-def _visualize(cfg: CfgNode, engine: TextImageEngine, folder: Path) -> None:
-    """What was found and where the model looked, target by target, in pictures and on a page with ``results.json``."""
-    results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
-    told = {name: str(results[name]) for name in ("command", "seed", "revision") if results[name] is not None}
+def _visualize(cfg: CfgNode, engine: TextImageEngine, results: Sequence[RetrievalResult], folder: Path) -> None:
+    """Draws the results of each target and writes a page with them and ``results.json``."""
+    summary = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+    facts = {name: str(summary[name]) for name in ("command", "seed", "revision") if summary[name] is not None}
     if engine.best:
-        told["epoch"] = str(engine.best["epoch"])
+        facts["epoch"] = str(engine.best["epoch"])
     if engine.best.get("val"):
-        told["R@1 on val"] = f"{100 * engine.best['score']:.2f} %"
-    for name, metrics in results["metrics"].items():
-        captions, images = (engine.test_loader[name][part].dataset for part in ("query", "gallery"))
+        facts["R@1 on val"] = f"{100 * engine.best['score']:.2f} %"
+    for name, metrics in summary["metrics"].items():
+        captions, images = (engine.test_loader[name][side].dataset for side in ("query", "gallery"))
         target = Target(
             name,
             captions.data,
             images.data,
-            engine.embeddings[name],
-            engine.scores[name],
-            engine.identity_weight,
+            [result for result in results if result.target == name],
             drawn_root=cfg.data.root if is_drawn(cfg.data.root, images.spec.folder) else None,
             split=images.eval_split,
         )
-        run = Run(metrics, results["datasets"], {**told, **results["versions"]}, dump(cfg))
+        run = Run(metrics, summary["datasets"], {**facts, **summary["versions"]}, dump(cfg))
         page = visualize(folder, target, engine.model, engine.datamanager.transform_te, run, cfg.test.pictures)
-        print(f"What was found, and where the model looked: '{page}'")
-
-
-def _save_queries(engine: TextImageEngine, target: str, path: Path) -> None:
-    """What `compare` needs of another run later."""
-    loader, embeddings = engine.test_loader[target], engine.embeddings[target]
-    texts = [(photo, caption) for photo, _, _, _, caption, *_ in loader["query"].dataset.data]
-    images = [(photo, "") for photo, *_ in loader["gallery"].dataset.data]
-    records = {}
-    for protocol, scores in engine.scores[target].items():
-        comparison = PROTOCOLS[protocol].build_task(embeddings, engine.identity_weight)
-        asked = images if protocol in IMAGE_QUERY_PROTOCOLS else texts
-        records[protocol] = QueryRecord.of(scores, comparison.q_pids, query_keys(asked))
-    save_records(path, target, records)
-
-
-def _draw_examples(engine: TextImageEngine, target: str, path: Path, number: int) -> None:
-    queries, gallery = (engine.test_loader[target][part].dataset.data for part in ("query", "gallery"))
-    comparison = PROTOCOLS[OFFICIAL].build_task(engine.embeddings[target], engine.identity_weight)
-    chosen = evenly_spaced(len(queries), number)
-    draw_ranked_lists(ranked_lists(OFFICIAL, comparison, queries, gallery, chosen), path)
+        print(f"Report with pictures: '{page}'")

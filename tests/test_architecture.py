@@ -12,7 +12,7 @@ from preloaded import run_python
 
 from t2ireid_plugin.config import load_cfg
 from t2ireid_plugin.engine.checks import check_config
-from t2ireid_plugin.evaluation.metrics import compute_metrics
+from t2ireid_plugin.evaluation.metrics import evaluate_task
 from t2ireid_plugin.evaluation.protocols import PROTOCOLS, Embeddings
 from t2ireid_plugin.losses import LOSSES, LossInputs, LossTerms
 
@@ -80,7 +80,7 @@ def test_a_new_protocol() -> None:
     labels = np.array([0, 1, 2])
     # Captions equal the clothing embedding of another image, except the first.
     embeddings = Embeddings(images, labels, labels, labels, captions=images[[0, 2, 1]], cloth_images=images)
-    metrics, _ = compute_metrics(protocol.build_task(embeddings, 0.5), ranks=(1, 3))
+    metrics = evaluate_task(protocol.build_task(embeddings, 0.5), ranks=(1, 3)).metrics
     assert set(protocol.needs) <= set(Embeddings._fields)
     assert metrics["R@1"] == pytest.approx(1 / 3)
     assert metrics["R@3"] == pytest.approx(1.0)

@@ -13,7 +13,8 @@ from t2ireid_plugin.ablation.runs import RESULTS, is_done, read_json
 from t2ireid_plugin.errors import DataError
 from t2ireid_plugin.evaluation.bootstrap import Difference, difference_over_seeds
 from t2ireid_plugin.evaluation.protocols import OFFICIAL
-from t2ireid_plugin.evaluation.query_records import QueryRecord, load_records, records_path
+from t2ireid_plugin.evaluation.query_records import load_records, records_path
+from t2ireid_plugin.evaluation.result import RetrievalResult
 from t2ireid_plugin.probing.run import probes_path
 
 METRICS = ("R@1", "mAP")
@@ -61,7 +62,9 @@ def summarize(grid: Grid, runs: Sequence[Run], target: str) -> list[Summary]:
     return [_summarize_row(grid, row, own, baseline, target) for row, own in by_row.items() if own]
 
 
-def _summarize_row(grid: Grid, row: str, runs: Sequence[Run], baseline: dict[int, QueryRecord], target: str) -> Summary:
+def _summarize_row(
+    grid: Grid, row: str, runs: Sequence[Run], baseline: dict[int, RetrievalResult], target: str
+) -> Summary:
     results = [read_json(run.folder / RESULTS) for run in runs]
     metrics = [result["metrics"][target][OFFICIAL] for result in results]
     shared = [run for run in runs if run.seed in baseline]
@@ -124,12 +127,12 @@ def spread_of(values: list[float]) -> Spread:
     return Spread(statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None, values)
 
 
-def _differences(a: Sequence[QueryRecord], b: Sequence[QueryRecord]) -> dict[str, Difference]:
-    if not all(np.array_equal(record.key, a[0].key) for record in (*a, *b)):
+def _differences(a: Sequence[RetrievalResult], b: Sequence[RetrievalResult]) -> dict[str, Difference]:
+    if not all(np.array_equal(record.keys, a[0].keys) for record in (*a, *b)):
         raise DataError("the runs were tested on different queries and cannot be compared; use another --out")
-    differences = difference_over_seeds([r.scores for r in a], [r.scores for r in b], a[0].pid, ranks=(1,))
+    differences = difference_over_seeds(a, b, ranks=(1,))
     return {name: differences[name] for name in METRICS}
 
 
-def _record(run: Run, target: str) -> QueryRecord:
-    return load_records(records_path(run.folder, target)).protocols[OFFICIAL]
+def _record(run: Run, target: str) -> RetrievalResult:
+    return load_records(records_path(run.folder, target))[OFFICIAL]

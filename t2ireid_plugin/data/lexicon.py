@@ -13,14 +13,33 @@ from functools import lru_cache
 class Kind(str, Enum):
     """Kinds of words; those of function words are named after an example."""
 
-    # These decide the side of their phrase. TOP is a garment except in "on top of".
-    PERSON, OWNER, ACT, GARMENT, TOP = "person", "person's", "act", "garment", "top"
-    # These decide it in phrases without any of the above.
-    WEAR, BODY, THING, TRAIT, MAKE, COLOUR = "wear", "body", "thing", "trait", "make", "colour"
-    # Function words, which show where phrases begin and end.
-    JOIN, WHICH, BE, HE, IT, NOT, THE = "join", "which", "be", "he", "it", "not", "the"
-    HAVE, WITH, IN, AT, OF = "have", "with", "in", "at", "的"
-    PLAIN = "plain"  # any other word
+    # These decide the side of their phrase.
+    PERSON = "person"
+    OWNER = "person's"
+    ACT = "act"
+    GARMENT = "garment"
+    TOP = "top"  # a garment, but not in "on top of"
+    # These decide it where none of the above is in the phrase.
+    WEAR = "wear"
+    BODY = "body"
+    THING = "thing"
+    TRAIT = "trait"
+    MAKE = "make"
+    COLOUR = "colour"
+    # Function words, which structure phrases.
+    JOIN = "join"
+    WHICH = "which"
+    BE = "be"
+    HE = "he"
+    IT = "it"
+    NOT = "not"
+    THE = "the"
+    HAVE = "have"
+    WITH = "with"
+    IN = "in"
+    AT = "at"
+    OF = "的"
+    PLAIN = "plain"  # all other words
 
 
 ENGLISH = {

@@ -33,7 +33,9 @@ def derive_seed(*key: int) -> int:
 
 def seed_all(seed: int) -> None:
     """Seeds the global generators of Python, NumPy and PyTorch, and CUDA's if it is initialized."""
-    _seed_cpu(seed)
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.default_generator.manual_seed(seed)
     if torch.cuda.is_initialized():
         torch.cuda.manual_seed(seed)
 
@@ -43,18 +45,14 @@ def seeded(seed: int) -> Iterator[None]:
     """Seeds the global CPU generators within the block and restores their state afterwards."""
     states = random.getstate(), np.random.get_state(), torch.get_rng_state()
     try:
-        _seed_cpu(seed)
+        random.seed(seed)
+        np.random.seed(seed)
+        torch.default_generator.manual_seed(seed)
         yield
     finally:
         random.setstate(states[0])
         np.random.set_state(states[1])
         torch.set_rng_state(states[2])
-
-
-def _seed_cpu(seed: int) -> None:
-    random.seed(seed)
-    np.random.seed(seed)
-    torch.default_generator.manual_seed(seed)
 
 
 class SeededBatches(Sampler[list[SampleKey]]):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -15,9 +16,10 @@ from torch.utils.data import DataLoader
 from t2ireid_plugin.engine.loop import TrainingLoop
 from t2ireid_plugin.engine.training_state import BEST, check_intact, save_checkpoint
 from t2ireid_plugin.evaluation.embeddings import embed_target
-from t2ireid_plugin.evaluation.metrics import Metrics, compute_metrics, reranked_metrics
-from t2ireid_plugin.evaluation.protocols import OFFICIAL, PROTOCOLS, Embeddings
-from t2ireid_plugin.evaluation.ranking import QueryScores
+from t2ireid_plugin.evaluation.metrics import evaluate_task, format_metrics, reranked_metrics
+from t2ireid_plugin.evaluation.protocols import IMAGE_QUERY_PROTOCOLS, OFFICIAL, PROTOCOLS, Embeddings
+from t2ireid_plugin.evaluation.query_records import query_keys
+from t2ireid_plugin.evaluation.result import Metrics, RetrievalResult
 from t2ireid_plugin.modeling.checkpoint import read_checkpoint
 from t2ireid_plugin.modeling.t2ireid import T2IReIDModel
 from t2ireid_plugin.utils.distributed import broadcast_object, broadcast_weights, is_main_process
@@ -32,7 +34,7 @@ class RetrievalEvaluation(TrainingLoop):
     Args:
         *args: of `TrainingLoop`.
         val_targets: targets that choose the checkpoint, never the test split; empty takes the last epoch.
-        evaluator: see `compute_metrics`.
+        evaluator: see `evaluate_task`.
         ranks: the k of R@k.
         identity_weight: share of the identity text in the protocol ``both``.
         **kwargs: of `TrainingLoop`; its moving average, if any, is what is evaluated and chosen.
@@ -53,8 +55,6 @@ class RetrievalEvaluation(TrainingLoop):
         self.evaluator = evaluator
         self.ranks = list(ranks)
         self.identity_weight = identity_weight
-        self.embeddings: dict[str, Embeddings] = {}  # of each target, from the last `evaluate_protocols`
-        self.scores: dict[str, dict[str, QueryScores]] = {}  # by target and protocol, likewise
 
     @property
     def tested_model(self) -> T2IReIDModel:
@@ -94,11 +94,11 @@ class RetrievalEvaluation(TrainingLoop):
             self.tested_model.load_state_dict(self.model.state_dict())
 
     def test(self, *_: Any, **__: Any) -> float:
-        """Evaluates the test targets and returns their mean R@1 of text to image; see `evaluate` for the rest."""
+        """Evaluates the test targets, see `evaluate`, and returns their mean R@1."""
         return float(np.mean([metrics["R@1"] for metrics in self.evaluate(self.test_targets).values()]))
 
     def evaluate(self, targets: Iterable[str]) -> dict[str, Metrics]:
-        """Text-to-image retrieval on each target, printed and logged; under torchrun the first process has figures."""
+        """Text-to-image metrics of each target, printed and logged; empty except in the main process."""
         return {
             name: self._evaluate(name, self.test_loader[name]["query"], self.test_loader[name]["gallery"])
             for name in targets
@@ -110,7 +110,7 @@ class RetrievalEvaluation(TrainingLoop):
         embeddings = embed_target(self.tested_model, query_loader, gallery_loader, [OFFICIAL], dataset_name)
         if not is_main_process():
             return {}
-        metrics = self._measure(dataset_name, OFFICIAL, embeddings)[0]
+        metrics = self._measure(dataset_name, OFFICIAL, embeddings).metrics
         if self.writer is not None:
             for key, value in metrics.items():
                 self.writer.add_scalar(f"Test/{dataset_name}/{key}", value, self.epoch)
@@ -120,43 +120,40 @@ class RetrievalEvaluation(TrainingLoop):
 
     def evaluate_protocols(
         self, targets: Iterable[str], protocols: Sequence[str], samples: int = 0, rerank: bool = False
-    ) -> dict[str, dict[str, Metrics]]:
-        """Each protocol on each target, from one pass over the data.
-
-        What was ranked, and each query's figures, stay in `embeddings` and `scores`.
+    ) -> list[RetrievalResult]:
+        """Results of each protocol on each target, from one pass over the data; empty except in the main process.
 
         Args:
             targets: names of test targets.
             protocols: names of `PROTOCOLS`.
             samples: of the bootstrap for the intervals; 0 for none.
-            rerank: report each protocol a second time, as ``<protocol>+rerank``, after k-reciprocal re-ranking.
+            rerank: also compute each protocol's metrics after k-reciprocal re-ranking.
         """
         self.set_model_mode("eval")
-        results: dict[str, dict[str, Metrics]] = {}
-        for name in targets:
-            loaders = self.test_loader[name]
-            found = embed_target(self.tested_model, loaders["query"], loaders["gallery"], protocols, name)
-            if not loaders["gallery"].dataset.spec.has_cameras:
-                found = found._replace(camids=np.zeros_like(found.camids))
-            self.embeddings[name], self.scores[name], results[name] = found, {}, {}
-            for protocol in protocols if is_main_process() else ():
-                metrics, scores = self._measure(name, protocol, found, samples)
-                results[name][protocol], self.scores[name][protocol] = metrics, scores
+        results = []
+        for target in targets:
+            queries, gallery = (self.test_loader[target][side] for side in ("query", "gallery"))
+            embeddings = embed_target(self.tested_model, queries, gallery, protocols, target)
+            if not gallery.dataset.spec.has_cameras:
+                embeddings = embeddings._replace(camids=np.zeros_like(embeddings.camids))
+            for protocol in dict.fromkeys(protocols) if is_main_process() else ():
+                result = self._measure(target, protocol, embeddings, samples, rerank)
                 if self.metrics_log is not None:
-                    self.metrics_log.write(epoch=self.epoch + 1, target=name, protocol=protocol, **metrics)
-                if rerank:
-                    comparison = PROTOCOLS[protocol].build_task(found, self.identity_weight)
-                    results[name][f"{protocol}+rerank"] = reranked_metrics(comparison, self.ranks, samples)
+                    self.metrics_log.write(epoch=self.epoch + 1, target=target, protocol=protocol, **result.metrics)
+                results.append(result)
         return results
 
     def _measure(
-        self, target: str, protocol: str, embeddings: Embeddings, samples: int = 0
-    ) -> tuple[Metrics, QueryScores]:
-        comparison = PROTOCOLS[protocol].build_task(embeddings, self.identity_weight)
-        metrics, scores = compute_metrics(comparison, self.ranks, self.evaluator, samples)
-        shown = " ".join(f"{key} {100 * metrics[key]:.2f}" for key in metrics if key.startswith(("R@", "m")))
-        print(f"{target} {protocol}: {shown} ({metrics['queries']} queries, {metrics['gallery']} in the gallery)")
-        return metrics, scores
+        self, target: str, protocol: str, embeddings: Embeddings, samples: int = 0, rerank: bool = False
+    ) -> RetrievalResult:
+        task = PROTOCOLS[protocol].build_task(embeddings, self.identity_weight)
+        result = evaluate_task(task, self.ranks, self.evaluator, samples, target=target, protocol=protocol)
+        print(format_metrics(target, protocol, result.metrics))
+        side = "gallery" if protocol in IMAGE_QUERY_PROTOCOLS else "query"
+        items = self.test_loader[target][side].dataset.data
+        keys = query_keys((path, "" if side == "gallery" else caption) for path, _, _, _, caption, *_ in items)
+        reranked = reranked_metrics(task, self.ranks, samples) if rerank else None
+        return replace(result, keys=keys[result.query_index], reranked=reranked)
 
     def parse_data_for_eval(self, data: dict[str, Any]) -> tuple[Tensor | list[str], Tensor, Tensor]:
         """Images of a gallery batch or captions of a query batch, pids and camids, as torchreid's engine asks."""

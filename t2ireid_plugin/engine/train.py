@@ -10,15 +10,15 @@ from t2ireid_plugin.engine.build import build_feature_cache, build_run, run_opti
 from t2ireid_plugin.engine.text_image import TextImageEngine
 from t2ireid_plugin.engine.training_state import BEST
 from t2ireid_plugin.errors import ConfigError
-from t2ireid_plugin.evaluation.metrics import Metrics
+from t2ireid_plugin.evaluation.result import RetrievalResult
 from t2ireid_plugin.modeling.checkpoint import read_checkpoint
 from t2ireid_plugin.utils.distributed import broadcast_object
 
 
 def train_and_test(
     cfg: CfgNode, folder: Path, weights: str | Path | None, last: Path | None, eval_only: bool
-) -> tuple[TextImageEngine, dict[str, dict[str, Metrics]]]:
-    """Trains and tests, or with ``eval_only`` only tests; returns the engine, and metrics by target and protocol.
+) -> tuple[TextImageEngine, list[RetrievalResult]]:
+    """Trains and tests, or with ``eval_only`` only tests; returns the engine and, in the main process, the results.
 
     Args:
         cfg: a checked configuration.
@@ -36,10 +36,10 @@ def train_and_test(
         engine.best = read_checkpoint(str(weights)).get("best", {})
     else:
         _train(cfg, engine, folder, last)
-    metrics = engine.evaluate_protocols(
+    results = engine.evaluate_protocols(
         engine.test_targets, cfg.test.protocols, samples=cfg.test.bootstrap, rerank=cfg.test.rerank
     )
-    return engine, metrics
+    return engine, results
 
 
 def _train(cfg: CfgNode, engine: TextImageEngine, folder: Path, last: Path | None) -> None:

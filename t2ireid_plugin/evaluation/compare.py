@@ -1,4 +1,4 @@
-"""``t2ireid compare``: two runs on the same queries, each metric's difference with its interval."""
+"""``t2ireid compare``: compares two runs query by query, with an interval for each metric's difference."""
 
 from __future__ import annotations
 
@@ -13,10 +13,12 @@ import numpy as np
 
 from t2ireid_plugin.errors import DataError
 from t2ireid_plugin.evaluation.bootstrap import FEW, Difference, format_interval, paired_difference
-from t2ireid_plugin.evaluation.query_records import QueryRecord, load_records, records_path
+from t2ireid_plugin.evaluation.query_records import load_records, records_path
+from t2ireid_plugin.evaluation.result import RetrievalResult
 from t2ireid_plugin.utils.atomic_io import atomic_write_text
+from t2ireid_plugin.utils.text import text_table
 
-_Tests = dict[tuple[str, str], QueryRecord]  # by target and protocol
+_Results = dict[tuple[str, str], RetrievalResult]  # by target and protocol
 
 
 @dataclass(frozen=True)
@@ -25,19 +27,19 @@ class ComparedTest:
 
     target: str
     protocol: str
-    queries: int  # that have a positive
+    queries: int  # with a positive
     identities: int  # of these queries
     metrics: dict[str, Difference]
 
     @property
     def clear(self) -> list[str]:
-        """Metrics whose interval excludes zero; none where there is but one identity, hence no interval."""
-        return [name for name, found in self.metrics.items() if found.excludes_zero and self.identities > 1]
+        """Metrics whose interval excludes zero; none for a single identity, which has no interval."""
+        return [name for name, metric in self.metrics.items() if metric.excludes_zero and self.identities > 1]
 
 
 @dataclass(frozen=True)
 class RunComparison:
-    """Two runs on all that both were tested on."""
+    """Two runs on the targets and protocols that both were tested on."""
 
     run_a: str
     run_b: str
@@ -49,7 +51,7 @@ class RunComparison:
     only_b: list[str]
 
     def as_dict(self) -> dict[str, Any]:
-        """What the JSON file holds."""
+        """Content of the JSON file."""
         return {
             **{name: getattr(self, name) for name in ("run_a", "run_b", "samples", "level", "seed")},
             "only_a": self.only_a,
@@ -61,8 +63,8 @@ class RunComparison:
                     "queries": item.queries,
                     "identities": item.identities,
                     "metrics": {
-                        name: {**found._asdict(), "difference": found.value, "excludes_zero": name in item.clear}
-                        for name, found in item.metrics.items()
+                        name: {**metric._asdict(), "difference": metric.value, "excludes_zero": name in item.clear}
+                        for name, metric in item.metrics.items()
                     },
                 }
                 for item in self.tests
@@ -73,26 +75,26 @@ class RunComparison:
 def compare(
     run_a: str | Path, run_b: str | Path, *, samples: int = 2000, level: float = 0.95, seed: int = 0
 ) -> RunComparison:
-    """Compares two runs' folders by paired bootstrap, see `paired_difference`, on each target and protocol of both.
+    """Compares two runs' folders by paired bootstrap on each target and protocol of both, see `paired_difference`.
 
-    Queries are matched by their keys, in whatever order they were tested.
+    Queries are matched by their keys, whatever their order.
 
     Raises:
-        DataError: when a folder or its files cannot be read, the runs share no test, the queries or their identities
-            are not the same, or a number is out of range.
+        DataError: when a folder or its files cannot be read, the runs share no test, their queries or identities
+            differ, or a number is out of range.
     """
-    tests_a, tests_b = _load_run(Path(run_a)), _load_run(Path(run_b))
-    shared = [test for test in tests_a if test in tests_b]
+    results_a, results_b = _load_run(Path(run_a)), _load_run(Path(run_b))
+    shared = [test for test in results_a if test in results_b]
     if not shared:
         raise DataError(
-            f"the runs were tested on nothing in common: '{run_a}' on {_listed(tests_a)}, "
-            f"'{run_b}' on {_listed(tests_b)}"
+            f"the runs have no test in common: '{run_a}' was tested on {_list_tests(results_a)}, "
+            f"'{run_b}' on {_list_tests(results_b)}"
         )
     tests = []
     for target, protocol in shared:
-        a, b = _matched(tests_a[target, protocol], tests_b[target, protocol], f"{target}, {protocol}")
-        metrics = paired_difference(a.scores, b.scores, a.pid, samples=samples, level=level, seed=seed)
-        tests.append(ComparedTest(target, protocol, len(a.key), len(np.unique(a.pid)), metrics))
+        a, b = _match(results_a[target, protocol], results_b[target, protocol], f"{target}, {protocol}")
+        metrics = paired_difference(a, b, samples=samples, level=level, seed=seed)
+        tests.append(ComparedTest(target, protocol, len(a.pids), len(np.unique(a.pids)), metrics))
     return RunComparison(
         run_a=str(run_a),
         run_b=str(run_b),
@@ -100,13 +102,13 @@ def compare(
         level=level,
         seed=seed,
         tests=tests,
-        only_a=[", ".join(test) for test in tests_a if test not in tests_b],
-        only_b=[", ".join(test) for test in tests_b if test not in tests_a],
+        only_a=[", ".join(test) for test in results_a if test not in results_b],
+        only_b=[", ".join(test) for test in results_b if test not in results_a],
     )
 
 
 def format_comparison(result: RunComparison) -> str:
-    """The comparison for people: a table a test, which differences exclude zero, and what the intervals mean."""
+    """The comparison as text: a table per test, the differences that exclude zero, and what the intervals cover."""
     lines = [f"A  {result.run_a}", f"B  {result.run_b}"]
     for item in result.tests:
         lines += ["", *_table(item, f"{100 * result.level:g} %")]
@@ -117,23 +119,23 @@ def format_comparison(result: RunComparison) -> str:
             *lines,
             "",
             f"Intervals: {result.samples:,} bootstrap samples of the identities, the same for A and B.",
-            "Each covers the choice of test people, not that of the training's seed, and its own metric alone.",
+            "Each covers the choice of test people, not that of the training seed, and only its own metric.",
             "other sign: share of the samples in which B - A is 0 or has the other sign; not a p-value.",
         ]
     )
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments of ``compare``."""
+    """Adds the arguments of ``compare``."""
     parser.add_argument("run_a", metavar="RUN_A", help="a run's folder")
-    parser.add_argument("run_b", metavar="RUN_B", help="another, tested on the same queries")
-    parser.add_argument("--json", metavar="FILE", help="also write the result there")
+    parser.add_argument("run_b", metavar="RUN_B", help="another run's folder, tested on the same queries")
+    parser.add_argument("--json", metavar="FILE", help="also write the result to FILE")
     parser.add_argument("--samples", type=int, default=2000, metavar="N", help="bootstrap samples (2000)")
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="draws the samples (0)")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="random seed of the samples (0)")
 
 
 def run(options: argparse.Namespace, command: str) -> int:
-    """Compares, prints and, where told to, writes the JSON file; returns 0, whichever run is better.
+    """Compares, prints and, with ``--json``, writes the file; returns 0, whichever run is better.
 
     Raises:
         DataError: as `compare`, and when the file cannot be written.
@@ -146,59 +148,58 @@ def run(options: argparse.Namespace, command: str) -> int:
     return 0
 
 
-def _load_run(folder: Path) -> _Tests:
+def _load_run(folder: Path) -> _Results:
     if not folder.is_dir():
-        raise DataError(f"there is no folder '{folder}'")
-    tests: _Tests = {}
+        raise DataError(f"'{folder}' is not a folder")
+    results: _Results = {}
     for path in sorted(folder.glob(records_path("", "*").name)):
-        target, protocols = load_records(path)
-        if path.name != records_path("", target).name:
-            raise DataError(f"'{path}' holds the queries of {target}, so somebody has renamed it")
-        tests.update({(target, protocol): record for protocol, record in protocols.items()})
-    if not tests:
-        raise DataError(f"'{folder}' has no queries_<target>.npz, which every test of a run writes: test it again")
-    return tests
+        for protocol, result in load_records(path).items():
+            if path.name != records_path("", result.target).name:
+                raise DataError(f"'{path}' holds the queries of {result.target}; give the file its old name back")
+            results[result.target, protocol] = result
+    if not results:
+        raise DataError(f"'{folder}' has no queries_<target>.npz, which every test writes; test that run again")
+    return results
 
 
-def _matched(a: QueryRecord, b: QueryRecord, test: str) -> tuple[QueryRecord, QueryRecord]:
-    """Both with their queries in one order.
+def _match(a: RetrievalResult, b: RetrievalResult, test: str) -> tuple[RetrievalResult, RetrievalResult]:
+    """Both results with their queries in one order.
 
     Raises:
         DataError: when they are of different queries or identities.
     """
-    # Pids as well, should queries of two people ever share a key. Among those of one person the order is of no account:
-    # they are resampled together.
-    a, b = (record.taken(np.lexsort((record.pid, record.key))) for record in (a, b))
-    if not np.array_equal(a.key, b.key):
-        keys_a, keys_b = Counter(a.key.tolist()), Counter(b.key.tolist())
+    # By pid as well, in case queries of two people share a key. Within a person the order does not matter, since a
+    # person's queries are resampled together.
+    a, b = (result.select(np.lexsort((result.pids, result.keys))) for result in (a, b))
+    if not np.array_equal(a.keys, b.keys):
+        keys_a, keys_b = (Counter(result.keys.tolist()) for result in (a, b))
         raise DataError(
-            f"{test}: not the same queries, {(keys_a - keys_b).total():,} are only in A, "
+            f"{test}: the queries differ, {(keys_a - keys_b).total():,} are only in A, "
             f"{(keys_b - keys_a).total():,} only in B, {(keys_a & keys_b).total():,} in both"
         )
-    if differ := np.count_nonzero(a.pid != b.pid):
-        raise DataError(f"{test}: {differ:,} of {len(a.pid):,} queries have another identity in B than in A")
+    if differ := np.count_nonzero(a.pids != b.pids):
+        raise DataError(f"{test}: {differ:,} of {len(a.pids):,} queries have another identity in B than in A")
     return a, b
 
 
 def _table(item: ComparedTest, level: str) -> list[str]:
-    rows = [("", "A", "B", f"B - A [{level} interval]", "other sign", "")]
-    for name, found in item.metrics.items():
-        difference = format_interval(found.value, found.low, found.high, signed=True)
+    rows = []
+    for name, metric in item.metrics.items():
+        difference = format_interval(metric.value, metric.low, metric.high, signed=True)
         clear = "excludes 0" if name in item.clear else ""
-        shares = (f"{100 * found.a:.2f}", f"{100 * found.b:.2f}")
-        rows.append((name, *shares, difference, f"{100 * found.opposite:.1f} %", clear))
-    widths = [max(map(len, column)) for column in zip(*rows)]
-    lines = [f"{item.target}, {item.protocol}: {item.queries:,} queries of {item.identities:,} identities"]
-    for name, *cells, clear in rows:
-        aligned = [name.ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(cells, widths[1:])), clear]
-        lines.append("   ".join(aligned).rstrip())
-    lines.append(f"The {level} interval of B - A excludes 0 for: {', '.join(item.clear) or 'none'}")
+        shares = (f"{100 * metric.a:.2f}", f"{100 * metric.b:.2f}")
+        rows.append((name, *shares, difference, f"{100 * metric.opposite:.1f} %", clear))
+    lines = [
+        f"{item.target}, {item.protocol}: {item.queries:,} queries of {item.identities:,} identities",
+        text_table(("", "A", "B", f"B - A [{level} interval]", "other sign", ""), rows),
+        f"The {level} interval of B - A excludes 0 for: {', '.join(item.clear) or 'none'}",
+    ]
     if item.identities == 1:
-        lines.append("There is but one identity, so nothing can be said about other people.")
+        lines.append("There is only one identity, so the result says nothing about other people.")
     elif item.identities < FEW:
         lines.append(f"With fewer than {FEW} identities the intervals are too narrow.")
     return lines
 
 
-def _listed(tests: _Tests) -> str:
-    return " and ".join(", ".join(test) for test in tests)
+def _list_tests(results: _Results) -> str:
+    return " and ".join(", ".join(test) for test in results)

@@ -1,7 +1,7 @@
-"""One pass over a target's data for all that the protocols ask for.
+"""Embeddings of a target for all protocols, from one pass over its data.
 
-Only a fusion that reads tokens (sequence_mamba) has the images read a second time: the tokens of a whole gallery would
-take hundreds of times the memory of its embeddings.
+Only a fusion of tokens (sequence_mamba) reads the images a second time: the tokens of a whole gallery would take
+hundreds of times the memory of its embeddings.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from t2ireid_plugin.evaluation.protocols import PROTOCOLS, Embeddings
 from t2ireid_plugin.modeling.t2ireid import T2IReIDModel
 from t2ireid_plugin.utils.distributed import all_gather_interleaved
 
-# Which text of an item each field of `Embeddings` is made of.
+# Field of `Embeddings` to the text of an item that it embeds.
 _TEXTS = {"captions": "caption", "identity": "id_text", "clothing": "cloth_text"}
 
 
@@ -27,11 +27,11 @@ _TEXTS = {"captions": "caption", "identity": "id_text", "clothing": "cloth_text"
 def embed_target(
     model: T2IReIDModel, query_loader: DataLoader, gallery_loader: DataLoader, protocols: Sequence[str], label: str = ""
 ) -> Embeddings:
-    """Each image and each text through the encoders once; the model should be in eval mode.
+    """Encodes each image and each text once; the model should be in eval mode.
 
     Args:
         model: the network.
-        query_loader: batches of texts, each with the path of the photo that it was written for.
+        query_loader: batches of texts, each with the path of the photo that it describes.
         gallery_loader: batches of images.
         protocols: names of `PROTOCOLS`.
         label: the target's name, for the progress bar.
@@ -42,22 +42,19 @@ def embed_target(
     needs = {need for name in protocols for need in PROTOCOLS[name].needs}
     images, cloth_images, pids, camids, paths = _embed_images(model, gallery_loader, "cloth_images" in needs, label)
     number = {path: i for i, path in enumerate(paths)}
-    wanted = {need for need in _TEXTS if need in needs or (need == "captions" and "fused" in needs)}
-    texts: dict[str, list[Tensor]] = {need: [] for need in wanted}
+    text_fields = {need for need in _TEXTS if need in needs or (need == "captions" and "fused" in needs)}
+    texts: dict[str, list[Tensor]] = {need: [] for need in text_fields}
     described: list[list[int]] = []
     for batch in tqdm(query_loader, desc=f"{label} queries", leave=False, disable=None):
         described.append([number[path] for path in batch["impath"]])
-        for need in wanted:
+        for need in text_fields:
             texts[need].append(model.encode_text(list(batch[_TEXTS[need]])).cpu())
-    whole = {need: torch.cat(all_gather_interleaved(texts[need])) for need in sorted(wanted)}
+    whole = {need: torch.cat(all_gather_interleaved(texts[need])) for need in sorted(text_fields)}
     rows = np.concatenate(all_gather_interleaved(described))
     fused = None
     if "fused" in needs and model.fuses_tokens:
-        captions = [
-            caption
-            for batch in all_gather_interleaved([batch["caption"] for batch in query_loader])
-            for caption in batch
-        ]
+        batches = all_gather_interleaved([batch["caption"] for batch in query_loader])
+        captions = [caption for batch in batches for caption in batch]
         fused = _fuse_tokens(model, gallery_loader, rows, number, captions, label)
     elif "fused" in needs:
         fused = _fuse(model, images[rows], whole["captions"])
@@ -96,18 +93,19 @@ def _fuse_tokens(
 ) -> Tensor:
     """Fused embeddings ``[n, D]`` of captions with the images at ``rows [n]`` of the gallery, which is read again.
 
-    ``number`` is the place in the gallery of each path.
+    ``number`` is the position in the gallery of each path.
     """
     queries = np.argsort(rows, kind="stable")
     parts = []
     for batch in tqdm(gallery_loader, desc=f"{label} fusion", leave=False, disable=None):
         start = number[batch["impath"][0]]
         first, end = np.searchsorted(rows[queries], [start, start + len(batch["img"])])
-        found = [
-            model(batch["img"][rows[chosen] - start], id_instruction=[captions[i] for i in chosen]).fused_embeds.cpu()
-            for chosen in np.split(queries[first:end], range(64, end - first, 64))
-            if len(chosen)
-        ]
-        parts.append(found)
-    whole = torch.cat([part for found in all_gather_interleaved(parts) for part in found])
+        chunks = [chunk for chunk in np.split(queries[first:end], range(64, end - first, 64)) if len(chunk)]
+        parts.append(
+            [
+                model(batch["img"][rows[chunk] - start], id_instruction=[captions[i] for i in chunk]).fused_embeds.cpu()
+                for chunk in chunks
+            ]
+        )
+    whole = torch.cat([part for batch_parts in all_gather_interleaved(parts) for part in batch_parts])
     return whole[torch.from_numpy(np.argsort(queries, kind="stable"))]

@@ -1,8 +1,9 @@
-"""The metrics of one comparison as a named result, by torchreid's evaluator or by ours, and their table."""
+"""Metrics of a retrieval task, by our exact evaluator or torchreid's, and their table."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,115 +13,127 @@ from torchreid import metrics as torchreid_metrics
 from torchreid import utils as torchreid_utils
 
 from t2ireid_plugin.errors import DataError
-from t2ireid_plugin.evaluation import ranking
 from t2ireid_plugin.evaluation.bootstrap import intervals
 from t2ireid_plugin.evaluation.protocols import RetrievalTask
-from t2ireid_plugin.evaluation.ranking import QueryScores
-from t2ireid_plugin.evaluation.ranks import PositiveRanks, positive_ranks
+from t2ireid_plugin.evaluation.ranks import positive_ranks, ranks_from_scores
+from t2ireid_plugin.evaluation.result import Metrics, RetrievalResult
+from t2ireid_plugin.utils.text import text_table
 
 EVALUATORS = ("exact", "torchreid")
 
-Metrics = dict[str, Any]
 
-
-def compute_metrics(
-    comparison: RetrievalTask,
+def evaluate_task(
+    task: RetrievalTask,
     ranks: Sequence[int] = (1, 5, 10),
     evaluator: str = "exact",
     samples: int = 0,
     metric: str = "cosine",
-) -> tuple[Metrics, QueryScores]:
-    """``R@k`` for each of ``ranks``, ``mAP``, ``mINP`` as shares of 1, counts, intervals; and each query's figures.
+    **fields: Any,
+) -> RetrievalResult:
+    """The result of a task with its metrics: ``R@k``, ``mAP``, ``mINP`` as shares of 1, counts and intervals.
 
     Args:
-        comparison: embeddings, identities and cameras of queries and gallery.
+        task: embeddings, identities and cameras of queries and gallery.
         ranks: the k of R@k.
-        evaluator: ``exact`` takes all from `ranking`, ``torchreid`` takes R@k and mAP from
-            ``torchreid.metrics.evaluate_rank`` (which has no mINP). They agree but for ties.
+        evaluator: ``exact`` ranks with `positive_ranks`, ``torchreid`` takes R@k and mAP from
+            ``torchreid.metrics.evaluate_rank`` (which has no mINP). They agree except for ties.
         samples: of the bootstrap over identities; with 0 there are no intervals.
         metric: ``cosine`` or ``euclidean``. With the latter, features that are not of unit norm take a whole matrix
             of distances, as torchreid does.
+        **fields: of the result, such as ``target`` and ``protocol``.
 
     Raises:
         DataError: when no query has an image of its identity in the gallery.
     """
-    if metric == "cosine" or all(_unit_norm(features) for features in comparison[:2]):
-        positives = positive_ranks(*comparison)
+    if metric == "cosine" or all(_unit_norm(features) for features in task[:2]):
+        positives = positive_ranks(*task)
     else:
-        positives = _ranks_of_distances(_distances(*comparison[:2], metric), comparison)
-    metrics, scores = summarize(positives, comparison, ranks, samples)
+        positives = ranks_from_scores(-_distances(*task[:2], metric), *task[2:])
+    result = result_from_ranks(positives, task, ranks, samples, **fields)
     if evaluator == "torchreid":
-        distances = _distances(*comparison[:2], metric)
-        cmc, mean_ap = torchreid_metrics.evaluate_rank(distances, *comparison[2:], max_rank=max(ranks))
-        # A gallery smaller than the largest rank gives a shorter curve; from its end on all has been found.
+        distances = _distances(*task[:2], metric)
+        cmc, mean_ap = torchreid_metrics.evaluate_rank(distances, *task[2:], max_rank=max(ranks))
+        # A gallery smaller than the largest rank gives a shorter curve, which stays 1 beyond the gallery's end.
         cmc = np.append(cmc, np.ones(max(0, max(ranks) - len(cmc))))
-        metrics.update({f"R@{k}": float(cmc[k - 1]) for k in ranks}, mAP=float(mean_ap))
-    return metrics, scores
+        result.metrics.update({f"R@{k}": float(cmc[k - 1]) for k in ranks}, mAP=float(mean_ap))
+    return result
 
 
-def summarize(
-    positives: PositiveRanks, comparison: RetrievalTask, ranks: Sequence[int], samples: int
-) -> tuple[Metrics, QueryScores]:
-    """The metrics of `compute_metrics` from the ranks of the positives."""
-    result, scores = ranking.summarize(positives, max(ranks)), ranking.score_queries(positives)
-    metrics: Metrics = {f"R@{k}": float(result.cmc[k - 1]) for k in ranks}
-    metrics.update(
-        mAP=result.mAP,
-        mINP=result.mINP,
-        queries=result.num_queries,
-        valid_queries=result.num_valid_queries,
-        skipped_queries=result.num_skipped_queries,  # without a match in their gallery; they count for nothing
-        gallery=len(comparison.g_pids),
-        identities=len(np.unique(comparison.q_pids)),
-    )
+def result_from_ranks(
+    positives: Sequence[Sequence[int]], task: RetrievalTask, ranks: Sequence[int], samples: int, **fields: Any
+) -> RetrievalResult:
+    """As `evaluate_task`, from the ranks of each query's positives."""
+    result = RetrievalResult.from_ranks(positives, task.q_pids, task=task, **fields)
+    cmc, valid = result.cmc(max(ranks)), len(result.first_rank)
+    metrics: Metrics = {
+        **{f"R@{k}": float(cmc[k - 1]) for k in ranks},
+        "mAP": float(result.AP.mean()),
+        "mINP": float(result.INP.mean()),
+        "queries": len(task.q_pids),
+        "valid_queries": valid,
+        "skipped_queries": len(task.q_pids) - valid,  # without a match in their gallery; in none of the metrics
+        "gallery": len(task.g_pids),
+        "identities": len(np.unique(task.q_pids)),
+    }
     if samples:
-        found = intervals(scores, comparison.q_pids, ranks=ranks, samples=samples)
-        metrics["interval95"] = {name: [float(low), float(high)] for name, (low, high) in found.items()}
-    return metrics, scores
+        metrics["interval95"] = {k: list(ends) for k, ends in intervals(result, ranks=ranks, samples=samples).items()}
+    return replace(result, metrics=metrics)
 
 
 def reranked_metrics(
-    comparison: RetrievalTask, ranks: Sequence[int] = (1, 5, 10), samples: int = 0, metric: str = "cosine"
+    task: RetrievalTask, ranks: Sequence[int] = (1, 5, 10), samples: int = 0, metric: str = "cosine"
 ) -> Metrics:
     """The metrics after torchreid's k-reciprocal re-ranking (Zhong et al. 2017), which holds whole distance matrices.
 
     Raises:
         DataError: when no query has an image of its identity in the gallery.
     """
-    queries, gallery = comparison[:2]
+    queries, gallery = task[:2]
     pairs = (queries, gallery), (queries, queries), (gallery, gallery)
     reranked = torchreid_utils.re_ranking(*(_distances(*pair, metric) for pair in pairs))
-    return summarize(_ranks_of_distances(reranked, comparison), comparison, ranks, samples)[0]
+    return result_from_ranks(ranks_from_scores(-reranked, *task[2:]), task, ranks, samples).metrics
+
+
+def metrics_by_target(results: Iterable[RetrievalResult]) -> dict[str, dict[str, Metrics]]:
+    """Metrics by target and protocol, as in ``results.json``; re-ranked ones are named ``<protocol>+rerank``."""
+    table: dict[str, dict[str, Metrics]] = {}
+    for result in results:
+        protocols = table.setdefault(result.target, {})
+        protocols[result.protocol] = result.metrics
+        if result.reranked is not None:
+            protocols[f"{result.protocol}+rerank"] = result.reranked
+    return table
+
+
+def format_metrics(target: str, protocol: str, metrics: Metrics) -> str:
+    """One line with the metrics in percent and the sizes of both sides."""
+    shares = " ".join(f"{key} {100 * metrics[key]:.2f}" for key in metrics if key.startswith(("R@", "m")))
+    return f"{target} {protocol}: {shares} ({metrics['queries']} queries, {metrics['gallery']} in the gallery)"
 
 
 def format_table(results: Mapping[str, Mapping[str, Metrics]]) -> str:
-    """One line a target and protocol, shares of 1 as percentages, with the 95 % intervals of R@1 and mAP."""
-    rows = [(target, protocol, found) for target, group in results.items() for protocol, found in group.items()]
+    """One row per target and protocol, shares of 1 as percentages, with the 95 % intervals of R@1 and mAP."""
+    rows = [(target, protocol, metrics) for target, group in results.items() for protocol, metrics in group.items()]
     names = [name for name in rows[0][2] if name.startswith("R@")] + ["mAP", "mINP"]
-    spread = [name for name in ("R@1", "mAP") if name in rows[0][2].get("interval95", {})]
-    head = ["target", "protocol", *names, "queries", "gallery", *(f"{name} 95 %" for name in spread)]
+    bounded = [name for name in ("R@1", "mAP") if name in rows[0][2].get("interval95", {})]
+    header = ["target", "protocol", *names, "queries", "gallery", *(f"{name} 95 %" for name in bounded)]
     cells = [
         [
             target,
             protocol,
-            *(f"{100 * found[name]:.2f}" for name in names),
-            str(found["queries"]),
-            str(found["gallery"]),
-            *("{:.1f} to {:.1f}".format(*(100 * end for end in found["interval95"][name])) for name in spread),
+            *(f"{100 * metrics[name]:.2f}" for name in names),
+            str(metrics["queries"]),
+            str(metrics["gallery"]),
+            *("{:.1f} to {:.1f}".format(*(100 * end for end in metrics["interval95"][name])) for name in bounded),
         ]
-        for target, protocol, found in rows
-    ]
-    widths = [max(map(len, column)) for column in zip(head, *cells, strict=True)]
-    lines = [
-        "  ".join(f"{cell:<{w}}" if i < 2 else f"{cell:>{w}}" for i, (cell, w) in enumerate(zip(line, widths)))
-        for line in [head, *cells]
+        for target, protocol, metrics in rows
     ]
     skipped = [
-        f"{target} {protocol}: {found['skipped_queries']} queries have no match in their gallery and count for nothing"
-        for target, protocol, found in rows
-        if found["skipped_queries"]
+        f"{target} {protocol}: {metrics['skipped_queries']} queries have no match in their gallery and are left out"
+        for target, protocol, metrics in rows
+        if metrics["skipped_queries"]
     ]
-    return "\n".join([*lines, *skipped])
+    return "\n".join([text_table(header, cells, text_columns=2), *skipped])
 
 
 def _distances(query_features: Any, gallery_features: Any, metric: str) -> npt.NDArray:
@@ -140,15 +153,3 @@ def _unit_norm(features: Any) -> bool:
     """Whether distances order ``features [n, D]`` as cosines do."""
     norms = torch.linalg.vector_norm(torch.as_tensor(features), dim=1)
     return torch.allclose(norms, torch.ones_like(norms), rtol=0, atol=1e-5)
-
-
-def _ranks_of_distances(distances: npt.NDArray, comparison: RetrievalTask) -> PositiveRanks:
-    """As `positive_ranks`, from a matrix ``[q, g]``; a positive that ties with a negative ranks after it."""
-    ranks, counts = [], []
-    for i, row in enumerate(distances):
-        same = comparison.g_pids == comparison.q_pids[i]
-        left_out = same & (comparison.g_camids == comparison.q_camids[i])
-        right, wrong = np.sort(row[same & ~left_out]), np.sort(row[~same])
-        ranks.append(np.searchsorted(wrong, right, side="right") + np.arange(1, len(right) + 1))
-        counts.append(len(right))
-    return PositiveRanks(np.concatenate(ranks).astype(np.int32), np.concatenate([[0], np.cumsum(counts)]))

@@ -1,7 +1,7 @@
-"""Who asks, who is searched, and what a query must not find: the protocols, as choices of ``test.protocols``.
+"""The retrieval protocols: queries, gallery, and gallery entries excluded for each query.
 
 =========  =============================  =======================================  ==================================
-name       query                          gallery                                  left out of a query's gallery
+name       query                          gallery                                  excluded from a query's gallery
 =========  =============================  =======================================  ==================================
 t2i        each caption                   each image                               nothing: the described photo counts
 i2t        each image                     each caption                             nothing: its own captions count
@@ -13,12 +13,12 @@ clothing   each clothing text             each image, by its clothing           
 both       identity and clothing text     each image, by both                      nothing
 =========  =============================  =======================================  ==================================
 
-t2i is the benchmarks' official protocol. In every one a match is an equal identity, and gallery embeddings know nothing
-of the gallery's captions: fused with them they would hold the answers. i2i is torchreid's protocol with every image as
-a query. A text has no camera; with its photo's, torchreid's filter would take the described photo out of its gallery.
+The names are the choices of ``test.protocols``; t2i is the benchmarks' official protocol. A match is an equal identity.
+Gallery images are never fused with their captions, which would leak the answers. i2i is torchreid's protocol with every
+image as a query. A text has no camera: with its photo's, torchreid's filter would exclude the described photo.
 
 An identity and a clothing text together are scored ``w cos(image, identity text) + (1 - w) cos(image's clothing,
-clothing text)``, which is the cosine of both embeddings put one after the other, times the roots of their weights.
+clothing text)``, which is the cosine of both embeddings concatenated, each scaled by the root of its weight.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ Labels = npt.NDArray[np.int64]
 
 
 class Embeddings(NamedTuple):
-    """Embeddings of one target, of unit norm; None for what no protocol asked for. ``n`` captions, ``m`` images."""
+    """Embeddings of one target, of unit norm; None for those that no protocol needs. ``n`` captions, ``m`` images."""
 
     images: Tensor  # [m, D]
     pids: Labels  # [m]
     camids: Labels  # [m]
-    described: Labels  # [n] number of the image that each caption was written for
+    described: Labels  # [n] position of the image that each caption was written for
     captions: Tensor | None = None  # [n, D]
     identity: Tensor | None = None  # [n, D]
     clothing: Tensor | None = None  # [n, D]
@@ -49,7 +49,10 @@ class Embeddings(NamedTuple):
 
 
 class RetrievalTask(NamedTuple):
-    """What is ranked; images of a query's pid and camid are left out of its gallery, as torchreid's evaluator does."""
+    """Queries and gallery to rank.
+
+    Gallery entries of a query's pid and camid are excluded, as in torchreid's evaluator.
+    """
 
     queries: Tensor  # [q, D]
     gallery: Tensor  # [g, D]
@@ -60,53 +63,52 @@ class RetrievalTask(NamedTuple):
 
 
 class Protocol(NamedTuple):
-    """One way of asking."""
+    """One protocol."""
 
     needs: tuple[str, ...]  # fields of `Embeddings`
     build_task: Callable[[Embeddings, float], RetrievalTask]
 
 
-# No gallery image has it, so it takes nothing out.
-_NO_CAMERA = -1
+_NO_CAMERA = -1  # a camera that no gallery entry has, so it excludes none
 
 
 def text_to_image(e: Embeddings, _weight: float = 0.5) -> RetrievalTask:
-    """Captions find images."""
+    """Captions as queries, images as gallery."""
     return _by_text(e, e.captions, e.images)
 
 
 def image_to_text(e: Embeddings, _weight: float = 0.5) -> RetrievalTask:
-    """Images find captions."""
+    """Images as queries, captions as gallery."""
     assert e.captions is not None
     pids = e.pids[e.described]
     return RetrievalTask(e.images, e.captions, e.pids, pids, _no_camera(len(e.images)), np.zeros_like(pids))
 
 
 def image_to_image(e: Embeddings, _weight: float = 0.5) -> RetrievalTask:
-    """Images find other images of the person, by other cameras where these are known."""
+    """Images on both sides; positives are by other cameras, or where cameras are unknown all other images."""
     cameras = e.camids if len(np.unique(e.camids)) > 1 else np.arange(len(e.images))
     return RetrievalTask(e.images, e.images, e.pids, e.pids, cameras, cameras)
 
 
 def image_and_text_to_image(e: Embeddings, _weight: float = 0.5) -> RetrievalTask:
-    """Images with a caption find other images of the person; a camera a photo takes out the photo alone."""
+    """Images fused with a caption as queries, images as gallery; excludes only the query's own photo."""
     assert e.fused is not None
     photos = np.arange(len(e.images))
     return RetrievalTask(e.fused, e.images, e.pids[e.described], e.pids, e.described, photos)
 
 
 def identity_to_image(e: Embeddings, _weight: float = 0.5) -> RetrievalTask:
-    """Identity texts find images."""
+    """Identity texts as queries, images as gallery."""
     return _by_text(e, e.identity, e.images)
 
 
 def clothing_to_image(e: Embeddings, _weight: float = 0.5) -> RetrievalTask:
-    """Clothing texts find images by their clothing embeddings."""
+    """Clothing texts as queries, clothing embeddings of images as gallery."""
     return _by_text(e, e.clothing, e.cloth_images)
 
 
 def both_to_image(e: Embeddings, weight: float = 0.5) -> RetrievalTask:
-    """Identity and clothing text together, ``weight`` on identity."""
+    """Identity and clothing text together as queries, ``weight`` on identity; both embeddings of images as gallery."""
     assert e.identity is not None
     assert e.clothing is not None
     assert e.cloth_images is not None
@@ -126,7 +128,7 @@ PROTOCOLS: dict[str, Protocol] = {
     "both": Protocol(("identity", "clothing", "cloth_images"), both_to_image),
 }
 OFFICIAL = "t2i"
-IMAGE_QUERY_PROTOCOLS = ("i2t", "i2i")  # one query an image; of the others, one a caption
+IMAGE_QUERY_PROTOCOLS = ("i2t", "i2i")  # one query per image; in the others, one per caption
 
 
 def _by_text(e: Embeddings, texts: Tensor | None, images: Tensor | None) -> RetrievalTask:

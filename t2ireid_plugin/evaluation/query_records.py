@@ -1,97 +1,72 @@
-"""What a run keeps of each query, so that runs can be compared later: ``queries_<target>.npz`` in its folder."""
+"""``queries_<target>.npz``: the figures of each query of a run, by which runs are compared later."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Sequence
 from hashlib import blake2b
 from pathlib import Path, PurePath
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from t2ireid_plugin.errors import DataError
-from t2ireid_plugin.evaluation.ranking import QueryScores
+from t2ireid_plugin.evaluation.result import RetrievalResult
 from t2ireid_plugin.utils.atomic_io import atomic_write
 from t2ireid_plugin.utils.safe_io import open_file
+from t2ireid_plugin.utils.text import first_line
 
 Array = npt.NDArray
 
-_FORMAT = 1  # of the file; a reader refuses those it does not know
-_MOST_BYTES = 2**28  # unpacked; a query takes 36 under each protocol
-_TYPES = {"first_rank": np.int32, "AP": np.float64, "INP": np.float64, "pid": np.int64, "key": np.uint64}
-
-
-class QueryRecord(NamedTuple):
-    """Figures of the queries that have a positive, ``v`` of them, under one protocol; see `QueryScores`."""
-
-    first_rank: Array  # [v] int32
-    AP: Array  # [v] float64
-    INP: Array  # [v] float64
-    pid: Array  # [v] int64, as in the annotation
-    key: Array  # [v] uint64, which query it is; see `query_keys`
-
-    @classmethod
-    def of(cls, scores: QueryScores, pids: npt.ArrayLike, keys: Array) -> QueryRecord:
-        """The record of ``scores``, with identities and keys of all queries ``[n]``."""
-        kept = scores.query_index
-        return cls(scores.first_rank, scores.AP, scores.INP, np.asarray(pids)[kept], keys[kept])
-
-    @property
-    def scores(self) -> QueryScores:
-        """As scores of the queries of this record, which ``pid [v]`` are the identities of."""
-        return QueryScores(np.arange(len(self.key)), self.first_rank, self.AP, self.INP)
-
-    def taken(self, order: Array) -> QueryRecord:
-        """The queries at the positions ``order``, in that order."""
-        return QueryRecord(*(column[order] for column in self))
-
-
-class RunRecords(NamedTuple):
-    """What one file holds."""
-
-    target: str
-    protocols: dict[str, QueryRecord]
+_FORMAT = 1  # of the file; a reader refuses versions that it does not know
+_MAX_BYTES = 2**28  # unpacked; a query takes 36 under each protocol
+# Columns in the file: field of RetrievalResult and type.
+_COLUMNS = {
+    "first_rank": ("first_rank", np.int32),
+    "AP": ("AP", np.float64),
+    "INP": ("INP", np.float64),
+    "pid": ("pids", np.int64),
+    "key": ("keys", np.uint64),
+}
 
 
 def query_keys(queries: Iterable[tuple[str, str]]) -> Array:
     """A key for each query, an image's path and a caption; uint64 ``[n]``, the same on every machine.
 
-    Of the path the last two parts count, so that the data may lie elsewhere. Equal captions of one image share a key;
-    as they share the embedding too, they need not be told apart.
+    Only the last two parts of the path count, so that the data may be moved. Equal captions of one image share a key;
+    they share the embedding too, so they need not be distinguished.
     """
     keys = [_key("/".join(PurePath(path).parts[-2:]), caption) for path, caption in queries]
     return np.array(keys, dtype=np.uint64)
 
 
 def records_path(folder: str | Path, target: str) -> Path:
-    """Where a run keeps the records of a target."""
+    """The file for the queries of a target in a run's folder."""
     return Path(folder) / f"queries_{target}.npz"
 
 
-def save_records(path: str | Path, target: str, protocols: Mapping[str, QueryRecord]) -> None:
-    """Writes the records of a target, by protocol; the same records give the same bytes.
+def save_records(path: str | Path, results: Sequence[RetrievalResult]) -> None:
+    """Writes the figures of the queries of one target under each protocol; equal results give equal bytes.
 
     Raises:
-        DataError: when the file cannot be written; what was there before is then untouched.
-        ValueError: when the columns of a record do not fit each other or hold what no query can have.
+        DataError: when the file cannot be written; an existing file is then unchanged.
+        ValueError: when a result has no keys, or columns of wrong lengths, types or values.
     """
     content: dict[str, Any] = {
         "format": np.array(_FORMAT),
-        "target": np.array(target),
-        "protocols": np.array(list(protocols), dtype=np.str_),
+        "target": np.array(results[0].target),
+        "protocols": np.array([result.protocol for result in results], dtype=np.str_),
     }
-    for number, (name, record) in enumerate(protocols.items()):
-        _check(record, name)
-        # By number: a protocol may be called what is no file name within the archive.
-        content.update(
-            {f"{number}.{field}": np.asarray(getattr(record, field)).astype(kind) for field, kind in _TYPES.items()}
-        )
+    for number, result in enumerate(results):
+        _check(result)
+        # Numbered, since a protocol's name may not be a valid file name within the archive.
+        for column, (field, kind) in _COLUMNS.items():
+            content[f"{number}.{column}"] = np.asarray(getattr(result, field)).astype(kind)
     atomic_write(Path(path), lambda draft: np.savez_compressed(draft, **content))
 
 
-def load_records(path: str | Path) -> RunRecords:
-    """Reads what `save_records` wrote; nothing in the file is executed.
+def load_records(path: str | Path) -> dict[str, RetrievalResult]:
+    """Reads the results that `save_records` wrote, by protocol; executes nothing in the file.
 
     Raises:
         DataError: when the file is missing, damaged, not of this kind or of a later version.
@@ -99,61 +74,60 @@ def load_records(path: str | Path) -> RunRecords:
     try:
         arrays = _read(Path(path))
     except FileNotFoundError as error:
-        raise DataError(f"there is no '{path}'") from error
-    except Exception as error:  # zipfile, zlib and NumPy raise whatever a wrong byte leads them to
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise DataError(f"'{path}' is damaged, or no file of a run's queries: {reason}") from error
+        raise DataError(f"'{path}' does not exist") from error
+    except Exception as error:  # zipfile, zlib and NumPy raise many types for damaged bytes
+        raise DataError(f"'{path}' is damaged, or not a file of a run's queries: {first_line(error)}") from error
     try:
         version = int(arrays["format"])
         if version != _FORMAT:
-            raise DataError(f"'{path}' is of version {version}, this program reads {_FORMAT}: test that run again")
-        protocols = {}
-        for number, name in enumerate(arrays["protocols"].tolist()):
-            record = QueryRecord(**{field: arrays[f"{number}.{field}"] for field in _TYPES})
-            _check(record, name)
-            protocols[name] = record
-        return RunRecords(str(arrays["target"]), protocols)
+            raise DataError(f"'{path}' has version {version}, this program reads {_FORMAT}; test that run again")
+        target, results = str(arrays["target"]), {}
+        for number, protocol in enumerate(arrays["protocols"].tolist()):
+            columns: dict[str, Any] = {field: arrays[f"{number}.{name}"] for name, (field, _) in _COLUMNS.items()}
+            results[protocol] = RetrievalResult(**columns, target=target, protocol=protocol)
+            _check(results[protocol])
+        return results
     except DataError:
         raise
     except KeyError as error:
-        raise DataError(f"'{path}' is no file of a run's queries: it has no {error}") from error
-    except (ValueError, TypeError, SystemError) as error:  # the last one is NumPy's for what is beyond Unicode
-        raise DataError(f"'{path}' holds what no run writes: {error}") from error
+        raise DataError(f"'{path}' is not a file of a run's queries: it lacks {error}") from error
+    except (ValueError, TypeError, SystemError) as error:  # the last one is NumPy's for code points beyond Unicode
+        raise DataError(f"'{path}' has invalid content: {error}") from error
 
 
 def _key(path: str, caption: str) -> int:
-    # Annotations may hold half a character, which plain UTF-8 refuses.
+    # Annotations may hold lone surrogates, which plain UTF-8 refuses.
     text = f"{path}\0{caption}".encode("utf-8", "surrogatepass")
     return int.from_bytes(blake2b(text, digest_size=8).digest(), "little")
 
 
 def _read(path: Path) -> dict[str, Array]:
     """All arrays of an ``.npz``."""
-    with open_file(path) as stream:  # which NumPy would leave open over a damaged file
+    with open_file(path) as stream:  # NumPy would not close a damaged file
         file = np.load(stream, allow_pickle=False)
-        if not isinstance(file, np.lib.npyio.NpzFile):
+        if not isinstance(file, np.lib.npyio.NpzFile) or file.zip is None:
             raise ValueError("a single array")
-        unpacked = sum(part.file_size for part in file.zip.infolist()) if file.zip is not None else 0
-        if unpacked > _MOST_BYTES:
-            raise ValueError(f"it unpacks to {unpacked:,} bytes, more than the {_MOST_BYTES:,} taken")
-        # NumPy reads only as far as it must, and so may not come to the check sums.
-        if file.zip is not None and (bad := file.zip.testzip()) is not None:
-            raise ValueError(f"wrong check sum of {bad}")
+        unpacked = sum(part.file_size for part in file.zip.infolist())
+        if unpacked > _MAX_BYTES:
+            raise ValueError(f"it unpacks to {unpacked:,} bytes, more than the limit of {_MAX_BYTES:,}")
+        # NumPy reads only as far as an array's end, which may be before its checksum.
+        if (bad := file.zip.testzip()) is not None:
+            raise ValueError(f"wrong checksum of {bad}")
         arrays = {name: file[name] for name in file.files}
         if not all(isinstance(array, np.ndarray) for array in arrays.values()):  # bytes, where a header is damaged
-            raise ValueError("it holds more than arrays")
+            raise ValueError("a member is not an array")
         return arrays
 
 
-def _check(record: QueryRecord, protocol: str) -> None:
-    """Raises ValueError unless a record is what an evaluation can have found."""
-    shapes = {np.shape(column) for column in record}
+def _check(result: RetrievalResult) -> None:
+    """Raises ValueError for columns of unequal lengths, wrong types or impossible values."""
+    columns = {name: np.asarray(getattr(result, field)) for name, (field, _) in _COLUMNS.items()}
+    shapes = {column.shape for column in columns.values()}
     if len(shapes) > 1 or len(next(iter(shapes))) != 1 or shapes == {(0,)}:
-        raise ValueError(f"the columns of protocol '{protocol}' have the shapes {sorted(shapes)}")
-    for field, kind in _TYPES.items():
-        found = np.asarray(getattr(record, field))
-        if not np.can_cast(found.dtype, kind, "same_kind"):
-            raise ValueError(f"{field} of protocol '{protocol}' is {found.dtype}, not {np.dtype(kind)}")
-    shares = np.stack([record.AP, record.INP])
-    if np.min(record.first_rank) < 1 or not ((shares > 0) & (shares <= 1)).all():
-        raise ValueError(f"protocol '{protocol}' has ranks below 1, or AP or INP not between 0 and 1")
+        raise ValueError(f"the columns of protocol '{result.protocol}' have the shapes {sorted(shapes)}")
+    for name, (_, kind) in _COLUMNS.items():
+        if not np.can_cast(columns[name].dtype, kind, "same_kind"):
+            raise ValueError(f"{name} of protocol '{result.protocol}' is {columns[name].dtype}, not {np.dtype(kind)}")
+    shares = np.stack([columns["AP"], columns["INP"]])
+    if columns["first_rank"].min() < 1 or not ((shares > 0) & (shares <= 1)).all():
+        raise ValueError(f"protocol '{result.protocol}' has ranks below 1, or AP or INP not between 0 and 1")

@@ -1,4 +1,4 @@
-"""``t2ireid probe``: what a run's embeddings tell of identity and clothing, and how they fare when clothes change."""
+"""``t2ireid probe``: probes a run's embeddings for identity and clothing, and measures retrieval across outfits."""
 
 from __future__ import annotations
 
@@ -18,28 +18,28 @@ from t2ireid_plugin.engine.build import build_run
 from t2ireid_plugin.engine.checks import check_config, check_files
 from t2ireid_plugin.engine.training_state import make_folder, save_json, weights_to_test
 from t2ireid_plugin.evaluation.embeddings import embed_target
-from t2ireid_plugin.evaluation.metrics import compute_metrics, format_table
+from t2ireid_plugin.evaluation.metrics import evaluate_task, format_table
 from t2ireid_plugin.modeling.t2ireid import T2IReIDModel
-from t2ireid_plugin.probing.cross_outfit import outfit_comparisons
+from t2ireid_plugin.probing.cross_outfit import outfit_tasks
 from t2ireid_plugin.probing.probes import FOLDS, SAMPLES, C, format_probes, probe_attributes
 from t2ireid_plugin.synthetic.truth import Truth, read_truth
 from t2ireid_plugin.utils.logging import versions
 
-# Fields of `T2IReIDOutput`: both branches' gated features, and the embeddings that are searched by.
+# Fields of `T2IReIDOutput`: both branches' gated features, and the embeddings used for retrieval.
 PROBED = ("id_embeds", "cloth_embeds", "image_embeds", "cloth_image_embeds")
 Loaders = Mapping[str, DataLoader]  # query and gallery
 
 
 @explain_dead_workers()
 def run_probes(cfg: CfgNode, command: str) -> dict[str, dict[str, Any]]:
-    """Probes a run on its targets, which are of drawn people; returns and writes ``probes_<target>.json``.
+    """Probes a run on its targets of drawn people; returns and writes ``probes_<target>.json``.
 
     Args:
         cfg: the run's configuration. Weights are ``model.load_weights``, or else ``best.pth`` in ``data.save_dir``.
-        command: what the user typed, for the file.
+        command: the command line, for the file.
 
     Raises:
-        T2IReIDError: for all that a user can mend.
+        T2IReIDError: for every error that a user can fix.
     """
     require_texts(cfg, "t2ireid probe")
     check_config(cfg)
@@ -56,33 +56,39 @@ def run_probes(cfg: CfgNode, command: str) -> dict[str, dict[str, Any]]:
     make_folder(folder)
     results = {}
     for target, truth in truths.items():
-        about = {"target": target, "weights": str(weights), "data": cfg.data.root, "command": command}
-        found = _probe_target(cfg, engine.model, loaders[target], target, truth)
-        results[target] = {**about, "versions": versions(), "photos": len(truth.pids), **found}
+        results[target] = {
+            "target": target,
+            "weights": str(weights),
+            "data": cfg.data.root,
+            "command": command,
+            "versions": versions(),
+            "photos": len(truth.pids),
+            **_probe_target(cfg, engine.model, loaders[target], target, truth),
+        }
         save_json(results[target], probes_path(folder, target))
-        print(f"\nThe same in '{probes_path(folder, target)}'")
+        print(f"\nResults: '{probes_path(folder, target)}'")
     return results
 
 
 def probes_path(folder: Path, target: str) -> Path:
-    """Where the probes of a run on a target are written."""
+    """The file for a run's probes on a target."""
     return folder / f"probes_{target}.json"
 
 
 def _probe_target(cfg: CfgNode, model: T2IReIDModel, loaders: Loaders, target: str, truth: Truth) -> dict[str, Any]:
-    """Measures and prints; what the file holds of it."""
+    """Measures and prints; returns the results for the file."""
     features = embed_photos(model, loaders["gallery"], target)
     table = probe_attributes(features, {"identity": truth.identity, "clothing": truth.clothing}, truth.pids)
     print(f"\n{target}, {len(truth.pids):,} photos\n{format_probes(table)}")
-    found: dict[str, Any] = {"probes": {"folds": FOLDS, "C": C, "samples": SAMPLES, **table.as_dict()}}
+    results: dict[str, Any] = {"probes": {"folds": FOLDS, "C": C, "samples": SAMPLES, **table.as_dict()}}
     if truth.changes_clothes:
         embeddings = embed_target(model, loaders["query"], loaders["gallery"], ["identity"], target)
-        found["outfits"] = {
-            name: compute_metrics(comparison, cfg.test.ranks, samples=cfg.test.bootstrap)[0]
-            for name, comparison in outfit_comparisons(embeddings, truth.outfits).items()
+        results["outfits"] = {
+            name: evaluate_task(task, cfg.test.ranks, samples=cfg.test.bootstrap).metrics
+            for name, task in outfit_tasks(embeddings, truth.outfits).items()
         }
-        print(f"\n{format_table({target: found['outfits']})}")
-    return found
+        print(f"\n{format_table({target: results['outfits']})}")
+    return results
 
 
 @torch.no_grad()
@@ -93,4 +99,4 @@ def embed_photos(model: T2IReIDModel, gallery_loader: DataLoader, label: str = "
         output = model(batch["img"])
         for name in PROBED:
             parts[name].append(getattr(output, name).cpu())
-    return {name: torch.cat(found) for name, found in parts.items()}
+    return {name: torch.cat(batches) for name, batches in parts.items()}

@@ -1,4 +1,4 @@
-"""The attention of both branches over the photo, and the words of its caption coloured by their relevance."""
+"""Pictures of both branches' attention over a photo, with its caption's words coloured by relevance."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from t2ireid_plugin.utils.fonts import Font, font_for, plain_font, wrap
 from t2ireid_plugin.visualization.attention import BRANCHES, AttentionMaps, WordRelevance
 from t2ireid_plugin.visualization.drawing import fit
 
-_PHOTO, _GAP, _LABEL, _LINE = 320, 10, 20, 26  # _PHOTO: most pixels, upright and across
-_LETTERS = 13  # their size
+_PHOTO, _GAP, _LABEL, _LINE = 320, 10, 20, 26  # _PHOTO: maximum height and width
+_FONT_SIZE = 13
 _BAR = 34  # height of the colour bar and its labels
-_MOST_TIMES = 4.0  # the colour map ends at this many times, and at this part of, an even share
+_MAX_FACTOR = 4.0  # the colour map ranges from 1 / _MAX_FACTOR to _MAX_FACTOR times an even share
 
 
 class _Placed(NamedTuple):
@@ -35,15 +35,15 @@ class _Placed(NamedTuple):
 def draw_attention(
     photo: str | Path, maps: AttentionMaps, path: str | Path, words: Sequence[WordRelevance] = ()
 ) -> None:
-    """A PNG: the photo, and over it the identity and the clothing map; below, the words coloured by relevance.
+    """Writes a PNG of the photo, the identity and the clothing map over it, and the words coloured by relevance.
 
     All pictures share one scale: green is the even share of a patch, blue a quarter of it or less, red four times
-    as much or more. Green words speak for the photo, red ones against it, the strongest of a caption most deeply.
+    as much or more. Green words raise the similarity, red ones lower it; the strongest word of a caption is deepest.
 
     Args:
         photo: the image file.
         maps: ``[h, w]`` each, of this photo.
-        path: where to write.
+        path: of the PNG.
         words: as from `word_relevance`.
 
     Raises:
@@ -51,11 +51,11 @@ def draw_attention(
     """
     pixels = fit(photo, _PHOTO, _PHOTO)
     tiles = [pixels, *(_overlay(pixels, attention.numpy()) for attention in maps)]
-    font = plain_font(_LETTERS)
+    font = plain_font(_FONT_SIZE)
     step = max(pixels.shape[1], 90) + _GAP
     width = _GAP + 3 * step
     top = _LABEL + pixels.shape[0] + _GAP
-    lines = _place_words(words, width, font_for("".join(word for word, _ in words), _LETTERS))
+    lines = _place_words(words, width, font_for("".join(word for word, _ in words), _FONT_SIZE))
     canvas = Image.new("RGB", (width, top + _BAR + len(lines) * _LINE + _GAP), "white")
     draw = ImageDraw.Draw(canvas)
     for number, (label, tile) in enumerate(zip(("photo", *BRANCHES), tiles)):
@@ -68,8 +68,8 @@ def draw_attention(
 
 def _colours(times_even: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
     """Attention as a multiple of the even share ``[h, w]`` to RGB ``[h, w, 3]``; equal factors are equal steps."""
-    steps = np.log(np.maximum(times_even, 1e-6)) / np.log(_MOST_TIMES)  # -1 … 1 within the scale
-    # Without the ends of the colour map: a dark blue and a dark red look alike over a dark photo.
+    steps = np.log(np.maximum(times_even, 1e-6)) / np.log(_MAX_FACTOR)  # -1 … 1 within the scale
+    # Without the ends of the colour map, whose dark blue and dark red look alike over a dark photo.
     grey = np.clip(127.5 + 96 * steps, 31, 224).round().astype(np.uint8)
     return cv2.applyColorMap(grey, cv2.COLORMAP_JET)[..., ::-1]
 
@@ -83,9 +83,9 @@ def _overlay(pixels: npt.NDArray[np.uint8], attention: npt.NDArray[np.float32]) 
 
 
 def _draw_bar(canvas: Image.Image, draw: ImageDraw.ImageDraw, top: int, font: Font) -> None:
-    """The scale of the maps, with its ends and its middle named."""
+    """The scale of the maps, labelled at its ends and its middle."""
     length = canvas.width - 2 * _GAP
-    times = _MOST_TIMES ** np.linspace(-1, 1, length, dtype=np.float32)[None]
+    times = _MAX_FACTOR ** np.linspace(-1, 1, length, dtype=np.float32)[None]
     bar = np.repeat(_colours(times), 8, axis=0)
     canvas.paste(Image.fromarray(bar), (_GAP, top))
     for text, anchor, x in (("1/4", "la", 0), ("even", "ma", length // 2), ("4 x", "ra", length)):
@@ -93,17 +93,17 @@ def _draw_bar(canvas: Image.Image, draw: ImageDraw.ImageDraw, top: int, font: Fo
 
 
 def _place_words(words: Sequence[WordRelevance], width: int, font: Font) -> list[list[_Placed]]:
-    """The words in lines of the given width; of one that is too long for any, the beginning."""
+    """The words in lines of the given width; a word that is too long is cut."""
     strongest = max((abs(relevance) for _, relevance in words), default=0.0)
     lines: list[list[_Placed]] = []
     x = width
     for word, relevance in words:
-        shown = wrap(word, font, width - 2 * _GAP)[0]
-        length = round(font.getlength(shown))
+        text = wrap(word, font, width - 2 * _GAP)[0]
+        length = round(font.getlength(text))
         if x + length > width - _GAP:
             lines.append([])
             x = _GAP
-        lines[-1].append(_Placed(shown, x, length, font, _word_colour(relevance, strongest)))
+        lines[-1].append(_Placed(text, x, length, font, _word_colour(relevance, strongest)))
         x += length + _GAP
     return lines
 
@@ -117,7 +117,7 @@ def _draw_words(draw: ImageDraw.ImageDraw, lines: Sequence[Sequence[_Placed]], t
 
 
 def _word_colour(relevance: float, strongest: float) -> tuple[int, int, int]:
-    """White for a word that changes nothing, deepening to green (for) or red (against)."""
+    """White for no relevance, deepening to green for positive and red for negative relevance."""
     depth = abs(relevance) / strongest if strongest > 0 else 0.0
     pale = round(255 - 165 * depth)
     return (pale, 255 - round(45 * depth), pale) if relevance >= 0 else (255 - round(15 * depth), pale, pale)

@@ -1,9 +1,8 @@
-"""HTML that needs no network, no script and no other file; whatever words come in, they come out as words."""
+"""A self-contained HTML page, without scripts or links to other files; text is escaped."""
 
 from __future__ import annotations
 
 import base64
-import hashlib
 import io
 from collections.abc import Mapping, Sequence
 from html import escape
@@ -47,14 +46,14 @@ figure div { display: flex; align-items: center; justify-content: center; width:
   border: 4px solid var(--query); background: var(--page) }
 figure img { display: block }
 figcaption { display: flex; justify-content: space-between }
-.asked { margin-right: 12px }
-.apart { margin-left: 12px }
-.found { display: flex; gap: 12px; align-items: flex-start; margin-top: 8px }
-.found ol { flex: 1; margin: 0; padding: 0; list-style: none }
-.found li { margin: 0 0 6px; padding: 4px 10px; border-left: 4px solid; overflow-wrap: anywhere }
-.found li.right { border-color: var(--right) }
-.found li.wrong { border-color: var(--wrong) }
-.found li span { margin: 0 12px 0 6px; font-variant-numeric: tabular-nums; color: var(--faint) }
+.query { margin-right: 12px }
+.beyond { margin-left: 12px }
+.texts { display: flex; gap: 12px; align-items: flex-start; margin-top: 8px }
+.texts ol { flex: 1; margin: 0; padding: 0; list-style: none }
+.texts li { margin: 0 0 6px; padding: 4px 10px; border-left: 4px solid; overflow-wrap: anywhere }
+.texts li.right { border-color: var(--right) }
+.texts li.wrong { border-color: var(--wrong) }
+.texts li span { margin: 0 12px 0 6px; font-variant-numeric: tabular-nums; color: var(--faint) }
 .right div { border-color: var(--right) }
 .wrong div { border-color: var(--wrong) }
 .right b { color: var(--right-ink) }
@@ -68,18 +67,13 @@ dd { margin: 0 }
 
 
 def page(title: str, body: str) -> str:
-    """A whole page; ``body`` is HTML, ``title`` is words. It forbids itself scripts and whatever is not in it."""
-    # The style is allowed by its hash, so that not even one smuggled in would be applied.
-    style = base64.b64encode(hashlib.sha256(_STYLE.encode()).digest()).decode()
-    policy = f"default-src 'none'; img-src data:; style-src 'sha256-{style}'; base-uri 'none'; form-action 'none'"
+    """A whole page; ``body`` is HTML, ``title`` is text."""
     return f"""<!DOCTYPE html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="{policy}">
 <meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="referrer" content="no-referrer">
-<title>{words(title)}</title>
+<title>{escape_line(title)}</title>
 <style>{_STYLE}</style>
 </head>
 <body>
@@ -89,32 +83,33 @@ def page(title: str, body: str) -> str:
 """
 
 
-def words(text: str) -> str:
-    """``text`` on one line, for between tags or in an attribute."""
+def escape_line(text: str) -> str:
+    """``text`` on one line, for use between tags or in an attribute."""
     return escape(printable(text))
 
 
-def lines(text: str) -> str:
+def escape_lines(text: str) -> str:
     """``text`` with its lines and their indentation."""
-    return "\n".join(line[: len(line) - len(line.lstrip(" "))] + words(line) for line in text.splitlines())
+    return "\n".join(line[: len(line) - len(line.lstrip(" "))] + escape_line(line) for line in text.splitlines())
 
 
-def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table of cells that are HTML already; the first column is of words, the others of numbers."""
-    first, *others = head
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table of cells that are HTML already; the first column to the left, the others (numbers) to the right."""
+    first, *others = header
     parts = [f'<tr><th class="name">{first}</th>{"".join(f"<th>{cell}</th>" for cell in others)}</tr>']
     parts += [f'<tr><td class="name">{name}</td>{"".join(f"<td>{c}</td>" for c in row)}</tr>' for name, *row in rows]
     return '<div class="scroll"><table>\n' + "\n".join(parts) + "\n</table></div>"
 
 
-def facts(pairs: Mapping[str, str]) -> str:
-    """Names with their values, both words."""
-    return "<dl>" + "".join(f"<dt>{words(k)}</dt><dd>{words(v)}</dd>" for k, v in pairs.items()) + "</dl>"
+def definitions(pairs: Mapping[str, str]) -> str:
+    """A list of names and values, both text."""
+    items = (f"<dt>{escape_line(name)}</dt><dd>{escape_line(value)}</dd>" for name, value in pairs.items())
+    return f"<dl>{''.join(items)}</dl>"
 
 
 def image(content: bytes, alt: str) -> str:
-    """A PNG or JPEG file within the page; ``alt`` is words that say what is in it."""
+    """An ``<img>`` with a PNG or JPEG file inside; ``alt`` is text that describes it."""
     with Image.open(io.BytesIO(content)) as picture:
         kind, size = str(picture.format).lower(), f'width="{picture.width}" height="{picture.height}"'
     data = f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
-    return f'<img src="{data}" {size} alt="{words(alt)}" title="{words(alt)}">'
+    return f'<img src="{data}" {size} alt="{escape_line(alt)}" title="{escape_line(alt)}">'

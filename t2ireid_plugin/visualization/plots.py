@@ -1,7 +1,7 @@
-"""The CMC curve and the similarities of right and wrong pairs, as PNG files in bytes.
+"""Plots of CMC curves and of similarity histograms, as PNG files in bytes.
 
 Drawn with matplotlib's objects on a canvas of their own: no window, no state shared with other users of pyplot.
-matplotlib is imported only when there is something to plot.
+matplotlib is imported only to plot.
 """
 
 from __future__ import annotations
@@ -18,25 +18,16 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _GREEN, _RED, _GRID = "#22a046", "#d03030", "#dddddd"
-# Okabe and Ito's colours, which all kinds of eyes tell apart; further curves repeat them with other dashes.
+# Okabe and Ito's colours, chosen for colour-blind readers; further curves repeat them with other dashes.
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
 _DASHES = ("-", "--", ":", "-.")
 
 
 def plot_cmc(curves: Mapping[str, npt.ArrayLike]) -> bytes:
-    """R@1 to R@k of each named curve, shares of 1 ``[k]``; a PNG of 640 x 400 pixels.
-
-    Raises:
-        ValueError: when there is no curve, or one is empty or has values outside [0, 1].
-    """
+    """R@1 to R@k of each named curve, shares of 1 ``[k]``; a PNG of 640 x 400 pixels."""
     from matplotlib.ticker import PercentFormatter
 
     arrays = {name: np.asarray(values, dtype=float) for name, values in curves.items()}
-    if not arrays:
-        raise ValueError("no CMC curve to plot")
-    for name, values in arrays.items():
-        if values.ndim != 1 or not values.size or not ((values >= 0) & (values <= 1)).all():
-            raise ValueError(f"CMC curve '{name}' is no list of shares of 1")
     figure, axes = _figure()
     for number, (name, values) in enumerate(arrays.items()):
         axes.plot(
@@ -46,7 +37,7 @@ def plot_cmc(curves: Mapping[str, npt.ArrayLike]) -> bytes:
             color=_COLOURS[number % len(_COLOURS)],
             marker=".",
             markersize=4,
-            label=_plain(name),
+            label=_legend_label(name),
         )
     longest = max(len(values) for values in arrays.values())
     axes.set_xlim(0.5, longest + 0.5)
@@ -54,46 +45,44 @@ def plot_cmc(curves: Mapping[str, npt.ArrayLike]) -> bytes:
     axes.set_ylim(_floor(arrays), 1.01)
     axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     axes.set_xlabel("rank k")
-    axes.set_ylabel("queries with a right answer among the first k")
+    axes.set_ylabel("queries with a match in the top k")
     axes.legend(loc="best", frameon=False, fontsize=9)
     return _png(figure)
 
 
 def plot_similarities(positives: npt.ArrayLike, negatives: npt.ArrayLike) -> bytes:
-    """Counts of right and wrong pairs in equal parts of [-1, 1], ``[bins]`` each; a PNG of 640 x 400 pixels.
+    """Histograms of the similarities of matching and other pairs; a PNG of 640 x 400 pixels.
 
-    Each is scaled to sum 1, as there are far more wrong pairs than right ones. Either may hold no pair, as where the
-    gallery has nobody else; then the other is drawn alone.
+    Each is scaled to sum 1, as there are far more non-matching pairs. One without pairs is not drawn.
 
-    Raises:
-        ValueError: when the lengths differ, or neither holds a pair.
+    Args:
+        positives: counts of matching pairs in equal parts of [-1, 1], ``[bins]``.
+        negatives: counts of other pairs, likewise.
     """
     from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-    right, wrong = _shares(positives), _shares(negatives)
-    if right.shape != wrong.shape or not (right + wrong).any():
-        raise ValueError(f"no two histograms of one kind: {len(right)} and {len(wrong)} bins")
-    edges = np.linspace(-1, 1, len(right) + 1)
+    same, other = _shares(positives), _shares(negatives)
+    edges = np.linspace(-1, 1, len(same) + 1)
     figure, axes = _figure()
-    for shares, colour, dashes, label in ((wrong, _RED, "--", "two people"), (right, _GREEN, "-", "the same person")):
+    for shares, colour, dashes, label in ((other, _RED, "--", "different people"), (same, _GREEN, "-", "same person")):
         if shares.any():
             mean = float((shares * (edges[:-1] + edges[1:])).sum() / 2)
             axes.stairs(shares, edges, fill=True, color=colour, alpha=0.35, linewidth=0)
             named = f"{label}, mean {mean:.2f}".replace("-", "−")
             axes.stairs(shares, edges, color=colour, linestyle=dashes, linewidth=1.4, label=named)
-    used = np.flatnonzero(right + wrong > 1e-4 * max(right.max(), wrong.max()))
-    axes.set_xlim(edges[max(used[0] - 1, 0)], edges[min(used[-1] + 2, len(right))])
+    used = np.flatnonzero(same + other > 1e-4 * max(same.max(), other.max()))
+    axes.set_xlim(edges[max(used[0] - 1, 0)], edges[min(used[-1] + 2, len(same))])
     axes.set_ylim(bottom=0)
     axes.yaxis.set_major_formatter(PercentFormatter(1))
     axes.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
-    axes.set_xlabel("cosine similarity of query and answer")
-    axes.set_ylabel("share of the pairs")
+    axes.set_xlabel("cosine similarity of query and gallery entry")
+    axes.set_ylabel("share of pairs")
     axes.legend(loc="best", frameon=False, title=f"overlap {100 * overlap(positives, negatives):.1f} %")
     return _png(figure)
 
 
 def overlap(positives: npt.ArrayLike, negatives: npt.ArrayLike) -> float:
-    """The area that the two histograms have in common when each is scaled to 1; 0 means that they are apart."""
+    """The area that both histograms share when each is scaled to 1; 0 means that they do not overlap."""
     return float(np.minimum(_shares(positives), _shares(negatives)).sum())
 
 
@@ -103,13 +92,13 @@ def _shares(counts: npt.ArrayLike) -> npt.NDArray[np.float64]:
 
 
 def _floor(curves: Mapping[str, npt.NDArray]) -> float:
-    """Where the axis begins: at 0, unless all curves are so high that they could not be told apart."""
+    """Lower end of the axis: 0, unless all curves are so high that they would be hard to distinguish."""
     lowest = min(float(values.min()) for values in curves.values())
     return 0.0 if lowest < 0.6 else np.floor(10 * lowest - 0.5) / 10
 
 
-def _plain(name: str) -> str:
-    """``name`` for a legend, where dollars would be mathematics and a leading underscore would hide it."""
+def _legend_label(name: str) -> str:
+    """``name`` for a legend, where dollars would start mathematics and a leading underscore would hide it."""
     return name.replace("$", r"\$").replace("_", " ")
 
 
@@ -129,6 +118,6 @@ def _figure() -> tuple[Figure, Axes]:
 
 def _png(figure: Figure) -> bytes:
     stream = io.BytesIO()
-    # Without matplotlib's version in it, so that the same picture is the same file.
+    # Without matplotlib's version, so that equal pictures are equal files.
     figure.savefig(stream, format="png", metadata={"Software": None})
     return stream.getvalue()

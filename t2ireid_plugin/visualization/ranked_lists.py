@@ -1,8 +1,8 @@
-"""What a query found, for people to look at: ranked lists, worst failures, the spread of similarities.
+"""Ranked lists, worst failures and similarity histograms of a retrieval result, ready to be drawn.
 
-A list is ordered by similarity; where a right and a wrong answer tie, the wrong one comes first, as in `positives`, and
-else the order of the gallery decides. Similarities that order a list are computed in float64 and rounded to float32, so
-that equal embeddings tie wherever they stand; those that are only counted are computed in float32.
+A list is ordered by similarity. Where a match and a non-match tie, the non-match comes first, as in `positive_ranks`;
+other ties keep the gallery's order. Similarities that order a list are computed in float64 and rounded to float32, so
+that equal embeddings tie; those that are only counted are computed in float32.
 """
 
 from __future__ import annotations
@@ -13,144 +13,120 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
 
 from t2ireid_plugin.evaluation.protocols import IMAGE_QUERY_PROTOCOLS, RetrievalTask
-from t2ireid_plugin.evaluation.ranking import QueryScores
+from t2ireid_plugin.evaluation.result import RetrievalResult
 
 Array = npt.NDArray
+Items = Sequence[Sequence[Any]]  # items of a dataset, ``(path, pid, …, caption, id_text, cloth_text)``
 
-_CELLS = 1 << 22  # similarities held at once; and float32 counts exactly up to 2^24, which torch.histc relies on
-
-
-class Query(NamedTuple):
-    """What was asked."""
-
-    text: str  # "" where a photo asks alone
-    photo: str  # path
-    photo_seen: bool  # whether the model saw the photo, or only a text that was written for it
-
-
-class Answer(NamedTuple):
-    """What can be found: an image, or a text."""
-
-    photo: str = ""  # path
-    text: str = ""
+_CELLS = 1 << 22  # similarities held at once; torch.histc relies on float32 counting exactly up to 2^24
 
 
 class Hit(NamedTuple):
-    """One answer of a ranking."""
+    """One gallery entry in a ranking: an image or a text."""
 
-    answer: Answer
+    photo: str  # path; "" for a text
+    text: str  # "" for an image
     rank: int  # from 1
     score: float  # cosine similarity
     correct: bool  # whether it is of the query's person
 
 
 class RankedList(NamedTuple):
-    """One query and the first answers of its ranking."""
+    """One query and the first entries of its ranking."""
 
     number: int  # of the query, from 0
     pid: int
-    query: Query
+    text: str  # "" where the query is a photo alone
+    photo: str  # path
+    photo_seen: bool  # whether the model saw the photo, or only a text that describes it
     hits: list[Hit]  # best first
-    first: Hit | None  # the best right answer, wherever it is; None if the gallery has none
+    first: Hit | None  # the best match, wherever it is; None if the gallery has none
 
-
-def query_of(protocol: str, item: Sequence[Any]) -> Query:
-    """What an item of the data, ``(path, pid, …, caption, id_text, cloth_text)``, asks under a protocol."""
-    path, *_, caption, id_text, cloth_text = item
-    if protocol in IMAGE_QUERY_PROTOCOLS:
-        return Query("", path, photo_seen=True)
-    texts = {"identity": id_text, "clothing": cloth_text, "both": f"{id_text} + {cloth_text}"}
-    return Query(texts.get(protocol, caption), path, photo_seen=protocol == "ti2i")
-
-
-def answer_of(protocol: str, item: Sequence[Any]) -> Answer:
-    """What an item of the data is to those who find it."""
-    return Answer(text=item[-3]) if protocol == "i2t" else Answer(photo=item[0])
+    @property
+    def beyond(self) -> list[Hit]:
+        """The first match where the list ends before it, else nothing."""
+        return [self.first] if self.first and self.first.rank > len(self.hits) else []
 
 
 def evenly_spaced(count: int, number: int) -> list[int]:
-    """Up to ``number`` of ``count`` queries at even distances, so that nobody chose them."""
+    """Positions of up to ``number`` of ``count`` queries at even distances."""
     return np.unique(np.linspace(0, count - 1, number).round().astype(int)).tolist()
 
 
-def worst_failures(scores: QueryScores, number: int) -> list[int]:
-    """The queries whose first right answer is ranked lowest, worst first; equals in the order of the queries.
+def worst_failures(result: RetrievalResult, number: int) -> list[int]:
+    """Positions of the queries whose first match ranks lowest, worst first; equal ones in the order of the queries.
 
-    Those whose list begins right, and those without a right answer, have not failed and are never among them.
+    Queries whose first match has rank 1 and queries without a match are not failures.
     """
-    order = np.argsort(-scores.first_rank.astype(np.int64), kind="stable")[:number]
-    return scores.query_index[order[scores.first_rank[order] > 1]].tolist()
-
-
-def cmc_curve(scores: QueryScores, max_rank: int = 50) -> Array:
-    """R@1 to R@``max_rank`` as shares of 1, of the queries that have a right answer; ``[max_rank]`` float64."""
-    firsts = np.bincount(np.minimum(scores.first_rank, max_rank + 1), minlength=max_rank + 2)
-    return np.cumsum(firsts[1:-1]) / len(scores.first_rank)
+    order = np.argsort(-result.first_rank, kind="stable")[:number]
+    return result.query_index[order[result.first_rank[order] > 1]].tolist()
 
 
 def ranked_lists(
-    protocol: str,
-    comparison: RetrievalTask,
-    asking: Sequence[Sequence[Any]],
-    found: Sequence[Sequence[Any]],
-    chosen: Sequence[int],
-    top: int = 10,
+    result: RetrievalResult, queries: Items, gallery: Items, positions: Sequence[int], top: int = 10
 ) -> list[RankedList]:
-    """The lists of the queries ``chosen``, of up to ``top`` answers each.
+    """The ranked lists of some queries.
 
     Args:
-        protocol: whose ``comparison`` this is.
-        comparison: embeddings, identities and cameras.
-        asking: items of the data, one a query ``[q]``.
-        found: items of the data, one an entry of the gallery ``[g]``.
-        chosen: numbers of queries.
-        top: answers a list.
+        result: with its task.
+        queries: items of the data, one per query ``[q]``.
+        gallery: items of the data, one per gallery entry ``[g]``.
+        positions: of the queries.
+        top: entries per list.
     """
-    lists = []
-    for number, scores in zip(chosen, _similarities(comparison, chosen)):
-        pid = int(comparison.q_pids[number])
-        right = comparison.g_pids == pid
-        kept = np.flatnonzero(~(right & (comparison.g_camids == comparison.q_camids[number])))
-        order = kept[np.lexsort((right[kept], -scores[kept]))]  # the last key is the first to sort by
-        first = next(iter(np.flatnonzero(right[order]).tolist()), None)
-        shown = dict.fromkeys([*range(min(top, len(order))), *([] if first is None else [first])])
-        hits = {
-            i: Hit(answer_of(protocol, found[order[i]]), i + 1, float(scores[order[i]]), bool(right[order[i]]))
-            for i in shown
-        }
-        best = None if first is None else hits[first]
-        lists.append(
-            RankedList(number, pid, query_of(protocol, asking[number]), [hits[i] for i in shown if i < top], best)
-        )
-    return lists
+    task, protocol = result.task, result.protocol
+    assert task is not None
+    rows = torch.as_tensor(positions, dtype=torch.long)
+    similarities = (task.queries[rows].double() @ task.gallery.double().T).float().numpy()
+    return [_ranked_list(task, protocol, queries, gallery, row, scores, top) for row, scores in zip(rows, similarities)]
 
 
-def similarity_histogram(comparison: RetrievalTask, bins: int = 100) -> tuple[Array, Array]:
-    """How many pairs of a query and an answer have a similarity in each of ``bins`` equal parts of [-1, 1].
+def _ranked_list(
+    task: RetrievalTask, protocol: str, queries: Items, gallery: Items, row: Any, scores: Array, top: int
+) -> RankedList:
+    number = int(row)
+    correct = task.g_pids == task.q_pids[number]
+    eligible = np.flatnonzero(~(correct & (task.g_camids == task.q_camids[number])))
+    order = eligible[np.lexsort((correct[eligible], -scores[eligible]))]  # the last key is the first to sort by
 
-    The whole matrix is never held. Returns the counts of pairs of one person and of two, ``[bins]`` int64 each; what
-    is left out of a query's gallery is in neither.
+    def hit(place: int) -> Hit:
+        i = order[place]
+        photo, text = ("", gallery[i][-3]) if protocol == "i2t" else (gallery[i][0], "")
+        return Hit(photo, text, place + 1, float(scores[i]), bool(correct[i]))
+
+    hits = [hit(place) for place in range(min(top, len(order)))]
+    matches = np.flatnonzero(correct[order])
+    first = hit(int(matches[0])) if len(matches) else None
+    text, seen = query_text(protocol, queries[number])
+    return RankedList(number, int(task.q_pids[number]), text, queries[number][0], seen, hits, first)
+
+
+def query_text(protocol: str, item: Sequence[Any]) -> tuple[str, bool]:
+    """The text of an item's query under a protocol, and whether the model sees the item's photo."""
+    *_, caption, id_text, cloth_text = item
+    if protocol in IMAGE_QUERY_PROTOCOLS:
+        return "", True
+    texts = {"identity": id_text, "clothing": cloth_text, "both": f"{id_text} + {cloth_text}"}
+    return texts.get(protocol, caption), protocol == "ti2i"
+
+
+def similarity_histogram(task: RetrievalTask, bins: int = 100) -> tuple[Array, Array]:
+    """Counts of the pairs of query and gallery entry whose similarity is in each of ``bins`` equal parts of [-1, 1].
+
+    Computed in chunks of queries. Returns the counts of pairs of the same person and of different people, int64
+    ``[bins]`` each; entries excluded from a query's gallery are in neither.
     """
-    same, left_out, every = torch.zeros(3, bins, dtype=torch.int64)
-    q_pids, g_pids, q_camids, g_camids = map(torch.as_tensor, comparison[2:])
-    gallery = comparison.gallery.T
+    same, excluded, every = torch.zeros(3, bins, dtype=torch.int64)
+    q_pids, g_pids, q_camids, g_camids = map(torch.as_tensor, task[2:])
     chunk = max(1, _CELLS // len(g_pids))
-    for at in range(0, len(q_pids), chunk):
-        part = slice(at, at + chunk)
-        scores = comparison.queries[part] @ gallery  # [c, g]
-        one_person = q_pids[part, None] == g_pids
-        one_camera = one_person & (q_camids[part, None] == g_camids)
-        for counts, some in ((every, scores.flatten()), (same, scores[one_person]), (left_out, scores[one_camera])):
-            # A product of unit vectors may pass 1 by a rounding, and histc leaves out what lies outside.
-            counts += torch.histc(some.clamp(-1, 1), bins, -1, 1).long()
-    return (same - left_out).numpy(), (every - same).numpy()
-
-
-def _similarities(comparison: RetrievalTask, chosen: Sequence[int]) -> npt.NDArray[np.float32]:
-    """Of some queries with the whole gallery ``[c, g]``."""
-    queries = comparison.queries[torch.as_tensor(list(chosen), dtype=torch.long)].double()
-    parts: list[Tensor] = [(queries @ part.double().T).float() for part in comparison.gallery.split(4096)]
-    return torch.cat(parts, dim=1).numpy()
+    for start in range(0, len(q_pids), chunk):
+        part = slice(start, start + chunk)
+        scores = task.queries[part] @ task.gallery.T  # [c, g]
+        same_pid = q_pids[part, None] == g_pids
+        same_camera = same_pid & (q_camids[part, None] == g_camids)
+        for counts, values in ((every, scores.flatten()), (same, scores[same_pid]), (excluded, scores[same_camera])):
+            # Rounding may take a product of unit vectors beyond 1, where histc would not count it.
+            counts += torch.histc(values.clamp(-1, 1), bins, -1, 1).long()
+    return (same - excluded).numpy(), (every - same).numpy()

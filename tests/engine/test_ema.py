@@ -106,7 +106,7 @@ def test_the_average_is_what_is_tested(build):
         for parameter in engine.model.parameters():
             parameter.fill_(float("nan"))
     assert engine.evaluate(["cuhkpedes"]) == expected
-    assert engine.evaluate_protocols(["cuhkpedes"], ["t2i"])["cuhkpedes"]["t2i"] == expected["cuhkpedes"]
+    assert engine.evaluate_protocols(["cuhkpedes"], ["t2i"])[0].metrics == expected["cuhkpedes"]
     assert engine.extract_features(["a man"]).isfinite().all()
 
 

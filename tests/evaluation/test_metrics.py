@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -9,13 +11,15 @@ from torchreid import utils as torchreid_utils
 from t2ireid_plugin.errors import DataError
 from t2ireid_plugin.evaluation.metrics import (
     EVALUATORS,
-    _ranks_of_distances,
-    compute_metrics,
+    evaluate_task,
+    format_metrics,
     format_table,
+    metrics_by_target,
     reranked_metrics,
-    summarize,
+    result_from_ranks,
 )
 from t2ireid_plugin.evaluation.protocols import RetrievalTask
+from t2ireid_plugin.evaluation.ranks import ranks_from_scores
 
 
 def random_case(seed, queries=12, images=20, people=5):
@@ -25,7 +29,7 @@ def random_case(seed, queries=12, images=20, people=5):
     return RetrievalTask(*features, q_pids, g_pids, np.full(queries, -1), rng.integers(0, 3, images))
 
 
-def share_found(case, k):
+def naive_recall(case, k):
     """R@k by a loop over the queries."""
     query, gallery, q_pids, g_pids, *_ = case
     hits = 0
@@ -39,18 +43,19 @@ def share_found(case, k):
 @given(st.integers(0, 10**6))
 def test_named_ranks_are_the_shares_of_queries_with_a_hit(evaluator, seed):
     case = random_case(seed)
-    metrics, scores = compute_metrics(case, ranks=(1, 3, 20), evaluator=evaluator)
+    result = evaluate_task(case, ranks=(1, 3, 20), evaluator=evaluator)
+    metrics = result.metrics
     assert list(metrics)[:5] == ["R@1", "R@3", "R@20", "mAP", "mINP"]
-    assert metrics["R@1"] == pytest.approx(np.mean(scores.first_rank == 1))
+    assert metrics["R@1"] == pytest.approx(np.mean(result.first_rank == 1))
     for k in (1, 3, 20):
-        assert metrics[f"R@{k}"] == pytest.approx(share_found(case, k), abs=1e-6)
+        assert metrics[f"R@{k}"] == pytest.approx(naive_recall(case, k), abs=1e-6)
     assert (metrics["queries"], metrics["valid_queries"], metrics["gallery"]) == (12, 12, 20)
 
 
 @given(st.integers(0, 10**6))
 def test_both_evaluators_agree(seed):
     case = random_case(seed)
-    theirs, ours = (compute_metrics(case, evaluator=name)[0] for name in EVALUATORS)
+    theirs, ours = (evaluate_task(case, evaluator=name).metrics for name in EVALUATORS)
     assert theirs == pytest.approx(ours, abs=1e-6)
 
 
@@ -59,7 +64,7 @@ def test_a_gallery_smaller_than_the_largest_rank(evaluator):
     query = torch.eye(3)
     camids = np.full(3, -1), np.zeros(3, int)
     case = RetrievalTask(query, query, np.array([0, 1, 2]), np.array([1, 0, 2]), *camids)
-    metrics, _ = compute_metrics(case, ranks=(1, 10, 20), evaluator=evaluator)
+    metrics = evaluate_task(case, ranks=(1, 10, 20), evaluator=evaluator).metrics
     assert metrics["R@1"] == pytest.approx(1 / 3)
     assert metrics["R@10"] == metrics["R@20"] == 1.0
 
@@ -67,7 +72,7 @@ def test_a_gallery_smaller_than_the_largest_rank(evaluator):
 @pytest.mark.parametrize("evaluator", EVALUATORS)
 def test_no_query_with_an_answer(evaluator):
     with pytest.raises(DataError, match="no query has an image of its identity"):
-        compute_metrics(
+        evaluate_task(
             RetrievalTask(torch.eye(2), torch.eye(2), np.array([0, 1]), np.array([2, 3]), *np.zeros((2, 2), int)),
             evaluator=evaluator,
         )
@@ -77,33 +82,33 @@ def test_queries_without_an_answer_are_counted():
     case = RetrievalTask(
         torch.eye(3), torch.eye(3), np.arange(3), np.array([0, 1, 7]), *np.zeros((2, 3), int) - [[1], [0]]
     )
-    metrics, scores = compute_metrics(case)
+    result = evaluate_task(case)
+    metrics = result.metrics
     assert (metrics["queries"], metrics["valid_queries"], metrics["skipped_queries"]) == (3, 2, 1)
-    assert scores.query_index.tolist() == [0, 1]
+    assert result.query_index.tolist() == [0, 1]
     assert metrics["R@1"] == 1.0
     table = format_table({"set": {"t2i": metrics}})
-    assert table.splitlines()[-1] == "set t2i: 1 queries have no match in their gallery and count for nothing"
+    assert table.splitlines()[-1] == "set t2i: 1 queries have no match in their gallery and are left out"
 
 
 def test_values_are_plain_numbers():
     """What goes into JSON, and into checkpoints that the safe loader takes."""
-    metrics, _ = compute_metrics(random_case(0), samples=100)
-    spread = metrics.pop("interval95")
+    metrics = evaluate_task(random_case(0), samples=100).metrics
+    ends = metrics.pop("interval95")
     assert all(type(value) in (int, float) for value in metrics.values())
-    assert set(spread) == {"R@1", "R@5", "R@10", "mAP", "mINP"}
-    for name, (low, high) in spread.items():
+    assert set(ends) == {"R@1", "R@5", "R@10", "mAP", "mINP"}
+    for name, (low, high) in ends.items():
         assert type(low) is type(high) is float
         assert 0 <= low <= metrics[name] <= high <= 1
 
 
 @given(st.integers(0, 10**6))
-def test_metrics_of_a_distance_matrix(seed):
-    """Re-ranking hands on distances; those before it must give what the embeddings give."""
+def test_metrics_of_a_score_matrix(seed):
+    """Re-ranking returns distances; those before it must give the metrics of the embeddings."""
     case = random_case(seed)
     distances = torchreid_metrics.compute_distance_matrix(*case[:2], "cosine").numpy()
-    found, _ = summarize(_ranks_of_distances(distances, case), case, (1, 5), 0)
-    expected, _ = compute_metrics(case, ranks=(1, 5))
-    assert found == pytest.approx(expected, abs=1e-6)
+    result = result_from_ranks(ranks_from_scores(-distances, *case[2:]), case, (1, 5), 0)
+    assert result.metrics == pytest.approx(evaluate_task(case, ranks=(1, 5)).metrics, abs=1e-6)
 
 
 def test_reranking_is_torchreids():
@@ -113,8 +118,8 @@ def test_reranking_is_torchreids():
     distances = [torchreid_metrics.compute_distance_matrix(*pair, "cosine").numpy() for pair in pairs]
     reranked = torchreid_utils.re_ranking(*distances)
     cmc, mean_ap = torchreid_metrics.evaluate_rank(reranked, *case[2:], max_rank=5)
-    found = reranked_metrics(case, ranks=(1, 5))
-    assert (found["R@1"], found["R@5"], found["mAP"]) == pytest.approx((cmc[0], cmc[4], mean_ap), abs=1e-6)
+    result = reranked_metrics(case, ranks=(1, 5))
+    assert (result["R@1"], result["R@5"], result["mAP"]) == pytest.approx((cmc[0], cmc[4], mean_ap), abs=1e-6)
 
 
 def test_table():
@@ -129,3 +134,14 @@ def test_table():
     assert second.split()[:3] == ["other", "t2i", "25.00"]
     assert len(header) == len(first) == len(second)
     assert format_table({"a": {"t2i": rows}}).splitlines()[0].split() == columns
+
+
+def test_metrics_by_target_and_protocol():
+    results = [evaluate_task(random_case(seed), target="x", protocol=f"p{seed}") for seed in range(2)]
+    results.append(replace(results[0], target="y", reranked={"R@1": 1.0}))
+    table = metrics_by_target(results)
+    assert {target: list(group) for target, group in table.items()} == {"x": ["p0", "p1"], "y": ["p0", "p0+rerank"]}
+    assert table["x"]["p1"] is results[1].metrics
+    assert table["y"]["p0+rerank"] == {"R@1": 1.0}
+    line = format_metrics("x", "p0", {"R@1": 0.5, "mAP": 0.25, "queries": 3, "gallery": 2})
+    assert line == "x p0: R@1 50.00 mAP 25.00 (3 queries, 2 in the gallery)"

@@ -5,9 +5,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from t2ireid_plugin.evaluation.metrics import compute_metrics
+from t2ireid_plugin.evaluation.metrics import evaluate_task
 from t2ireid_plugin.evaluation.protocols import Embeddings
-from t2ireid_plugin.probing.cross_outfit import outfit_comparisons
+from t2ireid_plugin.probing.cross_outfit import outfit_tasks
 
 
 @pytest.fixture(params=[0, 1])
@@ -15,19 +15,19 @@ def people(request):
     """40 images of 7 people in up to 3 outfits, two identity texts each, and the numbers of the outfits."""
     rng = np.random.default_rng(request.param)
     pids, outfits = rng.integers(0, 7, 40) + 100, rng.integers(0, 3, 40)
-    outfits[pids == 100] = 0  # this one never changes, so there is nothing to find
+    outfits[pids == 100] = 0  # this one never changes, so its queries have no match
     described = rng.permutation(np.repeat(np.arange(40), 2))
     images, texts = (F.normalize(torch.tensor(rng.normal(size=(n, 8)), dtype=torch.float32)) for n in (40, 80))
     embeddings = Embeddings(images, pids, rng.integers(0, 4, 40), described, identity=texts)
     return embeddings, outfits
 
 
-def naive(queries, images, q_labels, g_labels, left_out):
-    """R@1, R@5, mAP and the number of queries that can be answered; ``left_out(q, g)`` of the query's own pid."""
+def naive(queries, images, q_labels, g_labels, excluded):
+    """R@1, R@5, mAP and the number of queries that can be answered; ``excluded(q, g)`` of the query's own pid."""
     firsts, precisions = [], []
     for q, query in enumerate(queries):
         ranked = sorted(range(len(images)), key=lambda g, query=query: -float(query @ images[g]))
-        ranked = [g for g in ranked if not (q_labels[q] == g_labels[g] and left_out(q, g))]
+        ranked = [g for g in ranked if not (q_labels[q] == g_labels[g] and excluded(q, g))]
         hits = [rank for rank, g in enumerate(ranked, 1) if g_labels[g] == q_labels[q]]
         if hits:
             firsts.append(hits[0])
@@ -38,7 +38,7 @@ def naive(queries, images, q_labels, g_labels, left_out):
 
 def test_against_a_naive_loop(people):
     e, outfits = people
-    found = {name: compute_metrics(comparison)[0] for name, comparison in outfit_comparisons(e, outfits).items()}
+    metrics = {name: evaluate_task(task).metrics for name, task in outfit_tasks(e, outfits).items()}
     by_text = e.identity, e.images, e.pids[e.described], e.pids
     by_image = e.images, e.images, e.pids, e.pids
     expected = {
@@ -47,18 +47,18 @@ def test_against_a_naive_loop(people):
         "identity_any_outfit": naive(*by_text, lambda q, g: False),
         "identity_other_outfit": naive(*by_text, lambda q, g: outfits[e.described[q]] == outfits[g]),
     }
-    assert list(found) == list(expected)
-    for name, metrics in found.items():
-        figures = [metrics[key] for key in ("R@1", "R@5", "mAP", "valid_queries")]
+    assert list(metrics) == list(expected)
+    for name, row in metrics.items():
+        figures = [row[key] for key in ("R@1", "R@5", "mAP", "valid_queries")]
         assert figures == pytest.approx(expected[name]), name
-    assert found["i2i_other_outfit"]["skipped_queries"] >= (e.pids == 100).sum() > 0
+    assert metrics["i2i_other_outfit"]["skipped_queries"] >= (e.pids == 100).sum() > 0
 
 
-def test_clothes_alone_find_nobody_in_other_ones():
+def test_clothing_alone_does_not_retrieve_across_outfits():
     """Embeddings that know the outfit but not who wears it: perfect while clothes stay, useless when they change."""
     pids, outfits = np.repeat(np.arange(20), 4), np.tile([0, 0, 1, 1], 20)
     images = F.normalize(torch.randn(40, 16, generator=torch.Generator().manual_seed(0)))[pids * 2 + outfits]
     e = Embeddings(images, pids, np.zeros(80, int), np.arange(80), identity=images)
-    found = {name: compute_metrics(comparison)[0] for name, comparison in outfit_comparisons(e, outfits).items()}
-    assert found["i2i_any_outfit"]["R@1"] == found["identity_any_outfit"]["R@1"] == 1
-    assert max(found["i2i_other_outfit"]["R@1"], found["identity_other_outfit"]["R@1"]) < 0.1
+    metrics = {name: evaluate_task(task).metrics for name, task in outfit_tasks(e, outfits).items()}
+    assert metrics["i2i_any_outfit"]["R@1"] == metrics["identity_any_outfit"]["R@1"] == 1
+    assert max(metrics["i2i_other_outfit"]["R@1"], metrics["identity_other_outfit"]["R@1"]) < 0.1

@@ -18,7 +18,7 @@ WIDTH = 24
 
 
 class People:
-    """`number` people with `photos` each and attributes drawn by lot; an attribute's values are never equally many."""
+    """`number` people with `photos` each and random attributes."""
 
     def __init__(self, number=120, photos=5, seed=0):
         self.rng = np.random.default_rng(seed)
@@ -48,7 +48,7 @@ def by_name(table):
     return {(probe.feature, probe.attribute): probe for probe in table.probes}
 
 
-def test_a_planted_attribute_is_found_and_noise_stays_at_chance():
+def test_planted_attributes_are_read_and_noise_stays_at_chance():
     people = People(200)
     hair, coat = people.attribute(["short", "long", "bald"], [0.6, 0.3, 0.1]), people.attribute(COLOURS)
     features = {
@@ -59,13 +59,13 @@ def test_a_planted_attribute_is_found_and_noise_stays_at_chance():
         "nothing": np.ones((len(hair), 3)),
     }
     table = probe_attributes(features, {"identity": {"hair": hair}, "clothing": {"coat": coat}}, people.groups)
-    found = by_name(table)
+    probes = by_name(table)
     for feature, attribute, planted in [
         ("id", "hair", True), ("id", "coat", False), ("cloth", "hair", False), ("cloth", "coat", True),
         ("both", "hair", True), ("both", "coat", True), ("noise", "hair", False), ("noise", "coat", False),
         ("nothing", "hair", False), ("nothing", "coat", False),
     ]:  # fmt: skip
-        probe = found[feature, attribute]
+        probe = probes[feature, attribute]
         assert probe.chance == {"hair": 1 / 3, "coat": 1 / 4}[attribute]
         assert probe.values == {"hair": 3, "coat": 4}[attribute]
         assert probe.low <= probe.accuracy <= probe.high
@@ -77,8 +77,8 @@ def test_a_planted_attribute_is_found_and_noise_stays_at_chance():
     assert abs(table.mean("id", "clothing").above_chance) < 0.1
 
 
-def test_people_are_never_on_both_sides():
-    """Features that say who it is and nothing else: tested on known people they would give the attribute away."""
+def test_people_are_never_in_both_training_and_test():
+    """Features that encode only identity: tested on people of the training folds they would reveal the attribute."""
     people = People(60, photos=6)
     coat = people.attribute(COLOURS)
     who = np.unique(people.groups, return_inverse=True)[1]
@@ -91,9 +91,9 @@ def test_people_are_never_on_both_sides():
 
 
 def test_against_scikit_learns_cross_validation():
-    """With as many folds as people their division is no matter of chance, so scikit-learn has the same."""
+    """With as many folds as people the division is not random, so scikit-learn has the same."""
     people = People(12, photos=8)
-    worn = np.array(["a", "a", "a", "b", "b", "c", "c", "c"] * 12)  # everybody wears all, so nobody's is rare
+    worn = np.array(["a", "a", "a", "b", "b", "c", "c", "c"] * 12)  # everyone wears all of them, so none is rare
     features = people.showing(worn, strength=0.5)
     (probe,) = probe_attributes({"x": features}, {"clothing": {"worn": worn}}, people.groups, folds=12).probes
     pipeline = make_pipeline(StandardScaler(), LogisticRegression(C=C, class_weight="balanced", max_iter=1000))
@@ -102,8 +102,8 @@ def test_against_scikit_learns_cross_validation():
     assert probe.accuracy == pytest.approx(balanced_accuracy_score(worn, answers))
 
 
-def test_the_interval_is_that_of_so_many_people():
-    """One photo each of two equally frequent values make a binomial share; copies of the photos are no more people."""
+def test_interval_width_follows_the_number_of_people():
+    """One photo each of two equally frequent values make a binomial share; copies of photos do not narrow it."""
     people = People(400, photos=1)
     coat = np.tile(["red", "blue"], 200)
     features = people.showing(coat, strength=0.15)
@@ -117,7 +117,7 @@ def test_the_interval_is_that_of_so_many_people():
     assert copied.high - copied.low == pytest.approx(probe.high - probe.low, rel=0.15)
 
 
-def test_what_is_not_shown_and_what_few_people_have_is_left_out():
+def test_empty_and_rare_values_are_left_out():
     people = People(40)
     coat = people.attribute(COLOURS[:2]).astype("U9")
     coat[:: people.photos] = ""  # the first photo of everybody
@@ -130,21 +130,21 @@ def test_what_is_not_shown_and_what_few_people_have_is_left_out():
     assert (probe.values, probe.photos, probe.people) == (2, 40 * 4 - 4, 40)
 
 
-def test_the_mean_counts_attributes_alike_between_chance_and_all_right():
+def test_mean_weights_attributes_equally_above_chance():
     people = People()
     attributes = {"clothing": {"two": people.attribute(["a", "b"]), "four": people.attribute(COLOURS)}}
     features = {"x": people.showing(attributes["clothing"]["two"]), "y": people.noise()}
     table = probe_attributes(features, attributes, people.groups)
-    found = by_name(table)
+    probes = by_name(table)
     for name in features:
-        above = (found[name, "two"].accuracy - 1 / 2) / (1 / 2), (found[name, "four"].accuracy - 1 / 4) / (3 / 4)
+        above = (probes[name, "two"].accuracy - 1 / 2) / (1 / 2), (probes[name, "four"].accuracy - 1 / 4) / (3 / 4)
         mean = table.mean(name, "clothing")
         assert mean.above_chance == pytest.approx(np.mean(above))
         assert mean.attributes == 2
         assert mean.low <= mean.above_chance <= mean.high
 
 
-def test_tensors_order_and_repetition_change_nothing():
+def test_tensors_order_and_scale_change_nothing():
     people = People(40)
     coat = people.attribute(COLOURS)
     features = people.showing(coat, strength=1).astype(np.float32)
@@ -156,7 +156,7 @@ def test_tensors_order_and_repetition_change_nothing():
     assert scaled.probes[0].accuracy == pytest.approx(first.probes[0].accuracy, abs=0.01)
 
 
-def test_the_table_and_its_json():
+def test_table_and_json():
     people = People(40)
     attributes = {"identity": {"hair": people.attribute(["a", "b"])}, "clothing": {"coat": people.attribute(COLOURS)}}
     table = probe_attributes({"id_embeds": people.noise(), "cloth_embeds": people.noise()}, attributes, people.groups)
@@ -167,14 +167,14 @@ def test_the_table_and_its_json():
         (line,) = [line.split() for line in lines if line.startswith(f"  {attribute}")]
         (head,) = [line.split() for line in lines if line.startswith(f"{side} ")]
         assert head[-2:] == ["id_embeds", "cloth_embeds"]
-        found = content["attributes"]["id_embeds"][side][attribute]
-        assert line[1:4] == [str(found["values"]), "40", f"{100 / found['values']:.1f}"]
-        assert line[4] == f"{100 * found['accuracy']:.1f}"
-        assert line[5] == f"[{100 * found['low']:.1f},"
+        probe = content["attributes"]["id_embeds"][side][attribute]
+        assert line[1:4] == [str(probe["values"]), "40", f"{100 / probe['values']:.1f}"]
+        assert line[4] == f"{100 * probe['accuracy']:.1f}"
+        assert line[5] == f"[{100 * probe['low']:.1f},"
         assert set(content["means"]["cloth_embeds"][side]) == {"attributes", "above_chance", "low", "high"}
 
 
-def test_what_cannot_be_probed_is_refused():
+def test_invalid_input_is_refused():
     people = People(20)
     features, coat = people.noise(), people.attribute(COLOURS)
     attributes = {"clothing": {"coat": coat}}

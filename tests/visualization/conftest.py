@@ -10,18 +10,18 @@ from PIL import Image
 
 @pytest.fixture
 def read_page():
-    """`read_page(path)`: a page as a browser would read it, with nothing in it that is executed or fetched."""
+    """`read_page(path)`: a page as a browser would read it, checked to execute and fetch nothing."""
 
     def read(path):
         page = Page(path.read_text(encoding="utf-8"))
-        assert_harmless(page)
+        assert_self_contained(page)
         return page
 
     return read
 
 
 class Page(HTMLParser):
-    """Start tags with their attributes, and all words between tags, as a browser would have them."""
+    """Start tags with their attributes, and all text between tags."""
 
     def __init__(self, text):
         super().__init__()
@@ -37,8 +37,8 @@ class Page(HTMLParser):
         self.texts.append(data)
 
     def images(self):
-        """The content of each image, which must be in the page."""
-        found = []
+        """Alternative text and content of each image, which must be in the page."""
+        images = []
         for tag, attributes in self.tags:
             if tag == "img":
                 kind, data = re.fullmatch(r"data:image/(png|jpeg);base64,([\w+/=]+)", attributes["src"]).groups()
@@ -46,12 +46,12 @@ class Page(HTMLParser):
                 picture.load()
                 assert picture.format.lower() == kind
                 assert (str(picture.width), str(picture.height)) == (attributes["width"], attributes["height"])
-                found.append((attributes["alt"], picture))
-        return found
+                images.append((attributes["alt"], picture))
+        return images
 
 
-def assert_harmless(page):
-    """Nothing is executed and nothing is fetched."""
+def assert_self_contained(page):
+    """Only plain tags, without scripts, styles of their own or links to other files."""
     allowed = "html head meta title style body h1 h2 h3 p div table tr th td small img figure figcaption b span ol li"
     allowed = {*allowed.split(), "dl", "dt", "dd", "details", "summary", "pre"}
     assert {tag for tag, _ in page.tags} <= allowed

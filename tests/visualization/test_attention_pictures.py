@@ -89,9 +89,9 @@ def test_a_word_that_is_too_long_stays_within_the_picture(photo):
 
 
 def test_chinese_words_are_drawn_with_the_font_for_them(photo, monkeypatch):
-    asked = []
-    monkeypatch.setattr(fonts, "chinese_font", lambda size: asked.append(size) or fonts.plain_font(size))
+    sizes = []
+    monkeypatch.setattr(fonts, "chinese_font", lambda size: sizes.append(size) or fonts.plain_font(size))
     draw(photo, halves(0.5), [("red", 1.0)])
-    assert not asked
+    assert not sizes
     draw(photo, halves(0.5), [("红", 1.0), ("色", 0.5)])
-    assert asked
+    assert sizes

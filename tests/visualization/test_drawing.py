@@ -15,13 +15,13 @@ from t2ireid_plugin.visualization.drawing import (
     GREY,
     MARGIN,
     RED,
+    describe_failures,
     describe_list,
-    draw_failures,
     draw_ranked_lists,
     fit,
-    write_pictures,
+    picture_name,
 )
-from t2ireid_plugin.visualization.ranked_lists import Answer, Hit, Query, RankedList
+from t2ireid_plugin.visualization.ranked_lists import Hit, RankedList
 
 BLUE = (20, 40, 200)
 BELOW = 18 + MARGIN  # the labels under the photos, and the margin
@@ -51,19 +51,13 @@ def photos(tmp_path):
 
 
 def hit(photo, rank, score, correct):
-    return Hit(Answer(photo), rank, score, correct)
+    return Hit(photo, "", rank, score, correct)
 
 
 def ranked(photos, correct, caption="A man.", number=3, first=None, pid=42, seen=False):
     hits = [hit(photos[1 + i], i + 1, 0.9 - 0.2 * i, right) for i, right in enumerate(correct)]
-    first = first or next((found for found in hits if found.correct), None)
-    return RankedList(number, pid, Query(caption, photos[0], seen), hits, first)
-
-
-def texts(photos, correct, captions):
-    hits = [Hit(Answer(text=text), i + 1, 0.5, right) for i, (right, text) in enumerate(zip(correct, captions))]
-    first = next((found for found in hits if found.correct), None)
-    return RankedList(0, 1, Query("", photos[0], True), hits, first)
+    first = first or next((item for item in hits if item.correct), None)
+    return RankedList(number, pid, caption, photos[0], seen, hits, first)
 
 
 def pixels(path):
@@ -77,11 +71,11 @@ def draw(lists, folder):
     return pixels(folder / "out.png")
 
 
-def frames(image, bottom=0):
+def find_frames(image, bottom=0):
     """Colours of the frames of the row ``bottom`` pixels above the end, and where they begin, checked all around."""
     end = len(image) - BELOW - bottom
     row = image[end - CELL_HEIGHT // 2]
-    found, x = [], MARGIN
+    frames, x = [], MARGIN
     while x + CELL_WIDTH <= len(row):
         colour = tuple(row[x])
         if colour not in (GREEN, RED, GREY):
@@ -93,16 +87,15 @@ def frames(image, bottom=0):
         assert (cell[mask] == colour).all()
         assert not (cell[~mask] == colour).all(axis=-1).any()
         assert (image[end - CELL_HEIGHT - 1, x : x + CELL_WIDTH] == 255).all()
-        found.append((colour, x))
+        frames.append((colour, x))
         x += CELL_WIDTH
-    return found
+    return frames
 
 
 def test_right_answers_are_green_and_wrong_ones_red(photos, tmp_path):
     image = draw([ranked(photos, [True, False, False, True])], tmp_path)
-    found = frames(image)
-    assert [colour for colour, _ in found] == [GREY, GREEN, RED, RED, GREEN]
-    starts = [start for _, start in found]
+    colours, starts = zip(*find_frames(image))
+    assert colours == (GREY, GREEN, RED, RED, GREEN)
     assert starts[0] == MARGIN
     # The described photo stands apart.
     assert np.diff(starts).tolist() == [CELL_WIDTH + APART] + [CELL_WIDTH + GAP] * 3
@@ -112,9 +105,7 @@ def test_right_answers_are_green_and_wrong_ones_red(photos, tmp_path):
 def test_photos_are_whole_and_undistorted(photos, tmp_path):
     image = draw([ranked(photos, [True] * 7)], tmp_path)
     top = len(image) - BELOW - CELL_HEIGHT
-    found = frames(image)
-    assert len(found) == 8
-    for (_, x), path in zip(found, photos):
+    for (_, x), path in zip(find_frames(image), photos[:8], strict=True):
         cell = image[top + FRAME : top + CELL_HEIGHT - FRAME, x + FRAME : x + CELL_WIDTH - FRAME]
         blue = (cell == BLUE).all(axis=-1)
         high, wide = blue.any(axis=1).sum(), blue.any(axis=0).sum()
@@ -130,48 +121,49 @@ def test_photos_are_whole_and_undistorted(photos, tmp_path):
 def test_rank_and_score_stand_below_each_photo(photos, tmp_path):
     item = ranked(photos, [True, False])
     one = draw([item], tmp_path)
-    two = draw([item._replace(hits=[found._replace(score=-0.5) for found in item.hits])], tmp_path)
+    two = draw([item._replace(hits=[one_hit._replace(score=-0.5) for one_hit in item.hits])], tmp_path)
     changed = np.argwhere((one != two).any(axis=-1))
     assert changed[:, 0].min() >= len(one) - BELOW  # only below the photos
     assert changed[:, 0].max() < len(one) - MARGIN + 2
-    for _, x in frames(one):
+    for _, x in find_frames(one):
         assert (one[len(one) - BELOW :, x : x + CELL_WIDTH] < 128).any()
 
 
-def test_the_largest_rank_and_score_do_not_touch():
+def test_largest_rank_and_score_do_not_touch():
     font = fonts.plain_font(pictures._TINY)
-    found = hit("", 19_848, 0.123, False)
-    assert font.getlength(pictures.mark(found)) + font.getlength(pictures.score(found)) < CELL_WIDTH
-    assert pictures.score(found._replace(score=-0.5)) == "−0.500"
+    last = hit("", 19_848, 0.123, False)
+    assert font.getlength(pictures.mark(last)) + font.getlength(pictures.format_score(last)) < CELL_WIDTH
+    assert pictures.format_score(last._replace(score=-0.5)) == "−0.500"
 
 
-def test_the_first_right_answer_follows_a_list_without_one(photos, tmp_path):
+def test_first_match_follows_a_list_without_one(photos, tmp_path):
     item = ranked(photos, [False] * 10, first=hit(photos[11], 153, 0.1, True))
     image = draw([item], tmp_path)
-    found = frames(image)
-    assert [colour for colour, _ in found] == [GREY] + [RED] * 10 + [GREEN]
-    assert found[-1][1] - found[-2][1] == CELL_WIDTH + APART
-    assert image.shape[1] == found[-1][1] + CELL_WIDTH + MARGIN
-    assert describe_list(item).startswith("query 3 · person 42 · first right answer at rank 153: ")
+    colours, starts = zip(*find_frames(image))
+    assert colours == (GREY, *[RED] * 10, GREEN)
+    assert starts[-1] - starts[-2] == CELL_WIDTH + APART
+    assert image.shape[1] == starts[-1] + CELL_WIDTH + MARGIN
+    assert describe_list(item).startswith("query 3 · person 42 · first match at rank 153: ")
     assert describe_list(item).endswith("/11.png")
 
 
 def test_a_person_who_is_not_in_the_gallery(photos, tmp_path):
     item = ranked(photos, [False, False])
-    assert describe_list(item).endswith("the gallery has nothing of this person")
-    assert [colour for colour, _ in frames(draw([item], tmp_path))] == [GREY, RED, RED]
+    assert describe_list(item).endswith("no match in the gallery")
+    assert [colour for colour, _ in find_frames(draw([item], tmp_path))] == [GREY, RED, RED]
 
 
-def test_whether_the_photo_was_asked_or_only_described_is_told(photos, tmp_path):
+def test_label_says_whether_the_model_saw_the_photo(photos, tmp_path):
     one, other = (draw([ranked(photos, [True], seen=seen)], tmp_path) for seen in (False, True))
     changed = np.argwhere((one != other).any(axis=-1))
     assert changed[:, 0].min() >= len(one) - BELOW
     assert changed[:, 1].max() < MARGIN + CELL_WIDTH
 
 
-def test_texts_that_were_found_stand_below_each_other(photos, tmp_path):
+def test_retrieved_texts_stand_below_each_other(photos, tmp_path):
     captions = ["A man.", "A woman in a long red coat. " * 12, "一名身穿浅蓝色衬衫的男子。" * 20]
-    image = draw([texts(photos, [False, True, False], captions)], tmp_path)
+    hits = [Hit("", text, i + 1, 0.5, i == 1) for i, text in enumerate(captions)]
+    image = draw([RankedList(0, 1, "", photos[0], True, hits, hits[1])], tmp_path)
     x = MARGIN + CELL_WIDTH + APART
     column = [tuple(colour) for colour in image[:, x]]
     runs = [colour for i, colour in enumerate(column) if colour != (255, 255, 255) and column[i - 1] != colour]
@@ -187,13 +179,13 @@ def test_a_row_for_each_list(photos, tmp_path):
     one, three = draw([item], tmp_path), draw([item] * 3, tmp_path)
     assert three.shape == (3 * one.shape[0], one.shape[1], 3)
     for part in np.split(three, 3):
-        assert np.array_equal(part[1:], one[1:])  # but for the line between two
+        assert np.array_equal(part[1:], one[1:])  # except the rule between two rows
 
 
 def test_lists_of_different_lengths(photos, tmp_path):
     image = draw([ranked(photos, [False] * n) for n in (4, 2)], tmp_path)
-    assert [colour for colour, _ in frames(image)] == [GREY, RED, RED]
-    assert [colour for colour, _ in frames(image, len(image) // 2)] == [GREY, RED, RED, RED, RED]
+    assert [colour for colour, _ in find_frames(image)] == [GREY, RED, RED]
+    assert [colour for colour, _ in find_frames(image, len(image) // 2)] == [GREY, RED, RED, RED, RED]
 
 
 def test_a_long_caption_takes_lines_and_covers_no_photo(photos, tmp_path):
@@ -209,47 +201,39 @@ def test_a_long_caption_takes_lines_and_covers_no_photo(photos, tmp_path):
 @pytest.mark.parametrize("number", range(len(HOSTILE)))
 def test_any_caption_is_drawn_within_the_picture(photos, tmp_path, number):
     image = draw([ranked(photos, [True] * 4, HOSTILE[number])], tmp_path)
-    assert len(frames(image)) == 5
+    assert len(find_frames(image)) == 5
     assert (image[:, -MARGIN + 4 :] == 255).all()
     assert (image[:, :8] == 255).all()
 
 
-def test_chinese_is_drawn_with_the_font_for_it(photos, tmp_path, monkeypatch):
-    asked = []
-    monkeypatch.setattr(fonts, "chinese_font", lambda size: asked.append(size) or fonts.plain_font(size))
+def test_chinese_is_drawn_with_a_chinese_font(photos, tmp_path, monkeypatch):
+    sizes = []
+    monkeypatch.setattr(fonts, "chinese_font", lambda size: sizes.append(size) or fonts.plain_font(size))
     draw([ranked(photos, [True], "A man.")], tmp_path)
-    assert asked == []
+    assert sizes == []
     draw([ranked(photos, [True], "一名男子")], tmp_path)
-    assert asked == [15]
+    assert sizes == [15]
 
 
-def test_the_sheet_of_failures_has_a_heading_and_a_row_each(photos, tmp_path):
+def test_a_heading_stands_above_the_rows(photos, tmp_path):
     lists = [ranked(photos, [False] * 10, number=n, first=hit(photos[11], 99 - n, 0.1, True)) for n in (1, 2)]
     rows = draw(lists, tmp_path)
-    draw_failures(lists, tmp_path / "failures.png")
+    draw_ranked_lists(lists, tmp_path / "failures.png", describe_failures(lists))
     sheet = pixels(tmp_path / "failures.png")
     assert rows.shape[1] == sheet.shape[1]
     heading = len(sheet) - len(rows)
     assert (sheet[:heading] < 100).any()
     assert np.array_equal(sheet[heading + 1 :], rows[1:])
+    draw_ranked_lists([], tmp_path / "none.png", describe_failures([]))
+    assert (pixels(tmp_path / "none.png") < 100).any()
 
 
-def test_no_failure_is_a_picture_too(tmp_path):
-    draw_failures([], tmp_path / "failures.png")
-    assert (pixels(tmp_path / "failures.png") < 100).any()
+def test_picture_names():
+    names = [picture_name(number, 42) for number in (0, 123, 1_234_567)]
+    assert names == ["000000_pid0042.png", "000123_pid0042.png", "1234567_pid0042.png"]
 
 
-def test_a_picture_for_each_query_under_its_name(photos, tmp_path):
-    folder = tmp_path / "ranked"
-    folder.mkdir()
-    written = write_pictures(folder, [ranked(photos, [True], number=n) for n in (0, 123, 1_234_567)])
-    names = ["000000_pid0042.png", "000123_pid0042.png", "1234567_pid0042.png"]
-    assert [path.name for path in written] == sorted(path.name for path in folder.iterdir()) == names
-    for path in written:
-        assert [colour for colour, _ in frames(pixels(path))] == [GREY, GREEN]
-
-
-def test_what_cannot_be_written_or_read_is_named(photos, tmp_path):
+def test_unwritable_pictures_and_unreadable_photos_are_named(photos, tmp_path):
     with pytest.raises(DataError, match="none"):
         draw_ranked_lists([ranked(photos, [True])], tmp_path / "none" / "out.png")
     item = ranked([photos[0], str(tmp_path / "gone.png")], [True])

@@ -26,24 +26,24 @@ def places(image, colour):
 @pytest.fixture
 def axes(monkeypatch):
     """The axes of each plot that is drawn."""
-    found, figure = [], plots._figure
+    axes, figure = [], plots._figure
 
-    def keep():
+    def record():
         drawn = figure()
-        found.append(drawn[1])
+        axes.append(drawn[1])
         return drawn
 
-    monkeypatch.setattr(plots, "_figure", keep)
-    return found
+    monkeypatch.setattr(plots, "_figure", record)
+    return axes
 
 
 def test_each_curve_is_drawn_with_its_values(axes):
     image = pixels(plot_cmc({"a_b, t2i": [0.2, 0.5, 1.0], "$x$": [0.1, 0.1, 0.4]}))
     assert image.shape == (400, 640, 3)
-    (found,) = axes
-    assert [line.get_ydata().tolist() for line in found.lines] == [[0.2, 0.5, 1.0], [0.1, 0.1, 0.4]]
-    assert [line.get_xdata().tolist() for line in found.lines] == [[1, 2, 3]] * 2
-    assert [text.get_text() for text in found.get_legend().get_texts()] == ["a b, t2i", r"\$x\$"]
+    (axis,) = axes
+    assert [line.get_ydata().tolist() for line in axis.lines] == [[0.2, 0.5, 1.0], [0.1, 0.1, 0.4]]
+    assert [line.get_xdata().tolist() for line in axis.lines] == [[1, 2, 3]] * 2
+    assert [text.get_text() for text in axis.get_legend().get_texts()] == ["a b, t2i", r"\$x\$"]
     assert len(places(image, BLUE)) > 50
     assert len(places(image, ORANGE)) > 50
 
@@ -54,33 +54,21 @@ def test_the_axis_begins_at_zero_unless_all_is_high(axes, lowest, floor):
     assert axes[0].get_ylim()[0] == pytest.approx(floor)
 
 
-@pytest.mark.parametrize("curves", [{}, {"a": []}, {"a": [0.5, 1.1]}, {"a": [-0.1]}, {"a": [np.nan]}, {"a": [[0.5]]}])
-def test_what_is_no_curve(curves):
-    with pytest.raises(ValueError, match="CMC curve"):
-        plot_cmc(curves)
-
-
 def test_right_pairs_are_green_and_wrong_ones_red(axes):
-    # Ten bins of 0.2: wrong pairs around -0.1, right ones around 0.7.
+    # Ten bins of 0.2: non-matching pairs around -0.1, matching ones around 0.7.
     image = pixels(plot_similarities([0, 0, 0, 0, 0, 0, 0, 1, 3, 0], [0, 0, 0, 10, 30, 0, 0, 0, 0, 0]))
     assert places(image, RED)[:, 1].mean() < places(image, GREEN)[:, 1].mean()
     drawn = {patch.get_label(): patch.get_data().values.tolist() for patch in axes[0].patches if patch.get_label()}
     # Both scaled to 1; means by hand: (0.5 + 3 * 0.7) / 4 and (-0.3 - 3 * 0.1) / 4.
-    assert drawn["the same person, mean 0.65"] == [0, 0, 0, 0, 0, 0, 0, 0.25, 0.75, 0]
-    assert drawn["two people, mean −0.15"] == [0, 0, 0, 0.25, 0.75, 0, 0, 0, 0, 0]
+    assert drawn["same person, mean 0.65"] == [0, 0, 0, 0, 0, 0, 0, 0.25, 0.75, 0]
+    assert drawn["different people, mean −0.15"] == [0, 0, 0, 0.25, 0.75, 0, 0, 0, 0, 0]
 
 
 def test_one_kind_of_pairs_alone(axes):
     plot_similarities([0, 1], [0, 0])
     plot_similarities([0, 0], [0, 1])
-    first, second = ([text.get_text() for text in found.get_legend().get_texts()] for found in axes)
-    assert (first, second) == (["the same person, mean 0.50"], ["two people, mean 0.50"])
-
-
-@pytest.mark.parametrize("pair", [([0, 0], [0, 0]), ([1, 0], [1, 0, 0])])
-def test_what_is_no_pair_of_histograms(pair):
-    with pytest.raises(ValueError, match="no two histograms"):
-        plot_similarities(*pair)
+    first, second = ([text.get_text() for text in axis.get_legend().get_texts()] for axis in axes)
+    assert (first, second) == (["same person, mean 0.50"], ["different people, mean 0.50"])
 
 
 @pytest.mark.parametrize(
@@ -94,8 +82,9 @@ def test_the_same_curves_are_the_same_file():
     assert plot_cmc({"a": [0.5, 1.0]}) == plot_cmc({"a": [0.5, 1.0]})
 
 
+@pytest.mark.slow
 def test_matplotlib_is_imported_only_to_plot():
     code = "import sys, t2ireid_plugin.visualization.plots as p; print('matplotlib' in sys.modules)"
     code += "; p.plot_cmc({'a': [1]}); print('matplotlib' in sys.modules, 'matplotlib.pyplot' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.split() == ["False", "True", "False"]
+    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert process.stdout.split() == ["False", "True", "False"]

@@ -11,7 +11,7 @@ from fastreid.evaluation import DatasetEvaluator
 from fastreid.utils import comm
 from torch import Tensor
 
-from t2ireid_plugin.evaluation.metrics import compute_metrics
+from t2ireid_plugin.evaluation.metrics import evaluate_task
 from t2ireid_plugin.evaluation.protocols import RetrievalTask
 
 RANKS = (1, 5, 10)
@@ -48,7 +48,7 @@ class TextImageEvaluator(DatasetEvaluator):
         queries, q_pids, q_camids = _concatenated(batch[1:] for batch in batches if batch[0])
         gallery, g_pids, g_camids = _concatenated(batch[1:] for batch in batches if not batch[0])
         task = RetrievalTask(queries, gallery, q_pids.numpy(), g_pids.numpy(), q_camids.numpy(), g_camids.numpy())
-        metrics, _ = compute_metrics(task, RANKS)
+        metrics = evaluate_task(task, RANKS).metrics
         results = OrderedDict((f"Rank-{k}", 100 * metrics[f"R@{k}"]) for k in RANKS)
         results.update(mAP=100 * metrics["mAP"], mINP=100 * metrics["mINP"])
         results["metric"] = (results["Rank-1"] + results["mAP"]) / 2

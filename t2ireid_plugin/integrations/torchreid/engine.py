@@ -18,8 +18,9 @@ from torchreid import utils as torchreid_utils
 from t2ireid_plugin.engine.optim import keep_settings, settings_of
 from t2ireid_plugin.engine.training_state import LAST, PREVIOUS, check_resumable, save_checkpoint
 from t2ireid_plugin.errors import CheckpointError, T2IReIDError
-from t2ireid_plugin.evaluation.metrics import Metrics, compute_metrics, reranked_metrics
+from t2ireid_plugin.evaluation.metrics import evaluate_task, format_metrics, reranked_metrics
 from t2ireid_plugin.evaluation.protocols import RetrievalTask
+from t2ireid_plugin.evaluation.result import Metrics
 from t2ireid_plugin.modeling.checkpoint import read_checkpoint
 from t2ireid_plugin.utils.logging import MetricsLog
 
@@ -36,7 +37,7 @@ class _Recorded(torchreid_engine.Engine):
     Args:
         *args: of torchreid's engine.
         seed: of the run.
-        evaluator: see `compute_metrics`.
+        evaluator: see `evaluate_task`.
         samples: of the bootstrap, after the final epoch.
         rerank: report the final test a second time, after k-reciprocal re-ranking.
         extra_state: what checkpoints carry besides weights.
@@ -165,14 +166,12 @@ class _Recorded(torchreid_engine.Engine):
         if normalize_feature:
             comparison = comparison._replace(queries=F.normalize(queries[0]), gallery=F.normalize(gallery[0]))
         samples = self.samples if self.final else 0
-        found = {PROTOCOL: compute_metrics(comparison, ranks, self.evaluator, samples, dist_metric)[0]}
+        found = {PROTOCOL: evaluate_task(comparison, ranks, self.evaluator, samples, dist_metric).metrics}
         if (rerank or self.rerank) and self.final:
             found[f"{PROTOCOL}+rerank"] = reranked_metrics(comparison, ranks, samples, dist_metric)
         self.results[dataset_name] = found
         for protocol, metrics in found.items():
-            shown = " ".join(f"{key} {100 * metrics[key]:.2f}" for key in metrics if key.startswith(("R@", "m")))
-            counts = f"{metrics['queries']} queries, {metrics['gallery']} in the gallery"
-            print(f"{dataset_name} {protocol}: {shown} ({counts})")
+            print(format_metrics(dataset_name, protocol, metrics))
         if self.metrics_log is not None:
             self.metrics_log.write(epoch=self.epoch + 1, target=dataset_name, protocol=PROTOCOL, **found[PROTOCOL])
         if visrank:

@@ -14,7 +14,8 @@ from t2ireid_plugin.engine.build import count_parameters, print_parameters, run_
 from t2ireid_plugin.engine.checks import check_batch
 from t2ireid_plugin.engine.training_state import save_json
 from t2ireid_plugin.errors import ConfigError
-from t2ireid_plugin.evaluation.metrics import Metrics, format_table
+from t2ireid_plugin.evaluation.metrics import format_table
+from t2ireid_plugin.evaluation.result import Metrics
 from t2ireid_plugin.integrations.torchreid.build import (
     build_image_datamanager,
     build_image_engine,

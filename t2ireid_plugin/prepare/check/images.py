@@ -13,7 +13,7 @@ from t2ireid_plugin.data.annotations import missing_images
 from t2ireid_plugin.errors import DataError
 from t2ireid_plugin.prepare.check.findings import MIN_HEIGHT, MIN_WIDTH, Example, Findings
 from t2ireid_plugin.prepare.check.image_file import SUFFIXES, ImageFacts, inspect_image
-from t2ireid_plugin.prepare.check.rows import Row, by_path, join_some
+from t2ireid_plugin.prepare.check.rows import Row, by_path
 from t2ireid_plugin.utils.cpu import available_cores
 from t2ireid_plugin.utils.progress import show_progress
 
@@ -107,9 +107,7 @@ def _check_same_bytes(facts: dict[str, ImageFacts], rows_of: dict[str, list[Row]
         if len(paths) > 1:
             rows = [row for path in paths for row in rows_of[path]]
             kind = "file_contradicted" if _differ(rows) else "file_twice"
-            findings.add(
-                kind, [Example(rows[0].number, paths[0], f"same as {join_some(paths[1:])}; {_describe(rows)}")]
-            )
+            findings.add(kind, [Example(rows[0].number, paths[0], f"same as {_list(paths[1:])}; {_describe(rows)}")])
 
 
 def _differ(rows: Sequence[Row]) -> bool:
@@ -118,7 +116,12 @@ def _differ(rows: Sequence[Row]) -> bool:
 
 def _describe(rows: Sequence[Row]) -> str:
     identities = dict.fromkeys(f"{row.pid} in {row.split}" for row in rows)
-    return f"rows {join_some([row.number for row in rows])}: identity {join_some(list(identities))}"
+    return f"rows {_list([row.number for row in rows])}: identity {_list(list(identities))}"
+
+
+def _list(values: Sequence[object], limit: int = 4) -> str:
+    rest = f" and {len(values) - limit} more" if len(values) > limit else ""
+    return ", ".join(map(str, values[:limit])) + rest
 
 
 def _unused_images(folder: Path, used: Iterable[str]) -> list[str]:

@@ -10,7 +10,7 @@ from typing import Any
 from t2ireid_plugin.data.benchmarks import SPLITS, BenchmarkSpec, Counts
 from t2ireid_plugin.prepare.check.findings import ERROR, SEVERITIES, Finding
 from t2ireid_plugin.prepare.check.image_file import ImageFacts
-from t2ireid_plugin.prepare.check.rows import Row, differing, shorten
+from t2ireid_plugin.prepare.check.rows import Row, differing
 from t2ireid_plugin.prepare.check.texts import TokenCounts
 from t2ireid_plugin.utils.atomic_io import atomic_write
 from t2ireid_plugin.utils.text import text_table
@@ -90,7 +90,7 @@ class CheckReport:
         for finding in self.findings:
             first = finding.examples[0]
             parts = (f"row {first.row}" if first.row is not None else "", first.path, first.value)
-            example = shorten(": ".join(part for part in parts if part), _EXAMPLE_WIDTH)
+            example = _truncate(": ".join(part for part in parts if part))
             lines.append(f"{finding.severity:<9} {finding.kind:<26} {finding.count:>8,}  {example}")
             if finding.note:
                 lines.append(f"{'':<46} {finding.note}")
@@ -121,3 +121,7 @@ class CheckReport:
                 mark = mark or star
             rows.append(row)
         return text_table(header, rows) + ("\n* differs from ours" if mark else "")
+
+
+def _truncate(text: str) -> str:
+    return text if len(text) <= _EXAMPLE_WIDTH else text[: _EXAMPLE_WIDTH - 1] + "…"

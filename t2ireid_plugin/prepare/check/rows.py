@@ -24,6 +24,7 @@ from t2ireid_plugin.utils.safe_io import text_problem
 
 # Replace bad values that are already reported, so that the rest of the row is still checked.
 _PLACEHOLDER_TEXT, _PLACEHOLDER_ID = "-", 0
+_MAX_VALUE_LENGTH = 120
 
 
 class Row(NamedTuple):
@@ -50,15 +51,10 @@ def read_all(file: Path, spec: BenchmarkSpec, findings: Findings) -> list[Row]:
     return rows
 
 
-def shorten(text: str, limit: int = 120) -> str:
+def shorten(text: str) -> str:
     """A text on one line of limited length."""
     line = " ".join(text.split())
-    return line if len(line) <= limit else line[: limit - 1] + "…"
-
-
-def join_some(values: Sequence[object], limit: int = 4) -> str:
-    """The first values, separated by commas, and the number of the others."""
-    return ", ".join(map(str, values[:limit])) + (f" and {len(values) - limit} more" if len(values) > limit else "")
+    return line if len(line) <= _MAX_VALUE_LENGTH else line[: _MAX_VALUE_LENGTH - 1] + "…"
 
 
 def by_path(rows: Sequence[Row]) -> dict[str, list[Row]]:

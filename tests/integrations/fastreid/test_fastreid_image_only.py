@@ -9,7 +9,7 @@ from fastreid.engine import DefaultTrainer
 from fastreid.modeling import build_model
 from fastreid.utils.checkpoint import Checkpointer
 
-from t2ireid_plugin.evaluation.metrics import compute_metrics
+from t2ireid_plugin.evaluation.metrics import evaluate_task
 from t2ireid_plugin.evaluation.protocols import RetrievalTask
 
 
@@ -48,7 +48,7 @@ def test_its_evaluation_agrees_with_ours(image_run, make_cfg, monkeypatch) -> No
     comparison = RetrievalTask(
         features[:queries], features[queries:], pids[:queries], pids[queries:], camids[:queries], camids[queries:]
     )
-    metrics, _ = compute_metrics(comparison, (1, 5, 10))
+    metrics = evaluate_task(comparison, (1, 5, 10)).metrics
     for ours, theirs in (("R@1", "Rank-1"), ("R@5", "Rank-5"), ("R@10", "Rank-10"), ("mAP", "mAP"), ("mINP", "mINP")):
         assert 100 * metrics[ours] == pytest.approx(image_run.results[theirs], abs=1e-3)
 

@@ -450,7 +450,7 @@ def test_what_needs_texts_says_so(osnet_run, tmp_path, capsys):
 
 
 def test_euclidean_distances_of_any_features_rank_as_torchreid_ranks_them():
-    from t2ireid_plugin.evaluation.metrics import compute_metrics, reranked_metrics
+    from t2ireid_plugin.evaluation.metrics import evaluate_task, reranked_metrics
     from t2ireid_plugin.evaluation.protocols import RetrievalTask
 
     generator = torch.Generator().manual_seed(0)
@@ -462,7 +462,7 @@ def test_euclidean_distances_of_any_features_rank_as_torchreid_ranks_them():
         distances = metrics.compute_distance_matrix(queries, gallery, metric).numpy()
         cmc, mean_precision = metrics.evaluate_rank(distances, *pids, *camids)
         for evaluator in ("exact", "torchreid"):
-            found, _ = compute_metrics(comparison, (1, 5), evaluator, metric=metric)
+            found = evaluate_task(comparison, (1, 5), evaluator, metric=metric).metrics
             assert (found["R@1"], found["R@5"]) == pytest.approx((cmc[0], cmc[4]))
             assert found["mAP"] == pytest.approx(mean_precision)
         within = [metrics.compute_distance_matrix(side, side, metric).numpy() for side in (queries, gallery)]
