@@ -1,7 +1,6 @@
 import re
 import shutil
 import subprocess
-import sys
 import sysconfig
 from pathlib import Path
 
@@ -16,7 +15,7 @@ from t2ireid_plugin.data.dataset import CaptionDataset
 
 @pytest.fixture
 def refused(capsys):
-    """`refused(words)`: the one line that the command ends with, status 2, without a traceback."""
+    """`refused(words)`: the one-line error of a command that ends with status 2 and without a traceback."""
 
     def run(words):
         capsys.readouterr()
@@ -35,26 +34,27 @@ def refused(capsys):
 
 
 @pytest.mark.parametrize(
-    ("words", "shown"),
+    ("words", "parts"),
     [
         ([], ["train", "test", "prepare"]),
         (["train"], ["--config-file FILE", "--eval-only", "--resume", "KEY VALUE", "configs/t2i_synthetic_cpu.yaml"]),
         (["test"], ["--config-file FILE", "model.load_weights"]),
-        (["prepare"], ["synthetic", "drawn pedestrians in CUHK-PEDES's format"]),
+        (["prepare"], ["synthetic", "draw synthetic pedestrians"]),
         (["prepare", "synthetic"], ["OUT", "--train-ids", "--photos", "--seed", "(1000)", "--outfits"]),
-        (["probe"], ["--config-file FILE", "KEY VALUE", "on drawn people"]),
+        (["probe"], ["--config-file FILE", "KEY VALUE", "on synthetic people"]),
+        (["export"], ["RUN_OR_CHECKPOINT", "model card"]),
     ],
 )
-def test_help(capsys, words, shown):
+def test_help(capsys, words, parts):
     with pytest.raises(SystemExit) as end:
         main([*words, "--help"])
     assert end.value.code == 0
     text = " ".join(capsys.readouterr().out.split())
-    for part in shown:
+    for part in parts:
         assert part in text
 
 
-def test_examples_in_the_help_name_files_that_exist(capsys, repository):
+def test_files_in_the_examples_of_the_help_exist(capsys, repository):
     with pytest.raises(SystemExit):
         main(["train", "--help"])
     files = re.findall(r"--config-file (\S+\.yaml)", capsys.readouterr().out)
@@ -64,15 +64,15 @@ def test_examples_in_the_help_name_files_that_exist(capsys, repository):
 
 
 @pytest.mark.parametrize("words", [[], ["fly"], ["prepare"], ["prepare", "synthetic"], ["train", "--fast"]])
-def test_a_wrong_command_is_status_2_with_the_usage(capsys, words):
+def test_a_wrong_command_prints_the_usage_with_status_2(capsys, words):
     with pytest.raises(SystemExit) as end:
         main(words)
     assert end.value.code == 2
     assert capsys.readouterr().err.startswith("usage: t2ireid")
 
 
-def test_the_installed_command_is_quiet_about_other_peoples_business():
-    """torchreid warns at import of an evaluator that it lacks."""
+def test_the_installed_command_prints_no_warnings():
+    """torchreid would warn of its missing Cython evaluator."""
     script = Path(sysconfig.get_path("scripts")) / "t2ireid"
     done = subprocess.run([script, "--help"], capture_output=True, text=True, check=False)
     assert done.returncode == 0
@@ -83,11 +83,9 @@ def test_the_installed_command_is_quiet_about_other_peoples_business():
 # prepare
 
 
-def test_prepare_draws_what_was_asked_for(tmp_path, repository):
-    command = [sys.executable, str(repository / "tools" / "prepare_data.py"), "synthetic", str(tmp_path / "out")]
+def test_prepare_synthetic_writes_the_requested_numbers(tmp_path):
     options = ["--train-ids", "3", "--val-ids", "2", "--test-ids", "1", "--photos", "2", "--captions", "3"]
-    done = subprocess.run([*command, *options], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    assert main(["prepare", "synthetic", str(tmp_path / "out"), *options]) == 0
     dataset = CaptionDataset(tmp_path / "out", spec=BENCHMARKS["cuhkpedes"])
     for split, ids in (("train", 3), ("val", 2), ("test", 1)):
         assert dataset.counts[split] == (2 * ids, ids, 6 * ids)
@@ -97,7 +95,7 @@ WITHOUT_FUSED = ["loss.terms.fused_query.weight", "0"]
 SMALL = ["--train-ids", "1", "--val-ids", "1", "--test-ids", "1", "--photos", "1"]
 
 
-def test_prepare_twice(tmp_path, refused, capsys):
+def test_prepare_synthetic_again_changes_nothing(tmp_path, refused, capsys):
     words = ["prepare", "synthetic", str(tmp_path), *SMALL]
     assert main(words) == 0
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
@@ -107,14 +105,14 @@ def test_prepare_twice(tmp_path, refused, capsys):
 
 
 @pytest.mark.parametrize(("option", "value"), [("--photos", "0"), ("--cameras", "99"), ("--seed", "-1")])
-def test_prepare_with_a_number_that_cannot_be(tmp_path, refused, option, value):
+def test_prepare_synthetic_refuses_impossible_numbers(tmp_path, refused, option, value):
     message = refused(["prepare", "synthetic", str(tmp_path), *SMALL, option, value])
     assert message.startswith(option[2:])
     assert value in message
     assert list(tmp_path.iterdir()) == []
 
 
-# Mistakes in settings: refused before anything is written
+# Wrong settings: refused before anything is written
 
 
 @pytest.mark.parametrize(
@@ -137,7 +135,7 @@ def test_prepare_with_a_number_that_cannot_be(tmp_path, refused, option, value):
         (["--config-file", "gone.yaml"], "no configuration file 'gone.yaml' (No such file or directory)"),
     ],
 )
-def test_mistakes_in_settings(tiny_settings, tmp_path, refused, words, message):
+def test_wrong_settings_are_refused_before_the_folder_is_made(tiny_settings, tmp_path, refused, words, message):
     folder = tmp_path / "log"
     assert message in refused(["train", *tiny_settings(folder), *words])
     assert not folder.exists()
@@ -165,17 +163,17 @@ def test_mistakes_in_settings(tiny_settings, tmp_path, refused, words, message):
         (["train.fixbase_epoch", "1"], "train.open_layers: no layer 'classifier'; valid: "),
     ],
 )
-def test_mistakes_that_show_when_the_model_and_the_data_are_there(tiny_settings, tmp_path, refused, words, message):
+def test_settings_that_do_not_fit_model_or_data_are_refused(tiny_settings, tmp_path, refused, words, message):
     assert message in refused(["train", *tiny_settings(tmp_path / "log"), *words])
 
 
-def test_a_folder_that_cannot_be_made(tiny_settings, tmp_path, refused):
+def test_a_folder_that_cannot_be_created_is_refused(tiny_settings, tmp_path, refused):
     (tmp_path / "file").write_text("")
     assert "data.save_dir: cannot create" in refused(["train", *tiny_settings(tmp_path / "file" / "log")])
 
 
-def test_weights_that_are_no_weights(tiny_settings, tiny_run, tmp_path, refused):
-    (tmp_path / "text.pth").write_text("these are not weights")
+def test_broken_and_foreign_weights_are_refused(tiny_settings, tiny_run, tmp_path, refused):
+    (tmp_path / "text.pth").write_text("not weights")
     (tmp_path / "cut.pth").write_bytes((tiny_run.folder / "best.pth").read_bytes()[:50_000])
     torch.save({"some.other": torch.zeros(2)}, tmp_path / "foreign.pth")
     for name, reason in (("text", "not a PyTorch"), ("cut", "truncated"), ("foreign", "none of the 1 tensors fits")):
@@ -183,17 +181,17 @@ def test_weights_that_are_no_weights(tiny_settings, tiny_run, tmp_path, refused)
         assert reason in refused(["test", *tiny_settings(tmp_path / "log"), "model.load_weights", str(file)])
 
 
-def test_resuming_from_weights_alone(tiny_settings, tiny_run, tmp_path, refused):
+def test_resuming_from_weights_alone_is_refused(tiny_settings, tiny_run, tmp_path, refused):
     words = ["train", *tiny_settings(tmp_path / "log"), "model.resume", str(tiny_run.folder / "best.pth")]
     assert "so training cannot be resumed from it; to start from its weights set model.load_weights" in refused(words)
 
 
-# Mistakes in data
+# Wrong data
 
 
 @pytest.fixture
 def with_data(tiny_settings, cuhk, tmp_path):
-    """`with_data(**others)`: the command line for the small folder that a test has damaged."""
+    """`with_data(**others)`: a command line that trains on the small dataset `cuhk`."""
 
     def words(**others):
         settings = {"data__root": cuhk.save(), "train__batch_size": 4, "train__max_epoch": 1, **others}
@@ -246,20 +244,20 @@ def damage_identities(cuhk):
         (damage_identities, ["identity 7 is in the splits test and train"]),
     ],
 )
-def test_mistakes_in_data(with_data, cuhk, refused, capsys, damage, parts):
+def test_wrong_data_is_refused(with_data, cuhk, refused, capsys, damage, parts):
     damage(cuhk)
     message = refused(with_data())
     for part in parts:
         assert part in message
 
 
-def test_the_same_data_undamaged_is_trained_on(with_data):
+def test_undamaged_data_is_accepted(with_data):
     assert main(with_data()) == 0
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_an_image_that_breaks_while_it_is_read(with_data, cuhk, refused, workers):
-    """Its first bytes are right, so that it shows only when it is decoded, perhaps in a worker process."""
+def test_truncated_images_are_refused(with_data, cuhk, refused, workers):
+    """Their headers are right, so that it shows only when they are decoded, perhaps in a worker process."""
     for row in cuhk.rows[:4]:
         image = cuhk.image(row["file_path"])
         image.write_bytes(image.read_bytes()[:60])
@@ -267,19 +265,19 @@ def test_an_image_that_breaks_while_it_is_read(with_data, cuhk, refused, workers
     assert re.fullmatch(r"unreadable image '.*/cam_[ab]/\d+_\d\.png': damaged, too large or not an image", message)
 
 
-# What is not a user's mistake
+# Other endings
 
 
-def test_a_defect_of_ours_keeps_its_traceback(tiny_settings, tmp_path, monkeypatch):
+def test_a_bug_keeps_its_traceback(tiny_settings, tmp_path, monkeypatch):
     def broken(*_, **__):
-        raise KeyError("a defect")
+        raise KeyError("a bug")
 
     monkeypatch.setattr(job, "run_job", broken)
-    with pytest.raises(KeyError, match="a defect"):
+    with pytest.raises(KeyError, match="a bug"):
         main(["train", *tiny_settings(tmp_path)])
 
 
-def test_an_interruption_is_status_130(tiny_settings, tmp_path, monkeypatch, capsys):
+def test_an_interruption_ends_with_status_130(tiny_settings, tmp_path, monkeypatch, capsys):
     def interrupted(*_, **__):
         raise KeyboardInterrupt
 
@@ -288,7 +286,7 @@ def test_an_interruption_is_status_130(tiny_settings, tmp_path, monkeypatch, cap
     assert capsys.readouterr().err == "interrupted\n"
 
 
-def test_test_is_train_with_eval_only(tiny_settings, tiny_run, tmp_path, capsys):
+def test_test_equals_train_with_eval_only(tiny_settings, tiny_run, tmp_path, capsys):
     shutil.copy(tiny_run.folder / "best.pth", tmp_path / "best.pth")
     assert main(["test", *tiny_settings(tmp_path, full=True)]) == 0
     printed = capsys.readouterr().out

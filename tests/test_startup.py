@@ -1,4 +1,4 @@
-"""What is loaded when: counted in modules, which no other work on the machine changes."""
+"""Imports at start-up, by the names of loaded modules: independent of the load on the machine."""
 
 import json
 import os
@@ -8,22 +8,14 @@ import sys
 import pytest
 
 HEAVY = {
-    "torch",
-    "torchvision",
-    "torchreid",
-    "transformers",
-    "tokenizers",
-    "matplotlib",
-    "sklearn",
-    "scipy",
-    "cv2",
-    "numpy",
+    *("torch", "torchvision", "torchreid", "transformers", "tokenizers"),
+    *("matplotlib", "sklearn", "scipy", "cv2", "numpy"),
 }
 ASK = "import json, sys; print(json.dumps(sorted(set(sys.modules) & set({heavy!r}))))"
 
 
 def loaded(script, repository, *arguments):
-    """What of `HEAVY` a fresh process has loaded at the end of ``script``, and what it printed before."""
+    """The modules of `HEAVY` that a fresh process has loaded after `script`, and its output."""
     whole = f"{script}\n{ASK.format(heavy=sorted(HEAVY))}"
     done = subprocess.run(
         [sys.executable, "-c", whole, *arguments],
@@ -38,7 +30,7 @@ def loaded(script, repository, *arguments):
     return set(json.loads(last)), printed, done.stderr
 
 
-def test_importing_the_package_loads_none_of_the_heavy_ones(repository):
+def test_importing_the_package_loads_no_heavy_module(repository):
     modules, printed, errors = loaded("import t2ireid_plugin", repository)
     assert modules == set()
     assert printed == errors == ""
@@ -54,8 +46,9 @@ except SystemExit as end:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "option"),
     [
         ([], "--help"),
         (["train"], "--config-file"),
@@ -66,19 +59,20 @@ except SystemExit as end:
         (["export"], "RUN_OR_CHECKPOINT"),
     ],
 )
-def test_help_loads_none_of_the_heavy_ones(repository, words, said):
+def test_help_loads_no_heavy_module(repository, words, option):
     modules, printed, _ = loaded(HELP, repository, *words, "--help")
     assert modules == set()
-    assert said in printed
+    assert option in printed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "option"),
     [(["compare"], "--samples"), (["prepare", "table"], "--val-share"), (["prepare", "check"], "--max-length")],
 )
-def test_commands_that_bring_their_own_options_have_them(repository, words, said):
+def test_help_of_lazy_commands_has_their_options(repository, words, option):
     modules, printed, _ = loaded(HELP, repository, *words, "--help")
-    assert said in printed
+    assert option in printed
     assert not modules & {"transformers", "matplotlib", "sklearn"}
 
 
@@ -90,6 +84,7 @@ except ValueError as error:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "script",
     [
@@ -100,14 +95,15 @@ except ValueError as error:
         "from t2ireid_plugin.data.dataset import CaptionDataset\nfrom torchreid import data",
     ],
 )
-def test_torchreid_knows_the_datasets_whichever_is_imported_first(repository, script):
+def test_datasets_are_registered_in_any_order_of_imports(repository, script):
     modules, _, errors = loaded(f"{script}\n{REGISTERED}", repository)
     assert "torchreid" in modules
-    assert "transformers" not in modules  # nothing has been built yet
-    assert ("Cython" in errors) == script.startswith("from torchreid")  # then the warning is torchreid's own affair
+    assert "transformers" not in modules  # not before a model is built
+    assert ("Cython" in errors) == script.startswith("from torchreid")  # the warning comes before our import
 
 
-def test_public_names_load_when_asked_for(repository):
+@pytest.mark.slow
+def test_public_names_are_loaded_on_access(repository):
     script = """
 import t2ireid_plugin
 from t2ireid_plugin import T2IReIDModel, T2IReIDOutput, get_cfg
@@ -128,24 +124,25 @@ else:
     assert "transformers" not in modules
 
 
-def test_torchreid_remains_as_it_is(repository):
-    """Its loader, its spec and its source are its own, and nothing is left in the import system."""
+@pytest.mark.slow
+def test_torchreids_loader_and_spec_are_unchanged(repository):
+    """And nothing is left in the import system."""
     script = """
 import sys
 import t2ireid_plugin
-def waiting():
+def finders():
     return [finder for finder in sys.meta_path if type(finder).__module__.startswith("t2ireid_plugin")]
-assert len(waiting()) == 1
+assert len(finders()) == 1
 import importlib.util
 import inspect
-spec = importlib.util.find_spec("torchreid")  # whoever asks only whether it is there
+spec = importlib.util.find_spec("torchreid")  # without importing it
 assert spec.loader.is_package("torchreid")
-assert len(waiting()) == 1
+assert len(finders()) == 1
 import torchreid
 from torchreid import models
 assert "t2ireid_vit_mamba" in getattr(models, "__model_factory")
-spec.loader.exec_module(importlib.util.module_from_spec(spec))  # a second one of the same spec
-assert waiting() == []
+spec.loader.exec_module(importlib.util.module_from_spec(spec))  # a second module of the same spec
+assert finders() == []
 assert torchreid.__loader__ is torchreid.__spec__.loader
 assert not type(torchreid.__loader__).__module__.startswith("t2ireid_plugin"), torchreid.__loader__
 assert "__version__" in inspect.getsource(torchreid)
@@ -153,7 +150,8 @@ assert "__version__" in inspect.getsource(torchreid)
     loaded(script, repository)
 
 
-def test_a_package_that_fails_to_load_can_be_tried_again(repository, tmp_path):
+@pytest.mark.slow
+def test_a_failed_import_can_be_repeated(repository, tmp_path):
     package = tmp_path / "fickle.py"
     package.write_text("import os\nif 'FICKLE' not in os.environ: raise RuntimeError('not yet')\n")
     script = f"""
