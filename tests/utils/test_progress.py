@@ -6,7 +6,7 @@ import pytest
 from t2ireid_plugin.utils.progress import show_progress
 
 
-def test_every_tenth_is_a_line_with_an_eta(capsys):
+def test_a_line_with_an_eta_for_every_tenth(capsys):
     assert list(show_progress(iter(range(2500)), 2500, "counting", "number")) == list(range(2500))
     captured = capsys.readouterr()
     assert captured.out == ""
@@ -17,18 +17,18 @@ def test_every_tenth_is_a_line_with_an_eta(capsys):
 
 
 @pytest.mark.parametrize("number", [0, 1, 3, 11])
-def test_few(number, capsys):
+def test_at_most_one_line_per_result(number, capsys):
     assert list(show_progress(range(number), number, "counting", "number")) == list(range(number))
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == min(number, 10)
 
 
-def test_silence(capsys):
+def test_show_false_prints_nothing(capsys):
     assert list(show_progress([1, 2], 2, "counting", "number", show=False)) == [1, 2]
     assert capsys.readouterr().err == ""
 
 
-def test_a_bar_on_a_terminal(monkeypatch, capsys):
+def test_a_progress_bar_on_a_terminal(monkeypatch, capsys):
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
     assert list(show_progress("ab", 2, "counting", "letter")) == ["a", "b"]
     assert "100%" in capsys.readouterr().err
