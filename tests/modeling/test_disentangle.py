@@ -44,29 +44,25 @@ def test_learns_as_the_listing_does(module):
         torch.testing.assert_close(parameter.grad, expected[name].grad, rtol=0, atol=1e-6, msg=name)
 
 
-def test_shapes_and_range(module):
+def test_the_gate_weighs_the_pooled_features(module):
+    """A fully open or closed gate leaves the pooled features."""
     identity, clothing, gate = module(tokens())
     assert identity.shape == clothing.shape == gate.shape == (B, D)
     assert ((gate > 0) & (gate < 1)).all()
-
-
-def test_the_gate_shares_out_what_was_pooled(module):
-    """Behind a fully open or closed gate stands the pooled feature itself, and the shares add up to it."""
-    identity, clothing, gate = module(tokens())
     with torch.no_grad():
         module.gate[0].weight.zero_()
         module.gate[0].bias.fill_(100)
-        pooled_identity, nothing, _ = module(tokens())
-        assert not nothing.any()
+        pooled_identity, zero, _ = module(tokens())
+        assert not zero.any()
         module.gate[0].bias.fill_(-200)
-        nothing, pooled_clothing, _ = module(tokens())
-        assert not nothing.any()
+        zero, pooled_clothing, _ = module(tokens())
+        assert not zero.any()
     torch.testing.assert_close(identity, gate * pooled_identity, rtol=0, atol=1e-6)
     torch.testing.assert_close(clothing + gate * pooled_clothing, pooled_clothing, rtol=0, atol=1e-6)
 
 
 def test_pooled_features_are_means_of_normalised_tokens():
-    """With the norms as initialised every token has mean zero over its channels, and so has their mean."""
+    """With initial norms every token has mean zero over its channels, and so has the mean of the tokens."""
     torch.manual_seed(0)
     identity, clothing, gate = DisentangleModule(D)(tokens())
     for pooled in (identity / gate, clothing / (1 - gate)):
@@ -74,8 +70,8 @@ def test_pooled_features_are_means_of_normalised_tokens():
         assert pooled.abs().max() > 0.1
 
 
-def test_neither_branch_comes_first(module):
-    """Branches with equal weights pool equal features: the second one must not read the first one's result."""
+def test_both_branches_read_the_other_one_before_cross_attention(module):
+    """Branches with equal weights pool equal features."""
     state = module.state_dict()
     module.load_state_dict({name: state[name.replace("cloth_", "id_")] for name in state})
     identity, clothing, gate = module(tokens())
@@ -85,17 +81,16 @@ def test_neither_branch_comes_first(module):
 def test_samples_do_not_mix(module):
     together = module(tokens())
     for i in range(B):
-        for actual, alone in zip(together, module(tokens()[i : i + 1])):
-            torch.testing.assert_close(actual[i : i + 1], alone, rtol=0, atol=1e-6)
+        alone = module(tokens()[i : i + 1])
+        torch.testing.assert_close(tuple(part[i : i + 1] for part in together), alone, rtol=0, atol=1e-6)
 
 
 def test_the_order_of_tokens_does_not_matter(module):
-    for actual, expected in zip(module(tokens().flip(1)), module(tokens())):
-        torch.testing.assert_close(actual, expected, rtol=0, atol=1e-6)
+    torch.testing.assert_close(module(tokens().flip(1)), module(tokens()), rtol=0, atol=1e-6)
 
 
 def test_the_attention_weights_reproduce_the_attention(module):
-    """Weights times values, by hand from the layers' parameters, is what the forward pass adds to the tokens."""
+    """Weights times values, computed from the layers' parameters, equal the attention's output in the forward pass."""
     seen = {}
     for name in ("id_attn", "cloth_attn"):
         getattr(module, name).register_forward_hook(
@@ -107,7 +102,7 @@ def test_the_attention_weights_reproduce_the_attention(module):
         weights = dict(zip(("id_attn", "cloth_attn"), module.attention_weights(tokens())))
     for name, (projected, (attended, no_weights)) in from_forward.items():
         attention = getattr(module, name)
-        assert no_weights is None  # the forward pass does not pay for them
+        assert no_weights is None  # not computed in the forward pass
         assert weights[name].shape == (B, 4, L, L)
         assert (weights[name] >= 0).all()
         torch.testing.assert_close(weights[name].sum(dim=-1), torch.ones(B, 4, L), rtol=0, atol=1e-6)
@@ -115,13 +110,6 @@ def test_the_attention_weights_reproduce_the_attention(module):
         heads = value.view(B, L, 4, D // 4).transpose(1, 2)  # [B, heads, L, D / heads]
         joined = (weights[name] @ heads).transpose(1, 2).reshape(B, L, D)
         torch.testing.assert_close(attention.out_proj(joined), attended, rtol=0, atol=1e-6)
-
-
-def test_asking_for_the_weights_changes_nothing(module):
-    names, before = list(module.state_dict()), module(tokens())
-    module.attention_weights(tokens())
-    assert list(module.state_dict()) == names
-    assert all(torch.equal(a, b) for a, b in zip(module(tokens()), before))
 
 
 @pytest.mark.parametrize("tokens", TOKENS)
@@ -140,36 +128,32 @@ def test_every_choice_has_the_same_parameters_and_outputs(make, tokens):
     [("cls", lambda x: x[:, :1]), ("mean", lambda x: x.mean(1, True)), ("max", lambda x: x.max(1, True).values)],
 )
 def test_pooled_choices_are_the_listing_on_one_token(module, tokens, pool):
-    """With one token the softmax is over one value, so pooling first leaves no attention over patches."""
     x = torch.randn(B, L, D)
     expected = module(pool(x))
     module.tokens = tokens
-    for actual, wanted in zip(module(x), expected, strict=True):
-        torch.testing.assert_close(actual, wanted)
+    torch.testing.assert_close(module(x), expected)
 
 
-def test_outside_window_is_a_naive_loop():
+def test_outside_window_equals_a_naive_loop():
     rows, columns, front, window = 4, 3, 2, 3
     mask = outside_window(front + rows * columns, rows, columns, window)
     for i in range(front + rows * columns):
         for j in range(front + rows * columns):
             if i < front:
-                seen = True
+                allowed = True
             elif j < front:
-                seen = False
+                allowed = False
             else:
                 (r, c), (s, d) = divmod(i - front, columns), divmod(j - front, columns)
-                seen = abs(r - s) <= 1 and abs(c - d) <= 1
-            assert mask[i, j] == (not seen), (i, j)
+                allowed = abs(r - s) <= 1 and abs(c - d) <= 1
+            assert mask[i, j] == (not allowed), (i, j)
 
 
-def test_a_window_over_the_whole_grid_lets_patches_attend_to_all_patches(module):
-    """Without tokens in front, nothing is left out."""
+def test_a_window_over_the_whole_grid_is_full_attention(module):
     x = torch.randn(B, 6, D)
     expected = module(x)
     module.tokens, module.window = "window", 5
-    for actual, wanted in zip(module(x, (2, 3)), expected, strict=True):
-        torch.testing.assert_close(actual, wanted)
+    torch.testing.assert_close(module(x, (2, 3)), expected)
 
 
 def test_attention_weights_stay_in_the_window(module):
@@ -181,7 +165,7 @@ def test_attention_weights_stay_in_the_window(module):
 
 
 @pytest.mark.parametrize("tokens", ["cls", "mean", "max"])
-def test_one_token_has_no_map(module, tokens):
+def test_one_pooled_token_has_no_attention_weights(module, tokens):
     module.tokens = tokens
     with pytest.raises(ConfigError, match=f"'{tokens}' has no attention"):
         module.attention_weights(torch.randn(B, L, D))

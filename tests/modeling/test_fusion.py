@@ -75,7 +75,7 @@ def test_shapes_and_weights(build, name):
 
 
 @pytest.mark.parametrize("name", TYPES)
-def test_a_sample_does_not_depend_on_its_neighbours(build, name):
+def test_samples_are_independent(build, name):
     fusion, (image, text) = build(name), pair()
     together = fusion(image, text)
     alone = [fusion(image[i : i + 1], text[i : i + 1]) for i in range(B)]
@@ -86,7 +86,7 @@ def test_a_sample_does_not_depend_on_its_neighbours(build, name):
 
 
 @pytest.mark.parametrize(("name", "learns"), [("enhanced_mamba", False), ("gated_mamba", True)])
-def test_what_reaches_the_gate_from_the_fused_embedding(build, name, learns):
+def test_the_gate_gets_a_gradient_from_its_weights_and_if_gated_from_the_fused_embedding(build, name, learns):
     fusion = build(name)
     fusion(*pair())[0].square().sum().backward()
     for part in (fusion.gate, fusion.gate_attn):
@@ -94,11 +94,7 @@ def test_what_reaches_the_gate_from_the_fused_embedding(build, name, learns):
         assert any(g is not None and g.abs().max() > 0 for g in gradients) is learns
     assert fusion.fc.weight.grad.abs().max() > 0
     assert fusion.text_align[0].weight.grad.abs().max() > 0
-
-
-@pytest.mark.parametrize("name", TYPES)
-def test_the_gate_learns_from_its_weights(build, name):
-    fusion = build(name)
+    fusion.zero_grad()
     fusion(*pair())[1][:, 0].sum().backward()
     assert fusion.gate[0].weight.grad.abs().max() > 0
 
@@ -125,8 +121,8 @@ def test_an_undecided_gate_is_the_identity(build):
     torch.testing.assert_close(fused, expected, rtol=0, atol=1e-6)
 
 
-def test_the_first_weight_is_the_images(build):
-    """All weight on the image: `fc` no longer reads the text half, so its columns change nothing."""
+def test_the_first_weight_belongs_to_the_image(build):
+    """With all weight on the image, `fc` ignores the text half."""
     fusion = build("gated_mamba")
     with torch.no_grad():
         fusion.gate[3].weight.zero_()
@@ -138,15 +134,10 @@ def test_the_first_weight_is_the_images(build):
         assert not torch.allclose(fusion(*pair())[0], before, atol=1e-2)
 
 
-@pytest.mark.parametrize("name", TYPES)
-def test_dropout_is_0_1_at_both_places(name):
-    fusion = build_fusion({"type": name, "dim": DIM})
-    assert fusion.gate_attn.dropout == 0.1
-    assert [m.p for m in fusion.modules() if isinstance(m, nn.Dropout)] == [0.1]
-    assert isinstance(fusion.gate[2], nn.Dropout)
-
-
 def test_dropout_only_in_training_and_only_at_the_gate(build):
+    default = build_fusion({"type": "gated_mamba", "dim": DIM})
+    assert default.gate_attn.dropout == default.gate[2].p == 0.1
+    assert len([m for m in default.modules() if isinstance(m, nn.Dropout)]) == 1
     fusion = build("enhanced_mamba", dropout=0.5)
     image, text = (x.repeat(20, 1) for x in pair())
     assert torch.equal(fusion(image, text)[1], fusion(image, text)[1])
@@ -157,18 +148,14 @@ def test_dropout_only_in_training_and_only_at_the_gate(build):
     assert torch.equal(fused, fused_again)
 
 
-def test_default_type_is_the_specifications():
+def test_the_type_and_its_arguments():
     assert type(build_fusion({"dim": DIM})) is FUSIONS["enhanced_mamba"]
-
-
-def test_unknown_type_lists_the_valid_ones():
     with pytest.raises(ConfigError, match=r"'attention'.*enhanced_mamba.*gated_mamba"):
         build_fusion({"type": "attention"})
-
-
-def test_unknown_argument_lists_the_valid_ones():
     with pytest.raises(ConfigError, match=r"d_stat\b.*d_state"):
         build_fusion({"type": "gated_mamba", "d_stat": 16})
+    with pytest.raises(ConfigError, match=r"unknown num_heads; valid: type, dim, d_state"):
+        build_fusion({"type": "sequence_mamba", "num_heads": 2})
 
 
 WIDTH, PATCHES, WORDS = 10, 6, 7
@@ -191,7 +178,7 @@ def tokens(dtype=torch.float32):
 
 
 def test_a_sequence_is_scanned_from_both_ends(sequence, naive):
-    """Each pair by itself, without any padding, turned round with `flip`; the mixer is the oracle's."""
+    """Each pair by itself, without padding, reversed with `flip`; the mixer is the oracle's."""
     fusion = sequence.double()
     image, text, mask = tokens(torch.float64)
     fused, weights = fusion(image, text, mask)
@@ -216,45 +203,33 @@ def test_a_sequence_is_scanned_from_both_ends(sequence, naive):
             torch.testing.assert_close(weights[b], share, rtol=0, atol=1e-10)
 
 
-def test_padding_never_leaks(sequence):
+def test_padding_has_no_effect_and_gets_no_gradient(sequence):
     image, text, mask = tokens()
     expected = sequence(image, text, mask)
     noise = torch.where(mask[..., None].bool(), text, 100 * torch.randn_like(text))
     longer = torch.cat([noise, 1e3 * torch.ones(B, 5, WIDTH)], dim=1)
-    found = sequence(image, longer, F.pad(mask, (0, 5)))
-    for actual, wanted in zip(found, expected, strict=True):
-        torch.testing.assert_close(actual, wanted, rtol=0, atol=1e-6)
-
-
-def test_padding_gets_no_gradient(sequence):
-    image, text, mask = tokens()
+    torch.testing.assert_close(sequence(image, longer, F.pad(mask, (0, 5))), expected, rtol=0, atol=1e-6)
     text.requires_grad_()
     sequence(image, text, mask)[0].square().sum().backward()
     assert not text.grad[mask == 0].any()
     assert text.grad[mask == 1].abs().amax(dim=-1).min() > 0
 
 
-def test_the_state_has_something_to_scan(sequence):
-    """With one token a mixer's decay rates get no gradient; here they do, and order matters."""
+def test_decay_rates_get_a_gradient_and_order_matters(sequence):
+    """Unlike with a single token."""
     image, text, mask = tokens()
     fused, _ = sequence(image, text, mask)
     fused.square().sum().backward()
     for layers in (sequence.forward_layers, sequence.backward_layers):
         assert all(layer.A_log.grad.abs().max() > 0 for layer in layers)
-    turned = sequence(image.flip(1), text, mask)[0]
-    assert not torch.allclose(turned, fused, atol=1e-3)
+    reordered = sequence(image.flip(1), text, mask)[0]
+    assert not torch.allclose(reordered, fused, atol=1e-3)
 
 
-def test_image_and_words_meet(sequence):
-    """A patch hears of the words, which come later, and a word of the patches."""
+def test_patches_and_words_affect_each_other(sequence):
     image, text, mask = tokens()
-    seen, words = sequence.scan(image, text, mask)
-    other_seen, _ = sequence.scan(image, text + 1, mask)
+    patches, words = sequence.scan(image, text, mask)
+    other_patches, _ = sequence.scan(image, text + 1, mask)
     _, other_words = sequence.scan(image + 1, text, mask)
-    assert (seen - other_seen).abs().amax(dim=-1).min() > 1e-6
+    assert (patches - other_patches).abs().amax(dim=-1).min() > 1e-6
     assert (words - other_words).abs().amax(dim=-1)[mask == 1].min() > 1e-6
-
-
-def test_arguments_that_a_type_has_not():
-    with pytest.raises(ConfigError, match=r"unknown num_heads; valid: type, dim, d_state"):
-        build_fusion({"type": "sequence_mamba", "num_heads": 2})

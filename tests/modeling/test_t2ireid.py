@@ -7,32 +7,24 @@ from torch import nn
 from t2ireid_plugin.errors import ConfigError, EncoderError, InputError
 from t2ireid_plugin.modeling.t2ireid import T2IReIDModel
 
-FIELDS = [
-    "image_embeds",
-    "id_text_embeds",
-    "fused_embeds",
-    "id_logits",
-    "id_embeds",
-    "cloth_embeds",
-    "cloth_text_embeds",
-    "cloth_image_embeds",
-    "gate",
-    "gate_weights",
-]
+FIELDS = (
+    "image_embeds", "id_text_embeds", "fused_embeds", "id_logits", "id_embeds", "cloth_embeds", "cloth_text_embeds",
+    "cloth_image_embeds", "gate", "gate_weights",
+)  # fmt: skip
 IDENTITY = ["A tall boy with a backpack.", "A woman."]
 CLOTHING = ["A red coat, white shoes and a striped shirt.", "A dark blue dress and a black handbag."]
 
 
 @pytest.fixture(scope="module")
 def model(make):
-    """For tests that leave it as it is."""
+    """Shared by tests that do not change it."""
     return make.model()
 
 
 # --- full size --------------------------------------------------------------------------------------------------------
 
 
-def test_names_and_shapes_are_those_of_checkpoints_in_the_wild(full_model, checkpoint_keys):
+def test_names_and_shapes_are_those_of_published_checkpoints(full_model, checkpoint_keys):
     own = {
         name: list(tensor.shape)
         for name, tensor in full_model.state_dict().items()
@@ -41,32 +33,20 @@ def test_names_and_shapes_are_those_of_checkpoints_in_the_wild(full_model, check
     assert own == checkpoint_keys
 
 
-def test_full_size_forward(full_model, make):
+def test_full_size(full_model, make):
     tokens = []
     hook = full_model.disentangle.register_forward_pre_hook(lambda module, inputs: tokens.append(inputs[0].shape))
     with torch.no_grad():
         out = full_model(make.images(2, 224, 224), CLOTHING, IDENTITY)
     hook.remove()
     assert tokens == [(2, 197, 768)]
-    assert {name: tuple(value.shape) for name, value in out._asdict().items()} == {
-        "image_embeds": (2, 256),
-        "id_text_embeds": (2, 256),
-        "fused_embeds": (2, 256),
-        "id_logits": (2, 8000),
-        "id_embeds": (2, 768),
-        "cloth_embeds": (2, 768),
-        "cloth_text_embeds": (2, 256),
-        "cloth_image_embeds": (2, 256),
-        "gate": (2, 768),
-        "gate_weights": (2, 2),
-    }
+    shapes = (2, 256), (2, 256), (2, 256), (2, 8000), (2, 768), (2, 768), (2, 256), (2, 256), (2, 768), (2, 2)
+    assert {name: tuple(value.shape) for name, value in out._asdict().items()} == dict(zip(FIELDS, shapes))
     for name in ("image_embeds", "id_text_embeds", "fused_embeds", "cloth_text_embeds", "cloth_image_embeds"):
         torch.testing.assert_close(getattr(out, name).norm(dim=1), torch.ones(2), rtol=0, atol=1e-5)
     torch.testing.assert_close(out.gate_weights.sum(dim=1), torch.ones(2), rtol=0, atol=1e-6)
     assert (out.id_embeds.norm(dim=1) > 1.5).all()  # the 768-wide features are not normalised
 
-
-def test_full_size_encoders(full_model):
     vit, bert = full_model.visual_encoder.config, full_model.text_encoder.config
     assert (vit.image_size, vit.patch_size, vit.num_hidden_layers, vit.num_attention_heads) == (224, 16, 12, 12)
     assert (bert.hidden_size, bert.num_hidden_layers, bert.num_attention_heads) == (768, 12, 12)
@@ -96,7 +76,7 @@ class ByHand:
         return (x - mean) / (variance + 1e-5).sqrt() * self.state[f"{name}.weight"] + self.state[f"{name}.bias"]
 
     def attention(self, name, query, context, keep=None, heads=4):
-        """``[B, L, D]``, one sample and one head at a time; ``keep`` marks the tokens that may be looked at."""
+        """``[B, L, D]``, one sample and one head at a time; ``keep`` marks the tokens to attend to."""
         weight, bias = self.state[f"{name}.in_proj_weight"], self.state[f"{name}.in_proj_bias"]
         q, k, v = (
             x @ w.T + b for x, w, b in zip((query, context, context), weight.chunk(3), bias.chunk(3), strict=True)
@@ -119,14 +99,8 @@ class ByHand:
 
     def text(self, texts):
         cache = self.model.text_cache
-        encoded = cache.tokenizer(
-            texts,
-            padding="max_length",
-            max_length=64,
-            truncation=True,
-            return_tensors="pt",
-            return_token_type_ids=False,
-        )
+        options = {"padding": "max_length", "max_length": 64, "truncation": True, "return_token_type_ids": False}
+        encoded = cache.tokenizer(texts, return_tensors="pt", **options)
         assert encoded["input_ids"].shape == (len(texts), 64)
         tokens = self.model.text_encoder(**encoded).last_hidden_state
         if "text_adapter.weight" in self.state:
@@ -190,9 +164,9 @@ def test_equals_the_specification_by_hand(make, naive, text_width):
     with torch.no_grad():
         out = model(make.images(2), CLOTHING, IDENTITY)
         expected = ByHand(model, naive).forward(make.images(2), CLOTHING, IDENTITY)
-    assert out._fields == tuple(FIELDS)
+    assert out._fields == FIELDS
     for name, actual, wanted in zip(FIELDS, out, expected, strict=True):
-        assert (wanted[0] - wanted[1]).abs().max() > 1e-3, f"{name} does not tell the samples apart"
+        assert (wanted[0] - wanted[1]).abs().max() > 1e-3, f"{name} does not distinguish the samples"
         torch.testing.assert_close(actual, wanted, rtol=0, atol=1e-5, msg=lambda m, name=name: f"{name}: {m}")
 
 
@@ -208,65 +182,41 @@ def test_a_large_batch_of_texts_keeps_its_order(model, naive, captions):
     torch.testing.assert_close(out.id_text_embeds, expected.flip(0), rtol=0, atol=1e-5)
 
 
-def test_fields_are_reached_by_index_and_by_name(model, make):
-    out = model(make.images(2), CLOTHING, IDENTITY)
-    assert isinstance(out, tuple)
-    for i, name in enumerate(FIELDS):
-        assert out[i] is getattr(out, name)
-    assert out[2] is out.fused_embeds
-
-
 def test_forward_agrees_with_the_encode_methods(model, make):
     with torch.no_grad():
         out = model(make.images(2), CLOTHING, IDENTITY)
         expected = model.encode_image(make.images(2)), model.encode_text(IDENTITY), model.encode_text(CLOTHING)
-    for actual, wanted in zip((out.image_embeds, out.id_text_embeds, out.cloth_text_embeds), expected):
-        torch.testing.assert_close(actual, wanted, rtol=0, atol=1e-6)
+    actual = out.image_embeds, out.id_text_embeds, out.cloth_text_embeds
+    torch.testing.assert_close(actual, expected, rtol=0, atol=1e-6)
 
 
 # --- texts ------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("given", "shape"),
-    [
-        ("a boy", (256,)),
-        (["a boy"], (1, 256)),
-        (("a boy",), (1, 256)),
-        (IDENTITY, (2, 256)),
-        (tuple(IDENTITY), (2, 256)),
-    ],
-)
-def test_one_string_or_several(model, given, shape):
+def test_one_string_or_several(model):
     with torch.no_grad():
-        embeds = model.encode_text(given)
-    assert embeds.shape == shape
-    torch.testing.assert_close(embeds.norm(dim=-1), torch.ones(shape[:-1]), rtol=0, atol=1e-5)
-
-
-def test_a_single_string_is_the_first_of_a_list(model):
-    with torch.no_grad():
+        for text, shape in (("a boy", (256,)), (["a boy"], (1, 256)), (("a boy",), (1, 256)), (IDENTITY, (2, 256))):
+            embeds = model.encode_text(text)
+            assert embeds.shape == shape
+            torch.testing.assert_close(embeds.norm(dim=-1), torch.ones(shape[:-1]), rtol=0, atol=1e-5)
         assert torch.equal(model.encode_text(IDENTITY[0]), model.encode_text(IDENTITY[:1])[0])
 
 
-def test_in_forward_the_batch_dimension_stays(model, make):
+def test_forward_keeps_the_batch_dimension_of_one(model, make):
     out = model(make.images(1), "a red coat", "a boy")
     assert [tuple(value.shape) for value in out] == [
         (1, 256), (1, 256), (1, 256), (1, 7), (1, 32), (1, 32), (1, 256), (1, 256), (1, 32), (1, 2),
     ]  # fmt: skip
 
 
-def test_ids_have_the_specified_length(model):
+def test_texts_are_truncated_to_64_tokens(model):
     ids, mask = model.text_cache([*IDENTITY, "word " * 100])
     assert ids.shape == mask.shape == (3, 64)
-
-
-def test_texts_are_cut_at_64_tokens(model):
     word = "a "  # one token each; [CLS] and [SEP] leave room for 62
     with torch.no_grad():
-        long, cut, shorter = (model.encode_text(word * n) for n in (90, 62, 61))
-    assert torch.equal(long, cut)
-    assert not torch.equal(cut, shorter)
+        long, longest, shorter = (model.encode_text(word * n) for n in (90, 62, 61))
+    assert torch.equal(long, longest)
+    assert not torch.equal(longest, shorter)
 
 
 def test_padding_changes_nothing(model, make):
@@ -280,8 +230,8 @@ def test_padding_changes_nothing(model, make):
         torch.testing.assert_close(other.encode_text(texts), together, rtol=0, atol=1e-6)
 
 
-def encoded_texts(model):
-    """A list that will hold the number of tokens in each pass of the text encoder."""
+def count_tokens(model):
+    """A list that collects the number of tokens in each pass of the text encoder."""
     seen = []
     embedding = model.text_encoder.get_input_embeddings()
     embedding.register_forward_hook(lambda module, args, output: seen.append(args[0].numel()))
@@ -294,7 +244,7 @@ def number_of_tokens(model, texts):
 
 def test_identity_and_clothing_texts_pass_the_encoder_together(make):
     model = make.model()
-    seen = encoded_texts(model)
+    seen = count_tokens(model)
     with torch.no_grad():
         model(make.images(2), CLOTHING, IDENTITY)
     assert len(seen) == 1
@@ -304,27 +254,21 @@ def test_identity_and_clothing_texts_pass_the_encoder_together(make):
 @pytest.mark.parametrize("training", [False, True])
 def test_a_repeated_text_passes_a_frozen_encoder_once(make, training):
     model = make.model().train(training)
-    seen = encoded_texts(model)
+    seen, projected = count_tokens(model), []
+    model.shared_mlp.register_forward_hook(lambda module, inputs, output: projected.append(inputs[0]))
     texts = [*IDENTITY, *CLOTHING, *IDENTITY]
     with torch.no_grad():
         out = model(cloth_instruction=texts, id_instruction=texts[::-1])
     assert sum(seen) == number_of_tokens(model, texts)
+    assert projected[0].shape[0] == 2 * len(texts)  # batch statistics count every repetition
     same = torch.allclose(out.id_text_embeds[0], out.id_text_embeds[4], rtol=0, atol=1e-6)
-    assert same != training  # the dropout behind the encoder is drawn for each text
-
-
-def test_batch_statistics_count_a_repeated_text_as_often_as_it_is_there(make):
-    model = make.model().train()
-    seen = []
-    model.shared_mlp.register_forward_hook(lambda module, inputs, output: seen.append(inputs[0]))
-    model(cloth_instruction=CLOTHING * 3, id_instruction=CLOTHING * 3)
-    assert seen[0].shape[0] == 12
+    assert same != training  # the dropout after the encoder is drawn for each text
 
 
 def test_a_trained_encoder_reads_every_repetition(make):
-    """Its dropout makes each another text; in evaluation it makes none."""
+    """Its dropout makes them different; in evaluation there is none."""
     model = make.model(freeze_text=False).train()
-    seen = encoded_texts(model)
+    seen = count_tokens(model)
     texts = IDENTITY * 3
     model(cloth_instruction=texts, id_instruction=texts)
     assert sum(seen) == 6 * number_of_tokens(model, IDENTITY)
@@ -337,37 +281,28 @@ def test_a_trained_encoder_reads_every_repetition(make):
 
 @pytest.mark.parametrize(
     ("text", "words"),
-    [([], "empty"), ((), "empty"), ("", "empty"), ("  \n", "empty"), (["a boy", " "], r"\[1\].*empty"),
-     (["a boy", 7], r"\[1\].*int.*7"), ([None], r"\[0\].*NoneType"), (7, "int"), ({"a": 1}, "dict"),
-     (b"a boy", "bytes")],
+    [([], "empty"), ("  \n", "empty"), (["a boy", " "], r"\[1\].*empty"), (["a boy", 7], r"\[1\].*int.*7"),
+     ([None], r"\[0\].*NoneType"), ({"a": 1}, "dict"), (b"a boy", "bytes")],
 )  # fmt: skip
-def test_texts_that_are_none(model, make, text, words):
+def test_empty_texts_and_other_types_are_refused(model, text, words):
     for attempt in (
         lambda: model.encode_text(text),
         lambda: model(id_instruction=text),
-        lambda: model(cloth_instruction=text),
-        lambda: model(make.images(2), text, IDENTITY),
+        lambda: model(cloth_instruction=text, id_instruction=IDENTITY),
     ):
         with pytest.raises(InputError, match=words):
             attempt()
 
 
-def test_missing_text_is_no_text(model):
-    with pytest.raises(InputError, match="NoneType"):
-        model.encode_text(None)
-
-
 @pytest.mark.parametrize(
     ("images", "cloth", "identity", "counts"),
     [(2, CLOTHING, IDENTITY[:1], (2, 1)), (2, "a red coat", None, (2, 1)), (3, None, IDENTITY, (3, 2)),
-     (None, CLOTHING, ["a", "b", "c"], (2, 3)), (1, CLOTHING, "a boy", (1, 2))],
+     (None, CLOTHING, ["a", "b", "c"], (2, 3))],
 )  # fmt: skip
 def test_differing_numbers_are_both_named(model, make, images, cloth, identity, counts):
     with pytest.raises(InputError) as error:
         model(None if images is None else make.images(images), cloth, identity)
-    for count in counts:
-        assert str(count) in str(error.value).split("differ")[1]
-    assert isinstance(error.value, ValueError)
+    assert all(str(count) in str(error.value).split("differ")[1] for count in counts)
 
 
 # --- images -----------------------------------------------------------------------------------------------------------
@@ -381,21 +316,12 @@ def test_a_last_dimension_of_one_is_squeezed(model, make):
         assert torch.equal(model(images.unsqueeze(-1)).id_logits, model(images).id_logits)
 
 
-@pytest.mark.parametrize(
-    "shape",
-    [(2, 3, 32, 32, 2), (2, 1, 3, 32, 32), (3, 32, 32), (2, 1, 32, 32), (2, 32, 32, 3), (2, 3, 32, 32, 1, 1), (2,)],
-)
-def test_other_shapes_are_named(model, shape):
-    for attempt in (model.encode_image, model):
-        with pytest.raises(InputError) as error:
-            attempt(torch.zeros(shape))
-        assert str(list(shape)) in str(error.value)
-
-
-def test_another_size_interpolates_the_positions(model, make):
-    with torch.no_grad():
-        embeds = model.encode_image(make.images(2, 64, 48))
-    assert embeds.shape == (2, 256)
+def test_other_shapes_are_named(model):
+    for shape in ((2, 3, 32, 32, 2), (2, 1, 3, 32, 32), (3, 32, 32), (2, 1, 32, 32), (2, 32, 32, 3), (2,)):
+        for attempt in (model.encode_image, model):
+            with pytest.raises(InputError) as error:
+                attempt(torch.zeros(shape))
+            assert str(list(shape)) in str(error.value)
 
 
 def test_an_encoder_for_tall_images(make):
@@ -409,7 +335,7 @@ def test_an_encoder_for_tall_images(make):
     assert tokens == [(2, 4, 32)]
 
 
-# --- what is absent ---------------------------------------------------------------------------------------------------
+# --- optional inputs and parts ----------------------------------------------------------------------------------------
 
 OF_IMAGE = {"image_embeds", "id_logits", "id_embeds", "cloth_embeds", "cloth_image_embeds", "gate"}
 
@@ -450,7 +376,7 @@ def test_without_fusion(make):
 
 
 def test_a_fusion_of_tokens_reads_the_identity_texts(make, captions):
-    """More pairs than go through the text encoder at once, of differing lengths, with and without clothing texts."""
+    """More pairs than one pass of the text encoder, of different lengths, with and without clothing texts."""
     model = make.model(fusion={"type": "sequence_mamba"})
     texts = [" ".join(caption.split()[: 3 + i % 9]) for i, caption in enumerate((captions * 2)[:70])]
     images = make.images(70)
@@ -459,7 +385,7 @@ def test_a_fusion_of_tokens_reads_the_identity_texts(make, captions):
         with_clothing = model(images, cloth_instruction=texts[::-1], id_instruction=texts)
         for name in ("fused_embeds", "gate_weights", "id_text_embeds"):
             torch.testing.assert_close(getattr(with_clothing, name), getattr(together, name), rtol=0, atol=1e-5)
-        for i in (0, 1, 35, 69):
+        for i in (0, 35, 69):
             alone = model(images[i : i + 1], id_instruction=texts[i])
             torch.testing.assert_close(together.fused_embeds[i], alone.fused_embeds[0], rtol=0, atol=1e-5)
             torch.testing.assert_close(together.gate_weights[i], alone.gate_weights[0], rtol=0, atol=1e-5)
@@ -507,25 +433,18 @@ def test_heads_and_dropout_are_as_specified(model):
 
 def test_identity_and_clothing_pass_batch_normalisation_as_one_batch(make):
     model = make.model().train()
-    model.text_attn.dropout = 0.0
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    seen = {}
-    model.shared_mlp.register_forward_hook(lambda module, inputs, output: seen.setdefault(len(seen), output.detach()))
-    out = model(make.images(2), CLOTHING, IDENTITY)
+    projected = []
+    model.shared_mlp.register_forward_hook(lambda module, inputs, output: projected.append(output.detach()))
+    model(make.images(2), CLOTHING, IDENTITY)
     after = model.state_dict()
-
-    features = torch.cat([out.id_embeds, out.cloth_embeds]).detach()
-    image = features @ before["shared_mlp.weight"].T + before["shared_mlp.bias"]
-    for mlp, batch in (("image_mlp", image), ("text_mlp", seen[1])):
+    for mlp, batch in zip(("image_mlp", "text_mlp"), projected, strict=True):
         assert batch.shape == (4, 512)
         for name, statistic in (("running_mean", batch.mean(dim=0)), ("running_var", batch.var(dim=0))):
             key = f"{mlp}.0.{name}"
-            expected = 0.9 * before[key] + 0.1 * statistic
-            assert not torch.allclose(expected, before[key], atol=1e-3)
-            torch.testing.assert_close(after[key], expected, rtol=0, atol=1e-5)
+            torch.testing.assert_close(after[key], 0.9 * before[key] + 0.1 * statistic, rtol=0, atol=1e-5)
         for layer in (0, 4):
-            key = f"{mlp}.{layer}.num_batches_tracked"
-            assert after[key] == before[key] + 1
+            assert after[f"{mlp}.{layer}.num_batches_tracked"] == before[f"{mlp}.{layer}.num_batches_tracked"] + 1
 
 
 def test_a_training_batch_of_one_is_refused(make):
@@ -557,18 +476,14 @@ def test_a_frozen_text_encoder_stays_as_it_is(make):
     assert not any(module.training for module in model.modules())
 
 
-def test_a_text_encoder_that_trains(make):
+def test_a_text_encoder_that_is_trained(make):
     model = make.model(freeze_text=False).train()
     assert all(module.training for module in model.text_encoder.modules())
     weights = torch.randn(2, 256, generator=torch.Generator().manual_seed(0))
     (weights * model.encode_text(IDENTITY)).sum().backward()
-    missing = [name for name, p in model.text_encoder.named_parameters() if p.grad is None or not p.grad.any()]
-    assert missing == []
-    tokens = []
-    model.text_encoder.register_forward_hook(lambda module, inputs, output: tokens.append(output.last_hidden_state))
+    assert [name for name, p in model.text_encoder.named_parameters() if p.grad is None or not p.grad.any()] == []
     with torch.no_grad():
-        model.encode_text(IDENTITY)
-    assert not tokens[0].requires_grad
+        assert not model.encode_text(IDENTITY).requires_grad
     assert not model.eval().text_encoder.training
 
 
@@ -589,22 +504,18 @@ def test_everything_but_the_known_exceptions_learns(make):
     assert silent == {"text_encoder", "gate", "gate_attn", "scale"}
 
 
-@pytest.mark.parametrize("scale", [2.0, 0.1])
-def test_scale_leaves_the_fused_embedding_alone(make, scale):
+def test_scale_does_not_change_the_fused_embedding(make):
     model = make.model()
-    with torch.no_grad():
-        model.scale.fill_(1)
-        expected = model(make.images(2), None, IDENTITY).fused_embeds
-        model.scale.fill_(scale)
-        fused = model(make.images(2), None, IDENTITY).fused_embeds
-    torch.testing.assert_close(fused, expected, rtol=0, atol=1e-6)
-    torch.testing.assert_close(fused.norm(dim=1), torch.ones(2), rtol=0, atol=1e-5)
-
-
-def test_scale_is_a_parameter_of_the_model(model):
     assert isinstance(model.scale, nn.Parameter)
     assert model.scale.shape == (1,)
-    assert model.device == torch.device("cpu")
+    with torch.no_grad():
+        fused = []
+        for scale in (1.0, 2.0, 0.1):
+            model.scale.fill_(scale)
+            fused.append(model(make.images(2), None, IDENTITY).fused_embeds)
+    for embeds in fused:
+        torch.testing.assert_close(embeds, fused[0], rtol=0, atol=1e-6)
+        torch.testing.assert_close(embeds.norm(dim=1), torch.ones(2), rtol=0, atol=1e-5)
 
 
 @pytest.mark.cuda
@@ -613,9 +524,9 @@ def test_cuda_equals_cpu(make):
     with torch.no_grad():
         expected = model(make.images(2), CLOTHING, IDENTITY)
         actual = model.cuda()(make.images(2), CLOTHING, IDENTITY)  # images on the CPU are moved
-    for name, value, wanted in zip(FIELDS, actual, expected):
+    for name, value, reference in zip(FIELDS, actual, expected):
         assert value.is_cuda
-        torch.testing.assert_close(value.cpu(), wanted, rtol=0, atol=1e-3, msg=lambda m, name=name: f"{name}: {m}")
+        torch.testing.assert_close(value.cpu(), reference, rtol=0, atol=1e-3, msg=lambda m, name=name: f"{name}: {m}")
 
 
 # --- configuration ----------------------------------------------------------------------------------------------------
@@ -644,18 +555,14 @@ def test_a_random_text_encoder_needs_a_tokenizer(make):
         T2IReIDModel(make.config(tokenizer=None))
 
 
-def test_the_configuration_handed_in_is_left_alone(make):
+def test_the_same_seed_builds_the_same_model_and_leaves_the_configuration_unchanged(make):
     config = make.config(fusion={"num_layers": 1})
     copy = {key: dict(value) if isinstance(value, dict) else value for key, value in config.items()}
-    T2IReIDModel(config)
-    assert config == copy
-
-
-def test_the_same_seed_builds_the_same_model(make):
     states = []
     for _ in range(2):
         torch.manual_seed(5)
-        states.append(T2IReIDModel(make.config()).state_dict())
+        states.append(T2IReIDModel(config).state_dict())
+    assert config == copy
     assert all(torch.equal(tensor, states[1][name]) for name, tensor in states[0].items())
 
 

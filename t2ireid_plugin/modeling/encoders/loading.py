@@ -126,7 +126,7 @@ def _build(source: Source, key: str) -> PreTrainedModel:
     model_class = tower_class(config)
     if model_class is None or not hasattr(config, _NEEDS[key]):
         name = f"'{source}'" if isinstance(source, str) else "the configuration"
-        raise EncoderError(f"{key}: {name} is a {config.model_type} model, not a {_KIND[key]} encoder")
+        raise EncoderError(f"{key}: {name} is a {config.model_type} model, which cannot encode {_KIND[key]}s")
     options = without_pooler(model_class, config)
     if not isinstance(source, str):
         return drop_head(model_class(config, **options))

@@ -1,6 +1,7 @@
-"""Towers of every family, saved by transformers in its own format, against transformers' own answers."""
+"""Encoders of every family, saved by transformers itself and compared with its own outputs."""
 
 import copy
+import functools
 import json
 from types import SimpleNamespace
 
@@ -11,7 +12,6 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from transformers import (
     BertConfig,
-    BertModel,
     CLIPConfig,
     CLIPModel,
     CLIPTokenizer,
@@ -32,7 +32,7 @@ from transformers import (
 )
 
 from t2ireid_plugin.errors import ConfigError, EncoderError, InputError
-from t2ireid_plugin.modeling.encoders.families import image_tokens, layer_numbers, num_prefix_tokens
+from t2ireid_plugin.modeling.encoders.families import image_tokens, layer_numbers, num_prefix_tokens, tower_config
 from t2ireid_plugin.modeling.encoders.loading import build_image_encoder, build_text_encoder, build_tokenizer
 from t2ireid_plugin.modeling.encoders.preprocess import image_preprocess
 from t2ireid_plugin.modeling.encoders.tokenizer import CachedTokenizer, tokenizer_from_json, tokenizer_to_json
@@ -60,16 +60,14 @@ SIZES = [(32, 32), (64, 32), (24, 40), (16, 64)]  # the last has as many patches
 @pytest.fixture(scope="module")
 def saved(captions, tmp_path_factory, make):
     """`saved(family)`: the folder, and the whole model in it with all weights stirred, in eval mode."""
-    found = {}
 
+    @functools.cache
     def save(family):
-        if family not in found:
-            torch.manual_seed(0)
-            folder = tmp_path_factory.mktemp("towers") / family
-            model = two_towers(family, folder, captions) if family in TWO_TOWERS else alone(family)
-            make.stir(model).eval().save_pretrained(folder)
-            found[family] = SimpleNamespace(folder=folder, model=model)
-        return found[family]
+        torch.manual_seed(0)
+        folder = tmp_path_factory.mktemp("towers") / family
+        model = two_towers(family, folder, captions) if family in TWO_TOWERS else alone(family)
+        make.stir(model).eval().save_pretrained(folder)
+        return SimpleNamespace(folder=folder, model=model)
 
     return save
 
@@ -115,7 +113,7 @@ def reference_tokens(family, model, images):
 
 
 def siglip2_tokens(model, images):
-    """By way of the library's own image processor, which cuts the patches."""
+    """From patches of the library's own image processor."""
     height, width = images.shape[2:]
     processor = Siglip2ImageProcessor(
         do_resize=True, do_rescale=False, do_normalize=False, patch_size=8, max_num_patches=height * width // 64
@@ -132,20 +130,19 @@ def images_of(size, n=2):
 # --- images -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("family", PREFIX)
-def test_image_tokens_are_the_librarys(saved, family, size):
+def test_image_tokens_are_the_librarys(saved, family):
     encoder = build_image_encoder(str(saved(family).folder)).eval()
-    with torch.no_grad():
-        tokens = image_tokens(encoder, images_of(size))
-    expected = reference_tokens(family, saved(family).model, images_of(size))
-    torch.testing.assert_close(tokens, expected)
-    assert tokens.shape == (2, PREFIX[family] + size[0] * size[1] // 64, 32)
     assert num_prefix_tokens(encoder) == PREFIX[family]
+    for size in SIZES:
+        with torch.no_grad():
+            tokens = image_tokens(encoder, images_of(size))
+        torch.testing.assert_close(tokens, reference_tokens(family, saved(family).model, images_of(size)))
+        assert tokens.shape == (2, PREFIX[family] + size[0] * size[1] // 64, 32)
 
 
 @pytest.mark.parametrize("family", ["clip", "siglip", "siglip2", "vit", "dinov2"])
-def test_positions_are_interpolated_not_cut(saved, family):
+def test_positions_are_interpolated(saved, family):
     """16 patches in 2 rows must not get the positions of 4 rows."""
     encoder = build_image_encoder(str(saved(family).folder)).eval()
     grey = torch.full((1, 3, 16, 64), 0.5)  # so that patches differ by their positions alone
@@ -156,30 +153,21 @@ def test_positions_are_interpolated_not_cut(saved, family):
     assert not torch.allclose(wide, native, atol=1e-3)
 
 
-@pytest.mark.parametrize("part", ["image", "text"])
 @pytest.mark.parametrize("family", TWO_TOWERS)
-def test_a_folder_with_one_tower(saved, family, part, tmp_path):
-    whole = saved(family)
-    model, folder = whole.model, str(whole.folder)
-    if part == "image":
-        model.vision_model.save_pretrained(tmp_path)
-        one, of_both = build_image_encoder(str(tmp_path)), build_image_encoder(folder)
-    else:
-        model.text_model.save_pretrained(tmp_path)
-        one, of_both = build_text_encoder(str(tmp_path)), build_text_encoder(folder)
-    assert (
-        one.config.model_type
-        == of_both.config.model_type
-        == f"{family}_{'vision' if part == 'image' else 'text'}_model"
-    )
-    assert list(one.state_dict()) == list(of_both.state_dict())
-    for name, tensor in one.state_dict().items():
-        assert torch.equal(tensor, of_both.state_dict()[name]), name
+def test_a_folder_with_one_tower(saved, family, tmp_path):
+    model, folder = saved(family).model, str(saved(family).folder)
+    for part, build in (("vision", build_image_encoder), ("text", build_text_encoder)):
+        getattr(model, f"{part}_model").save_pretrained(tmp_path / part)
+        one, of_both = build(str(tmp_path / part)), build(folder)
+        assert one.config.model_type == of_both.config.model_type == f"{family}_{part}_model"
+        assert list(one.state_dict()) == list(of_both.state_dict())
+        for name, tensor in one.state_dict().items():
+            assert torch.equal(tensor, of_both.state_dict()[name]), name
 
 
 @pytest.mark.parametrize("family", ["clip", "siglip"])
 def test_a_folder_as_on_the_hub(saved, family, tmp_path):
-    """The tensors' names in openai's and Google's files, with the positions' numbers that old files carry along."""
+    """The names in openai's and Google's files, with the position ids that old files contain."""
     whole = saved(family)
     tensors = load_file(whole.folder / "model.safetensors")
     assert {"vision_model.encoder.layers.1.mlp.fc2.bias", "text_model.final_layer_norm.weight", "logit_scale"} <= set(
@@ -193,7 +181,7 @@ def test_a_folder_as_on_the_hub(saved, family, tmp_path):
     torch.testing.assert_close(built, reference_tokens(family, whole.model, images_of((32, 32))))
 
 
-def test_half_precision_files_train_in_single(saved, tmp_path):
+def test_half_precision_files_load_in_single_precision(saved, tmp_path):
     copy.deepcopy(saved("clip").model).half().save_pretrained(tmp_path)
     for encoder in (build_image_encoder(str(tmp_path)), build_text_encoder(str(tmp_path))):
         assert {tensor.dtype for tensor in encoder.parameters()} == {torch.float32}
@@ -207,15 +195,15 @@ def test_heads_that_nothing_reads_are_left_out(saved, family):
         assert not [name for name, _ in encoder.named_parameters() if "head" in name]
 
 
-def test_the_other_tower_is_no_reason_for_warnings(saved, caplog, capfd):
+def test_the_unused_tower_causes_no_warnings(saved, caplog, capfd):
     build_image_encoder(str(saved("clip").folder))
     assert "UNEXPECTED" not in caplog.text + "".join(capfd.readouterr())
 
 
 def test_a_tower_that_lacks_weights(saved, tmp_path):
     tensors = load_file(saved("clip").folder / "model.safetensors")
-    kept = {name: tensor for name, tensor in tensors.items() if not name.startswith("text_model.encoder.layers.1.")}
-    save_file(kept, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    rest = {name: tensor for name, tensor in tensors.items() if not name.startswith("text_model.encoder.layers.1.")}
+    save_file(rest, tmp_path / "model.safetensors", metadata={"format": "pt"})
     (tmp_path / "config.json").write_text((saved("clip").folder / "config.json").read_text())
     build_image_encoder(str(tmp_path))
     with pytest.raises(EncoderError, match=r"bert_base_path: .* lack 16 .*layers\.1\."):
@@ -223,24 +211,23 @@ def test_a_tower_that_lacks_weights(saved, tmp_path):
 
 
 def test_an_image_encoder_is_no_text_encoder(saved):
-    with pytest.raises(EncoderError, match=r"bert_base_path: .*dinov2 model, not a text encoder"):
+    with pytest.raises(EncoderError, match=r"bert_base_path: .*dinov2 model, which cannot encode texts"):
         build_text_encoder(str(saved("dinov2").folder))
 
 
 @pytest.mark.parametrize("family", PREFIX)
-@pytest.mark.parametrize("size", [(32, 20), (36, 32), (4, 8)])
-def test_a_size_that_the_patches_do_not_divide(saved, family, size):
+def test_a_size_that_the_patches_do_not_divide(saved, family):
     encoder = build_image_encoder(str(saved(family).folder))
-    with pytest.raises(
-        InputError, match=rf"{size[0]} x {size[1]} pixels .* 8 x 8 patches .*nearest size is \d+ x \d+"
-    ) as error:
-        image_tokens(encoder, images_of(size))
-    near = [int(word) for word in str(error.value).split("nearest size is ")[1].split(" x ")]
-    assert all(n % 8 == 0 and n > 0 and abs(n - s) <= 4 for n, s in zip(near, size, strict=True))
+    for height, width in ((32, 20), (36, 32), (4, 8)):
+        message = rf"{height} x {width} pixels .* 8 x 8 patches .*nearest size is \d+ x \d+"
+        with pytest.raises(InputError, match=message) as error:
+            image_tokens(encoder, images_of((height, width)))
+        nearest = [int(word) for word in str(error.value).split("nearest size is ")[1].split(" x ")]
+        assert all(n % 8 == 0 and n > 0 and abs(n - s) <= 4 for n, s in zip(nearest, (height, width), strict=True))
 
 
 def test_the_encoders_own_size_need_not_be_divisible():
-    """SigLIP so400m reads 384 pixels in patches of 14; the rest of 6 pixels is left out, as in its training."""
+    """SigLIP so400m reads 384 pixels in patches of 14 and ignores 6 pixels, as in its training."""
     encoder = build_image_encoder({"model_type": "siglip", **IMAGE, "image_size": 36}).eval()
     with torch.no_grad():
         tokens = image_tokens(encoder, images_of((36, 36)))
@@ -248,20 +235,20 @@ def test_the_encoders_own_size_need_not_be_divisible():
     assert tokens.shape == (2, 16, 32)
 
 
-@pytest.mark.parametrize(("family", "fits"), [("vit", True), ("dinov2", False), ("dinov3_vit", True)])
-def test_encoders_made_for_tall_images(family, fits):
-    """What the library cannot interpolate is said, in place of its error about a reshape."""
+@pytest.mark.parametrize("family", ["vit", "dinov2", "dinov3_vit"])
+def test_encoders_with_positions_for_tall_images(family):
+    """If the library cannot interpolate the positions, the error says so."""
     sizes = {"model_type": family, **IMAGE, "image_size": [64, 16]}
     if family == "dinov2":
         sizes.pop("intermediate_size")
     encoder = build_image_encoder(sizes).eval()
-    if fits:
+    if family != "dinov2":
         assert image_tokens(encoder, images_of((64, 16))).shape[0] == 2
-    if family != "dinov3_vit":
+    if family == "dinov3_vit":
+        assert image_tokens(encoder, images_of((32, 32))).shape[0] == 2
+    else:
         with pytest.raises(InputError, match="positions for 64 x 16 pixels cannot read images of 32 x 32"):
             image_tokens(encoder, images_of((32, 32)))
-    else:
-        assert image_tokens(encoder, images_of((32, 32))).shape[0] == 2
 
 
 # --- preprocessing ----------------------------------------------------------------------------------------------------
@@ -271,22 +258,16 @@ IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 HALF = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 
 
-@pytest.mark.parametrize(
-    ("family", "normalisation"),
-    [
-        ("clip", (CLIP_MEAN, CLIP_STD)),
-        ("siglip", HALF),
-        ("siglip2", HALF),
-        ("dinov2", IMAGENET),
-        ("dinov3_vit", IMAGENET),
-        ("vit", HALF),
-    ],
-)
-def test_normalisation_without_a_preprocessor_file(saved, family, normalisation):
-    folder = str(saved(family).folder)
-    found = image_preprocess(folder, build_image_encoder(folder).config)
-    assert found[:2] == (32, 32)
-    assert (found.mean, found.std) == normalisation
+NORMALISATION = {
+    "clip": (CLIP_MEAN, CLIP_STD), "siglip": HALF, "siglip2": HALF, "vit": HALF,
+    "dinov2": IMAGENET, "dinov3_vit": IMAGENET,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("family", NORMALISATION)
+def test_normalisation_without_a_preprocessor_file(saved, family):
+    preprocess = image_preprocess(str(saved(family).folder), tower_config(saved(family).model.config, "image"))
+    assert preprocess == (32, 32, *NORMALISATION[family])
 
 
 @pytest.mark.parametrize(
@@ -318,13 +299,13 @@ def test_positions_for_a_tall_image_set_the_size(tmp_path):
 
 
 def ids_of(tokenizer, texts):
-    """Padded by the library itself; to the full length, as SigLIP's documentation asks."""
+    """Padded by the library to the full length, as SigLIP's documentation says."""
     return tokenizer(texts, padding="max_length", max_length=LENGTH, padding_side="right", return_tensors="pt")
 
 
 @pytest.mark.parametrize("family", TWO_TOWERS)
 def test_text_tokens_are_the_librarys(saved, captions, family):
-    """What reaches the model's own layers, for a batch of different lengths."""
+    """Features that reach the model's own layers, for texts of different lengths."""
     whole = saved(family)
     texts = ["A red coat.", "A woman in a white dress"]
     model = model_of(saved, family).eval()
@@ -356,18 +337,15 @@ def test_a_texts_embedding_does_not_depend_on_its_neighbours(saved, family):
             torch.testing.assert_close(model.encode_text(text), embedding, atol=1e-5, rtol=1e-4)
 
 
-def test_siglip_reads_texts_of_its_own_length_only(saved):
+def test_lengths_that_a_text_tower_cannot_read(saved):
     with pytest.raises(ConfigError, match=r"max_length: 12 must be 20; siglip_text_model"):
         model_of(saved, "siglip", max_length=12)
-
-
-def test_clip_reads_no_more_than_its_positions(saved):
     with pytest.raises(ConfigError, match="max_length: 78 exceeds the text encoder's 20 positions"):
         model_of(saved, "clip", max_length=78)
 
 
 def test_clips_tokenizer_from_vocabulary_and_merges(saved, tmp_path):
-    """The files of older folders; a caption begins and ends with CLIP's marks, cut or not."""
+    """The files of older folders; a caption begins and ends with CLIP's special tokens, truncated or not."""
     tokenizer = build_tokenizer(str(saved("clip").folder), saved("clip").model.config.text_config.vocab_size)
     content = json.loads((saved("clip").folder / "tokenizer.json").read_text())["model"]
     (tmp_path / "vocab.json").write_text(json.dumps(content["vocab"]))
@@ -384,7 +362,7 @@ def test_clips_tokenizer_from_vocabulary_and_merges(saved, tmp_path):
 
 
 @pytest.mark.parametrize("family", TWO_TOWERS)
-def test_tokenizers_go_through_a_checkpoint(saved, captions, family):
+def test_tokenizers_survive_json(saved, captions, family):
     tokenizer = build_tokenizer(str(saved(family).folder), saved(family).model.config.text_config.vocab_size)
     again = tokenizer_from_json(tokenizer_to_json(tokenizer))
     assert again.special_tokens_map == tokenizer.special_tokens_map
@@ -396,7 +374,7 @@ def test_tokenizers_go_through_a_checkpoint(saved, captions, family):
 
 
 def test_siglips_sentencepiece_tokenizer(saved, captions, tmp_path):
-    """As in google/siglip-base-patch16-224; it has no JSON form, so a checkpoint cannot keep it."""
+    """As in google/siglip-base-patch16-224; it has no JSON form, so a checkpoint cannot contain it."""
     with open(tmp_path / "spiece.model", "wb") as file:
         sentencepiece.SentencePieceTrainer.train(
             sentence_iterator=iter([text.lower() for text in captions] * 10), model_writer=file, vocab_size=60,
@@ -419,7 +397,7 @@ def test_siglips_sentencepiece_tokenizer(saved, captions, tmp_path):
 
 
 def model_of(saved, family, **changes):
-    """The tiny model with this family's towers; an image encoder alone is beside CLIP's text tower."""
+    """The tiny model with this family's towers; families without a text tower get CLIP's."""
     text = family if family in TWO_TOWERS else "clip"
     torch.manual_seed(0)
     return T2IReIDModel(
@@ -436,7 +414,7 @@ def model_of(saved, family, **changes):
 
 @pytest.mark.parametrize("family", PREFIX)
 def test_every_tower_learns(saved, captions, family):
-    """At 64 x 32: each parameter of both towers gets a gradient, but the token that DINO masks patches with."""
+    """At 64 x 32 each parameter of both towers gets a gradient, except the mask token of DINO."""
     model = model_of(saved, family).train()
     out = model(images_of((64, 32), n=4), captions[:4], captions[4:8])
     assert out.fused_embeds.shape == (4, 256)
@@ -444,22 +422,13 @@ def test_every_tower_learns(saved, captions, family):
     pairs.backward()
     for tower in (model.visual_encoder, model.text_encoder):
         without = {n for n, p in tower.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0}
-        # A key's bias adds the same to all of a query's scores, and softmax does not see it.
+        # A key's bias adds the same to all scores of a query, so softmax cancels it.
         assert {name for name in without if "mask_token" not in name and "k_proj.bias" not in name} == set()
 
 
-def test_a_frozen_tower_stays(saved, captions):
-    model = model_of(saved, "clip", freeze_text=True).train()
-    out = model(images_of((64, 32), n=4), captions[:4], captions[4:8])
-    (out.image_embeds * out.id_text_embeds).sum().backward()
-    assert all(p.grad is None and not p.requires_grad for p in model.text_encoder.parameters())
-    assert not model.text_encoder.training
-    assert model.visual_encoder.embeddings.class_embedding.grad is not None
-
-
 @pytest.mark.parametrize("family", PREFIX)
-def test_attention_maps_leave_out_what_is_no_patch(saved, family):
-    """The weights of the last 8 x 4 tokens, counted from the front by what the family puts there."""
+def test_attention_maps_cover_only_patches(saved, family):
+    """The weights of the last 8 x 4 tokens."""
     model = model_of(saved, family).eval()
     assert model.num_prefix_tokens == PREFIX[family]
     maps = attention_maps(model, images_of((64, 32)))
@@ -471,18 +440,15 @@ def test_attention_maps_leave_out_what_is_no_patch(saved, family):
     torch.testing.assert_close(maps.identity, expected, atol=1e-5, rtol=1e-4)
 
 
-@pytest.mark.parametrize(
-    ("family", "has"), [("siglip", False), ("siglip2", False), ("clip", True), ("dinov3_vit", True)]
-)
-def test_the_class_token_alone_needs_one(saved, family, has):
-    if has:
+def test_only_encoders_with_a_class_token_support_cls(saved):
+    for family in ("clip", "dinov3_vit"):
         assert model_of(saved, family, disentangle={"tokens": "cls"}).num_prefix_tokens >= 1
-    else:
+    for family in ("siglip", "siglip2"):
         with pytest.raises(ConfigError, match=rf"disentangle\.tokens: 'cls' needs a class token, which {family}"):
             model_of(saved, family, disentangle={"tokens": "cls"})
 
 
-def test_the_weights_of_a_model_go_through_a_file(saved, tmp_path):
+def test_saved_weights_of_both_towers_load(saved, tmp_path):
     first, second = model_of(saved, "clip"), model_of(saved, "clip")
     with torch.no_grad():
         first.visual_encoder.pre_layrnorm.weight.add_(1)
@@ -497,7 +463,7 @@ def test_the_weights_of_a_model_go_through_a_file(saved, tmp_path):
 
 @pytest.mark.parametrize("family", ["clip", "siglip", "siglip2"])
 def test_towers_from_an_inline_configuration(family, make, captions):
-    """`model_type: clip` with the keys of the tower, whose vocabulary is learned."""
+    """`model_type: clip` with the keys of the tower and a learned vocabulary."""
     image = {"model_type": family, **WIDTH, "patch_size": 8}
     image |= {"num_patches": 16} if family == "siglip2" else {"image_size": 32}
     text = {"model_type": family, **WIDTH, "max_position_embeddings": 64}
@@ -508,12 +474,12 @@ def test_towers_from_an_inline_configuration(family, make, captions):
         assert model(images_of((64, 32)), captions[:2], captions[2:4]).fused_embeds.shape == (2, 256)
 
 
-def test_unknown_keys_of_a_tower_are_refused():
+def test_unknown_keys_of_a_tower_are_listed():
     with pytest.raises(ConfigError, match=r"clip_vision_model: unknown hiden_size; valid: .*hidden_size"):
         build_image_encoder({"model_type": "clip", "hiden_size": 3})
 
 
-def test_home_is_understood(saved, tmp_path, monkeypatch):
+def test_home_is_expanded(saved, tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(saved("clip").folder.parent))
     encoder = build_image_encoder("~/clip")
     assert encoder.config.model_type == "clip_vision_model"
@@ -537,17 +503,14 @@ ENDS = {
 
 
 @pytest.mark.parametrize("family", ENDS)
-def test_layers_of_images_are_counted_from_the_embeddings(saved, family):
+def test_layers_of_images_are_numbered_from_the_embeddings(saved, family):
     check_layers(build_image_encoder(str(saved(family).folder)), *ENDS[family])
 
 
 @pytest.mark.parametrize("family", ["clip", "siglip", "siglip2", "bert"])
-def test_layers_of_texts_are_counted_from_the_embeddings(saved, family):
-    small = BertConfig(**WIDTH, vocab_size=50)
-    encoder = (
-        BertModel(small, add_pooling_layer=False) if family == "bert" else build_text_encoder(str(saved(family).folder))
-    )
-    check_layers(encoder, ("embeddings.",), () if family == "bert" else ("final_layer_norm.",))
+def test_layers_of_texts_are_numbered_from_the_embeddings(saved, family):
+    source = BertConfig(**WIDTH, vocab_size=50) if family == "bert" else str(saved(family).folder)
+    check_layers(build_text_encoder(source), ("embeddings.",), () if family == "bert" else ("final_layer_norm.",))
 
 
 def check_layers(encoder, before, after):
@@ -569,9 +532,3 @@ def test_an_encoder_without_a_stack_of_blocks():
     shared = build_text_encoder({"model_type": "albert", **WIDTH, "embedding_size": 16}, vocab_size=50)
     with pytest.raises(EncoderError, match="albert has no stack of 2 blocks"):
         layer_numbers(shared)
-
-
-def test_stirring_moved_the_weights(saved):
-    """Else equal outputs would prove little."""
-    norm = saved("clip").model.vision_model.post_layernorm.weight
-    assert norm.detach().std() > 0.01

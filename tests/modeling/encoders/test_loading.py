@@ -4,7 +4,6 @@ import json
 import shutil
 import socket
 import threading
-import time
 import urllib.request
 
 import pytest
@@ -15,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from transformers import ViTConfig
 
 from t2ireid_plugin.errors import ConfigError, EncoderError
-from t2ireid_plugin.modeling.encoders import loading as encoders
+from t2ireid_plugin.modeling.encoders import loading
 from t2ireid_plugin.modeling.encoders.loading import (
     IMAGE_KEY,
     TEXT_KEY,
@@ -34,15 +33,15 @@ UNKNOWN_ID = "no-such-owner-7f3a/no-such-model"
 
 @pytest.fixture(autouse=True)
 def fresh_probe():
-    """The answer of the probe is remembered; here every test asks anew."""
-    encoders._hub_reachable.cache_clear()
+    """The probe's answer is cached; each test probes again."""
+    loading._hub_reachable.cache_clear()
     yield
-    encoders._hub_reachable.cache_clear()
+    loading._hub_reachable.cache_clear()
 
 
 @pytest.fixture
 def no_hub(monkeypatch):
-    monkeypatch.setattr(encoders, "_hub_reachable", lambda: False)
+    monkeypatch.setattr(loading, "_hub_reachable", lambda: False)
 
 
 def edit_json(file, **changes):
@@ -91,13 +90,9 @@ def test_the_tokenizer_is_the_folders(folders):
     tokenizer = build_tokenizer(str(folders.text), len(folders.words))
     tokens = tokenizer.convert_ids_to_tokens(tokenizer("A man wears RED coats, zebra")["input_ids"])
     assert tokens == ["[CLS]", "a", "man", "wears", "red", "coat", "##s", ",", "[UNK]", "[SEP]"]
-
-
-def test_a_tokenizer_json_will_do(folders):
-    build_tokenizer(str(folders.text), len(folders.words)).save_pretrained(folders.text)
-    (folders.text / "vocab.txt").unlink(missing_ok=True)
-    tokenizer = build_tokenizer(str(folders.text), len(folders.words))
-    assert tokenizer("red coat")["input_ids"] == [2, 10, 12, 3]
+    tokenizer.save_pretrained(folders.text)
+    (folders.text / "vocab.txt").unlink(missing_ok=True)  # tokenizer.json suffices
+    assert build_tokenizer(str(folders.text), len(folders.words))("red coat")["input_ids"] == [2, 10, 12, 3]
 
 
 def test_a_model_from_folders(folders, make):
@@ -116,25 +111,21 @@ def test_inline_configurations():
     assert text.config.model_type == "bert"
     assert text.get_input_embeddings().weight.shape == (50, 24)
     assert small == {"hidden_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2}
+    other = build_text_encoder({"model_type": "distilbert", "dim": 24, "n_layers": 1, "n_heads": 2}, vocab_size=50)
+    assert other.config.model_type == "distilbert"
 
 
-def test_a_configuration_object_is_taken_as_it_is(folders):
-    """Its vocabulary size too; the folder's weights are not read for it."""
+def test_a_configuration_object_is_used_unchanged(folders):
+    """Its vocabulary size too; the folder's weights are not read."""
     (folders.text / "model.safetensors").unlink()
     config = encoder_config(str(folders.text), TEXT_KEY)
     encoder = build_text_encoder(config, vocab_size=7)
     assert encoder.get_input_embeddings().weight.shape == (len(folders.words), 32)
-    assert encoder.state_dict().keys() == build_text_encoder(WIDTH).state_dict().keys()
     check_source(config, TEXT_KEY)
     image = encoder_config({"hidden_size": 24, "model_type": "clip"}, IMAGE_KEY)
     assert (image.model_type, image.hidden_size) == ("clip_vision_model", 24)
-    with pytest.raises(EncoderError, match="bert_base_path: the configuration is a clip_vision_model"):
+    with pytest.raises(EncoderError, match="bert_base_path: the configuration is a clip_vision_model model, which"):
         build_text_encoder(image)
-
-
-def test_inline_configuration_of_another_family():
-    encoder = build_text_encoder({"model_type": "distilbert", "dim": 24, "n_layers": 1, "n_heads": 2}, vocab_size=50)
-    assert encoder.config.model_type == "distilbert"
 
 
 def test_a_hub_id_in_the_cache_needs_no_network(folders, tmp_path, monkeypatch, no_hub):
@@ -156,21 +147,18 @@ def test_a_hub_id_in_the_cache_needs_no_network(folders, tmp_path, monkeypatch, 
 # --- preprocessing ----------------------------------------------------------------------------------------------------
 
 
-def test_mean_and_std_are_the_encoders(folders):
-    assert image_preprocess(str(folders.image), folders.vit.config) == (32, 32, (0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
-
-
-def test_without_a_preprocessor_file_they_are_vits(folders):
-    (folders.image / "preprocessor_config.json").unlink()
+def test_mean_and_std_are_the_encoders_else_vits(folders):
     half = (0.5, 0.5, 0.5)
+    assert image_preprocess(str(folders.image), folders.vit.config) == (32, 32, (0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
+    (folders.image / "preprocessor_config.json").unlink()
     assert image_preprocess(str(folders.image), folders.vit.config) == (32, 32, half, half)
     assert image_preprocess({}, ViTConfig(image_size=(384, 128))) == (384, 128, half, half)
 
 
 @pytest.mark.parametrize("reachable", [True, False])
-def test_the_preprocessor_file_is_asked_of_the_hub(folders, monkeypatch, reachable):
-    """`from_pretrained` downloads the weights alone; without the file a DeiT would be fed with ViT's normalisation."""
-    monkeypatch.setattr(encoders, "_hub_reachable", lambda: reachable)
+def test_the_preprocessor_file_is_downloaded_from_the_hub(folders, monkeypatch, reachable):
+    """`from_pretrained` downloads only the weights; without the file a DeiT would get ViT's normalisation."""
+    monkeypatch.setattr(loading, "_hub_reachable", lambda: reachable)
     asked = []
 
     def download(repository, filename):
@@ -179,19 +167,19 @@ def test_the_preprocessor_file_is_asked_of_the_hub(folders, monkeypatch, reachab
             raise LocalEntryNotFoundError("404")
         return str(folders.image / filename)
 
-    monkeypatch.setattr(encoders, "hf_hub_download", download)
-    found = image_preprocess(UNKNOWN_ID, folders.vit.config)
-    assert found.mean == ((0.1, 0.2, 0.3) if reachable else (0.5, 0.5, 0.5))
+    monkeypatch.setattr(loading, "hf_hub_download", download)
+    mean = image_preprocess(UNKNOWN_ID, folders.vit.config).mean
+    assert mean == ((0.1, 0.2, 0.3) if reachable else (0.5, 0.5, 0.5))
     assert asked == ([(UNKNOWN_ID, "preprocessor_config.json")] if reachable else [])
 
 
 def test_a_hub_without_a_preprocessor_file(folders, monkeypatch):
-    monkeypatch.setattr(encoders, "_hub_reachable", lambda: True)
+    monkeypatch.setattr(loading, "_hub_reachable", lambda: True)
 
     def missing(repository, filename):
         raise LocalEntryNotFoundError(f"404: {filename}")
 
-    monkeypatch.setattr(encoders, "hf_hub_download", missing)
+    monkeypatch.setattr(loading, "hf_hub_download", missing)
     assert image_preprocess(UNKNOWN_ID, folders.vit.config).mean == (0.5, 0.5, 0.5)
 
 
@@ -204,30 +192,27 @@ def test_a_damaged_preprocessor_file(folders):
 # --- what does not load -----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("build", "key"), [(build_image_encoder, IMAGE_KEY), (build_text_encoder, TEXT_KEY)])
-def test_unknown_configuration_key_lists_the_valid_ones(build, key):
-    with pytest.raises(ConfigError, match=rf"{key}: \w+: unknown hiden_size; .*\bhidden_size\b"):
-        build({"hiden_size": 24})
-
-
-def test_unknown_model_type():
+def test_unknown_keys_and_types_of_a_configuration():
+    for build, key in ((build_image_encoder, IMAGE_KEY), (build_text_encoder, TEXT_KEY)):
+        with pytest.raises(ConfigError, match=rf"{key}: \w+: unknown hiden_size; .*\bhidden_size\b"):
+            build({"hiden_size": 24})
     with pytest.raises(ConfigError, match="no_such_type"):
         build_image_encoder({"model_type": "no_such_type"})
 
 
 def test_encoders_of_the_wrong_kind(folders):
     """The two keys of the configuration swapped."""
-    with pytest.raises(EncoderError, match=r"vit_pretrained: .*bert model, not an image encoder"):
+    with pytest.raises(EncoderError, match=r"vit_pretrained: .*bert model, which cannot encode images"):
         build_image_encoder(str(folders.text))
-    with pytest.raises(EncoderError, match=r"bert_base_path: .*vit model, not a text encoder"):
+    with pytest.raises(EncoderError, match=r"bert_base_path: .*vit model, which cannot encode texts"):
         build_text_encoder(str(folders.image))
 
 
 @pytest.mark.parametrize("path", ["{}/nowhere", "./nowhere", "~/nowhere", "some/where/nowhere", "my vit", "vit/", ""])
 def test_a_missing_folder_is_named(tmp_path, path, monkeypatch):
-    monkeypatch.setattr(encoders, "_hub_reachable", lambda: pytest.fail("a path is no reason to ask the network"))
+    monkeypatch.setattr(loading, "_hub_reachable", lambda: pytest.fail("probed the hub for a path"))
     path = path.format(tmp_path)
-    check = functools.partial(check_source, key=encoders.IMAGE_KEY)
+    check = functools.partial(check_source, key=IMAGE_KEY)
     for attempt in (check, build_image_encoder, build_text_encoder, lambda p: build_tokenizer(p, 9)):
         with pytest.raises(EncoderError) as error:
             attempt(path)
@@ -235,26 +220,17 @@ def test_a_missing_folder_is_named(tmp_path, path, monkeypatch):
         assert "config.json" in str(error.value)
 
 
-def spoil_weights(folder):
-    file = folder / "model.safetensors"
+def truncate(file):
     file.write_bytes(file.read_bytes()[:-100])
 
 
-def spoil_shape(folder):
-    edit_json(folder / "config.json", intermediate_size=40)
-
-
-def spoil_config(folder):
-    (folder / "config.json").write_text("{")
-
-
 SPOILERS = {
-    "truncated weights": spoil_weights,
+    "truncated weights": lambda f: truncate(f / "model.safetensors"),
     "a Git LFS pointer": lambda f: (f / "model.safetensors").write_text("version https://git-lfs.github.com/spec/v1\n"),
     "empty weights": lambda f: (f / "model.safetensors").write_bytes(b""),
     "no weights": lambda f: (f / "model.safetensors").unlink(),
-    "other shapes": spoil_shape,
-    "damaged config": spoil_config,
+    "other shapes": lambda f: edit_json(f / "config.json", intermediate_size=40),
+    "damaged config": lambda f: (f / "config.json").write_text("{"),
     "no config": lambda f: (f / "config.json").unlink(),
     "nothing": lambda f: [file.unlink() for file in f.iterdir()],
 }
@@ -298,35 +274,33 @@ def test_a_vocabulary_of_another_size(folders, change):
         build_tokenizer(str(folders.text), len(folders.words))
 
 
-@pytest.mark.parametrize("content", ["{", "{}", "[]", '{"added_tokens": []}'])
-def test_a_damaged_tokenizer(folders, content):
-    (folders.text / "tokenizer.json").write_text(content)
-    with pytest.raises(EncoderError) as error:
-        build_tokenizer(str(folders.text), len(folders.words))
-    assert str(folders.text) in str(error.value)
+def test_a_damaged_tokenizer(folders):
+    for content in ("{", "{}", "[]", '{"added_tokens": []}'):
+        (folders.text / "tokenizer.json").write_text(content)
+        with pytest.raises(EncoderError) as error:
+            build_tokenizer(str(folders.text), len(folders.words))
+        assert str(folders.text) in str(error.value)
 
 
 # --- the hub ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", [UNKNOWN_ID, "no-such-model-7f3a"])
-@pytest.mark.parametrize("attempt", [build_image_encoder, build_text_encoder, lambda p: build_tokenizer(p, 30522)])
-def test_a_hub_id_without_the_hub(name, attempt, no_hub):
-    with pytest.raises(EncoderError) as error:
-        attempt(name)
-    for part in (f"'{name}'", "not reachable", f"hf download {name} --local-dir", "HF_ENDPOINT"):
-        assert part in str(error.value)
+def test_a_hub_id_without_the_hub(no_hub):
+    for name in (UNKNOWN_ID, "no-such-model-7f3a"):
+        for attempt in (build_image_encoder, build_text_encoder, lambda name: build_tokenizer(name, 30522)):
+            with pytest.raises(EncoderError) as error:
+                attempt(name)
+            for part in (f"'{name}'", "not reachable", f"hf download {name} --local-dir", "HF_ENDPOINT"):
+                assert part in str(error.value)
 
 
-def test_a_hub_id_that_cannot_be_had_fails_soon():
-    """With the network as it is: the hub is out of reach, or it knows no such model."""
-    started = time.monotonic()
+def test_an_unknown_hub_id_is_named():
+    """With the network as it is: the hub is not reachable, or it knows no such model."""
     with pytest.raises(EncoderError, match=UNKNOWN_ID):
         build_image_encoder(UNKNOWN_ID)
-    assert time.monotonic() - started < 10
 
 
-def test_offline_asks_nobody(monkeypatch):
+def test_offline_mode_sends_no_request(monkeypatch):
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     asked = []
     monkeypatch.setattr(urllib.request, "urlopen", lambda *a, **k: asked.append(a))
@@ -335,34 +309,31 @@ def test_offline_asks_nobody(monkeypatch):
     assert asked == []
 
 
-def test_the_probe_when_nobody_listens(monkeypatch):
+def test_the_probe_of_a_closed_port(monkeypatch):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))  # bound but not listening: connections are refused
         monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{taken.getsockname()[1]}")
-        assert encoders._hub_reachable() is False
+        assert loading._hub_reachable() is False
 
 
-def test_the_probe_when_nobody_answers(monkeypatch):
+def test_the_probe_gives_up_on_a_server_that_does_not_answer(monkeypatch):
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
         silent.listen()
         monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{silent.getsockname()[1]}")
-        started = time.monotonic()
-        assert encoders._hub_reachable(0.3) is False
-        assert time.monotonic() - started < 3
+        assert loading._hub_reachable(0.3) is False
 
 
-def test_the_probe_when_the_name_lookup_hangs(monkeypatch):
+def test_the_probe_gives_up_on_a_name_lookup_that_hangs(monkeypatch):
+    """It returns while the lookup still waits."""
     done = threading.Event()
-    monkeypatch.setattr(urllib.request, "urlopen", lambda *a, **k: done.wait(30))
-    started = time.monotonic()
-    assert encoders._hub_reachable(0.3) is False
-    assert time.monotonic() - started < 3
+    monkeypatch.setattr(urllib.request, "urlopen", lambda *a, **k: done.wait())
+    assert loading._hub_reachable(0.3) is False
     done.set()
 
 
 @pytest.mark.parametrize("status", [200, 403])
-def test_the_probe_when_somebody_answers(monkeypatch, status):
+def test_the_probe_of_a_server_that_answers(monkeypatch, status):
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_HEAD(self):
             self.send_response(status)
@@ -376,7 +347,7 @@ def test_the_probe_when_somebody_answers(monkeypatch, status):
         thread.start()
         monkeypatch.setenv("no_proxy", "127.0.0.1")
         monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{server.server_port}")
-        assert encoders._hub_reachable() is True
+        assert loading._hub_reachable() is True
         thread.join()
 
 
@@ -390,5 +361,5 @@ def test_check_source(folders, tmp_path, no_hub):
 
 
 def test_check_source_trusts_a_hub_that_answers(monkeypatch):
-    monkeypatch.setattr(encoders, "_hub_reachable", lambda: True)
+    monkeypatch.setattr(loading, "_hub_reachable", lambda: True)
     check_source("some/model", IMAGE_KEY)

@@ -20,14 +20,14 @@ LENGTH = 16
 
 
 class Counting:
-    """A tokenizer that writes down what it was asked."""
+    """A tokenizer that records the texts it was called with."""
 
     def __init__(self, tokenizer):
         self._tokenizer = tokenizer
-        self.asked = []
+        self.texts = []
 
     def __call__(self, texts, **options):
-        self.asked.extend(texts)
+        self.texts.extend(texts)
         return self._tokenizer(texts, **options)
 
     def __getattr__(self, name):
@@ -45,7 +45,7 @@ def counting(tokenizer):
 
 
 def direct(tokenizer, texts, length=LENGTH):
-    """What the specification asks of the tokenizer."""
+    """The specification's call of the tokenizer."""
     encoded = tokenizer(texts, padding="max_length", max_length=length, truncation=True, return_tensors="pt")
     return encoded["input_ids"], encoded["attention_mask"]
 
@@ -56,13 +56,7 @@ def assert_same(actual, expected):
         assert torch.equal(a, e)
 
 
-def test_equals_the_tokenizer_itself(tokenizer, captions):
-    cache = CachedTokenizer(tokenizer, LENGTH)
-    for batch in (captions[:3], captions[1:6], captions[:1]):
-        assert_same(cache(batch), direct(tokenizer, batch))
-
-
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=30)
 @given(batches=st.lists(st.lists(st.text(max_size=40), min_size=1, max_size=4), min_size=1, max_size=4))
 def test_equals_the_tokenizer_itself_on_any_text(tokenizer, batches):
     cache = CachedTokenizer(tokenizer, LENGTH, capacity=3)
@@ -74,19 +68,19 @@ def test_a_string_is_tokenized_once_whatever_the_batch(counting):
     cache = CachedTokenizer(counting, LENGTH)
     for batch in (["a red coat", "a white dress"], ["a white dress", "a tall boy"], ["a tall boy", "a tall boy"]):
         cache(batch)
-    assert counting.asked == ["a red coat", "a white dress", "a tall boy"]
+    assert counting.texts == ["a red coat", "a white dress", "a tall boy"]
 
 
-def test_the_least_recently_used_is_forgotten(counting):
+def test_the_least_recently_used_string_is_dropped(counting):
     cache = CachedTokenizer(counting, LENGTH, capacity=2)
     for text in ("one", "two", "one", "three"):  # "two" goes, because "one" was used since
         cache([text])
     assert len(cache) == 2
     cache(["one"])
     cache(["three"])
-    assert counting.asked == ["one", "two", "three"]
+    assert counting.texts == ["one", "two", "three"]
     cache(["two"])
-    assert counting.asked == ["one", "two", "three", "two"]
+    assert counting.texts == ["one", "two", "three", "two"]
 
 
 def test_a_batch_larger_than_the_cache(tokenizer, captions):
@@ -95,16 +89,12 @@ def test_a_batch_larger_than_the_cache(tokenizer, captions):
     assert len(cache) == 2
 
 
-def test_what_is_kept_is_ids_without_padding(tokenizer):
+def test_the_cache_holds_ids_without_padding_and_is_not_shared_with_results(tokenizer):
     cache = CachedTokenizer(tokenizer, LENGTH)
     ids, mask = cache(["a red coat"])
     assert list(cache._ids.values()) == cache.ids(["a red coat"]) == [tuple(ids[0, : mask.sum()].tolist())]
-
-
-def test_writing_into_a_result_leaves_the_cache_alone(tokenizer):
-    cache = CachedTokenizer(tokenizer, LENGTH)
-    for tensor in cache(["a red coat"]):
-        tensor.fill_(99)
+    ids.fill_(99)
+    mask.fill_(99)
     assert_same(cache(["a red coat"]), direct(tokenizer, ["a red coat"]))
 
 
@@ -118,8 +108,8 @@ def test_truncation_keeps_the_separator(tokenizer):
     assert (ids[0, 1:-1] != tokenizer.sep_token_id).all()
 
 
-def test_padding_is_the_tokenizers_own():
-    """Its id is not 0 in every vocabulary (RoBERTa's is 1)."""
+def test_the_padding_id_is_the_tokenizers():
+    """It is not 0 in every vocabulary (RoBERTa's is 1)."""
     learned = learn_wordpiece(["a red coat", "a red dress"])
     learned.pad_token = "red"
     ids, mask = CachedTokenizer(learned, LENGTH)(["a coat"])
@@ -127,7 +117,7 @@ def test_padding_is_the_tokenizers_own():
     assert (mask == 0).any()
 
 
-def test_mostly_unknown_text_warns_once(tokenizer, caplog):
+def test_mostly_unknown_texts_warn_once(tokenizer, caplog):
     cache = CachedTokenizer(tokenizer, LENGTH)
     with caplog.at_level(logging.WARNING):
         cache(["a young man wearing a red coat", "a 红"])  # one of two is not most
@@ -140,7 +130,7 @@ def test_mostly_unknown_text_warns_once(tokenizer, caplog):
 
 
 def test_learned_vocabulary(tokenizer, captions):
-    """Lower case, `[CLS] … [SEP]`, nothing unknown in what it was learned from, and no larger than asked."""
+    """Lower case, `[CLS] … [SEP]`, no unknown tokens in its own captions, and not larger than requested."""
     ids = tokenizer(captions[0])["input_ids"]
     assert ids == tokenizer(captions[0].upper())["input_ids"]
     assert ids[0] == tokenizer.cls_token_id
@@ -151,15 +141,15 @@ def test_learned_vocabulary(tokenizer, captions):
     assert len(tokenizer) > 60
 
 
-def test_the_order_of_captions_does_not_matter(captions):
+def test_the_order_of_captions_does_not_change_the_vocabulary(captions):
     expected = tokenizer_to_json(learn_wordpiece(captions))
     assert tokenizer_to_json(learn_wordpiece(captions[::-1])) == expected
     assert tokenizer_to_json(learn_wordpiece(captions + captions[:9])) == expected
     assert tokenizer_to_json(learn_wordpiece(iter(captions))) == expected
 
 
-def test_more_letters_than_a_vocabulary_takes():
-    """The rarest are left out, ties by the alphabet: Chinese captions have thousands of characters."""
+def test_more_letters_than_fit_into_the_vocabulary():
+    """The rarest are left out, ties by code point: Chinese captions have thousands of characters."""
     letters = [chr(0x4E00 + i) for i in range(1500)]
     texts = ["".join(letters[i : i + 50]) for i in range(0, 1500, 50)]
     frequent = "".join(letters[-10:])
@@ -178,8 +168,9 @@ sys.stdout.write(tokenizer_to_json(learn_wordpiece(set(sys.stdin.read().splitlin
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("hash_seed", ["1", "2"])
-def test_every_process_learns_the_same(captions, hash_seed):
+def test_every_process_learns_the_same_vocabulary(captions, hash_seed):
     finished = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", SCRIPT],
         input="\n".join(captions),
@@ -187,12 +178,12 @@ def test_every_process_learns_the_same(captions, hash_seed):
         capture_output=True,
         text=True,
         check=True,
-        timeout=120,
+        timeout=600,
     )
     assert finished.stdout == tokenizer_to_json(learn_wordpiece(captions))
 
 
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=20)
 @given(text=st.text(max_size=60))
 def test_json_and_back(tokenizer, text):
     again = tokenizer_from_json(tokenizer_to_json(tokenizer))
@@ -202,7 +193,6 @@ def test_json_and_back(tokenizer, text):
     assert_same(CachedTokenizer(again, LENGTH)([text]), direct(tokenizer, [text]))
 
 
-@pytest.mark.parametrize("nothing", [[], (), iter([])])
-def test_nothing_to_learn_from(nothing):
+def test_no_captions_to_learn_from():
     with pytest.raises(DataError, match="no captions"):
-        learn_wordpiece(nothing)
+        learn_wordpiece([])
