@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from t2ireid_plugin.errors import DataError
-from t2ireid_plugin.modeling.encoders.token_features import TEXTS_AT_ONCE, Ids, word_features
+from t2ireid_plugin.modeling.encoders.token_features import TEXTS_AT_ONCE, Ids, encode_texts
 from t2ireid_plugin.utils.atomic_io import atomic_write
 from t2ireid_plugin.utils.progress import show_progress
 
@@ -100,7 +100,7 @@ class FeatureCache:
         return len(self._rows)
 
     def __call__(self, encoder: PreTrainedModel, texts: Sequence[Ids], pad: int) -> Tensor:
-        """Token features ``[N, D]`` as `word_features` computes them, rounded to half precision."""
+        """Token features ``[N, D]`` as `encode_texts` computes them, rounded to half precision."""
         self._follow(encoder)
         keys = [_key(ids) for ids in texts]
         missing = [i for i, key in enumerate(keys) if key not in self._rows]
@@ -160,7 +160,7 @@ def _encode(encoder: PreTrainedModel, texts: Sequence[Ids], pad: int) -> Iterato
     for start in range(0, len(texts), TEXTS_AT_ONCE):
         part = texts[start : start + TEXTS_AT_ONCE]
         with torch.no_grad(), torch.autocast(encoder.device.type, enabled=False):
-            features = word_features(encoder, part, pad).half().cpu().numpy()
+            features = encode_texts(encoder, part, pad).half().cpu().numpy()
         for rows in np.split(features, np.cumsum([len(ids) for ids in part])[:-1]):
             yield rows.copy()
 

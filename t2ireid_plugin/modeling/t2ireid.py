@@ -23,7 +23,7 @@ from t2ireid_plugin.modeling.encoders.families import (
 from t2ireid_plugin.modeling.encoders.loading import build_image_encoder, build_text_encoder, build_tokenizer
 from t2ireid_plugin.modeling.encoders.packing import PackedBatch, pack, start_offsets
 from t2ireid_plugin.modeling.encoders.preprocess import image_preprocess
-from t2ireid_plugin.modeling.encoders.token_features import TEXTS_AT_ONCE, Ids, TokenFeatureCache, word_features
+from t2ireid_plugin.modeling.encoders.token_features import TEXTS_AT_ONCE, Ids, TokenFeatureCache, encode_texts
 from t2ireid_plugin.modeling.encoders.tokenizer import CachedTokenizer
 from t2ireid_plugin.modeling.fusion import SequenceMambaFusion, build_fusion, check_fusion_dim
 from t2ireid_plugin.modeling.image_embedder import (
@@ -202,7 +202,7 @@ class T2IReIDModel(nn.Module):
         keys: Sequence[Any] = range(len(ids)) if dropout else ids
         distinct = dict(sorted(dict(zip(keys, ids)).items(), key=lambda item: len(item[1])))
         cache = self.text_features if use_cache and self.training and self.freeze_text else None
-        encode = word_features if cache is None else cache
+        encode = encode_texts if cache is None else cache
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.freeze_text):
             features = encode(self.text_encoder, list(distinct.values()), self.text_cache.pad)
         offsets = dict(zip(distinct, start_offsets([len(text) for text in distinct.values()])))

@@ -19,7 +19,7 @@ from t2ireid_plugin.engine.build import build_feature_cache, build_run
 from t2ireid_plugin.engine.checks import check_config
 from t2ireid_plugin.engine.feature_cache import FeatureCache, default_folder, encoder_digest
 from t2ireid_plugin.errors import ConfigError, DataError
-from t2ireid_plugin.modeling.encoders.token_features import word_features
+from t2ireid_plugin.modeling.encoders.token_features import encode_texts
 
 WIDTH = 16
 ROOM = 10**9
@@ -48,14 +48,14 @@ def passes(monkeypatch):
 
     def counted(model, texts, pad):
         seen.append(list(texts))
-        return word_features(model, texts, pad)
+        return encode_texts(model, texts, pad)
 
-    monkeypatch.setattr(feature_cache, "word_features", counted)
+    monkeypatch.setattr(feature_cache, "encode_texts", counted)
     return seen
 
 
 def assert_features(features, encoder, texts):
-    expected = torch.cat([word_features(encoder, [ids], 0) for ids in texts])
+    expected = torch.cat([encode_texts(encoder, [ids], 0) for ids in texts])
     torch.testing.assert_close(features, expected.half().float(), rtol=0, atol=2e-3)
 
 
@@ -174,7 +174,7 @@ def test_an_interrupted_write_leaves_no_file(tmp_path, monkeypatch):
     def interrupt(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(feature_cache, "word_features", interrupt)
+    monkeypatch.setattr(feature_cache, "encode_texts", interrupt)
     with pytest.raises(KeyboardInterrupt):
         on_disk(tmp_path)
     assert files(tmp_path) == []
@@ -197,8 +197,8 @@ sys.path.insert(0, sys.argv[2])
 from pathlib import Path
 from test_feature_cache import on_disk
 from t2ireid_plugin.engine import feature_cache
-passes, inner = [], feature_cache.word_features
-feature_cache.word_features = lambda *a: passes.append(1) or inner(*a)
+passes, inner = [], feature_cache.encode_texts
+feature_cache.encode_texts = lambda *a: passes.append(1) or inner(*a)
 on_disk(Path(sys.argv[1]))
 print(len(passes))
 """

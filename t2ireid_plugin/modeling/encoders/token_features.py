@@ -23,16 +23,16 @@ _PACKABLE = ("bert",)
 
 
 class TokenFeatureCache(Protocol):
-    """Stands in for `word_features` in training, where a frozen encoder computes the same features every epoch."""
+    """Stands in for `encode_texts` in training, where a frozen encoder computes the same features every epoch."""
 
     def __call__(self, encoder: PreTrainedModel, texts: Sequence[Ids], pad: int) -> Tensor:
-        """As `word_features`."""
+        """As `encode_texts`."""
 
     def recheck(self) -> None:
         """Called when the model changes between training and evaluation, as its weights may have changed."""
 
 
-def word_features(encoder: PreTrainedModel, texts: Sequence[Ids], pad: int) -> Tensor:
+def encode_texts(encoder: PreTrainedModel, texts: Sequence[Ids], pad: int) -> Tensor:
     """Token ids of ``n`` texts to the features of all their ``N`` tokens, text after text: ``[N, D]``.
 
     Args:

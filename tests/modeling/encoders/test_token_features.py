@@ -3,7 +3,7 @@ import torch
 from transformers import AutoConfig, AutoModel
 
 from t2ireid_plugin.modeling.encoders import token_features
-from t2ireid_plugin.modeling.encoders.token_features import TEXTS_AT_ONCE, word_features
+from t2ireid_plugin.modeling.encoders.token_features import TEXTS_AT_ONCE, encode_texts
 
 WIDTH = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24}
 FAMILIES = {
@@ -34,7 +34,7 @@ def test_equals_each_text_alone(family, implementation):
     for number in (1, 2, 7, TEXTS_AT_ONCE + 5):
         ids = texts(number)
         with torch.no_grad():
-            actual = word_features(model, ids, pad=1)
+            actual = encode_texts(model, ids, pad=1)
             expected = torch.cat([model(input_ids=torch.tensor([text])).last_hidden_state[0] for text in ids])
         torch.testing.assert_close(actual, expected, rtol=0, atol=1e-5)
 
@@ -44,9 +44,9 @@ def test_bert_reads_several_texts_per_row_where_masks_of_pairs_are_supported(mon
     shapes = []
     model.embeddings.register_forward_hook(lambda module, args, output: shapes.append(output.shape[:2]))
     with torch.no_grad():
-        packed = word_features(model, ids, pad=0)
+        packed = encode_texts(model, ids, pad=0)
         monkeypatch.setattr(token_features, "can_pack", lambda config: False)
-        padded = word_features(model, ids, pad=0)
+        padded = encode_texts(model, ids, pad=0)
     assert shapes == [(1, sum(map(len, ids))), (20, len(ids[-1]))]
     torch.testing.assert_close(packed, padded, rtol=0, atol=1e-5)
 
@@ -60,7 +60,7 @@ def test_transformers_4_gets_one_text_per_row(monkeypatch):
 
 def test_gradients_equal_those_of_each_text_alone():
     model, ids = encoder(), texts(6)
-    word_features(model, ids, pad=0).square().sum().backward()
+    encode_texts(model, ids, pad=0).square().sum().backward()
     packed = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
     model.zero_grad()
     sum(model(input_ids=torch.tensor([text])).last_hidden_state.square().sum() for text in ids).backward()
