@@ -11,7 +11,7 @@ import numpy as np
 from t2ireid_plugin.ablation.grid import Grid, Run
 from t2ireid_plugin.ablation.runs import RESULTS, is_done, read_json
 from t2ireid_plugin.errors import DataError
-from t2ireid_plugin.evaluation.bootstrap import Difference, difference_over_seeds
+from t2ireid_plugin.evaluation.bootstrap import Difference, paired_difference
 from t2ireid_plugin.evaluation.protocols import OFFICIAL
 from t2ireid_plugin.evaluation.query_records import load_records, records_path
 from t2ireid_plugin.evaluation.result import RetrievalResult
@@ -130,7 +130,7 @@ def spread_of(values: list[float]) -> Spread:
 def _differences(a: Sequence[RetrievalResult], b: Sequence[RetrievalResult]) -> dict[str, Difference]:
     if not all(np.array_equal(record.keys, a[0].keys) for record in (*a, *b)):
         raise DataError("the runs were tested on different queries and cannot be compared; use another --out")
-    differences = difference_over_seeds(a, b, ranks=(1,))
+    differences = paired_difference(a, b, ranks=(1,))
     return {name: differences[name] for name in METRICS}
 
 

@@ -45,7 +45,7 @@ class Difference(NamedTuple):
 
     @property
     def excludes_zero(self) -> bool:
-        """Whether 0 is outside the interval, whose ends belong to it."""
+        """True if 0 is outside the interval, whose ends belong to it."""
         return self.low > 0 or self.high < 0
 
 
@@ -75,26 +75,6 @@ def intervals(
 
 
 def paired_difference(
-    a: RetrievalResult,
-    b: RetrievalResult,
-    *,
-    ranks: Sequence[int] = RANKS,
-    samples: int = 2000,
-    level: float = 0.95,
-    seed: int = 0,
-) -> dict[str, Difference]:
-    """Each metric of two models on the same queries, with the interval of b - a from the same samples for both.
-
-    Difficulty shared by both models cancels out, so this interval is narrower than two separate ones suggest.
-    Arguments, names and errors are those of `intervals`.
-
-    Raises:
-        ValueError: also when the two are not of the same queries.
-    """
-    return difference_over_seeds([a], [b], ranks=ranks, samples=samples, level=level, seed=seed)
-
-
-def difference_over_seeds(
     a: Sequence[RetrievalResult],
     b: Sequence[RetrievalResult],
     *,
@@ -103,18 +83,20 @@ def difference_over_seeds(
     level: float = 0.95,
     seed: int = 0,
 ) -> dict[str, Difference]:
-    """As `paired_difference`, of two recipes that were each trained with the same ``S`` seeds.
+    """Each metric of two models on the same queries, with the interval of b - a from the same samples for both.
 
-    A sample draws people and, independently, seeds, both with replacement, so the interval covers both choices. With
-    three seeds the variance between seeds is underestimated by a third, so an interval that just misses zero is weak
-    evidence.
+    Difficulty shared by both models cancels out, so this interval is narrower than two separate ones suggest. Of models
+    trained with several seeds, a sample draws people and, independently, seeds, both with replacement, so the interval
+    covers both choices. With three seeds the variance between seeds is underestimated by a third, so an interval that
+    just misses zero is weak evidence.
 
     Args:
-        a: results of the first recipe, one per seed, all of the same queries.
+        a: results of the first model, one per training seed, all of the same queries.
         b: results of the second, the same seeds in the same order.
         ranks, samples, level, seed: as `intervals`.
 
     Raises:
+        DataError: as `intervals`.
         ValueError: when the numbers of seeds differ, or the results are not of the same queries.
     """
     if len(a) != len(b) or not a:
@@ -125,8 +107,7 @@ def difference_over_seeds(
     values = [np.stack([_query_values(result, ranks) for result in side]) for side in (a, b)]  # [S, v, metrics]
     # The same seed draws the same people for each training.
     parts = [group_means(difference, pids, samples, seed) for difference in values[1] - values[0]]
-    seeds = len(a)
-    weights = np.random.default_rng(seed).multinomial(seeds, np.full(seeds, 1 / seeds), size=samples) / seeds
+    weights = np.random.default_rng(seed).multinomial(len(a), np.full(len(a), 1 / len(a)), size=samples) / len(a)
     means = np.einsum("ns,snm->nm", weights, np.stack(parts))  # [samples, metrics]
     low, high = percentile_interval(means, level)
     means_a, means_b = (side.mean(axis=(0, 1)) for side in values)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -52,24 +52,13 @@ class RunComparison:
 
     def as_dict(self) -> dict[str, Any]:
         """Content of the JSON file."""
-        return {
-            **{name: getattr(self, name) for name in ("run_a", "run_b", "samples", "level", "seed")},
-            "only_a": self.only_a,
-            "only_b": self.only_b,
-            "tests": [
-                {
-                    "target": item.target,
-                    "protocol": item.protocol,
-                    "queries": item.queries,
-                    "identities": item.identities,
-                    "metrics": {
-                        name: {**metric._asdict(), "difference": metric.value, "excludes_zero": name in item.clear}
-                        for name, metric in item.metrics.items()
-                    },
-                }
-                for item in self.tests
-            ],
-        }
+        content = asdict(self)
+        for item, test in zip(content["tests"], self.tests):
+            item["metrics"] = {
+                name: {**metric._asdict(), "difference": metric.value, "excludes_zero": name in test.clear}
+                for name, metric in test.metrics.items()
+            }
+        return content
 
 
 def compare(
@@ -87,24 +76,17 @@ def compare(
     shared = [test for test in results_a if test in results_b]
     if not shared:
         raise DataError(
-            f"the runs have no test in common: '{run_a}' was tested on {_list_tests(results_a)}, "
-            f"'{run_b}' on {_list_tests(results_b)}"
+            f"the runs have no test in common: '{run_a}' was tested on {' and '.join(map(', '.join, results_a))}, "
+            f"'{run_b}' on {' and '.join(map(', '.join, results_b))}"
         )
     tests = []
     for target, protocol in shared:
         a, b = _match(results_a[target, protocol], results_b[target, protocol], f"{target}, {protocol}")
-        metrics = paired_difference(a, b, samples=samples, level=level, seed=seed)
+        metrics = paired_difference([a], [b], samples=samples, level=level, seed=seed)
         tests.append(ComparedTest(target, protocol, len(a.pids), len(np.unique(a.pids)), metrics))
-    return RunComparison(
-        run_a=str(run_a),
-        run_b=str(run_b),
-        samples=samples,
-        level=level,
-        seed=seed,
-        tests=tests,
-        only_a=[", ".join(test) for test in results_a if test not in results_b],
-        only_b=[", ".join(test) for test in results_b if test not in results_a],
-    )
+    only_a = [", ".join(test) for test in results_a if test not in results_b]
+    only_b = [", ".join(test) for test in results_b if test not in results_a]
+    return RunComparison(str(run_a), str(run_b), samples, level, seed, tests, only_a, only_b)
 
 
 def format_comparison(result: RunComparison) -> str:
@@ -112,17 +94,15 @@ def format_comparison(result: RunComparison) -> str:
     lines = [f"A  {result.run_a}", f"B  {result.run_b}"]
     for item in result.tests:
         lines += ["", *_table(item, f"{100 * result.level:g} %")]
-    for run, tests in (("A", result.only_a), ("B", result.only_b)):
-        lines += [f"only {run} was tested on {test}" for test in tests]
-    return "\n".join(
-        [
-            *lines,
-            "",
-            f"Intervals: {result.samples:,} bootstrap samples of the identities, the same for A and B.",
-            "Each covers the choice of test people, not that of the training seed, and only its own metric.",
-            "other sign: share of the samples in which B - A is 0 or has the other sign; not a p-value.",
-        ]
-    )
+    lines += [f"only A was tested on {test}" for test in result.only_a]
+    lines += [f"only B was tested on {test}" for test in result.only_b]
+    lines += [
+        "",
+        f"Intervals: {result.samples:,} bootstrap samples of the identities, the same for A and B.",
+        "Each covers the choice of test people, not that of the training seed, and only its own metric.",
+        "other sign: share of the samples in which B - A is 0 or has the other sign; not a p-value.",
+    ]
+    return "\n".join(lines)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -199,7 +179,3 @@ def _table(item: ComparedTest, level: str) -> list[str]:
     elif item.identities < FEW:
         lines.append(f"With fewer than {FEW} identities the intervals are too narrow.")
     return lines
-
-
-def _list_tests(results: _Results) -> str:
-    return " and ".join(", ".join(test) for test in results)

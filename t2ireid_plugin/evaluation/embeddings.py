@@ -57,7 +57,8 @@ def embed_target(
         captions = [caption for batch in batches for caption in batch]
         fused = _fuse_tokens(model, gallery_loader, rows, number, captions, label)
     elif "fused" in needs:
-        fused = _fuse(model, images[rows], whole["captions"])
+        pairs = zip(images[rows].split(1024), whole["captions"].split(1024), strict=True)
+        fused = torch.cat([model.fuse(image, text)[0].cpu() for image, text in pairs])
     return Embeddings(images, pids, camids, rows, cloth_images=cloth_images, fused=fused, **whole)
 
 
@@ -75,12 +76,6 @@ def _embed_images(model: T2IReIDModel, loader: DataLoader, clothing: bool, label
     cloth_images = torch.cat(rest[0]) if rest else None
     every_path = [path for batch in paths for path in batch]
     return torch.cat(images), cloth_images, np.concatenate(pids), np.concatenate(camids), every_path
-
-
-def _fuse(model: T2IReIDModel, images: Tensor, captions: Tensor, chunk: int = 1024) -> Tensor:
-    """Fused embeddings of pairs ``[n, D]``."""
-    parts = zip(images.split(chunk), captions.split(chunk), strict=True)
-    return torch.cat([model.fuse(image, text)[0].cpu() for image, text in parts])
 
 
 def _fuse_tokens(
@@ -101,11 +96,8 @@ def _fuse_tokens(
         start = number[batch["impath"][0]]
         first, end = np.searchsorted(rows[queries], [start, start + len(batch["img"])])
         chunks = [chunk for chunk in np.split(queries[first:end], range(64, end - first, 64)) if len(chunk)]
-        parts.append(
-            [
-                model(batch["img"][rows[chunk] - start], id_instruction=[captions[i] for i in chunk]).fused_embeds.cpu()
-                for chunk in chunks
-            ]
-        )
+        texts = ([captions[i] for i in chunk] for chunk in chunks)
+        images = (batch["img"][rows[chunk] - start] for chunk in chunks)
+        parts.append([model(x, id_instruction=t).fused_embeds.cpu() for x, t in zip(images, texts)])
     whole = torch.cat([part for batch_parts in all_gather_interleaved(parts) for part in batch_parts])
     return whole[torch.from_numpy(np.argsort(queries, kind="stable"))]

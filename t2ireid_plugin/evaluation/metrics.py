@@ -37,7 +37,7 @@ def evaluate_task(
         ranks: the k of R@k.
         evaluator: ``exact`` ranks with `positive_ranks`, ``torchreid`` takes R@k and mAP from
             ``torchreid.metrics.evaluate_rank`` (which has no mINP). They agree except for ties.
-        samples: of the bootstrap over identities; with 0 there are no intervals.
+        samples: of the bootstrap over identities; 0 for none.
         metric: ``cosine`` or ``euclidean``. With the latter, features that are not of unit norm take a whole matrix
             of distances, as torchreid does.
         **fields: of the result, such as ``target`` and ``protocol``.
@@ -117,22 +117,13 @@ def format_table(results: Mapping[str, Mapping[str, Metrics]]) -> str:
     names = [name for name in rows[0][2] if name.startswith("R@")] + ["mAP", "mINP"]
     bounded = [name for name in ("R@1", "mAP") if name in rows[0][2].get("interval95", {})]
     header = ["target", "protocol", *names, "queries", "gallery", *(f"{name} 95 %" for name in bounded)]
-    cells = [
-        [
-            target,
-            protocol,
-            *(f"{100 * metrics[name]:.2f}" for name in names),
-            str(metrics["queries"]),
-            str(metrics["gallery"]),
-            *("{:.1f} to {:.1f}".format(*(100 * end for end in metrics["interval95"][name])) for name in bounded),
-        ]
-        for target, protocol, metrics in rows
-    ]
-    skipped = [
-        f"{target} {protocol}: {metrics['skipped_queries']} queries have no match in their gallery and are left out"
-        for target, protocol, metrics in rows
-        if metrics["skipped_queries"]
-    ]
+    cells, skipped = [], []
+    for target, protocol, metrics in rows:
+        shares = (f"{100 * metrics[name]:.2f}" for name in names)
+        ends = ("{:.1f} to {:.1f}".format(*(100 * end for end in metrics["interval95"][name])) for name in bounded)
+        cells.append([target, protocol, *shares, str(metrics["queries"]), str(metrics["gallery"]), *ends])
+        if number := metrics["skipped_queries"]:
+            skipped.append(f"{target} {protocol}: {number} queries have no match in their gallery and are left out")
     return "\n".join([text_table(header, cells, text_columns=2), *skipped])
 
 
@@ -150,6 +141,6 @@ def _distances(query_features: Any, gallery_features: Any, metric: str) -> npt.N
 
 
 def _unit_norm(features: Any) -> bool:
-    """Whether distances order ``features [n, D]`` as cosines do."""
+    """True if distances order ``features [n, D]`` as cosines do."""
     norms = torch.linalg.vector_norm(torch.as_tensor(features), dim=1)
     return torch.allclose(norms, torch.ones_like(norms), rtol=0, atol=1e-5)

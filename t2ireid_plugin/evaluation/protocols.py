@@ -72,42 +72,34 @@ class Protocol(NamedTuple):
 _NO_CAMERA = -1  # a camera that no gallery entry has, so it excludes none
 
 
-def text_to_image(e: Embeddings, _weight: float = 0.5) -> RetrievalTask:
-    """Captions as queries, images as gallery."""
-    return _by_text(e, e.captions, e.images)
+def text_to_image(e: Embeddings, texts: Tensor | None, images: Tensor | None) -> RetrievalTask:
+    """Embeddings of texts ``[n, D]`` as queries, of images ``[m, D]`` as gallery."""
+    assert texts is not None
+    assert images is not None
+    return RetrievalTask(texts, images, e.pids[e.described], e.pids, _no_camera(len(texts)), e.camids)
 
 
-def image_to_text(e: Embeddings, _weight: float = 0.5) -> RetrievalTask:
+def image_to_text(e: Embeddings, _weight: float) -> RetrievalTask:
     """Images as queries, captions as gallery."""
     assert e.captions is not None
     pids = e.pids[e.described]
     return RetrievalTask(e.images, e.captions, e.pids, pids, _no_camera(len(e.images)), np.zeros_like(pids))
 
 
-def image_to_image(e: Embeddings, _weight: float = 0.5) -> RetrievalTask:
+def image_to_image(e: Embeddings, _weight: float) -> RetrievalTask:
     """Images on both sides; positives are by other cameras, or where cameras are unknown all other images."""
     cameras = e.camids if len(np.unique(e.camids)) > 1 else np.arange(len(e.images))
     return RetrievalTask(e.images, e.images, e.pids, e.pids, cameras, cameras)
 
 
-def image_and_text_to_image(e: Embeddings, _weight: float = 0.5) -> RetrievalTask:
+def image_and_text_to_image(e: Embeddings, _weight: float) -> RetrievalTask:
     """Images fused with a caption as queries, images as gallery; excludes only the query's own photo."""
     assert e.fused is not None
     photos = np.arange(len(e.images))
     return RetrievalTask(e.fused, e.images, e.pids[e.described], e.pids, e.described, photos)
 
 
-def identity_to_image(e: Embeddings, _weight: float = 0.5) -> RetrievalTask:
-    """Identity texts as queries, images as gallery."""
-    return _by_text(e, e.identity, e.images)
-
-
-def clothing_to_image(e: Embeddings, _weight: float = 0.5) -> RetrievalTask:
-    """Clothing texts as queries, clothing embeddings of images as gallery."""
-    return _by_text(e, e.clothing, e.cloth_images)
-
-
-def both_to_image(e: Embeddings, weight: float = 0.5) -> RetrievalTask:
+def both_to_image(e: Embeddings, weight: float) -> RetrievalTask:
     """Identity and clothing text together as queries, ``weight`` on identity; both embeddings of images as gallery."""
     assert e.identity is not None
     assert e.clothing is not None
@@ -115,26 +107,20 @@ def both_to_image(e: Embeddings, weight: float = 0.5) -> RetrievalTask:
     roots = weight**0.5, (1 - weight) ** 0.5
     queries = torch.cat([roots[0] * e.identity, roots[1] * e.clothing], dim=1)
     gallery = torch.cat([roots[0] * e.images, roots[1] * e.cloth_images], dim=1)
-    return _by_text(e, queries, gallery)
+    return text_to_image(e, queries, gallery)
 
 
 PROTOCOLS: dict[str, Protocol] = {
-    "t2i": Protocol(("captions",), text_to_image),
+    "t2i": Protocol(("captions",), lambda e, _: text_to_image(e, e.captions, e.images)),
     "i2t": Protocol(("captions",), image_to_text),
     "i2i": Protocol((), image_to_image),
     "ti2i": Protocol(("fused",), image_and_text_to_image),
-    "identity": Protocol(("identity",), identity_to_image),
-    "clothing": Protocol(("clothing", "cloth_images"), clothing_to_image),
+    "identity": Protocol(("identity",), lambda e, _: text_to_image(e, e.identity, e.images)),
+    "clothing": Protocol(("clothing", "cloth_images"), lambda e, _: text_to_image(e, e.clothing, e.cloth_images)),
     "both": Protocol(("identity", "clothing", "cloth_images"), both_to_image),
 }
 OFFICIAL = "t2i"
 IMAGE_QUERY_PROTOCOLS = ("i2t", "i2i")  # one query per image; in the others, one per caption
-
-
-def _by_text(e: Embeddings, texts: Tensor | None, images: Tensor | None) -> RetrievalTask:
-    assert texts is not None
-    assert images is not None
-    return RetrievalTask(texts, images, e.pids[e.described], e.pids, _no_camera(len(texts)), e.camids)
 
 
 def _no_camera(number: int) -> Labels:

@@ -36,7 +36,11 @@ def query_keys(queries: Iterable[tuple[str, str]]) -> Array:
     Only the last two parts of the path count, so that the data may be moved. Equal captions of one image share a key;
     they share the embedding too, so they need not be distinguished.
     """
-    keys = [_key("/".join(PurePath(path).parts[-2:]), caption) for path, caption in queries]
+    keys = []
+    for path, caption in queries:
+        # Annotations may hold lone surrogates, which plain UTF-8 refuses.
+        content = f"{'/'.join(PurePath(path).parts[-2:])}\0{caption}".encode("utf-8", "surrogatepass")
+        keys.append(int.from_bytes(blake2b(content, digest_size=8).digest(), "little"))
     return np.array(keys, dtype=np.uint64)
 
 
@@ -93,12 +97,6 @@ def load_records(path: str | Path) -> dict[str, RetrievalResult]:
         raise DataError(f"'{path}' is not a file of a run's queries: it lacks {error}") from error
     except (ValueError, TypeError, SystemError) as error:  # the last one is NumPy's for code points beyond Unicode
         raise DataError(f"'{path}' has invalid content: {error}") from error
-
-
-def _key(path: str, caption: str) -> int:
-    # Annotations may hold lone surrogates, which plain UTF-8 refuses.
-    text = f"{path}\0{caption}".encode("utf-8", "surrogatepass")
-    return int.from_bytes(blake2b(text, digest_size=8).digest(), "little")
 
 
 def _read(path: Path) -> dict[str, Array]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from t2ireid_plugin.evaluation.protocols import Embeddings, Labels, RetrievalTask, identity_to_image
+from t2ireid_plugin.evaluation.protocols import Embeddings, Labels, RetrievalTask, text_to_image
 
 
 def outfit_tasks(e: Embeddings, outfits: Labels) -> dict[str, RetrievalTask]:
@@ -22,7 +22,7 @@ def outfit_tasks(e: Embeddings, outfits: Labels) -> dict[str, RetrievalTask]:
         outfits: of the images ``[m]``.
     """
     photos = np.arange(len(e.images))  # as cameras: exclude only the query itself
-    by_text = identity_to_image(e)
+    by_text = text_to_image(e, e.identity, e.images)
     return {
         "i2i_any_outfit": RetrievalTask(e.images, e.images, e.pids, e.pids, photos, photos),
         "i2i_other_outfit": RetrievalTask(e.images, e.images, e.pids, e.pids, outfits, outfits),

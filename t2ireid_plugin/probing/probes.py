@@ -184,7 +184,7 @@ def _as_float64(name: str, features: Array | Tensor, number: int) -> Array:
 
 
 def _usable(labels: Array, people: Array, least: int) -> npt.NDArray[np.bool_]:
-    """Mask ``[n]`` of the photos with a value that at least so many people have; "" is no value."""
+    """Mask ``[n]`` of the photos with a value that at least ``least`` people have; "" is not a value."""
     values = [v for v in np.unique(labels) if v and len(np.unique(people[labels == v])) >= least]
     return np.isin(labels, values)
 

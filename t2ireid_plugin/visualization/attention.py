@@ -42,10 +42,6 @@ class AttentionMaps(NamedTuple):
     identity: Tensor  # [B, h, w]
     clothing: Tensor  # [B, h, w]
 
-    def photo(self, index: int) -> AttentionMaps:
-        """The maps ``[h, w]`` of one photo."""
-        return AttentionMaps(self.identity[index], self.clothing[index])
-
 
 class Interval(NamedTuple):
     """A mean over photos and its 95 % bootstrap interval over people."""
@@ -73,7 +69,7 @@ def attention_maps(model: T2IReIDModel, images: Tensor) -> AttentionMaps:
         InputError: for images of another shape, or an image encoder whose tokens are not a grid of patches.
         ConfigError: when the branches see one pooled token (``model.disentangle.tokens``).
     """
-    inputs: list[tuple[Tensor, tuple[int, int]]] = []  # tokens, and the grid of the image's patches
+    inputs: list[tuple[Tensor, tuple[int, int]]] = []  # tokens, and rows and columns of patches
     handle = model.disentangle.register_forward_pre_hook(lambda _, args: inputs.append(args))
     with _eval_mode(model):
         try:
@@ -81,7 +77,12 @@ def attention_maps(model: T2IReIDModel, images: Tensor) -> AttentionMaps:
         finally:
             handle.remove()
         weights = model.disentangle.attention_weights(*inputs[0])
-    h, w = _grid(model, images, tokens=inputs[0][0].shape[1])
+    tokens, (h, w) = inputs[0]
+    if not 0 < h * w <= tokens.shape[1]:
+        name = type(model.visual_encoder).__name__
+        raise InputError(
+            f"attention maps need one token per patch: {name} has {tokens.shape[1]} tokens for {h} x {w} patches"
+        )
     return AttentionMaps(*(_patch_shares(branch, h, w).cpu() for branch in weights))
 
 
@@ -160,7 +161,7 @@ def attention_shares(
         seed: of the bootstrap.
 
     Raises:
-        InputError: when the numbers differ or there are no photos.
+        InputError: when the numbers differ or are 0.
     """
     grid = maps.identity.shape[1:]
     covers: dict[str, list[Tensor]] = {}
@@ -173,7 +174,7 @@ def attention_shares(
             areas.setdefault(part, []).append(float(pixels.mean()))
     if not len(maps.identity) == count == len(pids) > 0:
         counts = f"{len(maps.identity)} maps, {count} masks, {len(pids)} pids"
-        raise InputError(f"the numbers differ, or there are no photos: {counts}")
+        raise InputError(f"the numbers differ or are 0: {counts}")
     table = []
     for part, cover in covers.items():
         identity, clothing = ((branch * torch.stack(cover)).sum(dim=(1, 2)).double().numpy() for branch in maps)
@@ -195,19 +196,8 @@ def _eval_mode(model: nn.Module) -> Iterator[None]:
         model.train(was_training)
 
 
-def _grid(model: T2IReIDModel, images: Tensor, tokens: int) -> tuple[int, int]:
-    """Rows and columns of patches; other tokens (class, registers) come before them."""
-    patch = getattr(model.visual_encoder.config, "patch_size", 0)
-    patch_h, patch_w = (patch, patch) if isinstance(patch, int) else patch
-    h, w = (images.shape[2] // patch_h, images.shape[3] // patch_w) if patch_h and patch_w else (0, 0)
-    if not 0 < h * w <= tokens:
-        name = type(model.visual_encoder).__name__
-        raise InputError(f"attention maps need one token per patch: {name} has {tokens} tokens for {h} x {w} patches")
-    return h, w
-
-
 def _patch_shares(weights: Tensor, h: int, w: int) -> Tensor:
-    """Weights ``[B, heads, L, L]`` to maps ``[B, h, w]`` of sum 1."""
+    """Weights ``[B, heads, L, L]`` to maps ``[B, h, w]`` of sum 1; the patches are the last tokens."""
     attended = weights.mean(dim=(1, 2))[:, -h * w :]  # [B, patches]
     return (attended / attended.sum(dim=1, keepdim=True)).reshape(-1, h, w)
 

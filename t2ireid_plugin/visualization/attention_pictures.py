@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw
+from torch import Tensor
 
 from t2ireid_plugin.utils.atomic_io import atomic_write
 from t2ireid_plugin.utils.fonts import Font, font_for, plain_font, wrap
-from t2ireid_plugin.visualization.attention import BRANCHES, AttentionMaps, WordRelevance
+from t2ireid_plugin.visualization.attention import BRANCHES, WordRelevance
 from t2ireid_plugin.visualization.drawing import fit
 
 _PHOTO, _GAP, _LABEL, _LINE = 320, 10, 20, 26  # _PHOTO: maximum height and width
@@ -22,18 +22,8 @@ _BAR = 34  # height of the colour bar and its labels
 _MAX_FACTOR = 4.0  # the colour map ranges from 1 / _MAX_FACTOR to _MAX_FACTOR times an even share
 
 
-class _Placed(NamedTuple):
-    """A word in the picture."""
-
-    text: str
-    x: int
-    length: int
-    font: Font
-    colour: tuple[int, int, int]
-
-
 def draw_attention(
-    photo: str | Path, maps: AttentionMaps, path: str | Path, words: Sequence[WordRelevance] = ()
+    photo: str | Path, maps: Sequence[Tensor], path: str | Path, words: Sequence[WordRelevance] = ()
 ) -> None:
     """Writes a PNG of the photo, the identity and the clothing map over it, and the words coloured by relevance.
 
@@ -42,7 +32,7 @@ def draw_attention(
 
     Args:
         photo: the image file.
-        maps: ``[h, w]`` each, of this photo.
+        maps: this photo's of each branch, ``[h, w]``.
         path: of the PNG.
         words: as from `word_relevance`.
 
@@ -55,14 +45,15 @@ def draw_attention(
     step = max(pixels.shape[1], 90) + _GAP
     width = _GAP + 3 * step
     top = _LABEL + pixels.shape[0] + _GAP
-    lines = _place_words(words, width, font_for("".join(word for word, _ in words), _FONT_SIZE))
+    word_font = font_for("".join(word for word, _ in words), _FONT_SIZE)
+    lines = _break_lines(words, width, word_font)
     canvas = Image.new("RGB", (width, top + _BAR + len(lines) * _LINE + _GAP), "white")
     draw = ImageDraw.Draw(canvas)
     for number, (label, tile) in enumerate(zip(("photo", *BRANCHES), tiles)):
         draw.text((_GAP + number * step, 1), label, fill="black", font=font)
         canvas.paste(Image.fromarray(tile), (_GAP + number * step, _LABEL))
     _draw_bar(canvas, draw, top, font)
-    _draw_words(draw, lines, top + _BAR)
+    _draw_words(draw, lines, top + _BAR, word_font)
     atomic_write(Path(path), lambda draft: canvas.save(draft))
 
 
@@ -92,10 +83,9 @@ def _draw_bar(canvas: Image.Image, draw: ImageDraw.ImageDraw, top: int, font: Fo
         draw.text((_GAP + x, top + 11), text, fill="black", font=font, anchor=anchor)
 
 
-def _place_words(words: Sequence[WordRelevance], width: int, font: Font) -> list[list[_Placed]]:
+def _break_lines(words: Sequence[WordRelevance], width: int, font: Font) -> list[list[WordRelevance]]:
     """The words in lines of the given width; a word that is too long is cut."""
-    strongest = max((abs(relevance) for _, relevance in words), default=0.0)
-    lines: list[list[_Placed]] = []
+    lines: list[list[WordRelevance]] = []
     x = width
     for word, relevance in words:
         text = wrap(word, font, width - 2 * _GAP)[0]
@@ -103,17 +93,20 @@ def _place_words(words: Sequence[WordRelevance], width: int, font: Font) -> list
         if x + length > width - _GAP:
             lines.append([])
             x = _GAP
-        lines[-1].append(_Placed(text, x, length, font, _word_colour(relevance, strongest)))
+        lines[-1].append((text, relevance))
         x += length + _GAP
     return lines
 
 
-def _draw_words(draw: ImageDraw.ImageDraw, lines: Sequence[Sequence[_Placed]], top: int) -> None:
+def _draw_words(draw: ImageDraw.ImageDraw, lines: Sequence[Sequence[WordRelevance]], top: int, font: Font) -> None:
+    strongest = max((abs(relevance) for line in lines for _, relevance in line), default=0.0)
     for row, line in enumerate(lines):
-        y = top + row * _LINE
-        for word in line:
-            draw.rectangle((word.x - 3, y, word.x + word.length + 3, y + _LINE - 6), fill=word.colour)
-            draw.text((word.x, y + _LINE // 2 - 3), word.text, fill="black", font=word.font, anchor="lm")
+        x, y = _GAP, top + row * _LINE
+        for text, relevance in line:
+            length = round(font.getlength(text))
+            draw.rectangle((x - 3, y, x + length + 3, y + _LINE - 6), fill=_word_colour(relevance, strongest))
+            draw.text((x, y + _LINE // 2 - 3), text, fill="black", font=font, anchor="lm")
+            x += length + _GAP
 
 
 def _word_colour(relevance: float, strongest: float) -> tuple[int, int, int]:

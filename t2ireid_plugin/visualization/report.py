@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from PIL import Image
 
@@ -27,55 +26,31 @@ from t2ireid_plugin.visualization.ranked_lists import Hit, RankedList
 _HEIGHT, _WIDTH, _QUALITY = 160, 72, 80  # of a thumbnail; about 4 KB each
 
 
-@dataclass(frozen=True)
-class Section:
-    """Pictures of one protocol.
-
-    Args:
-        protocol: its name.
-        examples: ranked lists of evenly spaced queries.
-        failures: ranked lists of `worst_failures`.
-        similarities: PNG file of the histogram.
-    """
+class Section(NamedTuple):
+    """Pictures of one protocol."""
 
     protocol: str
-    examples: Sequence[RankedList]
-    failures: Sequence[RankedList]
-    similarities: bytes
+    examples: Sequence[RankedList]  # of evenly spaced queries
+    failures: Sequence[RankedList]  # of `worst_failures`
+    similarities: bytes  # PNG file of the histogram
 
 
-@dataclass(frozen=True)
-class Attention:
-    """Attention maps and shares.
+class Attention(NamedTuple):
+    """Attention maps and shares."""
 
-    Args:
-        pictures: pairs of a caption and the PNG file of `draw_attention`.
-        shares: on the parts of drawn people; empty for photographs.
-        photos: number of photos behind the shares.
-        note: why something is missing; "" if nothing is.
-    """
-
-    pictures: Sequence[tuple[str, bytes]] = ()
-    shares: Sequence[PartShare] = ()
-    photos: int = 0
-    note: str = ""
+    pictures: Sequence[tuple[str, bytes]] = ()  # captions, and PNG files of `draw_attention`
+    shares: Sequence[PartShare] = ()  # on the parts of drawn people; empty for photographs
+    photos: int = 0  # behind the shares
+    note: str = ""  # why something is missing; "" if nothing is
 
 
-@dataclass(frozen=True)
-class Run:
-    """The run behind the results.
+class Run(NamedTuple):
+    """The run behind the results."""
 
-    Args:
-        metrics: of the target, by protocol, as in ``results.json``.
-        datasets: counts by dataset, split and kind.
-        facts: names and values, such as the command and the versions.
-        config: the configuration as YAML.
-    """
-
-    metrics: Mapping[str, Mapping[str, Any]]
-    datasets: Mapping[str, Mapping[str, Mapping[str, int]]]
-    facts: Mapping[str, str] = field(default_factory=dict)
-    config: str = ""
+    metrics: Mapping[str, Mapping[str, Any]]  # of the target, by protocol, as in ``results.json``
+    datasets: Mapping[str, Mapping[str, Mapping[str, int]]]  # counts by dataset, split and kind
+    facts: Mapping[str, str] = {}  # names and values, such as the command and the versions
+    config: str = ""  # the configuration as YAML
 
 
 def write_report(

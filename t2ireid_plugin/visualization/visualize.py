@@ -108,7 +108,10 @@ def _draw_attention(
         shares, photos = _part_shares(target.drawn_root, target.split, model, transform)
     except DataError as error:  # drawn by another version, or changed since; the other pictures are unaffected
         return Attention(pictures, note=f"The body parts of the drawn people are unknown: {error}.")
-    _write_shares(folder / "attention_shares.json", shares, photos)
+    branches = ("identity", "clothing", "difference")
+    parts = {row.part: {"area": row.area, **{b: getattr(row, b)._asdict() for b in branches}} for row in shares}
+    content = json.dumps({"photos": photos, "parts": parts}, indent=2)
+    atomic_write_text(folder / "attention_shares.json", f"{content}\n")
     return Attention(pictures, shares, photos)
 
 
@@ -130,7 +133,7 @@ def _attention_pictures(
     pictures = []
     for place, (path, pid, *_) in enumerate(items):
         picture = attention / picture_name(positions[place], pid)
-        draw_attention(path, maps.photo(place), picture, words[place])
+        draw_attention(path, [branch[place] for branch in maps], picture, words[place])
         pictures.append((captions[place], picture.read_bytes()))
     return pictures
 
@@ -144,18 +147,6 @@ def _part_shares(
     maps = photo_maps(model, [images / photo.file_path for photo in photos], transform)
     masks = (part_masks(photo.labels) for photo in photos)
     return attention_shares(maps, masks, [photo.pid for photo in photos]), len(photos)
-
-
-def _write_shares(path: Path, shares: Sequence[PartShare], photos: int) -> None:
-    """Writes the shares as JSON; an interval has ``mean``, ``low`` and ``high``."""
-    parts = {
-        row.part: {
-            "area": row.area,
-            **{name: getattr(row, name)._asdict() for name in ("identity", "clothing", "difference")},
-        }
-        for row in shares
-    }
-    atomic_write_text(path, json.dumps({"photos": photos, "parts": parts}, indent=2) + "\n")
 
 
 def _new_folder(parent: Path, name: str) -> Path:

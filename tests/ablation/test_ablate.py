@@ -91,7 +91,7 @@ def test_differences_compare_the_same_seeds(finished):
         [load_records(out / name / f"seed{s}" / "queries_cuhkpedes.npz")["t2i"] for s in (1, 2)]
         for name in ("plain", "hot")
     )
-    singles = [paired_difference(a, b) for a, b in zip(plain, hot, strict=True)]
+    singles = [paired_difference([a], [b]) for a, b in zip(plain, hot, strict=True)]
     for metric in ("R@1", "mAP"):
         difference = report["rows"][1]["differences"][metric]
         value = difference["b"] - difference["a"]

@@ -7,7 +7,6 @@ from t2ireid_plugin.errors import DataError
 from t2ireid_plugin.evaluation import bootstrap
 from t2ireid_plugin.evaluation.bootstrap import (
     Difference,
-    difference_over_seeds,
     format_interval,
     intervals,
     paired_difference,
@@ -55,7 +54,7 @@ def test_intervals_equal_a_loop_over_the_drawn_queries(seed, queries, people, sa
 @given(st.integers(0, 10**6), st.integers(1, 30), st.integers(1, 8), st.integers(1, 40))
 def test_differences_equal_two_loops_with_the_same_draws(seed, queries, people, samples):
     a, b = random_results(seed, queries, people)
-    differences = paired_difference(a, b, samples=samples, level=0.9, seed=seed)
+    differences = paired_difference([a], [b], samples=samples, level=0.9, seed=seed)
     by_loop = [naive_samples(result, samples, seed) for result in (a, b)]
     ends = np.quantile(by_loop[1] - by_loop[0], [0.05, 0.95], axis=0)
     np.testing.assert_allclose([[row.low, row.high] for row in differences.values()], ends.T, atol=1e-12)
@@ -82,15 +81,15 @@ def test_intervals_contain_the_metric_and_grow_with_the_level(seed, level):
 def test_order_of_queries_does_not_matter(seed, random):
     a, b = random_results(seed)
     order = np.array(random.sample(range(40), 40))
-    expected = paired_difference(a, b, samples=100)
-    for name, row in paired_difference(a.select(order), b.select(order), samples=100).items():
+    expected = paired_difference([a], [b], samples=100)
+    for name, row in paired_difference([a.select(order)], [b.select(order)], samples=100).items():
         assert expected[name][:4] == pytest.approx(row[:4], abs=1e-12)
 
 
 @given(st.integers(0, 10**6))
 def test_swapped_models_change_the_sign(seed):
     a, b = random_results(seed)
-    forth, back = paired_difference(a, b, samples=100), paired_difference(b, a, samples=100)
+    forth, back = paired_difference([a], [b], samples=100), paired_difference([b], [a], samples=100)
     for name, row in forth.items():
         assert (-back[name].high, -back[name].low) == pytest.approx((row.low, row.high), abs=1e-12)
         assert (back[name].opposite, back[name].excludes_zero) == (row.opposite, row.excludes_zero)
@@ -98,7 +97,7 @@ def test_swapped_models_change_the_sign(seed):
 
 def test_a_model_does_not_differ_from_itself():
     result, _ = random_results(0)
-    for row in paired_difference(result, result, samples=100).values():
+    for row in paired_difference([result], [result], samples=100).values():
         assert (row.value, row.low, row.high, row.opposite) == (0.0, 0.0, 0.0, 1.0)
         assert not row.excludes_zero
 
@@ -125,7 +124,7 @@ def test_coverage_of_a_known_truth():
     for seed in range(300):
         a, b = simulate(rng, shift=0.01)
         ends = intervals(a, samples=400, seed=seed)
-        difference = paired_difference(a, b, samples=400, seed=seed)["mAP"]
+        difference = paired_difference([a], [b], samples=400, seed=seed)["mAP"]
         cases = [(0.5, *ends["mAP"]), (0.5, *ends["R@1"]), (0.01, difference.low, difference.high)]
         covered.append([low <= truth <= high for truth, low, high in cases])
     for share in np.mean(covered, axis=0):
@@ -145,7 +144,7 @@ def test_resampling_queries_would_cover_too_little():
 
 def test_pairing_is_narrower_where_models_share_difficulty():
     a, b = simulate(np.random.default_rng(0), shift=0.01)
-    paired = paired_difference(a, b)["mAP"]
+    paired = paired_difference([a], [b])["mAP"]
     unpaired = [intervals(result, seed=seed)["mAP"] for seed, result in enumerate((a, b))]
     assert paired.high - paired.low < 0.5 * min(high - low for low, high in unpaired)
 
@@ -166,14 +165,14 @@ def test_interval_of_one_identity_has_no_width():
     result, other = random_results(0, people=1)
     value = result.AP.mean()
     assert intervals(result, samples=20)["mAP"] == pytest.approx((value, value))
-    row = paired_difference(result, other, samples=20)["mINP"]
+    row = paired_difference([result], [other], samples=20)["mINP"]
     assert (row.low, row.high) == pytest.approx((row.value, row.value))
 
 
 @given(st.integers(0, 10**6), st.lists(st.integers(1, 20), min_size=1, max_size=4, unique=True))
 def test_any_ranks(seed, ranks):
     a, b = random_results(seed)
-    differences = paired_difference(a, b, ranks=ranks, samples=20)
+    differences = paired_difference([a], [b], ranks=ranks, samples=20)
     assert list(differences) == [*(f"R@{k}" for k in ranks), "mAP", "mINP"]
     for k in ranks:
         assert differences[f"R@{k}"].a == (a.first_rank <= k).mean()
@@ -194,13 +193,13 @@ def test_options_out_of_range_are_refused(changed, message):
     with pytest.raises(DataError, match=message):
         intervals(a, **changed)
     with pytest.raises(DataError, match=message):
-        paired_difference(a, b, **changed)
+        paired_difference([a], [b], **changed)
 
 
 def test_values_are_plain_floats():
     a, b = random_results(0)
     assert {type(end) for ends in intervals(a, samples=9).values() for end in ends} == {float}
-    assert {type(end) for row in paired_difference(a, b, samples=9).values() for end in row} == {float}
+    assert {type(end) for row in paired_difference([a], [b], samples=9).values() for end in row} == {float}
 
 
 @pytest.mark.parametrize(
@@ -221,7 +220,7 @@ def test_format_interval():
 def test_means_over_seeds(seed, seeds):
     results = random_results(seed, 20, 5, 2 * seeds)
     a, b = results[:seeds], results[seeds:]
-    differences = difference_over_seeds(a, b, samples=20)
+    differences = paired_difference(a, b, samples=20)
     assert differences["mAP"].a == pytest.approx(np.mean([result.AP.mean() for result in a]))
     assert differences["R@5"].b == pytest.approx(np.mean([(result.first_rank <= 5).mean() for result in b]))
 
@@ -229,7 +228,7 @@ def test_means_over_seeds(seed, seeds):
 def test_seeds_that_disagree_widen_the_interval():
     """People that all gain 0.3 with one seed and lose 0.3 with the other have no variance except between seeds."""
     flat, up, down = (result_of(np.arange(50), AP) for AP in (0.5, 0.8, 0.2))
-    same, apart = (difference_over_seeds([flat] * 2, b)["mAP"] for b in ([up, up], [up, down]))
+    same, apart = (paired_difference([flat] * 2, b)["mAP"] for b in ([up, up], [up, down]))
     assert (same.low, same.high) == (pytest.approx(0.3), pytest.approx(0.3))
     # Of two seeds drawn twice, a quarter of the samples has only the first, a quarter only the second.
     assert (apart.low, apart.high) == (pytest.approx(-0.3), pytest.approx(0.3))
@@ -239,6 +238,6 @@ def test_seeds_that_disagree_widen_the_interval():
 def test_results_that_cannot_be_compared_are_refused():
     a, b = random_results(0)
     with pytest.raises(ValueError, match="2 and 1 seeds"):
-        difference_over_seeds([a, b], [a])
+        paired_difference([a, b], [a])
     with pytest.raises(ValueError, match="not of the same queries"):
-        difference_over_seeds([a], [b.select(np.arange(39))])
+        paired_difference([a], [b.select(np.arange(39))])
