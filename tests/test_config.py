@@ -578,7 +578,7 @@ def test_offered_names_exist_in_torchreid():
         (["train.save_steps", "-1"], r"train\.save_steps: -1 must be at least 0"),
         (["train.bias_lr_mult", "-1"], r"train\.bias_lr_mult: -1\.0 must be at least 0"),
         (["data.targets", "market1501"], "unknown 'market1501'; valid: .*; to train on images without texts"),
-        (["loss.name", "softmax"], r"data\.sources: 'cuhkpedes' has sentences for queries, which t2ireid_vit_mamba"),
+        (["loss.name", "softmax"], r"data\.sources: 'cuhkpedes' has texts as queries, which t2ireid_vit_mamba"),
         (["model.pretrained", "False"], r"model\.pretrained: False has no effect .*model\.vit_pretrained ''"),
         (["data.type", "video"], r"data\.type: 'video' has no effect"),
         (["data.split_id", "3"], r"data\.split_id: 3 has no effect"),

@@ -59,7 +59,7 @@ class FeatureCache:
     def on_disk(
         cls, folder: Path, max_bytes: int, encoder: PreTrainedModel, texts: Iterable[Ids], pad: int, show: bool = True
     ) -> FeatureCache:
-        """A cache whose features lie in a file in ``folder``, which is written first unless it exists.
+        """A cache with the features in a file in ``folder``, which is written first unless it exists.
 
         The file is mapped into memory, so that processes share its pages. It may be deleted at any time.
 
@@ -74,30 +74,46 @@ class FeatureCache:
         Raises:
             DataError: when the file cannot be written.
         """
-        cache = cls(0)
+        cache, width = cls(0), int(encoder.config.hidden_size)
         cache._follow(encoder)
-        chosen = _fitting(sorted(set(texts), key=lambda ids: (len(ids), ids)), max_bytes // _row_bytes(encoder))
-        keys, ends = [_key(ids) for ids in chosen], np.cumsum([len(ids) for ids in chosen], dtype=int)
+        ordered = sorted(set(texts), key=lambda ids: (len(ids), ids))
+        ends = np.cumsum([len(ids) for ids in ordered], dtype=int)
+        ends = ends[2 * width * ends <= max_bytes]
+        if not len(ends):
+            return cache
+        chosen, tokens = ordered[: len(ends)], int(ends[-1])
+        if len(chosen) < len(ordered):
+            logger.warning(
+                "data.text_feature_cache: %d of %d texts fit into data.text_feature_cache_gb; the others are encoded "
+                "each time",
+                len(chosen),
+                len(ordered),
+            )
+        keys = [_key(ids) for ids in chosen]
         path = folder / f"{cache._digest}-{hashlib.blake2b(b''.join(keys), digest_size=8).hexdigest()}.npy"
+
+        def write(draft: Path) -> None:
+            # Not through a memory map, where a full disk kills the process.
+            with open(draft, "wb") as stream:
+                header = {"descr": "<f2", "fortran_order": False, "shape": (tokens, width)}
+                np.lib.format.write_array_header_1_0(stream, header)
+                rows = _encode(encoder, chosen, pad)
+                for part in show_progress(rows, len(chosen), "text features", "text", show):
+                    stream.write(part.tobytes())
+
         try:
             folder.mkdir(parents=True, exist_ok=True)
             with _locked(folder):  # of several processes one writes, and the others wait
                 features = _open(path)
-                if features is None and chosen:
-                    _make_room(folder, max_bytes - int(ends[-1]) * _row_bytes(encoder))
-                    parts = show_progress(_encode(encoder, chosen, pad), len(chosen), "text features", "text", show)
-                    atomic_write(path, lambda draft: _write(draft, (int(ends[-1]), encoder.config.hidden_size), parts))
+                if features is None:
+                    _make_room(folder, max_bytes - 2 * width * tokens)
+                    atomic_write(path, write)
                     features = _open(path)
         except OSError as error:
             raise DataError(f"data.text_feature_cache: cannot use '{folder}' ({error.strerror})") from error
-        if features is not None:
-            cache._rows = dict(zip(keys, np.split(features, ends[:-1])))
+        cache._rows = dict(zip(keys, np.split(features, ends[:-1])))
         logger.info("features of %d texts in '%s'", len(chosen), path)
         return cache
-
-    def __len__(self) -> int:
-        """Number of texts with cached features."""
-        return len(self._rows)
 
     def __call__(self, encoder: PreTrainedModel, texts: Sequence[Ids], pad: int) -> Tensor:
         """Token features ``[N, D]`` as `encode_texts` computes them, rounded to half precision."""
@@ -151,10 +167,6 @@ def _key(ids: Ids) -> bytes:
     return hashlib.blake2b(array("i", ids).tobytes(), digest_size=16).digest()
 
 
-def _row_bytes(encoder: PreTrainedModel) -> int:
-    return 2 * int(encoder.config.hidden_size)
-
-
 def _encode(encoder: PreTrainedModel, texts: Sequence[Ids], pad: int) -> Iterator[Rows]:
     """Features ``[length, D]`` of each text."""
     for start in range(0, len(texts), TEXTS_AT_ONCE):
@@ -163,19 +175,6 @@ def _encode(encoder: PreTrainedModel, texts: Sequence[Ids], pad: int) -> Iterato
             features = encode_texts(encoder, part, pad).half().cpu().numpy()
         for rows in np.split(features, np.cumsum([len(ids) for ids in part])[:-1]):
             yield rows.copy()
-
-
-def _fitting(texts: list[Ids], max_tokens: int) -> list[Ids]:
-    """The first texts, which together have at most ``max_tokens``."""
-    number = int(np.searchsorted(np.cumsum([len(ids) for ids in texts]), max_tokens, side="right"))
-    if number < len(texts):
-        logger.warning(
-            "data.text_feature_cache: %d of %d texts fit into data.text_feature_cache_gb; the others are encoded each "
-            "time",
-            number,
-            len(texts),
-        )
-    return texts[:number]
 
 
 def _open(path: Path) -> Any:
@@ -187,14 +186,6 @@ def _open(path: Path) -> Any:
     with contextlib.suppress(OSError):  # a read-only folder
         path.touch()  # see `_make_room`
     return features
-
-
-def _write(path: Path, shape: tuple[int, int], parts: Iterable[Rows]) -> None:
-    """Writes an array text by text; unlike writing to a mapped file, a full disk raises OSError."""
-    with open(path, "wb") as stream:
-        np.lib.format.write_array_header_1_0(stream, {"descr": "<f2", "fortran_order": False, "shape": shape})
-        for rows in parts:
-            stream.write(rows.tobytes())
 
 
 def _make_room(folder: Path, room: int) -> None:

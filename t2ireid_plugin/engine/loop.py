@@ -16,7 +16,7 @@ from torchreid import utils as torchreid_utils
 from t2ireid_plugin.data.sampling import derive_seed, seed_all
 from t2ireid_plugin.engine.failures import BadImageCounter
 from t2ireid_plugin.engine.memory import Precision
-from t2ireid_plugin.engine.optim import keep_settings, settings_of
+from t2ireid_plugin.engine.optim import load_states
 from t2ireid_plugin.engine.training_state import LAST, PREVIOUS, load_training_state, save_checkpoint
 from t2ireid_plugin.errors import CheckpointError
 from t2ireid_plugin.losses import LossTerms
@@ -281,15 +281,12 @@ class TrainingLoop(torchreid_engine.Engine):
                 self.ema.load_state_dict(average)
             self.model.load_state_dict(state["state_dict"])
             self.losses.load_state_dict(state["losses"])
-            configured = settings_of(self.optimizer, self.scheduler)
-            self.optimizer.load_state_dict(state["optimizer"])
+            load_states(self.optimizer, self.scheduler, state)
         except (RuntimeError, ValueError) as error:
             reason = " ".join(str(error).split())
             raise CheckpointError(
                 f"'{path}' is of another model, other losses or another optimizer: {reason}"
             ) from error
-        self.scheduler.load_state_dict(state["scheduler"])
-        keep_settings(configured, self.optimizer, self.scheduler)
         if state["scaler"]:  # empty except with fp16
             self.precision.scaler.load_state_dict(state["scaler"])
 

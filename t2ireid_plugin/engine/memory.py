@@ -1,9 +1,9 @@
-"""What lets a batch be larger than the memory: the encoders in parts, their activations computed twice, half precision.
+"""Training in less memory: encoding in parts, recomputed activations, half precision.
 
-The losses compare all pairs of a batch, so it cannot be divided as one that is only averaged over. GradCache (Gao et
-al. 2021, arXiv 2101.06983) encodes in parts without keeping activations, takes the loss of the whole, and encodes each
-part again when its gradient has come. Here the parts are those of the two encoders, where nearly all of the memory
-goes; what follows them, batch normalisation among it, sees the whole batch. So the result is that of the undivided one.
+The losses compare all pairs of a batch, so gradients cannot be accumulated over smaller batches. GradCache (Gao et al.
+2021, arXiv 2101.06983) encodes in parts without storing activations, computes the loss of the whole batch, and encodes
+each part again for its gradient. Here only the two encoders, which take nearly all of the memory, run in parts; all
+layers after them, including batch normalisation, see the whole batch. So the gradients are those of the whole batch.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def encode_in_parts(encoder: nn.Module, rows: int) -> None:
-    """From now on ``encoder`` takes ``rows`` inputs at a time and, in training, keeps no activations.
+    """Makes ``encoder`` process ``rows`` inputs at a time, without storing activations in training.
 
     Each part is computed again in the backward pass, with the same dropout.
     """
@@ -49,22 +49,24 @@ def encode_in_parts(encoder: nn.Module, rows: int) -> None:
 
 
 def keep_block_inputs_only(encoder: Any) -> None:
-    """From now on ``encoder`` keeps, in training, only what goes into each block, and computes the rest again.
+    """Turns on gradient checkpointing: only the inputs of each block are stored, the rest is computed again.
 
     Raises:
-        ConfigError: for an encoder that transformers cannot do that with.
+        ConfigError: for an encoder without gradient checkpointing in transformers.
     """
     if not getattr(encoder, "supports_gradient_checkpointing", False):
-        raise ConfigError(f"train.checkpoint_encoders: {encoder.config.model_type} has no gradient checkpointing")
+        raise ConfigError(
+            f"train.checkpoint_encoders: {encoder.config.model_type} has no gradient checkpointing; set it to False"
+        )
     encoder.gradient_checkpointing_enable({"use_reentrant": False})
 
 
 class Precision:
-    """Half precision where it does no harm: weights, losses and gradients' sums stay in fp32.
+    """Mixed precision: the forward pass in half precision; weights, losses and gradients in fp32.
 
     Args:
-        name: of `PRECISIONS`. With fp16 the loss is scaled up so that small gradients do not vanish; where that makes
-            them infinite the step is left out and the scale halved.
+        name: of `PRECISIONS`. With fp16 the loss is scaled up to keep small gradients from vanishing; when the
+            gradients become infinite the step is skipped and the scale halved.
         device: ``cuda`` or ``cpu``.
     """
 
@@ -73,13 +75,13 @@ class Precision:
         self.scaler = torch.amp.GradScaler(device, enabled=name == "fp16")
 
     def autocast(self) -> torch.autocast:
-        """Within, layers that bear it compute in half precision."""
+        """Context in which layers that tolerate it compute in half precision."""
         return torch.autocast(self.device, dtype=self.dtype, enabled=self.dtype is not None)
 
     def scales_down(self, loss: float) -> bool:
-        """Whether infinite gradients may be the scale's doing, which is then halved."""
+        """After infinite gradients: halves the scale and returns True if the scale may have caused them."""
         if not self.scaler.is_enabled() or not math.isfinite(loss):
             return False
-        doubtful = self.scaler.get_scale() > 1
-        self.scaler.update(None if doubtful else 1.0)  # which it also needs before it unscales again
-        return doubtful
+        large = self.scaler.get_scale() > 1
+        self.scaler.update(None if large else 1.0)  # required before the next `unscale_`, too
+        return large

@@ -1,9 +1,10 @@
-"""AdamW with a learning rate for each kind of parameter, and a warm-up and cosine schedule in fractions of an epoch."""
+"""AdamW with parameter groups, and a warm-up and cosine schedule in fractions of an epoch."""
 
 from __future__ import annotations
 
 import math
 from collections import defaultdict
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -13,7 +14,7 @@ from t2ireid_plugin.errors import ConfigError, EncoderError
 from t2ireid_plugin.modeling.encoders.families import layer_numbers
 
 ENCODERS = ("visual_encoder.", "text_encoder.")
-_WARMUP_START = 0.1  # share of the learning rate at the very first step
+_WARMUP_START = 0.1  # share of the learning rate at the first step
 
 
 def build_adamw(
@@ -27,26 +28,25 @@ def build_adamw(
     bias_lr_mult: float = 1.0,
     layer_decay: float = 1.0,
 ) -> torch.optim.AdamW:
-    """AdamW over what is trainable in the model and in the losses (some own projections).
+    """AdamW over the trainable parameters of the model and of the losses, some of which have projections.
 
-    Biases, norms, other vectors and parameters marked ``_no_weight_decay`` (Mamba's ``A_log`` and ``D``) are not
-    decayed.
+    Weight decay applies to matrices only, and not to those marked ``_no_weight_decay`` (Mamba's ``A_log`` and ``D``).
 
     Args:
-        model: `T2IReIDModel`, or anything with encoders of the names in `ENCODERS`.
+        model: `T2IReIDModel`, or another module with the encoders in `ENCODERS`.
         losses: the training terms.
-        lr: of all but the encoders.
-        encoder_lr: of the encoders.
+        lr: learning rate of everything but the encoders.
+        encoder_lr: learning rate of the encoders.
         weight_decay: of matrices.
-        betas: AdamW's.
-        bias_lr_mult: factor on the rate of every bias; IRRA and RDE train with 2.
+        betas: of AdamW.
+        bias_lr_mult: factor on the learning rate of every bias; IRRA and RDE train with 2.
         layer_decay: factor from each encoder block to the one before it, as in BEiT (Bao et al., ICLR 2022) and MAE
             (He et al., CVPR 2022). With ``depth`` blocks, layer ``i`` learns at
-            ``encoder_lr * layer_decay ** (depth + 1 - i)``: the embeddings are layer 0 and learn slowest, the blocks
-            1 … depth, the norm after them depth + 1. 1 is off.
+            ``encoder_lr * layer_decay ** (depth + 1 - i)``: the embeddings are layer 0, the blocks 1 … depth, the norm
+            after them depth + 1. 1 is off.
 
     Raises:
-        ConfigError: when ``layer_decay`` is on and an encoder is no stack of blocks.
+        ConfigError: when ``layer_decay`` is on and an encoder is not a stack of blocks.
     """
     shares = _layer_shares(model, layer_decay) if layer_decay < 1 else {}
     groups: dict[tuple[str, bool, float], list[nn.Parameter]] = defaultdict(list)
@@ -58,7 +58,7 @@ def build_adamw(
                 rate = encoder_lr if kind == "encoders" else lr
                 rate *= shares.get(prefix + name, 1.0) * (bias_lr_mult if name.endswith("bias") else 1.0)
                 groups[kind, decayed, rate].append(parameter)
-    # The last group's rate is the one that torchreid prints; sorting puts the new layers' matrices there.
+    # torchreid prints the rate of the last group; sorting makes it the new layers' matrices.
     return torch.optim.AdamW(
         [
             {
@@ -71,26 +71,46 @@ def build_adamw(
         ],
         lr=lr,
         betas=betas,
-        fused=True,  # one pass over all parameters: about 3 times as fast on the CPU
+        fused=True,  # about 3 times as fast on the CPU
     )
 
 
 def _layer_shares(model: nn.Module, layer_decay: float) -> dict[str, float]:
-    """The share of the encoders' rate for each of their parameters, by its name in the model."""
+    """The factor on ``encoder_lr`` for each parameter of the encoders, by its name in the model."""
     shares: dict[str, float] = {}
     for prefix in ENCODERS:
         encoder: Any = model.get_submodule(prefix.removesuffix("."))
         try:
             numbers = layer_numbers(encoder)
         except EncoderError as error:
-            raise ConfigError(f"train.layer_decay: {layer_decay} cannot be had; {error}") from error
+            raise ConfigError(f"train.layer_decay: {layer_decay} is not possible, set it to 1; {error}") from error
         top = encoder.config.num_hidden_layers + 1
         shares.update({prefix + name: layer_decay ** (top - number) for name, number in numbers.items()})
     return shares
 
 
-def settings_of(optimizer: torch.optim.Optimizer, scheduler: Any = None) -> list[dict[str, Any]]:
-    """What each parameter group was configured with; ``lr`` is the rate before any schedule."""
+def load_states(optimizer: torch.optim.Optimizer, scheduler: Any, state: Mapping[str, Any]) -> None:
+    """Loads ``optimizer`` and ``scheduler`` of a checkpoint; the configured settings of the groups stay in force.
+
+    A rate that the schedule has lowered is lowered from the configured rate by the same factor.
+    """
+    configured = _settings(optimizer, scheduler)
+    optimizer.load_state_dict(state["optimizer"])
+    scheduler.load_state_dict(state["scheduler"])
+    for group, now, before in zip(optimizer.param_groups, configured, _settings(optimizer, scheduler), strict=True):
+        rate = group["lr"] * (now["lr"] / before["lr"]) if now["lr"] != before["lr"] else group["lr"]
+        group.update({**now, "lr": rate})
+        if "initial_lr" in group:
+            group["initial_lr"] = now["lr"]
+    peaks = [settings["lr"] for settings in configured]
+    if isinstance(scheduler, WarmupCosine):
+        scheduler.peaks = peaks
+    elif hasattr(scheduler, "base_lrs"):
+        scheduler.base_lrs = peaks
+
+
+def _settings(optimizer: torch.optim.Optimizer, scheduler: Any) -> list[dict[str, Any]]:
+    """The settings of each parameter group; ``lr`` is the rate before any schedule."""
     peaks = scheduler.peaks if isinstance(scheduler, WarmupCosine) else None
     return [
         {
@@ -101,35 +121,17 @@ def settings_of(optimizer: torch.optim.Optimizer, scheduler: Any = None) -> list
     ]
 
 
-def keep_settings(configured: list[dict[str, Any]], optimizer: torch.optim.Optimizer, scheduler: Any = None) -> None:
-    """After a state was loaded, gives groups what `settings_of` said before: a resumed run obeys its configuration.
-
-    Where a schedule has lowered a rate, it stays lowered by the same factor.
-    """
-    loaded = settings_of(optimizer, scheduler)
-    for group, now, before in zip(optimizer.param_groups, configured, loaded, strict=True):
-        rate = group["lr"] * (now["lr"] / before["lr"]) if now["lr"] != before["lr"] else group["lr"]
-        group.update({**now, "lr": rate})
-        if "initial_lr" in group:
-            group["initial_lr"] = now["lr"]
-    peaks = [group["lr"] for group in configured]
-    if isinstance(scheduler, WarmupCosine):
-        scheduler.peaks = peaks
-    elif hasattr(scheduler, "base_lrs"):
-        scheduler.base_lrs = peaks
-
-
 class WarmupCosine:
     """Linear warm-up, then a cosine down to ``final_mult`` of each group's learning rate.
 
-    It is a function of the time in epochs, so it needs no number of steps: torchreid's identity sampler does not
-    know its length before it has run.
+    It is a function of the time in epochs, not in steps, as the length of torchreid's identity sampler is unknown until
+    it has run.
 
     Args:
-        optimizer: its groups' current rates are the peaks.
-        max_epoch: where the cosine ends.
-        warmup_epochs: length of the warm-up; may be a fraction.
-        final_mult: last rate as a share of the peak.
+        optimizer: the current rates of its groups are the peaks.
+        max_epoch: end of the cosine.
+        warmup_epochs: length of the warm-up, may be a fraction.
+        final_mult: final rate as a share of the peak.
     """
 
     def __init__(
@@ -147,7 +149,7 @@ class WarmupCosine:
         self.step(0.0)
 
     def factor(self, epoch: float) -> float:
-        """Share of the peak at a time in epochs."""
+        """The share of the peak rate at a time in epochs."""
         if epoch < self.warmup_epochs:
             return _WARMUP_START + (1 - _WARMUP_START) * epoch / self.warmup_epochs
         done = (epoch - self.warmup_epochs) / max(self.max_epoch - self.warmup_epochs, 1e-9)
@@ -160,10 +162,10 @@ class WarmupCosine:
             group["lr"] = peak * self.factor(epoch)
 
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint keeps."""
+        """State for a checkpoint."""
         return {"epoch": self.epoch, "peaks": self.peaks}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continues where `state_dict` was taken."""
+        """Restores `state_dict`."""
         self.peaks = list(state["peaks"])
         self.step(state["epoch"])

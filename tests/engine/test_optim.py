@@ -194,7 +194,7 @@ def test_an_encoder_without_blocks_has_no_layers(build):
     shared = {"model_type": "albert", "embedding_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
     words = {f"model__bert_config__{key}": value for key, value in shared.items()}
     build(**words)
-    with pytest.raises(ConfigError, match=r"train\.layer_decay: 0\.5 cannot be had; albert"):
+    with pytest.raises(ConfigError, match=r"train\.layer_decay: 0\.5 is not possible, set it to 1; albert"):
         build(**words, train__layer_decay=0.5)
 
 

@@ -1,4 +1,4 @@
-"""From an image-only configuration to torchreid's data, model, optimizer and engine."""
+"""Builders: from an image-only configuration to torchreid's datasets, model, optimizer and engine."""
 
 from __future__ import annotations
 
@@ -32,15 +32,15 @@ from t2ireid_plugin.modeling.encoders.preprocess import Preprocess
 from t2ireid_plugin.utils.progress import show_progress
 from t2ireid_plugin.utils.text import first_line
 
-# torchreid's size and ImageNet's normalisation, for its own models.
+# torchreid's default image size and ImageNet's normalisation, for torchreid's models.
 _TORCHREID_PREPROCESS = Preprocess(256, 128, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
 def load_datasets(cfg: CfgNode) -> dict[str, Any]:
-    """Each set in use by name, with all its images looked at: on a damaged one torchreid's reader never returns.
+    """Sources and targets by name, with every image decoded once: torchreid's reader retries a damaged one forever.
 
     Raises:
-        DataError: naming the set, and the file or what torchreid says.
+        DataError: naming the dataset, and the file or torchreid's error.
     """
     datasets = {}
     for name in dict.fromkeys([*cfg.data.sources, *cfg.data.targets]):
@@ -55,9 +55,9 @@ def load_datasets(cfg: CfgNode) -> dict[str, Any]:
                 combineall=cfg.data.combineall,
                 **_dataset_options(cfg),
             )
-        except Exception as error:  # any: its asserts, its downloads and its indexing fail each in a way of their own
+        except Exception as error:  # of any class: assertions, downloads, indexing
             if folder is not None and downloads:
-                with contextlib.suppress(OSError):  # an empty one would be taken for the set next time
+                with contextlib.suppress(OSError):  # an empty folder would pass for the dataset next time
                     folder.rmdir()
                 problem = f"no folder '{folder}', and torchreid cannot download it"
             else:
@@ -69,15 +69,15 @@ def load_datasets(cfg: CfgNode) -> dict[str, Any]:
 
 
 def _check_readable(name: str, paths: list[str]) -> None:
-    """Reads every image to its end, as torchreid's reader will.
+    """Decodes every image, as torchreid's reader will.
 
     Raises:
-        DataError: naming the first that it could not read, and how many more there are.
+        DataError: naming the first image that cannot be decoded, and how many more there are.
     """
     check_images(paths)
     with ThreadPoolExecutor() as pool:
-        found = show_progress(pool.map(_problem, paths), len(paths), f"reading {name}", " images")
-        problems = [problem for problem in found if problem]
+        results = show_progress(pool.map(_problem, paths), len(paths), f"reading {name}", " images")
+        problems = [problem for problem in results if problem]
     if problems:
         more = f" and {len(problems) - 1} more" if len(problems) > 1 else ""
         raise DataError(f"{name}: unreadable image {problems[0]}{more}")
@@ -108,9 +108,12 @@ def dataset_counts(datasets: dict[str, Any]) -> dict[str, dict[str, dict[str, in
 
 
 def build_image_model(cfg: CfgNode, num_classes: int, pretrained: bool = True) -> nn.Module:
-    """torchreid's model, or ours under its contract with the settings of ``cfg.model``.
+    """torchreid's model, or `T2IReIDImageModel` with the settings of ``cfg.model``.
 
-    With ``pretrained`` false ``model.pretrained`` does not count: other weights are loaded over all that it brings.
+    Args:
+        cfg: a checked configuration.
+        num_classes: training identities.
+        pretrained: False ignores ``model.pretrained``, because other weights will be loaded.
 
     Raises:
         EncoderError: when weights are missing and cannot be downloaded.
@@ -128,7 +131,7 @@ def build_image_model(cfg: CfgNode, num_classes: int, pretrained: bool = True) -
         )
     else:
         try:
-            use_gpu = cfg.use_gpu and torch.cuda.is_available()  # some put tensors of theirs there
+            use_gpu = cfg.use_gpu and torch.cuda.is_available()  # some models create tensors there
             model = torchreid_models.build_model(cfg.model.name, num_classes, cfg.loss.name, pretrained, use_gpu)
         except T2IReIDError:
             raise
@@ -136,18 +139,17 @@ def build_image_model(cfg: CfgNode, num_classes: int, pretrained: bool = True) -
             if not pretrained:
                 raise
             raise EncoderError(
-                f"model.pretrained: torchreid cannot get the weights of {cfg.model.name} ({first_line(error)}); "
-                "model.pretrained False starts from random ones"
+                f"model.pretrained: torchreid cannot get the weights of {cfg.model.name} ({first_line(error)}); set "
+                "it to False to start from random weights"
             ) from error
     _check_layers(cfg, model)
     return model
 
 
 def _check_layers(cfg: CfgNode, model: nn.Module) -> None:
-    """torchreid would leave the optimizer without them, or stop with an assertion."""
+    """Checks train.open_layers and train.new_layers; torchreid would ignore a name or fail with an assertion."""
     children = [name for name, _ in model.named_children()]
-    wanted = {"open_layers": cfg.train.fixbase_epoch > 0, "new_layers": cfg.train.staged_lr}
-    for key, used in wanted.items():
+    for key, used in (("open_layers", cfg.train.fixbase_epoch > 0), ("new_layers", cfg.train.staged_lr)):
         for name in cfg.train[key] if used else ():
             check_choice(f"train.{key}", name, children)
 
@@ -164,7 +166,7 @@ def image_preprocess(cfg: CfgNode, model: nn.Module) -> Preprocess:
 
 
 def build_image_datamanager(cfg: CfgNode, preprocess: Preprocess, use_gpu: bool) -> Any:
-    """torchreid's data manager."""
+    """torchreid's data manager, which builds the datasets again by name."""
     return torchreid_data.ImageDataManager(
         root=cfg.data.root,
         sources=list(cfg.data.sources),
@@ -193,7 +195,7 @@ def _dataset_options(cfg: CfgNode) -> dict[str, Any]:
 def build_image_engine(
     cfg: CfgNode, datamanager: Any, model: nn.Module, preprocess: Preprocess, use_gpu: bool
 ) -> SoftmaxEngine | TripletEngine:
-    """torchreid's optimizer, schedule and engine for a model and its data."""
+    """torchreid's optimizer, schedule and engine."""
     if use_gpu:
         model = model.cuda()
         model = nn.DataParallel(model) if torch.cuda.device_count() > 1 else model

@@ -1,4 +1,4 @@
-"""What is wrong with an image-only configuration, said before anything slow happens."""
+"""Checks of an image-only configuration, before anything slow happens."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from t2ireid_plugin.utils.distributed import world_size
 
 # torchreid ignores a name that it does not know.
 TRANSFORMS = ("random_flip", "random_crop", "random_patch", "color_jitter", "random_erase")
-# What takes effect here, by table; of tables that are not named all of it.
+# Settings with an effect, by table; tables that are not listed have an effect as a whole.
 _USED = {
     "model": ("name", "pretrained", "load_weights", "resume"),
     "data": (
@@ -40,24 +40,25 @@ _USED = {
         *("visrank", "visrank_topk", "evaluator", "bootstrap"),
     ),
 }
-_OUR_MODELS = ("vit_pretrained", "vit_config", "disentangle")  # further keys of the table model
-_WHY = {
-    "cuhk03.use_metric_cuhk03": "torchreid's function for it does not run on NumPy 1.24 and later",
+_OUR_MODELS = ("vit_pretrained", "vit_config", "disentangle")  # more keys of the table model, for our models
+_REASONS = {
+    "cuhk03.use_metric_cuhk03": "torchreid's metric for CUHK03 does not run on NumPy 1.24 and later",
     "data.load_train_targets": "torchreid's softmax and triplet engines train on the sources alone",
-    "data.val": "torchreid's sets have no val split; the last epoch is tested",
+    "data.val": "torchreid's datasets have no val split; the last epoch is tested",
 }
 
 
 def check_config(cfg: CfgNode) -> None:
-    """Refuses names that do not exist and settings that cannot work or would do nothing.
+    """Refuses unknown names, settings that cannot work and settings without effect.
 
     Raises:
-        ConfigError: naming the key, the value and what would be right.
+        ConfigError: naming the key, its value and what is valid.
     """
     check_common(cfg)
     if world_size() > 1:
         raise ConfigError(
-            f"torchrun: torchreid's engines train in one process, not {world_size()}; loss.name terms trains in several"
+            f"torchrun: torchreid's engines train in one process, not {world_size()}; start without torchrun, or set "
+            "loss.name terms"
         )
     check_choice("data.type", cfg.data.type, ("image",))
     check_choice("model.name", cfg.model.name, tuple(private_table(torchreid_models, "__model_factory")))
@@ -66,7 +67,7 @@ def check_config(cfg: CfgNode) -> None:
         for name in cfg.data[key]:
             if name.removesuffix(VAL_SUFFIX) in BENCHMARKS:
                 raise ConfigError(
-                    f"data.{key}: '{name}' has sentences for queries, which {cfg.model.name} with loss.name "
+                    f"data.{key}: '{name}' has texts as queries, which {cfg.model.name} with loss.name "
                     f"{cfg.loss.name} does not read; valid: {', '.join(image_datasets())}"
                 )
             check_choice(f"data.{key}", name, tuple(image_datasets()))
@@ -78,7 +79,7 @@ def check_config(cfg: CfgNode) -> None:
     if cfg.loss.name == "triplet":
         _check_triplet(cfg)
     if cfg.data.k_tfm != 1:
-        raise ConfigError(f"data.k_tfm: {cfg.data.k_tfm} views of an image are more than torchreid's engines read")
+        raise ConfigError(f"data.k_tfm: {cfg.data.k_tfm} must be 1; torchreid's engines read one view of an image")
     _check_used(cfg)
 
 
@@ -90,32 +91,32 @@ def _check_triplet(cfg: CfgNode) -> None:
         )
     if weights.weight_x == 0 and cfg.train.fixbase_epoch > 0:
         raise ConfigError(
-            f"train.fixbase_epoch: {cfg.train.fixbase_epoch} must be 0, as with loss.triplet.weight_x 0 nothing "
-            "reaches the classifier"
+            f"train.fixbase_epoch: {cfg.train.fixbase_epoch} must be 0; with loss.triplet.weight_x 0 the classifier "
+            "is not trained"
         )
 
 
 def _check_used(cfg: CfgNode) -> None:
-    """Refuses settings that would do nothing."""
+    """Refuses settings without effect."""
     ours = cfg.model.name in MODELS
     used = {**_USED, "model": (*_USED["model"], *(_OUR_MODELS if ours else ()))}
     for name, value in changed_keys(cfg).items():
         table, _, key = name.partition(".")
         if table in used and key.partition(".")[0] not in used[table]:
-            why = _WHY.get(name, "it belongs to the text-image model, loss.name terms")
+            why = _REASONS.get(name, "it belongs to the text-image model, loss.name terms")
             raise ConfigError(
                 f"{name}: {value!r} has no effect on {cfg.model.name} with loss.name {cfg.loss.name}; {why}"
             )
 
 
 def image_datasets() -> list[str]:
-    """torchreid's image datasets, other plugins' among them; not ours, whose queries are texts."""
+    """Names of torchreid's image datasets, including those of other plugins; ours have texts as queries."""
     table = private_table(torchreid_data.datasets, "__image_datasets")
     return [name for name in table if name.removesuffix(VAL_SUFFIX) not in BENCHMARKS]
 
 
 def check_files(cfg: CfgNode) -> None:
-    """Refuses missing datasets and encoders before anything slow happens.
+    """Refuses missing datasets and encoders, all in one message, before anything slow happens.
 
     Raises:
         DataError: when a dataset is missing that torchreid cannot download, and perhaps the image encoder.
@@ -127,7 +128,7 @@ def check_files(cfg: CfgNode) -> None:
         folder = dataset_folder(cfg, name)
         if folder and not folder.is_dir() and not getattr(table[name], "dataset_url", None):
             problems.append(
-                DataError(f"{name}: no folder '{folder}'; torchreid's documentation of its datasets says what is in it")
+                DataError(f"{name}: no folder '{folder}'; torchreid's documentation of datasets describes its content")
             )
     try:
         if cfg.model.vit_pretrained and cfg.model.pretrained:
@@ -139,6 +140,6 @@ def check_files(cfg: CfgNode) -> None:
 
 
 def dataset_folder(cfg: CfgNode, name: str) -> Path | None:
-    """Where torchreid looks for a dataset; None for one that does not say."""
+    """The folder in which torchreid expects a dataset; None for a dataset class without ``dataset_dir``."""
     folder = getattr(private_table(torchreid_data.datasets, "__image_datasets")[name], "dataset_dir", None)
     return Path(cfg.data.root) / folder if isinstance(folder, str) else None

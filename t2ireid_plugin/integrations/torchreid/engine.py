@@ -1,4 +1,4 @@
-"""torchreid's image engines with what a run of ours leaves behind: exact figures, JSON, whole checkpoints, resuming."""
+"""torchreid's image engines with exact metrics, JSON logs, atomic checkpoints and exact resuming."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from torchreid import engine as torchreid_engine
 from torchreid import metrics as torchreid_metrics
 from torchreid import utils as torchreid_utils
 
-from t2ireid_plugin.engine.optim import keep_settings, settings_of
-from t2ireid_plugin.engine.training_state import LAST, PREVIOUS, check_resumable, save_checkpoint
+from t2ireid_plugin.engine.optim import load_states
+from t2ireid_plugin.engine.training_state import BEST, LAST, PREVIOUS, check_resumable, save_checkpoint
 from t2ireid_plugin.errors import CheckpointError, T2IReIDError
 from t2ireid_plugin.evaluation.metrics import evaluate_task, format_metrics, reranked_metrics
 from t2ireid_plugin.evaluation.protocols import RetrievalTask
@@ -24,23 +24,23 @@ from t2ireid_plugin.evaluation.result import Metrics
 from t2ireid_plugin.modeling.checkpoint import read_checkpoint
 from t2ireid_plugin.utils.logging import MetricsLog
 
-PROTOCOL = "i2i"  # what the metrics of image queries are called
+PROTOCOL = "i2i"  # name of image-to-image retrieval in results
 
 
-class _Recorded(torchreid_engine.Engine):
-    """What is added to each of torchreid's image engines; its loop, losses and steps run unchanged.
+class _RecordedEngine(torchreid_engine.Engine):
+    """Adds checkpoints and logs to one of torchreid's image engines, whose loop, losses and steps run unchanged.
 
-    Every epoch begins with random generators seeded by ``seed`` and its number, and ends with ``last.pth``, so that a
-    resumed run goes on as if it had never ended. torchreid's sets have no val split, so the last epoch is the one that
-    is tested, however good others look on the test split meanwhile.
+    At the start of each epoch the generators are seeded by ``seed`` and the epoch, and at its end ``last.pth`` is
+    written, so that a resumed run equals an uninterrupted one. torchreid's datasets have no val split: the last epoch
+    is tested, never the one that is best on the test split.
 
     Args:
         *args: of torchreid's engine.
         seed: of the run.
         evaluator: see `evaluate_task`.
-        samples: of the bootstrap, after the final epoch.
-        rerank: report the final test a second time, after k-reciprocal re-ranking.
-        extra_state: what checkpoints carry besides weights.
+        samples: number of bootstrap samples after the final epoch.
+        rerank: also report the final test after k-reciprocal re-ranking.
+        extra_state: further content of checkpoints, such as preprocessing.
         **kwargs: of torchreid's engine.
     """
 
@@ -62,27 +62,27 @@ class _Recorded(torchreid_engine.Engine):
         self.folder = Path()
         self.print_freq = 1
         self.final = False
-        self._source: Path | None = None  # folder of the checkpoint that was resumed
+        self._source: Path | None = None  # folder of the resumed checkpoint
 
     @property
     def network(self) -> nn.Module:
-        """The model without the wrapper for several GPUs."""
+        """The model without `DataParallel`."""
         return self.model.module if isinstance(self.model, nn.DataParallel) else self.model
 
     def run(
         self, save_dir: str = "log", max_epoch: int = 0, start_epoch: int = 0, *, test_only: bool = False, **kwargs: Any
     ) -> None:
-        """As torchreid's; ``metrics.jsonl`` loses what it has of epochs that are done again."""
+        """Runs torchreid's loop; removes epochs after ``start_epoch`` from ``metrics.jsonl``."""
         self.folder, self.final = Path(save_dir), test_only
         if not test_only:
-            if self._source != self.folder.resolve():  # or --resume would go on with the older run that was here
+            if self._source != self.folder.resolve():  # --resume must not continue an older run in this folder
                 for name in (LAST, PREVIOUS):
                     (self.folder / name).unlink(missing_ok=True)
             self.metrics_log = _log_up_to(self.folder / "metrics.jsonl", start_epoch)
         super().run(save_dir=save_dir, max_epoch=max_epoch, start_epoch=start_epoch, test_only=test_only, **kwargs)
 
     def train(self, print_freq: int = 10, **kwargs: Any) -> None:
-        """An epoch, and ``last.pth`` after it; the one before it stays as ``last.prev.pth``."""
+        """Trains an epoch and writes ``last.pth``; the previous one stays as ``last.prev.pth``."""
         self.print_freq = print_freq
         torchreid_utils.set_random_seed(self.seed + self.epoch)
         super().train(print_freq=print_freq, **kwargs)
@@ -90,16 +90,16 @@ class _Recorded(torchreid_engine.Engine):
         save_checkpoint(self._state(), self.folder / LAST, self.folder / PREVIOUS)
 
     def forward_backward(self, data: dict[str, Any]) -> dict[str, float]:
-        """A step of torchreid's; its losses are logged.
+        """Runs torchreid's step and logs its losses.
 
         Raises:
-            T2IReIDError: when a loss is no longer a finite number.
+            T2IReIDError: when a loss is not finite.
         """
         summary: dict[str, float] = super().forward_backward(data)
         if not all(map(math.isfinite, summary.values())):
             raise T2IReIDError(
-                f"the loss is no longer a number in epoch {self.epoch + 1}, batch {self.batch_idx + 1} ({summary}); "
-                "lower train.lr"
+                f"the loss is not finite in epoch {self.epoch + 1}, batch {self.batch_idx + 1} ({summary}); lower "
+                "train.lr"
             )
         if self.metrics_log is not None and (self.batch_idx + 1) % self.print_freq == 0:
             step = self.epoch * self.num_batches + self.batch_idx + 1
@@ -107,15 +107,15 @@ class _Recorded(torchreid_engine.Engine):
         return summary
 
     def save_model(self, epoch: int, rank1: float, save_dir: str, is_best: bool = False) -> None:
-        """Nothing: `train` has saved the epoch, and the figures of the test split choose none."""
+        """Does nothing: `train` saves each epoch, and the metrics of the test split choose none."""
 
     def save_chosen(self, epoch: int) -> None:
-        """Writes ``best.pth``, the weights after the last epoch."""
+        """Writes the weights after the last epoch as ``best.pth``."""
         state = {"state_dict": self.network.state_dict(), "epoch": epoch, "best": {"epoch": epoch, "val": {}}}
-        save_checkpoint({**state, **self.extra_state}, self.folder / "best.pth")
+        save_checkpoint({**state, **self.extra_state}, self.folder / BEST)
 
     def _state(self) -> dict[str, Any]:
-        """With the keys of torchreid's checkpoints, which its ``resume_from_checkpoint`` reads."""
+        """A checkpoint that torchreid's ``resume_from_checkpoint`` also reads."""
         return {
             "state_dict": self.network.state_dict(),
             "epoch": self.epoch + 1,
@@ -125,23 +125,20 @@ class _Recorded(torchreid_engine.Engine):
         }
 
     def resume(self, path: str | Path) -> int:
-        """Restores weights, optimizer and schedule, from ours or a checkpoint of torchreid's; returns the epochs done.
+        """Restores weights, optimizer and schedule from our or torchreid's checkpoint; returns the epochs done.
 
         Raises:
-            CheckpointError: when the file is missing, damaged, of another model, or holds weights alone.
+            CheckpointError: when the file is missing, damaged, of another model, or has weights only.
         """
         state = read_checkpoint(path)
         check_resumable(state, ("state_dict", "optimizer", "scheduler", "epoch"), path)
         weights = {name.removeprefix("module."): value for name, value in state["state_dict"].items()}
         try:
             self.network.load_state_dict(weights)
-            configured = settings_of(self.optimizer, self.scheduler)
-            self.optimizer.load_state_dict(state["optimizer"])
+            load_states(self.optimizer, self.scheduler, state)
         except (RuntimeError, ValueError) as error:
             reason = " ".join(str(error).split())
             raise CheckpointError(f"'{path}' is of another model or another optimizer: {reason}") from error
-        self.scheduler.load_state_dict(state["scheduler"])
-        keep_settings(configured, self.optimizer, self.scheduler)
         self._source = Path(path).resolve().parent
         return int(state["epoch"])
 
@@ -179,7 +176,7 @@ class _Recorded(torchreid_engine.Engine):
         return found[PROTOCOL]["R@1"], found[PROTOCOL]["mAP"]
 
     def _draw(self, comparison: RetrievalTask, target: str, dist_metric: str, folder: Path, topk: int) -> None:
-        """torchreid's pictures of ranked lists."""
+        """Writes torchreid's ranked lists to ``visrank_<target>/``."""
         distances = torchreid_metrics.compute_distance_matrix(comparison.queries, comparison.gallery, dist_metric)
         torchreid_utils.visualize_ranked_results(
             distances.numpy(),
@@ -192,7 +189,7 @@ class _Recorded(torchreid_engine.Engine):
         )
 
     def _embed(self, loader: Any) -> tuple[Tensor, Any, Any]:
-        """Features ``[n, D]``, pids and camids ``[n]`` of what a loader gives."""
+        """Features ``[n, D]``, pids and camids ``[n]`` of a loader's images."""
         features, pids, camids = [], [], []
         for data in loader:
             images, batch_pids, batch_camids = self.parse_data_for_eval(data)
@@ -202,16 +199,16 @@ class _Recorded(torchreid_engine.Engine):
         return torch.cat(features), torch.cat(pids).numpy(), torch.cat(camids).numpy()
 
 
-class SoftmaxEngine(_Recorded, torchreid_engine.ImageSoftmaxEngine):
-    """torchreid's ``ImageSoftmaxEngine``, recorded."""
+class SoftmaxEngine(_RecordedEngine, torchreid_engine.ImageSoftmaxEngine):
+    """torchreid's ``ImageSoftmaxEngine`` with `_RecordedEngine`."""
 
 
-class TripletEngine(_Recorded, torchreid_engine.ImageTripletEngine):
-    """torchreid's ``ImageTripletEngine``, recorded."""
+class TripletEngine(_RecordedEngine, torchreid_engine.ImageTripletEngine):
+    """torchreid's ``ImageTripletEngine`` with `_RecordedEngine`."""
 
 
 def _log_up_to(path: Path, epoch: int) -> MetricsLog:
-    """``metrics.jsonl`` with what it has of the first ``epoch`` epochs; a line that a kill cut off is left out."""
+    """``metrics.jsonl`` reduced to the first ``epoch`` epochs, without an incomplete last line."""
     old = path.read_text(encoding="utf-8") if epoch and path.is_file() else ""
     records = [json.loads(line) for line in old.rpartition("\n")[0].splitlines()]
     log = MetricsLog(path)
