@@ -1,4 +1,4 @@
-"""Engines of the tiny model on the drawn people, built as the job builds them."""
+"""Engines of the tiny model on the drawn people, built as a run builds them."""
 
 import pytest
 
@@ -9,10 +9,10 @@ from t2ireid_plugin.engine.text_image import TextImageEngine
 
 @pytest.fixture(scope="session")
 def build(tiny_settings):
-    """`build(train__lr=0.1, …)`: an engine, seeded by train.seed."""
+    """`build(full=False, train__lr=0.1, …)`: an engine, seeded by train.seed; `full` has every loss."""
 
-    def make(**others) -> TextImageEngine:
-        _, file, *words = tiny_settings("unused", full=True, **others)
+    def make(full=False, **others) -> TextImageEngine:
+        _, file, *words = tiny_settings("unused", full=full, **others)
         return build_run(load_cfg(file, words), None)
 
     return make

@@ -1,4 +1,4 @@
-"""Two processes, with gloo on the CPU, against one; and by torchrun itself, where that matters."""
+"""Two processes against one, with gloo on the CPU, and torchrun itself."""
 
 import datetime
 import json
@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 from preloaded import run_group
+from states import saved
 from torch.distributed import TCPStore
 
 from t2ireid_plugin.cli import main
@@ -23,14 +24,16 @@ from t2ireid_plugin.errors import T2IReIDError
 from t2ireid_plugin.losses import LOSSES
 from t2ireid_plugin.utils.distributed import process_group
 
+pytestmark = pytest.mark.slow
+
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node"]
 EXACT = ["tests/engine/exact.py", "train"]
-# mlm hides words by lot in each process's own texts; the schedule must not know how long the run is.
+# Not mlm, which hides random words in each process's own texts; and a schedule that ignores the length of the run.
 SETTINGS = {
     "train__lr_scheduler": "single_step",
     "train__print_freq": 1,
     "train__ema_decay": 0.9,
-    "loss__terms__mlm__weight": 0,
+    **{f"loss__terms__{name}__weight": 0.5 for name in LOSSES if name != "mlm"},
     "data__transforms": "[random_flip, random_crop, random_erase]",
 }
 
@@ -51,7 +54,7 @@ def torchrun(repository):
 
 @pytest.fixture(scope="module")
 def one_and_two(tiny_settings, tmp_path_factory):
-    """The folders of a training in one process, and of the same whose last five of six epochs were done by two."""
+    """Folders of a run in one process, and of the same run with its last five of six epochs in two processes."""
     base = tmp_path_factory.mktemp("processes")
 
     def train(name, epochs, processes):
@@ -70,17 +73,16 @@ def log_of(folder):
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
-def test_two_processes_learn_what_one_learns(one_and_two):
-    """What one process has begun goes on with the same batches: every term's curve over at least 20 steps, and every
-    weight at their end, the moving average's too."""
+def test_two_processes_equal_one(one_and_two):
+    """Every loss over at least 20 steps with the same batches, and every weight and average at the end."""
     one, two = map(log_of, one_and_two)
     steps = [[line for line in log if "step" in line] for log in (one, two)]
     assert len(steps[0]) == len(steps[1]) >= 6 + 20
     for first, second in zip(*steps, strict=True):
         assert list(first) == list(second)
         assert list(second.values()) == pytest.approx(list(first.values()), abs=1e-5)
-    assert steps[0][-1]["loss"] != pytest.approx(steps[0][0]["loss"], abs=0.1)  # it was no standstill
-    states = [torch.load(folder / "last.pth", weights_only=True) for folder in one_and_two]
+    assert steps[0][-1]["loss"] != pytest.approx(steps[0][0]["loss"], abs=0.1)  # it has learned
+    states = [saved(folder) for folder in one_and_two]
     for part in ("state_dict", "losses", "ema"):
         first, second = (state[part] for state in states)
         assert list(first) == list(second)
@@ -89,7 +91,7 @@ def test_two_processes_learn_what_one_learns(one_and_two):
     assert [state["steps"] for state in states] == [len(steps[0])] * 2
 
 
-def test_two_processes_choose_and_test_like_one(one_and_two):
+def test_two_processes_have_the_same_results_as_one(one_and_two):
     first, second = (json.loads((folder / "results.json").read_text()) for folder in one_and_two)
     assert (first["metrics"], first["chosen"]) == (second["metrics"], second["chosen"])
 
@@ -103,8 +105,8 @@ def test_only_the_first_process_writes(one_and_two):
 
 
 @pytest.mark.parametrize(("fusion", "processes"), [("enhanced_mamba", 3), ("sequence_mamba", 2)])
-def test_evaluation_gives_the_very_same_figures(tiny_settings, tiny_run, tmp_path, fusion, processes):
-    """Every protocol, down to each query's rank; batches of 7, so that the processes have different numbers of them."""
+def test_evaluation_in_several_processes_is_exact(tiny_settings, tiny_run, tmp_path, fusion, processes):
+    """Each query's figures under every protocol; with batches of 7 the processes have different numbers of batches."""
     others = {
         "model__load_weights": tiny_run.folder / "best.pth", "model__fusion__type": fusion, "test__batch_size": 7,
         "test__protocols": "[t2i, i2t, i2i, ti2i, identity, clothing, both]", "test__pictures": 0,
@@ -120,7 +122,7 @@ def test_evaluation_gives_the_very_same_figures(tiny_settings, tiny_run, tmp_pat
     assert all(np.array_equal(first[name], second[name]) for name in first.files)
 
 
-def test_the_command_of_the_page_runs_with_every_loss(torchrun, repository, synthetic, encoders, tmp_path):
+def test_the_pages_torchrun_command_trains_with_every_loss(torchrun, repository, synthetic, encoders, tmp_path):
     page = (repository / "docs" / "distributed.md").read_text(encoding="utf-8")
     ((_, *arguments),) = map(shlex.split, re.findall(r"```bash\n(.*?)```", page, flags=re.DOTALL))
     assert arguments[:3] == ["--standalone", "--nproc_per_node", "2"]
@@ -135,8 +137,8 @@ def test_the_command_of_the_page_runs_with_every_loss(torchrun, repository, synt
     assert len(re.findall(r"R@1 +R@5 +R@10 +mAP +mINP", done.stdout)) == 1
 
 
-def test_two_machines_train_what_two_processes_of_one_do(repository, tiny_settings, tmp_path):
-    """By the page's command, started twice; both machines are this one, and only the first one's console tells."""
+def test_two_machines_equal_two_processes(repository, tiny_settings, tmp_path):
+    """The page's command, started twice on this machine; only the first one prints."""
     settings = {"train__max_epoch": 1, "train__print_freq": 1, "test__pictures": 0, "test__bootstrap": 0}
     assert run_group(["tools/train_net.py", *tiny_settings(tmp_path / "one", **settings)], 2).returncode == 0
     page = (repository / "docs" / "distributed.md").read_text(encoding="utf-8")
@@ -144,7 +146,7 @@ def test_two_machines_train_what_two_processes_of_one_do(repository, tiny_settin
     with socket.create_server(("127.0.0.1", 0)) as free:
         address = f"127.0.0.1:{free.getsockname()[1]}"
     words = command.replace("nproc_per_node 8", "nproc_per_node 1").replace("FIRST_MACHINE:29500", address).split()
-    words[-1:-1] = ["--local_addr", "127.0.0.1"]  # whatever this machine is called
+    words[-1:-1] = ["--local_addr", "127.0.0.1"]
     start = [sys.executable, "-m", "torch.distributed.run", *words, *tiny_settings(tmp_path / "two", **settings)]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(repository), *sys.path])}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
@@ -165,7 +167,7 @@ def test_two_machines_train_what_two_processes_of_one_do(repository, tiny_settin
 # A process that dies
 
 
-def test_an_error_in_one_process_ends_the_job_with_its_message(torchrun, tiny_settings, synthetic, tmp_path):
+def test_an_error_ends_all_processes_with_its_message(torchrun, tiny_settings, synthetic, tmp_path):
     root = tmp_path / "data"
     shutil.copytree(synthetic.root, root)
     row = next(
@@ -180,29 +182,40 @@ def test_an_error_in_one_process_ends_the_job_with_its_message(torchrun, tiny_se
     assert not (tmp_path / "log" / "results.json").exists()
 
 
-def children(pid):
-    """The training processes of a torchrun."""
-    found = subprocess.run(["ps", "-o", "pid=", "--ppid", str(pid)], capture_output=True, text=True, check=False)
-    return [int(word) for word in found.stdout.split()]
-
-
-def test_a_killed_process_ends_the_job_within_a_minute(repository, tiny_settings, tmp_path):
+@pytest.fixture
+def started(repository, tiny_settings, tmp_path):
+    """A long training in two processes by torchrun, once it has logged a step."""
     words = tiny_settings(tmp_path, train__max_epoch=500, train__print_freq=1, test__eval_freq=-1)
-    command = [*TORCHRUN, "2", "tools/train_net.py", *words]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(repository), *sys.path])}
-    job = subprocess.Popen(command, cwd=repository, env=environment, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL)
-    deadline = time.monotonic() + 600
+    job = subprocess.Popen(
+        [*TORCHRUN, "2", "tools/train_net.py", *words],
+        cwd=repository, env=environment, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True,
+    )  # fmt: skip
+    deadline = time.monotonic() + 1200
     log = tmp_path / "metrics.jsonl"
     while not (log.exists() and log.read_text()) and job.poll() is None and time.monotonic() < deadline:
         time.sleep(0.05)
-    victim = children(job.pid)[1]
-    os.kill(victim, signal.SIGKILL)
-    _, errors = job.communicate(timeout=60)
-    assert job.returncode != 0
-    assert "SIGKILL" in errors.decode()
+    yield job
+    job.kill()
 
 
-def test_what_gloo_and_nccl_say_of_a_lost_process_becomes_one_line(monkeypatch):
+def test_a_killed_process_ends_the_others(started):
+    children = subprocess.run(["ps", "-o", "pid=", "--ppid", str(started.pid)], capture_output=True, check=False)
+    os.kill(int(children.stdout.split()[1]), signal.SIGKILL)
+    _, errors = started.communicate(timeout=600)
+    assert started.returncode != 0
+    assert "SIGKILL" in errors
+
+
+def test_sigterm_saves_a_run_of_two_processes(started, tmp_path):
+    started.send_signal(signal.SIGTERM)
+    started.communicate(timeout=600)
+    state = saved(tmp_path)
+    assert state["steps"] == len((tmp_path / "metrics.jsonl").read_text().splitlines()) >= 1
+    assert "Stopped by SIGTERM" in (tmp_path / "train.log").read_text()
+
+
+def test_a_lost_process_is_one_line(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setattr("torch.distributed.is_torchelastic_launched", lambda: True)
     monkeypatch.setattr("t2ireid_plugin.utils.distributed._rendezvous", lambda: (None, 0, 2))
@@ -218,8 +231,8 @@ def test_what_gloo_and_nccl_say_of_a_lost_process_becomes_one_line(monkeypatch):
 
 @pytest.mark.parametrize("there", [True, False])
 @pytest.mark.parametrize("number", [0, 1])
-def test_processes_that_do_not_find_each_other_say_where_they_waited(monkeypatch, number, there):
-    """One of two, where torchrun's store is there and the other process is not, or where there is no store either."""
+def test_a_timeout_while_joining_names_the_address(monkeypatch, number, there):
+    """One of two processes, with torchrun's store but without the other process, or without the store."""
     store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     port = store.port
     if not there:
@@ -229,13 +242,13 @@ def test_processes_that_do_not_find_each_other_say_where_they_waited(monkeypatch
         monkeypatch.setenv(name, str(value))
     monkeypatch.setattr("torch.distributed.is_torchelastic_launched", lambda: True)
     monkeypatch.setattr("t2ireid_plugin.utils.distributed._JOIN_TIMEOUT", datetime.timedelta(seconds=1))
-    told = rf"^rank {number} of 2: timed out waiting for the other processes at 127\.0\.0\.1:{port} "
-    with pytest.raises(T2IReIDError, match=told), process_group(use_gpu=False):
+    message = rf"^rank {number} of 2: timed out waiting for the other processes at 127\.0\.0\.1:{port} "
+    with pytest.raises(T2IReIDError, match=message), process_group(use_gpu=False):
         pytest.fail("there is no other")
 
 
-def test_the_whole_batch_without_numbers_is_left_by_two_processes(tiny_settings, tmp_path):
-    """At a rate that makes the second step's loss infinite; one process has 32 samples a batch, and so have two."""
+def test_a_non_finite_batch_is_written_from_all_processes(tiny_settings, tmp_path):
+    """At a far too high learning rate; the batch of both processes together has 32 samples."""
     words = tiny_settings(tmp_path, train__lr=1e30, train__max_epoch=3)
     done = run_group(["tools/train_net.py", *words], 2)
     assert done.returncode != 0
@@ -243,19 +256,3 @@ def test_the_whole_batch_without_numbers_is_left_by_two_processes(tiny_settings,
     assert len(samples) == 32
     assert len({(sample["impath"], sample["caption"]) for sample in samples}) > 16
     assert "nonfinite.json" in done.stderr
-
-
-def test_sigterm_saves_in_two_processes(repository, tiny_settings, tmp_path):
-    words = tiny_settings(tmp_path, train__max_epoch=500, train__print_freq=1, test__eval_freq=-1)
-    command = [*TORCHRUN, "2", "tools/train_net.py", *words]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(repository), *sys.path])}
-    job = subprocess.Popen(command, cwd=repository, env=environment, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL)
-    deadline = time.monotonic() + 600
-    log = tmp_path / "metrics.jsonl"
-    while not (log.exists() and log.read_text()) and job.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.05)
-    job.send_signal(signal.SIGTERM)
-    job.communicate(timeout=600)
-    state = torch.load(tmp_path / "last.pth", weights_only=True)
-    assert state["steps"] == len(log.read_text().splitlines()) >= 1
-    assert "Stopped by SIGTERM" in (tmp_path / "train.log").read_text()

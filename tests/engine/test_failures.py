@@ -1,4 +1,4 @@
-"""Losses and gradients that are no numbers, and images that are no images, in training."""
+"""Non-finite losses and gradients, and undecodable images, in training."""
 
 import json
 import logging
@@ -7,16 +7,12 @@ import shutil
 
 import pytest
 import torch
+from states import train_epoch
 
 from t2ireid_plugin.cli import main
 from t2ireid_plugin.engine.failures import BadImageCounter
 from t2ireid_plugin.errors import DataError, T2IReIDError
 from t2ireid_plugin.utils.logging import MetricsLog
-
-
-def train_epoch(engine, epoch=0):
-    engine.epoch, engine.max_epoch = epoch, 5
-    engine.train(print_freq=100)
 
 
 def poison(engine, steps, what):
@@ -43,7 +39,7 @@ def weights(engine):
 
 
 @pytest.mark.parametrize(("what", "message"), [("loss", "the loss"), ("gradients", "the gradients")])
-def test_the_first_step_without_numbers_ends_the_run_and_changes_nothing(build, what, message):
+def test_a_non_finite_step_ends_the_run_and_changes_nothing(build, what, message):
     engine = build(train__ema_decay=0.9)
     poison(engine, {3}, what)
     seen = []
@@ -59,8 +55,8 @@ def test_the_first_step_without_numbers_ends_the_run_and_changes_nothing(build, 
 
 
 @pytest.mark.parametrize("what", ["loss", "gradients"])
-def test_steps_that_are_borne_are_left_out_with_all_they_did(build, what, caplog):
-    """Nothing of them stays, the statistics of batch normalisation included; and the next good one counts afresh."""
+def test_tolerated_steps_change_nothing(build, what, caplog):
+    """Not even the statistics of batch normalisation; and a finite step resets the count."""
     engine = build(train__ema_decay=0.9, train__nonfinite_patience=2)
     poison(engine, {2, 4}, what)
     seen = []
@@ -68,41 +64,39 @@ def test_steps_that_are_borne_are_left_out_with_all_they_did(build, what, caplog
     engine.forward_backward = lambda data: (seen.append(weights(engine)), step(data))[1]
     train_epoch(engine)
     assert len(seen) >= 5
-    for number, left_out in ((0, False), (1, True), (2, False), (3, True)):
+    for number, skipped in ((0, False), (1, True), (2, False), (3, True)):
         same = [torch.equal(seen[number][name], seen[number + 1][name]) for name in seen[0]]
-        assert all(same) if left_out else not all(same)
+        assert all(same) if skipped else not all(same)
     assert all(value.isfinite().all() for value in weights(engine).values())
     warnings = [record.message for record in caplog.records if record.levelno == logging.WARNING]
-    assert [message.split(" in ")[1] for message in warnings if "step skipped" in message] == [
-        message.split(" in ")[1] for message in warnings
-    ]
-    assert [f"batch {number} (" in message for number, message in zip((2, 4), warnings, strict=True)] == [True, True]
+    for number, message in zip((2, 4), warnings, strict=True):
+        assert f"batch {number} (" in message
+        assert "step skipped" in message
 
 
-def test_too_many_in_a_row_end_it(build):
+def test_too_many_non_finite_steps_in_a_row_end_the_run(build):
     engine = build(train__nonfinite_patience=2)
     poison(engine, {2, 4, 5}, "loss")
     with pytest.raises(T2IReIDError, match="in epoch 1, batch 5"):
         train_epoch(engine)
 
 
-def test_the_batch_is_written_down(tiny_settings, tmp_path, capsys):
-    """A rate that throws the weights out of range, by the command line."""
+def test_the_batch_of_a_non_finite_step_is_written_and_repeated_when_resumed(tiny_settings, tmp_path, capsys):
+    """By the command line, at a learning rate that is far too high."""
     words = tiny_settings(tmp_path, train__lr=1e30, train__clip_grad=0, train__warmup_epochs=0)
     assert main(["train", *words]) == 2
     message = capsys.readouterr().err.strip().splitlines()[-1]
     file = tmp_path / "nonfinite.json"
     assert f" more, all in '{file}'; lower train.lr" in message
-    found = json.loads(file.read_text(), parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
-    assert (found["epoch"], len(found["samples"])) == (1, 32)
-    assert f"epoch 1, batch {found['batch']} " in message
-    assert found["values"]["loss"] in ("nan", "inf", "-inf") or found["gradient_norm"] in ("nan", "inf")
-    sample = found["samples"][0]
+    step = json.loads(file.read_text(), parse_constant=lambda name: pytest.fail(f"{name} is not valid JSON"))
+    assert (step["epoch"], len(step["samples"])) == (1, 32)
+    assert f"epoch 1, batch {step['batch']} " in message
+    assert step["values"]["loss"] in ("nan", "inf", "-inf") or step["gradient_norm"] in ("nan", "inf")
+    sample = step["samples"][0]
     assert sample["impath"] in message
     assert {"impath", "pid", "caption", "id_text", "cloth_text"} <= set(sample)
-    # The same step of the same run has the same batch, so going on from before it gives it again.
     assert main(["train", "--resume", *words]) == 2
-    assert json.loads(file.read_text()) == found
+    assert json.loads(file.read_text()) == step
 
 
 # Images
@@ -110,7 +104,7 @@ def test_the_batch_is_written_down(tiny_settings, tmp_path, capsys):
 
 @pytest.fixture
 def with_bad_images(synthetic, tmp_path):
-    """`with_bad_images(n, split)`: a copy of the drawn people with `n` broken images of as many people; its root."""
+    """`with_bad_images(n, split)`: root of a copy with `n` truncated images of as many identities, and these files."""
 
     def make(number, split="train"):
         root = tmp_path / "data"
@@ -126,24 +120,17 @@ def with_bad_images(synthetic, tmp_path):
     return make
 
 
-def test_a_bad_image_is_an_error_by_default(tiny_settings, with_bad_images, tmp_path, capsys):
-    root, (broken,) = with_bad_images(1)
-    assert main(["train", *tiny_settings(tmp_path / "log", data__root=root)]) == 2
-    assert f"unreadable image '{broken}'" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize("workers", [0, 2])
-def test_another_image_of_the_person_takes_its_place(tiny_settings, with_bad_images, tmp_path, workers):
-    """The run ends well, each is named once, and it is the same with other workers and after a resume."""
+def test_a_bad_image_is_replaced_by_another_of_its_identity(tiny_settings, with_bad_images, tmp_path):
+    """Each bad image is logged once, also with other workers and in a resumed run, which trains the same."""
     root, broken = with_bad_images(2)
     settings = {"data__root": root, "data__on_bad_image": "skip", "data__bad_image_share": 0.03}
-    words = tiny_settings(tmp_path / "log", data__workers=workers, **settings)
+    words = tiny_settings(tmp_path / "log", data__workers=2, train__max_epoch=2, **settings)
     assert main(["train", *words]) == 0
     log = (tmp_path / "log" / "train.log").read_text()
     for file in broken:
         assert log.count(f"unreadable image '{file}'") == 1
     assert log.count("replaced by another image of the identity") == 2
-    other = tiny_settings(tmp_path / "other", data__workers=0, **settings)
+    other = tiny_settings(tmp_path / "other", data__workers=0, train__max_epoch=2, **settings)
     assert main(["train", *other, "train.max_epoch", "1"]) == 0
     assert main(["train", "--resume", *other]) == 0
     assert (tmp_path / "other" / "train.log").read_text().count("replaced by another image") == 2
@@ -152,7 +139,7 @@ def test_another_image_of_the_person_takes_its_place(tiny_settings, with_bad_ima
     assert first == [line for line in logs[1].splitlines() if '"step"' in line]
 
 
-def test_a_replaced_item_is_of_the_same_person_with_its_own_texts(build, with_bad_images):
+def test_a_replacement_has_its_own_texts_and_the_same_identity(build, with_bad_images):
     root, broken = with_bad_images(3)
     engine = build(data__root=root, data__on_bad_image="skip", data__bad_image_share=1)
     items = {(path, caption): pid for path, pid, _, _, caption, *_ in engine.train_loader.dataset.train}
@@ -169,7 +156,7 @@ def test_a_replaced_item_is_of_the_same_person_with_its_own_texts(build, with_ba
                     (bad,) = (file for file in broken if str(file) in problem)
                     assert items[str(bad), next(text for place, text in items if place == str(bad))] == pid
             people = batch["pid"].view(8, 4)
-            assert (people == people[:, :1]).all()  # four of each person, as ever
+            assert (people == people[:, :1]).all()  # still four of each identity
     assert replaced >= 3
 
 
@@ -181,15 +168,16 @@ def test_too_many_bad_images_end_the_run(tiny_settings, with_bad_images, tmp_pat
     assert "2 of 96 training images cannot be decoded, more than data.bad_image_share 0.02; the last one" in message
 
 
-@pytest.mark.parametrize("split", ["val", "test"])
-def test_an_image_that_figures_are_made_of_is_never_left_out(tiny_settings, with_bad_images, tmp_path, capsys, split):
+@pytest.mark.parametrize(("split", "setting"), [("train", "error"), ("val", "skip"), ("test", "skip")])
+def test_a_bad_image_is_an_error_by_default_and_where_it_is_evaluated(
+    tiny_settings, with_bad_images, tmp_path, capsys, split, setting
+):
     root, (broken,) = with_bad_images(1, split)
-    words = tiny_settings(tmp_path / "log", data__root=root, data__on_bad_image="skip", train__max_epoch=1)
-    assert main(["train", *words]) == 2
+    assert main(["train", *tiny_settings(tmp_path / "log", data__root=root, data__on_bad_image=setting)]) == 2
     assert f"unreadable image '{broken}'" in capsys.readouterr().err
 
 
-def test_a_person_without_another_image(build, with_bad_images, new_cuhk, tmp_path):
+def test_a_bad_image_without_another_of_its_identity_is_an_error(build, with_bad_images, new_cuhk, tmp_path):
     data = new_cuhk(tmp_path / "lonely")
     for pid, split in ((1, "train"), (2, "train"), (3, "val"), (4, "test")):
         data.add(split, pid, f"cam_a/{pid}.png")
@@ -199,13 +187,12 @@ def test_a_person_without_another_image(build, with_bad_images, new_cuhk, tmp_pa
         data__on_bad_image="skip",
         train__batch_size=2,
         sampler__train_sampler="RandomSampler",
-        loss__terms__fused_query__weight=0,
     )
     with pytest.raises(DataError, match=r"1\.png.*and its identity has no other readable image to replace it"):
         list(engine.train_loader)
 
 
-def test_counting_bad_images():
+def test_each_bad_image_counts_once():
     counter = BadImageCounter(images=100, share=0.02)
     counter.record(["", "a is bad", "", "a is bad", "b is bad"])
     counter.record(["b is bad"])
@@ -214,7 +201,7 @@ def test_counting_bad_images():
         counter.record(["c is bad"])
 
 
-def test_the_log_is_json_whatever_the_numbers(tmp_path):
+def test_non_finite_numbers_are_null_in_the_log(tmp_path):
     MetricsLog(tmp_path / "metrics.jsonl").write(loss=float("nan"), worse=float("inf"), lr=0.5, target="cuhkpedes")
-    found = json.loads((tmp_path / "metrics.jsonl").read_text(), parse_constant=lambda name: pytest.fail(name))
-    assert found == {"loss": None, "worse": None, "lr": 0.5, "target": "cuhkpedes"}
+    line = json.loads((tmp_path / "metrics.jsonl").read_text(), parse_constant=lambda name: pytest.fail(name))
+    assert line == {"loss": None, "worse": None, "lr": 0.5, "target": "cuhkpedes"}

@@ -4,6 +4,7 @@ import copy
 import json
 import os
 import re
+import resource
 
 import numpy as np
 import pytest
@@ -184,6 +185,17 @@ def test_a_folder_that_cannot_be_written_to_is_named(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(DataError, match=r"text_feature_cache: cannot use.*file"):
         on_disk(tmp_path / "file" / "cache")
+
+
+def test_a_full_disk_is_an_error(tmp_path, encoder):
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (300, hard))
+    try:
+        with pytest.raises(DataError, match=r"cannot write '.*npy': File too large"):
+            on_disk(tmp_path, encoder)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert files(tmp_path) == []
 
 
 def test_writing_shows_progress(tmp_path, encoder, capsys):

@@ -5,8 +5,9 @@ import resource
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from states import differences
 
 from t2ireid_plugin.engine.training_state import (
     DAMAGED,
@@ -30,7 +31,7 @@ def load(file):
 
 @pytest.fixture
 def small_files_only():
-    """No file of this process can grow past 50 kB, which is what a full disk looks like to it."""
+    """A limit of 50 kB for every file of this process, which acts like a full disk."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, hard))
     yield
@@ -81,14 +82,14 @@ def test_an_interrupted_write_leaves_the_old_file(tmp_path, monkeypatch, interru
     assert [path.name for path in tmp_path.iterdir()] == ["last.pth"]
 
 
-def test_what_a_killed_process_left_is_no_obstacle(tmp_path):
+def test_the_draft_of_a_killed_process_is_overwritten(tmp_path):
     (tmp_path / ".last.tmp.pth").write_bytes(b"half a checkpoint of a process that was killed")
     save_checkpoint(OLD, tmp_path / "last.pth")
     assert load(tmp_path / "last.pth")["epoch"] == 1
     assert [path.name for path in tmp_path.iterdir()] == ["last.pth"]
 
 
-def test_the_file_is_on_disk_before_it_gets_its_name(tmp_path, monkeypatch):
+def test_a_file_is_synced_before_it_is_renamed(tmp_path, monkeypatch):
     events = []
     fsync, replace = os.fsync, os.replace
     monkeypatch.setattr(os, "fsync", lambda fd: (events.append("fsync"), fsync(fd)))
@@ -97,17 +98,17 @@ def test_the_file_is_on_disk_before_it_gets_its_name(tmp_path, monkeypatch):
     assert events == ["fsync", "replace", "fsync"]  # the last one is the folder, which holds the names
 
 
-def test_a_folder_that_does_not_exist(tmp_path):
+def test_a_missing_folder_is_an_error(tmp_path):
     with pytest.raises(CheckpointError, match="cannot write"):
         save_checkpoint(OLD, tmp_path / "gone" / "last.pth")
 
 
-def test_json_is_readable_in_any_language(tmp_path):
+def test_json_keeps_chinese_text_readable(tmp_path):
     save_json({"caption": "一个男人"}, tmp_path / "a.json")
     assert "一个男人" in (tmp_path / "a.json").read_text(encoding="utf-8")
 
 
-# The newest and the one before it
+# The newest training state and the one before it
 
 
 def two_checkpoints(folder):
@@ -132,30 +133,30 @@ def test_the_checkpoint_before_the_newest_is_kept(tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {LAST, PREVIOUS}
 
 
-def test_of_two_whole_ones_the_newest_is_taken(tmp_path, caplog):
+def test_of_two_intact_states_the_newest_is_resumed(tmp_path, caplog):
     last, _ = two_checkpoints(tmp_path)
     assert newest_checkpoint(tmp_path) == last
     assert caplog.text == ""
 
 
-def test_where_there_is_none_there_is_none(tmp_path):
+def test_an_empty_folder_has_nothing_to_resume(tmp_path):
     assert newest_checkpoint(tmp_path) is None
 
 
-def test_a_damaged_newest_gives_way_to_the_one_before_it_with_a_warning(tmp_path, caplog):
+def test_a_damaged_state_is_renamed_and_the_one_before_it_resumed(tmp_path, caplog):
     last, previous = two_checkpoints(tmp_path)
     damage(last)
     broken = last.read_bytes()
     assert newest_checkpoint(tmp_path) == previous
     assert "last.pth' is damaged: the checksum of" in caplog.text
     assert "continuing from" in caplog.text
-    # The next save keeps the good one, and the damaged one is there for whoever wants to look.
+    # The next save keeps the intact one.
     save_checkpoint({"epoch": 2}, last, keep=previous)
     assert load(previous)["epoch"] == 1
     assert (tmp_path / DAMAGED).read_bytes() == broken
 
 
-def test_two_damaged_ones_are_an_error_that_names_a_file(tmp_path):
+def test_two_damaged_states_are_an_error(tmp_path):
     for file in two_checkpoints(tmp_path):
         damage(file)
     with pytest.raises(CheckpointError, match=r"last\.prev\.pth' is damaged"):
@@ -163,7 +164,7 @@ def test_two_damaged_ones_are_an_error_that_names_a_file(tmp_path):
     assert (tmp_path / LAST).exists()
 
 
-def test_a_process_killed_between_the_two_renames_loses_nothing(tmp_path, caplog):
+def test_a_kill_between_the_two_renames_loses_nothing(tmp_path, caplog):
     last, previous = two_checkpoints(tmp_path)
     last.unlink()
     assert newest_checkpoint(tmp_path) == previous
@@ -179,24 +180,20 @@ def small(tmp_path_factory):
 
 
 @given(st.floats(0, 1, exclude_max=True), st.integers(0, 7))
-@settings(max_examples=500)
-def test_a_flipped_bit_anywhere_is_noticed_or_changes_nothing(small, place, bit):
+def test_a_flipped_bit_is_rejected_or_changes_nothing(small, place, bit):
     file, state = small
     content = bytearray(file.read_bytes())
     content[int(len(content) * place)] ^= 1 << bit
     flipped = file.with_name("flipped.pth")
     flipped.write_bytes(content)
-    found = None
+    loaded = state
     with contextlib.suppress(CheckpointError):
         check_intact(flipped)
-        found = read_checkpoint(flipped)
-    if found is not None:
-        assert torch.equal(found["weights"], state["weights"])
-        assert (found["epoch"], found["best"]) == (3, state["best"])
+        loaded = read_checkpoint(flipped)
+    assert differences(loaded, state, "checkpoint") == []
 
 
-def test_pytorch_alone_would_not_notice(small):
-    """So that the test above is worth something."""
+def test_pytorch_loads_a_flipped_bit_that_we_reject(small):
     file, state = small
     content = file.read_bytes()
     place = content.index(state["weights"].numpy().tobytes())
@@ -208,7 +205,7 @@ def test_pytorch_alone_would_not_notice(small):
 
 
 @given(st.floats(0, 1, exclude_max=True))
-def test_a_file_cut_off_anywhere_is_noticed(small, place):
+def test_a_truncated_file_is_rejected(small, place):
     file, _ = small
     cut = file.with_name("cut.pth")
     cut.write_bytes(file.read_bytes()[: int(file.stat().st_size * place)])
@@ -216,10 +213,10 @@ def test_a_file_cut_off_anywhere_is_noticed(small, place):
         check_intact(cut)
 
 
-# What training can go on from
+# Resuming
 
 
-def test_a_runs_last_checkpoint_can_be_resumed(tiny_run):
+def test_last_can_be_resumed(tiny_run):
     state = load_training_state(tiny_run.folder / "last.pth")
     assert state["epoch"] == 2
     assert state["optimizer"]["state"]
@@ -233,7 +230,7 @@ def test_weights_alone_cannot_be_resumed(tiny_run):
     assert "model.load_weights" in text
 
 
-def test_a_missing_or_cut_file_is_named(tiny_run, tmp_path):
+def test_a_missing_or_truncated_file_is_named(tiny_run, tmp_path):
     with pytest.raises(CheckpointError, match=r"no checkpoint at '.*gone\.pth'"):
         load_training_state(tmp_path / "gone.pth")
     cut = tmp_path / "cut.pth"
