@@ -119,16 +119,10 @@ def test_prepare_synthetic_refuses_impossible_numbers(tmp_path, refused, option,
     ("words", "message"),
     [
         (["train.learning_rate", "1"], "command line: unknown key 'train.learning_rate'"),
-        (["train.lrr", "1"], "did you mean 'train.lr'"),
-        (["train.lr"], "'train.lr' has no value"),
-        (["train.lr", "fast"], "'train.lr' must be float, not str ('fast')"),
-        (["data.sources", "cuhk_pedes"], "data.sources: unknown 'cuhk_pedes'; valid: cuhkpedes, cuhkpedes_val"),
         (["loss.terms.quadruplet.weight", "1"], "loss: unknown 'quadruplet'; valid: info_nce,"),
         (["loss.terms.sdm.weight", "-1"], "'sdm'"),
         (["data.transforms", "[random_rotate]"], "data.transforms: unknown 'random_rotate'; valid: random_flip"),
-        (["train.batch_size", "1"], "train.batch_size: 1 is too small, batch normalisation needs at least 2"),
         (["train.batch_size", "6"], "train.batch_size: 6 must be a multiple of sampler.num_instances 4"),
-        (["model.fusion.type", "mamba"], "model.fusion.type: unknown 'mamba'; valid: enhanced_mamba"),
         (["model.vit_pretrained", "./gone"], "vit_pretrained: no folder './gone'; it should hold config.json"),
         (["data.root", "/nowhere"], "(looked for reid_raw.json); '/nowhere' does not exist. Put the dataset there"),
         (["--eval-only"], "nothing to test: model.load_weights is empty and there is no"),
@@ -208,40 +202,34 @@ def test_a_term_that_compares_photos_where_everybody_has_one(cuhk, with_data, re
     assert main(with_data(sampler__num_instances=2, loss__terms__fused_query__weight=0)) == 0
 
 
-def damage_image(cuhk):
+def drop_image(cuhk):
     cuhk.image("cam_a/0007_0.png").unlink()
 
 
-def damage_pixels(cuhk):
+def replace_image(cuhk):
     cuhk.image("cam_a/0007_0.png").write_text("<html>404</html>")
 
 
-def damage_caption(cuhk):
+def blank_caption(cuhk):
     cuhk.rows[3]["captions"][1] = " "
 
 
-def damage_type(cuhk):
-    cuhk.rows[3]["captions"][1] = 17
+def drop_split(cuhk):
+    del cuhk.rows[0]["split"]
 
 
-def damage_splits(cuhk):
-    for row in cuhk.rows:
-        del row["split"]
-
-
-def damage_identities(cuhk):
+def share_identity(cuhk):
     cuhk.rows[-1]["id"] = 7
 
 
 @pytest.mark.parametrize(
     ("damage", "parts"),
     [
-        (damage_image, ["missing image", "cam_a/0007_0.png", "reid_raw.json"]),
-        (damage_pixels, ["unreadable image", "cam_a/0007_0.png", "not an image file"]),
-        (damage_caption, ["reid_raw.json', row 3 (cam_b/0007_1.png)", "a text is empty"]),
-        (damage_type, ["reid_raw.json', row 3 (cam_b/0007_1.png)", "17 is not a string"]),
-        (damage_splits, ["reid_raw.json', row 0: no 'split'"]),
-        (damage_identities, ["identity 7 is in the splits test and train"]),
+        (drop_image, ["missing image", "cam_a/0007_0.png", "reid_raw.json"]),
+        (replace_image, ["unreadable image", "cam_a/0007_0.png", "not an image file"]),
+        (blank_caption, ["reid_raw.json', row 3 (cam_b/0007_1.png)", "a text is empty"]),
+        (drop_split, ["reid_raw.json', row 0: no 'split'"]),
+        (share_identity, ["identity 7 is in the splits test and train"]),
     ],
 )
 def test_wrong_data_is_refused(with_data, cuhk, refused, capsys, damage, parts):

@@ -22,76 +22,29 @@ def check_config(cfg):
 
 
 # torchreid's keys and defaults, from its scripts/default_config.py.
-TORCHREID = {
-    "model.name": "resnet50",
-    "model.pretrained": True,
-    "model.load_weights": "",
-    "model.resume": "",
-    "data.type": "image",
-    "data.root": "reid-data",
-    "data.sources": ["market1501"],
-    "data.targets": ["market1501"],
-    "data.workers": 4,
-    "data.split_id": 0,
-    "data.height": 256,
-    "data.width": 128,
-    "data.combineall": False,
-    "data.transforms": ["random_flip"],
-    "data.k_tfm": 1,
-    "data.norm_mean": [0.485, 0.456, 0.406],
-    "data.norm_std": [0.229, 0.224, 0.225],
-    "data.save_dir": "log",
-    "data.load_train_targets": False,
-    "market1501.use_500k_distractors": False,
-    "cuhk03.labeled_images": False,
-    "cuhk03.classic_split": False,
-    "cuhk03.use_metric_cuhk03": False,
-    "sampler.train_sampler": "RandomSampler",
-    "sampler.train_sampler_t": "RandomSampler",
-    "sampler.num_instances": 4,
-    "sampler.num_cams": 1,
-    "sampler.num_datasets": 1,
-    "video.seq_len": 15,
-    "video.sample_method": "evenly",
-    "video.pooling_method": "avg",
-    "train.optim": "adam",
-    "train.lr": 0.0003,
-    "train.weight_decay": 5e-4,
-    "train.max_epoch": 60,
-    "train.start_epoch": 0,
-    "train.batch_size": 32,
-    "train.fixbase_epoch": 0,
-    "train.open_layers": ["classifier"],
-    "train.staged_lr": False,
-    "train.new_layers": ["classifier"],
-    "train.base_lr_mult": 0.1,
-    "train.lr_scheduler": "single_step",
-    "train.stepsize": [20],
-    "train.gamma": 0.1,
-    "train.print_freq": 20,
-    "train.seed": 1,
-    "sgd.momentum": 0.9,
-    "sgd.dampening": 0.0,
-    "sgd.nesterov": False,
-    "rmsprop.alpha": 0.99,
-    "adam.beta1": 0.9,
-    "adam.beta2": 0.999,
-    "loss.name": "softmax",
-    "loss.softmax.label_smooth": True,
-    "loss.triplet.margin": 0.3,
-    "loss.triplet.weight_t": 1.0,
-    "loss.triplet.weight_x": 0.0,
-    "test.batch_size": 100,
-    "test.dist_metric": "euclidean",
-    "test.normalize_feature": False,
-    "test.ranks": [1, 5, 10, 20],
-    "test.evaluate": False,
-    "test.eval_freq": -1,
-    "test.start_eval": 0,
-    "test.rerank": False,
-    "test.visrank": False,
-    "test.visrank_topk": 10,
-}
+TORCHREID = """
+model: {name: resnet50, pretrained: true, load_weights: "", resume: ""}
+data:
+  {type: image, root: reid-data, sources: [market1501], targets: [market1501], workers: 4, split_id: 0, height: 256,
+   width: 128, combineall: false, transforms: [random_flip], k_tfm: 1, norm_mean: [0.485, 0.456, 0.406],
+   norm_std: [0.229, 0.224, 0.225], save_dir: log, load_train_targets: false}
+market1501: {use_500k_distractors: false}
+cuhk03: {labeled_images: false, classic_split: false, use_metric_cuhk03: false}
+sampler:
+  {train_sampler: RandomSampler, train_sampler_t: RandomSampler, num_instances: 4, num_cams: 1, num_datasets: 1}
+video: {seq_len: 15, sample_method: evenly, pooling_method: avg}
+train:
+  {optim: adam, lr: 0.0003, weight_decay: 0.0005, max_epoch: 60, start_epoch: 0, batch_size: 32, fixbase_epoch: 0,
+   open_layers: [classifier], staged_lr: false, new_layers: [classifier], base_lr_mult: 0.1, lr_scheduler: single_step,
+   stepsize: [20], gamma: 0.1, print_freq: 20, seed: 1}
+sgd: {momentum: 0.9, dampening: 0.0, nesterov: false}
+rmsprop: {alpha: 0.99}
+adam: {beta1: 0.9, beta2: 0.999}
+loss: {name: softmax, softmax: {label_smooth: true}, triplet: {margin: 0.3, weight_t: 1.0, weight_x: 0.0}}
+test:
+  {batch_size: 100, dist_metric: euclidean, normalize_feature: false, ranks: [1, 5, 10, 20], evaluate: false,
+   eval_freq: -1, start_eval: 0, rerank: false, visrank: false, visrank_topk: 10}
+"""
 # Where this package's defaults differ: another task, and size and normalisation that come from the image encoder.
 DIFFERENT = {
     "model.name": "t2ireid_vit_mamba",
@@ -127,6 +80,9 @@ def flat(table, prefix=""):
     return values
 
 
+TORCHREID = flat(yaml.safe_load(TORCHREID))
+
+
 def write(folder, name, **content):
     file = folder / name
     file.write_text(yaml.safe_dump(content))
@@ -154,14 +110,11 @@ model:
   name: 'osnet_x1_0'
   pretrained: True
 data:
-  type: 'image'
   sources: ['market1501']
   targets: ['market1501', 'dukemtmcreid']
   height: 256
   width: 128
-  combineall: False
   transforms: ['random_flip', 'color_jitter']
-  save_dir: 'log/osnet_x1_0_market1501_softmax_cosinelr'
 loss:
   name: 'softmax'
   softmax:
@@ -169,18 +122,9 @@ loss:
 train:
   optim: 'amsgrad'
   lr: 1e-3
-  max_epoch: 250
-  batch_size: 64
   fixbase_epoch: 10
   open_layers: classifier
   lr_scheduler: 'cosine'
-test:
-  batch_size: 300
-  dist_metric: 'euclidean'
-  normalize_feature: False
-  evaluate: False
-  eval_freq: -1
-  rerank: False
 """
     )
     cfg = load_cfg(file)

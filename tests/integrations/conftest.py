@@ -1,4 +1,4 @@
-"""One checkpoint on its way through the frameworks."""
+"""A checkpoint that passes through the frameworks."""
 
 import json
 from types import SimpleNamespace
@@ -19,23 +19,23 @@ TEXTS = ["A man in a red coat.", "A woman with long hair and a blue dress carrie
 
 @pytest.fixture(scope="module")
 def circle(tiny_run, reid_data):
-    """The stations, each of which loads a file, checks its embeddings against the run's, and writes its own."""
+    """Methods that each load a checkpoint, compare its embeddings with the run's, and save another one."""
     return Circle(tiny_run, reid_data)
 
 
 class Circle:
-    """Every station gets the file that another has written, and a folder to write into."""
+    """Each method takes a checkpoint and an empty folder, and returns its own checkpoint."""
 
     def __init__(self, tiny_run, reid_data):
         self.run, self.reid_data = tiny_run, reid_data
         self.start = tiny_run.folder / "best.pth"
         generator = torch.Generator().manual_seed(5)
-        self.pixels = 255 * torch.rand(3, 3, 32, 16, generator=generator)  # as FastReID takes them
+        self.pixels = 255 * torch.rand(3, 3, 32, 16, generator=generator)  # FastReID's input
         self.images = self.pixels / 127.5 - 1
         self.expected = self.embed(self.our_model(self.start))
 
     def our_model(self, weights):
-        """As `t2ireid test` builds and fills it."""
+        """The model of `t2ireid test`."""
         cfg = load_cfg(self.run.folder / "config.yaml")
         return build.build_model(cfg, build.build_tokenizer(cfg, (), self.start), 24).load_param(weights).eval()
 
@@ -49,7 +49,7 @@ class Circle:
             torch.testing.assert_close(texts, self.expected.texts, rtol=0, atol=1e-5)
 
     def hugging_face(self, _, folder):
-        """Exported, loaded by the library, and saved by it again."""
+        """Exports, loads and saves with transformers."""
         assert main(["export", str(self.run.folder), str(folder / "exported")]) == 0
         model = AutoModel.from_pretrained(folder / "exported").eval()
         self.check(**vars(self.embed(model)))
@@ -57,7 +57,7 @@ class Circle:
         return folder / "saved" / "model.safetensors"
 
     def our_engine(self, weights, folder):
-        """Tested by the command, with the run's own figures."""
+        """Evaluates with `t2ireid test`; the metrics are the run's."""
         assert main(["test", *self.run.words, "model.load_weights", str(weights), "data.save_dir", str(folder)]) == 0
         metrics = json.loads((folder / "results.json").read_text())["metrics"]["cuhkpedes"]["t2i"]
         expected = self.run.results["metrics"]["cuhkpedes"]["t2i"]
@@ -66,7 +66,7 @@ class Circle:
         return weights
 
     def torchreid(self, weights, folder):
-        """Its engine tests the image side of the file and saves it; the texts do not come along."""
+        """Evaluates and saves the image branch with torchreid's engine."""
         cfg = load_cfg(self.run.folder / "config.yaml")
         register_model_variant("circle", vit_pretrained=to_dict(cfg.model.vit_config))
         model = models.build_model("circle", num_classes=24, pretrained=False, use_gpu=False)

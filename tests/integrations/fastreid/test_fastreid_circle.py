@@ -1,4 +1,4 @@
-"""The whole circle: torchreid's engine, ours, FastReID's Checkpointer and from_pretrained, one file after another."""
+"""A checkpoint through Hugging Face, FastReID, our engine and torchreid in turn."""
 
 import torch
 from fastreid.modeling import build_model
@@ -9,9 +9,9 @@ from t2ireid_plugin.integrations.fastreid.checkpointer import T2IReIDCheckpointe
 TEXTS = ["A man in a red coat.", "A woman with long hair and a blue dress carries a bag."]
 
 
-def test_a_checkpoint_goes_through_all_four(circle, make_cfg, text_image_yaml, tmp_path):
+def test_a_checkpoint_passes_through_all_four_frameworks(circle, make_cfg, text_image_yaml, tmp_path):
     def fastreid(weights, folder):
-        """Loaded, tried, and saved by its own Checkpointer."""
+        """Loads, checks, and saves with FastReID's Checkpointer."""
         arch = build_model(make_cfg(text_image_yaml, "MODEL.WEIGHTS", str(weights), "MODEL.HEADS.NUM_CLASSES", "24"))
         T2IReIDCheckpointer(arch).load(str(weights))
         with torch.no_grad():

@@ -1,4 +1,4 @@
-"""Every command and snippet of docs/frameworks.md on FastReID runs as it stands, on small data in the same places."""
+"""Commands and snippets on FastReID in docs/frameworks.md run unchanged on small data."""
 
 import re
 import shlex
@@ -16,7 +16,7 @@ from t2ireid_plugin.integrations.fastreid.command import main as train_fastreid
 REPOSITORY = Path(__file__).parents[3]
 TEXT = (REPOSITORY / "docs" / "frameworks.md").read_text(encoding="utf-8")
 PAGE = TEXT.split("\n## FastReID\n")[1].split("\n## ")[0]
-# So that trainings end within the test.
+# Short trainings.
 FEW = "--train-ids 24 --val-ids 8 --test-ids 8 --photos 4"
 SHORT = (
     "SOLVER.MAX_EPOCH {epochs} SOLVER.WARMUP_ITERS 0 SOLVER.IMS_PER_BATCH 32 TEST.EVAL_PERIOD 1 "
@@ -38,7 +38,7 @@ def blocks(language: str) -> list[str]:
 
 @pytest.fixture(scope="module")
 def workplace(tmp_path_factory, synthetic, encoders, market, tiny_run) -> Path:
-    """A folder with what the page says to put where."""
+    """A folder with the files that the page expects."""
     folder = tmp_path_factory.mktemp("fastreid_docs")
     (folder / "fast-reid").symlink_to(Path(fastreid.__file__).parents[1])
     for name in ("tools", "configs"):
@@ -66,14 +66,14 @@ def at_work(workplace, monkeypatch):
 
 
 def words(line: str, more: str = "", epochs: int = 1) -> list[str]:
-    """What follows the program in a line."""
+    """The arguments of a command line."""
     program, *rest = shlex.split(line)
     return [*(rest[1:] if program == "python" else rest), *more.format(epochs=epochs).split()]
 
 
 @pytest.fixture(scope="module")
 def drawn(workplace) -> subprocess.CompletedProcess[str]:
-    """The first block, the lines themselves: the path, the tool's file, a process of its own."""
+    """The first block, run by a shell."""
     export, draw, train = blocks("bash")[0].strip().splitlines()
     path = f"export PYTHONPATH=$PYTHONPATH:{REPOSITORY}"
     draw = draw.replace("t2ireid", f"{sys.executable} -m t2ireid_plugin")
@@ -82,28 +82,28 @@ def drawn(workplace) -> subprocess.CompletedProcess[str]:
     return subprocess.run(["bash", "-ec", "\n".join(lines)], cwd=workplace, capture_output=True, text=True, check=False)
 
 
-def test_the_drawn_people_by_the_shell(drawn, workplace) -> None:
+def test_the_synthetic_example_runs_in_a_shell(drawn, workplace) -> None:
     assert drawn.returncode == 0, drawn.stdout[-2000:] + drawn.stderr[-4000:]
     assert "cuhkpedes_val" in drawn.stdout
     assert (workplace / "log" / "fastreid_synthetic" / "model_final.pth").is_file()
 
 
-def test_the_full_configurations_train_resume_and_test(at_work, workplace) -> None:
+def test_full_configurations_train_resume_and_evaluate(at_work, workplace) -> None:
     export, train, resume, test, images = blocks("bash")[1].strip().splitlines()
     assert "FASTREID_DATASETS=reid-data" in export
     at_work("reid-data")
     assert train_fastreid(words(train, f"{SHORT} {TEXT_FOLDERS}")) == 0
     assert train_fastreid(words(resume, f"{SHORT} {TEXT_FOLDERS}", epochs=2)) == 0
     resumed = torch.load(workplace / "log" / "fastreid_cuhkpedes" / "model_final.pth", weights_only=True)
-    assert resumed["epoch"] == 1  # the second
+    assert resumed["epoch"] == 1  # of 0 and 1
     assert train_fastreid(words(test)) == 0
     assert train_fastreid(words(images, f"{SHORT} {FOLDERS}")) == 0
     assert (workplace / "log" / "fastreid_market1501" / "model_final.pth").is_file()
 
 
 @pytest.mark.usefixtures("drawn")
-def test_checkpoints_change_sides(at_work, tiny_settings) -> None:
-    """The first block's checkpoint is tested here."""
+def test_checkpoints_are_evaluated_by_the_other_framework(at_work, tiny_settings) -> None:
+    """With the first block's checkpoint."""
     _, there, back = blocks("bash")[2].strip().splitlines()
     at_work("data/synthetic")
     own = dict(zip(*[iter(tiny_settings("log/again")[2:])] * 2))
@@ -112,7 +112,7 @@ def test_checkpoints_change_sides(at_work, tiny_settings) -> None:
     assert train_fastreid(words(back, f"{SHORT} {TINY}")) == 0
 
 
-def test_the_snippet_trains_with_fastreids_own_trainer(at_work, capsys) -> None:
+def test_the_snippet_trains_with_fastreids_trainer(at_work, capsys) -> None:
     (snippet,) = blocks("python")
     quick = [*f"{SHORT} {FOLDERS}".format(epochs=1).split(), "OUTPUT_DIR", "log/snippet"]
     at_work("reid-data")
@@ -120,7 +120,7 @@ def test_the_snippet_trains_with_fastreids_own_trainer(at_work, capsys) -> None:
     assert "Rank-1" in capsys.readouterr().out
 
 
-def test_the_page_names_what_is_registered() -> None:
+def test_the_page_lists_the_registered_parts() -> None:
     from fastreid.data.datasets import DATASET_REGISTRY
     from fastreid.modeling.backbones import BACKBONE_REGISTRY
     from fastreid.modeling.heads import REID_HEADS_REGISTRY

@@ -1,4 +1,4 @@
-"""The backbone under FastReID's own Baseline, EmbeddingHead and trainer, on Market-1501's format."""
+"""The backbone with FastReID's own Baseline, EmbeddingHead and trainer, on Market-1501's format."""
 
 import json
 
@@ -13,8 +13,8 @@ from t2ireid_plugin.evaluation.metrics import evaluate_task
 from t2ireid_plugin.evaluation.protocols import RetrievalTask
 
 
-def test_the_stock_trainer_trains_our_backbone(make_cfg, image_yaml, market, monkeypatch, tmp_path) -> None:
-    """Nothing of ours but the backbone: and its weights do change, the loss does fall, every part learns."""
+def test_fastreids_trainer_trains_our_backbone(make_cfg, image_yaml, market, monkeypatch, tmp_path) -> None:
+    """Every part changes and the loss falls."""
     monkeypatch.setattr("fastreid.data.build._root", str(market.root))
     cfg = make_cfg(image_yaml, "OUTPUT_DIR", str(tmp_path), "SOLVER.MAX_EPOCH", "4")
     torch.manual_seed(0)
@@ -34,8 +34,8 @@ def test_the_stock_trainer_trains_our_backbone(make_cfg, image_yaml, market, mon
     assert losses[-1] < losses[0]
 
 
-def test_its_evaluation_agrees_with_ours(image_run, make_cfg, monkeypatch) -> None:
-    """FastReID's own evaluator on the trained weights, against our exact one on the same features."""
+def test_fastreids_evaluator_agrees_with_ours(image_run, make_cfg, monkeypatch) -> None:
+    """On the same features."""
     monkeypatch.setattr("fastreid.data.build._root", str(image_run.root))
     model = build_model(make_cfg(image_run.yaml, "MODEL.HEADS.NUM_CLASSES", "24"))
     Checkpointer(model).load(str(image_run.folder / "model_final.pth"))
@@ -45,40 +45,24 @@ def test_its_evaluation_agrees_with_ours(image_run, make_cfg, monkeypatch) -> No
         parts = [(model(batch), batch["targets"], batch["camids"]) for batch in loader]
     features, pids, camids = (torch.cat(column) for column in zip(*parts))
     pids, camids = pids.numpy(), camids.numpy()
-    comparison = RetrievalTask(
+    task = RetrievalTask(
         features[:queries], features[queries:], pids[:queries], pids[queries:], camids[:queries], camids[queries:]
     )
-    metrics = evaluate_task(comparison, (1, 5, 10)).metrics
+    metrics = evaluate_task(task, (1, 5, 10)).metrics
     for ours, theirs in (("R@1", "Rank-1"), ("R@5", "Rank-5"), ("R@10", "Rank-10"), ("mAP", "mAP"), ("mINP", "mINP")):
         assert 100 * metrics[ours] == pytest.approx(image_run.results[theirs], abs=1e-3)
 
 
-def test_training_goes_on_where_it_was_saved(image_run, run_tool, tmp_path) -> None:
-    """Two epochs, and two more from the checkpoint: epochs, optimizer and schedule are those of the third."""
-    words = ("OUTPUT_DIR", tmp_path, "SOLVER.MAX_EPOCH")
-    run_tool(image_run.root, image_run.yaml, *words, 2)
-    first = torch.load(tmp_path / "model_final.pth", weights_only=True)
-    assert first["epoch"] == 1
-    run_tool(image_run.root, image_run.yaml, "--resume", *words, 4)
-    last = torch.load(tmp_path / "model_final.pth", weights_only=True)
-    assert last["epoch"] == 3
-    steps = [{float(state["step"]) for state in file["optimizer"]["state"].values()} for file in (first, last)]
-    assert [len(found) for found in steps] == [1, 1]
-    assert steps[1].pop() == 2 * steps[0].pop()
-    epochs = [json.loads(line) for line in (tmp_path / "metrics.json").read_text().splitlines()]
-    assert max(line["iteration"] for line in epochs) > max(line["iteration"] for line in epochs[: len(epochs) // 2])
-
-
-def test_a_saved_model_tests_the_same(image_run, run_tool) -> None:
-    """Also where the weights that it began with are gone."""
+def test_evaluation_of_a_checkpoint_repeats_the_results(image_run, run_tool) -> None:
+    """Also if the weights of ``PRETRAIN_PATH`` are gone."""
     weights = ("MODEL.WEIGHTS", image_run.folder / "model_final.pth")
     weights += ("MODEL.BACKBONE.PRETRAIN", "True", "MODEL.BACKBONE.PRETRAIN_PATH", "gone.pth")
-    found = run_tool(image_run.root, image_run.yaml, "--eval-only", "OUTPUT_DIR", image_run.folder / "test", *weights)
-    assert found == pytest.approx(image_run.results)
+    results = run_tool(image_run.root, image_run.yaml, "--eval-only", "OUTPUT_DIR", image_run.folder / "test", *weights)
+    assert results == pytest.approx(image_run.results)
 
 
 @pytest.mark.parametrize(("branch", "width"), [("identity", 256), ("clothing", 256), ("both", 512)])
-def test_each_branch_is_a_backbone(make_cfg, image_yaml, branch, width) -> None:
+def test_the_backbone_of_each_branch(make_cfg, image_yaml, branch, width) -> None:
     words = ("T2IREID.BRANCH", branch, "MODEL.BACKBONE.FEAT_DIM", str(width), "MODEL.HEADS.NUM_CLASSES", "3")
     model = build_model(make_cfg(image_yaml, *words)).eval()
     with torch.no_grad():
