@@ -157,9 +157,8 @@ _IMAGE_ONLY_DEFAULTS: dict[str, Any] = {
     "train": {"optim": "adam"},
     "loss": {"name": "softmax"},
 }
-# Keys that may be None, with the type of their other values; for lists, the type of the items.
-_OPTIONAL = {"data.height": int, "data.width": int}
-_OPTIONAL_LISTS = {"data.val": str, "data.norm_mean": float, "data.norm_std": float}
+# Keys that may be None, with another value of the right type.
+_OPTIONAL = {"data.val": [""], "data.height": 0, "data.width": 0, "data.norm_mean": [0.0], "data.norm_std": [0.0]}
 # Tables that accept any key: Hugging Face's configurations and the arguments of losses.
 _OPEN_TABLES = ("model.vit_config", "model.bert_config", "loss.terms")
 
@@ -168,7 +167,7 @@ def get_cfg() -> CfgNode:
     """A new configuration with all defaults."""
     cfg = CfgNode(_DEFAULTS)
     for name in _OPEN_TABLES:
-        table, _, key = name.partition(".")
+        table, key = name.split(".")
         cfg[table][key].set_new_allowed(True)
     return cfg
 
@@ -331,14 +330,13 @@ def _parse(value: Any, where: str) -> Any:
 
 def _typed(value: Any, name: str, where: str) -> Any:
     """``value`` in the type of the setting ``name``: an integer as a float, a single value as a list."""
-    if value is None and (name in _OPTIONAL or name in _OPTIONAL_LISTS):
+    example = _OPTIONAL.get(name, _DEFAULT_SETTINGS[name])
+    if value is None and name in _OPTIONAL:
         return None
-    default = _DEFAULT_SETTINGS[name]
-    if isinstance(default, list) or name in _OPTIONAL_LISTS:
+    if isinstance(example, list):
         items = value if isinstance(value, (list, tuple)) else [value]
-        kind = _OPTIONAL_LISTS.get(name) or type(default[0])
-        return [_checked(item, kind, f"{where}: each value") for item in items]
-    return _checked(value, _OPTIONAL.get(name, type(default)), where)
+        return [_checked(item, type(example[0]), f"{where}: each value") for item in items]
+    return _checked(value, type(example), where)
 
 
 def _checked(value: Any, kind: type, where: str) -> Any:

@@ -19,7 +19,7 @@ MODELS: dict[str, dict[str, Any]] = {
     "t2ireid_vit_mamba_cloth": {"branch": "clothing"},
     "t2ireid_vit_mamba_both": {"branch": "both"},
 }
-_registered: set[str] = set()
+_registered_datasets: set[str] = set()
 
 
 def register() -> None:
@@ -42,9 +42,9 @@ def register() -> None:
     private_table(torchreid_data.datasets, "__image_datasets")  # register_image_dataset adds to it
     for spec in BENCHMARKS.values():
         for name, split in ((spec.name, "test"), (spec.name + VAL_SUFFIX, "val")):
-            if name not in _registered:
+            if name not in _registered_datasets:
                 torchreid_data.register_image_dataset(name, functools.partial(_dataset, spec=spec, eval_split=split))
-                _registered.add(name)
+                _registered_datasets.add(name)
 
 
 def register_model_variant(name: str, **options: Any) -> None:
@@ -74,10 +74,20 @@ def _add_model(name: str, options: Mapping[str, Any]) -> None:
     from torchreid import models
 
     table = private_table(models, "__model_factory")
-    builder = _Builder(options)
-    if table.setdefault(name, builder) != builder:
-        taken = f"with the options {table[name].options}" if isinstance(table[name], _Builder) else "by torchreid"
+    builder = table.setdefault(name, functools.partial(_build_model, dict(options)))
+    own = isinstance(builder, functools.partial) and builder.func is _build_model
+    if not own or builder.args != (options,):
+        taken = f"with the options {builder.args[0]}" if own else "by torchreid"
         raise ConfigError(f"model '{name}' is already registered {taken}; choose another name")
+
+
+def _build_model(
+    options: Mapping[str, Any], num_classes: int, loss: str = "softmax", pretrained: bool = True, use_gpu: bool = True
+) -> Any:
+    """Called by torchreid's ``build_model``."""
+    from t2ireid_plugin.integrations.torchreid.model import T2IReIDImageModel
+
+    return T2IReIDImageModel(num_classes, loss, pretrained, **options)
 
 
 def private_table(module: Any, name: str) -> dict[str, Any]:
@@ -95,23 +105,6 @@ def private_table(module: Any, name: str) -> dict[str, Any]:
             f"torchreid {version}: no table {module.__name__}.{name}; use version 0.2.5 (PyPI) or 1.4.0 (GitHub)"
         )
     return table
-
-
-class _Builder:
-    """Function that torchreid calls to build a model; equal to one with the same options."""
-
-    def __init__(self, options: Mapping[str, Any]) -> None:
-        self.options = dict(options)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Builder) and self.options == other.options
-
-    __hash__ = None  # type: ignore[assignment]
-
-    def __call__(self, num_classes: int, loss: str = "softmax", pretrained: bool = True, use_gpu: bool = True) -> Any:
-        from t2ireid_plugin.integrations.torchreid.model import T2IReIDImageModel
-
-        return T2IReIDImageModel(num_classes, loss, pretrained, **self.options)
 
 
 def _dataset(**arguments: Any) -> CaptionDataset:

@@ -25,7 +25,7 @@ def test_registering_again_has_no_effect():
 
 
 def test_a_dataset_name_that_is_taken_is_an_error(monkeypatch):
-    monkeypatch.setattr(registration, "_registered", set())
+    monkeypatch.setattr(registration, "_registered_datasets", set())
     with pytest.raises(ValueError, match="cuhkpedes"):
         t2ireid_plugin.register()
 
