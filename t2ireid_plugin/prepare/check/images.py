@@ -16,6 +16,7 @@ from t2ireid_plugin.prepare.check.image_file import SUFFIXES, ImageFacts, inspec
 from t2ireid_plugin.prepare.check.rows import Row, by_path
 from t2ireid_plugin.utils.cpu import available_cores
 from t2ireid_plugin.utils.progress import show_progress
+from t2ireid_plugin.utils.signals import stop_on_signal
 
 _CHUNK = 32  # images per task
 
@@ -61,10 +62,11 @@ def _inspect_all(paths: Sequence[str], workers: int | None, progress: bool) -> l
     workers = min(workers or available_cores(), -(-len(paths) // _CHUNK))
     if workers <= 1:
         return list(show_progress(map(inspect_image, paths), len(paths), "reading images", " images", progress))
-    pool = ProcessPoolExecutor(workers, initializer=_ignore_interrupts)
+    pool = ProcessPoolExecutor(workers, initializer=_init_worker)
     try:
-        results = pool.map(inspect_image, paths, chunksize=_CHUNK)
-        return list(show_progress(results, len(paths), "reading images", " images", progress))
+        with stop_on_signal():  # processes of a pool would outlive a SIGTERM
+            results = pool.map(inspect_image, paths, chunksize=_CHUNK)
+            return list(show_progress(results, len(paths), "reading images", " images", progress))
     except BrokenProcessPool as error:
         raise DataError(
             "reading images: a process died, usually because memory is full; lower --workers, and with --workers 1 see "
@@ -74,9 +76,9 @@ def _inspect_all(paths: Sequence[str], workers: int | None, progress: bool) -> l
         pool.shutdown(cancel_futures=True)
 
 
-def _ignore_interrupts() -> None:
-    """Leaves Ctrl-C, which a terminal sends to all processes, to the main process."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+def _init_worker() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends Ctrl-C to all processes; the main one handles it
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def _check_each(facts: dict[str, ImageFacts], rows_of: dict[str, list[Row]], findings: Findings) -> None:
