@@ -38,13 +38,6 @@ _SENTENCE = re.compile(r"[.!?;。！？；\n]")
 _CLAUSE = re.compile(r"[,:，、：()（）]")
 
 
-class Phrase(NamedTuple):
-    """A verbatim piece of a caption and its side: "identity", "clothing", or "both" if undecided."""
-
-    text: str
-    side: str
-
-
 class _Word(NamedTuple):
     kind: Kind
     start: int
@@ -64,11 +57,6 @@ class _Span(NamedTuple):
     after: int  # the pause after it
     chinese: bool
     pronoun: bool  # one was stripped from its beginning
-
-
-def split_phrases(caption: str) -> list[Phrase]:
-    """The caption's phrases in order, without function words between them ("is", "and", "who")."""
-    return [Phrase(caption[span.start : span.end], span.side) for span in _spans(caption)]
 
 
 def split_caption(caption: str) -> tuple[str, str]:
