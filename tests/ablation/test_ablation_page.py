@@ -36,7 +36,10 @@ def test_commands_are_valid_and_plan_the_rows_and_seeds_of_the_tables_that_follo
     _, *parts = re.split(r"^(python tools/ablate\.py .*)$", page, flags=re.MULTILINE)
     (whole, _), *others = zip(parts[::2], parts[1::2], strict=True)
     assert "--rows" not in whole
-    for run in planned(shlex.split(whole.removeprefix("python tools/ablate.py"))):
+    runs = planned(shlex.split(whole.removeprefix("python tools/ablate.py")))
+    recipes = {run.recipe.replace(str(run.folder), "") for run in runs if run.seed == 1}
+    assert 3 * len(recipes) == len(runs)  # no two rows are the same
+    for run in runs:
         check_config(run.cfg)
     assert len(others) == 6
     for command, text in others:

@@ -22,11 +22,13 @@ def page(repository, tmp_path):
 
 
 @pytest.mark.slow
-def test_it_fills_the_tables_and_leaves_the_rest_of_the_page(page, tmp_path, monkeypatch):
-    monkeypatch.setattr(everything.sweep, "GALLERIES", (20,))
+def test_it_fills_the_tables_and_leaves_the_rest_of_the_page(page, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(everything.sweep, "GALLERIES", (20, 40))
     # The parts that start processes have tests of their own.
-    memory = {"bytes": 1, "parameters": 1, "kept": 1}
-    monkeypatch.setattr(everything.model, "_measured", lambda *_: memory)
+    memory = {"bare": 80, "literal": 100, "ours": 80, "cached": 40}
+    monkeypatch.setattr(
+        everything.model, "_measured", lambda name, _: {"bytes": memory[name], "parameters": 5, "kept": 7}
+    )
     monkeypatch.setattr(everything.startup, "_start", lambda name: (2.0 + (name != "python"), 3.0))
     trained = {"seconds": 2.0, "bare_seconds": 1.0, "waits": 0.5, "bytes": 3e6}
     monkeypatch.setattr(everything.training, "in_subprocess", lambda *_, **__: trained)
@@ -42,15 +44,39 @@ def test_it_fills_the_tables_and_leaves_the_rest_of_the_page(page, tmp_path, mon
     words = [f"{name}:{word}" for name, options in small.items() for word in options]
     assert main(["all", "--page", str(page), "--with", *words, "--json", str(tmp_path / "all.json")]) == 0
     after = page.read_text()
-    for name in (*PARTS, "machine"):
-        assert "|" in part(after, name) or name == "machine"
+    for name in PARTS:
+        assert "|" in part(after, name)
     assert "images/performance.png" in part(after, "sweep")
-    assert (page.parent / "images" / "performance.png").is_file()
+    assert (page.parent / "images" / "performance.png").read_bytes().startswith(b"\x89PNG")
     strip = re.compile(r"(<!-- measured: \w+ -->).*?(<!-- end)", flags=re.DOTALL)
     assert strip.sub(r"\1\2", after) == strip.sub(r"\1\2", before)
-    figures = json.loads((tmp_path / "all.json").read_text())["all"]
+    figures, printed = json.loads((tmp_path / "all.json").read_text())["all"], capsys.readouterr().out
+    check_model(figures["model"], printed)
     ours = figures["model"]["parts"]["encode_image, 1 images"]["ours"]["to_bare"]["median"]
     assert f"{ours:.3f} (" in part(after, "model")
+    points = figures["sweep"]["points"]
+    assert [p["at"] for axis in ("batch", "gallery") for p in points[axis]] == [1, 2, 4, 8, 0.02, 0.04]
+    assert all(p["seconds"] > 0 for row in points.values() for p in row)
+    assert figures["data"]["dataset"]["images"] == 40
+    for row in figures["data"]["transforms"]:
+        assert row["what"] in printed
+        for kind in ("test", "training"):
+            assert row[kind]["ours"] > 0
+            assert row[kind]["ratio_range"] == [row[kind]["ratio"]] * 2  # of one round
+
+
+def check_model(figures, printed):
+    assert "outputs of this package and of the literal transcription differ by" in printed
+    assert figures["difference"] < 1e-4
+    texts = ["encode_image, 1 images", "encode_text, 2 captions", "encode_text, one query", "training step, 2 pairs"]
+    assert list(figures["parts"]) == texts
+    for name, contenders in figures["parts"].items():
+        assert name in printed
+        assert list(contenders) == ["bare", "literal", "ours", "cached"][: 4 if "training" in name else 3]
+        assert all(row["seconds"]["cpu"] > 0 for row in contenders.values())
+        assert contenders["bare"]["to_bare"]["median"] == contenders["literal"]["to_literal"]["median"] == 1
+    for to, expected in (("to_literal", [0.8, 1, 0.8, 0.4]), ("to_bare", [1, 1.25, 1, 0.5])):
+        assert [row[to]["median"] for row in figures["memory"].values()] == expected
 
 
 def test_a_page_without_marks_is_refused_before_anything_is_measured(tmp_path, monkeypatch, capsys):

@@ -1,4 +1,4 @@
-"""``tools/benchmark.py model``, ``sweep`` and ``startup`` on tiny encoders, and their parts."""
+"""Parts of ``tools/benchmark.py model`` and ``startup``; test_benchmark_all.py runs the commands."""
 
 import argparse
 import json
@@ -11,7 +11,7 @@ from benchmarks import model, startup, timing, workloads
 from benchmarks.literal import LiteralModel
 from benchmarks.main import main
 from benchmarks.timing import Seconds, in_turns, ratio, summary
-from benchmarks.workloads import BARE, CACHED, LITERAL, OURS
+from benchmarks.workloads import CACHED
 from t2ireid_plugin.engine import feature_cache
 from t2ireid_plugin.errors import DataError
 
@@ -19,35 +19,6 @@ from t2ireid_plugin.errors import DataError
 @pytest.fixture(scope="module")
 def bench():
     return workloads.build("tiny")
-
-
-@pytest.mark.slow
-def test_model_checks_measures_and_writes(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(
-        model, "_measured", lambda name, _: {"bytes": {LITERAL: 100}.get(name, 80), "parameters": 5, "kept": 7}
-    )
-    file = tmp_path / "model.json"
-    words = ["model", "--size", "tiny", "--rounds", "2", "--images", "2", "--texts", "3", "--batch", "2"]
-    assert main([*words, "--json", str(file)]) == 0
-    printed = capsys.readouterr().out
-    assert "outputs of this package and of the literal transcription differ by" in printed
-    figures = json.loads(file.read_text())["model"]
-    assert figures["difference"] < 1e-4
-    assert list(figures["parts"]) == [
-        "encode_image, 2 images",
-        "encode_text, 3 captions",
-        "encode_text, one query",
-        "training step, 2 pairs",
-    ]
-    for name, contenders in figures["parts"].items():
-        assert name in printed
-        assert list(contenders) == [BARE, LITERAL, OURS, CACHED][: 4 if "training" in name else 3]
-        for row in contenders.values():
-            assert row["to_bare"]["low"] <= row["to_bare"]["median"] <= row["to_bare"]["high"]
-            assert row["seconds"]["cpu"] > 0
-        assert contenders[BARE]["to_bare"]["median"] == contenders[LITERAL]["to_literal"]["median"] == 1
-    for to, expected in (("to_literal", [0.8, 1, 0.8, 0.8]), ("to_bare", [1, 1.25, 1, 1])):
-        assert [row[to]["median"] for row in figures["memory"].values()] == expected
 
 
 @pytest.mark.slow
@@ -126,7 +97,7 @@ def test_training_steps_leave_no_state_for_the_next_contender():
 def test_cached_steps_check_the_frozen_weights_once(monkeypatch):
     looks = []
     monkeypatch.setattr(feature_cache, "encoder_digest", lambda _: looks.append(True) or "name")
-    step = workloads.training_work(workloads.build("tiny"), 2)[workloads.CACHED]
+    step = workloads.training_work(workloads.build("tiny"), 2)[CACHED]
     for _ in range(3):
         step()
     assert len(looks) == 1
@@ -137,20 +108,6 @@ def test_a_failed_process_is_reported(monkeypatch, capsys):
     monkeypatch.setattr("benchmarks.tiny.subprocess.run", lambda *_, **__: done)
     assert main(["model", "--size", "tiny", "--rounds", "1", "--only", "memory"]) == 2
     assert "benchmarks.workloads failed with status 1: no memory" in capsys.readouterr().err
-
-
-@pytest.mark.slow
-def test_sweep_measures_and_plots(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("benchmarks.sweep.GALLERIES", (20, 40))
-    words = ["sweep", "--size", "tiny", "--rounds", "1"]
-    assert main([*words, "--plot", str(tmp_path / "new" / "plot.png"), "--json", str(tmp_path / "sweep.json")]) == 0
-    assert (tmp_path / "new" / "plot.png").read_bytes().startswith(b"\x89PNG")
-    points = json.loads((tmp_path / "sweep.json").read_text())["sweep"]["points"]
-    assert [[p["at"] for p in points[axis]] for axis in ("batch", "words", "gallery")] == [
-        [1, 2, 4, 8], [4, 12, 24, 40, 60], [0.02, 0.04],
-    ]  # fmt: skip
-    assert all(p["seconds"] > 0 for row in points.values() for p in row)
-    assert "words per caption" in capsys.readouterr().out
 
 
 def test_starts_are_compared_with_torchreid_after_subtracting_python(tmp_path, monkeypatch, capsys):
