@@ -174,7 +174,7 @@ class T2IReIDModel(nn.Module):
         Raises:
             InputError: for another shape, or a training batch of one.
         """
-        id_embeds, _, _ = self.disentangle(self._image_tokens(image), patch_grid(self.visual_encoder.config, image))
+        _, (id_embeds, _, _) = self._encode_image(image)
         return self._project(self.image_mlp, id_embeds)[0]
 
     def encode_text(self, text: str | Sequence[str]) -> Tensor:
@@ -303,10 +303,7 @@ class T2IReIDModel(nn.Module):
         """
         image_tokens = image_embeds = id_logits = id_embeds = cloth_embeds = cloth_image_embeds = gate = None
         if image is not None:
-            image_tokens = self._image_tokens(image)
-            id_embeds, cloth_embeds, gate = self.disentangle(
-                image_tokens, patch_grid(self.visual_encoder.config, image)
-            )
+            image_tokens, (id_embeds, cloth_embeds, gate) = self._encode_image(image)
             id_logits = self.id_classifier(id_embeds)
             image_embeds, cloth_image_embeds = self._project(self.image_mlp, id_embeds, cloth_embeds)
 
@@ -386,13 +383,14 @@ class T2IReIDModel(nn.Module):
             tokenizer = build_tokenizer(config["bert_base_path"], text_config.vocab_size)
         return CachedTokenizer(tokenizer, config["max_length"], attends_padding=padded)
 
-    def _image_tokens(self, image: Tensor) -> Tensor:
-        """``[B, 3, H, W]`` or ``[B, 3, H, W, 1]`` to the encoder's tokens ``[B, L, D]``."""
+    def _encode_image(self, image: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor]]:
+        """Images to the encoder's tokens ``[B, L, D]`` and the output of `DisentangleModule`."""
         if image.dim() == 5 and image.shape[-1] == 1:
             image = image.squeeze(-1)
         if image.dim() != 4 or image.shape[1] != 3:
             raise InputError(f"images must be [B, 3, H, W] or [B, 3, H, W, 1], not {list(image.shape)}")
-        return image_tokens(self.visual_encoder, image.to(self.device, non_blocking=True))
+        tokens = image_tokens(self.visual_encoder, image.to(self.device, non_blocking=True))
+        return tokens, self.disentangle(tokens, patch_grid(self.visual_encoder.config, image))
 
     def _project(self, mlp: nn.Module, *features: Tensor) -> tuple[Tensor, ...]:
         """Each ``[n, D]`` to ``[n, 256]`` of unit norm, see `image_embedder.project`."""

@@ -55,17 +55,17 @@ def test_only_needed_embeddings_are_computed(model_and_loaders):
 def test_each_image_and_text_is_encoded_once(model_and_loaders, monkeypatch):
     model, _ = model_and_loaders
     counts = {"images": 0, "texts": 0}
-    image_tokens, encode_text = model._image_tokens, model.encode_text
+    encode_image, encode_text = model._encode_image, model.encode_text
 
     def count_images(image):
         counts["images"] += len(image)
-        return image_tokens(image)
+        return encode_image(image)
 
     def count_texts(texts):
         counts["texts"] += len(texts)
         return encode_text(texts)
 
-    monkeypatch.setattr(model, "_image_tokens", count_images)
+    monkeypatch.setattr(model, "_encode_image", count_images)
     monkeypatch.setattr(model, "encode_text", count_texts)
     embed(model_and_loaders, *PROTOCOLS)
     assert counts == {"images": 32, "texts": 3 * 64}

@@ -38,7 +38,7 @@ def full_model():
 @pytest.fixture(scope="session")
 def naive():
     """The oracles."""
-    return SimpleNamespace(mamba=naive_mamba)
+    return SimpleNamespace(mamba=naive_mamba, fusion=naive_fusion)
 
 
 def naive_mamba(state, hidden):
@@ -80,3 +80,34 @@ def naive_mamba(state, hidden):
 
 def silu(x):
     return x / (1 + math.exp(-x))
+
+
+def naive_fusion(state, image, text, gated=False):
+    """The specification's fusion over a state_dict. Attention over one token is its value, projected twice."""
+
+    def linear(name, x):
+        return x @ state[f"{name}.weight"].T + state[f"{name}.bias"]
+
+    def norm(name, x):
+        centred = x - x.mean(dim=-1, keepdim=True)
+        scaled = centred / (centred.square().mean(dim=-1, keepdim=True) + 1e-5).sqrt()
+        return scaled * state[f"{name}.weight"] + state[f"{name}.bias"]
+
+    def align(name, x):
+        return norm(f"{name}.2", linear(f"{name}.0", x).clamp(min=0))
+
+    hidden = torch.cat([align("image_align", image), align("text_align", text)], dim=1)
+    d = hidden.shape[1]
+    for i in range(sum(name.startswith("mamba_norms") for name in state) // 2):
+        prefix = f"mamba_layers.{i}."
+        layer = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+        mixed = torch.from_numpy(naive_mamba(layer, hidden.unsqueeze(1)))[:, 0].to(hidden.dtype)
+        hidden = norm(f"mamba_norms.{i}", mixed + hidden)
+    value = hidden @ state["gate_attn.in_proj_weight"][2 * d :].T + state["gate_attn.in_proj_bias"][2 * d :]
+    hidden_gate = linear("gate.0", linear("gate_attn.out_proj", value)).clamp(min=0)
+    logits = linear("gate.3", hidden_gate)
+    weights = logits.exp() / logits.exp().sum(dim=1, keepdim=True)
+    if gated:
+        halves = [2 * weights[:, i : i + 1] * half for i, half in enumerate(hidden.split(d // 2, dim=1))]
+        hidden = torch.cat(halves, dim=1)
+    return norm("norm_final", linear("fc", hidden)), weights

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from benchmarks.literal import LiteralDisentangle
 from t2ireid_plugin.errors import ConfigError, EncoderError, InputError
 from t2ireid_plugin.modeling.t2ireid import T2IReIDModel
 
@@ -75,20 +76,17 @@ class ByHand:
         mean, variance = self.state[f"{name}.running_mean"], self.state[f"{name}.running_var"]
         return (x - mean) / (variance + 1e-5).sqrt() * self.state[f"{name}.weight"] + self.state[f"{name}.bias"]
 
-    def attention(self, name, query, context, keep=None, heads=4):
+    def attention(self, name, tokens, keep, heads=4):
         """``[B, L, D]``, one sample and one head at a time; ``keep`` marks the tokens to attend to."""
         weight, bias = self.state[f"{name}.in_proj_weight"], self.state[f"{name}.in_proj_bias"]
-        q, k, v = (
-            x @ w.T + b for x, w, b in zip((query, context, context), weight.chunk(3), bias.chunk(3), strict=True)
-        )
+        q, k, v = (tokens @ w.T + b for w, b in zip(weight.chunk(3), bias.chunk(3), strict=True))
         size = q.shape[2] // heads
         out = torch.zeros_like(q)
         for b in range(len(q)):
             for h in range(heads):
                 part = slice(h * size, (h + 1) * size)
                 scores = q[b, :, part] @ k[b, :, part].T / math.sqrt(size)
-                if keep is not None:
-                    scores[:, ~keep[b]] = -math.inf
+                scores[:, ~keep[b]] = -math.inf
                 out[b, :, part] = scores.softmax(dim=1) @ v[b, :, part]
         return self.linear(f"{name}.out_proj", out)
 
@@ -106,39 +104,21 @@ class ByHand:
         if "text_adapter.weight" in self.state:
             tokens = self.linear("text_adapter", tokens)
         keep = encoded["attention_mask"].bool()
-        tokens = self.layer_norm("text_attn_norm", self.attention("text_attn", tokens, tokens, keep) + tokens)
-        pooled = torch.stack([row[kept].mean(dim=0) for row, kept in zip(tokens, keep)])
+        tokens = self.layer_norm("text_attn_norm", self.attention("text_attn", tokens, keep) + tokens)
+        pooled = torch.stack([row[mask].mean(dim=0) for row, mask in zip(tokens, keep)])
         return self.embed("text_mlp", pooled)
 
     def disentangle(self, x):
-        def branch(name):
-            projected = self.linear(f"disentangle.{name}_linear", x)
-            attended = self.attention(f"disentangle.{name}_attn", projected, projected)
-            return self.layer_norm(f"disentangle.{name}_norm", attended + x)
-
-        def cross(name, tokens, other):
-            attended = self.attention(f"disentangle.{name}_cross_attn", tokens, other)
-            return self.layer_norm(f"disentangle.{name}_cross_norm", attended + tokens).mean(dim=1)
-
-        identity, clothing = branch("id"), branch("cloth")
-        identity, clothing = cross("id", identity, clothing), cross("cloth", clothing, identity)
-        gate = self.linear("disentangle.gate.0", torch.cat([identity, clothing], dim=1)).sigmoid()
-        return gate * identity, (1 - gate) * clothing, gate
+        listing = LiteralDisentangle(x.shape[-1])
+        listing.load_state_dict(self.part("disentangle."))
+        return listing(x)
 
     def fuse(self, image, text):
-        def align(name, x):
-            return self.layer_norm(f"fusion.{name}_align.2", self.linear(f"fusion.{name}_align.0", x).clamp(min=0))
-
-        pair = torch.cat([align("image", image), align("text", text)], dim=1)
-        for i in range(2):
-            prefix = f"fusion.mamba_layers.{i}."
-            layer = {k.removeprefix(prefix): v for k, v in self.state.items() if k.startswith(prefix)}
-            mixed = torch.from_numpy(self.naive.mamba(layer, pair.unsqueeze(1)))[:, 0].to(pair.dtype)
-            pair = self.layer_norm(f"fusion.mamba_norms.{i}", mixed + pair)
-        attended = self.attention("fusion.gate_attn", pair.unsqueeze(1), pair.unsqueeze(1))[:, 0]
-        weights = self.linear("fusion.gate.3", self.linear("fusion.gate.0", attended).clamp(min=0)).softmax(dim=1)
-        fused = self.layer_norm("fusion.norm_final", self.linear("fusion.fc", pair))
+        fused, weights = self.naive.fusion(self.part("fusion."), image, text)
         return unit(self.state["scale"] * fused), weights
+
+    def part(self, prefix):
+        return {name.removeprefix(prefix): value for name, value in self.state.items() if name.startswith(prefix)}
 
     def forward(self, image, cloth, identity):
         id_embeds, cloth_embeds, gate = self.disentangle(self.model.visual_encoder(image).last_hidden_state)

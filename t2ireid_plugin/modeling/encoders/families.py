@@ -65,7 +65,7 @@ def patch_size(config: PretrainedConfig) -> tuple[int, int]:
 
 
 def patch_grid(config: PretrainedConfig, images: Tensor) -> tuple[int, int]:
-    """Rows and columns of the patches of images ``[B, 3, H, W]`` or ``[B, 3, H, W, 1]``."""
+    """Rows and columns of the patches of images ``[B, 3, H, W]``."""
     height, width = patch_size(config)
     return images.shape[2] // height, images.shape[3] // width
 

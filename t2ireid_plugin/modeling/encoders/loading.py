@@ -244,20 +244,20 @@ def _hub_reachable(timeout: float = 3.0) -> bool:
     """Probes the hub once, which saves the minutes that its client retries; False in offline mode."""
     if constants.HF_HUB_OFFLINE:
         return False
-    answered: list[bool] = []
+    answered = threading.Event()
 
     def probe() -> None:
         try:
             urllib.request.urlopen(urllib.request.Request(constants.ENDPOINT, method="HEAD"), timeout=timeout)
         except urllib.error.HTTPError:
-            answered.append(True)  # it answered, if only to refuse
-        except OSError:
-            answered.append(False)
+            answered.set()  # a refusal is an answer
+        except OSError as error:
+            logger.debug("%s: %s", constants.ENDPOINT, error)
         else:
-            answered.append(True)
+            answered.set()
 
     # A thread, because a timeout on the connection does not bound the name lookup before it.
     thread = threading.Thread(target=probe, daemon=True)
     thread.start()
     thread.join(timeout)
-    return bool(answered and answered[0])
+    return answered.is_set()
