@@ -68,18 +68,9 @@ def test_words_by_relevance(photo):
     assert longer.shape[1] == picture.shape[1]
 
 
-def test_words_that_all_add_nothing(photo):
-    draw(photo, halves(0.5), [("no", 0.0), ("difference", 0.0)])
-
-
 def test_a_missing_photo_is_named(tmp_path):
     with pytest.raises(DataError, match=r"gone\.png"):
         draw_attention(tmp_path / "gone.png", halves(0.5), tmp_path / "out.png")
-
-
-def test_pictures_of_a_very_wide_photo_are_not_wider(tmp_path):
-    Image.new("RGB", (900, 30), (120, 120, 120)).save(tmp_path / "wide.png")
-    assert draw(tmp_path / "wide.png", halves(0.5)).shape[1] == 10 + 3 * 330
 
 
 def test_a_word_that_is_too_long_stays_within_the_picture(photo):

@@ -85,21 +85,6 @@ def test_copies_of_an_embedding_tie():
     assert [hit.photo for hit in item.hits] == ["image1", "image2", "image3"]
 
 
-def test_excluded_entries_are_in_no_list():
-    scores = [[0.9, 0.5, 0.1], [0.1, 0.5, 0.9]]
-    task = build(scores, [7, 7], [7, 7, 0], camids=[0, -1], gallery_camids=[0, 1, 2])
-    photos = [[hit.photo for hit in item.hits] for item in lists_of(task, [0, 1], 3)]
-    assert photos == [["image1", "image2"], ["image2", "image1", "image0"]]
-
-
-def test_a_person_without_an_image():
-    task = build([[0.3, 0.2]], [5], [7, 0])
-    (item,) = lists_of(task, [0])
-    assert item.first is None
-    assert [hit.correct for hit in item.hits] == [False, False]
-    assert lists_of(task, []) == []
-
-
 QUERIES = {
     "t2i": ("caption", False),
     "i2t": ("", True),

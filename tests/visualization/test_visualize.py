@@ -65,12 +65,6 @@ def draw(tested, tmp_path, read_page):
     return draw
 
 
-def with_caption(target, caption):
-    """The captions with another first one."""
-    (*first, _, id_text, cloth_text), *others = target.captions
-    return [(*first, caption, id_text, cloth_text), *others]
-
-
 def test_files_of_the_command(drawn, rows):
     captions = [row["id"] for row in rows for _ in row["captions"]]
     images = [row["id"] for row in rows]
@@ -176,10 +170,14 @@ def test_training_visualizes_and_nothing_is_overwritten(tiny_settings, tmp_path,
         assert f"'{tmp_path / name / 'report.html'}'" in printed
 
 
-def test_photographs_have_no_parts_and_captions_are_escaped(draw, tested):
-    page, folder = draw(drawn_root=None, captions=with_caption(tested.target, EVIL))
-    assert EVIL in page.texts
-    assert EVIL in [alt for alt, _ in page.images()]
+@pytest.mark.parametrize("caption", [EVIL, "一名身穿红色外套的男子。"])
+def test_photographs_with_captions_that_need_escaping_or_a_font(draw, tested, caption, monkeypatch):
+    monkeypatch.setattr(fonts, "CHINESE_FONTS", ())
+    (*first, _, id_text, cloth_text), *others = tested.target.captions
+    page, folder = draw(drawn_root=None, captions=[(*first, caption, id_text, cloth_text), *others])
+    assert caption in page.texts
+    assert caption in [alt for alt, _ in page.images()]
+    assert ("fonts-noto-cjk" in page.words) == (caption != EVIL)
     assert "drawn photos" not in page.words
     assert not (folder / "attention_shares.json").exists()
     assert len(list((folder / "attention").iterdir())) == NUMBER
@@ -202,14 +200,6 @@ def test_a_model_without_attention_over_patches_is_noted(draw, tested, monkeypat
     page, folder = draw()
     assert "No attention maps: disentangle.tokens 'mean'" in page.words
     assert not (folder / "attention").exists()
-
-
-def test_chinese_without_a_font_is_noted(draw, tested, monkeypatch):
-    monkeypatch.setattr(fonts, "CHINESE_FONTS", ())
-    caption = "一名身穿红色外套的男子。"
-    page, _ = draw(captions=with_caption(tested.target, caption))
-    assert "fonts-noto-cjk" in page.words
-    assert caption in page.texts
 
 
 def test_zero_pictures_leave_the_plots_and_shares(draw):
