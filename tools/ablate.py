@@ -1,4 +1,4 @@
-"""Trains a grid of recipes over seeds: ``python tools/ablate.py --config-file F --grid G --out DIR``."""
+"""Trains a grid of settings with several seeds: ``python tools/ablate.py --config-file F --grid G --out DIR``."""
 
 import sys
 

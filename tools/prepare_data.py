@@ -1,4 +1,4 @@
-"""Makes datasets: ``python tools/prepare_data.py synthetic OUT [--train-ids N …]``."""
+"""Creates and checks datasets: ``python tools/prepare_data.py synthetic OUT [--train-ids N …]``."""
 
 import sys
 

@@ -1,7 +1,7 @@
-"""Trains and tests with FastReID: ``python tools/train_fastreid.py --config-file F [--eval-only] [--resume] …``.
+"""Training and evaluation with FastReID: ``python tools/train_fastreid.py --config-file F [--eval-only] [--resume] …``.
 
-FastReID's source must be on PYTHONPATH. The words are those of its own ``tools/train_net.py``: ``--num-gpus N``, and
-last of all ``KEY VALUE …``.
+FastReID's source must be on PYTHONPATH. The options are those of its own ``tools/train_net.py``, such as
+``--num-gpus N``, with ``KEY VALUE …`` at the end.
 """
 
 import sys
@@ -11,7 +11,7 @@ from t2ireid_plugin.errors import DependencyError
 try:
     from t2ireid_plugin.integrations.fastreid import enable_compatibility
 
-    enable_compatibility()  # here and not below: with --num-gpus N each process imports this file
+    enable_compatibility()  # at import: with --num-gpus N each process imports this file
     from t2ireid_plugin.integrations.fastreid.command import main
 except DependencyError as error:
     print(f"error: {error}", file=sys.stderr)

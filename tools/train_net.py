@@ -1,4 +1,4 @@
-"""Trains and tests: ``python tools/train_net.py --config-file F [--eval-only] [--resume] [KEY VALUE …]``."""
+"""Training and evaluation: ``python tools/train_net.py --config-file F [--eval-only] [--resume] [KEY VALUE …]``."""
 
 import sys
 
