@@ -1,15 +1,15 @@
 """Text-to-image person re-identification for torchreid.
 
-Importing this package registers its models and datasets with torchreid, as soon as torchreid is imported too. Neither
-it nor PyTorch is loaded before it is needed.
+Importing this package registers its models and datasets with torchreid, as soon as torchreid is imported too. The
+package itself imports neither torchreid nor PyTorch before they are needed.
 
 Symbols used in shapes throughout: ``B`` batch, ``n`` number of texts, ``L`` tokens of a sequence, ``D`` width of an
 encoder (768 at full size), ``H`` x ``W`` height and width of an image, ``P`` training identities.
 
-Words used throughout: a *query* is what is searched for (here a text), the *gallery* the images searched in; *pid*
-the identity of a person, *camid* the camera of an image; *CMC* or R@k the share of queries with a match among the
-first k; *mAP* the mean over queries of the average precision; *mINP* the mean of the share of correct images among all
-those up to the last correct one; an *embedding* the vector that is compared, *logits* the scores of a classifier.
+Terms used throughout: a *query* (here a text) is searched for in the *gallery* (images); *pid* is the identity of a
+person, *camid* the camera of an image; *CMC* or R@k is the share of queries with a match among the first k results,
+*mAP* the mean of the queries' average precision, *mINP* the mean of the precision at the last match; an *embedding* is
+the vector that is compared, *logits* are the scores of a classifier.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ __all__ = [
     "register_model_variant",
 ]
 
-# Loaded when first asked for.
+# Modules of the public names, imported on first access.
 _MODULES = {
     "T2IReIDImageModel": "t2ireid_plugin.integrations.torchreid.model",
     "T2IReIDModel": "t2ireid_plugin.modeling.t2ireid",
@@ -55,5 +55,5 @@ def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
 
 
-# torchreid warns of its missing Cython evaluator when it is first imported; it is not needed.
+# On import, torchreid warns of its missing Cython evaluator, which we do not need.
 when_imported("torchreid", register, ignored_warning="Cython evaluation")

@@ -1,4 +1,4 @@
-"""``python -m t2ireid_plugin``: the command line without its script, as child processes call it."""
+"""``python -m t2ireid_plugin``: the command line, as child processes start it."""
 
 import sys
 

@@ -222,43 +222,43 @@ def changed_keys(cfg: CfgNode) -> dict[str, Any]:
 def merge(cfg: CfgNode, updates: Mapping[str, Any], source: str, prefix: str = "") -> None:
     """Sets the nested ``updates`` in ``cfg``.
 
-    Stricter than yacs' own merge, which accepts None and list items of any type, and turns ``data.root 2024`` into a
-    number; more lenient in open tables, where yacs takes no integer for a float.
+    yacs' own merge accepts None and list items of any type, reads ``data.root 2024`` as a number, and in open tables
+    rejects an integer where there was a float.
 
     Args:
-        source: where the updates come from, for error messages: a file or "command line".
+        cfg: modified in place.
+        updates: nested tables of new values.
+        source: origin of the updates for error messages: a file, or "command line".
+        prefix: full name of the table ``cfg`` with a final dot.
 
     Raises:
         ConfigError: for an unknown key or a value of the wrong type.
     """
     for key, value in updates.items():
         name = f"{prefix}{key}"
-        where = f"{source}: '{name}'"
-        is_open = cfg.is_new_allowed()
+        where, old, is_open = f"{source}: '{name}'", cfg.get(key), cfg.is_new_allowed()
         if key not in cfg and not is_open:
             raise ConfigError(f"{source}: unknown key '{name}'{_nearest(name)}; valid here: {', '.join(cfg)}")
         if is_open or not isinstance(_DEFAULT_SETTINGS.get(name), str):
             value = _parse(value, where)
-        if isinstance(cfg.get(key), CfgNode) or (is_open and isinstance(value, Mapping)):
-            if not isinstance(value, Mapping):
-                raise ConfigError(f"{where} is a table of settings, not {short_repr(value)}")
-            merge(cfg.setdefault(key, CfgNode(new_allowed=True)), value, source, f"{name}.")
+        if isinstance(old, CfgNode) and not isinstance(value, Mapping):
+            raise ConfigError(f"{where} is a table of settings, not {short_repr(value)}")
+        if isinstance(value, Mapping) and (is_open or isinstance(old, CfgNode)):
+            if not isinstance(old, CfgNode):
+                old = cfg[key] = CfgNode(new_allowed=True)
+            merge(old, value, source, f"{name}.")
         else:
             cfg[key] = _finite(value if is_open else _typed(value, name, where), where)
 
 
 def merge_words(cfg: CfgNode, opts: Sequence[str]) -> None:
-    """Sets pairs as they follow on the command line, see `load_cfg`.
-
-    Raises:
-        ConfigError: as there.
-    """
+    """Sets the pairs of a command line, for arguments and errors see `load_cfg`."""
     for key, value in _pairs(opts):
         merge(cfg, _nest(key, value), "command line")
 
 
 def to_dict(cfg: CfgNode) -> dict[str, Any]:
-    """The configuration as plain nested dictionaries."""
+    """The configuration as nested dictionaries."""
     return {key: to_dict(value) if isinstance(value, CfgNode) else value for key, value in cfg.items()}
 
 
@@ -268,7 +268,7 @@ def dump(cfg: CfgNode) -> str:
 
 
 def _read_yaml(file: Path, children: tuple[Path, ...]) -> dict[str, Any]:
-    """A YAML file merged over its ``_BASE_``; ``children`` are the files that name it as theirs."""
+    """A YAML file merged over its ``_BASE_``; ``children`` are the files that lead to it as a base."""
     try:
         content = parse_yaml(read_bytes(file, MAX_CONFIG_BYTES)) or {}
     except OSError as error:
@@ -315,9 +315,9 @@ def _nest(key: str, value: Any) -> dict[str, Any]:
 
 
 def _parse(value: Any, where: str) -> Any:
-    """Reads a text as a Python literal, else as YAML's ``[a, b]``, ``{a: 1}``, ``true`` or ``null``, else as itself.
+    """Parses a text as a Python literal or as YAML's ``[a, b]``, ``{a: 1}``, ``true`` or ``null``, else keeps it.
 
-    The command line gives texts, and so does YAML for numbers such as 1e-4.
+    Values from the command line are texts, and so are numbers such as 1e-4 from PyYAML.
     """
     try:
         parsed = CfgNode._decode_cfg_value(value) if isinstance(value, str) else value
@@ -329,17 +329,17 @@ def _parse(value: Any, where: str) -> Any:
 
 
 def _typed(value: Any, name: str, where: str) -> Any:
-    """``value`` in the type of the setting ``name``: an integer as a float, a single value as a list."""
+    """Converts ``value`` to the type of the setting ``name``: an integer to a float, a single value to a list."""
     example = _OPTIONAL.get(name, _DEFAULT_SETTINGS[name])
     if value is None and name in _OPTIONAL:
         return None
     if isinstance(example, list):
         items = value if isinstance(value, (list, tuple)) else [value]
-        return [_checked(item, type(example[0]), f"{where}: each value") for item in items]
-    return _checked(value, type(example), where)
+        return [_check_type(item, type(example[0]), f"{where}: each value") for item in items]
+    return _check_type(value, type(example), where)
 
 
-def _checked(value: Any, kind: type, where: str) -> Any:
+def _check_type(value: Any, kind: type, where: str) -> Any:
     if kind is float and type(value) is int:
         return float(value)
     if type(value) is not kind:
@@ -349,7 +349,7 @@ def _checked(value: Any, kind: type, where: str) -> Any:
 
 
 def _finite(value: Any, where: str) -> Any:
-    """``value`` itself; a learning rate of NaN would only show when the loss is NaN too."""
+    """Returns ``value``, or raises for NaN and infinity, which would only show in the loss."""
     for number in value if isinstance(value, list) else [value]:
         if isinstance(number, float) and not math.isfinite(number):
             raise ConfigError(f"{where}: {number} is not a finite number")

@@ -321,6 +321,8 @@ def test_later_values_win(tmp_path):
     cfg = load_cfg(file, ["loss.terms.sdm.weight", "0", "loss.terms.sdm.tau", "1e-2", "model.vit_config.size", "4"])
     assert to_dict(cfg.loss.terms) == {"sdm": {"weight": 0, "tau": 0.01}}
     assert cfg.model.vit_config.size == 4
+    cfg = load_cfg(file, ["model.vit_config.size", "{width: 4}", "model.vit_config.size.height", "2"])
+    assert cfg.model.vit_config.size == {"width": 4, "height": 2}
 
 
 def test_a_key_without_a_value():

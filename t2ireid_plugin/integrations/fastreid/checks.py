@@ -46,7 +46,7 @@ def check_pixels(cfg: CfgNode, own: Preprocess, encoder: PretrainedConfig) -> No
 
 
 def check_device(cfg: CfgNode, num_gpus: int = 1) -> None:
-    """Checks that the CUDA devices are available that the configuration needs.
+    """Checks that this machine has the CUDA devices that the configuration needs.
 
     Raises:
         ConfigError: naming the key or the option.
@@ -76,7 +76,7 @@ def check_text_image(cfg: CfgNode) -> None:
             f"DATASETS.NAMES: {cfg.DATASETS.NAMES} contains a val split; training needs the dataset itself"
         )
     if cfg.DATASETS.COMBINEALL:
-        raise ConfigError("DATASETS.COMBINEALL: True would train on the test identities")
+        raise ConfigError("DATASETS.COMBINEALL: True would train on the test identities; set it to False")
     for key in ("FLIP", "AQE", "RERANK", "ROC", "PRECISE_BN"):
         if cfg.TEST[key].ENABLED:
             raise ConfigError(f"TEST.{key}.ENABLED: True works on images alone; set it to False")
@@ -108,7 +108,7 @@ def check_schedule(cfg: CfgNode, captions: int, identities: int) -> None:
     """
     batch = cfg.SOLVER.IMS_PER_BATCH
     if captions < batch:
-        raise ConfigError(f"SOLVER.IMS_PER_BATCH: {batch} is more than the {captions} captions of the training split")
+        raise ConfigError(f"SOLVER.IMS_PER_BATCH: {batch} exceeds the {captions} captions of the training split")
     per_batch = batch // cfg.DATALOADER.NUM_INSTANCE
     if cfg.DATALOADER.SAMPLER_TRAIN in IDENTITY_SAMPLERS and identities < per_batch:
         raise ConfigError(

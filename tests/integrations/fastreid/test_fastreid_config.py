@@ -66,7 +66,7 @@ def test_a_bad_setting_is_a_one_line_error(capsys, text_image_yaml, words, messa
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("SOLVER.IMS_PER_BATCH", "800"), "more than the 192 captions"),
+        (("SOLVER.IMS_PER_BATCH", "800"), "exceeds the 192 captions"),
         (("SOLVER.IMS_PER_BATCH", "160"), "has 24 identities, a batch needs 40"),
         (("SOLVER.WARMUP_ITERS", "100"), "SOLVER.MAX_EPOCH: 2 leaves no epoch after SOLVER.WARMUP_ITERS"),
         (("INPUT.SIZE_TEST", "[33, 16]"), "INPUT.SIZE_TEST"),
