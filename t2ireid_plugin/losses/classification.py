@@ -10,8 +10,8 @@ from t2ireid_plugin.losses.base import LossInputs, LossTerm, read
 class IdentityClassification(LossTerm):
     """Cross-entropy of `id_logits` `[B, num_classes]` with `pids`.
 
-    `label_smoothing` e mixes the one-hot target with the uniform one, (1 - e) onehot + e / num_classes
-    (Szegedy et al. 2016, "Rethinking the Inception Architecture", section 7).
+    From the lineage (see `lineage.py`). `label_smoothing` e mixes the one-hot target with the uniform one,
+    (1 - e) onehot + e / num_classes (Szegedy et al. 2016, "Rethinking the Inception Architecture", section 7).
     """
 
     needs = ("id_logits",)

@@ -13,7 +13,8 @@ class InfoNCE(LossTerm):
     """1/2 [CE(S, T) + CE(S transposed, T)], S = cos(image_embeds, id_text_embeds) / tau, both `[B, D]`.
 
     As in CLIP (Radford et al. 2021, fig. 3), except that T is the row-normalised matrix of equal `pids`, not the
-    diagonal: another photo of the same person is a positive. `targets: diagonal` is CLIP's and the lineage's.
+    diagonal: another photo of the same person is a positive. `targets: diagonal` is CLIP's and the lineage's (see
+    `lineage.py`).
     """
 
     needs = ("image_embeds", "id_text_embeds")

@@ -84,10 +84,9 @@ def _check_needs(names: Iterable[str]) -> None:
 class LossTerms(nn.Module):
     """Weighted sum of the losses that a configuration names.
 
-    `terms` maps a name of `LOSSES` to its weight and arguments, as in
-    `{"info_nce": {"weight": 1.0, "tau": 0.1}, "cls": {"weight": 1.0}}`. A weight of 0 leaves the term out.
-    Some terms have parameters (`bio`, `cloth`, `cloth_adv`, `id`, `mlm`): give `parameters()` to the optimizer and
-    `state_dict()` to the checkpoint.
+    `terms` maps names of `LOSSES` to weights and arguments: `{"info_nce": {"weight": 1.0, "tau": 0.1}}`. A weight of 0
+    leaves a term out. Some terms have parameters (`bio`, `cloth`, `cloth_adv`, `id`, `mlm`): give `parameters()` to the
+    optimizer and `state_dict()` to the checkpoint.
     """
 
     def __init__(

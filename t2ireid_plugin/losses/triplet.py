@@ -29,6 +29,5 @@ class Triplet(LossTerm):
         distances = squared.clamp(min=1e-12).sqrt()
         alike = same_identity(inputs.pids.repeat(2))
         hardest_positive = distances.masked_fill(~alike, 0.0).amax(dim=1)
-        far = torch.finfo(distances.dtype).max
-        hardest_negative = distances.masked_fill(alike, far).amin(dim=1)
+        hardest_negative = distances.masked_fill(alike, torch.finfo(distances.dtype).max).amin(dim=1)
         return (self.margin + hardest_positive - hardest_negative).clamp(min=0).mean()

@@ -57,7 +57,7 @@ def write_synthetic(
     Test people wear `outfits` one after the other, those of train and val `train_outfits`, see `sample_cast`; each
     photo's captions and attributes are those of its outfit, and `attributes.json` numbers the outfits. With several
     outfits the official text-to-image protocol means little: a match is an equal identity, and most matches of a
-    caption wear something else than it says; `evaluation.cross_outfit` has the protocols for such a set. The number of
+    caption wear something else than it says; `probing.cross_outfit` has the protocols for such a set. The number of
     test outfits changes no byte of train and val.
 
     Returns `{"root", "images", "ids", "captions", "written"}`: the folder, the counts per split, and False where the
