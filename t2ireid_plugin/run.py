@@ -3,30 +3,28 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from yacs.config import CfgNode
 
 from t2ireid_plugin.config import dump, image_only
 from t2ireid_plugin.data.manager import explain_dead_workers
-from t2ireid_plugin.engine import checks as text_image_checks
-from t2ireid_plugin.engine.build import count_parameters
-from t2ireid_plugin.engine.text_image import TextImageEngine
-from t2ireid_plugin.engine.train import dataset_counts, train_and_test
+from t2ireid_plugin.engine import checks as text_checks
+from t2ireid_plugin.engine import train as text_train
+from t2ireid_plugin.engine.train import Outcome
 from t2ireid_plugin.engine.training_state import make_folder, newest_checkpoint, save_json, weights_to_test
 from t2ireid_plugin.errors import ConfigError
-from t2ireid_plugin.evaluation.metrics import format_table, metrics_by_target
+from t2ireid_plugin.evaluation.metrics import format_table
 from t2ireid_plugin.evaluation.protocols import OFFICIAL
 from t2ireid_plugin.evaluation.query_records import records_path, save_records
-from t2ireid_plugin.evaluation.result import Metrics, RetrievalResult
+from t2ireid_plugin.evaluation.result import Metrics
 from t2ireid_plugin.integrations.torchreid import checks as image_checks
-from t2ireid_plugin.integrations.torchreid.train import run_image_only
+from t2ireid_plugin.integrations.torchreid import train as image_train
 from t2ireid_plugin.synthetic.parts import is_drawn
 from t2ireid_plugin.utils.atomic_io import atomic_write_text, explain_write_errors
 from t2ireid_plugin.utils.distributed import broadcast_object, is_main_process, process_group
@@ -38,33 +36,26 @@ from t2ireid_plugin.visualization.ranked_lists import evenly_spaced, ranked_list
 from t2ireid_plugin.visualization.report import Run
 from t2ireid_plugin.visualization.visualize import Target, visualize
 
-Results = dict[str, dict[str, Metrics]]  # metrics by target and protocol
-
-
-class Job(NamedTuple):
-    """A run as its training sees it."""
-
-    cfg: CfgNode
-    command: str  # typed by the user
-    folder: Path
-    weights: str | Path | None  # to start from, or to test
-    last: Path | None  # checkpoint to resume
-    eval_only: bool
-    pictures: bool
-
 
 class Training(NamedTuple):
-    """One of the two trainings: on images with texts, or torchreid's on images alone."""
+    """A training and its checks: on images with texts, or torchreid's on images alone."""
 
-    uses_texts: bool
     check_config: Callable[[CfgNode], None]
     check_files: Callable[[CfgNode], None]
-    run: Callable[[Job], Results]
+    train_and_test: Callable[[CfgNode, Path, str | Path | None, Path | None, bool], Outcome]
+    uses_texts: bool
+
+
+def training_for(cfg: CfgNode) -> Training:
+    """The training that a configuration describes."""
+    if image_only(cfg):
+        return Training(image_checks.check_config, image_checks.check_files, image_train.train_and_test, False)
+    return Training(text_checks.check_config, text_checks.check_files, text_train.train_and_test, True)
 
 
 def run_job(
     cfg: CfgNode, command: str, eval_only: bool = False, resume: bool = False, pictures: bool = False
-) -> Results:
+) -> dict[str, dict[str, Metrics]]:
     """Trains and tests, or with ``eval_only`` only tests; returns metrics by target and protocol.
 
     Writes to ``data.save_dir``: ``config.yaml``, ``env.txt``, ``train.log`` (``test.log``), ``metrics.jsonl``,
@@ -86,7 +77,7 @@ def run_job(
         eval_only = eval_only or cfg.test.evaluate
         training.check_config(cfg)
         if not eval_only:
-            text_image_checks.check_shares(cfg)
+            text_checks.check_shares(cfg)
         if pictures and not training.uses_texts:
             raise ConfigError("--visualize needs texts; without texts use test.visrank True --eval-only")
         folder = Path(cfg.data.save_dir)
@@ -96,7 +87,14 @@ def run_job(
             last = None
             if not eval_only and is_main_process():
                 last = Path(cfg.model.resume) if cfg.model.resume else newest_checkpoint(folder) if resume else None
-            return training.run(Job(cfg, command, folder, weights, broadcast_object(last), eval_only, pictures))
+            started = time.time()
+            outcome = training.train_and_test(cfg, folder, weights, broadcast_object(last), eval_only)
+            if is_main_process():
+                about = {"command": command, "seed": cfg.train.seed, "versions": versions(), "revision": git_revision()}
+                _save_results(folder, outcome, {**about, "seconds": round(time.time() - started, 1)})
+                _draw_results(cfg, folder, outcome, about, pictures)  # last, when all numbers are saved
+                print(f"\n{format_table(outcome.metrics)}\n\nResults, log and pictures are in '{folder}'")
+            return outcome.metrics
 
 
 @contextlib.contextmanager
@@ -115,80 +113,41 @@ def _opened(cfg: CfgNode, folder: Path, log: str, append: bool) -> Iterator[None
             yield
 
 
-def _run_text_image(job: Job) -> Results:
-    started = time.time()
-    engine, results = train_and_test(job.cfg, job.folder, job.weights, job.last, job.eval_only)
-    if is_main_process():
-        _report(job.cfg, engine, results, job.folder, job.command, time.time() - started)
-        if job.pictures:  # last, when all figures are saved
-            _visualize(job.cfg, engine, results, job.folder)
-    return metrics_by_target(results)
+def _save_results(folder: Path, outcome: Outcome, about: Mapping[str, Any]) -> None:
+    """Writes ``results.json``, and the figures of each query as ``queries_<target>.npz``."""
+    for target in outcome.metrics:
+        own = [result for result in outcome.results if result.target == target]
+        if own:
+            save_records(records_path(folder, target), own)
+    numbers = {name: getattr(outcome, name) for name in ("metrics", "chosen", "datasets", "parameters")}
+    save_json({**numbers, **about}, folder / "results.json")
 
 
-def _run_image_only(job: Job) -> Results:
-    return run_image_only(job.cfg, job.command, job.folder, job.weights, job.last, job.eval_only)
-
-
-def training_for(cfg: CfgNode) -> Training:
-    """The training that a configuration describes."""
-    if image_only(cfg):
-        return Training(False, image_checks.check_config, image_checks.check_files, _run_image_only)
-    return Training(True, text_image_checks.check_config, text_image_checks.check_files, _run_text_image)
-
-
-def _report(
-    cfg: CfgNode,
-    engine: TextImageEngine,
-    results: Sequence[RetrievalResult],
-    folder: Path,
-    command: str,
-    seconds: float,
-) -> None:
-    """Prints the table and writes ``results.json``, each query's figures and ``ranked_<target>.png``."""
-    metrics = metrics_by_target(results)
-    for target in metrics:
-        own = [result for result in results if result.target == target]
-        save_records(records_path(folder, target), own)
-        if cfg.test.pictures > 0:
-            (official,) = (result for result in own if result.protocol == OFFICIAL)
-            queries, gallery = (engine.test_loader[target][side].dataset.data for side in ("query", "gallery"))
-            examples = ranked_lists(official, queries, gallery, evenly_spaced(len(queries), cfg.test.pictures))
-            draw_ranked_lists(examples, folder / f"ranked_{target}.png")
-    save_json(
-        {
-            "metrics": metrics,
-            "chosen": engine.best,
-            "datasets": dataset_counts(engine),
-            "parameters": count_parameters(engine.model),
-            "command": command,
-            "seed": cfg.train.seed,
-            "versions": versions(),
-            "revision": git_revision(),
-            "seconds": round(seconds, 1),
-        },
-        folder / "results.json",
-    )
-    print(f"\n{format_table(metrics)}\n\nResults, log and pictures are in '{folder}'")
-
-
-def _visualize(cfg: CfgNode, engine: TextImageEngine, results: Sequence[RetrievalResult], folder: Path) -> None:
-    """Draws the results of each target and writes a page with them and ``results.json``."""
-    summary = json.loads((folder / "results.json").read_text(encoding="utf-8"))
-    facts = {name: str(summary[name]) for name in ("command", "seed", "revision") if summary[name] is not None}
-    if engine.best:
-        facts["epoch"] = str(engine.best["epoch"])
-    if engine.best.get("val"):
-        facts["R@1 on val"] = f"{100 * engine.best['score']:.2f} %"
-    for name, metrics in summary["metrics"].items():
+def _draw_results(cfg: CfgNode, folder: Path, outcome: Outcome, about: Mapping[str, Any], pictures: bool) -> None:
+    """Draws ``ranked_<target>.png``, and with ``pictures`` the report in ``visualize_<target>/``."""
+    engine = outcome.engine
+    if engine is None:
+        return
+    for name, metrics in outcome.metrics.items():
         captions, images = (engine.test_loader[name][side].dataset for side in ("query", "gallery"))
-        target = Target(
-            name,
-            captions.data,
-            images.data,
-            [result for result in results if result.target == name],
-            drawn_root=cfg.data.root if is_drawn(cfg.data.root, images.spec.folder) else None,
-            split=images.eval_split,
-        )
-        run = Run(metrics, summary["datasets"], {**facts, **summary["versions"]}, dump(cfg))
-        page = visualize(folder, target, engine.model, engine.datamanager.transform_te, run, cfg.test.pictures)
-        print(f"Report with pictures: '{page}'")
+        results = [result for result in outcome.results if result.target == name]
+        if cfg.test.pictures > 0:
+            (official,) = (result for result in results if result.protocol == OFFICIAL)
+            chosen = evenly_spaced(len(captions.data), cfg.test.pictures)
+            draw_ranked_lists(ranked_lists(official, captions.data, images.data, chosen), folder / f"ranked_{name}.png")
+        if pictures:
+            drawn_root = cfg.data.root if is_drawn(cfg.data.root, images.spec.folder) else None
+            target = Target(name, captions.data, images.data, results, drawn_root, images.eval_split)
+            run = Run(metrics, outcome.datasets, _facts(outcome, about), dump(cfg))
+            page = visualize(folder, target, engine.model, engine.datamanager.transform_te, run, cfg.test.pictures)
+            print(f"Report with pictures: '{page}'")
+
+
+def _facts(outcome: Outcome, about: Mapping[str, Any]) -> dict[str, str]:
+    """Names and values for the head of a report."""
+    facts = {name: str(about[name]) for name in ("command", "seed", "revision") if about[name] is not None}
+    if outcome.chosen:
+        facts["epoch"] = str(outcome.chosen["epoch"])
+    if outcome.chosen.get("val"):
+        facts["R@1 on val"] = f"{100 * outcome.chosen['score']:.2f} %"
+    return {**facts, **about["versions"]}

@@ -2,23 +2,37 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from yacs.config import CfgNode
 
-from t2ireid_plugin.engine.build import build_feature_cache, build_run, run_options
+from t2ireid_plugin.engine.build import build_feature_cache, build_run, count_parameters, run_options
 from t2ireid_plugin.engine.text_image import TextImageEngine
 from t2ireid_plugin.engine.training_state import BEST
 from t2ireid_plugin.errors import ConfigError
-from t2ireid_plugin.evaluation.result import RetrievalResult
+from t2ireid_plugin.evaluation.metrics import metrics_by_target
+from t2ireid_plugin.evaluation.result import Metrics, RetrievalResult
 from t2ireid_plugin.modeling.checkpoint import read_checkpoint
 from t2ireid_plugin.utils.distributed import broadcast_object
 
 
+class Outcome(NamedTuple):
+    """The outcome of a run; the first four are entries of ``results.json``."""
+
+    metrics: dict[str, dict[str, Metrics]]  # by target and protocol; empty except in the main process
+    chosen: dict[str, Any]  # epoch, score and val metrics of the tested checkpoint
+    datasets: dict[str, dict[str, dict[str, int]]]  # counts by dataset and split
+    parameters: dict[str, int]  # counts
+    results: Sequence[RetrievalResult] = ()
+    engine: TextImageEngine | None = None  # None for images without texts
+
+
 def train_and_test(
     cfg: CfgNode, folder: Path, weights: str | Path | None, last: Path | None, eval_only: bool
-) -> tuple[TextImageEngine, list[RetrievalResult]]:
-    """Trains and tests, or with ``eval_only`` only tests; returns the engine and, in the main process, the results.
+) -> Outcome:
+    """Trains and tests, or with ``eval_only`` only tests.
 
     Args:
         cfg: a checked configuration.
@@ -39,7 +53,17 @@ def train_and_test(
     results = engine.evaluate_protocols(
         engine.test_targets, cfg.test.protocols, samples=cfg.test.bootstrap, rerank=cfg.test.rerank
     )
-    return engine, results
+    return Outcome(
+        metrics=metrics_by_target(results),
+        chosen=engine.best,
+        datasets={
+            dataset.spec.name: {split: counts._asdict() for split, counts in dataset.counts.items()}
+            for dataset in engine.datamanager.datasets.values()
+        },
+        parameters=count_parameters(engine.model),
+        results=results,
+        engine=engine,
+    )
 
 
 def _train(cfg: CfgNode, engine: TextImageEngine, folder: Path, last: Path | None) -> None:
@@ -59,11 +83,3 @@ def _train(cfg: CfgNode, engine: TextImageEngine, folder: Path, last: Path | Non
     chosen = "chosen on val" if engine.val_targets else "the last, as there is no val split"
     print(f"Testing epoch {engine.best['epoch']}, {chosen}")
     engine.load_chosen(best)
-
-
-def dataset_counts(engine: TextImageEngine) -> dict[str, dict[str, dict[str, int]]]:
-    """Images, identities and captions of each benchmark and split in use."""
-    return {
-        dataset.spec.name: {split: counts._asdict() for split, counts in dataset.counts.items()}
-        for dataset in engine.datamanager.datasets.values()
-    }

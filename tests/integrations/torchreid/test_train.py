@@ -221,7 +221,7 @@ def test_ranked_lists_and_reranking_when_testing_alone(osnet_run, tmp_path, caps
     words += ["-t", "market1501", "test.visrank", "True", "test.rerank", "True", "test.visrank_topk", "3"]
     words += ["data.save_dir", str(tmp_path)]
     assert main(["train", *words]) == 2
-    assert "test.visrank: torchreid draws ranked lists when it only tests" in capsys.readouterr().err
+    assert "test.visrank: torchreid draws ranked lists only when testing" in capsys.readouterr().err
     assert main(["test", *words]) == 0
     assert len(list((tmp_path / "visrank_market1501").glob("*.jpg"))) == 8
     assert figures(results(tmp_path)) == pytest.approx(figures(results(osnet_run)), abs=1e-6)
