@@ -54,7 +54,7 @@ ALONE = {
     "dinov3_vit": (DINOv3ViTConfig, DINOv3ViTModel),
 }
 PREFIX = {"clip": 1, "siglip": 0, "siglip2": 0, "vit": 1, "dinov2": 1, "dinov2_with_registers": 5, "dinov3_vit": 4}
-SIZES = [(32, 32), (64, 32), (24, 40), (16, 64)]  # the last has as many patches as the first
+SIZES = [(32, 32), (64, 32), (24, 40), (16, 64)]  # the last has as many patches as the first, at other positions
 
 
 @pytest.fixture(scope="module")
@@ -141,18 +141,6 @@ def test_image_tokens_are_the_librarys(saved, family):
         assert tokens.shape == (2, PREFIX[family] + size[0] * size[1] // 64, 32)
 
 
-@pytest.mark.parametrize("family", ["clip", "siglip", "siglip2", "vit", "dinov2"])
-def test_positions_are_interpolated(saved, family):
-    """16 patches in 2 rows must not get the positions of 4 rows."""
-    encoder = build_image_encoder(str(saved(family).folder)).eval()
-    grey = torch.full((1, 3, 16, 64), 0.5)  # so that patches differ by their positions alone
-    square = torch.full((1, 3, 32, 32), 0.5)
-    with torch.no_grad():
-        wide, native = image_tokens(encoder, grey), image_tokens(encoder, square)
-    assert wide.shape == native.shape
-    assert not torch.allclose(wide, native, atol=1e-3)
-
-
 @pytest.mark.parametrize("family", TWO_TOWERS)
 def test_a_folder_with_one_tower(saved, family, tmp_path):
     model, folder = saved(family).model, str(saved(family).folder)
@@ -170,9 +158,7 @@ def test_a_folder_as_on_the_hub(saved, family, tmp_path):
     """The names in openai's and Google's files, with the position ids that old files contain."""
     whole = saved(family)
     tensors = load_file(whole.folder / "model.safetensors")
-    assert {"vision_model.encoder.layers.1.mlp.fc2.bias", "text_model.final_layer_norm.weight", "logit_scale"} <= set(
-        tensors
-    )
+    assert tensors.keys() >= {"vision_model.encoder.layers.1.mlp.fc2.bias", "text_model.final_layer_norm.weight"}
     tensors["vision_model.embeddings.position_ids"] = torch.arange(17)[None]
     tensors["text_model.embeddings.position_ids"] = torch.arange(LENGTH)[None]
     save_file(tensors, tmp_path / "model.safetensors", metadata={"format": "pt"})
@@ -208,11 +194,6 @@ def test_a_tower_that_lacks_weights(saved, tmp_path):
     build_image_encoder(str(tmp_path))
     with pytest.raises(EncoderError, match=r"bert_base_path: .* lack 16 .*layers\.1\."):
         build_text_encoder(str(tmp_path))
-
-
-def test_an_image_encoder_is_no_text_encoder(saved):
-    with pytest.raises(EncoderError, match=r"bert_base_path: .*dinov2 model, which cannot encode texts"):
-        build_text_encoder(str(saved("dinov2").folder))
 
 
 @pytest.mark.parametrize("family", PREFIX)
@@ -281,13 +262,16 @@ def test_normalisation_without_a_preprocessor_file(saved, family):
         ({"max_num_patches": 256, "patch_size": 8}, (32, 32)),  # SigLIP 2
     ],
 )
-@pytest.mark.parametrize("file", ["preprocessor_config.json", "processor_config.json"])
-def test_the_size_is_the_preprocessors(saved, tmp_path, settings, size, file):
+def test_the_size_is_the_preprocessors(saved, tmp_path, settings, size):
     settings = {**settings, "image_mean": [0.1, 0.2, 0.3], "image_std": [0.4, 0.5, 0.6]}
-    content = settings if file.startswith("pre") else {"image_processor": settings, "processor_class": "CLIPProcessor"}
-    (tmp_path / file).write_text(json.dumps(content))
-    config = saved("vit").model.config
-    assert image_preprocess(str(tmp_path), config) == (*size, (0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
+    for file, content in (
+        ("processor_config.json", {"image_processor": settings, "processor_class": "CLIPProcessor"}),
+        ("preprocessor_config.json", settings),
+    ):
+        (tmp_path / file).write_text(json.dumps(content))
+        preprocess = image_preprocess(str(tmp_path), saved("vit").model.config)
+        assert preprocess == (*size, (0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
+        (tmp_path / file).unlink()
 
 
 def test_positions_for_a_tall_image_set_the_size(tmp_path):
@@ -325,16 +309,6 @@ def test_text_tokens_are_the_librarys(saved, captions, family):
     assert torch.equal(kwargs["input_ids"], inputs["input_ids"][:, :length])
     words = inputs["attention_mask"][:, :length].bool() if family == "clip" else torch.ones(2, LENGTH).bool()
     torch.testing.assert_close(out.last_hidden_state[words], expected[:, :length][words])
-
-
-@pytest.mark.parametrize("family", TWO_TOWERS)
-def test_a_texts_embedding_does_not_depend_on_its_neighbours(saved, family):
-    model = model_of(saved, family).eval()
-    texts = ["A coat", "A young man wearing a dark blue striped shirt, and a backpack", "A red dress."]
-    with torch.no_grad():
-        together = model.encode_text(texts)
-        for text, embedding in zip(texts, together, strict=True):
-            torch.testing.assert_close(model.encode_text(text), embedding, atol=1e-5, rtol=1e-4)
 
 
 def test_lengths_that_a_text_tower_cannot_read(saved):
