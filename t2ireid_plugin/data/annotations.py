@@ -217,13 +217,9 @@ def _hint_where(base: Path, spec: BenchmarkSpec) -> str:
     folder = base / spec.folder
     if (folder / _WITHOUT_SPLITS).is_file():
         return f"{_WITHOUT_SPLITS} is there, but it has no splits; get {spec.annotations[0]} from the publishers"
-    for deeper in sorted(base.glob(f"*/{spec.folder}")):  # the root is one level up, or the archive one too deep
-        file = _annotation_in(deeper, spec)
-        if file:
-            return f"found '{file}'; set data.root to '{deeper.parent}'"
-    file = _annotation_in(base, spec)
-    if file and base.name == spec.folder:
-        return f"found '{file}'; set data.root to the folder that contains {spec.folder}: '{base.parent}'"
+    for candidate in (*sorted(base.glob(f"*/{spec.folder}")), base):  # the root is one level too high or too deep
+        if candidate.name == spec.folder and (file := _annotation_in(candidate, spec)):
+            return f"found '{file}'; set data.root to '{candidate.parent}'"
     place = folder if folder.is_dir() else base
     return (
         f"'{place}' {'contains ' + _listing(place) if place.is_dir() else 'does not exist'}. Put the dataset there as "

@@ -238,7 +238,7 @@ def test_json_that_is_not_a_list_of_rows(cuhk, content):
 def test_a_root_one_level_too_deep_or_too_high(cuhk):
     deep = message(read_photos, cuhk.base, SPEC)
     assert f"no '{cuhk.base / 'CUHK-PEDES' / 'reid_raw.json'}'" in deep
-    assert deep.endswith(f"found '{cuhk.file}'; set data.root to the folder that contains CUHK-PEDES: '{cuhk.root}'")
+    assert deep.endswith(f"found '{cuhk.file}'; set data.root to '{cuhk.root}'")
     high = message(read_photos, cuhk.root.parent, SPEC)
     assert f"no '{cuhk.root.parent / 'CUHK-PEDES' / 'reid_raw.json'}'" in high
     assert high.endswith(f"found '{cuhk.file}'; set data.root to '{cuhk.root}'")
