@@ -31,9 +31,9 @@ from t2ireid_plugin.utils.text import text_table
 
 Array = npt.NDArray[Any]
 
-FOLDS = 5
+FOLDS = 5  # parts that the people are divided into
 C = 0.01  # inverse strength of the L2 penalty
-SAMPLES = 1000
+SAMPLES = 1000  # of the bootstrap
 
 
 class Probe(NamedTuple):
@@ -93,8 +93,6 @@ def probe_attributes(
     groups: Array,
     *,
     folds: int = FOLDS,
-    penalty: float = C,
-    samples: int = SAMPLES,
     seed: int = 0,
 ) -> ProbeTable:
     """Probes each embedding for each attribute, all with the same folds and bootstrap samples of people.
@@ -105,8 +103,6 @@ def probe_attributes(
             empty string, and values that fewer than ``folds`` people have.
         groups: the person in each photo ``[n]``.
         folds: number of parts that the people are divided into.
-        penalty: scikit-learn's C.
-        samples: of the bootstrap.
         seed: of the division and of the bootstrap.
 
     Raises:
@@ -119,7 +115,7 @@ def probe_attributes(
         raise DataError(f"{len(names)} people cannot be divided into {folds} parts")
     part = (np.random.default_rng(seed).permutation(len(names)) % folds)[people]
     # The first row weights all people once, the others are the bootstrap's.
-    weights = np.vstack([np.ones((1, len(names)), int), resampling_weights(len(names), samples, seed)])
+    weights = np.vstack([np.ones((1, len(names)), int), resampling_weights(len(names), SAMPLES, seed)])
 
     probes, left_out = [], []
     above_chance: dict[tuple[str, str], list[Array]] = {}  # per mean: one [1 + samples] for each attribute
@@ -132,7 +128,7 @@ def probe_attributes(
         chance = 1 / len(values)
         counts = len(values), int(usable.sum()), len(np.unique(people[usable]))
         for name, array in arrays.items():
-            predictions = _cross_validate(array[usable], numbers, part[usable], penalty)
+            predictions = _cross_validate(array[usable], numbers, part[usable])
             accuracies = _balanced_accuracies(numbers, predictions, people[usable], weights)
             probes.append(Probe(name, side, attribute, *counts, chance, *_with_interval(accuracies)))
             above_chance.setdefault((name, side), []).append((accuracies - chance) / (1 - chance))
@@ -189,7 +185,7 @@ def _usable(labels: Array, people: Array, least: int) -> npt.NDArray[np.bool_]:
     return np.isin(labels, values)
 
 
-def _cross_validate(features: Array, labels: Array, part: Array, penalty: float) -> Array:
+def _cross_validate(features: Array, labels: Array, part: Array) -> Array:
     """The prediction ``[n]`` for each photo, by a probe trained on the other parts."""
     predictions = np.empty_like(labels)
     for tested in (part == one for one in np.unique(part)):
@@ -197,7 +193,7 @@ def _cross_validate(features: Array, labels: Array, part: Array, penalty: float)
         if len(np.unique(train_labels)) < 2:  # everyone with another value is tested
             predictions[tested] = train_labels[0]
             continue
-        probe = make_pipeline(StandardScaler(), LogisticRegression(C=penalty, class_weight="balanced", max_iter=1000))
+        probe = make_pipeline(StandardScaler(), LogisticRegression(C=C, class_weight="balanced", max_iter=1000))
         predictions[tested] = probe.fit(features[~tested], train_labels).predict(features[tested])
     return predictions
 

@@ -56,15 +56,9 @@ def run_probes(cfg: CfgNode, command: str) -> dict[str, dict[str, Any]]:
     make_folder(folder)
     results = {}
     for target, truth in truths.items():
-        results[target] = {
-            "target": target,
-            "weights": str(weights),
-            "data": cfg.data.root,
-            "command": command,
-            "versions": versions(),
-            "photos": len(truth.pids),
-            **_probe_target(cfg, engine.model, loaders[target], target, truth),
-        }
+        about = {"target": target, "weights": str(weights), "data": cfg.data.root, "command": command}
+        scores = _probe_target(cfg, engine.model, loaders[target], target, truth)
+        results[target] = {**about, "versions": versions(), "photos": len(truth.pids), **scores}
         save_json(results[target], probes_path(folder, target))
         print(f"\nResults: '{probes_path(folder, target)}'")
     return results

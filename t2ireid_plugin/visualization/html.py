@@ -51,11 +51,9 @@ figcaption { display: flex; justify-content: space-between }
 .texts { display: flex; gap: 12px; align-items: flex-start; margin-top: 8px }
 .texts ol { flex: 1; margin: 0; padding: 0; list-style: none }
 .texts li { margin: 0 0 6px; padding: 4px 10px; border-left: 4px solid; overflow-wrap: anywhere }
-.texts li.right { border-color: var(--right) }
-.texts li.wrong { border-color: var(--wrong) }
 .texts li span { margin: 0 12px 0 6px; font-variant-numeric: tabular-nums; color: var(--faint) }
-.right div { border-color: var(--right) }
-.wrong div { border-color: var(--wrong) }
+li.right, .right div { border-color: var(--right) }
+li.wrong, .wrong div { border-color: var(--wrong) }
 .right b { color: var(--right-ink) }
 .wrong b { color: var(--wrong-ink) }
 pre { overflow-x: auto; padding: 12px; background: var(--card); border-radius: 8px; font-size: 13px; line-height: 1.4 }

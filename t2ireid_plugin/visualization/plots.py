@@ -17,32 +17,29 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+Array = npt.NDArray
+
 _GREEN, _RED, _GRID = "#22a046", "#d03030", "#dddddd"
 # Okabe and Ito's colours, chosen for colour-blind readers; further curves repeat them with other dashes.
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
 _DASHES = ("-", "--", ":", "-.")
 
 
-def plot_cmc(curves: Mapping[str, npt.ArrayLike]) -> bytes:
+def plot_cmc(curves: Mapping[str, Array]) -> bytes:
     """R@1 to R@k of each named curve, shares of 1 ``[k]``; a PNG of 640 x 400 pixels."""
     from matplotlib.ticker import PercentFormatter
 
-    arrays = {name: np.asarray(values, dtype=float) for name, values in curves.items()}
     figure, axes = _figure()
-    for number, (name, values) in enumerate(arrays.items()):
-        axes.plot(
-            np.arange(1, len(values) + 1),
-            values,
-            _DASHES[number // len(_COLOURS) % len(_DASHES)],
-            color=_COLOURS[number % len(_COLOURS)],
-            marker=".",
-            markersize=4,
-            label=_legend_label(name),
-        )
-    longest = max(len(values) for values in arrays.values())
+    for number, (name, values) in enumerate(curves.items()):
+        dashes, colour = _DASHES[number // len(_COLOURS) % len(_DASHES)], _COLOURS[number % len(_COLOURS)]
+        ranks = np.arange(1, len(values) + 1)
+        axes.plot(ranks, values, dashes, color=colour, marker=".", markersize=4, label=name)
+    longest = max(len(values) for values in curves.values())
+    lowest = min(float(values.min()) for values in curves.values())
     axes.set_xlim(0.5, longest + 0.5)
     axes.set_xticks([1, *range(5, longest + 1, 5)] if longest >= 10 else range(1, longest + 1))
-    axes.set_ylim(_floor(arrays), 1.01)
+    # From 0, unless all curves are so high that they would be hard to distinguish.
+    axes.set_ylim(0.0 if lowest < 0.6 else np.floor(10 * lowest - 0.5) / 10, 1.01)
     axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     axes.set_xlabel("rank k")
     axes.set_ylabel("queries with a match in the top k")
@@ -50,10 +47,11 @@ def plot_cmc(curves: Mapping[str, npt.ArrayLike]) -> bytes:
     return _png(figure)
 
 
-def plot_similarities(positives: npt.ArrayLike, negatives: npt.ArrayLike) -> bytes:
+def plot_similarities(positives: Array, negatives: Array) -> bytes:
     """Histograms of the similarities of matching and other pairs; a PNG of 640 x 400 pixels.
 
-    Each is scaled to sum 1, as there are far more non-matching pairs. One without pairs is not drawn.
+    Each is scaled to sum 1, as there are far more non-matching pairs; their overlap is the area that they share. One
+    without pairs is not drawn.
 
     Args:
         positives: counts of matching pairs in equal parts of [-1, 1], ``[bins]``.
@@ -61,7 +59,7 @@ def plot_similarities(positives: npt.ArrayLike, negatives: npt.ArrayLike) -> byt
     """
     from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-    same, other = _shares(positives), _shares(negatives)
+    same, other = (counts / max(counts.sum(), 1.0) for counts in (positives, negatives))
     edges = np.linspace(-1, 1, len(same) + 1)
     figure, axes = _figure()
     for shares, colour, dashes, label in ((other, _RED, "--", "different people"), (same, _GREEN, "-", "same person")):
@@ -77,29 +75,8 @@ def plot_similarities(positives: npt.ArrayLike, negatives: npt.ArrayLike) -> byt
     axes.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
     axes.set_xlabel("cosine similarity of query and gallery entry")
     axes.set_ylabel("share of pairs")
-    axes.legend(loc="best", frameon=False, title=f"overlap {100 * overlap(positives, negatives):.1f} %")
+    axes.legend(loc="best", frameon=False, title=f"overlap {100 * np.minimum(same, other).sum():.1f} %")
     return _png(figure)
-
-
-def overlap(positives: npt.ArrayLike, negatives: npt.ArrayLike) -> float:
-    """The area that both histograms share when each is scaled to 1; 0 means that they do not overlap."""
-    return float(np.minimum(_shares(positives), _shares(negatives)).sum())
-
-
-def _shares(counts: npt.ArrayLike) -> npt.NDArray[np.float64]:
-    array = np.asarray(counts, dtype=float)
-    return array / max(array.sum(), 1.0)
-
-
-def _floor(curves: Mapping[str, npt.NDArray]) -> float:
-    """Lower end of the axis: 0, unless all curves are so high that they would be hard to distinguish."""
-    lowest = min(float(values.min()) for values in curves.values())
-    return 0.0 if lowest < 0.6 else np.floor(10 * lowest - 0.5) / 10
-
-
-def _legend_label(name: str) -> str:
-    """``name`` for a legend, where dollars would start mathematics and a leading underscore would hide it."""
-    return name.replace("$", r"\$").replace("_", " ")
 
 
 def _figure() -> tuple[Figure, Axes]:

@@ -141,25 +141,20 @@ def _section(section: Section) -> str:
 def _ranked_list(item: RankedList) -> str:
     text = f'<p class="caption" dir="auto">{escape_line(item.text)}</p>' if item.text.strip() else ""
     query = _figure("query", item.photo, photo_label(item))
+    hits = "".join([*map(_hit, item.hits), *(_hit(hit, "beyond ") for hit in item.beyond)])
     if any(not hit.photo for hit in item.hits):
-        hits = f'<div class="texts">{query}<ol>{"".join(map(_text_hit, (*item.hits, *item.beyond)))}</ol></div>'
+        ranking = f'<div class="texts">{query}<ol>{hits}</ol></div>'
     else:
-        photos = [*(_photo_hit(hit) for hit in item.hits), *(_photo_hit(hit, "beyond ") for hit in item.beyond)]
-        hits = f'<div class="photos">{query}{"".join(photos)}</div>'
-    return f'<div class="list">{text}<p class="faint">{escape_line(describe_list(item))}</p>{hits}</div>'
+        ranking = f'<div class="photos">{query}{hits}</div>'
+    return f'<div class="list">{text}<p class="faint">{escape_line(describe_list(item))}</p>{ranking}</div>'
 
 
-def _colour_class(hit: Hit) -> str:
-    return "right" if hit.correct else "wrong"
-
-
-def _photo_hit(hit: Hit, classes: str = "") -> str:
-    return _figure(classes + _colour_class(hit), hit.photo, f"<b>{mark(hit)}</b><span>{format_score(hit)}</span>")
-
-
-def _text_hit(hit: Hit) -> str:
-    content = f"<b>{mark(hit)}</b><span>{format_score(hit)}</span>{escape_line(hit.text)}"
-    return f'<li class="{_colour_class(hit)}" dir="auto">{content}</li>'
+def _hit(hit: Hit, classes: str = "") -> str:
+    """A retrieved photo as a figure, a text as a list item."""
+    colour, rank = "right" if hit.correct else "wrong", f"<b>{mark(hit)}</b><span>{format_score(hit)}</span>"
+    if hit.photo:
+        return _figure(f"{classes}{colour}", hit.photo, rank)
+    return f'<li class="{colour}" dir="auto">{rank}{escape_line(hit.text)}</li>'
 
 
 def _figure(classes: str, path: str, caption: str) -> str:

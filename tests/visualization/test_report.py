@@ -27,7 +27,7 @@ def ranked(photo, text=EVIL, hit_text="", first=None):
 
 
 def section(name, *lists, failures=()):
-    return Section(name, lists, failures, plot_similarities([0, 3], [2, 1]))
+    return Section(name, lists, failures, plot_similarities(np.array([0, 3]), np.array([2, 1])))
 
 
 METRICS = {"R@1": 0.5, "mAP": 0.25, "queries": 1200, "gallery": 600, "interval95": {"R@1": [0.4, 0.625]}}
@@ -39,7 +39,7 @@ def write(tmp_path, read_page):
 
     def run(sections=(), attention=None, notes=(), title="a run", metrics=None, facts=None, config="a: 1"):
         about = Run(metrics or {"t2i": METRICS}, {"cuhkpedes": {"test": {"images": 3074}}}, facts or {}, config)
-        cmc = plot_cmc({"t2i": [0.5, 1]})
+        cmc = plot_cmc({"t2i": np.array([0.5, 1])})
         write_report(tmp_path / "report.html", title, about, sections, cmc, attention or Attention(), notes)
         return read_page(tmp_path / "report.html")
 
@@ -49,7 +49,7 @@ def write(tmp_path, read_page):
 def test_markup_in_captions_paths_and_configuration_is_escaped(photo, write):
     page = write(
         sections=[section(EVIL, ranked(photo), ranked(photo, hit_text=EVIL), failures=[ranked(photo)])],
-        attention=Attention([(EVIL, plot_cmc({"a": [1]}))], note=EVIL),
+        attention=Attention([(EVIL, plot_cmc({"a": np.ones(1)}))], note=EVIL),
         notes=[EVIL],
         title=EVIL,
         metrics={EVIL: METRICS},
