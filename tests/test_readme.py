@@ -99,7 +99,7 @@ def test_the_citation_has_the_version_of_the_package() -> None:
 
 
 def test_make_targets() -> None:
-    """The demo's commands are those that tests/test_main_job.py runs at small size."""
+    """The demo's commands are those that tests/test_run.py runs at small size."""
     assert blocks("README.md", "bash")[1].split("\n")[:2] == ["make demo", "make test"]
     planned = subprocess.run(["make", "-n", "demo"], cwd=REPOSITORY, capture_output=True, text=True, check=True).stdout
     assert "prepare synthetic data/synthetic" in planned
