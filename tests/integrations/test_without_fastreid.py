@@ -47,5 +47,5 @@ def test_importing_the_integration_names_missing_packages_and_the_fix() -> None:
 def test_the_tool_ends_with_one_line() -> None:
     done = run(["fastreid"], "import runpy; runpy.run_path('tools/train_fastreid.py', run_name='__main__')")
     assert done.returncode == 2
-    assert done.stderr.startswith("error: FastReID: cannot import fastreid; ")
+    assert done.stderr.startswith("error: FastReID: cannot import fastreid")
     assert done.stderr.count("\n") == 1
