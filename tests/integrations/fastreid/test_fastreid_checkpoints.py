@@ -93,9 +93,9 @@ def test_our_checkpoints_load_into_the_image_backbone(tiny_run, make_cfg, image_
     if not pretrain:
         T2IReIDCheckpointer(arch).load(weights)
     with torch.no_grad():
-        found = F.normalize(arch({"images": pixels()}), dim=-1)
+        features = F.normalize(arch({"images": pixels()}), dim=-1)
         expected = our_model(tiny_run, weights).encode_image(normalised())
-    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+    torch.testing.assert_close(features, expected, rtol=0, atol=1e-5)
 
 
 def test_a_backbone_trained_on_images_loads_into_our_model(image_run, tiny_run, make_cfg) -> None:
@@ -106,8 +106,8 @@ def test_a_backbone_trained_on_images_loads_into_our_model(image_run, tiny_run, 
     cfg = load_cfg(tiny_run.folder / "config.yaml")
     model = build.build_model(cfg, build.build_tokenizer(cfg, (), tiny_run.folder / "best.pth"), 24).load_param(weights)
     with torch.no_grad():
-        found, expected = model.eval().encode_image(normalised()), F.normalize(arch({"images": pixels()}), dim=-1)
-    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+        features, expected = model.eval().encode_image(normalised()), F.normalize(arch({"images": pixels()}), dim=-1)
+    torch.testing.assert_close(features, expected, rtol=0, atol=1e-5)
 
 
 def test_a_checkpoint_of_another_model_is_refused(make_cfg, image_yaml, tmp_path) -> None:
