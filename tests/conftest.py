@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 import torchreid
+from filelock import FileLock
 from hypothesis import settings
 from PIL import Image
 from transformers import (
@@ -68,7 +69,7 @@ FULL = {
     "test.pictures": "6",
 }
 
-# Sums over several threads are rounded otherwise than over one, so processes that are compared must agree on it.
+# Sums are rounded differently with several threads, so processes that are compared use one each.
 torch.set_num_threads(1)
 os.environ["OMP_NUM_THREADS"] = "1"
 settings.register_profile("fast", deadline=None, max_examples=20, derandomize=True)
@@ -99,10 +100,27 @@ def repository():
 
 
 @pytest.fixture(scope="session")
-def synthetic(tmp_path_factory):
+def make_once(tmp_path_factory):
+    """`make_once(name, make)`: the folder `name`, filled by `make(folder)` in the first test process that needs it."""
+    base = tmp_path_factory.getbasetemp()
+    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+    def folder_of(name, make):
+        folder, done = shared / name, shared / f"{name}.done"
+        with FileLock(shared / f"{name}.lock"):
+            if not done.exists():
+                folder.mkdir()
+                make(folder)
+                done.touch()
+        return folder
+
+    return folder_of
+
+
+@pytest.fixture(scope="session")
+def synthetic(make_once):
     """`synthetic.root` for data.root, and the numbers of people, photos and captions in it."""
-    root = tmp_path_factory.mktemp("synthetic")
-    write_synthetic(root, **COUNTS, progress=False)
+    root = make_once("synthetic", lambda folder: write_synthetic(folder, **COUNTS, progress=False))
     return SimpleNamespace(root=root, **COUNTS)
 
 
@@ -124,16 +142,22 @@ def tiny_settings(synthetic):
 
 
 @pytest.fixture(scope="session")
-def tiny_run(tiny_settings, tmp_path_factory):
-    """The one full training: `folder`, what it `printed`, its `results`, and the command line `words`."""
-    folder = tmp_path_factory.mktemp("run") / "log"
-    words = tiny_settings(folder, full=True)
-    printed = io.StringIO()
-    with contextlib.redirect_stdout(printed):
-        status = main(["train", *words])
-    assert status == 0
+def tiny_run(tiny_settings, make_once):
+    """The one full training: `folder`, what it `printed`, its `results`, and the command line `words`.
+
+    All test processes share it, so nothing may write into its folder.
+    """
+
+    def train(folder):
+        printed = io.StringIO()
+        with contextlib.redirect_stdout(printed):
+            assert main(["train", *tiny_settings(folder / "log", full=True)]) == 0
+        (folder / "printed.txt").write_text(printed.getvalue(), encoding="utf-8")
+
+    base = make_once("tiny_run", train)
+    folder, printed = base / "log", (base / "printed.txt").read_text(encoding="utf-8")
     results = json.loads((folder / "results.json").read_text())
-    return SimpleNamespace(folder=folder, words=words, printed=printed.getvalue(), results=results)
+    return SimpleNamespace(folder=folder, words=tiny_settings(folder, full=True), printed=printed, results=results)
 
 
 @pytest.fixture(scope="session")
@@ -316,8 +340,6 @@ class CuhkFolder:
     def save(self):
         self.base.mkdir(parents=True, exist_ok=True)
         self.file.write_text(json.dumps(self.rows), encoding="utf-8")
-        # The reader goes by the time of the last change, which two writes within a tick would share.
-        os.utime(self.file, ns=(0, hash(self.file.read_text()) % 10**18))
         return self.root
 
 
