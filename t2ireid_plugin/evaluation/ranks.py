@@ -78,8 +78,8 @@ def ranks_from_scores(
 
 def _score_rows(queries: Array, gallery: Array) -> Iterator[Array]:
     """Cosines ``[m]`` of each query with the gallery, both of unit norm; the next chunk reuses the memory."""
-    _, first, inverse = np.unique(gallery, axis=0, return_index=True, return_inverse=True)
-    originals = first[inverse.ravel()]  # [m] position of the first equal embedding
+    seen: dict[bytes, int] = {}  # first position of each embedding
+    originals = np.array([seen.setdefault(row.tobytes(), i) for i, row in enumerate(gallery)], dtype=np.int64)
     copies = np.flatnonzero(originals != np.arange(len(gallery)))
     chunk = max(1, min(len(queries), _CELLS // max(1, len(gallery))))
     buffer = np.empty((chunk, len(gallery)), np.float32)
@@ -100,7 +100,8 @@ def _unit_features(features: Features, side: str) -> Array:
     if len(bad):
         raise DataError(f"{side} features: row {bad[0]} (from 0) has values that are not finite in float32")
     norms = np.sqrt(np.einsum("nd,nd->n", rows, rows, dtype=np.float64))[:, None]
-    return np.divide(rows, np.maximum(norms, 1e-12), out=np.empty_like(rows), casting="same_kind")
+    unit = np.divide(rows, np.maximum(norms, 1e-12), out=np.empty(rows.shape, np.float32), casting="same_kind")
+    return unit + np.float32(0)  # turns -0 into 0, which has other bits
 
 
 def _integers(values: Integers, length: int, name: str) -> Array:
