@@ -39,24 +39,17 @@ def naive_recall(case, k):
     return hits / len(q_pids)
 
 
-@pytest.mark.parametrize("evaluator", EVALUATORS)
 @given(st.integers(0, 10**6))
-def test_named_ranks_are_the_shares_of_queries_with_a_hit(evaluator, seed):
+def test_named_ranks_are_the_shares_of_queries_with_a_hit(seed):
     case = random_case(seed)
-    result = evaluate_task(case, ranks=(1, 3, 20), evaluator=evaluator)
+    result, theirs = (evaluate_task(case, ranks=(1, 3, 20), evaluator=name) for name in ("exact", "torchreid"))
     metrics = result.metrics
+    assert theirs.metrics == pytest.approx(metrics, abs=1e-6)
     assert list(metrics)[:5] == ["R@1", "R@3", "R@20", "mAP", "mINP"]
     assert metrics["R@1"] == pytest.approx(np.mean(result.first_rank == 1))
     for k in (1, 3, 20):
         assert metrics[f"R@{k}"] == pytest.approx(naive_recall(case, k), abs=1e-6)
     assert (metrics["queries"], metrics["valid_queries"], metrics["gallery"]) == (12, 12, 20)
-
-
-@given(st.integers(0, 10**6))
-def test_both_evaluators_agree(seed):
-    case = random_case(seed)
-    theirs, ours = (evaluate_task(case, evaluator=name).metrics for name in EVALUATORS)
-    assert theirs == pytest.approx(ours, abs=1e-6)
 
 
 @pytest.mark.parametrize("evaluator", EVALUATORS)
@@ -69,19 +62,12 @@ def test_a_gallery_smaller_than_the_largest_rank(evaluator):
     assert metrics["R@10"] == metrics["R@20"] == 1.0
 
 
-@pytest.mark.parametrize("evaluator", EVALUATORS)
-def test_no_query_with_an_answer(evaluator):
-    with pytest.raises(DataError, match="no query has an image of its identity"):
-        evaluate_task(
-            RetrievalTask(torch.eye(2), torch.eye(2), np.array([0, 1]), np.array([2, 3]), *np.zeros((2, 2), int)),
-            evaluator=evaluator,
-        )
-
-
 def test_queries_without_an_answer_are_counted():
     case = RetrievalTask(
         torch.eye(3), torch.eye(3), np.arange(3), np.array([0, 1, 7]), *np.zeros((2, 3), int) - [[1], [0]]
     )
+    with pytest.raises(DataError, match="no query has an image of its identity"):
+        evaluate_task(case._replace(q_pids=np.arange(3) + 10))
     result = evaluate_task(case)
     metrics = result.metrics
     assert (metrics["queries"], metrics["valid_queries"], metrics["skipped_queries"]) == (3, 2, 1)
