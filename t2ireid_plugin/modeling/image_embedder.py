@@ -26,8 +26,7 @@ BRANCHES = ("identity", "clothing", "both")
 class ImageEmbedder(nn.Module):
     """Image encoder, disentangling and projections, under the names that they have in `T2IReIDModel`.
 
-    Weights load in both directions. There is no text encoder, fusion or ``scale``: parameters that never get a gradient
-    would only cost memory.
+    Weights load in both directions. It lacks the text encoder, the fusion and ``scale``, which would get no gradient.
 
     Args:
         source: the image encoder, see `build_image_encoder`.

@@ -130,10 +130,8 @@ class T2IReIDModel(nn.Module):
         self.num_prefix_tokens = num_prefix_tokens(self.visual_encoder)  # class token and registers
         width: int = self.visual_encoder.config.hidden_size
         text_width: int = self.text_encoder.config.hidden_size
-        if text_width != width:
-            self.text_adapter = nn.Linear(text_width, width)
-        else:
-            self.text_adapter = None  # keeps the parameter names of the specification
+        # Only where needed, so that the parameter names stay those of the specification.
+        self.text_adapter = nn.Linear(text_width, width) if text_width != width else None
         self.text_width = width
 
         self.disentangle = disentangle_for(self.visual_encoder, config["disentangle"])

@@ -30,8 +30,8 @@ def test_equals_the_specification_by_hand(build, naive, name, layers):
     fusion = build(name, num_layers=layers).double()
     image, text = pair(torch.float64)
     expected = naive.fusion(fusion.state_dict(), image, text, gated=name == "gated_mamba")
-    for actual, wanted in zip(fusion(image, text), expected):
-        torch.testing.assert_close(actual.detach(), wanted, rtol=0, atol=1e-10)
+    for actual, reference in zip(fusion(image, text), expected):
+        torch.testing.assert_close(actual.detach(), reference, rtol=0, atol=1e-10)
 
 
 @pytest.mark.parametrize("name", TYPES)

@@ -145,9 +145,9 @@ def test_equals_the_specification_by_hand(make, naive, text_width):
         out = model(make.images(2), CLOTHING, IDENTITY)
         expected = ByHand(model, naive).forward(make.images(2), CLOTHING, IDENTITY)
     assert out._fields == FIELDS
-    for name, actual, wanted in zip(FIELDS, out, expected, strict=True):
-        assert (wanted[0] - wanted[1]).abs().max() > 1e-3, f"{name} does not distinguish the samples"
-        torch.testing.assert_close(actual, wanted, rtol=0, atol=1e-5, msg=lambda m, name=name: f"{name}: {m}")
+    for name, actual, reference in zip(FIELDS, out, expected, strict=True):
+        assert (reference[0] - reference[1]).abs().max() > 1e-3, f"{name} does not distinguish the samples"
+        torch.testing.assert_close(actual, reference, rtol=0, atol=1e-5, msg=lambda m, name=name: f"{name}: {m}")
 
 
 def test_a_large_batch_of_texts_keeps_its_order(model, naive, captions):
@@ -320,7 +320,7 @@ OF_IMAGE = {"image_embeds", "id_logits", "id_embeds", "cloth_embeds", "cloth_ima
 
 
 @pytest.mark.parametrize(
-    ("given", "present"),
+    ("inputs", "present"),
     [
         ("", set()),
         ("image", OF_IMAGE),
@@ -332,12 +332,12 @@ OF_IMAGE = {"image_embeds", "id_logits", "id_embeds", "cloth_embeds", "cloth_ima
         ("image cloth id", set(FIELDS)),
     ],
 )
-def test_fields_without_input_are_none(model, make, given, present):
+def test_fields_without_input_are_none(model, make, inputs, present):
     with torch.no_grad():
         out = model(
-            make.images(2) if "image" in given else None,
-            CLOTHING if "cloth" in given else None,
-            IDENTITY if "id" in given else None,
+            make.images(2) if "image" in inputs else None,
+            CLOTHING if "cloth" in inputs else None,
+            IDENTITY if "id" in inputs else None,
         )
         everything = model(make.images(2), CLOTHING, IDENTITY)
     assert {name for name in FIELDS if getattr(out, name) is not None} == present

@@ -106,23 +106,19 @@ def encoder_config(source: Source, key: str) -> PretrainedConfig:
         EncoderError: when the files are missing.
         ConfigError: for an inline configuration with unknown keys.
     """
-    return tower_config(_read_config(source, key), _KIND[key])
-
-
-def _read_config(source: Source, key: str) -> PretrainedConfig:
-    """As `encoder_config`, but for a two-tower model in a folder the whole configuration."""
     from transformers import AutoConfig, PretrainedConfig
 
     if isinstance(source, PretrainedConfig):
-        return source
-    if isinstance(source, Mapping):
-        return _inline_config(dict(source), _DEFAULT_TYPE[key], key)
-    return _load(functools.partial(AutoConfig.from_pretrained, **_NO_REMOTE_CODE), source, key)
+        config = source
+    elif isinstance(source, Mapping):
+        config = _inline_config(dict(source), _DEFAULT_TYPE[key], key)
+    else:
+        config = _load(functools.partial(AutoConfig.from_pretrained, **_NO_REMOTE_CODE), source, key)
+    return tower_config(config, _KIND[key])
 
 
 def _build(source: Source, key: str) -> PreTrainedModel:
-    whole_config = _read_config(source, key)
-    config = tower_config(whole_config, _KIND[key])
+    config = encoder_config(source, key)
     model_class = tower_class(config)
     if model_class is None or not hasattr(config, _NEEDS[key]):
         name = f"'{source}'" if isinstance(source, str) else "the configuration"
@@ -131,7 +127,7 @@ def _build(source: Source, key: str) -> PreTrainedModel:
     if not isinstance(source, str):
         return drop_head(model_class(config, **options))
     load = functools.partial(model_class.from_pretrained, config=config, output_loading_info=True, **options)
-    with _quiet_loading(config is not whole_config):
+    with _quiet_loading():
         model, info = _load(load, source, key)
     if info["missing_keys"]:
         names = ", ".join(sorted(info["missing_keys"])[:5])
@@ -139,8 +135,6 @@ def _build(source: Source, key: str) -> PreTrainedModel:
             f"{key}: the weights in '{source}' lack {len(info['missing_keys'])} of the encoder's parameters "
             f"({names}, …); they belong to another architecture than the one in config.json"
         )
-    if config is not whole_config:
-        logger.info("%s: the %s tower of '%s', a %s model", key, _KIND[key], source, whole_config.model_type)
     return drop_head(model.float())  # some weights are stored in half precision; training needs float32
 
 
@@ -160,13 +154,12 @@ def _inline_config(settings: dict[str, Any], default_type: str, key: str) -> Pre
 
 
 @contextlib.contextmanager
-def _quiet_loading(quiet: bool) -> Iterator[None]:
-    """Silences the library's warnings of unused tensors, which the other one of two towers always causes."""
+def _quiet_loading() -> Iterator[None]:
+    """Silences the library's warnings of unused tensors, such as poolers and the other one of two towers."""
     from transformers.utils import logging as transformers_logging
 
     before = transformers_logging.get_verbosity()
-    if quiet:
-        transformers_logging.set_verbosity_error()
+    transformers_logging.set_verbosity_error()
     try:
         yield
     finally:

@@ -431,8 +431,8 @@ def test_saved_weights_of_both_towers_load(saved, tmp_path):
     second.load_param(tmp_path / "model.pth")
     assert not any(second.load_report[1:])
     with torch.no_grad():
-        for read, given in (("encode_image", images_of((64, 32))), ("encode_text", ["A red coat"])):
-            assert torch.equal(getattr(first.eval(), read)(given), getattr(second.eval(), read)(given))
+        for method, inputs in (("encode_image", images_of((64, 32))), ("encode_text", ["A red coat"])):
+            assert torch.equal(getattr(first.eval(), method)(inputs), getattr(second.eval(), method)(inputs))
 
 
 @pytest.mark.parametrize("family", ["clip", "siglip", "siglip2"])

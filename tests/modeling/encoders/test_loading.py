@@ -57,8 +57,8 @@ def test_encoders_load_from_folders(folders, make):
     image = build_image_encoder(str(folders.image)).eval()
     text = build_text_encoder(str(folders.text)).eval()
     with torch.no_grad():
-        for built, original, given in ((image, folders.vit, pixels), (text, folders.bert, ids)):
-            assert torch.equal(built(given).last_hidden_state, original(given).last_hidden_state)
+        for built, original, inputs in ((image, folders.vit, pixels), (text, folders.bert, ids)):
+            assert torch.equal(built(inputs).last_hidden_state, original(inputs).last_hidden_state)
             assert not any("pooler" in name for name in built.state_dict())
 
 
