@@ -23,7 +23,7 @@ test-layouts: $(VENV)/installed
 	@test -f "$(TORCHREID_SRC)/torchreid/__init__.py" || \
 		{ echo "usage: make test-layouts TORCHREID_SRC=DIR, the folder that holds torchreid/"; exit 2; }
 	TORCHREID_SRC="$(abspath $(TORCHREID_SRC))" PYTHONPATH="$(abspath $(TORCHREID_SRC))$${PYTHONPATH:+:$$PYTHONPATH}" \
-		$(PYTEST) tests/integrations/torchreid tests/test_config.py tests/test_run.py \
+		$(PYTEST) tests/integrations/torchreid tests/integrations/test_circle.py tests/test_config.py tests/test_run.py \
 		tests/test_startup.py tests/data/test_dataset.py tests/data/test_sampling.py tests/engine \
 		tests/utils/test_signals.py tests/evaluation/test_ranking.py tests/evaluation/test_metrics.py \
 		tests/evaluation/test_protocols.py tests/modeling/test_checkpoint.py tests/losses/test_more_terms.py

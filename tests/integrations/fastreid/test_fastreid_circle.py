@@ -1,0 +1,27 @@
+"""A checkpoint through Hugging Face, FastReID, our engine and torchreid in turn."""
+
+import torch
+from fastreid.modeling import build_model
+from fastreid.utils.checkpoint import Checkpointer
+
+from t2ireid_plugin.integrations.fastreid.checkpointer import T2IReIDCheckpointer
+
+TEXTS = ["A man in a red coat.", "A woman with long hair and a blue dress carries a bag."]
+
+
+def test_a_checkpoint_passes_through_all_four_frameworks(circle, make_cfg, text_image_yaml, tmp_path):
+    def fastreid(weights, folder):
+        """Loads, checks, and saves with FastReID's Checkpointer."""
+        arch = build_model(make_cfg(text_image_yaml, "MODEL.WEIGHTS", str(weights), "MODEL.HEADS.NUM_CLASSES", "24"))
+        T2IReIDCheckpointer(arch).load(str(weights))
+        with torch.no_grad():
+            circle.check(arch.eval()({"images": circle.pixels}), arch({"captions": TEXTS}))
+        Checkpointer(arch, str(folder)).save("model_final")
+        return folder / "model_final.pth"
+
+    weights = circle.start
+    for station in (circle.hugging_face, fastreid, circle.our_engine, circle.torchreid):
+        folder = tmp_path / station.__name__
+        folder.mkdir()
+        weights = station(weights, folder)
+    circle.check(circle.embed(circle.our_model(weights)).images)
