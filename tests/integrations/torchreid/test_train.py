@@ -407,7 +407,7 @@ def test_a_loss_that_is_no_number_ends_the_run(tiny_words, tmp_path, capsys):
         (["test.dist_metric", "manhattan"], "test.dist_metric: unknown 'manhattan'; valid: euclidean, cosine"),
         (["loss.name", "triplet", "train.fixbase_epoch", "3"], "train.fixbase_epoch: 3 must be 0"),
         (["loss.name", "triplet", "loss.triplet.weight_t", "0"], "weight_t 0.0 and weight_x 0.0 must be at least 0"),
-        (["data.k_tfm", "2"], "data.k_tfm: 2 views"),
+        (["data.k_tfm", "2"], "data.k_tfm: 2 must be 1"),
         (["train.ema_decay", "0.9"], "train.ema_decay: 0.9 has no effect on osnet_x1_0 with loss.name softmax"),
         (["model.vit_config.hidden_size", "3"], "model.vit_config: .* has no effect on osnet_x1_0"),
         (["loss.terms.sdm.weight", "1"], "loss.terms: .* has no effect"),
@@ -445,8 +445,7 @@ def test_what_needs_texts_says_so(osnet_run, tmp_path, capsys):
     ):
         assert main(command) == 2
         error = capsys.readouterr().err
-        assert f"t2ireid {command[0]} is for t2ireid_vit_mamba with texts" in error
-        assert "of osnet_x0_25 with loss.name softmax" in error
+        assert f"t2ireid {command[0]}: model.name osnet_x0_25 with loss.name softmax works on images alone" in error
 
 
 def test_euclidean_distances_of_any_features_rank_as_torchreid_ranks_them():
