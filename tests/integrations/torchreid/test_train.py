@@ -437,11 +437,11 @@ def test_every_optimizer_and_schedule_of_torchreids(tiny_words, tmp_path, name, 
 def test_what_needs_texts_says_so(osnet_run, tmp_path, capsys):
     grid = tmp_path / "grid.yaml"
     grid.write_text("rows:\n  plain: {}\n")
-    file = str(osnet_run / "config.yaml")
+    file, log = str(osnet_run / "config.yaml"), str(tmp_path / "log")
     for command in (
         ["probe", "--config-file", file],
         ["export", str(osnet_run), str(tmp_path / "out")],
-        ["ablate", "--config-file", file, "--grid", str(grid), "--out", str(tmp_path / "ablation")],
+        ["ablate", "--config-file", file, "--grid", str(grid), "--out", log, "--target", "market1501"],
     ):
         assert main(command) == 2
         error = capsys.readouterr().err
