@@ -10,7 +10,6 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-from torch import Tensor
 from torch.utils.data import DataLoader
 
 from t2ireid_plugin.engine.loop import TrainingLoop
@@ -37,32 +36,30 @@ class RetrievalEvaluation(TrainingLoop):
         evaluator: see `evaluate_task`.
         ranks: the k of R@k.
         identity_weight: share of the identity text in the protocol ``both``.
-        **kwargs: of `TrainingLoop`; its moving average, if any, is what is evaluated and chosen.
+        **kwargs: of `TrainingLoop`; with a moving average, that is evaluated and chosen.
     """
 
     def __init__(
         self,
         *args: Any,
-        val_targets: Sequence[str] = (),
-        evaluator: str = "exact",
-        ranks: Sequence[int] = (1, 5, 10, 20),
-        identity_weight: float = 0.5,
+        val_targets: Sequence[str],
+        evaluator: str,
+        ranks: Sequence[int],
+        identity_weight: float,
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
         self.val_targets = list(val_targets)
         self.test_targets = [name for name in self.datamanager.targets if name not in self.val_targets]
-        self.evaluator = evaluator
-        self.ranks = list(ranks)
-        self.identity_weight = identity_weight
+        self.evaluator, self.ranks, self.identity_weight = evaluator, list(ranks), identity_weight
 
     @property
     def tested_model(self) -> T2IReIDModel:
-        """What is evaluated and kept as the best: the moving average, or else the model itself."""
+        """The model that is evaluated and saved as the best: the moving average, or else the model itself."""
         return self.model if self.ema is None else cast(T2IReIDModel, self.ema.module)
 
     def choose(self, folder: Path) -> None:
-        """Keeps this epoch's weights when they are the best so far on val, or when there is no val."""
+        """Saves this epoch's weights as `BEST` if their mean R@1 on val is the highest so far, or without a val set."""
         val = self.evaluate(self.val_targets)
         if is_main_process():
             score = float(np.mean([metrics["R@1"] for metrics in val.values()])) if val else 0.0
@@ -73,7 +70,7 @@ class RetrievalEvaluation(TrainingLoop):
         self.best = broadcast_object(self.best)
 
     def load_chosen(self, path: str | Path) -> None:
-        """Puts the weights of ``best.pth`` into the model and its average, so that whoever looks at either sees them.
+        """Loads the chosen weights into the model and its moving average.
 
         Raises:
             CheckpointError: when the file is missing or damaged.
@@ -83,19 +80,15 @@ class RetrievalEvaluation(TrainingLoop):
             state = read_checkpoint(path)
             chosen = self.best["epoch"]
             if state["epoch"] != chosen:
-                # Written by the run before it was killed, and when that epoch was done again it came out otherwise, as
-                # on a GPU it may: its score counts, for its weights are those that are left.
-                logger.warning("'%s' is of epoch %d, which is taken in place of %d", path, state["epoch"], chosen)
+                # Saved by a run that was then killed; the repeated epoch had another score, as it may on a GPU. These
+                # weights are the only ones left, so their score counts.
+                logger.warning("'%s' is of epoch %d, which is used instead of epoch %d", path, state["epoch"], chosen)
                 self.best = state["best"]
             self.model.load_state_dict(state["state_dict"])
         self.best = broadcast_object(self.best)
         broadcast_weights(self.model)
         if self.tested_model is not self.model:
             self.tested_model.load_state_dict(self.model.state_dict())
-
-    def test(self, *_: Any, **__: Any) -> float:
-        """Evaluates the test targets, see `evaluate`, and returns their mean R@1."""
-        return float(np.mean([metrics["R@1"] for metrics in self.evaluate(self.test_targets).values()]))
 
     def evaluate(self, targets: Iterable[str]) -> dict[str, Metrics]:
         """Text-to-image metrics of each target, printed and logged; empty except in the main process."""
@@ -154,14 +147,3 @@ class RetrievalEvaluation(TrainingLoop):
         keys = query_keys((path, "" if side == "gallery" else caption) for path, _, _, _, caption, *_ in items)
         reranked = reranked_metrics(task, self.ranks, samples) if rerank else None
         return replace(result, keys=keys[result.query_index], reranked=reranked)
-
-    def parse_data_for_eval(self, data: dict[str, Any]) -> tuple[Tensor | list[str], Tensor, Tensor]:
-        """Images of a gallery batch or captions of a query batch, pids and camids, as torchreid's engine asks."""
-        inputs = data["img"] if "img" in data else list(data["caption"])
-        return inputs, data["pid"], data["camid"]
-
-    def extract_features(self, input: Tensor | list[str]) -> Tensor:
-        """Images ``[B, 3, H, W]`` or ``B`` texts to embeddings ``[B, 256]``."""
-        if isinstance(input, Tensor):
-            return self.tested_model.encode_image(input)
-        return self.tested_model.encode_text(input)

@@ -41,7 +41,7 @@ class NonFiniteGuard:
 
     FILE = "nonfinite.json"
 
-    def __init__(self, patience: int = 1) -> None:
+    def __init__(self, patience: int) -> None:
         self.patience = patience
         self.in_a_row = 0
 
@@ -97,7 +97,7 @@ class BadImageCounter:
         share: maximum share of them that may be replaced.
     """
 
-    def __init__(self, images: int = 1, share: float = 1.0) -> None:
+    def __init__(self, images: int, share: float) -> None:
         self.images, self.share = images, share
         self.problems: list[str] = []
 

@@ -61,24 +61,23 @@ class TrainingLoop(torchreid_engine.Engine):
         optimizer: torch.optim.Optimizer,
         scheduler: Any,
         *,
-        use_gpu: bool = True,
-        precision: Precision | None = None,
-        ema: AveragedModel | None = None,
-        sequence: dict[str, Any] | None = None,
-        bad_images: BadImageCounter | None = None,
-        save_minutes: float = 0.0,
-        save_steps: int = 0,
-        extra_state: dict[str, Any] | None = None,
+        use_gpu: bool,
+        precision: Precision,
+        ema: AveragedModel | None,
+        sequence: dict[str, Any],
+        bad_images: BadImageCounter,
+        save_minutes: float,
+        save_steps: int,
+        extra_state: dict[str, Any],
     ) -> None:
         super().__init__(datamanager, use_gpu)
         self.model, self.losses = model, losses
         self.optimizer, self.scheduler = optimizer, scheduler
         self.register_model("model", model, optimizer, scheduler)
-        self.precision, self.ema = precision or Precision(), ema
-        self.sequence = {"train.seed": 0, **(sequence or {})}
-        self.bad_images = bad_images or BadImageCounter()
+        self.precision, self.ema = precision, ema
+        self.sequence, self.bad_images = sequence, bad_images
         self.save_minutes, self.save_steps = save_minutes, save_steps
-        self.extra_state = extra_state or {}
+        self.extra_state = extra_state
         self.writer: SummaryWriter | None = None
         self.metrics_log: MetricsLog | None = None
         self.position = (0, 0)  # epochs done, steps done of the next one

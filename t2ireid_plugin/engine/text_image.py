@@ -59,16 +59,15 @@ class TextImageEngine(RetrievalEvaluation):
         model: T2IReIDModel,
         losses: LossTerms,
         *args: Any,
-        id_instruction: str = "caption",
-        cloth_instruction: str = "clothing",
-        clip_grad: float = 0.0,
-        non_finite: NonFiniteGuard | None = None,
+        id_instruction: str,
+        cloth_instruction: str,
+        clip_grad: float,
+        non_finite: NonFiniteGuard,
         **kwargs: Any,
     ) -> None:
         super().__init__(datamanager, model, losses, *args, **kwargs)
         self.id_field, self.cloth_field = TEXT_FIELDS[id_instruction], TEXT_FIELDS[cloth_instruction]
-        self.clip_grad = clip_grad
-        self.non_finite = non_finite or NonFiniteGuard()
+        self.clip_grad, self.non_finite = clip_grad, non_finite
         self.training_step = _distribute(TrainingStep(model, losses, self.precision), model.device)
         self._trainable = {name for name, p in model.named_parameters() if p.requires_grad}
 

@@ -102,7 +102,6 @@ def test_the_average_is_what_is_tested(build):
             parameter.fill_(float("nan"))
     assert engine.evaluate(["cuhkpedes"]) == expected
     assert engine.evaluate_protocols(["cuhkpedes"], ["t2i"])[0].metrics == expected["cuhkpedes"]
-    assert engine.extract_features(["a man"]).isfinite().all()
 
 
 def test_without_it_the_model_itself_is_tested(build):

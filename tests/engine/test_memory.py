@@ -1,4 +1,4 @@
-"""A batch in parts, activations computed twice, half precision; against the plain batch."""
+"""Encoding in parts, recomputed activations and half precision, against the plain batch."""
 
 import math
 
@@ -39,8 +39,8 @@ def plain(build):
 @pytest.mark.parametrize(
     "way", [{"train__encode_at_once": 5}, {"train__encode_at_once": 32}, {"train__checkpoint_encoders": True}]
 )
-def test_the_gradients_are_those_of_the_undivided_batch(build, plain, way):
-    """Every pair of the batch is compared, and batch normalisation sees all of it."""
+def test_gradients_equal_those_of_the_whole_batch(build, plain, way):
+    """The losses compare all pairs of the batch, and batch normalisation sees all of it."""
     summary, gradients = step(without_dropout(build(**SETTINGS, **way)))
     assert summary == pytest.approx(plain[0], abs=1e-4)
     assert list(gradients) == list(plain[1])
@@ -48,7 +48,7 @@ def test_the_gradients_are_those_of_the_undivided_batch(build, plain, way):
         assert torch.allclose(gradients[name], expected, rtol=1e-4, atol=1e-4), name
 
 
-def test_the_encoder_sees_no_more_than_asked_for(build):
+def test_the_encoder_gets_parts_of_the_configured_size(build):
     engine = build(**SETTINGS, train__encode_at_once=5)
     seen = []
     patches = engine.model.visual_encoder.embeddings.patch_embeddings
@@ -57,8 +57,8 @@ def test_the_encoder_sees_no_more_than_asked_for(build):
     assert seen == 2 * [5, 5, 5, 5, 5, 5, 2] or sorted(seen) == sorted(2 * [5, 5, 5, 5, 5, 5, 2])  # there and back
 
 
-def kept(engine):
-    """Bytes that autograd keeps from a forward pass of the image encoder."""
+def stored_bytes(engine):
+    """Bytes that autograd stores in a forward pass of the image encoder."""
     total = 0
 
     def count(tensor):
@@ -73,15 +73,14 @@ def kept(engine):
     return total
 
 
-def test_what_is_kept_for_the_backward_pass(build):
+def test_less_is_stored_for_the_backward_pass(build):
     size = {"model__vit_config__num_hidden_layers": 4}
-    whole = kept(build(**size))
-    assert kept(build(**size, train__checkpoint_encoders=True)) < whole / 2
-    assert kept(build(**size, train__encode_at_once=8)) < whole / 4
+    whole = stored_bytes(build(**size))
+    assert stored_bytes(build(**size, train__checkpoint_encoders=True)) < whole / 2
+    assert stored_bytes(build(**size, train__encode_at_once=8)) < whole / 4
 
 
-def test_the_moving_average_is_of_its_own_weights(build):
-    """It is a copy of the model, and must not encode with the model's encoder."""
+def test_the_moving_average_encodes_with_its_own_weights(build):
     engine = build(**SETTINGS, train__encode_at_once=5, train__ema_decay=0.5)
     images = torch.randn(3, 3, 32, 16)
     before = engine.tested_model.encode_image(images)
@@ -95,7 +94,7 @@ def test_the_moving_average_is_of_its_own_weights(build):
 def test_half_precision_trains_with_weights_in_full_precision(build, plain, precision):
     engine = without_dropout(build(**SETTINGS, train__precision=precision))
     if precision == "fp16":
-        engine.precision.scaler = torch.amp.GradScaler("cpu", init_scale=64.0)  # so that this step is not left out
+        engine.precision.scaler = torch.amp.GradScaler("cpu", init_scale=64.0)  # so that this step is not skipped
     dtypes = []
     engine.model.visual_encoder.register_forward_hook(
         lambda _module, _inputs, output: dtypes.append(output.last_hidden_state.dtype)
@@ -107,12 +106,12 @@ def test_half_precision_trains_with_weights_in_full_precision(build, plain, prec
     assert {p.dtype for p in engine.model.parameters()} == {torch.float32}
     for name, value in plain[0].items():
         assert summary[name] == pytest.approx(value, rel=0.1, abs=0.1), name
-    # Much the same direction.
-    first, second = (torch.cat([found[name].flatten() for name in plain[1]]) for found in (gradients, plain[1]))
+    # Nearly the same direction.
+    first, second = (torch.cat([gradient[name].flatten() for name in plain[1]]) for gradient in (gradients, plain[1]))
     assert torch.cosine_similarity(first, second, dim=0) > 0.98
 
 
-def test_fp16_leaves_out_steps_with_infinite_gradients_and_scales_down(build):
+def test_fp16_skips_steps_with_infinite_gradients_and_scales_down(build):
     engine = build(train__precision="fp16")
     engine.precision.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**40)
     before = {name: p.clone() for name, p in engine.model.named_parameters()}
@@ -128,12 +127,12 @@ def test_fp16_leaves_out_steps_with_infinite_gradients_and_scales_down(build):
     assert all(p.isfinite().all() for p in engine.model.parameters())
 
 
-def test_gradients_that_are_infinite_at_any_scale_are_an_accident():
+def test_gradients_that_are_infinite_at_scale_1_are_not_blamed_on_the_scale():
     precision = Precision("fp16")
     precision.scaler = torch.amp.GradScaler("cpu", init_scale=1.0)
     weight = torch.nn.Parameter(torch.ones(2))
     optimizer = torch.optim.SGD([weight], lr=0.1)
-    for _ in range(2):  # as often as train.nonfinite_patience bears it
+    for _ in range(2):  # as often as train.nonfinite_patience tolerates
         precision.scaler.scale(weight.sum()).backward()
         weight.grad.fill_(math.inf)
         precision.scaler.unscale_(optimizer)

@@ -16,40 +16,32 @@ NORMS = (nn.LayerNorm, nn.BatchNorm1d)
 
 @pytest.fixture(scope="module")
 def frozen(build):
-    """Model and losses of the demo's configuration, text encoder frozen."""
-    engine = build()
+    """Model and losses, with a frozen text encoder."""
+    engine = build(full=True)
     return engine.model, engine.losses
 
 
 @pytest.fixture(scope="module")
-def thawed(build):
-    engine = build(model__freeze_text=False)
+def deep(build):
+    """Both encoders trained, of different depth: 3 blocks for images, 2 for texts."""
+    depths = {"model__vit_config__num_hidden_layers": 3, "model__bert_config__num_hidden_layers": 2}
+    engine = build(full=True, model__freeze_text=False, **depths)
     return engine.model, engine.losses
 
 
-def names_of(model, losses):
-    named = {id(p): name for name, p in model.named_parameters()}
-    return {**named, **{id(p): f"losses.{name}" for name, p in losses.named_parameters()}}
-
-
-def optimizer_of(parts):
-    return build_adamw(*parts, lr=LR, encoder_lr=ENCODER_LR, weight_decay=DECAY)
-
-
-def settings_by_name(parts):
-    """(learning rate, weight decay) of each parameter; every one must be there once."""
-    names = names_of(*parts)
-    found = {}
-    for group in optimizer_of(parts).param_groups:
-        for parameter in group["params"]:
-            name = names[id(parameter)]
-            assert name not in found, f"{name} twice"
-            found[name] = group["lr"], group["weight_decay"]
-    return found
+def settings_by_name(parts, **settings):
+    """(learning rate, weight decay) of each parameter, which must occur once."""
+    model, losses = parts
+    names = {id(p): name for name, p in model.named_parameters()}
+    names |= {id(p): f"losses.{name}" for name, p in losses.named_parameters()}
+    optimizer = build_adamw(*parts, lr=LR, encoder_lr=ENCODER_LR, weight_decay=DECAY, **settings)
+    pairs = [(names[id(p)], (g["lr"], g["weight_decay"])) for g in optimizer.param_groups for p in g["params"]]
+    assert len(dict(pairs)) == len(pairs)
+    return dict(pairs)
 
 
 def undecayed_by_hand(parts):
-    """Names of biases, of whatever a norm owns, of marked parameters, and of the temperature."""
+    """Names of biases, of the parameters of norms, of marked parameters, and of the temperature."""
     model, losses = parts
     names = {"scale"}
     for prefix, root in (("", model), ("losses.", losses)):
@@ -62,34 +54,25 @@ def undecayed_by_hand(parts):
     return names
 
 
-def test_every_trainable_parameter_is_there_once_and_no_frozen_one(frozen):
+def test_every_trainable_parameter_is_optimized_once(frozen, deep):
     model, losses = frozen
     trainable = {name for name, p in model.named_parameters() if p.requires_grad}
     trainable |= {f"losses.{name}" for name, p in losses.named_parameters()}
-    found = settings_by_name(frozen)
-    assert set(found) == trainable
-    assert not [name for name in found if name.startswith("text_encoder.")]
-    assert "scale" in found
-    assert {"losses.terms.bio.projection.weight", "losses.terms.cloth.projection.weight"} <= set(found)
-
-
-def test_a_text_encoder_that_is_not_frozen_is_there(thawed):
-    found = settings_by_name(thawed)
-    text = {f"text_encoder.{name}" for name, _ in thawed[0].text_encoder.named_parameters()}
+    names = set(settings_by_name(frozen))
+    assert names == trainable
+    assert not [name for name in names if name.startswith("text_encoder.")]
+    assert {"scale", "losses.terms.bio.projection.weight", "losses.terms.cloth.projection.weight"} <= names
+    text = {f"text_encoder.{name}" for name, _ in deep[0].text_encoder.named_parameters()}
     assert text
-    assert text <= set(found)
+    assert text <= set(settings_by_name(deep))
 
 
-def test_what_is_decayed(thawed):
-    undecayed = undecayed_by_hand(thawed)
+def test_matrices_are_decayed_and_encoders_have_their_own_rate(deep):
+    undecayed = undecayed_by_hand(deep)
     assert any(name.endswith("A_log") for name in undecayed)
     assert any(name.endswith(".D") for name in undecayed)
-    for name, (_, decay) in settings_by_name(thawed).items():
+    for name, (rate, decay) in settings_by_name(deep).items():
         assert decay == (0.0 if name in undecayed else DECAY), name
-
-
-def test_encoders_have_their_own_rate(thawed):
-    for name, (rate, _) in settings_by_name(thawed).items():
         encoder = name.startswith(("visual_encoder.", "text_encoder."))
         assert rate == (ENCODER_LR if encoder else LR), name
 
@@ -104,12 +87,12 @@ def test_staged_lr_slows_the_encoders(build, staged, expected):
     model = engine.model
     assert rates[id(model.visual_encoder.layernorm.weight)] == pytest.approx(expected)
     assert rates[id(model.scale)] == pytest.approx(0.05)
-    assert engine.get_current_lr() == pytest.approx(0.05)  # what torchreid prints is the new layers' rate
+    assert engine.get_current_lr() == pytest.approx(0.05)  # which torchreid prints
 
 
-def test_a_step_without_gradient_only_decays(thawed):
-    """AdamW: p <- p - lr * decay * p, and nothing at all where decay is 0 (Loshchilov and Hutter 2019)."""
-    optimizer = optimizer_of(thawed)
+def test_a_step_without_gradient_only_decays(deep):
+    """AdamW: p <- p - lr * decay * p (Loshchilov and Hutter 2019)."""
+    optimizer = build_adamw(*deep, lr=LR, encoder_lr=ENCODER_LR, weight_decay=DECAY)
     expected = []
     for group in optimizer.param_groups:
         for parameter in group["params"]:
@@ -124,20 +107,6 @@ def test_a_step_without_gradient_only_decays(thawed):
 # Rates by layer, and of biases
 
 
-def by_name(parts, **settings):
-    names = names_of(*parts)
-    optimizer = build_adamw(*parts, lr=LR, encoder_lr=ENCODER_LR, weight_decay=DECAY, **settings)
-    return {names[id(p)]: (g["lr"], g["weight_decay"]) for g in optimizer.param_groups for p in g["params"]}
-
-
-@pytest.fixture(scope="module")
-def deep(build):
-    """Both encoders trained, of different depth: 3 blocks for images, 2 for texts."""
-    depths = {"model__vit_config__num_hidden_layers": 3, "model__bert_config__num_hidden_layers": 2}
-    engine = build(model__freeze_text=False, **depths)
-    return engine.model, engine.losses
-
-
 def beit_layer(name, depth):
     """`get_num_layer_for_vit` of BEiT's and MAE's fine-tuning, with the names of transformers."""
     if name.startswith("embeddings."):
@@ -148,11 +117,11 @@ def beit_layer(name, depth):
 
 @pytest.mark.parametrize("decay", [0.65, 0.9, 1.0])
 @pytest.mark.parametrize("mult", [1.0, 2.0])
-def test_rates_by_the_papers_formula(deep, decay, mult):
-    found = by_name(deep, layer_decay=decay, bias_lr_mult=mult)
-    plain = by_name(deep)
-    assert set(found) == set(plain)
-    for name, (rate, weight_decay) in found.items():
+def test_layer_decay_follows_the_papers_formula(deep, decay, mult):
+    scaled = settings_by_name(deep, layer_decay=decay, bias_lr_mult=mult)
+    plain = settings_by_name(deep)
+    assert set(scaled) == set(plain)
+    for name, (rate, weight_decay) in scaled.items():
         encoder, _, inner = name.partition(".")
         depth = {"visual_encoder": 3, "text_encoder": 2}.get(encoder)
         expected = LR if depth is None else ENCODER_LR * decay ** (depth + 1 - beit_layer(inner, depth))
@@ -162,16 +131,9 @@ def test_rates_by_the_papers_formula(deep, decay, mult):
         assert weight_decay == plain[name][1], name
 
 
-def test_the_slowest_layer_is_the_embeddings(deep):
-    found = by_name(deep, layer_decay=0.5)
-    slowest = {name for name, (rate, _) in found.items() if rate == min(rate for rate, _ in found.values())}
-    assert slowest == {name for name in found if name.startswith("visual_encoder.embeddings.")}
-    assert found["visual_encoder.layernorm.weight"][0] == ENCODER_LR
-
-
-def test_without_the_two_settings_the_groups_are_as_ever(deep):
-    """So that the optimizer of an old last.pth still fits."""
-    groups = optimizer_of(deep).param_groups
+def test_the_groups_without_layer_decay(deep):
+    """The optimizer states of old checkpoints have these groups."""
+    groups = build_adamw(*deep, lr=LR, encoder_lr=ENCODER_LR, weight_decay=DECAY).param_groups
     assert [(g["name"], g["lr"], g["weight_decay"]) for g in groups] == [
         ("encoders, not decayed", ENCODER_LR, 0.0),
         ("encoders, decayed", ENCODER_LR, DECAY),
@@ -187,10 +149,10 @@ def test_the_configuration_reaches_the_optimizer(build):
     vit = engine.model.visual_encoder
     assert rates[id(vit.embeddings.cls_token)] == pytest.approx(0.1 * 0.5**2)  # of one block
     assert rates[id(vit.layernorm.bias)] == pytest.approx(0.3)
-    assert engine.get_current_lr() == pytest.approx(0.1)  # what torchreid prints is still the new layers' rate
+    assert engine.get_current_lr() == pytest.approx(0.1)  # which torchreid prints
 
 
-def test_an_encoder_without_blocks_has_no_layers(build):
+def test_layer_decay_needs_an_encoder_with_blocks(build):
     shared = {"model_type": "albert", "embedding_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
     words = {f"model__bert_config__{key}": value for key, value in shared.items()}
     build(**words)
@@ -254,7 +216,7 @@ def test_the_warmup_is_pytorchs_linear_one():
 
 
 @given(st.floats(0, 10))
-def test_schedule_goes_on_where_its_state_was_taken(epoch):
+def test_a_schedule_is_restored_from_its_state(epoch):
     first, second = optimizer_with_rates(1.0, 0.1), optimizer_with_rates(7.0, 7.0)
     schedule = WarmupCosine(first, 10, 2, 0.05)
     schedule.step(epoch)

@@ -220,7 +220,7 @@ def test_weights_left_by_a_killed_run_replace_the_recorded_choice(build, tmp_pat
     engine.best = {**engine.best, "epoch": 7, "score": 0.0}
     engine.load_chosen(tmp_path / "best.pth")
     assert engine.best == written["best"]
-    assert f"is of epoch {written['epoch']}, which is taken in place of 7" in caplog.text
+    assert f"is of epoch {written['epoch']}, which is used instead of epoch 7" in caplog.text
     assert changed(written["state_dict"], engine.model.state_dict()) == set()
 
 
@@ -368,7 +368,7 @@ def test_metrics_equal_retrieval_by_hand(build, tiny_run, evaluator):
     assert {name: metrics[name] for name in expected} == pytest.approx(expected, abs=1e-6)
     assert (metrics["queries"], metrics["gallery"]) == (64, 32)
     engine.model.train()
-    assert engine.test() == metrics["R@1"]
+    assert engine.evaluate(["cuhkpedes"])["cuhkpedes"] == metrics
     assert changed(before, engine.model.state_dict()) == set()
 
 

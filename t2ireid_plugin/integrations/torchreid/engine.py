@@ -157,36 +157,32 @@ class _RecordedEngine(torchreid_engine.Engine):
         ranks: Sequence[int] = (1, 5, 10, 20),
         rerank: bool = False,
     ) -> tuple[float, float]:
-        """As torchreid's, which returns R@1 and mAP and forgets the rest; `results` has all."""
+        """Evaluates like torchreid's method, and stores all metrics in `results`."""
         queries, gallery = self._embed(query_loader), self._embed(gallery_loader)
-        comparison = RetrievalTask(*(side for pair in zip(queries, gallery) for side in pair))
+        task = RetrievalTask(*(side for pair in zip(queries, gallery) for side in pair))
         if normalize_feature:
-            comparison = comparison._replace(queries=F.normalize(queries[0]), gallery=F.normalize(gallery[0]))
+            task = task._replace(queries=F.normalize(queries[0]), gallery=F.normalize(gallery[0]))
         samples = self.samples if self.final else 0
-        found = {PROTOCOL: evaluate_task(comparison, ranks, self.evaluator, samples, dist_metric).metrics}
+        metrics = evaluate_task(task, ranks, self.evaluator, samples, dist_metric).metrics
+        self.results[dataset_name] = {PROTOCOL: metrics}
         if (rerank or self.rerank) and self.final:
-            found[f"{PROTOCOL}+rerank"] = reranked_metrics(comparison, ranks, samples, dist_metric)
-        self.results[dataset_name] = found
-        for protocol, metrics in found.items():
-            print(format_metrics(dataset_name, protocol, metrics))
+            reranked = reranked_metrics(task, ranks, samples, dist_metric)
+            self.results[dataset_name][f"{PROTOCOL}+rerank"] = reranked
+        for protocol, values in self.results[dataset_name].items():
+            print(format_metrics(dataset_name, protocol, values))
         if self.metrics_log is not None:
-            self.metrics_log.write(epoch=self.epoch + 1, target=dataset_name, protocol=PROTOCOL, **found[PROTOCOL])
+            self.metrics_log.write(epoch=self.epoch + 1, target=dataset_name, protocol=PROTOCOL, **metrics)
         if visrank:
-            self._draw(comparison, dataset_name, dist_metric, Path(save_dir), visrank_topk)
-        return found[PROTOCOL]["R@1"], found[PROTOCOL]["mAP"]
-
-    def _draw(self, comparison: RetrievalTask, target: str, dist_metric: str, folder: Path, topk: int) -> None:
-        """Writes torchreid's ranked lists to ``visrank_<target>/``."""
-        distances = torchreid_metrics.compute_distance_matrix(comparison.queries, comparison.gallery, dist_metric)
-        torchreid_utils.visualize_ranked_results(
-            distances.numpy(),
-            self.datamanager.fetch_test_loaders(target),
-            self.datamanager.data_type,
-            width=self.datamanager.width,
-            height=self.datamanager.height,
-            save_dir=str(folder / f"visrank_{target}"),
-            topk=topk,
-        )
+            torchreid_utils.visualize_ranked_results(
+                torchreid_metrics.compute_distance_matrix(task.queries, task.gallery, dist_metric).numpy(),
+                self.datamanager.fetch_test_loaders(dataset_name),
+                self.datamanager.data_type,
+                width=self.datamanager.width,
+                height=self.datamanager.height,
+                save_dir=str(Path(save_dir) / f"visrank_{dataset_name}"),
+                topk=visrank_topk,
+            )
+        return metrics["R@1"], metrics["mAP"]
 
     def _embed(self, loader: Any) -> tuple[Tensor, Any, Any]:
         """Features ``[n, D]``, pids and camids ``[n]`` of a loader's images."""

@@ -55,40 +55,29 @@ def train_and_test(
         load_weights(weights, model)
     print_parameters(cfg.model.name, model, use_gpu)
     engine = build_image_engine(cfg, datamanager, model, preprocess, use_gpu)
+    test = {name: cfg.test[name] for name in ("dist_metric", "normalize_feature", "visrank", "visrank_topk")}
+    options = {**run_options(cfg, folder), **test, "ranks": list(cfg.test.ranks)}
     if eval_only:
         print(f"Testing '{weights}'")
         chosen = read_checkpoint(str(weights)).get("best", {})
-        _run(cfg, engine, folder, test_only=True)
+        engine.run(test_only=True, **options)
     else:
-        chosen = _train(cfg, engine, folder, last)
+        chosen = _train(engine, last, cfg.train.start_epoch, options)
     return Outcome(engine.results, chosen, dataset_counts(datasets), count_parameters(model))
 
 
-def _train(cfg: CfgNode, engine: SoftmaxEngine | TripletEngine, folder: Path, last: Path | None) -> dict[str, Any]:
-    """Trains up to ``train.max_epoch`` and tests that epoch, which is returned as the chosen one."""
-    start_epoch = cfg.train.start_epoch
+def _train(
+    engine: SoftmaxEngine | TripletEngine, last: Path | None, start_epoch: int, options: dict[str, Any]
+) -> dict[str, Any]:
+    """Trains to the last epoch and tests it; returns it as the chosen one."""
+    max_epoch = options["max_epoch"]
     if last is not None:
         start_epoch = engine.resume(last)
         print(f"Resuming '{last}' after epoch {start_epoch}")
-    elif start_epoch >= cfg.train.max_epoch:
-        raise ConfigError(f"train.max_epoch: {cfg.train.max_epoch} leaves nothing to train after {start_epoch}")
+    elif start_epoch >= max_epoch:
+        raise ConfigError(f"train.max_epoch: {max_epoch} leaves nothing to train after {start_epoch}")
     print("The last epoch is tested, as torchreid's datasets have no val split")
-    _run(cfg, engine, folder, test_only=start_epoch >= cfg.train.max_epoch, start_epoch=start_epoch)
-    epoch = max(start_epoch, cfg.train.max_epoch)
+    engine.run(test_only=start_epoch >= max_epoch, start_epoch=start_epoch, **options)
+    epoch = max(start_epoch, max_epoch)
     engine.save_chosen(epoch)
     return {"epoch": epoch, "val": {}}
-
-
-def _run(
-    cfg: CfgNode, engine: SoftmaxEngine | TripletEngine, folder: Path, test_only: bool, start_epoch: int = 0
-) -> None:
-    engine.run(
-        start_epoch=start_epoch,
-        **run_options(cfg, folder),
-        test_only=test_only,
-        dist_metric=cfg.test.dist_metric,
-        normalize_feature=cfg.test.normalize_feature,
-        visrank=cfg.test.visrank,
-        visrank_topk=cfg.test.visrank_topk,
-        ranks=list(cfg.test.ranks),
-    )

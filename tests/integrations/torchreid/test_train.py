@@ -1,4 +1,4 @@
-"""torchreid's own configurations and models by our command line, on drawn people in the formats of its datasets."""
+"""torchreid's configurations and models by our command line, on drawn people in the formats of its datasets."""
 
 import json
 import math
@@ -17,7 +17,7 @@ from t2ireid_plugin.integrations.torchreid.build import build_image_model
 from t2ireid_plugin.integrations.torchreid.checks import check_config
 from t2ireid_plugin.integrations.torchreid.engine import TripletEngine
 
-# In the manner of torchreid's own files.
+# In the style of torchreid's configuration files.
 OSNET = """
 model:
   name: 'osnet_x0_25'
@@ -76,7 +76,7 @@ def osnet_file(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def osnet_run(osnet_file, reid_data, tmp_path_factory):
-    """The folder of a finished run of torchreid's OSNet, by the words of torchreid's own script."""
+    """The folder of a finished run of torchreid's OSNet, with the arguments of torchreid's script."""
     folder = tmp_path_factory.mktemp("osnet") / "log"
     words = ["--config-file", str(osnet_file), "--root", str(reid_data), "--transforms", "random_flip", "random_erase"]
     words += ["-s", "market1501", "-t", "market1501", "msmt17", "model.pretrained", "False"]
@@ -86,7 +86,7 @@ def osnet_run(osnet_file, reid_data, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def tiny_words(repository, reid_data):
-    """`tiny_words(save_dir, *settings, name=…)`: the words for a tiny model of ours on the drawn Market-1501."""
+    """`tiny_words(save_dir, *settings, name=…)`: command line for our tiny model on the drawn Market-1501."""
 
     def words(save_dir, *settings, name="market1501_t2ireid"):
         file = repository / "configs" / f"{name}.yaml"
@@ -96,7 +96,7 @@ def tiny_words(repository, reid_data):
     return words
 
 
-def test_a_model_of_torchreids_that_puts_tensors_on_the_gpu_is_told_when_there_is_none():
+def test_use_gpu_reaches_torchreids_models():
     cfg = load_cfg(
         None, ["model.name", "hacnn", "loss.name", "softmax", "model.pretrained", "False", "use_gpu", "False"]
     )
@@ -108,8 +108,8 @@ def results(folder):
     return json.loads((folder / "results.json").read_text())
 
 
-def figures(found, target="market1501"):
-    return {name: value for name, value in found["metrics"][target]["i2i"].items() if name != "interval95"}
+def metrics_of(content, target="market1501"):
+    return {name: value for name, value in content["metrics"][target]["i2i"].items() if name != "interval95"}
 
 
 def weights(file):
@@ -120,20 +120,20 @@ def same(first, second):
     return list(first) == list(second) and all(torch.equal(first[name], second[name]) for name in first)
 
 
-def test_a_run_of_torchreids_leaves_what_a_run_of_ours_leaves(osnet_run, reid_data):
+def test_the_files_and_results_of_a_run(osnet_run, reid_data):
     names = {path.name for path in osnet_run.iterdir()}
     assert names - {next(n for n in names if n.startswith("events."))} == {
         ".lock", "best.pth", "config.yaml", "env.txt", "last.pth", "metrics.jsonl", "results.json", "train.log",
     }  # fmt: skip
-    found = results(osnet_run)
-    assert found["chosen"] == {"epoch": 1, "val": {}}
-    assert found["datasets"]["market1501"] == {
+    content = results(osnet_run)
+    assert content["chosen"] == {"epoch": 1, "val": {}}
+    assert content["datasets"]["market1501"] == {
         "train": {"images": 96, "ids": 24, "cameras": 4},
         "query": {"images": 8, "ids": 8, "cameras": 1},
         "gallery": {"images": 25, "ids": 9, "cameras": 4},
     }
     for name, queries, gallery in (("market1501", 8, 25), ("msmt17", 16, 48)):
-        of_set = found["metrics"][name]["i2i"]
+        of_set = content["metrics"][name]["i2i"]
         assert (of_set["queries"], of_set["gallery"]) == (queries, gallery)
         assert 0 < of_set["mINP"] <= of_set["mAP"] <= 1
         assert set(of_set["interval95"]) == {"R@1", "R@5", "R@10", "R@20", "mAP", "mINP"}
@@ -144,7 +144,7 @@ def test_a_run_of_torchreids_leaves_what_a_run_of_ours_leaves(osnet_run, reid_da
 
 
 def test_the_short_forms_reach_the_configuration(osnet_run, reid_data):
-    """A list of names ends where a setting follows, which torchreid's script takes for a name."""
+    """A list of names ends where a setting follows."""
     cfg = load_cfg(osnet_run / "config.yaml")
     assert cfg.data.root == str(reid_data)
     assert (cfg.data.sources, cfg.data.targets) == (["market1501"], ["market1501", "msmt17"])
@@ -154,7 +154,7 @@ def test_the_short_forms_reach_the_configuration(osnet_run, reid_data):
 
 
 def by_hand(reid_data, cfg):
-    """What torchreid's scripts/main.py does, written with torchreid alone."""
+    """torchreid's scripts/main.py, with torchreid alone."""
     utils.set_random_seed(cfg.train.seed)
     datamanager = data.ImageDataManager(
         root=str(reid_data),
@@ -174,8 +174,8 @@ def by_hand(reid_data, cfg):
     return engine.ImageSoftmaxEngine(datamanager, model, chosen, scheduler=scheduler, use_gpu=False)
 
 
-def test_training_and_figures_are_torchreids(osnet_run, reid_data, tmp_path, capsys):
-    """The same seed before the epoch, the same weights after it; and torchreid's own test of them."""
+def test_training_and_metrics_equal_torchreids(osnet_run, reid_data, tmp_path, capsys):
+    """With the same seed before the epoch: the same weights after it, and torchreid's own metrics."""
     trainer = by_hand(reid_data, load_cfg(osnet_run / "config.yaml"))
     utils.set_random_seed(1)
     capsys.readouterr()
@@ -183,21 +183,21 @@ def test_training_and_figures_are_torchreids(osnet_run, reid_data, tmp_path, cap
     printed = capsys.readouterr().out
     assert same(weights(osnet_run / "last.pth"), dict(trainer.model.state_dict()))
     assert same(weights(osnet_run / "best.pth"), dict(trainer.model.state_dict()))
-    found = results(osnet_run)["metrics"]
+    expected = results(osnet_run)["metrics"]
     parts = re.findall(r"Evaluating (\w+) \(.*?mAP: ([0-9.]+)%.*?Rank-1 +: ([0-9.]+)%", printed, flags=re.DOTALL)
     assert [name for name, *_ in parts] == ["market1501", "msmt17"]
     for name, mean_precision, first in parts:
-        assert 100 * found[name]["i2i"]["mAP"] == pytest.approx(float(mean_precision), abs=0.051)
-        assert 100 * found[name]["i2i"]["R@1"] == pytest.approx(float(first), abs=0.051)
+        assert 100 * expected[name]["i2i"]["mAP"] == pytest.approx(float(mean_precision), abs=0.051)
+        assert 100 * expected[name]["i2i"]["R@1"] == pytest.approx(float(first), abs=0.051)
 
 
-def test_torchreid_resumes_what_we_saved_and_we_resume_what_it_saved(osnet_run, osnet_file, reid_data, tmp_path):
+def test_checkpoints_are_resumed_by_torchreid_and_torchreids_by_us(osnet_run, osnet_file, reid_data, tmp_path):
     trainer = by_hand(reid_data, load_cfg(osnet_run / "config.yaml"))
     parts = trainer.model, trainer.optimizer, trainer.scheduler
     assert utils.resume_from_checkpoint(str(osnet_run / "last.pth"), *parts) == 1
     assert same(weights(osnet_run / "last.pth"), dict(trainer.model.state_dict()))
     trainer.epoch = 0
-    trainer.save_model(0, np.float64(0.25), str(tmp_path))  # as torchreid does it, with a NumPy scalar
+    trainer.save_model(0, np.float64(0.25), str(tmp_path))  # with a NumPy scalar, as torchreid calls it
     words = ["--config-file", str(osnet_file), "--root", str(reid_data), "model.pretrained", "False", *QUIET]
     resumed = [*words, "model.resume", str(tmp_path / "model" / "model.pth.tar-1"), "train.max_epoch", "2"]
     assert main(["train", *resumed, "data.save_dir", str(tmp_path / "log")]) == 0
@@ -205,18 +205,18 @@ def test_torchreid_resumes_what_we_saved_and_we_resume_what_it_saved(osnet_run, 
     assert torch.load(tmp_path / "log" / "last.pth", weights_only=True)["epoch"] == 2
 
 
-def test_eval_only_gives_the_figures_again(osnet_run, tmp_path):
+def test_eval_only_gives_the_same_metrics(osnet_run, tmp_path):
     for settings in (["--eval-only"], ["test.evaluate", "True"], ["--eval-only", "test.evaluator", "torchreid"]):
         words = ["--config-file", str(osnet_run / "config.yaml"), *settings]
         words += ["model.load_weights", str(osnet_run / "best.pth"), "data.save_dir", str(tmp_path / "log")]
         assert main(["train", *words]) == 0
-        again, found = results(tmp_path / "log"), results(osnet_run)
+        again, expected = results(tmp_path / "log"), results(osnet_run)
         for name in ("market1501", "msmt17"):
-            assert figures(again, name) == pytest.approx(figures(found, name), abs=1e-6)
-        assert again["chosen"] == found["chosen"]
+            assert metrics_of(again, name) == pytest.approx(metrics_of(expected, name), abs=1e-6)
+        assert again["chosen"] == expected["chosen"]
 
 
-def test_ranked_lists_and_reranking_when_testing_alone(osnet_run, tmp_path, capsys):
+def test_visrank_and_rerank_when_testing(osnet_run, tmp_path, capsys):
     words = ["--config-file", str(osnet_run / "config.yaml"), "model.load_weights", str(osnet_run / "best.pth")]
     words += ["-t", "market1501", "test.visrank", "True", "test.rerank", "True", "test.visrank_topk", "3"]
     words += ["data.save_dir", str(tmp_path)]
@@ -224,9 +224,9 @@ def test_ranked_lists_and_reranking_when_testing_alone(osnet_run, tmp_path, caps
     assert "test.visrank: torchreid draws ranked lists only when testing" in capsys.readouterr().err
     assert main(["test", *words]) == 0
     assert len(list((tmp_path / "visrank_market1501").glob("*.jpg"))) == 8
-    assert figures(results(tmp_path)) == pytest.approx(figures(results(osnet_run)), abs=1e-6)
-    found = results(tmp_path)["metrics"]["market1501"]
-    assert found["i2i+rerank"]["mAP"] != found["i2i"]["mAP"]
+    assert metrics_of(results(tmp_path)) == pytest.approx(metrics_of(results(osnet_run)), abs=1e-6)
+    protocols = results(tmp_path)["metrics"]["market1501"]
+    assert protocols["i2i+rerank"]["mAP"] != protocols["i2i"]["mAP"]
 
 
 @pytest.mark.parametrize(
@@ -248,8 +248,8 @@ def test_our_configurations_train_our_models(tiny_words, tmp_path, name, file):
     assert stored == {"height": 32, "width": 16, "mean": [0.5] * 3, "std": [0.5] * 3}
 
 
-def test_a_resumed_run_is_the_run_that_was_not_interrupted(tiny_words, tmp_path):
-    """Tests between epochs change nothing; what a killed epoch had logged is logged once."""
+def test_a_resumed_run_is_bit_identical(tiny_words, tmp_path):
+    """Also with tests between epochs, and without the log lines of a killed epoch."""
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     two = ["train.max_epoch", 2, "test.eval_freq", 1]
     assert main(["train", *tiny_words(whole, *two)]) == 0
@@ -265,12 +265,12 @@ def test_a_resumed_run_is_the_run_that_was_not_interrupted(tiny_words, tmp_path)
     ]
     assert steps[0] == steps[1]
     assert len(steps[0]) == 6
-    # Nothing is left to train, so the finished run is tested once more.
+    # A finished run is tested again.
     assert main(["train", *tiny_words(broken, *two), "--resume"]) == 0
     assert results(whole)["metrics"] == results(broken)["metrics"]
 
 
-def test_a_new_run_in_an_old_folder_is_not_taken_for_the_old_one(tiny_words, tmp_path, monkeypatch, capsys):
+def test_a_new_run_in_an_old_folder_does_not_resume_the_old_one(tiny_words, tmp_path, monkeypatch, capsys):
     assert main(["train", *tiny_words(tmp_path, "train.max_epoch", 2)]) == 0
     assert {"last.pth", "last.prev.pth"} <= {path.name for path in tmp_path.iterdir()}
     monkeypatch.setattr(TripletEngine, "train", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
@@ -280,13 +280,13 @@ def test_a_new_run_in_an_old_folder_is_not_taken_for_the_old_one(tiny_words, tmp
     assert "Resuming" not in capsys.readouterr().out
 
 
-def test_a_text_image_run_is_tested_without_texts(tiny_words, tiny_run, tmp_path):
+def test_weights_of_a_text_image_run_are_tested_on_images(tiny_words, tiny_run, tmp_path):
     words = tiny_words(tmp_path, "model.load_weights", tiny_run.folder / "best.pth")
     assert main(["test", *words]) == 0
     assert results(tmp_path)["metrics"]["market1501"]["i2i"]["queries"] == 8
 
 
-def test_training_on_two_sets_together(tiny_words, tmp_path):
+def test_training_on_two_datasets(tiny_words, tmp_path):
     words = tiny_words(tmp_path, "--sources", "market1501", "msmt17", "--targets", "market1501")
     assert main(["train", *words]) == 0
     assert weights(tmp_path / "best.pth")["classifier.bias"].shape == (48,)
@@ -300,7 +300,7 @@ def market(reid_data, tmp_path):
 
 @pytest.mark.parametrize("share", [0, 0.5])
 def test_a_damaged_image_is_named(tiny_words, reid_data, tmp_path, capsys, share):
-    """On it torchreid's own reader tries again for ever."""
+    """torchreid's reader would retry it forever."""
     root, folder = market(reid_data, tmp_path)
     broken = next(folder.glob("query/*.jpg"))
     content = broken.read_bytes()
@@ -328,7 +328,7 @@ def test_a_broken_dataset_is_named(tiny_words, reid_data, tmp_path, capsys, chan
     assert re.search(message, error), error
 
 
-def test_all_that_is_missing_is_told_at_once(tiny_words, tmp_path, capsys):
+def test_everything_missing_is_named_at_once(tiny_words, tmp_path, capsys):
     words = tiny_words(
         tmp_path / "log", "--root", tmp_path, "-s", "msmt17", "-t", "msmt17", "model.vit_pretrained", "./no"
     )
@@ -338,7 +338,7 @@ def test_all_that_is_missing_is_told_at_once(tiny_words, tmp_path, capsys):
     assert "vit_pretrained: no folder './no'" in error
 
 
-def test_a_set_that_cannot_be_downloaded(tiny_words, tmp_path, capsys, monkeypatch):
+def test_a_failed_download_is_named_and_leaves_no_folder(tiny_words, tmp_path, capsys, monkeypatch):
     def broken(url, target):
         raise OSError("Network is unreachable")
 
@@ -375,19 +375,19 @@ def test_a_set_that_cannot_be_downloaded(tiny_words, tmp_path, capsys, monkeypat
         (["model.resume", "nowhere.pth"], "no checkpoint at 'nowhere.pth'"),
     ],
 )
-def test_what_cannot_be_run_is_one_line(tiny_words, tmp_path, capsys, words, message):
+def test_mistakes_are_one_line(tiny_words, tmp_path, capsys, words, message):
     assert main(["train", *tiny_words(tmp_path, *words)]) == 2
     assert message in capsys.readouterr().err.strip().splitlines()[-1]
 
 
-def test_weights_alone_are_nothing_to_resume(tiny_words, osnet_run, tmp_path, capsys):
+def test_weights_alone_cannot_be_resumed(tiny_words, osnet_run, tmp_path, capsys):
     assert main(["train", *tiny_words(tmp_path, "model.resume", osnet_run / "best.pth")]) == 2
     assert "has no optimizer, scheduler, so training cannot be resumed" in capsys.readouterr().err
     assert main(["train", *tiny_words(tmp_path, "model.resume", osnet_run / "last.pth")]) == 2
     assert "is of another model or another optimizer" in capsys.readouterr().err
 
 
-def test_a_loss_that_is_no_number_ends_the_run(tiny_words, tmp_path, capsys):
+def test_a_non_finite_loss_ends_the_run(tiny_words, tmp_path, capsys):
     assert main(["train", *tiny_words(tmp_path, "train.lr", "1e30", "train.max_epoch", "3")]) == 2
     assert "the loss is not finite in epoch" in capsys.readouterr().err
 
@@ -417,7 +417,7 @@ def test_a_loss_that_is_no_number_ends_the_run(tiny_words, tmp_path, capsys):
         (["video.seq_len", "3"], "video.seq_len: 3 has no effect"),
     ],
 )
-def test_what_torchreids_models_cannot_take_is_refused(words, message):
+def test_settings_that_torchreids_models_cannot_use_are_refused(words, message):
     with pytest.raises(ConfigError, match=message):
         check_config(load_cfg(None, ["model.name", "osnet_x1_0", *words]))
 
@@ -426,7 +426,7 @@ def test_what_torchreids_models_cannot_take_is_refused(words, message):
     ("name", "schedule"),
     [("adam", "cosine"), ("amsgrad", "multi_step"), ("sgd", "cosine"), ("rmsprop", "multi_step"), ("radam", "cosine")],
 )
-def test_every_optimizer_and_schedule_of_torchreids(tiny_words, tmp_path, name, schedule):
+def test_every_optimizer_and_schedule_trains(tiny_words, tmp_path, name, schedule):
     words = ["train.optim", name, "train.lr_scheduler", schedule, "train.lr", "1e-4", "train.staged_lr", "False"]
     assert main(["train", *tiny_words(tmp_path, *words)]) == 0
     state = torch.load(tmp_path / "last.pth", weights_only=True)["optimizer"]
@@ -434,7 +434,7 @@ def test_every_optimizer_and_schedule_of_torchreids(tiny_words, tmp_path, name, 
     assert ("momentum" in state["param_groups"][0]) == (name in ("sgd", "rmsprop"))
 
 
-def test_what_needs_texts_says_so(osnet_run, tmp_path, capsys):
+def test_commands_that_need_texts_refuse_image_only_runs(osnet_run, tmp_path, capsys):
     grid = tmp_path / "grid.yaml"
     grid.write_text("rows:\n  plain: {}\n")
     file, log = str(osnet_run / "config.yaml"), str(tmp_path / "log")
@@ -448,7 +448,7 @@ def test_what_needs_texts_says_so(osnet_run, tmp_path, capsys):
         assert f"t2ireid {command[0]}: model.name osnet_x0_25 with loss.name softmax works on images alone" in error
 
 
-def test_euclidean_distances_of_any_features_rank_as_torchreid_ranks_them():
+def test_metrics_of_unnormalised_features_equal_torchreids():
     from t2ireid_plugin.evaluation.metrics import evaluate_task, reranked_metrics
     from t2ireid_plugin.evaluation.protocols import RetrievalTask
 
@@ -461,9 +461,9 @@ def test_euclidean_distances_of_any_features_rank_as_torchreid_ranks_them():
         distances = metrics.compute_distance_matrix(queries, gallery, metric).numpy()
         cmc, mean_precision = metrics.evaluate_rank(distances, *pids, *camids)
         for evaluator in ("exact", "torchreid"):
-            found = evaluate_task(comparison, (1, 5), evaluator, metric=metric).metrics
-            assert (found["R@1"], found["R@5"]) == pytest.approx((cmc[0], cmc[4]))
-            assert found["mAP"] == pytest.approx(mean_precision)
+            ours = evaluate_task(comparison, (1, 5), evaluator, metric=metric).metrics
+            assert (ours["R@1"], ours["R@5"]) == pytest.approx((cmc[0], cmc[4]))
+            assert ours["mAP"] == pytest.approx(mean_precision)
         within = [metrics.compute_distance_matrix(side, side, metric).numpy() for side in (queries, gallery)]
         cmc, mean_precision = metrics.evaluate_rank(utils.re_ranking(distances, *within), *pids, *camids)
         assert reranked_metrics(comparison, (1, 5), metric=metric)["mAP"] == pytest.approx(mean_precision, abs=1e-3)
