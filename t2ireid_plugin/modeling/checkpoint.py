@@ -37,8 +37,7 @@ _RENAMED = {  # encoder: (transformers 4, transformers 5), beginnings of names
         ("encoder.layer.{}.attention.output.dense.", "layers.{}.attention.o_proj."),
         ("encoder.layer.{}.intermediate.dense.", "layers.{}.mlp.fc1."),
         ("encoder.layer.{}.output.dense.", "layers.{}.mlp.fc2."),
-        ("encoder.layer.{}.layernorm_before.", "layers.{}.layernorm_before."),
-        ("encoder.layer.{}.layernorm_after.", "layers.{}.layernorm_after."),
+        ("encoder.layer.{}.", "layers.{}."),
         # DINOv2
         ("encoder.layer.{}.attention.attention.query.", "encoder.layer.{}.attention.q_proj."),
         ("encoder.layer.{}.attention.attention.key.", "encoder.layer.{}.attention.k_proj."),

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 Ids: TypeAlias = tuple[int, ...]
 
 TEXTS_AT_ONCE = 64
-# Without packing, texts of similar length share a pass; the smaller it is, the less padding.
+# Texts per pass of an encoder without packing: fewer texts differ less in length and need less padding.
 _ROWS_AT_ONCE = 32
 # Model types with absolute positions that count from 0 and masks for each pair of tokens.
 _PACKABLE = ("bert",)
@@ -37,7 +37,7 @@ def encode_texts(encoder: PreTrainedModel, texts: Sequence[Ids], pad: int) -> Te
 
     Args:
         encoder: the text encoder.
-        texts: sorted by length.
+        texts: best sorted by length, because those of one pass are padded or packed together.
         pad: the padding token.
     """
     packs, device = can_pack(encoder.config), encoder.device
@@ -69,7 +69,7 @@ def _encode_batch(encoder: PreTrainedModel, ids: Tensor, batch: PackedBatch, pad
 
 
 def can_pack(config: PretrainedConfig) -> bool:
-    """Says if several texts may share a row of this encoder; transformers 4 takes no such masks."""
+    """True if several texts may share a row of this encoder, which transformers 4 does not support."""
     import transformers
 
     implementation = getattr(config, "_attn_implementation", None)
