@@ -76,14 +76,14 @@ def text_to_image(e: Embeddings, texts: Tensor | None, images: Tensor | None) ->
     """Embeddings of texts ``[n, D]`` as queries, of images ``[m, D]`` as gallery."""
     assert texts is not None
     assert images is not None
-    return RetrievalTask(texts, images, e.pids[e.described], e.pids, _no_camera(len(texts)), e.camids)
+    return RetrievalTask(texts, images, e.pids[e.described], e.pids, np.full(len(texts), _NO_CAMERA), e.camids)
 
 
 def image_to_text(e: Embeddings, _weight: float) -> RetrievalTask:
     """Images as queries, captions as gallery."""
     assert e.captions is not None
     pids = e.pids[e.described]
-    return RetrievalTask(e.images, e.captions, e.pids, pids, _no_camera(len(e.images)), np.zeros_like(pids))
+    return RetrievalTask(e.images, e.captions, e.pids, pids, np.full(len(e.images), _NO_CAMERA), np.zeros_like(pids))
 
 
 def image_to_image(e: Embeddings, _weight: float) -> RetrievalTask:
@@ -121,7 +121,3 @@ PROTOCOLS: dict[str, Protocol] = {
 }
 OFFICIAL = "t2i"
 IMAGE_QUERY_PROTOCOLS = ("i2t", "i2i")  # one query per image; in the others, one per caption
-
-
-def _no_camera(number: int) -> Labels:
-    return np.full(number, _NO_CAMERA)

@@ -136,19 +136,15 @@ def _draw_row(item: RankedList, width: int) -> Image.Image:
 
 def _draw_photos(canvas: Image.Image, item: RankedList, top: int) -> None:
     x = MARGIN + CELL_WIDTH + APART
-    for hit in item.hits:
-        _draw_hit(canvas, hit, x, top)
+    for hit in (*item.hits, *item.beyond):
+        if hit.rank > len(item.hits):  # beyond the list
+            middle = x + (APART - GAP) // 2, top + CELL_HEIGHT // 2
+            ImageDraw.Draw(canvas).text(middle, "…", _FAINT, plain_font(_TEXT), anchor="mm")
+            x += APART - GAP
+        colour = GREEN if hit.correct else RED
+        canvas.paste(_framed(hit.photo, colour), (x, top))
+        _draw_rank(canvas, hit, colour, (x, x + CELL_WIDTH), top + CELL_HEIGHT + 2)
         x += CELL_WIDTH + GAP
-    for hit in item.beyond:
-        middle = x + (APART - GAP) // 2, top + CELL_HEIGHT // 2
-        ImageDraw.Draw(canvas).text(middle, "…", _FAINT, plain_font(_TEXT), anchor="mm")
-        _draw_hit(canvas, hit, x - GAP + APART, top)
-
-
-def _draw_hit(canvas: Image.Image, hit: Hit, x: int, top: int) -> None:
-    colour = GREEN if hit.correct else RED
-    canvas.paste(_framed(hit.photo, colour), (x, top))
-    _draw_rank(canvas, hit, colour, (x, x + CELL_WIDTH), top + CELL_HEIGHT + 2)
 
 
 def _draw_rank(canvas: Image.Image, hit: Hit, colour: Colour, x: tuple[int, int], y: int) -> None:

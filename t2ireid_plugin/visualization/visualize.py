@@ -16,7 +16,7 @@ from t2ireid_plugin.modeling.t2ireid import T2IReIDModel
 from t2ireid_plugin.synthetic.parts import drawn_photos, part_masks
 from t2ireid_plugin.utils.atomic_io import atomic_write, atomic_write_text
 from t2ireid_plugin.utils.fonts import NO_CHINESE, chinese_font, has_chinese
-from t2ireid_plugin.visualization.attention import PartShare, attention_shares, photo_maps, word_relevance
+from t2ireid_plugin.visualization.attention import attention_shares, photo_maps, word_relevance
 from t2ireid_plugin.visualization.attention_pictures import draw_attention
 from t2ireid_plugin.visualization.drawing import describe_failures, draw_ranked_lists, picture_name
 from t2ireid_plugin.visualization.plots import plot_cmc, plot_similarities
@@ -104,15 +104,19 @@ def _draw_attention(
         return Attention(note=f"No attention maps: {error}.")
     if target.drawn_root is None:
         return Attention(pictures)
+    images = Path(target.drawn_root) / "CUHK-PEDES" / "imgs"
     try:
-        shares, photos = _part_shares(target.drawn_root, target.split, model, transform)
+        photos = list(drawn_photos(target.drawn_root, target.split))
+        maps = photo_maps(model, [images / photo.file_path for photo in photos], transform)
+        masks = (part_masks(photo.labels) for photo in photos)
+        shares = attention_shares(maps, masks, [photo.pid for photo in photos])
     except DataError as error:  # drawn by another version, or changed since; the other pictures are unaffected
         return Attention(pictures, note=f"The body parts of the drawn people are unknown: {error}.")
     branches = ("identity", "clothing", "difference")
     parts = {row.part: {"area": row.area, **{b: getattr(row, b)._asdict() for b in branches}} for row in shares}
-    content = json.dumps({"photos": photos, "parts": parts}, indent=2)
+    content = json.dumps({"photos": len(photos), "parts": parts}, indent=2)
     atomic_write_text(folder / "attention_shares.json", f"{content}\n")
-    return Attention(pictures, shares, photos)
+    return Attention(pictures, shares, len(photos))
 
 
 def _attention_pictures(
@@ -136,17 +140,6 @@ def _attention_pictures(
         draw_attention(path, [branch[place] for branch in maps], picture, words[place])
         pictures.append((captions[place], picture.read_bytes()))
     return pictures
-
-
-def _part_shares(
-    root: str | Path, split: str, model: T2IReIDModel, transform: TestTransform
-) -> tuple[list[PartShare], int]:
-    """The shares of the branches' attention on each part of the photos of a split, and the number of photos."""
-    photos = list(drawn_photos(root, split))
-    images = Path(root) / "CUHK-PEDES" / "imgs"
-    maps = photo_maps(model, [images / photo.file_path for photo in photos], transform)
-    masks = (part_masks(photo.labels) for photo in photos)
-    return attention_shares(maps, masks, [photo.pid for photo in photos]), len(photos)
 
 
 def _new_folder(parent: Path, name: str) -> Path:
