@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy.typing as npt
+from torch import Tensor
 
 from t2ireid_plugin.evaluation.ranks import Features, Integers, positive_ranks
 from t2ireid_plugin.evaluation.result import RetrievalResult
@@ -36,7 +37,7 @@ def evaluate(
         DataError: also when no query has a positive.
     """
     ranks = positive_ranks(query_features, gallery_features, q_pids, g_pids, q_camids, g_camids)
-    result = RetrievalResult.from_ranks(ranks, q_pids)
+    result = RetrievalResult.from_ranks(ranks, q_pids.cpu() if isinstance(q_pids, Tensor) else q_pids)
     return RankingResult(
         result.cmc(max_rank), float(result.AP.mean()), float(result.INP.mean()), len(result.first_rank)
     )
