@@ -50,12 +50,7 @@ class Difference(NamedTuple):
 
 
 def intervals(
-    result: RetrievalResult,
-    *,
-    ranks: Sequence[int] = RANKS,
-    samples: int = 2000,
-    level: float = 0.95,
-    seed: int = 0,
+    result: RetrievalResult, *, ranks: Sequence[int] = RANKS, samples: int = 2000, level: float = 0.95, seed: int = 0
 ) -> dict[str, tuple[float, float]]:
     """Low and high end of each metric's interval, by name: ``R@k`` for each of ``ranks``, ``mAP``, ``mINP``.
 

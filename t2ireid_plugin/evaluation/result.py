@@ -29,10 +29,8 @@ class RetrievalResult:
 
     Args:
         first_rank: rank of the first positive, from 1; int32 ``[v]``. A query is a hit of R@k where this is at most k.
-        AP: mean over a query's positives of (positives up to it) / (its rank), as in torchreid's ``evaluate_rank``;
-            float64 ``[v]``.
-        INP: (number of positives) / (rank of the last), Ye et al. 2021, https://arxiv.org/abs/2001.04193, section 4;
-            float64 ``[v]``.
+        AP: mean over the positives of (positives up to it) / (its rank), as torchreid's; float64 ``[v]``.
+        INP: positives / (rank of the last), Ye et al. 2021, https://arxiv.org/abs/2001.04193; float64 ``[v]``.
         pids: identities of the queries; int64 ``[v]``.
         query_index: positions of these queries among all of the task ``[v]``; empty when loaded from a file.
         keys: numbers that identify the queries in other runs, see `query_keys`; uint64 ``[v]``, or empty.

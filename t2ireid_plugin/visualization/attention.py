@@ -142,11 +142,7 @@ def word_relevance(model: T2IReIDModel, captions: Sequence[str], target_embeds: 
 
 
 def attention_shares(
-    maps: AttentionMaps,
-    masks: Iterable[Mapping[str, npt.NDArray[np.bool_]]],
-    pids: Sequence[int],
-    samples: int = 2000,
-    seed: int = 0,
+    maps: AttentionMaps, masks: Iterable[Mapping[str, npt.NDArray[np.bool_]]], pids: Sequence[int]
 ) -> list[PartShare]:
     """The share of attention on each part, per branch, with 95 % intervals from resampling people.
 
@@ -157,8 +153,6 @@ def attention_shares(
         masks: of each photo, the same parts in each, ``[H, W]`` of the whole photo, no coarser than the grid.
             Parts may overlap and need not cover the photo. They are read one photo at a time.
         pids: identity in each photo; all photos of a person are resampled together.
-        samples: of the bootstrap.
-        seed: of the bootstrap.
 
     Raises:
         InputError: when the numbers differ or are 0.
@@ -179,7 +173,7 @@ def attention_shares(
     for part, cover in covers.items():
         identity, clothing = ((branch * torch.stack(cover)).sum(dim=(1, 2)).double().numpy() for branch in maps)
         values = np.stack([identity, clothing, identity - clothing], axis=1)
-        low, high = percentile_interval(group_means(values, pids, samples, seed))
+        low, high = percentile_interval(group_means(values, pids, samples=2000, seed=0))
         columns = np.stack([values.mean(axis=0), low, high], axis=1).tolist()
         table.append(PartShare(part, float(np.mean(areas[part])), *(Interval(*column) for column in columns)))
     return table
