@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import os
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -19,14 +21,13 @@ INSTRUCTIONS = "instructions.json"
 PATH_KEYS = ("file_path", "img_path")
 # Some archives contain this file in place of the annotation.
 _WITHOUT_SPLITS = "caption_all.json"
-# First bytes of the supported image formats.
-_SIGNATURES = {
-    b"\xff\xd8\xff": "JPEG",
-    b"\x89PNG\r\n\x1a\n": "PNG",
-    b"BM": "BMP",
-    b"RIFF": "WebP",
-    b"II*\x00": "TIFF",
-    b"MM\x00*": "TIFF",
+# Supported image formats: their first bytes, and suffixes of their file names.
+FORMATS = {
+    "JPEG": (rb"\xff\xd8\xff", (".jpg", ".jpeg", ".jpe", ".jfif")),
+    "PNG": (rb"\x89PNG\r\n\x1a\n", (".png",)),
+    "BMP": (rb"BM", (".bmp", ".dib")),
+    "WebP": (rb"RIFF.{4}WEBP", (".webp",)),
+    "TIFF": (rb"II\*\x00|MM\x00\*", (".tif", ".tiff")),
 }
 
 Companion = Mapping[str, Mapping[str, Any]]
@@ -169,8 +170,7 @@ def stays_inside(relative: str) -> bool:
 
 def image_format(start: bytes) -> str:
     """Image format by the first 12 bytes of a file, such as "JPEG"; empty for an unsupported one."""
-    name = next((name for signature, name in _SIGNATURES.items() if start.startswith(signature)), "")
-    return "" if name == "WebP" and start[8:12] != b"WEBP" else name
+    return next((name for name, (signature, _) in FORMATS.items() if re.match(signature, start, re.DOTALL)), "")
 
 
 def check_images(paths: Sequence[str]) -> None:
@@ -187,18 +187,15 @@ def check_images(paths: Sequence[str]) -> None:
 
 def missing_images(paths: Iterable[str]) -> list[str]:
     """The paths that do not exist; lists each folder once, which is faster than a look-up per file."""
-    names: dict[str, set[str]] = {}
-    missing = []
-    for path in paths:
-        folder, name = os.path.split(path)
-        if folder not in names:
-            try:
-                names[folder] = {entry.name for entry in os.scandir(folder)}
-            except (OSError, ValueError):  # ValueError: a null character in the path
-                names[folder] = set()
-        if name not in names[folder]:
-            missing.append(path)
-    return missing
+
+    @functools.cache
+    def names(folder: str) -> set[str]:
+        try:
+            return set(os.listdir(folder))
+        except (OSError, ValueError):  # ValueError: a null character in the path
+            return set()
+
+    return [path for path in paths if os.path.basename(path) not in names(os.path.dirname(path))]
 
 
 def _annotation_in(folder: Path, spec: BenchmarkSpec) -> Path | None:

@@ -53,6 +53,11 @@ class BenchmarkSpec:
     holds_out_val: bool = False
     official: Mapping[str, Official] = field(default_factory=dict)
 
+    def differing(self, split: str, counts: Counts) -> list[str]:
+        """Names of a split's counts that differ from the publishers'."""
+        official = self.official.get(split)
+        return [name for name in Counts._fields if getattr(official, name, None) not in (None, getattr(counts, name))]
+
 
 def top_folder(path: str) -> str:
     """The first folder of a relative image path; CUHK-PEDES has one per source of its images."""

@@ -7,18 +7,19 @@ import copy
 import random
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from PIL import Image
 from torchreid import data as torchreid_data
 
 from t2ireid_plugin.data.annotations import Photo, read_photos
-from t2ireid_plugin.data.benchmarks import SPLITS, BenchmarkSpec, Counts, Official
-from t2ireid_plugin.data.item_table import CAMID, NO_TEXT, PATH, PID, SPLIT_CAPTION, ItemTable, Texts
+from t2ireid_plugin.data.benchmarks import SPLITS, BenchmarkSpec, Counts
+from t2ireid_plugin.data.item_table import CAMID, PATH, PID, SPLIT_CAPTION, ItemTable, Texts
 from t2ireid_plugin.data.sampling import SampleKey
 from t2ireid_plugin.data.transforms import Pixels, TestTransform, read_pixels
 from t2ireid_plugin.errors import DataError
+from t2ireid_plugin.utils.text import text_table
 
 # Camera of every query, which no gallery image has. torchreid's evaluator excludes gallery images with the query's
 # identity and camera; with the camera of its photo a caption would lose the very image that it describes.
@@ -64,10 +65,12 @@ class CaptionDataset(torchreid_data.ImageDataset):
         self.spec, self.eval_split = spec, eval_split
         self.held_out = bool(spec.holds_out_val and "val" not in splits and val_share > 0)
         self._splits = _hold_out(splits, val_share, val_seed) if self.held_out else splits
-        self.counts = {split: _count(self._splits.get(split)) for split in SPLITS}
+        self.counts = dict.fromkeys(SPLITS, Counts(0, 0, 0))
+        for split, items in self._splits.items():
+            self.counts[split] = Counts(items.distinct(PATH), items.distinct(PID), len(items))
         self._images: dict[str, Pixels] | None = None
         self._replace_bad = False
-        train = self._split("train").captions
+        train = self._split("train")
         _, labels = train.columns[:, PID].unique(return_inverse=True)
         super().__init__(train.with_column(PID, labels), *self._query_and_gallery(eval_split), **kwargs)
 
@@ -91,7 +94,7 @@ class CaptionDataset(torchreid_data.ImageDataset):
 
     def image_paths(self) -> list[str]:
         """The images of all splits."""
-        return [path for split in self._splits.values() for path in split.photos.paths()]
+        return [path for items in self._splits.values() for path in items.paths()]
 
     def keep_images(self) -> None:
         """From now on keeps each image in memory, resized, after it was read once.
@@ -196,58 +199,41 @@ class CaptionDataset(torchreid_data.ImageDataset):
 
     def show_summary(self) -> None:
         """Prints the counts of each split beside the publishers'."""
-        print(f"=> Loaded {self.spec.name} (evaluating on {self.eval_split})")
-        print(f"  {'split':<9} {'images':>7} {'ids':>7} {'captions':>9}   official images / ids / captions")
-        rows: dict[str, tuple[Counts, Official | None]]
-        rows = {split: (counts, self.spec.official.get(split)) for split, counts in self.counts.items()}
+        parts = [(split, counts, split) for split, counts in self.counts.items()]
         if self.held_out:  # the publishers count both as train
-            train, val = self.counts["train"], self.counts["val"]
-            total = Counts(train.images + val.images, train.ids + val.ids, train.captions + val.captions)
-            rows = {
-                "train": (train, None),
-                "+ val": (val, None),
-                "= train": (total, self.spec.official.get("train")),
-                "test": rows["test"],
-            }
-        for split, (counts, official) in rows.items():
-            cells = f"  {split:<9} {counts.images:>7} {counts.ids:>7} {counts.captions:>9}"
-            print(f"{cells}   {_official_cell(counts, official)}".rstrip())
+            train, val, test = self.counts.values()
+            total = Counts(*map(sum, zip(train, val)))
+            parts = [("train", train, ""), ("+ val", val, ""), ("= train", total, "train"), ("test", test, "test")]
+        rows = []
+        for label, counts, split in parts:
+            official = " / ".join("?" if n is None else f"{n:,}" for n in self.spec.official.get(split, ()))
+            differs = "   <- differs" if self.spec.differing(split, counts) else ""
+            rows.append([label, *map(str, counts), official + differs])
+        print(f"=> Loaded {self.spec.name} (evaluating on {self.eval_split})")
+        print(text_table(["split", *Counts._fields, "official images / ids / captions"], rows))
 
-    def _split(self, name: str) -> _Split:
+    def _split(self, name: str) -> ItemTable:
         if name not in self._splits:
             raise DataError(f"{self.spec.name}: the annotation has no images of the split '{name}'")
         return self._splits[name]
 
     def _query_and_gallery(self, split: str) -> tuple[ItemTable, ItemTable]:
         items = self._split(split)
-        return items.captions.with_column(CAMID, TEXT_CAMERA), items.photos
+        return items.with_column(CAMID, TEXT_CAMERA), items.images()
 
 
-class _Split(NamedTuple):
-    """The items of one split, with identities as annotated."""
-
-    captions: ItemTable  # one item per caption
-    photos: ItemTable  # one item per image, without texts
-
-
-def _read_splits(root: str | Path, spec: BenchmarkSpec) -> dict[str, _Split]:
-    """The items of each split that is not empty; all tables share their strings."""
+def _read_splits(root: str | Path, spec: BenchmarkSpec) -> dict[str, ItemTable]:
+    """The captions of each split that is not empty, with identities as annotated; all tables share their strings."""
     photos = read_photos(root, spec)
     cameras = {camera: i for i, camera in enumerate(sorted({photo.camera for photo in photos}))}
     strings: list[str] = []
-    caption_rows: dict[str, list[tuple[int, ...]]] = {split: [] for split in SPLITS}
-    photo_rows: dict[str, list[tuple[int, ...]]] = {split: [] for split in SPLITS}
+    rows: dict[str, list[tuple[int, ...]]] = {split: [] for split in SPLITS}
     for photo in photos:
         strings.append(photo.path)
         labels = (len(strings), photo.pid, cameras[photo.camera], 0)
-        photo_rows[photo.split].append((*labels, NO_TEXT, NO_TEXT, NO_TEXT))
-        caption_rows[photo.split] += [(*labels, *numbers) for numbers in _number_texts(photo, strings)]
+        rows[photo.split] += [(*labels, *numbers) for numbers in _number_texts(photo, strings)]
     texts = Texts(strings)
-    return {
-        split: _Split(ItemTable(texts, torch.tensor(caption_rows[split])), ItemTable(texts, torch.tensor(rows)))
-        for split, rows in photo_rows.items()
-        if rows
-    }
+    return {split: ItemTable(texts, torch.tensor(items)) for split, items in rows.items() if items}
 
 
 def _number_texts(photo: Photo, strings: list[str]) -> list[tuple[int, int, int]]:
@@ -262,33 +248,16 @@ def _number_texts(photo: Photo, strings: list[str]) -> list[tuple[int, int, int]
     return list(zip(*columns, strict=True))
 
 
-def _hold_out(splits: dict[str, _Split], share: float, seed: int) -> dict[str, _Split]:
+def _hold_out(splits: dict[str, ItemTable], share: float, seed: int) -> dict[str, ItemTable]:
     """Moves a share of the training identities, at least one and never all, to val."""
     train = splits.get("train")
     if train is None:
         return splits
-    pids = train.photos.columns[:, PID].unique()
+    pids = train.columns[:, PID].unique()
     number = min(max(1, round(len(pids) * share)), len(pids) - 1)
     if number == 0:
         return splits
     val_pids = pids[torch.randperm(len(pids), generator=torch.Generator().manual_seed(seed))[:number]]
-
-    def select(table: ItemTable, val: bool) -> ItemTable:
-        return ItemTable(table.texts, table.columns[torch.isin(table.columns[:, PID], val_pids) == val])
-
-    parts = {val: _Split(select(train.captions, val), select(train.photos, val)) for val in (False, True)}
-    return {**splits, "train": parts[False], "val": parts[True]}
-
-
-def _count(split: _Split | None) -> Counts:
-    if split is None:
-        return Counts(0, 0, 0)
-    return Counts(split.photos.distinct(PATH), split.photos.distinct(PID), len(split.captions))
-
-
-def _official_cell(counts: Counts, official: Official | None) -> str:
-    """The publishers' counts, marked where ours differ."""
-    if official is None:
-        return ""
-    differs = any(theirs is not None and ours != theirs for ours, theirs in zip(counts, official, strict=True))
-    return " / ".join("?" if n is None else f"{n:,}" for n in official) + ("   <- differs" if differs else "")
+    is_val = torch.isin(train.columns[:, PID], val_pids)
+    parts = {"train": train.columns[~is_val], "val": train.columns[is_val]}
+    return splits | {split: ItemTable(train.texts, columns) for split, columns in parts.items()}

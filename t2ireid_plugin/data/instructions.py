@@ -46,72 +46,45 @@ class _Word(NamedTuple):
     chinese: bool
 
 
-class _Span(NamedTuple):
-    """A phrase's position in the caption."""
-
-    start: int
-    end: int
-    side: str
-    number: int  # among the caption's phrases, including empty ones
-    pause: int  # before it, as in `_Word`
-    after: int  # the pause after it
-    chinese: bool
-    pronoun: bool  # one was stripped from its beginning
-
-
 def split_caption(caption: str) -> tuple[str, str]:
     """(identity text, clothing text) of a caption; a side without any phrase gets the whole caption.
 
     Identity covers sex, age, build, hair, face, glasses, skin, gait, pose and actions; clothing covers everything worn
     or carried. Each text consists of words of the caption in their order.
     """
-    spans = _spans(caption)
-    identity, clothing = (
-        _join(caption, [span for span in spans if span.side in (side, BOTH)]) for side in (IDENTITY, CLOTHING)
-    )
-    return identity or caption, clothing or caption
-
-
-def _join(caption: str, spans: Sequence[_Span]) -> str:
-    parts = []
-    for before, span in zip((None, *spans), spans):
-        if before is None:
-            between = ""
-        elif span.number == before.number + 1 and not span.pronoun:
-            between = caption[before.end : span.start]
-        else:
-            between = _separator(max(before.after, span.pause), span.chinese)
-        parts.append(between + caption[span.start : span.end])
-    return "".join(parts)
-
-
-def _separator(pause: int, chinese: bool) -> str:
-    return ("", "，", "。")[pause] if chinese else (" ", ", ", ". ")[pause]
-
-
-def _spans(caption: str) -> list[_Span]:
     words = _words(caption)
     firsts = _phrase_starts(words)
     pieces = [words[first:last] for first, last in zip(firsts, [*firsts[1:], len(words)])]
-    spans = []
-    for number, (piece, side) in enumerate(zip(pieces, _assign_sides(pieces))):
-        first, last = _trim(piece, side)
-        if first < last:
-            after = pieces[number + 1][0].pause if number + 1 < len(pieces) else 0
+    sides = _assign_sides(pieces)
+    return _join(caption, pieces, sides, IDENTITY) or caption, _join(caption, pieces, sides, CLOTHING) or caption
+
+
+def _join(caption: str, pieces: Sequence[Sequence[_Word]], sides: Sequence[str], side: str) -> str:
+    """The pieces of one side: what stands between neighbours in the caption, and new punctuation between others."""
+    parts: list[str] = []
+    before, end = 0, 0  # the last piece, and its end in the caption
+    for number, (piece, own) in enumerate(zip(pieces, sides)):
+        first, last = _trim(piece, own)
+        if own not in (side, BOTH) or first >= last:
+            continue
+        start = piece[first].start
+        if parts:
             pronoun = any(word.kind in PRONOUNS for word in piece[:first])
-            start, end = piece[first].start, piece[last - 1].end
-            spans.append(_Span(start, end, side, number, piece[0].pause, after, piece[first].chinese, pronoun))
-    return spans
+            pause = max(pieces[before + 1][0].pause, piece[0].pause)
+            marks = ("", "，", "。") if piece[first].chinese else (" ", ", ", ". ")
+            parts.append(caption[end:start] if number == before + 1 and not pronoun else marks[pause])
+        before, end = number, piece[last - 1].end
+        parts.append(caption[start:end])
+    return "".join(parts)
 
 
 def _words(caption: str) -> list[_Word]:
     words: list[_Word] = []
-    last = 0
+    end = 0
     for match in _WORD.finditer(caption):
-        start, end = match.span()
-        text = match[0]
-        pause = 0 if start - last < 2 and caption[last:start] in ("", " ") else _pause(caption[last:start])
-        last = end
+        text, start, between = match[0], match.start(), caption[end : match.start()]
+        pause = 2 if _SENTENCE.search(between) else 1 if _CLAUSE.search(between) else 0
+        end = match.end()
         if match["chinese"]:
             for kind, length in chinese_kinds(text):
                 words.append(_Word(kind, start, start + length, pause, True))
@@ -121,12 +94,6 @@ def _words(caption: str) -> list[_Word]:
             kind = english_kind(text.lower()) if len(text) <= 30 else Kind.PLAIN
             words.append(_Word(kind, start, end, pause, False))
     return _adjust_kinds(words)
-
-
-def _pause(between: str) -> int:
-    if _SENTENCE.search(between):
-        return 2
-    return 1 if _CLAUSE.search(between) else 0
 
 
 def _adjust_kinds(words: list[_Word]) -> list[_Word]:
@@ -151,8 +118,12 @@ def _phrase_starts(words: Sequence[_Word]) -> list[int]:
             noun = article = -1
             has_content = False
         if kind in NOUN_SIDES:
-            if noun >= 0 and NOUN_SIDES[words[noun].kind] != NOUN_SIDES[kind] and not _is_compound(words, noun, number):
-                firsts.append(article if article > noun else _end_of_noun(words, noun))
+            former = words[noun] if noun >= 0 else word
+            # Of two adjacent English nouns, as in "hair band", the second is the head.
+            compound = noun == number - 1 and former.kind == Kind.PERSON and not former.chinese
+            if NOUN_SIDES[former.kind] != NOUN_SIDES[kind] and not compound:
+                after = noun + 2 if words[noun + 1].kind == Kind.OF else noun + 1  # 的 belongs to the noun before it
+                firsts.append(article if article > noun else after)
             noun = number
         elif kind == Kind.THE:
             article = number
@@ -165,16 +136,6 @@ def _starts_phrase(words: Sequence[_Word], number: int) -> bool:
     if word.kind == Kind.AT:  # as in "strolling along"
         return words[number - 1].kind != Kind.ACT
     return word.kind in STARTS or word.kind in VERBS or (word.kind == Kind.BODY and word.chinese)
-
-
-def _is_compound(words: Sequence[_Word], first: int, second: int) -> bool:
-    """True for two adjacent English nouns of which the second is the head, as in "hair band"."""
-    return second == first + 1 and words[first].kind == Kind.PERSON and not words[first].chinese
-
-
-def _end_of_noun(words: Sequence[_Word], noun: int) -> int:
-    """The index after a noun and the 的 that may follow it."""
-    return noun + 2 if words[noun + 1].kind == Kind.OF else noun + 1
 
 
 def _assign_sides(pieces: Sequence[Sequence[_Word]]) -> list[str]:

@@ -14,6 +14,7 @@ from typing import Any, overload
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from t2ireid_plugin.data.instructions import split_caption
 
@@ -90,10 +91,6 @@ class ItemTable(Sequence[Item]):
             parts[1] if cloth_text == SPLIT_CAPTION else texts[cloth_text],
         )
 
-    def labels(self) -> list[tuple[str, int, int, int]]:
-        """``("", pid, camid, dsetid)`` per item, all that torchreid's samplers read."""
-        return [("", pid, camid, dsetid) for pid, camid, dsetid in self.columns[:, PID : DSETID + 1].tolist()]
-
     def paths(self) -> list[str]:
         """The distinct image paths."""
         return [self.texts[number] for number in self.columns[:, PATH].unique().tolist()]
@@ -102,6 +99,11 @@ class ItemTable(Sequence[Item]):
         """All captions and annotated identity and clothing texts; texts derived from a caption add no words."""
         numbers = self.columns[:, CAPTION:].unique().tolist()
         return {self.texts[number] for number in numbers if number > NO_TEXT}
+
+    def images(self) -> ItemTable:
+        """Each image once, without texts; the items of an image follow each other."""
+        labels = self.columns[:, :CAPTION].unique_consecutive(dim=0)
+        return ItemTable(self.texts, functional.pad(labels, (0, 3), value=NO_TEXT))
 
     def distinct(self, column: int) -> int:
         """Number of distinct values in a column."""
@@ -124,5 +126,7 @@ class ItemTable(Sequence[Item]):
 
 
 def labels(items: Sequence[Any]) -> Sequence[Any]:
-    """Items as torchreid's samplers read them; for an `ItemTable` without decoding its texts."""
-    return items.labels() if isinstance(items, ItemTable) else items
+    """Items as torchreid's samplers read them: of an `ItemTable` ``("", pid, camid, dsetid)``, without its texts."""
+    if isinstance(items, ItemTable):
+        return [("", *row) for row in items.columns[:, PID : DSETID + 1].tolist()]
+    return items

@@ -21,7 +21,7 @@ from torchreid import data as torchreid_data
 
 from t2ireid_plugin.data.dataset import CaptionDataset
 from t2ireid_plugin.data.item_table import labels
-from t2ireid_plugin.data.sampling import SeededBatches, StridedBatches, seeded
+from t2ireid_plugin.data.sampling import SeededBatches, seeded, strided_batches
 from t2ireid_plugin.data.transforms import TestTransform, TrainTransform
 from t2ireid_plugin.errors import DataError
 
@@ -92,7 +92,7 @@ class CaptionDataManager(torchreid_data.datamanager.DataManager):
         for name in targets:
             for part in ("query", "gallery"):
                 items = datasets[name].with_mode(part, transform_te)
-                in_order = StridedBatches(len(items), batch_size_test, share)
+                in_order = strided_batches(len(items), batch_size_test, share)
                 self.test_loader[name][part] = DataLoader(items, batch_sampler=in_order, **options)
                 self.test_dataset[name][part] = items.data
 

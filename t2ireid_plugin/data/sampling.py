@@ -95,21 +95,13 @@ class SeededBatches(Sampler[list[SampleKey]]):
         return self._drawn[1]
 
 
-class StridedBatches(Sampler[list[int]]):
-    """Consecutive batches in order, of which each process takes every n-th.
+def strided_batches(items: int, batch_size: int, share: tuple[int, int]) -> list[list[int]]:
+    """Consecutive batches of ``range(items)`` in order, of which each process takes every n-th.
 
     Args:
         items: number of items.
         batch_size: items per batch; the last batch may be smaller.
         share: (rank, world size).
     """
-
-    def __init__(self, items: int, batch_size: int, share: tuple[int, int]) -> None:
-        starts = range(share[0] * batch_size, items, share[1] * batch_size)
-        self._batches = [list(range(start, min(start + batch_size, items))) for start in starts]
-
-    def __len__(self) -> int:
-        return len(self._batches)
-
-    def __iter__(self) -> Iterator[list[int]]:
-        return iter(self._batches)
+    starts = range(share[0] * batch_size, items, share[1] * batch_size)
+    return [list(range(start, min(start + batch_size, items))) for start in starts]

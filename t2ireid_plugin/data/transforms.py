@@ -123,7 +123,6 @@ class TrainTransform(TestTransform):
         height, width, mean, std: as in `TestTransform`.
         names: which of `TRANSFORMS`, in any order.
         mask_token: the tokenizer's, for ``mask_words``.
-        source: random numbers for calls without a source of their own; `random` is seeded by PyTorch in each worker.
 
     Raises:
         ConfigError: for an unknown name, or ``mask_words`` without a mask token.
@@ -139,14 +138,13 @@ class TrainTransform(TestTransform):
         std: Sequence[float],
         names: Sequence[str] = ("random_flip",),
         mask_token: str | None = None,
-        source: random.Random = random,  # type: ignore[assignment]
     ) -> None:
         super().__init__(height, width, mean, std)
         for name in names:
             check_choice("data.transforms", name, TRANSFORMS)
         if "mask_words" in names and mask_token is None:
             raise ConfigError("data.transforms: mask_words needs a tokenizer with a mask token; use drop_words instead")
-        self.names, self.mask_token, self._random = tuple(names), mask_token, source
+        self.names, self.mask_token = tuple(names), mask_token
         self._fill = [round(255 * value) for value in self.mean]
 
     def __call__(
@@ -161,11 +159,12 @@ class TrainTransform(TestTransform):
         Args:
             pixels: the image.
             texts: its texts.
-            source: the sample's own random numbers, so that its changes do not depend on the worker.
+            source: the sample's own random numbers, so that its changes do not depend on the worker; by default ones
+                seeded from `random`, which PyTorch seeds in each worker.
             other: returns another image of the same size, drawn from a source; without it ``random_patch`` takes its
                 patch from the image itself.
         """
-        source = source or self._random
+        source = source or random.Random(random.getrandbits(64))
         if "random_flip" in self.names and source.random() < 0.5:
             pixels, texts = cv2.flip(pixels, 1), tuple(swap_sides(text) for text in texts)
         if "random_crop" in self.names:

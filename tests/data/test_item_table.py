@@ -11,7 +11,7 @@ from preloaded import run_python
 from torch.utils.data import DataLoader, Dataset
 
 from t2ireid_plugin.data.instructions import split_caption
-from t2ireid_plugin.data.item_table import CAPTION, PID, ItemTable, Texts
+from t2ireid_plugin.data.item_table import CAPTION, PID, ItemTable, Texts, labels
 
 TEXT = st.text(max_size=8)
 
@@ -53,10 +53,11 @@ def test_a_table_equals_a_list_of_tuples():
 
 def test_labels_and_texts():
     items = table(CAPTIONS)
-    assert items.labels() == [("", 1, 0, 0), ("", 2, 1, 0), ("", 3, 2, 0)]
+    assert labels(items) == [("", 1, 0, 0), ("", 2, 1, 0), ("", 3, 2, 0)]
     assert items.all_texts() == {*CAPTIONS, "who 0", "who 1", "who 2"}
     assert items[:1].all_texts() == {CAPTIONS[0], "who 0"}
     assert items.distinct(PID) == items.distinct(CAPTION) == 3
+    assert items.images() == [(f"{i}.jpg", i + 1, i % 3, 0, "", "", "") for i in range(3)]
     assert items.paths() == ["0.jpg", "1.jpg", "2.jpg"]
 
 

@@ -9,7 +9,8 @@ from torchreid import data as torchreid_data
 
 from t2ireid_plugin.data.benchmarks import BENCHMARKS
 from t2ireid_plugin.data.dataset import CaptionDataset
-from t2ireid_plugin.data.sampling import SeededBatches, StridedBatches, derive_seed, seed_all, seeded
+from t2ireid_plugin.data.item_table import labels
+from t2ireid_plugin.data.sampling import SeededBatches, derive_seed, seed_all, seeded, strided_batches
 from t2ireid_plugin.data.transforms import TRANSFORMS, TrainTransform
 
 LABELS = [("", pid, camid, pid % 2) for pid in range(13) for camid in (0, 1, 2) for _ in range(2 + pid % 3)]
@@ -113,9 +114,8 @@ def test_processes_split_each_batch(processes):
 @pytest.mark.parametrize(("items", "size", "processes"), [(10, 3, 1), (10, 3, 2), (10, 3, 4), (2, 3, 3), (12, 3, 2)])
 def test_processes_take_turns_with_test_batches(items, size, processes):
     expected = [list(range(items))[i : i + size] for i in range(0, items, size)]
-    shares = [StridedBatches(items, size, (rank, processes)) for rank in range(processes)]
-    assert [list(share) for share in shares] == [expected[rank::processes] for rank in range(processes)]
-    assert [len(share) for share in shares] == [len(list(share)) for share in shares]
+    for rank in range(processes):
+        assert strided_batches(items, size, (rank, processes)) == expected[rank::processes]
 
 
 # With images
@@ -132,9 +132,8 @@ def dataset(synthetic):
 
 def sequence(dataset, workers, first=0):
     """The batches of two epochs, starting at a step of the first one."""
-    labels = dataset.train.labels()
     sampler = torchreid_data.sampler.build_train_sampler(
-        labels, "RandomIdentitySampler", batch_size=32, num_instances=4
+        labels(dataset.train), "RandomIdentitySampler", batch_size=32, num_instances=4
     )
     batches = SeededBatches(sampler, 32, seed=7)
     batches.start_at(0, first)

@@ -20,7 +20,7 @@ from transformers import PreTrainedTokenizerBase
 from t2ireid_plugin.data.annotations import check_images
 from t2ireid_plugin.data.benchmarks import VAL_SUFFIX
 from t2ireid_plugin.data.dataset import CaptionDataset
-from t2ireid_plugin.data.item_table import PID, ItemTable
+from t2ireid_plugin.data.item_table import PID, ItemTable, labels
 from t2ireid_plugin.data.transforms import read_pixels, resize, swap_sides
 from t2ireid_plugin.integrations.fastreid.checks import check_schedule
 from t2ireid_plugin.integrations.fastreid.datasets import build_captions
@@ -69,7 +69,7 @@ class TextImageSet(Dataset):
     ) -> None:
         self.items, self.size, self.transform, self.flip, self.texts = items, size, transform, flip, texts
         # Read by FastReID's samplers, which expect exactly these three fields.
-        self.img_items = [label[:3] for label in items.labels()]
+        self.img_items = [label[:3] for label in labels(items)]
         self.num_classes = items.distinct(PID)
 
     def __len__(self) -> int:
