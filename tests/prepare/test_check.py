@@ -19,8 +19,8 @@ from t2ireid_plugin.data.benchmarks import BENCHMARKS
 from t2ireid_plugin.data.transforms import read_pixels
 from t2ireid_plugin.errors import DataError, EncoderError
 from t2ireid_plugin.prepare.check import check_dataset, images, sheet
-from t2ireid_plugin.prepare.check.findings import KINDS
-from t2ireid_plugin.prepare.check.image_file import inspect_image, missing_end
+from t2ireid_plugin.prepare.check.images import inspect_image, missing_end
+from t2ireid_plugin.prepare.check.report import KINDS
 from t2ireid_plugin.prepare.check.sheet import write_sheet
 from t2ireid_plugin.utils import fonts
 
@@ -138,7 +138,7 @@ def test_missing_images(cuhk):
     [
         (b"", "the file is empty"),
         (b"<html>404 Not Found</html>", "not an image file, it begins with b'<html>404 No'"),
-        (b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 0) + b"IENDxxxx", "damaged, too large or not an image"),
+        (b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 0) + b"IEND\xae\x42\x60\x82", "damaged, too large or not an image"),
         (b"RIFF\x04\x00\x00\x00WAVE", "not an image file"),
         (bytes(5000), "not an image file"),
     ],

@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING
 from t2ireid_plugin.data.annotations import find_annotation
 from t2ireid_plugin.data.benchmarks import BENCHMARKS, BenchmarkSpec
 from t2ireid_plugin.errors import DataError
-from t2ireid_plugin.prepare.check.findings import Findings
 from t2ireid_plugin.prepare.check.images import check_images
-from t2ireid_plugin.prepare.check.report import CheckReport
+from t2ireid_plugin.prepare.check.report import CheckReport, Findings
 from t2ireid_plugin.prepare.check.rows import check_counts, check_identities, read_all
 from t2ireid_plugin.prepare.check.sheet import write_sheet
 from t2ireid_plugin.prepare.check.texts import (

@@ -2,23 +2,50 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+import re
 import signal
-from collections.abc import Iterable, Sequence
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
-from t2ireid_plugin.data.annotations import missing_images
+from t2ireid_plugin.data.annotations import FORMATS, image_format, missing_images
+from t2ireid_plugin.data.transforms import read_pixels
 from t2ireid_plugin.errors import DataError
-from t2ireid_plugin.prepare.check.findings import MIN_HEIGHT, MIN_WIDTH, Example, Findings
-from t2ireid_plugin.prepare.check.image_file import SUFFIXES, ImageFacts, inspect_image
-from t2ireid_plugin.prepare.check.rows import Row, by_path
+from t2ireid_plugin.prepare.check.report import MIN_HEIGHT, MIN_WIDTH, Example, Findings, list_some
+from t2ireid_plugin.prepare.check.rows import Row, group_by
 from t2ireid_plugin.utils.cpu import available_cores
 from t2ireid_plugin.utils.progress import show_progress
+from t2ireid_plugin.utils.safe_io import read_bytes
 from t2ireid_plugin.utils.signals import stop_on_signal
 
 _CHUNK = 32  # images per task
+# In JPEG's coded data an FF byte is followed by 00, a restart marker or another FF; all else is a marker.
+_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]", re.DOTALL)
+_END_OF_IMAGE = 0xD9
+_WITHOUT_LENGTH = {0x01, *range(0xD0, 0xD9)}
+_PNG_END = b"\0\0\0\0IEND\xae\x42\x60\x82"
+
+
+class ImageFacts(NamedTuple):
+    """Properties of an image file."""
+
+    problem: str = ""  # a kind of finding: image_unreadable, image_truncated or image_damaged
+    reason: str = ""
+    format: str = ""
+    height: int = 0
+    width: int = 0
+    digest: bytes = b""  # of the file's bytes; empty for a file without any
+
+    @property
+    def is_tiny(self) -> bool:
+        """True for a decoded image too small to show a person."""
+        return bool(self.height) and (self.height < MIN_HEIGHT or self.width < MIN_WIDTH)
 
 
 def check_images(
@@ -39,12 +66,13 @@ def check_images(
     Raises:
         DataError: when a process died.
     """
-    rows_of = by_path(rows)
-    missing = set(missing_images([os.path.join(folder, path) for path in rows_of]))
-    gone = [path for path in rows_of if os.path.join(folder, path) in missing]
+    rows_of = group_by(rows, lambda row: row.path)
+    files = {path: os.path.join(folder, path) for path in rows_of}
+    missing = set(missing_images(files.values()))
+    gone = [path for path, file in files.items() if file in missing]
     findings.add("image_missing", [Example(rows_of[path][0].number, path) for path in gone])
-    paths = [path for path in rows_of if path not in set(gone)]
-    facts = dict(zip(paths, _inspect_all([str(folder / path) for path in paths], workers, progress)))
+    paths = [path for path, file in files.items() if file not in missing]
+    facts = dict(zip(paths, _inspect_all([files[path] for path in paths], workers, progress)))
     _check_each(facts, rows_of, findings)
     _check_shared_paths(rows_of, findings)
     _check_same_bytes(facts, rows_of, findings)
@@ -52,9 +80,46 @@ def check_images(
     return facts
 
 
-def is_tiny(facts: ImageFacts) -> bool:
-    """True for a decoded image too small to show a person."""
-    return bool(facts.height) and (facts.height < MIN_HEIGHT or facts.width < MIN_WIDTH)
+def inspect_image(path: str) -> ImageFacts:
+    """Reads and decodes an image file as training does. Never raises.
+
+    Redirects the standard error of the process meanwhile, so no other thread may use it.
+    """
+    try:
+        data = read_bytes(path)
+    except OSError as error:
+        return ImageFacts("image_unreadable", error.strerror or str(error))
+    if not data:
+        return ImageFacts("image_unreadable", "the file is empty")
+    facts = ImageFacts(format=image_format(data[:12]), digest=hashlib.blake2b(data, digest_size=16).digest())
+    if not facts.format:
+        return facts._replace(problem="image_unreadable", reason=f"not an image file, it begins with {data[:12]!r}")
+    if missing := missing_end(data, facts.format):
+        return facts._replace(problem="image_truncated", reason=missing)
+    try:
+        with _decoder_warnings() as lines:
+            height, width = read_pixels(path).shape[:2]
+    except DataError as error:
+        return facts._replace(problem="image_unreadable", reason=str(error).rpartition(f"'{path}': ")[2])
+    facts = facts._replace(height=height, width=width)
+    warning = next((line for line in lines if re.search("corrupt|premature", line, re.IGNORECASE)), "")
+    if warning:
+        # A decoder that runs out of data fills the rest of the image.
+        problem = "image_truncated" if "premature end" in warning.lower() else "image_damaged"
+        return facts._replace(problem=problem, reason=warning)
+    return facts
+
+
+def missing_end(data: bytes, name: str) -> str:
+    """Describes why the end of a file of this format is missing; empty for a complete file."""
+    if name in ("JPEG", "PNG"):
+        complete = _jpeg_is_complete(data) if name == "JPEG" else _PNG_END in data
+        return "" if complete else f"no end marker in its {len(data):,} bytes"
+    if name in ("WebP", "BMP"):
+        at, more = (4, 8) if name == "WebP" else (2, 0)
+        announced = int.from_bytes(data[at : at + 4], "little") + more
+        return f"{len(data):,} of {announced:,} bytes" if len(data) < announced else ""
+    return ""
 
 
 def _inspect_all(paths: Sequence[str], workers: int | None, progress: bool) -> list[ImageFacts]:
@@ -86,10 +151,10 @@ def _check_each(facts: dict[str, ImageFacts], rows_of: dict[str, list[Row]], fin
         number = rows_of[path][0].number
         if fact.problem:
             findings.add(fact.problem, [Example(number, path, fact.reason)])
-        if is_tiny(fact):
+        if fact.is_tiny:
             findings.add("image_tiny", [Example(number, path, f"{fact.width} x {fact.height} pixels")])
         suffix = os.path.splitext(path)[1].lower()
-        if fact.format and suffix not in SUFFIXES[fact.format]:
+        if fact.format and suffix not in FORMATS[fact.format][1]:
             findings.add("image_extension", [Example(number, path, f"{fact.format} in '{suffix}'")])
 
 
@@ -101,15 +166,13 @@ def _check_shared_paths(rows_of: dict[str, list[Row]], findings: Findings) -> No
 
 
 def _check_same_bytes(facts: dict[str, ImageFacts], rows_of: dict[str, list[Row]], findings: Findings) -> None:
-    paths_of: dict[bytes, list[str]] = {}
-    for path, fact in facts.items():
-        if fact.digest:
-            paths_of.setdefault(fact.digest, []).append(path)
-    for paths in paths_of.values():
+    for paths in group_by(facts, lambda path: facts[path].digest or None).values():
         if len(paths) > 1:
             rows = [row for path in paths for row in rows_of[path]]
             kind = "file_contradicted" if _differ(rows) else "file_twice"
-            findings.add(kind, [Example(rows[0].number, paths[0], f"same as {_list(paths[1:])}; {_describe(rows)}")])
+            findings.add(
+                kind, [Example(rows[0].number, paths[0], f"same as {list_some(paths[1:])}; {_describe(rows)}")]
+            )
 
 
 def _differ(rows: Sequence[Row]) -> bool:
@@ -118,17 +181,12 @@ def _differ(rows: Sequence[Row]) -> bool:
 
 def _describe(rows: Sequence[Row]) -> str:
     identities = dict.fromkeys(f"{row.pid} in {row.split}" for row in rows)
-    return f"rows {_list([row.number for row in rows])}: identity {_list(list(identities))}"
-
-
-def _list(values: Sequence[object], limit: int = 4) -> str:
-    rest = f" and {len(values) - limit} more" if len(values) > limit else ""
-    return ", ".join(map(str, values[:limit])) + rest
+    return f"rows {list_some(row.number for row in rows)}: identity {list_some(identities)}"
 
 
 def _unused_images(folder: Path, used: Iterable[str]) -> list[str]:
     """Image files below the folder that are not used; links to folders are not followed, they may form a cycle."""
-    suffixes = {suffix for group in SUFFIXES.values() for suffix in group}
+    suffixes = {suffix for _, group in FORMATS.values() for suffix in group}
     files = [
         os.path.relpath(os.path.join(place, name), folder)
         for place, _, names in os.walk(folder)
@@ -136,3 +194,31 @@ def _unused_images(folder: Path, used: Iterable[str]) -> list[str]:
         if os.path.splitext(name)[1].lower() in suffixes
     ]
     return sorted(set(files).difference(used))
+
+
+def _jpeg_is_complete(data: bytes) -> bool:
+    """True if the segments lead to an end marker; that of a thumbnail lies inside a segment and does not count."""
+    at = 2
+    while marker := _MARKER.search(data, at):
+        code, at = data[marker.start() + 1], marker.end()
+        if code == _END_OF_IMAGE:
+            return True
+        if code not in _WITHOUT_LENGTH:
+            at += int.from_bytes(data[at : at + 2], "big")  # after a start of scan the coded data follows
+    return False
+
+
+@contextmanager
+def _decoder_warnings() -> Iterator[list[str]]:
+    """Collects the lines that C libraries write to standard error; libjpeg reports damaged data only there."""
+    lines: list[str] = []
+    saved = os.dup(2)
+    with tempfile.TemporaryFile() as stream:
+        os.dup2(stream.fileno(), 2)
+        try:
+            yield lines
+        finally:
+            os.dup2(saved, 2)
+            os.close(saved)
+            stream.seek(0)
+            lines += stream.read().decode("utf-8", "replace").splitlines()

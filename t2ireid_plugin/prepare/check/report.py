@@ -1,50 +1,141 @@
-"""The result of a check, as a table and as JSON."""
+"""Kinds of problems, the collected findings with examples, and the report as a table and as JSON."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from t2ireid_plugin.data.benchmarks import SPLITS, BenchmarkSpec, Counts
-from t2ireid_plugin.prepare.check.findings import ERROR, SEVERITIES, Finding
-from t2ireid_plugin.prepare.check.image_file import ImageFacts
-from t2ireid_plugin.prepare.check.rows import Row, differing
-from t2ireid_plugin.prepare.check.texts import TokenCounts
 from t2ireid_plugin.utils.atomic_io import atomic_write
 from t2ireid_plugin.utils.text import text_table
 
-_EXAMPLE_WIDTH = 110
+if TYPE_CHECKING:
+    from t2ireid_plugin.prepare.check.images import ImageFacts
+    from t2ireid_plugin.prepare.check.rows import Row
+    from t2ireid_plugin.prepare.check.texts import TokenCounts
+
+ERROR, WARNING, INFO = "error", "warning", "info"
+SEVERITIES = (ERROR, WARNING, INFO)
+
+# Smaller images hardly show a person; the encoders enlarge them eight times and more.
+MIN_HEIGHT, MIN_WIDTH = 32, 16
+
+# Severity and description by kind. An error is something that training refuses or that falsifies results.
+KINDS: dict[str, tuple[str, str]] = {
+    "row_refused": (ERROR, "rows that training refuses"),
+    "id_not_whole": (ERROR, "rows whose id is not an integer"),
+    "caption_not_text": (ERROR, "captions that are not strings"),
+    "caption_empty": (ERROR, "empty captions"),
+    "instructions_unknown": (ERROR, "images in instructions.json without a row"),
+    "image_missing": (ERROR, "missing images"),
+    "image_unreadable": (ERROR, "files that training cannot read as an image"),
+    "image_truncated": (ERROR, "truncated images"),
+    "image_contradicted": (ERROR, "images in rows of different identities or splits"),
+    "file_contradicted": (ERROR, "identical files in different identities or splits"),
+    "identity_in_two_splits": (ERROR, "identities in more than one split"),
+    "split_empty": (ERROR, "splits without a row"),
+    "image_damaged": (WARNING, "images with decoder warnings"),
+    "image_tiny": (WARNING, f"images lower than {MIN_HEIGHT} or narrower than {MIN_WIDTH} pixels"),
+    "image_extension": (WARNING, "images whose format differs from their file name"),
+    "image_in_two_rows": (WARNING, "images in several rows of one identity"),
+    "file_twice": (WARNING, "identical files within one identity"),
+    "caption_twice_in_row": (WARNING, "rows with the same caption twice"),
+    "caption_of_two_identities": (WARNING, "captions shared by several identities"),
+    "caption_mostly_unknown": (WARNING, "captions mostly of unknown tokens"),
+    "counts_differ": (WARNING, "counts that differ from the publishers'"),
+    "caption_cut": (INFO, "captions longer than the model reads"),
+    "caption_unknown_tokens": (INFO, "captions with unknown tokens"),
+    "identity_of_one_photo": (INFO, "identities with a single photo"),
+    "image_unnamed": (INFO, "images in the folder without a row"),
+}
+
+
+class Example(NamedTuple):
+    """One instance of a problem; fields that do not apply are None or empty."""
+
+    row: int | None = None  # in the annotation, from 0
+    path: str = ""  # relative to the folder of images
+    value: str = ""
+
+
+@dataclass
+class Finding:
+    """All instances of one kind of problem."""
+
+    kind: str
+    severity: str
+    count: int
+    about: str  # description of the kind
+    note: str = ""  # shares and the like, for all instances together
+    examples: tuple[Example, ...] = ()
+
+
+class Findings:
+    """Collects instances of problems by kind.
+
+    Args:
+        max_examples: examples kept per kind; all instances are counted.
+    """
+
+    def __init__(self, max_examples: int = 10) -> None:
+        self._max_examples = max_examples
+        self._findings: dict[str, Finding] = {}
+
+    def add(self, kind: str, examples: Iterable[Example], *, note: str = "", severity: str | None = None) -> None:
+        """Adds instances of a kind, the most important first.
+
+        Args:
+            kind: one of `KINDS`.
+            examples: all instances; without any there is no finding.
+            note: shares and the like, for all instances together.
+            severity: overrides that of the kind; of several calls the worst counts.
+        """
+        new = list(examples)
+        if not new:
+            return
+        default, about = KINDS[kind]
+        severity = severity or default
+        finding = self._findings.setdefault(kind, Finding(kind, severity, 0, about))
+        finding.severity = min(finding.severity, severity, key=SEVERITIES.index)
+        finding.count += len(new)
+        finding.note = note or finding.note
+        finding.examples = (*finding.examples, *new)[: self._max_examples]
+
+    def sorted(self) -> list[Finding]:
+        """All findings, the worst first, then in the order of `KINDS`."""
+        findings = (self._findings[kind] for kind in KINDS if kind in self._findings)
+        return sorted(findings, key=lambda finding: SEVERITIES.index(finding.severity))
+
+
+def shorten(text: str, width: int = 120) -> str:
+    """A text on one line of limited length."""
+    line = " ".join(text.split())
+    return line if len(line) <= width else line[: width - 1] + "…"
+
+
+def list_some(values: Iterable[object], limit: int = 4) -> str:
+    """The first values, and the number of the others."""
+    texts = list(map(str, values))
+    return ", ".join(texts[:limit]) + (f" and {len(texts) - limit} more" if len(texts) > limit else "")
 
 
 @dataclass(frozen=True)
 class CheckReport:
-    """All findings of a check, and what was checked.
-
-    Args:
-        spec: the benchmark that the folder was read as.
-        annotation: its annotation file.
-        images: its folder of images.
-        counts: size of each split.
-        tokenizer: description of the tokenizer.
-        max_length: tokens that the model reads of a caption.
-        tokens: token counts of the captions.
-        findings: the worst first.
-        rows: of the annotation.
-        facts: of each existing image, by path.
-    """
+    """All findings of a check, and what was checked."""
 
     spec: BenchmarkSpec
-    annotation: Path
-    images: Path
-    counts: dict[str, Counts]
-    tokenizer: str
-    max_length: int
+    annotation: Path  # the file
+    images: Path  # the folder
+    counts: dict[str, Counts]  # by split
+    tokenizer: str  # a description
+    max_length: int  # tokens that the model reads of a caption
     tokens: TokenCounts
-    findings: tuple[Finding, ...]
+    findings: list[Finding]  # the worst first
     rows: list[Row] = field(repr=False)
-    facts: dict[str, ImageFacts] = field(repr=False)
+    facts: dict[str, ImageFacts] = field(repr=False)  # of each existing image, by path
 
     @property
     def status(self) -> int:
@@ -69,7 +160,10 @@ class CheckReport:
             "rows": len(self.rows),
             "splits": splits,
             "tokenizer": {"name": self.tokenizer, "max_length": self.max_length, **self.tokens._asdict()},
-            "findings": [finding.as_dict() for finding in self.findings],
+            "findings": [
+                {**vars(finding), "examples": [example._asdict() for example in finding.examples]}
+                for finding in self.findings
+            ],
         }
 
     def table(self) -> str:
@@ -86,14 +180,15 @@ class CheckReport:
         ]
         if not self.findings:
             return "\n".join([*lines, "no problems"])
-        lines.append(f"{'severity':<9} {'kind':<26} {'count':>8}  first example")
+        rows = []
         for finding in self.findings:
             first = finding.examples[0]
             parts = (f"row {first.row}" if first.row is not None else "", first.path, first.value)
-            example = _truncate(": ".join(part for part in parts if part))
-            lines.append(f"{finding.severity:<9} {finding.kind:<26} {finding.count:>8,}  {example}")
+            example = shorten(": ".join(part for part in parts if part), 110)
+            rows.append([finding.severity, finding.kind, f"{finding.count:>8,}", example])
             if finding.note:
-                lines.append(f"{'':<46} {finding.note}")
+                rows.append(["", "", "", finding.note])
+        lines.append(text_table(["severity", "kind", "   count", "first example"], rows, text_columns=4))
         totals = [(sum(finding.severity == name for finding in self.findings), name) for name in SEVERITIES]
         plural = [f"{count} {name}" + "s" * (count != 1 and name != "info") for count, name in totals]
         return "\n".join([*lines, "", "kinds of findings: " + ", ".join(plural)])
@@ -116,12 +211,8 @@ class CheckReport:
             row = [split]
             for name in Counts._fields:
                 published = getattr(official, name, None)
-                star = "*" if name in differing(ours, self.spec, split) else ""
+                star = "*" if name in self.spec.differing(split, ours) else ""
                 row += [f"{getattr(ours, name):,}", "-" if published is None else f"{published:,}{star}"]
                 mark = mark or star
             rows.append(row)
         return text_table(header, rows) + ("\n* differs from ours" if mark else "")
-
-
-def _truncate(text: str) -> str:
-    return text if len(text) <= _EXAMPLE_WIDTH else text[: _EXAMPLE_WIDTH - 1] + "…"

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from t2ireid_plugin.data.annotations import (
     INSTRUCTIONS,
@@ -19,12 +19,13 @@ from t2ireid_plugin.data.annotations import (
 )
 from t2ireid_plugin.data.benchmarks import SPLITS, BenchmarkSpec, Counts
 from t2ireid_plugin.errors import DataError
-from t2ireid_plugin.prepare.check.findings import WARNING, Example, Findings
+from t2ireid_plugin.prepare.check.report import WARNING, Example, Findings, shorten
 from t2ireid_plugin.utils.safe_io import text_problem
 
 # Replace bad values that are already reported, so that the rest of the row is still checked.
 _PLACEHOLDER_TEXT, _PLACEHOLDER_ID = "-", 0
-_MAX_VALUE_LENGTH = 120
+T = TypeVar("T")
+K = TypeVar("K")
 
 
 class Row(NamedTuple):
@@ -51,28 +52,18 @@ def read_all(file: Path, spec: BenchmarkSpec, findings: Findings) -> list[Row]:
     return rows
 
 
-def shorten(text: str) -> str:
-    """A text on one line of limited length."""
-    line = " ".join(text.split())
-    return line if len(line) <= _MAX_VALUE_LENGTH else line[: _MAX_VALUE_LENGTH - 1] + "…"
-
-
-def by_path(rows: Sequence[Row]) -> dict[str, list[Row]]:
-    """The rows of each image, in the annotation's order."""
-    grouped: dict[str, list[Row]] = {}
-    for row in rows:
-        if row.path is not None:
-            grouped.setdefault(row.path, []).append(row)
-    return grouped
+def group_by(items: Iterable[T], key: Callable[[T], K | None]) -> dict[K, list[T]]:
+    """The items of each key in order, without those whose key is None."""
+    groups: dict[K, list[T]] = {}
+    for item in items:
+        if (value := key(item)) is not None:
+            groups.setdefault(value, []).append(item)
+    return groups
 
 
 def check_identities(rows: Sequence[Row], findings: Findings) -> None:
     """Reports identities in several splits and identities with a single photo."""
-    rows_of: dict[int, list[Row]] = {}
-    for row in rows:
-        if row.pid is not None:
-            rows_of.setdefault(row.pid, []).append(row)
-    for pid, own in rows_of.items():
+    for pid, own in group_by(rows, lambda row: row.pid).items():
         splits = [split for split in SPLITS if any(row.split == split for row in own)]
         example = Example(own[0].number, own[0].path or "", f"identity {pid} in {' and '.join(splits)}")
         if len(splits) > 1:
@@ -88,19 +79,11 @@ def check_counts(rows: Sequence[Row], spec: BenchmarkSpec, findings: Findings) -
         if not ours.images and not (split == "val" and spec.holds_out_val):
             # The val split only selects the checkpoint; training and testing need theirs.
             findings.add("split_empty", [Example(value=split)], severity=WARNING if split == "val" else None)
-        for name in differing(ours, spec, split):
+        for name in spec.differing(split, ours):
             official = getattr(spec.official[split], name)
             value = f"{split}: {getattr(ours, name):,} {name}, official {official:,}"
             findings.add("counts_differ", [Example(value=value)])
     return counts
-
-
-def differing(ours: Counts, spec: BenchmarkSpec, split: str) -> list[str]:
-    """Names of a split's counts that differ from the publishers'."""
-    official = spec.official.get(split)
-    if official is None:
-        return []
-    return [name for name in Counts._fields if getattr(official, name) not in (None, getattr(ours, name))]
 
 
 def _count(rows: Sequence[Row]) -> Counts:

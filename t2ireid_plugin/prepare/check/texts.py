@@ -7,11 +7,10 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from t2ireid_plugin.errors import EncoderError
-from t2ireid_plugin.modeling.encoders.loading import TEXT_KEY, build_tokenizer, check_source
+from t2ireid_plugin.modeling.encoders.loading import TEXT_KEY, build_tokenizer, encoder_config
 from t2ireid_plugin.modeling.encoders.tokenizer import learn_wordpiece
-from t2ireid_plugin.prepare.check.findings import ERROR, WARNING, Example, Findings
-from t2ireid_plugin.prepare.check.rows import Row, shorten
-from t2ireid_plugin.utils.text import first_line
+from t2ireid_plugin.prepare.check.report import ERROR, WARNING, Example, Findings, list_some, shorten
+from t2ireid_plugin.prepare.check.rows import Row
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -55,18 +54,9 @@ def load_tokenizer(source: str) -> PreTrainedTokenizerBase:
     Raises:
         EncoderError: when it cannot be loaded or does not fit its encoder.
     """
-    from transformers import AutoConfig
-
-    check_source(source, TEXT_KEY)
-    try:
-        try:
-            config = AutoConfig.from_pretrained(source, local_files_only=True, trust_remote_code=False)
-        except OSError:  # neither a folder nor in the cache
-            config = AutoConfig.from_pretrained(source, trust_remote_code=False)
-        vocab_size = config.vocab_size
-    except Exception as error:  # damaged files raise errors of any type
-        reason = first_line(error)
-        raise EncoderError(f"'{source}' has no valid text encoder configuration: {reason}") from error
+    vocab_size = getattr(encoder_config(source, TEXT_KEY), "vocab_size", None)
+    if vocab_size is None:
+        raise EncoderError(f"--tokenizer: '{source}' is not a text encoder; name one as in model.bert_base_path")
     return build_tokenizer(source, vocab_size)
 
 
@@ -152,8 +142,7 @@ def _tokenize(rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase, words: Co
 
 def _shared_caption(text: str, rows_of: dict[int, Row]) -> Example:
     first = next(iter(rows_of.values()))
-    pids = ", ".join(map(str, sorted(rows_of)[:4])) + (f" and {len(rows_of) - 4} more" if len(rows_of) > 4 else "")
-    return Example(first.number, first.path or "", f"identities {pids}: {shorten(text)}")
+    return Example(first.number, first.path or "", f"identities {list_some(sorted(rows_of))}: {shorten(text)}")
 
 
 def _percent(part: int, whole: int) -> str:
