@@ -1,1 +1,1 @@
-"""Training and testing on torchreid's engine."""
+"""Training on images with texts, on torchreid's engine."""

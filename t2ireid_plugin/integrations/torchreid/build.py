@@ -15,7 +15,6 @@ from torchreid import optim as torchreid_optim
 from yacs.config import CfgNode
 
 from t2ireid_plugin.config import to_dict
-from t2ireid_plugin.data.annotations import check_images
 from t2ireid_plugin.engine.build import (
     build_preprocess,
     build_scheduler,
@@ -74,7 +73,6 @@ def _check_readable(name: str, paths: list[str]) -> None:
     Raises:
         DataError: naming the first image that cannot be decoded, and how many more there are.
     """
-    check_images(paths)
     with ThreadPoolExecutor() as pool:
         results = show_progress(pool.map(_problem, paths), len(paths), f"reading {name}", " images")
         problems = [problem for problem in results if problem]
@@ -94,17 +92,13 @@ def _problem(path: str) -> str:
 
 def dataset_counts(datasets: dict[str, Any]) -> dict[str, dict[str, dict[str, int]]]:
     """Images, identities and cameras of each dataset and part."""
-    return {
-        name: {
-            part: {
-                "images": len(items),
-                "ids": dataset.get_num_pids(items),
-                "cameras": dataset.get_num_cams(items),
-            }
-            for part, items in ((part, getattr(dataset, part)) for part in ("train", "query", "gallery"))
-        }
-        for name, dataset in datasets.items()
-    }
+    counts: dict[str, dict[str, dict[str, int]]] = {}
+    for name, dataset in datasets.items():
+        for part in ("train", "query", "gallery"):
+            items = getattr(dataset, part)
+            numbers = {"images": len(items), "ids": dataset.get_num_pids(items), "cameras": dataset.get_num_cams(items)}
+            counts.setdefault(name, {})[part] = numbers
+    return counts
 
 
 def build_image_model(cfg: CfgNode, num_classes: int, pretrained: bool = True) -> nn.Module:
