@@ -9,25 +9,18 @@ from t2ireid_plugin.losses.lineage import TARGETS, target_labels
 from t2ireid_plugin.losses.matching import cosine_matrix, same_identity
 
 
-def flattening(features: Tensor, texts: Tensor, pids: Tensor, tau: float) -> Tensor:
-    """mean_ij [-log_softmax_j z], z = cos(features, texts) / tau with 0 where `pids` are equal.
-
-    `[B, D], [B, D], [B] -> scalar`, at least log B. It is the cross-entropy with the uniform distribution.
-    """
-    logits = cosine_matrix(features, texts) / tau  # [B, B]
-    logits = logits.masked_fill(same_identity(pids), 0.0)
-    return -logits.log_softmax(dim=1).mean()
-
-
 class ClothFlattening(LossTerm):
-    """w(epoch) * flattening(projection(cloth_embeds), cloth_text_embeds), w = min(1, start + per_epoch * epoch).
+    """min(1, start + per_epoch * epoch) * mean_ij [-log_softmax_j z], with z 0 where `pids` are equal.
 
-    Features are `[B, feature_dim]`, texts `[B, embed_dim]`. The term and its name are the lineage's (see `lineage.py`),
-    although it has neither an opponent nor a reversed gradient. It is a regulariser that reaches its minimum, log B,
-    when every clothing feature is orthogonal to the clothing texts of all other people. Positives, all pairs of equal
-    `pids`, get the constant 0: they stay in the softmax, where they set the level that the others are drawn to, and get
-    no gradient, so the term does not undo what `cloth` teaches. Two people in similar clothes are still pushed apart,
-    which is a reason for a small weight. With `targets: diagonal` only a row's own text is a positive.
+    z = cos(projection(cloth_embeds), cloth_text_embeds) / tau, of features `[B, feature_dim]` and texts
+    `[B, embed_dim]`; the mean is the cross-entropy with the uniform distribution.
+
+    The term and its name are the lineage's (see `lineage.py`), although it has neither an opponent nor a reversed
+    gradient. It is a regulariser that reaches its minimum, log B, when every clothing feature is orthogonal to the
+    clothing texts of all other people. Positives, all pairs of equal `pids`, get the constant 0: they stay in the
+    softmax, where they set the level that the others are drawn to, and get no gradient, so the term does not undo what
+    `cloth` teaches. Two people in similar clothes are still pushed apart, which is a reason for a small weight. With
+    `targets: diagonal` only a row's own text is a positive.
 
     `cloth_projection` is the projection of `cloth`, shared: a projection of its own could reach the minimum alone and
     leave the features as they are. If `cloth` has no weight, the term makes its own.
@@ -57,5 +50,6 @@ class ClothFlattening(LossTerm):
         """Ramped flattening of the batch, a scalar."""
         features, texts = read(inputs, "cloth_embeds", "cloth_text_embeds")
         ramp = min(1.0, self.ramp_start + self.ramp_per_epoch * inputs.epoch)
-        labels = target_labels(inputs.pids, self.targets)
-        return ramp * flattening(self.projection(features), texts, labels, self.tau)
+        logits = cosine_matrix(self.projection(features), texts) / self.tau  # [B, B]
+        logits = logits.masked_fill(same_identity(target_labels(inputs.pids, self.targets)), 0.0)
+        return ramp * -logits.log_softmax(dim=1).mean()

@@ -6,7 +6,7 @@ from t2ireid_plugin.errors import check_choice
 from t2ireid_plugin.losses.arguments import positive
 from t2ireid_plugin.losses.base import LossInputs, LossTerm, read
 from t2ireid_plugin.losses.lineage import TARGETS, target_labels
-from t2ireid_plugin.losses.matching import symmetric_identity_matching
+from t2ireid_plugin.losses.matching import identity_matching
 
 
 class InfoNCE(LossTerm):
@@ -28,4 +28,6 @@ class InfoNCE(LossTerm):
     def forward(self, inputs: LossInputs) -> Tensor:
         """Mean of both directions, a scalar."""
         image, text = read(inputs, *self.needs)
-        return symmetric_identity_matching(image, text, target_labels(inputs.pids, self.targets), self.tau)
+        labels = target_labels(inputs.pids, self.targets)
+        to_text, to_image = (identity_matching(*sides, labels, self.tau) for sides in ((image, text), (text, image)))
+        return 0.5 * (to_text + to_image)

@@ -8,22 +8,8 @@ from t2ireid_plugin.losses.base import LossInputs, LossTerm, read
 from t2ireid_plugin.losses.matching import cosine_matrix, row_normalised, same_identity
 
 
-def query_loss(logits: Tensor, pids: Tensor, photos: Tensor) -> Tensor:
-    """Cross-entropy of each row with the person's other photos: `[B, B], [B], [B] -> scalar`.
-
-    Rows of the query's own photo are not candidates. The mean is over the queries that have a positive; without any it
-    is 0, connected to the graph.
-    """
-    own_photo = photos[:, None] == photos[None, :]  # [B, B]
-    positives = same_identity(pids) & ~own_photo
-    # Not -inf: a row that is all own photo would be NaN, and so would a target of 0 times -inf.
-    log_p = logits.masked_fill(own_photo, torch.finfo(logits.dtype).min).log_softmax(dim=1)
-    per_query = -(row_normalised(positives, log_p.dtype) * log_p).sum(dim=1)
-    return per_query.sum() / positives.any(dim=1).sum().clamp(min=1)
-
-
 class FusedQuery(LossTerm):
-    """CE of scale * cos(fused_embeds, image_embeds) / tau; positives: equal `pids`, another photo.
+    """Cross-entropy of scale * cos(fused_embeds, image_embeds) / tau with the person's other photos.
 
     Ours. It trains the fusion and `scale` `[1]` as they are used in retrieval with image and text as the query and
     images as the gallery. `fused_embeds` and `image_embeds` are `[B, D]`. A fused embedding has seen its own image, so
@@ -42,7 +28,12 @@ class FusedQuery(LossTerm):
         self.tau = positive("tau", tau)
 
     def forward(self, inputs: LossInputs) -> Tensor:
-        """Mean over the queries that have an answer, a scalar; 0 when none has."""
+        """Mean over the queries that have an answer, a scalar; 0, connected to the graph, when none has."""
         fused, image, scale = read(inputs, "fused_embeds", "image_embeds", "scale")
         logits = scale * cosine_matrix(fused, image) / self.tau  # [B, B]
-        return query_loss(logits, inputs.pids, inputs.photos)
+        own_photo = inputs.photos[:, None] == inputs.photos[None, :]  # [B, B], not a candidate
+        positives = same_identity(inputs.pids) & ~own_photo
+        # Not -inf: a row that is all own photo would be NaN, and so would a target of 0 times -inf.
+        log_p = logits.masked_fill(own_photo, torch.finfo(logits.dtype).min).log_softmax(dim=1)
+        per_query = -(row_normalised(positives, log_p.dtype) * log_p).sum(dim=1)
+        return per_query.sum() / positives.any(dim=1).sum().clamp(min=1)

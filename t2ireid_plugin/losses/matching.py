@@ -32,8 +32,3 @@ def identity_matching(queries: Tensor, candidates: Tensor, pids: Tensor, tau: fl
     logits = cosine_matrix(queries, candidates) / tau  # [B, B]
     targets = row_normalised(same_identity(pids), logits.dtype)
     return -(targets * logits.log_softmax(dim=1)).sum(dim=1).mean()
-
-
-def symmetric_identity_matching(a: Tensor, b: Tensor, pids: Tensor, tau: float) -> Tensor:
-    """Mean of `identity_matching` from `a` to `b` and from `b` to `a`: `[B, D], [B, D], [B] -> scalar`."""
-    return 0.5 * (identity_matching(a, b, pids, tau) + identity_matching(b, a, pids, tau))

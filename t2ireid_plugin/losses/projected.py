@@ -2,14 +2,14 @@
 
 from torch import Tensor, nn
 
-from t2ireid_plugin.errors import check_choice
-from t2ireid_plugin.losses.arguments import flag, positive
-from t2ireid_plugin.losses.base import LossInputs, LossTerm, read
-from t2ireid_plugin.losses.lineage import TARGETS, target_labels
+from t2ireid_plugin.losses.arguments import flag
+from t2ireid_plugin.losses.base import LossInputs, read
+from t2ireid_plugin.losses.contrastive import InfoNCE
+from t2ireid_plugin.losses.lineage import target_labels
 from t2ireid_plugin.losses.matching import identity_matching
 
 
-class ProjectedMatching(LossTerm):
+class ProjectedMatching(InfoNCE):
     """CE(cos(projection(features), texts) / tau, T), T the row-normalised matrix of equal `pids`.
 
     From the lineage (see `lineage.py`). Features `[B, feature_dim]`, texts `[B, embed_dim]`; one direction only, from
@@ -27,10 +27,7 @@ class ProjectedMatching(LossTerm):
         targets: str = "identity",
         trained: bool = True,
     ) -> None:
-        super().__init__()
-        check_choice("targets", targets, TARGETS)
-        self.targets = targets
-        self.tau = positive("tau", tau)
+        super().__init__(tau, targets)
         self.projection = nn.Linear(feature_dim, embed_dim).requires_grad_(flag("trained", trained))
 
     def forward(self, inputs: LossInputs) -> Tensor:

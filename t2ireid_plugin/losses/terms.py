@@ -1,7 +1,7 @@
 """The losses by name, and their weighted sum."""
 
 import inspect
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -72,15 +72,6 @@ def comparing_photos(terms: Mapping[str, Mapping[str, Any]]) -> list[str]:
     return [name for name, settings in terms.items() if settings["weight"] > 0 and LOSSES[name].several_photos]
 
 
-def _check_needs(names: Iterable[str]) -> None:
-    """ConfigError when a term reads a field that no batch will have."""
-    for name in names:
-        for field in LOSSES[name].needs:
-            check_choice(f"loss {name!r}: needs", field, LossInputs._fields)
-            if field in MLM_INPUTS and "mlm" not in names:
-                raise ConfigError(f"loss {name!r} needs {field!r}, which only 'mlm' provides; give mlm a weight")
-
-
 class LossTerms(nn.Module):
     """Weighted sum of the losses that a configuration names.
 
@@ -102,7 +93,11 @@ class LossTerms(nn.Module):
         self.weights = {name: weights[name] for name in LOSSES if weights.get(name, 0.0) > 0}
         if not self.weights:
             raise ConfigError(f"no loss has a weight above 0; valid losses: {', '.join(LOSSES)}")
-        _check_needs(self.weights)
+        for name in self.weights:
+            for field in LOSSES[name].needs:
+                check_choice(f"loss {name!r}: needs", field, LossInputs._fields)
+                if field in MLM_INPUTS and "mlm" not in self.weights:
+                    raise ConfigError(f"loss {name!r} needs {field!r}, which only 'mlm' provides; give mlm a weight")
         self.terms = nn.ModuleDict()
         supplied: dict[str, Any] = {
             "feature_dim": feature_dim,

@@ -42,10 +42,3 @@ def test_independent_features_are_near_zero_and_equal_ones_far_from_it():
     assert hsic(a, a) > 20 * hsic(a, b)
     rotation = torch.linalg.qr(random_features(4, 4, 2)).Q
     torch.testing.assert_close(hsic(a, a @ rotation), hsic(a, a))
-
-
-def test_a_common_offset_is_not_dependence():
-    # Uncentred Gram matrices of features on a narrow cone are all ones, whatever the features share.
-    offset = torch.tensor([50.0, 0.0, 0.0, 0.0], dtype=torch.float64)
-    a, b = random_features(200, 4, 0) + offset, random_features(200, 4, 1) + offset
-    assert hsic(a, b) < 1e-6

@@ -39,12 +39,6 @@ def test_uncentred_decoupling_needs_both_projections():
     LossTerms({**terms, "cloth": {"weight": 0.5}}, 5, 4, 6)
 
 
-def test_gate_of_each_sample(make):
-    inputs = make.inputs([0, 1, 2])
-    expected = sum((x - 0.5) ** 2 for row in inputs.gate.tolist() for x in row) / inputs.gate.numel()
-    assert make.term("gate_regularization", of_each=True)(inputs).item() == pytest.approx(expected)
-
-
 @pytest.mark.parametrize(
     ("name", "arguments", "message"),
     [

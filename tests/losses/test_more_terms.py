@@ -1,4 +1,4 @@
-"""`tal`, `id`, `supcon`, `triplet` and `orthogonality` against loops and torchreid's own."""
+"""Terms on their own (`sdm`, `cls`, `gate_regularization` and others) against loops and torchreid's own."""
 
 import math
 
@@ -33,15 +33,6 @@ def test_tal_equals_the_loop(make, naive, pids, seed):
     for margin, tau in ((0.1, 0.015), (0.5, 0.2)):
         expected = sum(tal_by_loop(naive, *sides, pids, margin, tau) for sides in ((image, text), (text, image)))
         assert make.term("tal", margin=margin, tau=tau)(inputs).item() == pytest.approx(expected, abs=1e-6)
-
-
-def test_tal_costs_nothing_beyond_its_margin(make):
-    """Orthogonal people: positives lead by 1, less tau log 2 for the two negatives."""
-    axes = torch.eye(4, dtype=torch.float64)[:3]
-    inputs = make.inputs([0, 1, 2])._replace(image_embeds=axes, id_text_embeds=axes)
-    assert make.term("tal")(inputs) == 0
-    expected = 2 * (1.2 - 1 + 0.015 * math.log(2))
-    assert make.term("tal", margin=1.2)(inputs).item() == pytest.approx(expected)
 
 
 def test_tal_of_one_person_is_zero(make):
@@ -115,3 +106,54 @@ def test_orthogonality_equals_the_loop(make, naive, pids, seed):
     pairs = zip(inputs.id_embeds.tolist(), inputs.cloth_embeds.tolist(), strict=True)
     expected = sum(naive.cosine(a, b) ** 2 for a, b in pairs) / len(pids)
     assert make.term("orthogonality")(inputs).item() == pytest.approx(expected, abs=1e-9)
+
+
+@given(
+    pids=st.lists(st.integers(0, 5), min_size=1, max_size=7),
+    smoothing=st.sampled_from([0.0, 0.1, 1.0]),
+    seed=st.integers(0, 99),
+)
+def test_cls_equals_the_loop(make, naive, pids, smoothing, seed):
+    inputs = make.inputs(pids, seed=seed)
+    total = 0.0
+    for logits, pid in zip(inputs.id_logits.tolist(), pids, strict=True):
+        for k, log_p in enumerate(naive.log_softmax(logits)):
+            total -= ((1 - smoothing) * (k == pid) + smoothing / len(logits)) * log_p
+    loss = make.term("cls", label_smoothing=smoothing)(inputs)
+    assert loss.item() == pytest.approx(total / len(pids), abs=1e-6)
+
+
+@given(size=st.integers(1, 7), target=st.sampled_from([0.5, 0.3]), seed=st.integers(0, 99))
+def test_gate_regularization_equals_the_loop(make, size, target, seed):
+    inputs = make.inputs([0] * size, seed=seed)
+    rows = inputs.gate.tolist()
+    channels = len(rows[0])
+    expected = sum((sum(row[d] for row in rows) / size - target) ** 2 / channels for d in range(channels))
+    assert make.term("gate_regularization", target=target)(inputs).item() == pytest.approx(expected, abs=1e-6)
+    of_each = sum((x - target) ** 2 for row in rows for x in row) / (size * channels)
+    term = make.term("gate_regularization", target=target, of_each=True)
+    assert term(inputs).item() == pytest.approx(of_each, abs=1e-6)
+
+
+def divergence(naive, queries, candidates, pids, tau, eps):
+    total = 0.0
+    for i, query in enumerate(queries):
+        same = [pid == pids[i] for pid in pids]
+        log_p = naive.log_softmax([naive.cosine(query, candidate) / tau for candidate in candidates])
+        for j in range(len(pids)):
+            total += math.exp(log_p[j]) * (log_p[j] - math.log(same[j] / sum(same) + eps))
+    return total / len(queries)
+
+
+@given(
+    pids=st.lists(st.integers(0, 3), min_size=2, max_size=7),
+    tau=st.sampled_from([0.02, 0.1]),
+    eps=st.sampled_from([1e-8, 1e-3]),
+    seed=st.integers(0, 99),
+)
+def test_sdm_equals_the_loop(make, naive, pids, tau, eps, seed):
+    inputs = make.inputs(pids, seed=seed)
+    image, text = inputs.image_embeds.tolist(), inputs.id_text_embeds.tolist()
+    expected = divergence(naive, image, text, pids, tau, eps)
+    expected += divergence(naive, text, image, pids, tau, eps)
+    assert make.term("sdm", tau=tau, eps=eps)(inputs).item() == pytest.approx(expected, abs=1e-6)
