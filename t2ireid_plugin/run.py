@@ -25,7 +25,7 @@ from t2ireid_plugin.evaluation.query_records import records_path, save_records
 from t2ireid_plugin.evaluation.result import Metrics
 from t2ireid_plugin.integrations.torchreid import checks as image_checks
 from t2ireid_plugin.integrations.torchreid import train as image_train
-from t2ireid_plugin.synthetic.parts import is_drawn
+from t2ireid_plugin.synthetic.folder import is_drawn
 from t2ireid_plugin.utils.atomic_io import atomic_write_text, explain_write_errors
 from t2ireid_plugin.utils.distributed import broadcast_object, is_main_process, process_group
 from t2ireid_plugin.utils.file_lock import lock_folder

@@ -38,7 +38,6 @@ DENIM: dict[str, RGB] = {
     "black": (44, 44, 50),
     "grey": (116, 120, 128),
 }
-PATTERNS = ("plain", "horizontal stripes", "vertical stripes", "checked", "dotted", "logo", "two-tone")
 OPEN_KINDS = ("jacket", "coat")
 # Outfits that several people wear, as pupils and couriers do, so that only the rest distinguishes them:
 # upper kind, colour, pattern, its colour, sleeve; lower kind, colour.
@@ -72,7 +71,7 @@ class Clothing:
 
     upper_kind: str  # t-shirt, shirt, jacket, coat, hoodie, sweater, dress
     upper_colour: str
-    pattern: str  # one of PATTERNS
+    pattern: str  # plain, horizontal stripes, vertical stripes, checked, dotted, logo, two-tone
     pattern_colour: str  # the second colour, "none" when plain
     sleeve: str  # short, long
     inner_colour: str  # of the top under an open jacket or coat, "none" when it is closed

@@ -11,7 +11,7 @@ from t2ireid_plugin.synthetic.cameras import Camera, background, develop
 from t2ireid_plugin.synthetic.canvas import BGR, Canvas, shade
 from t2ireid_plugin.synthetic.figure import Head, pose_of
 from t2ireid_plugin.synthetic.garments import Outfit
-from t2ireid_plugin.synthetic.shot import CANVAS_HEIGHT, Shot, plan_shot
+from t2ireid_plugin.synthetic.shot import CANVAS_HEIGHT, Shot
 
 # Fill and edge of each kind of occluder.
 OCCLUDER_COLOURS: dict[str, tuple[BGR, BGR]] = {
@@ -21,13 +21,8 @@ OCCLUDER_COLOURS: dict[str, tuple[BGR, BGR]] = {
 }
 
 
-def draw_person(person: Person, camera: Camera, rng: np.random.Generator, shot: Shot | None = None) -> np.ndarray:
-    """Photo of the person by the camera, uint8 BGR [H, W, 3].
-
-    `shot` fixes viewpoint, pose, crop and occlusion; without it they are sampled from `rng` too.
-    """
-    if shot is None:
-        shot = plan_shot(camera.crop_heights, rng)
+def draw_person(person: Person, camera: Camera, rng: np.random.Generator, shot: Shot) -> np.ndarray:
+    """Photo of the person by the camera, uint8 BGR [H, W, 3]."""
     figure = draw_figure(person, shot)
     photo = background(camera, CANVAS_HEIGHT, shot.width, shot.foot[1], rng)
     _draw_shadow(photo, person, shot)

@@ -23,3 +23,8 @@ def read_json(file: Path) -> Any:
         return parse_json(read_bytes(file))
     except (OSError, ValueError) as error:
         raise DataError(f"'{file}' cannot be read ({error}); `t2ireid prepare synthetic` writes it") from None
+
+
+def is_drawn(root: str | Path, folder: str = FOLDER) -> bool:
+    """True if ``root/folder`` was written by `write_synthetic`, which leaves the attributes there."""
+    return (Path(root) / folder / "attributes.json").is_file()

@@ -18,8 +18,8 @@ _MAY_REPEAT = ("sleeve",)  # long or short: of three outfits two must share it
 def sample_cast(arguments: Mapping[str, int]) -> list[tuple[str, list[Person]]]:
     """Split and outfits of each person, from the arguments of `write_synthetic`; ids are 1… in this order.
 
-    Any two outfits of a person differ in all attributes that `shared_attributes` compares; no two people have the same
-    attributes in any of their outfits. The first outfit does not depend on how many there are.
+    Any two outfits of a person differ in all attributes except sleeve length and items that both lack; no two people
+    have the same attributes in any of their outfits. The first outfit does not depend on how many there are.
     """
     splits = [split for split in SPLITS for _ in range(arguments[f"{split}_ids"])]
     people = sample_people(len(splits), arguments["seed"])
@@ -31,17 +31,16 @@ def sample_cast(arguments: Mapping[str, int]) -> list[tuple[str, list[Person]]]:
         while len(outfits) < arguments.get("outfits" if split == "test" else "train_outfits", 1):
             clothing = sample_clothing(rng, person.identity.sex)
             looks = person.identity, clothing
-            if looks not in taken and all(not shared_attributes(clothing, worn.clothing) for worn in outfits):
+            if looks not in taken and not any(_share_an_item(clothing, worn.clothing) for worn in outfits):
                 taken.add(looks)
                 outfits.append(replace(person, clothing=clothing))
         cast.append((split, outfits))
     return cast
 
 
-def shared_attributes(first: Clothing, second: Clothing) -> set[str]:
-    """Attributes that two outfits share, apart from sleeve length and items that both lack."""
+def _share_an_item(first: Clothing, second: Clothing) -> bool:
     worn, other = asdict(first), asdict(second)
-    return {name for name in worn if worn[name] == other[name] not in _ABSENT and name not in _MAY_REPEAT}
+    return any(worn[name] == other[name] not in _ABSENT for name in worn if name not in _MAY_REPEAT)
 
 
 def outfit_of(photo: int, photos: int, outfits: int) -> int:

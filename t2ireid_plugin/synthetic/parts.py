@@ -80,11 +80,6 @@ def part_masks(labels: Labels) -> dict[str, Mask]:
     return {**masks, "garments": np.logical_or.reduce([masks[name] for name in GARMENTS])}
 
 
-def is_drawn(root: str | Path, folder: str = FOLDER) -> bool:
-    """True if ``root/folder`` was written by `write_synthetic`, which leaves the attributes there."""
-    return (Path(root) / folder / "attributes.json").is_file()
-
-
 def drawn_photos(root: str | Path, split: str = "test") -> Iterator[DrawnPhoto]:
     """Photos of one split under ``root/CUHK-PEDES``, in the order of their annotations; each is drawn again.
 
@@ -94,7 +89,7 @@ def drawn_photos(root: str | Path, split: str = "test") -> Iterator[DrawnPhoto]:
     """
     folder = Path(root) / FOLDER
     arguments, rows = (read_json(folder / name) for name in ("synthetic.json", "reid_raw.json"))
-    if arguments["format"] != FORMAT:
+    if arguments.get("format") != FORMAT:
         raise DataError(f"'{folder}' was drawn by another version; remove it and draw it again")
     cast = sample_cast(arguments)
     paths: dict[int, list[str]] = {}

@@ -160,11 +160,12 @@ def _write_all(draft: Path, arguments: Mapping[str, int], progress: bool) -> Non
         worn = {"outfits": clothing} if changes_clothes else {"clothing": clothing[0]}
         people[str(outfits[0].pid)] = {"identity": asdict(outfits[0].identity), **worn}
         for photo in draw_photos(outfits, arguments):
-            camera = photo.camera.index
-            path = f"{_camera_folder(photo.camera, split)}/{photo.person.pid:05d}_c{camera}_{photo.number:02d}.jpg"
+            camera, prefix = photo.camera, "train" if split == "train" else "test"
+            place = f"{prefix}_query" if camera.folder == "query" else camera.folder
+            path = f"{place}/{photo.person.pid:05d}_c{camera.index}_{photo.number:02d}.jpg"
             file = draft / "imgs" / path
             file.parent.mkdir(parents=True, exist_ok=True)
-            _, jpeg = cv2.imencode(".jpg", photo.image, [cv2.IMWRITE_JPEG_QUALITY, photo.camera.quality])
+            _, jpeg = cv2.imencode(".jpg", photo.image, [cv2.IMWRITE_JPEG_QUALITY, camera.quality])
             file.write_bytes(jpeg.tobytes())
             rows.append(_annotation(photo, split, path))
             outfit = {"outfit": photo.outfit} if changes_clothes else {}
@@ -172,10 +173,6 @@ def _write_all(draft: Path, arguments: Mapping[str, int], progress: bool) -> Non
     contents = {"reid_raw": rows, "attributes": {"people": people, "photos": photos}, "synthetic": _recorded(arguments)}
     for name, content in contents.items():
         (draft / f"{name}.json").write_text(json.dumps(content) + "\n", encoding="utf-8")
-
-
-def _camera_folder(camera: Camera, split: str) -> str:
-    return camera.folder if camera.folder != "query" else ("train_query" if split == "train" else "test_query")
 
 
 def _annotation(photo: Photo, split: str, path: str) -> dict[str, Any]:

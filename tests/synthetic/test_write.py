@@ -81,11 +81,6 @@ def test_layout_counts_and_splits(drawn):
     assert written == {row["file_path"] for row in rows} == set(truth["photos"])
 
 
-def test_all_people_differ_in_their_attributes():
-    people = sample_people(1000, seed=0)
-    assert len({(person.identity, person.clothing) for person in people}) == 1000
-
-
 def test_same_arguments_give_the_same_bytes_and_the_first_people_do_not_depend_on_how_many_follow(tmp_path):
     for name, changes in {"a": {}, "b": {}, "seed": {"seed": 1}, "few": {"val_ids": 0, "test_ids": 0}}.items():
         write_synthetic(tmp_path / name, **{**SMALL, **changes})

@@ -19,7 +19,7 @@ from t2ireid_plugin.modeling.checkpoint import copy_state_dict, read_checkpoint,
 from t2ireid_plugin.modeling.encoders.loading import IMAGE_KEY, TEXT_KEY, build_tokenizer, encoder_config
 from t2ireid_plugin.modeling.encoders.preprocess import Preprocess
 from t2ireid_plugin.modeling.encoders.tokenizer import tokenizer_from_json
-from t2ireid_plugin.synthetic.parts import is_drawn
+from t2ireid_plugin.synthetic.folder import is_drawn
 
 
 def run(options: argparse.Namespace, command: str) -> None:
