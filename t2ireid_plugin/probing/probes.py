@@ -75,15 +75,12 @@ class ProbeTable(NamedTuple):
 
     def as_dict(self) -> dict[str, Any]:
         """Content for a JSON file: ``means`` and ``attributes`` by embedding and side; shares of 1."""
-        means: dict[str, Any] = {}
-        attributes: dict[str, Any] = {}
-        for feature, side, *_ in self.means:
-            means.setdefault(feature, {})[side] = _scores(self.mean(feature, side))
-            attributes.setdefault(feature, {})[side] = {
-                probe.attribute: _scores(probe)
-                for probe in self.probes
-                if (probe.feature, probe.side) == (feature, side)
-            }
+        means: dict[str, dict[str, Any]] = {}
+        attributes: dict[str, dict[str, dict[str, Any]]] = {}
+        for mean in self.means:
+            means.setdefault(mean.feature, {})[mean.side] = _scores(mean)
+        for probe in self.probes:
+            attributes.setdefault(probe.feature, {}).setdefault(probe.side, {})[probe.attribute] = _scores(probe)
         return {"means": means, "attributes": attributes, "left_out": self.left_out}
 
 
@@ -93,7 +90,6 @@ def probe_attributes(
     groups: Array,
     *,
     folds: int = FOLDS,
-    seed: int = 0,
 ) -> ProbeTable:
     """Probes each embedding for each attribute, all with the same folds and bootstrap samples of people.
 
@@ -103,7 +99,6 @@ def probe_attributes(
             empty string, and values that fewer than ``folds`` people have.
         groups: the person in each photo ``[n]``.
         folds: number of parts that the people are divided into.
-        seed: of the division and of the bootstrap.
 
     Raises:
         DataError: for too few people, features that are not finite, or when there is nothing to probe.
@@ -113,9 +108,9 @@ def probe_attributes(
     names, people = np.unique(groups, return_inverse=True)
     if not 2 <= folds <= len(names):
         raise DataError(f"{len(names)} people cannot be divided into {folds} parts")
-    part = (np.random.default_rng(seed).permutation(len(names)) % folds)[people]
+    part = (np.random.default_rng(0).permutation(len(names)) % folds)[people]
     # The first row weights all people once, the others are the bootstrap's.
-    weights = np.vstack([np.ones((1, len(names)), int), resampling_weights(len(names), SAMPLES, seed)])
+    weights = np.vstack([np.ones((1, len(names)), int), resampling_weights(len(names), SAMPLES, seed=0)])
 
     probes, left_out = [], []
     above_chance: dict[tuple[str, str], list[Array]] = {}  # per mean: one [1 + samples] for each attribute

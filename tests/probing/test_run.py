@@ -32,6 +32,7 @@ def draw(synthetic, tmp_path_factory):
     return write
 
 
+@pytest.mark.slow
 def test_probe_of_the_runs_best_checkpoint_across_outfits(tiny_run, tiny_settings, draw, tmp_path, capsys):
     (tmp_path / "best.pth").symlink_to(tiny_run.folder / "best.pth")
     results, printed = probe(tiny_settings(tmp_path, full=True, data__root=draw(2)), tmp_path, capsys)

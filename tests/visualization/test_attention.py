@@ -132,13 +132,6 @@ class TestWords:
         assert dict(chinese)["外"] == pytest.approx(whole - less, abs=1e-5)
         assert single == [("woman", pytest.approx(self.cosine(model, "woman", targets[2]), abs=1e-5))]
 
-    def test_captions_do_not_mix(self, model, targets):
-        together = word_relevance(model, TEXTS, targets)
-        for row, text in enumerate(TEXTS):
-            (alone,) = word_relevance(model, [text], targets[row : row + 1])
-            assert [word for word, _ in alone] == [word for word, _ in together[row]]
-            assert [value for _, value in alone] == pytest.approx([value for _, value in together[row]], abs=1e-5)
-
     @pytest.mark.parametrize(
         ("text", "words"),
         [
