@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from t2ireid_plugin.data.annotations import find_annotation
 from t2ireid_plugin.data.benchmarks import BENCHMARKS, BenchmarkSpec
@@ -14,16 +13,7 @@ from t2ireid_plugin.prepare.check.images import check_images
 from t2ireid_plugin.prepare.check.report import CheckReport, Findings
 from t2ireid_plugin.prepare.check.rows import check_counts, check_identities, read_all
 from t2ireid_plugin.prepare.check.sheet import write_sheet
-from t2ireid_plugin.prepare.check.texts import (
-    TokenCounts,
-    check_repeated,
-    check_tokens,
-    learn_tokenizer,
-    load_tokenizer,
-)
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+from t2ireid_plugin.prepare.check.texts import check_repeated, check_tokens, learn_tokenizer, load_tokenizer
 
 _MIN_LENGTH = 3  # tokens: a special one at either end and one between
 
@@ -59,21 +49,23 @@ def check_dataset(
         if value is not None and value < least:
             raise DataError(f"{name}: must be at least {least}, not {value}")
     file = find_annotation(root, spec)
-    pretrained = load_tokenizer(tokenizer) if tokenizer else None
     findings = Findings(examples)
     rows = read_all(file, spec, findings)
-    reader = pretrained if pretrained is not None else learn_tokenizer(rows)
+    reader = load_tokenizer(tokenizer) if tokenizer else learn_tokenizer(rows)
+    description = tokenizer or "none, as there are no captions to learn a vocabulary from"
+    if reader is not None and not tokenizer:
+        description = f"WordPiece, {len(reader):,} tokens learned from the training captions as training does"
     images = file.parent / spec.images
     facts = check_images(images, rows, findings, workers, progress)
     check_repeated(rows, findings)
-    tokens = TokenCounts() if reader is None else check_tokens(rows, reader, max_length, findings)
+    tokens = check_tokens(rows, reader, max_length, findings)
     check_identities(rows, findings)
     return CheckReport(
         spec=spec,
         annotation=file,
         images=images,
         counts=check_counts(rows, spec, findings),
-        tokenizer=tokenizer or _describe(reader),
+        tokenizer=description,
         max_length=max_length,
         tokens=tokens,
         findings=findings.sorted(),
@@ -126,12 +118,6 @@ def run(options: argparse.Namespace, command: str) -> int:
         _print(f"sheet: {hint}")
     _print(f"written to {out}")
     return report.status
-
-
-def _describe(learned: PreTrainedTokenizerBase | None) -> str:
-    if learned is None:
-        return "none, as there are no captions to learn a vocabulary from"
-    return f"WordPiece, {len(learned):,} tokens learned from the training captions as training does"
 
 
 def _print(text: str) -> None:

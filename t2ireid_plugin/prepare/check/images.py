@@ -74,8 +74,7 @@ def check_images(
     paths = [path for path, file in files.items() if file not in missing]
     facts = dict(zip(paths, _inspect_all([files[path] for path in paths], workers, progress)))
     _check_each(facts, rows_of, findings)
-    _check_shared_paths(rows_of, findings)
-    _check_same_bytes(facts, rows_of, findings)
+    _check_shared(facts, rows_of, findings)
     findings.add("image_unnamed", [Example(path=path) for path in _unused_images(folder, rows_of)])
     return facts
 
@@ -158,30 +157,18 @@ def _check_each(facts: dict[str, ImageFacts], rows_of: dict[str, list[Row]], fin
             findings.add("image_extension", [Example(number, path, f"{fact.format} in '{suffix}'")])
 
 
-def _check_shared_paths(rows_of: dict[str, list[Row]], findings: Findings) -> None:
-    for path, rows in rows_of.items():
+def _check_shared(facts: dict[str, ImageFacts], rows_of: dict[str, list[Row]], findings: Findings) -> None:
+    """Reports images in several rows and identical files, as errors where identity or split differ."""
+    identical = [paths for paths in group_by(facts, lambda path: facts[path].digest or None).values() if len(paths) > 1]
+    for paths in [*([path] for path in rows_of), *identical]:
+        rows = [row for path in paths for row in rows_of[path]]
         if len(rows) > 1:
-            kind = "image_contradicted" if _differ(rows) else "image_in_two_rows"
-            findings.add(kind, [Example(rows[0].number, path, _describe(rows))])
-
-
-def _check_same_bytes(facts: dict[str, ImageFacts], rows_of: dict[str, list[Row]], findings: Findings) -> None:
-    for paths in group_by(facts, lambda path: facts[path].digest or None).values():
-        if len(paths) > 1:
-            rows = [row for path in paths for row in rows_of[path]]
-            kind = "file_contradicted" if _differ(rows) else "file_twice"
-            findings.add(
-                kind, [Example(rows[0].number, paths[0], f"same as {list_some(paths[1:])}; {_describe(rows)}")]
-            )
-
-
-def _differ(rows: Sequence[Row]) -> bool:
-    return len({row.pid for row in rows}) > 1 or len({row.split for row in rows}) > 1
-
-
-def _describe(rows: Sequence[Row]) -> str:
-    identities = dict.fromkeys(f"{row.pid} in {row.split}" for row in rows)
-    return f"rows {list_some(row.number for row in rows)}: identity {list_some(identities)}"
+            identities = dict.fromkeys(f"{row.pid} in {row.split}" for row in rows)
+            value = f"rows {list_some(row.number for row in rows)}: identity {list_some(identities)}"
+            kinds = ("image_in_two_rows", "image_contradicted")
+            if len(paths) > 1:
+                value, kinds = f"same as {list_some(paths[1:])}; {value}", ("file_twice", "file_contradicted")
+            findings.add(kinds[len(identities) > 1], [Example(rows[0].number, paths[0], value)])
 
 
 def _unused_images(folder: Path, used: Iterable[str]) -> list[str]:

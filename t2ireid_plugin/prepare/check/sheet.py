@@ -21,12 +21,8 @@ COLUMNS, TILE_WIDTH, PHOTO_HEIGHT, MARGIN = 6, 200, 200, 12
 _LINE, _TEXT, _SMALL = 16, 12, 11  # height of a line, font sizes
 _MAX_LINES, _MAX_LETTERS = 12, 2000  # of a tile's captions, of one caption
 _BACKGROUND, _TILE, _INK, _FAINT, _RED = "#eceef1", "#ffffff", "#22262b", "#80868e", "#c62828"
-# Short descriptions of findings that are not in `ImageFacts`.
-_LABELS = {
-    "image_extension": "other format",
-    "image_contradicted": "contradicted",
-    "file_contradicted": "contradicted",
-}
+# Problems of images that are not in `ImageFacts`.
+_PROBLEMS = ("image_extension", "image_contradicted", "file_contradicted")
 
 
 class _Tile(NamedTuple):
@@ -88,8 +84,8 @@ def _tiles(report: CheckReport, photos: int, source: random.Random) -> list[_Til
 
 def _problems(report: CheckReport) -> dict[str, str]:
     """A short description of the problem of each bad image, by path."""
-    findings = ((report.finding(kind), label) for kind, label in _LABELS.items())
-    problems = {example.path: label for finding, label in findings if finding for example in finding.examples}
+    findings = [finding for finding in report.findings if finding.kind in _PROBLEMS]
+    problems = {example.path: finding.kind.partition("_")[2] for finding in findings for example in finding.examples}
     for path, fact in report.facts.items():
         if fact.problem:
             problems[path] = fact.problem.removeprefix("image_")

@@ -80,13 +80,18 @@ def check_repeated(rows: Sequence[Row], findings: Findings) -> None:
             if row.pid is not None:
                 owners.setdefault(text, {}).setdefault(row.pid, row)
     shared = sorted((item for item in owners.items() if len(item[1]) > 1), key=lambda item: -len(item[1]))
-    findings.add("caption_of_two_identities", [_shared_caption(text, rows_of) for text, rows_of in shared])
+    for text, rows_of in shared:
+        first, pids = next(iter(rows_of.values())), list_some(sorted(rows_of))
+        example = Example(first.number, first.path or "", f"identities {pids}: {shorten(text)}")
+        findings.add("caption_of_two_identities", [example])
 
 
 def check_tokens(
-    rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase, max_length: int, findings: Findings
+    rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase | None, max_length: int, findings: Findings
 ) -> TokenCounts:
     """Reports captions that the model would truncate, and captions with unknown tokens."""
+    if tokenizer is None:
+        return TokenCounts()
     words: Counter[str] = Counter()
     captions = list(_tokenize(rows, tokenizer, words))
     cut = sorted((item for item in captions if item.length > max_length), key=lambda item: -item.length)
@@ -138,11 +143,6 @@ def _tokenize(rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase, words: Co
                 offsets = encoded.encodings[i].offsets
                 words.update(caption[slice(*offsets[at])] for at in unknown)
             yield _Tokenized(row, caption, len(ids), sum(token not in special for token in ids), len(unknown))
-
-
-def _shared_caption(text: str, rows_of: dict[int, Row]) -> Example:
-    first = next(iter(rows_of.values()))
-    return Example(first.number, first.path or "", f"identities {list_some(sorted(rows_of))}: {shorten(text)}")
 
 
 def _percent(part: int, whole: int) -> str:

@@ -100,13 +100,12 @@ def _decode(file: Path) -> str:
 def _csv_records(text: str, file: Path, ignore: Sequence[str]) -> Iterator[tuple[int, dict[str, Any]]]:
     """First line and cells of each record."""
     # The header shows the delimiter more reliably than texts full of commas.
-    delimiter = max(_DELIMITERS, key=lambda candidate: _known_columns(text, candidate, file))
+    delimiter = max(_DELIMITERS, key="".join(text.strip().splitlines()[:1]).count)
     header: list[str | None] | None = None
     for line, cells in _records(text, delimiter, file):
         where = f"'{file}', line {line}"
         if header is None:
             header = _match_columns(cells, ignore, where)
-            _check_required(header, cells, "column ", where)
             continue
         if len(cells) != len(header):
             raise DataError(
@@ -114,14 +113,6 @@ def _csv_records(text: str, file: Path, ignore: Sequence[str]) -> Iterator[tuple
                 "line break in double quotes"
             )
         yield line, {column: cell for column, cell in zip(header, cells) if column}
-
-
-def _known_columns(text: str, delimiter: str, file: Path) -> int:
-    try:
-        _, header = next(_records(text, delimiter, file), (1, []))
-    except DataError:  # quotes that are invalid with this delimiter
-        return -1
-    return sum(_normalize(name) in _COLUMNS for name in header)
 
 
 def _records(text: str, delimiter: str, file: Path) -> Iterator[tuple[int, list[str]]]:
@@ -155,7 +146,6 @@ def _json_records(text: str, file: Path, ignore: Sequence[str]) -> Iterator[tupl
         if not isinstance(record, dict):
             raise DataError(f'{where}: expected an object such as {{"image": "a.jpg", "caption": "…"}}')
         columns = _match_columns(list(record), ignore, where)
-        _check_required(columns, list(record), "", where)
         values = ("" if value is None else value for value in record.values())
         yield line, {column: value for column, value in zip(columns, values) if column}
 
@@ -172,22 +162,15 @@ def _match_columns(names: Sequence[str], ignore: Sequence[str], where: str) -> l
     for column in columns:
         if column and columns.count(column) > 1:
             same = [name for name, other in zip(names, columns) if other == column]
-            raise DataError(f"{where}: the columns {_quote(same)} all mean '{column}'; keep one")
-    return columns
-
-
-def _check_required(columns: Sequence[str | None], names: Sequence[str], noun: str, where: str) -> None:
+            raise DataError(f"{where}: the columns {', '.join(map(repr, same))} all mean '{column}'; keep one")
     for required in (IMAGE, CAPTION):
         if required not in columns:
-            raise DataError(f"{where}: no {noun}'{required}', only {_quote(names)}")
+            raise DataError(f"{where}: no column '{required}', only {', '.join(map(repr, names))}")
+    return columns
 
 
 def _normalize(name: str) -> str:
     return " ".join(name.lower().replace("_", " ").replace("-", " ").split())
-
-
-def _quote(names: Sequence[str]) -> str:
-    return ", ".join(map(repr, names))
 
 
 def _parse_row(line: int, cells: Mapping[str, Any], where: str) -> TableRow:
