@@ -86,12 +86,6 @@ def test_messages_about_odd_file_names_can_be_printed(cuhk, path):
     assert message(read, cuhk).startswith(f"missing image '{cuhk.base / 'imgs'}")
 
 
-def test_reading_opens_no_image(cuhk):
-    for row in cuhk.rows:
-        cuhk.image(row["file_path"]).write_bytes(b"")
-    assert len(read(cuhk)) == 8
-
-
 @pytest.mark.parametrize(
     ("content", "reason"),
     [(b"Not Found", "not an image file"), (b"", "the file is empty"), (b"RIFF\4\0\0\0WAVE", "not an image file")],
@@ -101,6 +95,7 @@ def test_unreadable_images_are_named_and_counted(cuhk, content, reason):
     check_images(paths)
     for path in paths[2:4]:
         cuhk.image(path).write_bytes(content)
+    assert len(read(cuhk)) == 8  # opens no image
     assert message(check_images, paths) == f"unreadable image '{paths[2]}': {reason} (and 1 more)"
 
 
@@ -131,8 +126,7 @@ def test_image_formats():
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"captions": ["good", ""]}, "captions: a text is empty"),
-        ({"captions": ["  \n"]}, "captions: a text is empty"),
+        ({"captions": ["good", " \n"]}, "captions: a text is empty"),
         ({"captions": ["good", 5]}, "captions: 5 is not a string"),
         ({"captions": []}, "captions: expected a list of at least one text, not []"),
         ({"captions": "A man."}, "captions: expected a list of at least one text, not 'A man.'"),
@@ -143,7 +137,6 @@ def test_image_formats():
         ({"cloth_captions": ["a coat", 3.5]}, "cloth_captions: 3.5 is not a string"),
         ({"split": "dev"}, "split 'dev' must be one of train, val, test"),
         ({"split": ["train"]}, "split ['train'] must be one of train, val, test"),
-        ({"split": None}, "split None must be one of train, val, test"),
         ({"split": "x" * 10**6}, "must be one of train, val, test"),
         ({"id": "7"}, "id '7' must be an integer of at most 64 bits"),
         ({"id": 7.5}, "id 7.5 must be an integer"),
@@ -187,17 +180,11 @@ def test_an_identity_in_two_splits(cuhk, splits):
     assert text.startswith(f"'{cuhk.file}': identity 77 is in the splits {' and '.join(sorted(splits))}; an identity")
 
 
-@pytest.mark.parametrize(
-    "path",
-    ["../x.png", "a/../../x.png", "/x.png", "//x.png", "..", "a/..", "..\\x.png", "a\\..\\..\\x.png", "\\\\x\\y"],
-)
-def test_paths_that_leave_the_folder(path):
-    assert not stays_inside(path)
-
-
-@pytest.mark.parametrize("path", ["a.png", "cam_a/a.png", "a..b/c.png", "...", ".a/b.png", "./a.png", "a b/ü.png"])
-def test_paths_that_stay_inside(path):
-    assert stays_inside(path)
+def test_paths_that_leave_the_folder():
+    outside = ["../x.png", "a/../../x.png", "/x.png", "//x.png", "..", "a/.."]
+    outside += ["..\\x.png", "a\\..\\..\\x.png", "\\\\x\\y"]
+    inside = ["a.png", "cam_a/a.png", "a..b/c.png", "...", ".a/b.png", "./a.png", "a b/ü.png"]
+    assert [path for path in outside + inside if stays_inside(path)] == inside
 
 
 # Files
@@ -211,9 +198,7 @@ def test_a_byte_order_mark_is_accepted(cuhk):
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        (b"", ""),
         (b"[{", ""),
-        (b"split,captions\n", ""),
         (b"\x80\x03]q\x00.", ""),
         ("[]".encode("utf-16"), "can't decode byte 0xff"),
         (b"[" * 10**6, "nested too deeply"),
@@ -236,15 +221,11 @@ def test_json_that_is_not_a_list_of_rows(cuhk, content):
 
 
 def test_a_root_one_level_too_deep_or_too_high(cuhk):
-    deep = message(read_photos, cuhk.base, SPEC)
-    assert f"no '{cuhk.base / 'CUHK-PEDES' / 'reid_raw.json'}'" in deep
-    assert deep.endswith(f"found '{cuhk.file}'; set data.root to '{cuhk.root}'")
-    high = message(read_photos, cuhk.root.parent, SPEC)
-    assert f"no '{cuhk.root.parent / 'CUHK-PEDES' / 'reid_raw.json'}'" in high
-    assert high.endswith(f"found '{cuhk.file}'; set data.root to '{cuhk.root}'")
-
-
-def test_an_archive_that_contains_a_folder_of_its_own_name(cuhk):
+    for root in (cuhk.base, cuhk.root.parent):
+        text = message(read_photos, root, SPEC)
+        assert f"no '{root / 'CUHK-PEDES' / 'reid_raw.json'}'" in text
+        assert text.endswith(f"found '{cuhk.file}'; set data.root to '{cuhk.root}'")
+    # An archive that contains a folder of its own name.
     cuhk.base.rename(cuhk.root / "inner")
     cuhk.base.mkdir()
     (cuhk.root / "inner").rename(cuhk.base / "CUHK-PEDES")
@@ -265,10 +246,7 @@ def test_a_missing_annotation(cuhk, tmp_path):
     text = message(read_photos, tmp_path / "nowhere", SPEC)
     assert "does not exist. Put the dataset there as CUHK-PEDES/reid_raw.json and CUHK-PEDES/imgs/" in text
     assert "academic research only" in text
-
-
-def test_caption_all_is_not_used_in_place_of_the_annotation(cuhk):
-    cuhk.file.rename(cuhk.base / "caption_all.json")
+    (cuhk.base / "caption_all.json").write_text("[]")  # of some archives, in place of the annotation
     text = message(read_photos, cuhk.root, SPEC)
     assert "caption_all.json is there, but it has no splits; get reid_raw.json from the publishers" in text
 

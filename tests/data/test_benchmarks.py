@@ -59,29 +59,27 @@ def test_a_rows_own_camera_takes_precedence(cuhk):
     assert [item[2] for item in train[::2]] == [0, 2, 3, 2]  # "7", "cam_b", "door" of 7, cam_a, cam_b, door
 
 
-def relocate(benchmark_root, name, tmp_path, *files):
-    """A root with the benchmark's images and its annotation under other names."""
-    source = benchmark_root(name) / BENCHMARKS[name].folder
-    folder = tmp_path / BENCHMARKS[name].folder
+@pytest.mark.parametrize(
+    ("name", "files"),
+    [
+        ("icfgpedes", ["ICFG-PEDES.json"]),
+        ("icfgpedes", ["ICFG_PEDES.json"]),
+        ("ufine6926", ["any_name.json"]),
+        ("ufine6926", ["train.json", "test.json"]),
+    ],
+)
+def test_names_of_the_annotation(name, files, benchmark_root, tmp_path):
+    spec = BENCHMARKS[name]
+    source, folder = benchmark_root(name) / spec.folder, tmp_path / spec.folder
     folder.mkdir()
-    (folder / BENCHMARKS[name].images).symlink_to(source / BENCHMARKS[name].images)
+    (folder / spec.images).symlink_to(source / spec.images)
     for file in files:
         (folder / file).write_bytes(next(source.glob("*.json")).read_bytes())
-    return tmp_path
-
-
-@pytest.mark.parametrize(
-    ("name", "file"),
-    [("icfgpedes", "ICFG-PEDES.json"), ("icfgpedes", "ICFG_PEDES.json"), ("ufine6926", "any_name.json")],
-)
-def test_known_file_names(name, file, benchmark_root, tmp_path):
-    assert build(name, relocate(benchmark_root, name, tmp_path, file)).counts["test"].images == 32
-
-
-def test_several_annotations_are_refused(benchmark_root, tmp_path):
-    root = relocate(benchmark_root, "ufine6926", tmp_path, "train.json", "test.json")
-    with pytest.raises(DataError, match=r"several annotations in '.*UFine6926': test\.json, train\.json; keep one"):
-        build("ufine6926", root)
+    if len(files) == 1:
+        assert build(name, tmp_path).counts["test"].images == 32
+    else:
+        with pytest.raises(DataError, match=r"several annotations in '.*UFine6926': test\.json, train\.json; keep one"):
+            build(name, tmp_path)
 
 
 # Benchmarks without a val split
@@ -115,12 +113,9 @@ def test_summary_with_held_out_identities(benchmark_root, capsys):
     ]
 
 
-def test_without_val_share_there_is_no_val(benchmark_root):
+def test_val_without_a_share_and_val_of_the_annotation(benchmark_root):
     with pytest.raises(DataError, match="icfgpedes: the annotation has no images of the split 'val'"):
         build("icfgpedes", benchmark_root("icfgpedes"), val_share=0, eval_split="val")
-
-
-def test_an_annotated_val_split_is_kept(benchmark_root):
     assert build("rstpreid", benchmark_root("rstpreid"), val_share=0.5).num_train_pids == 24
 
 

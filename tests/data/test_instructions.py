@@ -91,16 +91,9 @@ def test_labelled_sentences(half, language):
     On that first run it had 203 of 206 English and 64 of 71 Chinese phrases of the second half right.
     """
     rows = [row for row in LABELLED[half] if row["language"] == language]
+    assert all(phrase in row["text"] for row in rows for side in SIDES for phrase in row[side])
     share, wrong = accuracy((row["text"], row) for row in rows)
     assert share >= 0.9, wrong
-
-
-def test_labels_are_copied_from_their_sentences():
-    rows = [row for half in LABELLED.values() for row in half]
-    assert len(rows) >= 70
-    assert sum(row["language"] == "zh" for row in rows) >= 15
-    assert {row["manner"] for row in rows} == {"CUHK-PEDES", "ICFG-PEDES", "RSTPReid", "UFine6926"}
-    assert all(phrase in row["text"] for row in rows for side in SIDES for phrase in row[side])
 
 
 EXAMPLES = [
