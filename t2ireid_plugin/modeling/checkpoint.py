@@ -6,7 +6,7 @@ import logging
 import pickle
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,28 +27,19 @@ _SAFE_GLOBALS: list[Any] = [np.dtype, np.dtypes.Float32DType, np.dtypes.Float64D
 _SAFE_GLOBALS.append((np.float64(0).__reduce__()[0], "numpy.core.multiarray.scalar"))
 _SAFE_GLOBALS.append((np.float64(0).__reduce__()[0], "numpy._core.multiarray.scalar"))
 
-# transformers 5 renamed parts of the encoders; files of either version load into models of either version. For some
-# families transformers 5 still writes the older names. Tried in this order until a name exists in the model.
-_RENAMED = {  # encoder: (transformers 4, transformers 5), beginnings of names
-    "visual_encoder": [
-        ("encoder.layer.{}.attention.attention.query.", "layers.{}.attention.q_proj."),
-        ("encoder.layer.{}.attention.attention.key.", "layers.{}.attention.k_proj."),
-        ("encoder.layer.{}.attention.attention.value.", "layers.{}.attention.v_proj."),
-        ("encoder.layer.{}.attention.output.dense.", "layers.{}.attention.o_proj."),
-        ("encoder.layer.{}.intermediate.dense.", "layers.{}.mlp.fc1."),
-        ("encoder.layer.{}.output.dense.", "layers.{}.mlp.fc2."),
-        ("encoder.layer.{}.", "layers.{}."),
-        # DINOv2
-        ("encoder.layer.{}.attention.attention.query.", "encoder.layer.{}.attention.q_proj."),
-        ("encoder.layer.{}.attention.attention.key.", "encoder.layer.{}.attention.k_proj."),
-        ("encoder.layer.{}.attention.attention.value.", "encoder.layer.{}.attention.v_proj."),
-        ("encoder.layer.{}.attention.output.dense.", "encoder.layer.{}.attention.o_proj."),
-        # DINOv3; CLIP and SigLIP
-        ("layer.{}.", "model.layer.{}."),
-        ("vision_model.", ""),
-    ],
-    "text_encoder": [("text_model.", "")],
+# transformers 5 renamed parts of the encoders, for some families only. Before names are compared, the first of each
+# pair becomes the second, in this order, in the model's names and in the file's.
+_SYNONYMS = {
+    ".encoder.layer.": ".layers.",
+    ".attention.attention.query.": ".attention.q_proj.",
+    ".attention.attention.key.": ".attention.k_proj.",
+    ".attention.attention.value.": ".attention.v_proj.",
+    ".attention.output.dense.": ".attention.o_proj.",
+    ".intermediate.dense.": ".mlp.fc1.",
+    ".output.dense.": ".mlp.fc2.",
 }
+# A level that only one of the two versions has: `vision_model` and `text_model` in CLIP and SigLIP, `model` in DINOv3.
+_LEVEL = re.compile(r"^(visual|text)_encoder\.((vision|text)_)?model\.")
 # FastReID has the network as one part of a larger one, under this name.
 _FASTREID_PREFIX = "backbone."
 # Parts of the Hugging Face encoders that the model does not use.
@@ -64,12 +55,9 @@ class LoadReport(NamedTuple):
     mismatched: list[str]
 
     def __str__(self) -> str:
-        lines = [f"loaded {len(self.loaded)} tensors"]
-        for label in ("missing", "unexpected", "mismatched"):
-            names = getattr(self, label)
-            if names:
-                lines.append(f"{label} ({len(names)}): {', '.join(names)}")
-        return "; ".join(lines)
+        problems = {label: names for label, names in self._asdict().items() if names and label != "loaded"}
+        lines = [f"{label} ({len(names)}): {', '.join(names)}" for label, names in problems.items()]
+        return "; ".join([f"loaded {len(self.loaded)} tensors", *lines])
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
@@ -163,7 +151,8 @@ def copy_state_dict(state: Mapping[str, Tensor], model: nn.Module) -> LoadReport
         CheckpointError: when nothing fits.
     """
     own = model.state_dict()
-    renamed = {model_name(name, own): tensor for name, tensor in state.items()}
+    names = model_names(state, own)
+    renamed = {names[name]: tensor for name, tensor in state.items()}
     shared = [name for name in renamed if name in own]
     fitting = {name: renamed[name] for name in shared if renamed[name].shape == own[name].shape}
     report = LoadReport(
@@ -187,21 +176,22 @@ def copy_state_dict(state: Mapping[str, Tensor], model: nn.Module) -> LoadReport
     return report
 
 
-def model_name(name: str, own: Mapping[str, Tensor]) -> str:
-    """The name in a model's state_dict ``own`` for a tensor of a file; unchanged if the model has none.
+def model_names(names: Iterable[str], own: Iterable[str]) -> dict[str, str]:
+    """The name in a model's state_dict (``own``) for each name in a file, if it has one, and else the file's.
 
     It knows the names of other transformers versions, and FastReID's, where the network is the ``backbone``.
     """
-    if name in own:
-        return name
-    if name.startswith(_FASTREID_PREFIX):
-        return model_name(name.removeprefix(_FASTREID_PREFIX), own)
-    encoder, _, rest = name.partition(".")
-    for pair in _RENAMED.get(encoder, ()):
-        for source, target in (pair, pair[::-1]):
-            match = re.match(re.escape(source).replace(r"\{\}", r"(\d+)"), rest)
-            if match:
-                candidate = f"{encoder}.{target.format(*match.groups())}{rest[match.end() :]}"
-                if candidate in own:
-                    return candidate
+    by_common_name = {_common_name(name): name for name in own}
+    exact = set(own)
+    return {
+        name: name if name in exact else by_common_name.get(_common_name(name), name.removeprefix(_FASTREID_PREFIX))
+        for name in names
+    }
+
+
+def _common_name(name: str) -> str:
+    """One name for what frameworks and versions name differently."""
+    name = _LEVEL.sub(r"\1_encoder.", name.removeprefix(_FASTREID_PREFIX))
+    for synonym, common in _SYNONYMS.items():
+        name = name.replace(synonym, common)
     return name

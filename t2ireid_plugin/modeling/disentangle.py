@@ -86,7 +86,10 @@ class DisentangleModule(nn.Module):
             raise ConfigError(f"disentangle.tokens '{self.tokens}' has no attention over patches to show")
         x, mask = self._select_tokens(x, grid)
         id_feat, cloth_feat = self.id_linear(x), self.cloth_linear(x)
-        return _attention_weights(self.id_attn, id_feat, mask), _attention_weights(self.cloth_attn, cloth_feat, mask)
+        options = {"attn_mask": mask, "average_attn_weights": False}
+        _, id_weights = self.id_attn(query=id_feat, key=id_feat, value=id_feat, **options)
+        _, cloth_weights = self.cloth_attn(query=cloth_feat, key=cloth_feat, value=cloth_feat, **options)
+        return id_weights, cloth_weights
 
     def _select_tokens(self, x: Tensor, grid: tuple[int, int] | None) -> tuple[Tensor, Tensor | None]:
         """The tokens that the branches read, and the attention mask of `outside_window` where there is one."""
@@ -136,8 +139,3 @@ def outside_window(length: int, rows: int, columns: int, window: int) -> Tensor:
 def _attend(attention: nn.MultiheadAttention, query: Tensor, context: Tensor, mask: Tensor | None = None) -> Tensor:
     """Attention without its weights, which lets PyTorch use its fused kernels: ``[B, L, D]``."""
     return attention(query=query, key=context, value=context, need_weights=False, attn_mask=mask)[0]
-
-
-def _attention_weights(attention: nn.MultiheadAttention, tokens: Tensor, mask: Tensor | None) -> Tensor:
-    """Weights of self-attention over tokens ``[B, L, D]``: ``[B, heads, L, L]``."""
-    return attention(query=tokens, key=tokens, value=tokens, average_attn_weights=False, attn_mask=mask)[1]

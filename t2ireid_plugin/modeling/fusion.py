@@ -42,8 +42,7 @@ class EnhancedMambaFusion(nn.Module):
     ) -> None:
         super().__init__()
         pair = 2 * dim
-        self.image_align = nn.Sequential(nn.Linear(dim, dim), nn.ReLU(), nn.LayerNorm(dim))
-        self.text_align = nn.Sequential(nn.Linear(dim, dim), nn.ReLU(), nn.LayerNorm(dim))
+        self.image_align, self.text_align = _align(dim, dim), _align(dim, dim)
         self.mamba_layers = nn.ModuleList(Mamba(pair, d_state, d_conv) for _ in range(num_layers))
         self.mamba_norms = nn.ModuleList(nn.LayerNorm(pair) for _ in range(num_layers))
         self.gate_attn = nn.MultiheadAttention(pair, num_heads, dropout=dropout, batch_first=True)
@@ -94,8 +93,7 @@ class SequenceScan(nn.Module):
         self, dim: int = 256, d_state: int = 16, d_conv: int = 4, num_layers: int = 2, width: int = 768
     ) -> None:
         super().__init__()
-        self.image_align = nn.Sequential(nn.Linear(width, dim), nn.ReLU(), nn.LayerNorm(dim))
-        self.text_align = nn.Sequential(nn.Linear(width, dim), nn.ReLU(), nn.LayerNorm(dim))
+        self.image_align, self.text_align = _align(width, dim), _align(width, dim)
         self.forward_layers = nn.ModuleList(Mamba(dim, d_state, d_conv) for _ in range(num_layers))
         self.backward_layers = nn.ModuleList(Mamba(dim, d_state, d_conv) for _ in range(num_layers))
         self.norms = nn.ModuleList(nn.LayerNorm(dim) for _ in range(num_layers))
@@ -149,6 +147,10 @@ class SequenceMambaFusion(SequenceScan):
         pair = torch.cat([patches.mean(dim=1), (words * mask).sum(dim=1) / mask.sum(dim=1)], dim=-1)  # [B, 2d]
         weights = self.gate(pair)
         return self.norm_final(self.fc(_weigh_halves(pair, weights))), weights
+
+
+def _align(width: int, dim: int) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(width, dim), nn.ReLU(), nn.LayerNorm(dim))
 
 
 def _gate(dim: int, dropout: float) -> nn.Sequential:

@@ -71,19 +71,9 @@ class Mamba(nn.Module):
         d_state: state width ``N``.
         d_conv: taps of the causal depthwise convolution.
         expand: inner width as a multiple of ``d_model``.
-        dt_min, dt_max, dt_init_floor: range of the initial step sizes, log-uniform.
     """
 
-    def __init__(
-        self,
-        d_model: int,
-        d_state: int = 16,
-        d_conv: int = 4,
-        expand: int = 2,
-        dt_min: float = 0.001,
-        dt_max: float = 0.1,
-        dt_init_floor: float = 1e-4,
-    ) -> None:
+    def __init__(self, d_model: int, d_state: int = 16, d_conv: int = 4, expand: int = 2) -> None:
         super().__init__()
         self.d_state = d_state
         self.d_inner = expand * d_model
@@ -100,14 +90,15 @@ class Mamba(nn.Module):
         # Weight decay would change the time scales; mamba-ssm marks these parameters the same way.
         self.A_log._no_weight_decay = True  # type: ignore[attr-defined]
         self.D._no_weight_decay = True  # type: ignore[attr-defined]
-        self._init_step_size(dt_min, dt_max, dt_init_floor)
+        self._init_step_size()
 
     @torch.no_grad()
-    def _init_step_size(self, dt_min: float, dt_max: float, floor: float) -> None:
+    def _init_step_size(self, dt_min: float = 0.001, dt_max: float = 0.1) -> None:
+        """Draws the initial step sizes, log-uniform from ``dt_min`` to ``dt_max``."""
         bound = self.dt_rank**-0.5
         nn.init.uniform_(self.dt_proj.weight, -bound, bound)
         log_range = math.log(dt_max) - math.log(dt_min)
-        dt = torch.exp(torch.rand(self.d_inner) * log_range + math.log(dt_min)).clamp(min=floor)
+        dt = torch.exp(torch.rand(self.d_inner) * log_range + math.log(dt_min))
         # The inverse of softplus, so that softplus(bias) is the drawn step size.
         self.dt_proj.bias.copy_(dt + torch.log(-torch.expm1(-dt)))
 
@@ -137,18 +128,9 @@ class Mamba(nn.Module):
         wide = torch.promote_types(x.dtype, torch.float32)  # the recurrence loses too much in half precision
         A = -torch.exp(self.A_log.to(wide))
         if kernel is not None and wide == torch.float32:
-            y = kernel(  # reads [B, E, L] and [B, N, L]
-                x.transpose(1, 2).contiguous(),
-                dt.transpose(1, 2).contiguous(),
-                A,
-                B.transpose(1, 2).contiguous(),
-                C.transpose(1, 2).contiguous(),
-                self.D.float(),
-                z=z.transpose(1, 2).contiguous(),
-                delta_bias=self.dt_proj.bias.float(),
-                delta_softplus=True,
-            )
-            return y.transpose(1, 2)
+            x, dt, B, C, z = (t.transpose(1, 2).contiguous() for t in (x, dt, B, C, z))  # to [B, E, L] and [B, N, L]
+            bias = self.dt_proj.bias.float()
+            return kernel(x, dt, A, B, C, self.D.float(), z=z, delta_bias=bias, delta_softplus=True).transpose(1, 2)
         with torch.autocast(device_type=x.device.type, enabled=False):
             x, dt, B, C, z = (t.to(wide) for t in (x, dt, B, C, z))
             step = F.softplus(dt + self.dt_proj.bias.to(wide))

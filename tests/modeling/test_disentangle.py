@@ -44,51 +44,6 @@ def test_learns_as_the_listing_does(module):
         torch.testing.assert_close(parameter.grad, expected[name].grad, rtol=0, atol=1e-6, msg=name)
 
 
-def test_the_gate_weighs_the_pooled_features(module):
-    """A fully open or closed gate leaves the pooled features."""
-    identity, clothing, gate = module(tokens())
-    assert identity.shape == clothing.shape == gate.shape == (B, D)
-    assert ((gate > 0) & (gate < 1)).all()
-    with torch.no_grad():
-        module.gate[0].weight.zero_()
-        module.gate[0].bias.fill_(100)
-        pooled_identity, zero, _ = module(tokens())
-        assert not zero.any()
-        module.gate[0].bias.fill_(-200)
-        zero, pooled_clothing, _ = module(tokens())
-        assert not zero.any()
-    torch.testing.assert_close(identity, gate * pooled_identity, rtol=0, atol=1e-6)
-    torch.testing.assert_close(clothing + gate * pooled_clothing, pooled_clothing, rtol=0, atol=1e-6)
-
-
-def test_pooled_features_are_means_of_normalised_tokens():
-    """With initial norms every token has mean zero over its channels, and so has the mean of the tokens."""
-    torch.manual_seed(0)
-    identity, clothing, gate = DisentangleModule(D)(tokens())
-    for pooled in (identity / gate, clothing / (1 - gate)):
-        torch.testing.assert_close(pooled.mean(dim=1), torch.zeros(B), rtol=0, atol=1e-6)
-        assert pooled.abs().max() > 0.1
-
-
-def test_both_branches_read_the_other_one_before_cross_attention(module):
-    """Branches with equal weights pool equal features."""
-    state = module.state_dict()
-    module.load_state_dict({name: state[name.replace("cloth_", "id_")] for name in state})
-    identity, clothing, gate = module(tokens())
-    torch.testing.assert_close(identity / gate, clothing / (1 - gate), rtol=0, atol=1e-5)
-
-
-def test_samples_do_not_mix(module):
-    together = module(tokens())
-    for i in range(B):
-        alone = module(tokens()[i : i + 1])
-        torch.testing.assert_close(tuple(part[i : i + 1] for part in together), alone, rtol=0, atol=1e-6)
-
-
-def test_the_order_of_tokens_does_not_matter(module):
-    torch.testing.assert_close(module(tokens().flip(1)), module(tokens()), rtol=0, atol=1e-6)
-
-
 def test_the_attention_weights_reproduce_the_attention(module):
     """Weights times values, computed from the layers' parameters, equal the attention's output in the forward pass."""
     seen = {}

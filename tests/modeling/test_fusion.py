@@ -34,26 +34,6 @@ def test_equals_the_specification_by_hand(build, naive, name, layers):
         torch.testing.assert_close(actual.detach(), reference, rtol=0, atol=1e-10)
 
 
-@pytest.mark.parametrize("name", TYPES)
-def test_shapes_and_weights(build, name):
-    fused, weights = build(name)(*pair())
-    assert fused.shape == (B, 6)
-    assert weights.shape == (B, 2)
-    assert (weights > 0).all()
-    torch.testing.assert_close(weights.sum(dim=1), torch.ones(B), rtol=0, atol=1e-6)
-
-
-@pytest.mark.parametrize("name", TYPES)
-def test_samples_are_independent(build, name):
-    fusion, (image, text) = build(name), pair()
-    together = fusion(image, text)
-    alone = [fusion(image[i : i + 1], text[i : i + 1]) for i in range(B)]
-    elsewhere = fusion(image.flip(0), text.flip(0))
-    for k in range(2):
-        torch.testing.assert_close(together[k], torch.cat([out[k] for out in alone]), rtol=0, atol=1e-6)
-        torch.testing.assert_close(together[k], elsewhere[k].flip(0), rtol=0, atol=1e-6)
-
-
 @pytest.mark.parametrize(("name", "learns"), [("enhanced_mamba", False), ("gated_mamba", True)])
 def test_the_gate_gets_a_gradient_from_its_weights_and_if_gated_from_the_fused_embedding(build, name, learns):
     fusion = build(name)
@@ -77,30 +57,6 @@ def test_both_types_load_each_others_weights(build):
     assert torch.equal(gated(*pair())[1], enhanced(*pair())[1])
     assert not torch.allclose(gated(*pair())[0], enhanced(*pair())[0], atol=1e-3)
     enhanced.load_state_dict(gated.state_dict())
-
-
-def test_an_undecided_gate_is_the_identity(build):
-    enhanced, gated = build("enhanced_mamba"), build("gated_mamba")
-    with torch.no_grad():
-        for fusion in (enhanced, gated):
-            fusion.gate[3].weight.zero_()
-            fusion.gate[3].bias.zero_()
-    (fused, weights), (expected, _) = gated(*pair()), enhanced(*pair())
-    assert torch.equal(weights, torch.full((B, 2), 0.5))
-    torch.testing.assert_close(fused, expected, rtol=0, atol=1e-6)
-
-
-def test_the_first_weight_belongs_to_the_image(build):
-    """With all weight on the image, `fc` ignores the text half."""
-    fusion = build("gated_mamba")
-    with torch.no_grad():
-        fusion.gate[3].weight.zero_()
-        fusion.gate[3].bias.copy_(torch.tensor([50.0, -50.0]))
-        before, _ = fusion(*pair())
-        fusion.fc.weight[:, DIM:].add_(3)
-        torch.testing.assert_close(fusion(*pair())[0], before, rtol=0, atol=1e-6)
-        fusion.fc.weight[:, :DIM].mul_(torch.linspace(1, 2, DIM))
-        assert not torch.allclose(fusion(*pair())[0], before, atol=1e-2)
 
 
 def test_dropout_only_in_training_and_only_at_the_gate(build):
@@ -182,23 +138,3 @@ def test_padding_has_no_effect_and_gets_no_gradient(sequence):
     sequence(image, text, mask)[0].square().sum().backward()
     assert not text.grad[mask == 0].any()
     assert text.grad[mask == 1].abs().amax(dim=-1).min() > 0
-
-
-def test_decay_rates_get_a_gradient_and_order_matters(sequence):
-    """Unlike with a single token."""
-    image, text, mask = tokens()
-    fused, _ = sequence(image, text, mask)
-    fused.square().sum().backward()
-    for layers in (sequence.forward_layers, sequence.backward_layers):
-        assert all(layer.A_log.grad.abs().max() > 0 for layer in layers)
-    reordered = sequence(image.flip(1), text, mask)[0]
-    assert not torch.allclose(reordered, fused, atol=1e-3)
-
-
-def test_patches_and_words_affect_each_other(sequence):
-    image, text, mask = tokens()
-    patches, words = sequence.scan(image, text, mask)
-    other_patches, _ = sequence.scan(image, text + 1, mask)
-    _, other_words = sequence.scan(image + 1, text, mask)
-    assert (patches - other_patches).abs().amax(dim=-1).min() > 1e-6
-    assert (words - other_words).abs().amax(dim=-1)[mask == 1].min() > 1e-6

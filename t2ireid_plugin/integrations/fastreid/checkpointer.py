@@ -8,7 +8,7 @@ from typing import Any
 from fastreid.utils.checkpoint import Checkpointer
 
 from t2ireid_plugin.errors import CheckpointError
-from t2ireid_plugin.modeling.checkpoint import extract_state_dict, model_name, read_checkpoint
+from t2ireid_plugin.modeling.checkpoint import extract_state_dict, model_names, read_checkpoint
 
 PREFIX = "backbone."
 
@@ -30,9 +30,9 @@ class T2IReIDCheckpointer(Checkpointer):
         content = read_checkpoint(f)
         state, own = extract_state_dict(content, f), self.model.state_dict()
         backbone = {name.removeprefix(PREFIX): value for name, value in own.items() if name.startswith(PREFIX)}
-        renamed = {}
+        renamed, names = {}, model_names(state, backbone)
         for name, value in state.items():
-            inside = PREFIX + model_name(name, backbone)
+            inside = PREFIX + names[name]
             renamed[inside if name not in own and inside in own else name] = value
         if not any(name in own and own[name].shape == value.shape for name, value in renamed.items()):
             raise CheckpointError(

@@ -6,6 +6,7 @@ A two-tower model (CLIP, SigLIP) has an image and a text encoder in one folder; 
 from __future__ import annotations
 
 import inspect
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -60,8 +61,7 @@ def drop_head(encoder: PreTrainedModel) -> PreTrainedModel:
 
 def patch_size(config: PretrainedConfig) -> tuple[int, int]:
     """Height and width of a patch in pixels."""
-    size = config.patch_size
-    return (size, size) if isinstance(size, int) else (size[0], size[1])
+    return _height_and_width(config.patch_size)
 
 
 def patch_grid(config: PretrainedConfig, images: Tensor) -> tuple[int, int]:
@@ -73,9 +73,11 @@ def patch_grid(config: PretrainedConfig, images: Tensor) -> tuple[int, int]:
 def own_size(config: PretrainedConfig) -> tuple[int, int]:
     """Height and width in pixels for which an image encoder has position embeddings."""
     if not hasattr(config, "image_size"):  # SigLIP 2 has the number of patches of a square
-        side = int(config.num_patches**0.5) * config.patch_size
-        return side, side
-    size = config.image_size
+        return _height_and_width(int(config.num_patches**0.5) * config.patch_size)
+    return _height_and_width(config.image_size)
+
+
+def _height_and_width(size: int | Sequence[int]) -> tuple[int, int]:
     return (size, size) if isinstance(size, int) else (size[0], size[1])
 
 

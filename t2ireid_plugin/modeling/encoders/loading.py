@@ -242,12 +242,11 @@ def _hub_reachable(timeout: float = 3.0) -> bool:
     def probe() -> None:
         try:
             urllib.request.urlopen(urllib.request.Request(constants.ENDPOINT, method="HEAD"), timeout=timeout)
-        except urllib.error.HTTPError:
-            answered.set()  # a refusal is an answer
         except OSError as error:
             logger.debug("%s: %s", constants.ENDPOINT, error)
-        else:
-            answered.set()
+            if not isinstance(error, urllib.error.HTTPError):  # a refusal is an answer
+                return
+        answered.set()
 
     # A thread, because a timeout on the connection does not bound the name lookup before it.
     thread = threading.Thread(target=probe, daemon=True)

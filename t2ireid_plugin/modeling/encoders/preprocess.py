@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from t2ireid_plugin.errors import EncoderError, short_repr
@@ -14,10 +14,8 @@ from t2ireid_plugin.utils.safe_io import MAX_CONFIG_BYTES, parse_json, read_byte
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
-# Normalisation without a preprocessor file: beginnings of model_type and names of the library's constants. ViT and
-# SigLIP have 0.5.
-_HALF = (0.5, 0.5, 0.5)
-_NORMALISATION = {"clip": "OPENAI_CLIP", "dinov": "IMAGENET_DEFAULT"}
+# Normalisation without a preprocessor file: beginnings of model_type and names of transformers' constants.
+_NORMALISATION = {"clip": "OPENAI_CLIP", "dinov": "IMAGENET_DEFAULT", "": "IMAGENET_STANDARD"}  # the last: ViT, SigLIP
 _MAX_SIDE = 4096  # pixels, of resized images
 
 
@@ -64,22 +62,16 @@ def image_preprocess(source: Source, config: PretrainedConfig) -> Preprocess:
     Raises:
         EncoderError: when the file is not valid JSON or has unusable settings.
     """
+    from transformers import image_utils
+
     settings = _preprocessor_settings(source)
     height, width = own_size(config)
     if height == width:  # positions for a tall image fit no other size
         height, width = _preprocessor_size(settings) or (height, width)
-    mean, std = _usual_normalisation(config.model_type)
-    mean, std = settings.get("image_mean", mean), settings.get("image_std", std)
+    name = next(name for start, name in _NORMALISATION.items() if config.model_type.startswith(start))
+    mean = settings.get("image_mean", getattr(image_utils, f"{name}_MEAN"))
+    std = settings.get("image_std", getattr(image_utils, f"{name}_STD"))
     return checked_preprocess(height, width, mean, std, f"{IMAGE_KEY}: the preprocessor file of '{source}'")
-
-
-def _usual_normalisation(model_type: str) -> tuple[Sequence[float], Sequence[float]]:
-    from transformers import image_utils
-
-    for start, name in _NORMALISATION.items():
-        if model_type.startswith(start):
-            return getattr(image_utils, f"{name}_MEAN"), getattr(image_utils, f"{name}_STD")
-    return _HALF, _HALF
 
 
 def _preprocessor_settings(source: Source) -> dict[str, Any]:
@@ -94,10 +86,8 @@ def _preprocessor_settings(source: Source) -> dict[str, Any]:
             continue
         try:
             settings = parse_json(read_bytes(file, MAX_CONFIG_BYTES))
-        except OSError as error:
-            raise EncoderError(f"{IMAGE_KEY}: cannot read '{file}' ({error.strerror})") from error
-        except ValueError as error:
-            raise EncoderError(f"{IMAGE_KEY}: '{file}' is not valid JSON: {error}") from error
+        except (OSError, ValueError) as error:
+            raise EncoderError(f"{IMAGE_KEY}: cannot read '{file}' as JSON: {error}") from error
         if not isinstance(settings, dict):
             raise EncoderError(f"{IMAGE_KEY}: '{file}' must contain a JSON object, not {short_repr(settings)}")
         return settings.get("image_processor", settings)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections import Counter, OrderedDict
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -40,8 +40,8 @@ _ROLES = "special_tokens_map"  # JSON key of the roles of special tokens: paddin
 class CachedTokenizer:
     """Tokenizes texts to a fixed length and caches the ids of each string.
 
-    Captions return every epoch in new batches, so the cache has one entry per string, not per batch. The least recently
-    used entry is dropped first.
+    Captions return every epoch in new batches, so the cache has one entry per string, not per batch. The oldest entries
+    are dropped first.
 
     Args:
         tokenizer: any Hugging Face tokenizer.
@@ -61,12 +61,8 @@ class CachedTokenizer:
         self.max_length = max_length
         self.capacity = capacity
         self.attends_padding = attends_padding
-        self._ids: OrderedDict[str, tuple[int, ...]] = OrderedDict()
+        self._ids: dict[str, tuple[int, ...]] = {}
         self._warned = False
-
-    def __len__(self) -> int:
-        """Number of strings in the cache."""
-        return len(self._ids)
 
     def __call__(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
         """``n`` texts to ``input_ids [n, max_length]`` and ``attention_mask [n, max_length]``, both int64."""
@@ -87,18 +83,15 @@ class CachedTokenizer:
     def ids(self, texts: Sequence[str]) -> list[tuple[int, ...]]:
         """The ids of each text, without padding unless the encoder attends to it."""
         new = [text for text in dict.fromkeys(texts) if text not in self._ids]
-        fresh: dict[str, tuple[int, ...]] = {}
         if new:
             encoded = self.tokenizer(new, truncation=True, max_length=self.max_length)["input_ids"]
             fill = (self.pad,) * self.max_length if self.attends_padding else ()
             fresh = {text: (*ids, *fill[len(ids) :]) for text, ids in zip(new, encoded)}
             self._warn_about_unknown(fresh)
-        rows = [fresh[text] if text in fresh else self._ids[text] for text in texts]
-        for text, ids in zip(texts, rows):
-            self._ids[text] = ids
-            self._ids.move_to_end(text)
+            self._ids.update(fresh)
+        rows = [self._ids[text] for text in texts]
         while len(self._ids) > self.capacity:
-            self._ids.popitem(last=False)
+            del self._ids[next(iter(self._ids))]
         return rows
 
     def _warn_about_unknown(self, fresh: Mapping[str, Sequence[int]]) -> None:
@@ -183,11 +176,8 @@ def tokenizer_from_json(text: str) -> PreTrainedTokenizerFast:
 def _alphabet(corpus: Iterable[str], limit: int = 1000) -> tuple[list[str], list[str]]:
     """The most frequent letters, and the ``##`` forms of those that occur inside words; both sorted."""
     normalizer, splitter = BertNormalizer(lowercase=True), BertPreTokenizer()
-    words = Counter(w for text in corpus for w, _ in splitter.pre_tokenize_str(normalizer.normalize_str(text)))
-    counts: Counter[str] = Counter()
-    for word, count in words.items():
-        for letter in word:
-            counts[letter] += count
+    words = [word for text in corpus for word, _ in splitter.pre_tokenize_str(normalizer.normalize_str(text))]
+    counts = Counter("".join(words))
     letters = sorted(sorted(counts), key=counts.__getitem__, reverse=True)[:limit]
     inner = {letter for word in words for letter in word[1:]}
     return sorted(letters), [f"##{letter}" for letter in sorted(inner.intersection(letters))]
