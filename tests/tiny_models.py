@@ -1,6 +1,7 @@
 """Fixtures with tiny models and encoders; a conftest.py imports those that its folder needs."""
 
 import json
+import re
 from types import SimpleNamespace
 
 import pytest
@@ -21,6 +22,15 @@ WIDTH = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "i
 IMAGE = {**WIDTH, "image_size": 32, "patch_size": 16}  # 4 patches and [CLS]
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 WORDS += ["a", "man", "woman", "wears", "in", "red", "blue", "coat", "shirt", "shoes", "and", "with", "##s", ",", "."]
+VIT_NAMES = {  # in transformers 5 and in transformers 4
+    "layers.": "encoder.layer.",
+    "attention.q_proj": "attention.attention.query",
+    "attention.k_proj": "attention.attention.key",
+    "attention.v_proj": "attention.attention.value",
+    "attention.o_proj": "attention.output.dense",
+    "mlp.fc1": "intermediate.dense",
+    "mlp.fc2": "output.dense",
+}
 
 
 def tiny_config(**changes):
@@ -52,6 +62,17 @@ def tiny_model(seed=0, **changes):
 
 def images(n, height=32, width=32, seed=0):
     return torch.randn(n, 3, height, width, generator=torch.Generator().manual_seed(seed))
+
+
+def transformers_4(state):
+    """``state`` with its ViT under the names of transformers 4."""
+    renamed = {}
+    for name, tensor in state.items():
+        if re.match(r"(visual_encoder\.)?layers\.", name):
+            for new, old in VIT_NAMES.items():
+                name = name.replace(new, old)
+        renamed[name] = tensor
+    return renamed
 
 
 @pytest.fixture(scope="session")

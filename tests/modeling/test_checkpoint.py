@@ -8,23 +8,12 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save, save_file
+from tiny_models import transformers_4
 from torch import nn
 from torchreid import utils
 
 from t2ireid_plugin.errors import CheckpointError
 from t2ireid_plugin.modeling.checkpoint import model_names, read_checkpoint, read_state_dict
-
-# Names of a ViT's parts in transformers 5 and in transformers 4.
-VIT_NAMES = {
-    "attention.q_proj": "attention.attention.query",
-    "attention.k_proj": "attention.attention.key",
-    "attention.v_proj": "attention.attention.value",
-    "attention.o_proj": "attention.output.dense",
-    "mlp.fc1": "intermediate.dense",
-    "mlp.fc2": "output.dense",
-    "layernorm_before": "layernorm_before",
-    "layernorm_after": "layernorm_after",
-}
 
 
 @pytest.fixture
@@ -48,18 +37,6 @@ def assert_holds(model, expected):
     for name, tensor in model.state_dict().items():
         if name in expected:
             assert torch.equal(tensor, expected[name]), name
-
-
-def transformers_4(state):
-    """``state`` with its ViT under the names of transformers 4."""
-    renamed = {}
-    for name, tensor in state.items():
-        if name.startswith("visual_encoder.layers."):
-            number, rest = name.removeprefix("visual_encoder.layers.").split(".", 1)
-            part, kind = rest.rsplit(".", 1)
-            name = f"visual_encoder.encoder.layer.{number}.{VIT_NAMES[part]}.{kind}"
-        renamed[name] = tensor
-    return renamed
 
 
 # --- what loads -------------------------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ import pickle
 
 import pytest
 import torch
+from tiny_models import IMAGE, WIDTH
 from torch._dynamo.utils import counters
 
 from t2ireid_plugin.cli import main
@@ -34,7 +35,9 @@ def core_inputs(model, images, cloth, identity):
 
 
 def test_the_training_forward_is_one_graph(make):
-    model = make.model().train()
+    one = {"num_hidden_layers": 1}
+    config = {"vit_pretrained": {**IMAGE, **one}, "bert_base_path": {**WIDTH, **one}, "fusion": {"num_layers": 1}}
+    model = make.model(**config).train()
     model.compile_parts(backend="eager")
     explanation = torch._dynamo.explain(model._core)(*core_inputs(model, make.images(3), CLOTHING, IDENTITY))
     assert explanation.graph_break_count == 0, explanation.break_reasons

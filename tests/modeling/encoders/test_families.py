@@ -10,6 +10,7 @@ import sentencepiece
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
+from tiny_models import WIDTH
 from transformers import (
     BertConfig,
     CLIPConfig,
@@ -39,7 +40,6 @@ from t2ireid_plugin.modeling.encoders.tokenizer import CachedTokenizer, tokenize
 from t2ireid_plugin.modeling.t2ireid import T2IReIDModel
 from t2ireid_plugin.visualization.attention import attention_maps
 
-WIDTH = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48}
 IMAGE = {**WIDTH, "image_size": 32, "patch_size": 8}
 LENGTH = 20
 TWO_TOWERS = {
@@ -227,7 +227,6 @@ def test_encoders_with_positions_for_tall_images(family):
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)  # from openai/CLIP
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 HALF = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
-
 
 NORMALISATION = {
     "clip": (CLIP_MEAN, CLIP_STD), "siglip": HALF, "siglip2": HALF, "vit": HALF,
@@ -436,42 +435,36 @@ def test_home_is_expanded(saved, tmp_path, monkeypatch):
 
 # --- layers -----------------------------------------------------------------------------------------------------------
 
-# Beginnings of the names that come before and after the blocks, as the library's source has them.
-ENDS = {
-    "clip": (("embeddings.", "pre_layrnorm."), ("post_layernorm.",)),
-    "siglip": (("embeddings.",), ("post_layernorm.",)),
-    "siglip2": (("embeddings.",), ("post_layernorm.",)),
-    "vit": (("embeddings.",), ("layernorm.",)),
-    "dinov2": (("embeddings.",), ("layernorm.",)),
-    "dinov2_with_registers": (("embeddings.",), ("layernorm.",)),
-    "dinov3_vit": (("embeddings.",), ("norm.",)),
+# Beginnings of the names after the blocks of the image and the text encoder, as the library's source has them.
+AFTER = {
+    "clip": ("post_layernorm.", "final_layer_norm."),
+    "siglip": ("post_layernorm.", "final_layer_norm."),
+    "siglip2": ("post_layernorm.", "final_layer_norm."),
+    "vit": ("layernorm.",),
+    "dinov2": ("layernorm.",),
+    "dinov2_with_registers": ("layernorm.",),
+    "dinov3_vit": ("norm.",),
 }
 
 
-@pytest.mark.parametrize("family", ENDS)
-def test_layers_of_images_are_numbered_from_the_embeddings(saved, family):
-    check_layers(build_image_encoder(str(saved(family).folder)), *ENDS[family])
-
-
-@pytest.mark.parametrize("family", ["clip", "siglip", "siglip2", "bert"])
-def test_layers_of_texts_are_numbered_from_the_embeddings(saved, family):
-    source = BertConfig(**WIDTH, vocab_size=50) if family == "bert" else str(saved(family).folder)
-    check_layers(build_text_encoder(source), ("embeddings.",), () if family == "bert" else ("final_layer_norm.",))
-
-
-def check_layers(encoder, before, after):
-    numbers = layer_numbers(encoder)
-    assert set(numbers) == {name for name, _ in encoder.named_parameters()}
-    for name, number in numbers.items():
-        inside = [int(part) for part in name.split(".") if part.isdigit()]
-        if name.startswith(before):
-            assert number == 0, name
-        elif name.startswith(after or ("nothing",)):
-            assert number == 3, name
-        else:
-            assert inside, name
-            assert number == inside[0] + 1, name
-    assert set(numbers.values()) == ({0, 1, 2, 3} if after else {0, 1, 2})
+@pytest.mark.parametrize("family", [*AFTER, "bert"])
+def test_layers_are_numbered_from_the_embeddings(saved, family):
+    if family == "bert":
+        encoders = {None: build_text_encoder(BertConfig(**WIDTH, vocab_size=50))}
+    else:
+        folder = str(saved(family).folder)
+        encoders = dict(zip(AFTER[family], (build(folder) for build in (build_image_encoder, build_text_encoder))))
+    for after, encoder in encoders.items():
+        numbers = layer_numbers(encoder)
+        assert set(numbers) == {name for name, _ in encoder.named_parameters()}
+        assert set(numbers.values()) == ({0, 1, 2, 3} if after else {0, 1, 2})
+        for name, number in numbers.items():
+            if name.startswith(("embeddings.", "pre_layrnorm.")):
+                assert number == 0, name
+            elif after and name.startswith(after):
+                assert number == 3, name
+            else:
+                assert number == 1 + next(int(part) for part in name.split(".") if part.isdigit()), name
 
 
 def test_an_encoder_without_a_stack_of_blocks():

@@ -11,6 +11,7 @@ import torch
 from huggingface_hub import constants
 from huggingface_hub.errors import LocalEntryNotFoundError
 from safetensors.torch import load_file, save_file
+from tiny_models import transformers_4
 from transformers import ViTConfig
 
 from t2ireid_plugin.errors import ConfigError, EncoderError
@@ -27,7 +28,6 @@ from t2ireid_plugin.modeling.encoders.loading import (
 from t2ireid_plugin.modeling.encoders.preprocess import image_preprocess
 from t2ireid_plugin.modeling.t2ireid import T2IReIDModel
 
-WIDTH = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48}
 UNKNOWN_ID = "no-such-owner-7f3a/no-such-model"
 
 
@@ -65,19 +65,7 @@ def test_encoders_load_from_folders(folders, make):
 def test_a_folder_written_by_transformers_4(folders, make):
     """Its ViT has other names; `from_pretrained` translates them."""
     file = folders.image / "model.safetensors"
-    old = {}
-    for name, tensor in load_file(file).items():
-        for new, former in (
-            ("layers.", "encoder.layer."),
-            ("attention.q_proj", "attention.attention.query"),
-            ("attention.k_proj", "attention.attention.key"),
-            ("attention.v_proj", "attention.attention.value"),
-            ("attention.o_proj", "attention.output.dense"),
-            ("mlp.fc1", "intermediate.dense"),
-            ("mlp.fc2", "output.dense"),
-        ):
-            name = name.replace(new, former)
-        old[name] = tensor
+    old = transformers_4(load_file(file))
     assert "encoder.layer.1.attention.attention.key.bias" in old
     save_file(old, file, metadata={"format": "pt"})
     pixels = make.images(2)
@@ -298,18 +286,13 @@ def test_offline_mode_sends_no_request(monkeypatch):
     assert asked == []
 
 
-def test_the_probe_of_a_closed_port(monkeypatch):
+@pytest.mark.parametrize("listens", [False, True])
+def test_the_probe_of_a_port_that_refuses_or_does_not_answer(monkeypatch, listens):
     with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))  # bound but not listening: connections are refused
+        taken.bind(("127.0.0.1", 0))  # refuses connections until it listens
+        if listens:
+            taken.listen()
         monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{taken.getsockname()[1]}")
-        assert loading._hub_reachable() is False
-
-
-def test_the_probe_gives_up_on_a_server_that_does_not_answer(monkeypatch):
-    with socket.socket() as silent:
-        silent.bind(("127.0.0.1", 0))
-        silent.listen()
-        monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{silent.getsockname()[1]}")
         assert loading._hub_reachable(0.3) is False
 
 
