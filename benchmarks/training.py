@@ -201,7 +201,7 @@ def _build(
     merge(cfg, {"model": encoders, "use_gpu": use_gpu, **shape}, "benchmark")
     merge_words(cfg, shlex.split(settings))
     engine = build_run(cfg, None)
-    engine.model.text_features = build_feature_cache(cfg, engine.model, engine.train_loader.dataset.train, show=False)
+    engine.model.text_features = build_feature_cache(cfg, engine.model, engine.train_loader.dataset.train)
     return engine
 
 

@@ -177,7 +177,7 @@ def training_work(bench: Bench, number: int, folder: Path | None = None) -> dict
     features = FeatureCache(_CACHE_BYTES)
     if folder is not None:
         ids, pad = model.text_cache.ids([*clothes, *identity]), model.text_cache.pad
-        features = FeatureCache.on_disk(folder, _CACHE_BYTES, model.text_encoder, ids, pad, show=False)
+        features = FeatureCache.on_disk(folder, _CACHE_BYTES, model.text_encoder, ids, pad)
 
     def cached() -> Tensor:
         model.text_features = features

@@ -135,11 +135,13 @@ def test_the_chosen_epoch_is_the_best_on_val(tiny_run):
     assert targets.count("cuhkpedes") == 1
 
 
-def test_workers_kept_images_and_resume_without_a_checkpoint_change_nothing(tiny_settings, light_run, tmp_path):
-    for name, others in (("workers", {"data__workers": 2}), ("images", {"data__keep_images": True})):
-        assert main(["train", "--resume", *tiny_settings(tmp_path / name, **LIGHT, **others)]) == 0
-        assert numbers(tmp_path / name) == numbers(light_run)
-        assert (tmp_path / name / "metrics.jsonl").read_text() == (light_run / "metrics.jsonl").read_text()
+@pytest.mark.parametrize(
+    "others", [pytest.param({"data__workers": 2}, marks=pytest.mark.slow), {"data__keep_images": True}]
+)
+def test_workers_kept_images_and_resume_without_a_checkpoint_change_nothing(tiny_settings, light_run, tmp_path, others):
+    assert main(["train", "--resume", *tiny_settings(tmp_path, **LIGHT, **others)]) == 0
+    assert numbers(tmp_path) == numbers(light_run)
+    assert (tmp_path / "metrics.jsonl").read_text() == (light_run / "metrics.jsonl").read_text()
 
 
 def test_another_seed_gives_another_model(tiny_settings, light_run, tmp_path):
@@ -309,6 +311,7 @@ COLOURS = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_chinese_captions_are_learned(tiny_settings, new_cuhk, tmp_path):
     """Images of one colour each, with captions that differ in the colour alone."""
     data = new_cuhk(tmp_path / "data")

@@ -266,9 +266,7 @@ def build_engine(
     return engine
 
 
-def build_feature_cache(
-    cfg: CfgNode, model: T2IReIDModel, items: Sequence[Item], show: bool = True
-) -> FeatureCache | None:
+def build_feature_cache(cfg: CfgNode, model: T2IReIDModel, items: Sequence[Item]) -> FeatureCache | None:
     """The cache that ``data.text_feature_cache`` asks for; ``disk`` is filled from the training ``items`` here.
 
     Raises:
@@ -285,7 +283,7 @@ def build_feature_cache(
         texts.update(dict.fromkeys(map(swap_sides, list(texts))))
     folder = Path(data.text_feature_cache_dir) if data.text_feature_cache_dir else default_folder()
     cache: Any = model.text_cache
-    return FeatureCache.on_disk(folder, max_bytes, model.text_encoder, cache.ids(list(texts)), cache.pad, show)
+    return FeatureCache.on_disk(folder, max_bytes, model.text_encoder, cache.ids(list(texts)), cache.pad)
 
 
 def build_scheduler(cfg: CfgNode, optimizer: torch.optim.Optimizer) -> Any:

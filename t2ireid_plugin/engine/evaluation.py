@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
-import torch
-from torch.utils.data import DataLoader
 
 from t2ireid_plugin.engine.loop import TrainingLoop
 from t2ireid_plugin.engine.training_state import BEST, check_intact, save_checkpoint
@@ -92,23 +90,13 @@ class RetrievalEvaluation(TrainingLoop):
 
     def evaluate(self, targets: Iterable[str]) -> dict[str, Metrics]:
         """Text-to-image metrics of each target, printed and logged; empty except in the main process."""
-        return {
-            name: self._evaluate(name, self.test_loader[name]["query"], self.test_loader[name]["gallery"])
-            for name in targets
-        }
-
-    @torch.no_grad()
-    def _evaluate(self, dataset_name: str, query_loader: DataLoader, gallery_loader: DataLoader, **_: Any) -> Metrics:
-        self.set_model_mode("eval")
-        embeddings = embed_target(self.tested_model, query_loader, gallery_loader, [OFFICIAL], dataset_name)
-        if not is_main_process():
-            return {}
-        metrics = self._measure(dataset_name, OFFICIAL, embeddings).metrics
-        if self.writer is not None:
-            for key, value in metrics.items():
-                self.writer.add_scalar(f"Test/{dataset_name}/{key}", value, self.epoch)
-        if self.metrics_log is not None:
-            self.metrics_log.write(epoch=self.epoch + 1, target=dataset_name, **metrics)
+        metrics = {result.target: result.metrics for result in self._retrieve(targets, [OFFICIAL])}
+        for target, values in metrics.items():
+            if self.writer is not None:
+                for key, value in values.items():
+                    self.writer.add_scalar(f"Test/{target}/{key}", value, self.epoch)
+            if self.metrics_log is not None:
+                self.metrics_log.write(epoch=self.epoch + 1, target=target, **values)
         return metrics
 
     def evaluate_protocols(
@@ -122,19 +110,24 @@ class RetrievalEvaluation(TrainingLoop):
             samples: of the bootstrap for the intervals; 0 for none.
             rerank: also compute each protocol's metrics after k-reciprocal re-ranking.
         """
+        results = list(self._retrieve(targets, protocols, samples, rerank))
+        if self.metrics_log is not None:
+            for result in results:
+                names = {"target": result.target, "protocol": result.protocol}
+                self.metrics_log.write(epoch=self.epoch + 1, **names, **result.metrics)
+        return results
+
+    def _retrieve(
+        self, targets: Iterable[str], protocols: Sequence[str], samples: int = 0, rerank: bool = False
+    ) -> Iterator[RetrievalResult]:
         self.set_model_mode("eval")
-        results = []
         for target in targets:
             queries, gallery = (self.test_loader[target][side] for side in ("query", "gallery"))
             embeddings = embed_target(self.tested_model, queries, gallery, protocols, target)
             if not gallery.dataset.spec.has_cameras:
                 embeddings = embeddings._replace(camids=np.zeros_like(embeddings.camids))
             for protocol in dict.fromkeys(protocols) if is_main_process() else ():
-                result = self._measure(target, protocol, embeddings, samples, rerank)
-                if self.metrics_log is not None:
-                    self.metrics_log.write(epoch=self.epoch + 1, target=target, protocol=protocol, **result.metrics)
-                results.append(result)
-        return results
+                yield self._measure(target, protocol, embeddings, samples, rerank)
 
     def _measure(
         self, target: str, protocol: str, embeddings: Embeddings, samples: int = 0, rerank: bool = False

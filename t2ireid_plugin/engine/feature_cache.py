@@ -7,7 +7,6 @@ the encoder's configuration and weights and of the texts, so a file of other wei
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import logging
@@ -20,17 +19,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from filelock import FileLock
 from torch import Tensor
 
 from t2ireid_plugin.errors import DataError
 from t2ireid_plugin.modeling.encoders.token_features import TEXTS_AT_ONCE, Ids, encode_texts
 from t2ireid_plugin.utils.atomic_io import atomic_write
 from t2ireid_plugin.utils.progress import show_progress
-
-try:
-    import fcntl
-except ImportError:  # Windows: two processes may then compute the same file
-    fcntl = None  # type: ignore[assignment]
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -57,7 +52,7 @@ class FeatureCache:
 
     @classmethod
     def on_disk(
-        cls, folder: Path, max_bytes: int, encoder: PreTrainedModel, texts: Iterable[Ids], pad: int, show: bool = True
+        cls, folder: Path, max_bytes: int, encoder: PreTrainedModel, texts: Iterable[Ids], pad: int
     ) -> FeatureCache:
         """A cache with the features in a file in ``folder``, which is written first unless it exists.
 
@@ -65,11 +60,10 @@ class FeatureCache:
 
         Args:
             folder: created if needed.
-            max_bytes: limit of all files in the folder; the least recently used ones are deleted.
+            max_bytes: limit of the file.
             encoder: the text encoder.
             texts: token ids; of more than fit, the longest are left out and encoded each time.
             pad: the padding token.
-            show: show a progress bar.
 
         Raises:
             DataError: when the file cannot be written.
@@ -98,15 +92,14 @@ class FeatureCache:
                 header = {"descr": "<f2", "fortran_order": False, "shape": (tokens, width)}
                 np.lib.format.write_array_header_1_0(stream, header)
                 rows = _encode(encoder, chosen, pad)
-                for part in show_progress(rows, len(chosen), "text features", "text", show):
+                for part in show_progress(rows, len(chosen), "text features", "text"):
                     stream.write(part.tobytes())
 
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            with _locked(folder):  # of several processes one writes, and the others wait
+            with FileLock(folder / "lock"):  # of several processes one writes, and the others wait
                 features = _open(path)
                 if features is None:
-                    _make_room(folder, max_bytes - 2 * width * tokens)
                     atomic_write(path, write)
                     features = _open(path)
         except OSError as error:
@@ -180,26 +173,6 @@ def _encode(encoder: PreTrainedModel, texts: Sequence[Ids], pad: int) -> Iterato
 def _open(path: Path) -> Any:
     """The array in a file, mapped into memory; None where the file is missing or damaged."""
     try:
-        features = np.asarray(np.lib.format.open_memmap(path, mode="r"))
+        return np.asarray(np.lib.format.open_memmap(path, mode="r"))
     except (OSError, ValueError):
         return None
-    with contextlib.suppress(OSError):  # a read-only folder
-        path.touch()  # see `_make_room`
-    return features
-
-
-def _make_room(folder: Path, room: int) -> None:
-    """Deletes the least recently used files until the others take at most ``room`` bytes."""
-    files = [file for file in folder.glob("*.npy") if not file.name.startswith(".")]  # without drafts
-    for file in sorted(files, key=lambda file: file.stat().st_mtime, reverse=True):
-        room -= file.stat().st_size
-        if room < 0:
-            file.unlink(missing_ok=True)
-
-
-@contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    with open(folder / "lock", "wb") as stream:
-        if fcntl is not None:
-            fcntl.flock(stream, fcntl.LOCK_EX)
-        yield

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -111,7 +110,7 @@ class TextImageEngine(RetrievalEvaluation):
         scaler = self.precision.scaler
         scaler.scale(total).backward()
         scaler.unscale_(self.optimizer)
-        parameters = list(self._all_parameters())
+        parameters = list(self.training_step.parameters())  # of model and losses
         if self.clip_grad > 0:
             return float(torch.nn.utils.clip_grad_norm_(parameters, self.clip_grad))
         return float(torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None]))
@@ -156,10 +155,6 @@ class TextImageEngine(RetrievalEvaluation):
             print(f"* Only train {only} (epoch: {epoch + 1}/{fixbase_epoch})")
             for name, child in children.items():
                 child.train(name in only and child.training)
-
-    def _all_parameters(self) -> Iterable[torch.nn.Parameter]:
-        yield from self.model.parameters()
-        yield from self.losses.parameters()
 
 
 class TrainingStep(nn.Module):

@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 
 # The newest training state, the one before it, the name that a damaged newest one gets, and the chosen weights.
 LAST, PREVIOUS, DAMAGED, BEST = "last.pth", "last.prev.pth", "last.damaged.pth", "best.pth"
-_DIGEST = 32  # hexadecimal digits
+_DIGEST = 16  # bytes, stored as twice as many hexadecimal digits
 # Entries of a training state, see `TrainingLoop.save`.
 _NEEDED = ["state_dict", "losses", "optimizer", "scheduler", "scaler", "epoch", "step", "steps", "evaluated"]
 _NEEDED += ["sequence", "log", "bad_images"]
@@ -78,24 +78,11 @@ def _append_digest(file: Path) -> None:
 
 def _digest(stream: BinaryIO, length: int) -> bytes:
     """Digest of the next ``length`` bytes, in hexadecimal digits."""
-    digest = hashlib.blake2b(digest_size=_DIGEST // 2)
+    digest = hashlib.blake2b(digest_size=_DIGEST)
     while length > 0 and (part := stream.read(min(length, 2**20))):
         digest.update(part)
         length -= len(part)
     return digest.hexdigest().encode()
-
-
-def _digest_matches(file: Path) -> bool:
-    """Compares an archive with its digest; true for an archive without one, as older versions wrote."""
-    size = file.stat().st_size
-    with open(file, "rb") as stream:
-        stream.seek(-2, os.SEEK_END)
-        if stream.read() == b"\0\0":  # no comment
-            return True
-        stream.seek(max(0, size - _DIGEST - 2))
-        length, digest = stream.read(2), stream.read()
-        stream.seek(0)
-        return length == _DIGEST.to_bytes(2, "little") and _digest(stream, size - _DIGEST - 2) == digest
 
 
 def save_json(content: Any, path: str | Path) -> None:
@@ -105,7 +92,7 @@ def save_json(content: Any, path: str | Path) -> None:
 
 
 def check_intact(path: str | Path) -> None:
-    """Verifies the checksums of a checkpoint's entries and the digest of the whole file.
+    """Verifies a checkpoint by its digest, or by the checksums of its entries if it has none, as PyTorch writes.
 
     PyTorch ignores the checksums that it writes: a flipped bit would be loaded as another weight.
 
@@ -117,13 +104,16 @@ def check_intact(path: str | Path) -> None:
         raise CheckpointError(f"no checkpoint at '{file}'")
     try:
         with zipfile.ZipFile(file) as archive:
-            damaged = archive.testzip()
+            digest = archive.comment
+            damaged = None if digest else archive.testzip()
     except (zipfile.BadZipFile, zlib.error, struct.error, EOFError, OSError, ValueError, RuntimeError) as error:
         raise CheckpointError(f"'{file}' is truncated or damaged ({error})") from error
     if damaged is not None:
         raise CheckpointError(f"'{file}' is damaged: the checksum of '{damaged}' in it is wrong")
-    if not _digest_matches(file):  # the archive's own headers have no checksum
-        raise CheckpointError(f"'{file}' is truncated or damaged: its bytes do not match its digest")
+    if digest:
+        with open(file, "rb") as stream:
+            if digest != _digest(stream, file.stat().st_size - 2 - len(digest)):
+                raise CheckpointError(f"'{file}' is truncated or damaged: its bytes do not match its digest")
 
 
 def newest_checkpoint(folder: Path) -> Path | None:

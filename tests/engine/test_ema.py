@@ -104,12 +104,6 @@ def test_the_average_is_what_is_tested(build):
     assert engine.evaluate_protocols(["cuhkpedes"], ["t2i"])[0].metrics == expected["cuhkpedes"]
 
 
-def test_without_it_the_model_itself_is_tested(build):
-    engine = build()
-    assert engine.ema is None
-    assert engine.tested_model is engine.model
-
-
 def test_best_has_the_average_and_last_has_both(build, tmp_path):
     engine = build(train__ema_decay=DECAY)
     engine.run(save_dir=str(tmp_path), max_epoch=1, eval_freq=1)
@@ -143,11 +137,11 @@ def test_a_run_reports_the_metrics_of_the_chosen_average(tiny_settings, tmp_path
     """Training ends with the metrics of best.pth, here of the first epoch, whose average is not in memory anymore."""
     choose = TextImageEngine.choose
     monkeypatch.setattr(TextImageEngine, "choose", lambda self, at: None if self.epoch else choose(self, at))
-    words = tiny_settings(tmp_path / "run", full=True, train__ema_decay=DECAY, train__lr=0.003)
+    words = tiny_settings(tmp_path / "run", train__max_epoch=2, train__ema_decay=DECAY, train__lr=0.003)
     assert main(["train", *words]) == 0
     assert saved(tmp_path / "run", "best.pth")["epoch"] == 1
     expected = json.loads((tmp_path / "run" / "results.json").read_text())["metrics"]
     for name, decay in (("on", DECAY), ("off", 0.0)):
-        again = tiny_settings(tmp_path / name, full=True, train__ema_decay=decay)
+        again = tiny_settings(tmp_path / name, train__ema_decay=decay)
         assert main(["test", *again, "model.load_weights", str(tmp_path / "run" / "best.pth")]) == 0
         assert json.loads((tmp_path / name / "results.json").read_text())["metrics"] == expected

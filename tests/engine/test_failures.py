@@ -120,6 +120,7 @@ def with_bad_images(synthetic, tmp_path):
     return make
 
 
+@pytest.mark.slow
 def test_a_bad_image_is_replaced_by_another_of_its_identity(tiny_settings, with_bad_images, tmp_path):
     """Each bad image is logged once, also with other workers and in a resumed run, which trains the same."""
     root, broken = with_bad_images(2)

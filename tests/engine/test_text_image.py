@@ -10,18 +10,18 @@ import pytest
 import torch
 from states import changed, differences, saved, train_epoch, weights
 
-from t2ireid_plugin.errors import CheckpointError, ConfigError, T2IReIDError
+from t2ireid_plugin.errors import CheckpointError, ConfigError
 
 
 def script(engine, scores):
     """Makes evaluation return `scores[target]`, one R@1 per epoch; returns the (epoch, target) pairs evaluated."""
     evaluated = []
 
-    def evaluate(dataset_name, *_, **__):
-        evaluated.append((engine.epoch + 1, dataset_name))
-        return {"R@1": scores[dataset_name][engine.epoch], "mAP": 0.0, "mINP": 0.0}
+    def evaluate(targets):
+        evaluated.extend((engine.epoch + 1, target) for target in targets)
+        return {target: {"R@1": scores[target][engine.epoch], "mAP": 0.0, "mINP": 0.0} for target in targets}
 
-    engine._evaluate = evaluate
+    engine.evaluate = evaluate
     return evaluated
 
 
@@ -86,21 +86,11 @@ def test_an_unknown_open_layer_is_named(build):
 # A step
 
 
-def test_a_non_finite_loss_stops_before_the_weights_change(build):
-    engine = build()
-    with torch.no_grad():
-        engine.model.id_classifier.bias.fill_(float("nan"))
-    before = weights(engine.model.disentangle)
-    with pytest.raises(T2IReIDError, match=r"the loss became nan in epoch 3, batch 1 .*cls nan.*lower train\.lr"):
-        train_epoch(engine, 2)
-    assert changed(before, weights(engine.model.disentangle)) == set()
-
-
 @pytest.mark.parametrize(("clip", "at_most"), [(0.05, 0.05 * (1 + 1e-4)), (0.0, None)])
 def test_the_norm_of_all_gradients_is_clipped(build, clip, at_most):
     engine = build(train__clip_grad=clip)
     train_epoch(engine)
-    squares = [p.grad.double().square().sum() for p in engine._all_parameters() if p.grad is not None]
+    squares = [p.grad.double().square().sum() for p in engine.training_step.parameters() if p.grad is not None]
     norm = float(torch.stack(squares).sum().sqrt())
     if at_most is None:
         assert norm > 0.1  # so clipping has an effect
@@ -205,7 +195,6 @@ def test_a_val_split_that_is_the_target_does_not_choose(build):
 def test_the_score_is_the_mean_over_val_sets(build, tmp_path):
     engine = build(data__val="[cuhkpedes_val]", train__max_epoch=2)
     engine.val_targets = ["a", "b"]
-    engine.test_loader = dict.fromkeys("ab", engine.test_loader["cuhkpedes_val"])
     script(engine, {"a": [0.2, 0.9], "b": [0.5, 0.1]})  # means 0.35 and 0.5
     engine.train = lambda **_: None
     engine.run(save_dir=str(tmp_path), max_epoch=2, eval_freq=1)
@@ -247,11 +236,13 @@ class Killed(Exception):
     pass
 
 
-@pytest.mark.parametrize("settings", [{}, {"train__ema_decay": 0.8, "model__freeze_text": False}])
-def test_a_resumed_run_is_bit_identical(build, tmp_path, settings):
+def test_a_resumed_run_is_bit_identical(build, tmp_path):
     """Weights, average, optimizer, best score and the log of every step."""
-    settings = {"train__max_epoch": 3, "data__transforms": "[random_flip, random_crop, random_erase]", **settings}
-    run = {"max_epoch": 3, "print_freq": 1, "eval_freq": 1}
+    settings = {
+        "train__max_epoch": 2, "data__transforms": "[random_flip, random_crop, random_erase]",
+        "train__ema_decay": 0.8, "model__freeze_text": False,
+    }  # fmt: skip
+    run = {"max_epoch": 2, "print_freq": 1, "eval_freq": 1}
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     whole.mkdir()
     parts.mkdir()
@@ -260,19 +251,19 @@ def test_a_resumed_run_is_bit_identical(build, tmp_path, settings):
     engine = build(**settings)
     train = engine.train
 
-    def dies_in_the_third_epoch(**options):
-        if engine.epoch == 2:
+    def dies_in_the_second_epoch(**options):
+        if engine.epoch == 1:
             raise Killed
         train(**options)
 
-    engine.train = dies_in_the_third_epoch
+    engine.train = dies_in_the_second_epoch
     with pytest.raises(Killed):
         engine.run(save_dir=str(parts), **run)
     heir = build(**settings)
     with torch.no_grad():
-        for parameter in heir._all_parameters():
+        for parameter in heir.training_step.parameters():
             parameter.zero_()  # everything must come from the file
-    assert heir.resume(parts / "last.pth") == (2, 0)
+    assert heir.resume(parts / "last.pth") == (1, 0)
     heir.run(save_dir=str(parts), **run)
 
     for name in ("last.pth", "best.pth"):

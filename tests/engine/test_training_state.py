@@ -38,15 +38,6 @@ def small_files_only():
     resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
-def test_a_new_checkpoint_replaces_the_old(tmp_path):
-    file = tmp_path / "last.pth"
-    for state in (OLD, NEW):
-        save_checkpoint(state, file)
-        assert load(file)["epoch"] == state["epoch"]
-        assert torch.equal(load(file)["weights"], state["weights"])
-    assert [path.name for path in tmp_path.iterdir()] == ["last.pth"]
-
-
 def test_a_write_that_fails_leaves_the_old_file(tmp_path, small_files_only):
     file = tmp_path / "last.pth"
     save_checkpoint(OLD, file)
@@ -136,7 +127,7 @@ def test_a_damaged_state_is_renamed_and_the_one_before_it_resumed(tmp_path, capl
     damage(last)
     broken = last.read_bytes()
     assert newest_checkpoint(tmp_path) == previous
-    assert "last.pth' is damaged: the checksum of" in caplog.text
+    assert "last.pth' is truncated or damaged: its bytes do not match" in caplog.text
     assert "continuing from" in caplog.text
     # The next save keeps the intact one.
     save_checkpoint({"epoch": 2}, last, keep=previous)
@@ -147,7 +138,7 @@ def test_a_damaged_state_is_renamed_and_the_one_before_it_resumed(tmp_path, capl
 def test_two_damaged_states_are_an_error(tmp_path):
     for file in two_checkpoints(tmp_path):
         damage(file)
-    with pytest.raises(CheckpointError, match=r"last\.prev\.pth' is damaged"):
+    with pytest.raises(CheckpointError, match=r"last\.prev\.pth' is truncated or damaged"):
         newest_checkpoint(tmp_path)
     assert (tmp_path / LAST).exists()
 
@@ -181,9 +172,11 @@ def test_a_flipped_bit_is_rejected_or_changes_nothing(small, place, bit):
     assert differences(loaded, state, "checkpoint") == []
 
 
-def test_pytorch_loads_a_flipped_bit_that_we_reject(small):
+def test_a_flipped_bit_in_a_file_without_digest_is_rejected(small):
+    """PyTorch writes no digest, and its own checksums are not read by it."""
     file, state = small
-    content = file.read_bytes()
+    torch.save(state, file.with_name("plain.pth"))
+    content = file.with_name("plain.pth").read_bytes()
     place = content.index(state["weights"].numpy().tobytes())
     flipped = file.with_name("weights.pth")
     flipped.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
@@ -204,12 +197,6 @@ def test_a_truncated_file_is_rejected(small, place):
 # Resuming
 
 
-def test_last_can_be_resumed(tiny_run):
-    state = load_training_state(tiny_run.folder / "last.pth")
-    assert state["epoch"] == 2
-    assert state["optimizer"]["state"]
-
-
 def test_weights_alone_cannot_be_resumed(tiny_run):
     with pytest.raises(CheckpointError) as error:
         load_training_state(tiny_run.folder / "best.pth")
@@ -218,13 +205,9 @@ def test_weights_alone_cannot_be_resumed(tiny_run):
     assert "model.load_weights" in text
 
 
-def test_a_missing_or_truncated_file_is_named(tiny_run, tmp_path):
+def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(CheckpointError, match=r"no checkpoint at '.*gone\.pth'"):
         load_training_state(tmp_path / "gone.pth")
-    cut = tmp_path / "cut.pth"
-    cut.write_bytes((tiny_run.folder / "last.pth").read_bytes()[:100_000])
-    with pytest.raises(CheckpointError, match=r"'.*cut\.pth' is truncated"):
-        load_training_state(cut)
 
 
 @pytest.mark.parametrize("name", ["last.pth", "best.pth"])
