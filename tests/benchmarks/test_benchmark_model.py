@@ -12,7 +12,6 @@ from benchmarks.literal import LiteralModel
 from benchmarks.main import main
 from benchmarks.timing import Seconds, in_turns, ratio, summary
 from benchmarks.workloads import CACHED
-from t2ireid_plugin.engine import feature_cache
 from t2ireid_plugin.errors import DataError
 
 
@@ -92,15 +91,6 @@ def test_training_steps_leave_no_state_for_the_next_contender():
         assert not bench.model.text_encoder.training  # it is frozen
         assert bench.model.text_features is None
         assert all(p.grad is None for module in (bench.model, bench.literal) for p in module.parameters())
-
-
-def test_cached_steps_check_the_frozen_weights_once(monkeypatch):
-    looks = []
-    monkeypatch.setattr(feature_cache, "encoder_digest", lambda _: looks.append(True) or "name")
-    step = workloads.training_work(workloads.build("tiny"), 2)[CACHED]
-    for _ in range(3):
-        step()
-    assert len(looks) == 1
 
 
 def test_a_failed_process_is_reported(monkeypatch, capsys):

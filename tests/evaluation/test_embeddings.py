@@ -8,11 +8,20 @@ from t2ireid_plugin.evaluation.protocols import PROTOCOLS
 
 
 @pytest.fixture(scope="module")
-def model_and_loaders(tiny_settings, tmp_path_factory):
-    words = tiny_settings(tmp_path_factory.mktemp("log"), test__batch_size=7)
-    cfg = load_cfg(words[1], words[2:])
-    engine = build_run(cfg, None)
-    return engine.model.eval(), engine.test_loader["cuhkpedes"]
+def build(tiny_settings, tmp_path_factory):
+    """`build(fusion)`: a model with this fusion, and the loaders of its target."""
+
+    def build(fusion):
+        words = tiny_settings(tmp_path_factory.mktemp("log"), test__batch_size=7, model__fusion__type=fusion)
+        engine = build_run(load_cfg(words[1], words[2:]), None)
+        return engine.model.eval(), engine.test_loader["cuhkpedes"]
+
+    return build
+
+
+@pytest.fixture(scope="module")
+def model_and_loaders(build):
+    return build("enhanced_mamba")
 
 
 def embed(model_and_loaders, *protocols):
@@ -20,8 +29,9 @@ def embed(model_and_loaders, *protocols):
     return embed_target(model, loaders["query"], loaders["gallery"], protocols)
 
 
-def test_embeddings_are_the_models_of_each_item(model_and_loaders):
-    model, loaders = model_and_loaders
+@pytest.mark.parametrize("fusion", ["enhanced_mamba", "sequence_mamba"])
+def test_embeddings_are_the_models_of_each_item(build, fusion):
+    model, loaders = model_and_loaders = build(fusion)
     e = embed(model_and_loaders, *PROTOCOLS)
     images, queries = loaders["gallery"].dataset, loaders["query"].dataset
     assert e.images.shape == e.cloth_images.shape == (32, 256)
@@ -29,7 +39,7 @@ def test_embeddings_are_the_models_of_each_item(model_and_loaders):
     assert e.pids.tolist() == [item[1] for item in images.data]
     assert e.camids.tolist() == [item[2] for item in images.data]
     with torch.no_grad():
-        for i in (0, 9, 63):
+        for i in (0, 1, 30, 63):
             path, pid, _, _, caption, id_text, cloth_text = queries.data[i]
             photo = images[e.described[i]]
             assert photo["impath"] == path
@@ -68,18 +78,3 @@ def test_each_image_and_text_is_encoded_once(model_and_loaders, monkeypatch):
     monkeypatch.setattr(model, "encode_text", count_texts)
     embed(model_and_loaders, *PROTOCOLS)
     assert counts == {"images": 32, "texts": 3 * 64}
-
-
-def test_fusion_of_tokens_is_the_models_of_each_pair(tiny_settings, tmp_path):
-    words = tiny_settings(tmp_path, test__batch_size=7, model__fusion__type="sequence_mamba")
-    cfg = load_cfg(words[1], words[2:])
-    engine = build_run(cfg, None)
-    model, loaders = engine.model.eval(), engine.test_loader["cuhkpedes"]
-    e = embed((model, loaders), "t2i", "ti2i")
-    images, queries = loaders["gallery"].dataset, loaders["query"].dataset
-    assert e.fused.shape == e.captions.shape == (64, 256)
-    with torch.no_grad():
-        for i in (0, 1, 30, 63):
-            photo = images[e.described[i]]["img"][None]
-            output = model(photo, cloth_instruction=["a red coat"], id_instruction=[queries.data[i][4]])
-            assert torch.allclose(e.fused[i], output.fused_embeds[0], atol=1e-5)

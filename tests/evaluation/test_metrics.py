@@ -16,10 +16,8 @@ from t2ireid_plugin.evaluation.metrics import (
     format_table,
     metrics_by_target,
     reranked_metrics,
-    result_from_ranks,
 )
 from t2ireid_plugin.evaluation.protocols import RetrievalTask
-from t2ireid_plugin.evaluation.ranks import ranks_from_scores
 
 
 def random_case(seed, queries=12, images=20, people=5):
@@ -86,15 +84,6 @@ def test_values_are_plain_numbers():
     for name, (low, high) in ends.items():
         assert type(low) is type(high) is float
         assert 0 <= low <= metrics[name] <= high <= 1
-
-
-@given(st.integers(0, 10**6))
-def test_metrics_of_a_score_matrix(seed):
-    """Re-ranking returns distances; those before it must give the metrics of the embeddings."""
-    case = random_case(seed)
-    distances = torchreid_metrics.compute_distance_matrix(*case[:2], "cosine").numpy()
-    result = result_from_ranks(ranks_from_scores(-distances, *case[2:]), case, (1, 5), 0)
-    assert result.metrics == pytest.approx(evaluate_task(case, ranks=(1, 5)).metrics, abs=1e-6)
 
 
 def test_reranking_is_torchreids():

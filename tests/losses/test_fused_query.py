@@ -31,20 +31,6 @@ def test_equals_the_loop(make, naive, rows, scale, seed):
     assert make.term("fused_query")(inputs).item() == pytest.approx(expected, abs=1e-6)
 
 
-@pytest.mark.parametrize(
-    ("pids", "photos"), [([0, 1, 2], [0, 1, 2]), ([0, 0, 0], [5, 5, 5]), ([0, 0, 1], [5, 5, 6]), ([0], [0])]
-)
-def test_without_another_photo_it_is_exactly_zero_and_connected(make, pids, photos):
-    inputs = make.inputs(pids, photos)
-    leaves = [getattr(inputs, name).requires_grad_() for name in ("fused_embeds", "image_embeds", "scale")]
-    loss = make.term("fused_query")(inputs)
-    assert loss.item() == 0
-    loss.backward()
-    for leaf in leaves:
-        assert leaf.grad is not None
-        assert not leaf.grad.any()
-
-
 @pytest.mark.parametrize("start", [0.5, -0.5])
 def test_scale_grows_while_the_ranking_is_right_even_from_below_zero(make, start):
     axes = torch.eye(4, dtype=torch.float64)[[0, 0, 1, 1]]

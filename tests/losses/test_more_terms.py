@@ -35,15 +35,6 @@ def test_tal_equals_the_loop(make, naive, pids, seed):
         assert make.term("tal", margin=margin, tau=tau)(inputs).item() == pytest.approx(expected, abs=1e-6)
 
 
-def test_tal_of_one_person_is_zero(make):
-    inputs = make.inputs([3, 3, 3])
-    inputs.image_embeds.requires_grad_()
-    loss = make.term("tal")(inputs)
-    loss.backward()
-    assert loss == 0
-    assert not inputs.image_embeds.grad.any()
-
-
 def test_tal_has_the_gradient_with_fixed_weights(make):
     inputs = make.inputs([0, 1, 0, 2])
     image = inputs.image_embeds.requires_grad_()

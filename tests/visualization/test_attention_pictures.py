@@ -4,7 +4,6 @@ import pytest
 import torch
 from PIL import Image
 
-from t2ireid_plugin.errors import DataError
 from t2ireid_plugin.utils import fonts
 from t2ireid_plugin.visualization.attention import AttentionMaps
 from t2ireid_plugin.visualization.attention_pictures import draw_attention
@@ -66,11 +65,6 @@ def test_words_by_relevance(photo):
     longer = draw(photo, maps, words * 10)
     assert len(longer) > len(picture)
     assert longer.shape[1] == picture.shape[1]
-
-
-def test_a_missing_photo_is_named(tmp_path):
-    with pytest.raises(DataError, match=r"gone\.png"):
-        draw_attention(tmp_path / "gone.png", halves(0.5), tmp_path / "out.png")
 
 
 def test_a_word_that_is_too_long_stays_within_the_picture(photo):

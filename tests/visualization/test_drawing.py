@@ -18,8 +18,6 @@ from t2ireid_plugin.visualization.drawing import (
     describe_failures,
     describe_list,
     draw_ranked_lists,
-    fit,
-    picture_name,
 )
 from t2ireid_plugin.visualization.ranked_lists import Hit, RankedList
 
@@ -168,16 +166,6 @@ def test_a_row_for_each_list(photos, tmp_path):
     assert [colour for colour, _ in find_frames(image, len(image) // 2)] == [GREY, RED, RED, RED, RED]
 
 
-def test_a_long_caption_takes_lines_and_covers_no_photo(photos, tmp_path):
-    short = ranked(photos, [True] * 4)
-    one = draw([short], tmp_path)
-    other = draw([ranked(photos, [True] * 4, "A man who wears a very long coat over another coat. " * 6)], tmp_path)
-    assert len(other) > len(one)
-    below = CELL_HEIGHT + BELOW + 20
-    assert np.array_equal(one[-below:], other[-below:])
-    assert (other[:-below] < 100).any()  # black letters
-
-
 @pytest.mark.parametrize("number", range(len(HOSTILE)))
 def test_any_caption_is_drawn_within_the_picture(photos, tmp_path, number):
     image = draw([ranked(photos, [True] * 4, HOSTILE[number])], tmp_path)
@@ -205,11 +193,3 @@ def test_unwritable_pictures_and_unreadable_photos_are_named(photos, tmp_path):
     item = ranked([photos[0], str(tmp_path / "gone.png")], [True])
     with pytest.raises(DataError, match=r"gone\.png"):
         draw_ranked_lists([item], tmp_path / "out.png")
-
-
-def test_fit_and_picture_name(photos):
-    assert [picture_name(number, 42) for number in (123, 1_234_567)] == ["000123_pid0042.png", "1234567_pid0042.png"]
-    assert fit(photos[0], 80, 160).shape == (160, 80, 3)  # 40 x 80
-    assert fit(photos[2], 80, 160).shape == (80, 80, 3)  # 80 x 80
-    assert fit(photos[6], 80, 160).shape == (160, 1, 3)  # 3 x 400
-    assert fit(photos[5], 80, 160).shape == (8, 80, 3)  # 200 x 20

