@@ -8,7 +8,7 @@ from typing import Any
 
 from t2ireid_plugin.ablation.summary import METRICS, RowFigures, Spread, Summary
 from t2ireid_plugin.engine.training_state import save_json
-from t2ireid_plugin.evaluation.bootstrap import format_interval
+from t2ireid_plugin.evaluation.bootstrap import Difference, format_interval
 from t2ireid_plugin.utils.atomic_io import atomic_write, atomic_write_text
 from t2ireid_plugin.utils.text import markdown_table
 
@@ -48,7 +48,10 @@ def write_report(
     tables = [format_summaries(rows), *(format_figures(further) for further in others.values() if further)]
     text = "\n\n".join(tables)
     atomic_write_text(folder / "ablation.md", f"{text}\n")
-    content = {**about, "rows": [_plain(row) for row in rows]}
+    content: dict[str, Any] = {**about, "rows": []}
+    for row in rows:
+        differences = _as_dicts(row.differences) if row.differences else None
+        content["rows"].append({**row._asdict(), "metrics": _as_dicts(row.metrics), "differences": differences})
     for name, further in others.items():
         content[name] = [{"row": row.row, "seeds": row.seeds, **_as_dicts(row.figures)} for row in further]
     save_json(content, folder / "ablation.json")
@@ -76,14 +79,9 @@ def plot(rows: Sequence[Summary], file: Path) -> None:
     atomic_write(file, lambda draft: figure.savefig(draft, dpi=120))
 
 
-def _as_dicts(figures: Mapping[str, Spread]) -> dict[str, Any]:
-    return {name: spread._asdict() for name, spread in figures.items()}
+def _as_dicts(figures: Mapping[str, Spread] | Mapping[str, Difference]) -> dict[str, Any]:
+    return {name: figure._asdict() for name, figure in figures.items()}
 
 
 def _cell(spread: Spread) -> str:
     return f"{100 * spread.mean:.2f}" + ("" if spread.sd is None else f" ± {100 * spread.sd:.2f}")
-
-
-def _plain(row: Summary) -> dict[str, Any]:
-    differences = {name: d._asdict() for name, d in row.differences.items()} if row.differences else None
-    return {**row._asdict(), "metrics": _as_dicts(row.metrics), "differences": differences}

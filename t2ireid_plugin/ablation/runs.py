@@ -38,7 +38,9 @@ def train_all(runs: Sequence[Run], jobs: int = 1, threads: int = 1, probe: Seque
         KeyboardInterrupt: after the running trainings have saved themselves and ended.
     """
     for run in runs:
-        check_folder(run)
+        recipe = run.folder / _RECIPE
+        if (recipe.read_text(encoding="utf-8") != run.recipe) if recipe.is_file() else is_done(run):
+            raise ConfigError(f"'{run.folder}' contains a run with other settings; choose another --out")
     due = [run for run in runs if not is_done(run) or (probe is not None and not is_probed(run, probe))]
     if len(due) < len(runs):
         print(f"{len(runs) - len(due)} of {len(runs)} runs are done already", file=sys.stderr)
@@ -80,16 +82,6 @@ def read_json(file: Path) -> dict[str, Any]:
         return dict(json.loads(file.read_text(encoding="utf-8")))
     except ValueError as error:
         raise DataError(f"'{file}' is damaged: {error}; remove it to repeat the run") from error
-
-
-def check_folder(run: Run) -> None:
-    """Raises ConfigError when the folder of ``run`` contains a run with other settings."""
-    recipe = run.folder / _RECIPE
-    if recipe.is_file():
-        if recipe.read_text(encoding="utf-8") != run.recipe:
-            raise ConfigError(f"'{run.folder}' contains a run with other settings; choose another --out")
-    elif is_done(run):
-        raise ConfigError(f"'{run.folder}' contains a run that is not from this grid; choose another --out")
 
 
 class _Processes:

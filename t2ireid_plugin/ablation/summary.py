@@ -58,27 +58,22 @@ def summarize(grid: Grid, runs: Sequence[Run], target: str) -> list[Summary]:
     """
     done = [run for run in runs if is_done(run)]
     baseline = {run.seed: _record(run, target) for run in done if run.row == grid.baseline}
-    by_row = {row: [run for run in done if run.row == row] for row in grid.rows}
-    return [_summarize_row(grid, row, own, baseline, target) for row, own in by_row.items() if own]
-
-
-def _summarize_row(
-    grid: Grid, row: str, runs: Sequence[Run], baseline: dict[int, RetrievalResult], target: str
-) -> Summary:
-    results = [read_json(run.folder / RESULTS) for run in runs]
-    metrics = [result["metrics"][target][OFFICIAL] for result in results]
-    shared = [run for run in runs if run.seed in baseline]
-    differences = None
-    if row != grid.baseline and shared:
-        differences = _differences([baseline[run.seed] for run in shared], [_record(run, target) for run in shared])
-    return Summary(
-        row,
-        [run.seed for run in runs],
-        {name: spread_of([float(values[name]) for values in metrics]) for name in METRICS},
-        differences,
-        statistics.median(result["seconds"] for result in results),
-        results[0]["parameters"],
-    )
+    summaries = []
+    for row in grid.rows:
+        own = [run for run in done if run.row == row]
+        if not own:
+            continue
+        results = [read_json(run.folder / RESULTS) for run in own]
+        metrics = [result["metrics"][target][OFFICIAL] for result in results]
+        spreads = {name: spread_of([float(values[name]) for values in metrics]) for name in METRICS}
+        shared = [run for run in own if run.seed in baseline] if row != grid.baseline else []
+        differences = None
+        if shared:
+            differences = _differences([baseline[run.seed] for run in shared], [_record(run, target) for run in shared])
+        seconds = statistics.median(result["seconds"] for result in results)
+        seeds = [run.seed for run in own]
+        summaries.append(Summary(row, seeds, spreads, differences, seconds, results[0]["parameters"]))
+    return summaries
 
 
 def protocol_figures(grid: Grid, runs: Sequence[Run], target: str) -> list[RowFigures]:

@@ -54,7 +54,6 @@ def save_records(path: str | Path, results: Sequence[RetrievalResult]) -> None:
 
     Raises:
         DataError: when the file cannot be written; an existing file is then unchanged.
-        ValueError: when a result has no keys, or columns of wrong lengths, types or values.
     """
     content: dict[str, Any] = {
         "format": np.array(_FORMAT),
@@ -62,10 +61,9 @@ def save_records(path: str | Path, results: Sequence[RetrievalResult]) -> None:
         "protocols": np.array([result.protocol for result in results], dtype=np.str_),
     }
     for number, result in enumerate(results):
-        _check(result)
         # Numbered, since a protocol's name may not be a valid file name within the archive.
         for column, (field, kind) in _COLUMNS.items():
-            content[f"{number}.{column}"] = np.asarray(getattr(result, field)).astype(kind)
+            content[f"{number}.{column}"] = np.asarray(getattr(result, field)).astype(kind, casting="same_kind")
     atomic_write(Path(path), lambda draft: np.savez_compressed(draft, **content))
 
 
@@ -87,9 +85,14 @@ def load_records(path: str | Path) -> dict[str, RetrievalResult]:
             raise DataError(f"'{path}' has version {version}, this program reads {_FORMAT}; test that run again")
         target, results = str(arrays["target"]), {}
         for number, protocol in enumerate(arrays["protocols"].tolist()):
-            columns: dict[str, Any] = {field: arrays[f"{number}.{name}"] for name, (field, _) in _COLUMNS.items()}
+            columns: dict[str, Any] = {
+                field: arrays[f"{number}.{name}"].astype(kind, casting="same_kind")
+                for name, (field, kind) in _COLUMNS.items()
+            }
+            shapes = {column.shape for column in columns.values()}
+            if len(shapes) > 1:
+                raise ValueError(f"the columns of protocol '{protocol}' have the shapes {sorted(shapes)}")
             results[protocol] = RetrievalResult(**columns, target=target, protocol=protocol)
-            _check(results[protocol])
         return results
     except DataError:
         raise
@@ -115,17 +118,3 @@ def _read(path: Path) -> dict[str, Array]:
         if not all(isinstance(array, np.ndarray) for array in arrays.values()):  # bytes, where a header is damaged
             raise ValueError("a member is not an array")
         return arrays
-
-
-def _check(result: RetrievalResult) -> None:
-    """Raises ValueError for columns of unequal lengths, wrong types or impossible values."""
-    columns = {name: np.asarray(getattr(result, field)) for name, (field, _) in _COLUMNS.items()}
-    shapes = {column.shape for column in columns.values()}
-    if len(shapes) > 1 or len(next(iter(shapes))) != 1 or shapes == {(0,)}:
-        raise ValueError(f"the columns of protocol '{result.protocol}' have the shapes {sorted(shapes)}")
-    for name, (_, kind) in _COLUMNS.items():
-        if not np.can_cast(columns[name].dtype, kind, "same_kind"):
-            raise ValueError(f"{name} of protocol '{result.protocol}' is {columns[name].dtype}, not {np.dtype(kind)}")
-    shares = np.stack([columns["AP"], columns["INP"]])
-    if columns["first_rank"].min() < 1 or not ((shares > 0) & (shares <= 1)).all():
-        raise ValueError(f"protocol '{result.protocol}' has ranks below 1, or AP or INP not between 0 and 1")

@@ -114,8 +114,13 @@ def probe_attributes(
 
     probes, left_out = [], []
     above_chance: dict[tuple[str, str], list[Array]] = {}  # per mean: one [1 + samples] for each attribute
-    for side, attribute, labels in _flatten(attributes, len(groups)):
-        usable = _usable(labels, people, folds)
+    rows = [(side, name, np.asarray(labels)) for side, group in attributes.items() for name, labels in group.items()]
+    for side, attribute, labels in rows:
+        if labels.shape != groups.shape:
+            raise ValueError(f"{attribute} has labels of shape {list(labels.shape)} for {len(groups)} photos")
+        # "" is not a value.
+        common = [v for v in np.unique(labels) if v and len(np.unique(people[labels == v])) >= folds]
+        usable = np.isin(labels, common)
         values, numbers = np.unique(labels[usable], return_inverse=True)
         if len(values) < 2:
             left_out.append(attribute)
@@ -129,7 +134,7 @@ def probe_attributes(
             above_chance.setdefault((name, side), []).append((accuracies - chance) / (1 - chance))
     if not probes:
         raise DataError(f"nothing to probe: no attribute has two values that {folds} of the {len(names)} people show")
-    means = [Mean(*key, len(rows), *_with_interval(np.mean(rows, axis=0))) for key, rows in above_chance.items()]
+    means = [Mean(*key, len(own), *_with_interval(np.mean(own, axis=0))) for key, own in above_chance.items()]
     return ProbeTable(probes, means, left_out)
 
 
@@ -156,14 +161,6 @@ def format_probes(table: ProbeTable) -> str:
     return "\n".join(lines)
 
 
-def _flatten(attributes: Mapping[str, Mapping[str, Array]], number: int) -> list[tuple[str, str, Array]]:
-    rows = [(side, name, np.asarray(labels)) for side, group in attributes.items() for name, labels in group.items()]
-    for _, name, labels in rows:
-        if labels.shape != (number,):
-            raise ValueError(f"{name} has labels of shape {list(labels.shape)} for {number} photos")
-    return rows
-
-
 def _as_float64(name: str, features: Array | Tensor, number: int) -> Array:
     """One embedding as float64 ``[n, D]``."""
     array = np.asarray(features.detach().cpu() if isinstance(features, Tensor) else features, np.float64)
@@ -172,12 +169,6 @@ def _as_float64(name: str, features: Array | Tensor, number: int) -> Array:
     if not np.isfinite(array).all():
         raise DataError(f"{name} has values that are not finite")
     return array
-
-
-def _usable(labels: Array, people: Array, least: int) -> npt.NDArray[np.bool_]:
-    """Mask ``[n]`` of the photos with a value that at least ``least`` people have; "" is not a value."""
-    values = [v for v in np.unique(labels) if v and len(np.unique(people[labels == v])) >= least]
-    return np.isin(labels, values)
 
 
 def _cross_validate(features: Array, labels: Array, part: Array) -> Array:

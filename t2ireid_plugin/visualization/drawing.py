@@ -121,7 +121,10 @@ def _draw_row(item: RankedList, width: int) -> Image.Image:
     lines = _wrap_lines(item.text, _INK, _TEXT, _LINE, room) if item.text.strip() else []
     lines += _wrap_lines(describe_list(item), _FAINT, _SMALL, _SMALL_LINE, room)
     top = 2 * GAP + _height(lines)
-    texts = _text_boxes(item, width) if _has_texts(item) else []
+    texts: list[tuple[Hit, list[Line]]] = []
+    if _has_texts(item):
+        beside = width - 2 * MARGIN - 2 * CELL_WIDTH - APART - 2 * GAP
+        texts = [(hit, _wrap_lines(hit.text, _INK, _SMALL + 1, _SMALL_LINE, beside)) for hit in item.hits + item.beyond]
     height = sum(_height(box) + GAP + GAP // 2 for _, box in texts)
     canvas = Image.new("RGB", (width, top + max(CELL_HEIGHT, height) + _SMALL_LINE + MARGIN), "white")
     _write(canvas, lines, MARGIN, GAP)
@@ -152,11 +155,6 @@ def _draw_rank(canvas: Image.Image, hit: Hit, colour: Colour, x: tuple[int, int]
     draw, font = ImageDraw.Draw(canvas), plain_font(_TINY)
     draw.text((x[0], y), mark(hit), colour, font)
     draw.text((x[1], y), format_score(hit), _INK, font, anchor="ra")
-
-
-def _text_boxes(item: RankedList, width: int) -> list[tuple[Hit, list[Line]]]:
-    room = width - 2 * MARGIN - 2 * CELL_WIDTH - APART - 2 * GAP
-    return [(hit, _wrap_lines(hit.text, _INK, _SMALL + 1, _SMALL_LINE, room)) for hit in (*item.hits, *item.beyond)]
 
 
 def _draw_texts(canvas: Image.Image, texts: Sequence[tuple[Hit, list[Line]]], top: int) -> None:

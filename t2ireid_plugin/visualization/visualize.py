@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -144,13 +143,13 @@ def _attention_pictures(
 
 def _new_folder(parent: Path, name: str) -> Path:
     """Creates and returns ``parent/name``, or ``parent/name-2`` and so on where it exists."""
-    for number in itertools.count(1):
-        folder = parent / (name if number == 1 else f"{name}-{number}")
+    folder, number = parent / name, 1
+    while True:
         try:
             folder.mkdir()
             return folder
         except FileExistsError:
-            continue
+            number += 1
+            folder = parent / f"{name}-{number}"
         except OSError as error:
             raise DataError(f"'{folder}': cannot create the folder ({error.strerror})") from error
-    raise AssertionError

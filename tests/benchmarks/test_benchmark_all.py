@@ -60,9 +60,6 @@ def test_it_fills_the_tables_and_leaves_the_rest_of_the_page(page, tmp_path, mon
     assert figures["data"]["dataset"]["images"] == 40
     for row in figures["data"]["transforms"]:
         assert row["what"] in printed
-        for kind in ("test", "training"):
-            assert row[kind]["ours"] > 0
-            assert row[kind]["ratio_range"] == [row[kind]["ratio"]] * 2  # of one round
 
 
 def check_model(figures, printed):
@@ -71,7 +68,6 @@ def check_model(figures, printed):
     texts = ["encode_image, 1 images", "encode_text, 2 captions", "encode_text, one query", "training step, 2 pairs"]
     assert list(figures["parts"]) == texts
     for name, contenders in figures["parts"].items():
-        assert name in printed
         assert list(contenders) == ["bare", "literal", "ours", "cached"][: 4 if "training" in name else 3]
         assert all(row["seconds"]["cpu"] > 0 for row in contenders.values())
         assert contenders["bare"]["to_bare"]["median"] == contenders["literal"]["to_literal"]["median"] == 1

@@ -73,31 +73,19 @@ def test_any_text_has_a_key(path, caption):
 RESULT = random_result(0, 2)
 
 
-def broken(**columns):
-    return replace(RESULT, **{name: np.asarray(values) for name, values in columns.items()})
-
-
-INVALID = [
-    (broken(pids=[1]), "columns of protocol 't2i' have the shapes"),
-    (random_result(0, 0), "columns of protocol 't2i' have the shapes"),
-    (broken(**{name: getattr(RESULT, name)[None] for name in COLUMNS.values()}), "have the shapes"),
-    (broken(pids=[1.0, 2.0]), "pid of protocol 't2i' is float64, not int64"),
-    (broken(keys=[-1, 2]), "key of protocol 't2i' is int64, not uint64"),
-    (broken(keys=["a", "b"]), "key of protocol 't2i' is <U1, not uint64"),
-    (broken(AP=[0.5, np.nan]), "AP or INP not between 0 and 1"),
-    (broken(INP=[0.5, 1.5]), "AP or INP not between 0 and 1"),
-    (broken(first_rank=[0, 1]), "ranks below 1"),
-]
-
-
-@pytest.mark.parametrize(("result", "message"), INVALID)
-def test_invalid_columns_are_neither_written_nor_read(result, message, tmp_path):
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ({"pids": [1]}, "the columns of protocol 't2i' have the shapes"),
+        ({"pids": [1.0, 2.0]}, "float64.*int64"),
+        ({"keys": [-1, 2]}, "int64.*uint64"),
+    ],
+)
+def test_columns_of_wrong_lengths_or_types_are_refused(columns, message, tmp_path):
+    result = replace(RESULT, **{name: np.asarray(values) for name, values in columns.items()})
     path = tmp_path / "queries_x.npz"
-    with pytest.raises(ValueError, match=message):
-        save_records(path, [result])
-    assert not list(tmp_path.iterdir())
-    columns = {f"0.{name}": getattr(result, field) for name, field in COLUMNS.items()}
-    np.savez(path, format=1, target="x", protocols=["t2i"], **columns)
+    arrays = {f"0.{name}": getattr(result, field) for name, field in COLUMNS.items()}
+    np.savez(path, format=1, target="x", protocols=["t2i"], **arrays)
     with pytest.raises(DataError, match=rf"queries_x\.npz' has invalid content: .*{message}"):
         load_records(path)
 
@@ -132,7 +120,7 @@ DAMAGED = "is damaged, or not a file of a run's queries"
         (pickle.dumps(Harmful()), DAMAGED),
         (array_file(np.arange(3)), f"{DAMAGED}: a single array"),
         (zip_file(target=array_file(np.array(Harmful()), allow_pickle=True)), "Object arrays cannot be loaded"),
-        (zip_file(format=array_file(np.array(1))[1:]), "a member is not an array"),  # found by tools/fuzz.py
+        (zip_file(format=array_file(np.array(1))[1:]), "a member is not an array"),
         (zip_file(target=array_file(np.array("x"))), "is not a file of a run's queries: it lacks 'format"),
         (zip_file(format=array_file(np.array(2))), "has version 2, this program reads 1; test that run again"),
         (zip_file(format=array_file(np.arange(2))), "has invalid content"),

@@ -37,17 +37,3 @@ def test_uncentred_decoupling_needs_both_projections():
     with pytest.raises(ConfigError, match=r"loss 'decouple': centred: false compares the projections of bio and cloth"):
         LossTerms(terms, 5, 4, 6)
     LossTerms({**terms, "cloth": {"weight": 0.5}}, 5, 4, 6)
-
-
-@pytest.mark.parametrize(
-    ("name", "arguments", "message"),
-    [
-        ("info_nce", {"targets": "photo"}, r"targets: unknown 'photo'; valid: identity, diagonal"),
-        ("bio", {"trained": 1}, "trained must be true or false, got 1"),
-        ("cloth_match", {"wrong_share": 2}, "wrong_share must be between 0 and 1"),
-        ("gate_regularization", {"of_each": "yes"}, "of_each must be true or false"),
-    ],
-)
-def test_invalid_arguments_are_refused(make, name, arguments, message):
-    with pytest.raises(ConfigError, match=message):
-        make.term(name, **arguments)

@@ -5,8 +5,6 @@ import math
 import pytest
 import torch
 
-from t2ireid_plugin.errors import ConfigError
-
 
 def by_loop(naive, term, inputs):
     """Each hidden word's -log p, one at a time, on its pair alone and without padding."""
@@ -56,12 +54,3 @@ def test_it_learns_a_word_that_only_the_photo_shows(make):
     assert loss.item() < 0.1 < math.log(2)
     blind = inputs._replace(image_tokens=torch.zeros_like(inputs.image_tokens))
     assert term(blind).item() >= math.log(2) - 1e-6
-
-
-@pytest.mark.parametrize(
-    ("arguments", "words"),
-    [({"share": 1.5}, "share"), ({"dim": 0}, "dim"), ({"num_layers": 1.5}, "num_layers"), ({"dim": True}, "dim")],
-)
-def test_invalid_arguments_are_refused(make, arguments, words):
-    with pytest.raises(ConfigError, match=words):
-        make.term("mlm", **arguments)
