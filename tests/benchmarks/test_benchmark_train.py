@@ -7,7 +7,6 @@ import torch
 
 from benchmarks import training
 from benchmarks.main import main
-from benchmarks.tiny import draw_people
 
 
 @pytest.mark.slow
@@ -47,20 +46,6 @@ def test_size_and_settings_reach_the_run(tmp_path, monkeypatch):
     assert cfg.model.vit_config.image_size == [cfg.data.height, cfg.data.width] == [224, 224]
     assert (cfg.data.workers, cfg.train.batch_size) == (3, 4)
     assert (cfg.train.precision, cfg.model.freeze_text) == ("bf16", True)
-
-
-@pytest.mark.slow
-def test_with_the_cache_the_text_encoder_does_not_run(tmp_path):
-    draw_people(tmp_path, train_ids=4)
-    for cache, runs in (("off", True), ("disk", False)):
-        words = f"model.freeze_text true data.text_feature_cache {cache}"
-        engine = training._build(tmp_path / "log", tmp_path, "tiny", words, 16, 0, False)
-        called = []
-        engine.model.text_encoder.register_forward_hook(lambda *_, called=called: called.append(True))
-        clock = training._Clock(use_gpu=False)
-        training._run_steps(engine, clock)
-        assert len(clock.seconds) >= 2
-        assert bool(called) == runs
 
 
 def test_the_clock_separates_steps_from_waits(monkeypatch):

@@ -166,19 +166,3 @@ def test_a_damaged_file_is_refused_or_reads_the_same(data, tmp_path_factory):
     except DataError:
         return
     assert_same(results["t2i"], RESULT)
-
-
-def test_a_failed_write_leaves_the_old_file(saved, monkeypatch):
-    before = saved.read_bytes()
-
-    def full(draft, **content):
-        draft.write_bytes(b"half")
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(np, "savez_compressed", full)
-    with pytest.raises(DataError, match="No space left on device; the existing file is unchanged"):
-        save_records(saved, [random_result(5)])
-    assert saved.read_bytes() == before
-    assert [path.name for path in saved.parent.iterdir()] == [saved.name]
-    with pytest.raises(DataError, match=r"cannot write .*"):
-        save_records(records_path(saved.parent / "no", "x"), [random_result(0)])

@@ -29,12 +29,3 @@ def test_equals_the_loop(make, naive, rows, scale, seed):
         losses.append(-sum(log_p[j] for j in positives) / len(positives))
     expected = sum(losses) / len(losses) if losses else 0.0
     assert make.term("fused_query")(inputs).item() == pytest.approx(expected, abs=1e-6)
-
-
-@pytest.mark.parametrize("start", [0.5, -0.5])
-def test_scale_grows_while_the_ranking_is_right_even_from_below_zero(make, start):
-    axes = torch.eye(4, dtype=torch.float64)[[0, 0, 1, 1]]
-    scale = torch.tensor([start], dtype=torch.float64, requires_grad=True)
-    inputs = make.inputs([0, 0, 1, 1])._replace(fused_embeds=axes, image_embeds=axes, scale=scale)
-    make.term("fused_query")(inputs).backward()
-    assert scale.grad < 0
