@@ -71,9 +71,12 @@ def _compare(paths: Sequence[str], crop: Sequence[int], size: tuple[int, int], r
     read = torchreid_utils.read_image
     return {
         "what": f"{crop[0]}x{crop[1]} -> {size[0]}x{size[1]}",
-        "test": _timed(lambda path: test(read(path)), lambda path: ours(ours.load(path)), paths, rounds),
+        "test": _timed(lambda path: test(read(path)), lambda path: ours.tensor(ours.load(path)), paths, rounds),
         "training": _timed(
-            lambda path: train(read(path)), lambda path: ours_train(ours_train.load(path)), paths, rounds
+            lambda path: train(read(path)),
+            lambda path: ours_train.tensor(ours_train.change(ours_train.load(path))[0]),
+            paths,
+            rounds,
         ),
     }
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from t2ireid_plugin.data.annotations import Photo, read_photos
 from t2ireid_plugin.data.benchmarks import SPLITS, BenchmarkSpec, Counts
 from t2ireid_plugin.data.item_table import CAMID, PATH, PID, SPLIT_CAPTION, ItemTable, Texts
 from t2ireid_plugin.data.sampling import SampleKey
-from t2ireid_plugin.data.transforms import Pixels, TestTransform, read_pixels
+from t2ireid_plugin.data.transforms import Pixels, TestTransform, TrainTransform, read_pixels
 from t2ireid_plugin.errors import DataError
 from t2ireid_plugin.utils.text import text_table
 
@@ -74,7 +74,7 @@ class CaptionDataset(torchreid_data.ImageDataset):
         _, labels = train.columns[:, PID].unique(return_inverse=True)
         super().__init__(train.with_column(PID, labels), *self._query_and_gallery(eval_split), **kwargs)
 
-    def with_mode(self, mode: str, transform: Callable[..., Any] | None) -> CaptionDataset:
+    def with_mode(self, mode: str, transform: TestTransform | None) -> CaptionDataset:
         """The same dataset as train, query or gallery items; nothing is read again."""
         other = copy.copy(self)
         other.mode, other.transform, other.data = mode, transform, getattr(self, mode)
@@ -150,7 +150,10 @@ class CaptionDataset(torchreid_data.ImageDataset):
         """The transformed image and texts; transforms of torchreid take a PIL image alone."""
         transform = self.transform
         if isinstance(transform, TestTransform):
-            return transform(self._pixels(path), texts, source, self._random_pixels)
+            pixels = self._pixels(path)
+            if isinstance(transform, TrainTransform):
+                pixels, texts = transform.change(pixels, texts, source, self._random_pixels)
+            return transform.tensor(pixels), texts
         image = Image.fromarray(read_pixels(path))
         return (image if transform is None else self._transform_image(transform, self.k_tfm, image)), texts
 

@@ -9,37 +9,15 @@ from collections.abc import Iterator, Mapping
 from enum import Enum
 from functools import lru_cache
 
-
-class Kind(str, Enum):
-    """Kinds of words; those of function words are named after an example."""
-
-    # These decide the side of their phrase.
-    PERSON = "person"
-    OWNER = "person's"
-    ACT = "act"
-    GARMENT = "garment"
-    TOP = "top"  # a garment, but not in "on top of"
-    # These decide it where none of the above is in the phrase.
-    WEAR = "wear"
-    BODY = "body"
-    THING = "thing"
-    TRAIT = "trait"
-    MAKE = "make"
-    COLOUR = "colour"
-    # Function words, which structure phrases.
-    JOIN = "join"
-    WHICH = "which"
-    BE = "be"
-    HE = "he"
-    IT = "it"
-    NOT = "not"
-    THE = "the"
-    HAVE = "have"
-    WITH = "with"
-    IN = "in"
-    AT = "at"
-    OF = "的"
-    PLAIN = "plain"  # all other words
+# Kinds of words. Those of the first line decide the side of their phrase (TOP is a garment, but not in "on top of").
+# Those of the second line decide it where none of the first is in the phrase. The others structure phrases and are
+# named after an example (OF is 的), except PLAIN for all other words.
+Kind = Enum(
+    "Kind",
+    "PERSON OWNER ACT GARMENT TOP "
+    "WEAR BODY THING TRAIT MAKE COLOUR "
+    "JOIN WHICH BE HE IT NOT THE HAVE WITH IN AT OF PLAIN",
+)
 
 
 ENGLISH = {

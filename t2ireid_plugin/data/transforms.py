@@ -105,19 +105,9 @@ class TestTransform:
         channels = torch.from_numpy(np.array(cv2.split(pixels)))  # [3, H, W], faster than transposing
         return channels.float().mul_(self._scale).add_(self._shift)
 
-    def __call__(
-        self,
-        pixels: Pixels,
-        texts: tuple[str, ...] = (),
-        source: random.Random | None = None,
-        other: Callable[[random.Random], Pixels] | None = None,
-    ) -> tuple[Tensor, tuple[str, ...]]:
-        """The model's input from an image of the right size; the texts are unchanged."""
-        return self.tensor(pixels), texts
-
 
 class TrainTransform(TestTransform):
-    """`TestTransform` after random changes to the image and its texts.
+    """A `TestTransform` that also changes an image and its texts at random, before `tensor`.
 
     Args:
         height, width, mean, std: as in `TestTransform`.
@@ -147,14 +137,14 @@ class TrainTransform(TestTransform):
         self.names, self.mask_token = tuple(names), mask_token
         self._fill = [round(255 * value) for value in self.mean]
 
-    def __call__(
+    def change(
         self,
         pixels: Pixels,
         texts: tuple[str, ...] = (),
         source: random.Random | None = None,
         other: Callable[[random.Random], Pixels] | None = None,
-    ) -> tuple[Tensor, tuple[str, ...]]:
-        """The model's input from an image of the right size and its texts, both changed at random.
+    ) -> tuple[Pixels, tuple[str, ...]]:
+        """An image of the model's size and its texts, both changed at random.
 
         Args:
             pixels: the image.
@@ -178,7 +168,7 @@ class TrainTransform(TestTransform):
         for name, token in (("drop_words", ""), ("mask_words", self.mask_token)):
             if name in self.names:
                 texts = tuple(replace_words(text, token or "", source) for text in texts)
-        return self.tensor(pixels), texts
+        return pixels, texts
 
 
 def swap_sides(text: str) -> str:

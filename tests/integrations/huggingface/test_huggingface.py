@@ -233,7 +233,7 @@ def test_read_images_preprocesses_as_in_evaluation(exported, synthetic):
     model = AutoModel.from_pretrained(exported)
     photos = sorted((synthetic.root / "CUHK-PEDES" / "imgs").rglob("*.*"))[:3]
     transform = TestTransform(32, 16, (0.5,) * 3, (0.5,) * 3)
-    expected = torch.stack([transform(transform.load(photo))[0] for photo in photos])
+    expected = torch.stack([transform.tensor(transform.load(photo)) for photo in photos])
     assert torch.equal(model.read_images(photos), expected)
 
 
