@@ -109,7 +109,7 @@ def explain_dead_workers() -> Iterator[None]:
     try:
         try:
             yield
-        except ConnectionError:  # while receiving a batch from a worker that just died
+        except (ConnectionError, EOFError):  # while receiving a batch from a worker that just died
             time.sleep(5)  # interrupted by the handler
             raise
     except RuntimeError as error:
