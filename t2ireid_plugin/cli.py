@@ -73,7 +73,8 @@ def _build_parser() -> argparse.ArgumentParser:
     # Not the command's own module, which imports torch.
     from t2ireid_plugin.ablation.options import add_arguments
 
-    add_arguments(_add(commands, "ablate", "train several settings with several seeds and compare them", _ablate))
+    ablate = _deferred("ablation.command")
+    add_arguments(_add(commands, "ablate", "train several settings with several seeds and compare them", ablate))
     _add_export(commands)
     return parser
 
@@ -100,6 +101,11 @@ def _add(commands: Any, name: str, description: str, run: _Run, **options: Any) 
 
 def _add_lazy(commands: Any, name: str, module: str, description: str) -> None:
     commands.add_parser(name, help=description, description=description).module = f"t2ireid_plugin.{module}"
+
+
+def _deferred(module: str) -> _Run:
+    """The function ``run`` of a module that is imported when it is called."""
+    return lambda options, command: importlib.import_module(f"t2ireid_plugin.{module}").run(options, command)
 
 
 def _add_config(parser: argparse.ArgumentParser) -> None:
@@ -157,26 +163,14 @@ def _probe(options: argparse.Namespace, command: str) -> None:
     run_probes(cfg, command)
 
 
-def _ablate(options: argparse.Namespace, command: str) -> None:
-    from t2ireid_plugin.ablation.command import run
-
-    run(options, command)
-
-
 def _add_export(commands: Any) -> None:
     description = "write a trained model as a Hugging Face folder with a model card"
-    parser = _add(commands, "export", description, _export)
+    parser = _add(commands, "export", description, _deferred("integrations.huggingface.export"))
     parser.add_argument(
         "source", metavar="RUN_OR_CHECKPOINT", help="a run's folder (exports its best.pth) or a .pth file in it"
     )
     parser.add_argument("out", metavar="OUT", help="folder to write")
     parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="override the run's settings, as encoder paths")
-
-
-def _export(options: argparse.Namespace, command: str) -> None:
-    from t2ireid_plugin.integrations.huggingface.export import run
-
-    run(options, command)
 
 
 def _add_synthetic(commands: Any) -> None:

@@ -14,7 +14,6 @@ and ImageNet's for torchreid's models, as there, and the encoder's for ours.
 from __future__ import annotations
 
 import difflib
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -248,7 +247,7 @@ def merge(cfg: CfgNode, updates: Mapping[str, Any], source: str, prefix: str = "
                 old = cfg[key] = CfgNode(new_allowed=True)
             merge(old, value, source, f"{name}.")
         else:
-            cfg[key] = _finite(value if is_open else _typed(value, name, where), where)
+            cfg[key] = value if is_open else _typed(value, name, where)
 
 
 def merge_words(cfg: CfgNode, opts: Sequence[str]) -> None:
@@ -345,14 +344,6 @@ def _check_type(value: Any, kind: type, where: str) -> Any:
     if type(value) is not kind:
         actual = "empty" if value is None else f"{type(value).__name__} ({short_repr(value)})"
         raise ConfigError(f"{where} must be {kind.__name__}, not {actual}")
-    return value
-
-
-def _finite(value: Any, where: str) -> Any:
-    """Returns ``value``, or raises for NaN and infinity, which would only show in the loss."""
-    for number in value if isinstance(value, list) else [value]:
-        if isinstance(number, float) and not math.isfinite(number):
-            raise ConfigError(f"{where}: {number} is not a finite number")
     return value
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import stat
 from collections import Counter
 from pathlib import Path
@@ -85,22 +86,14 @@ def parse_yaml(text: str | bytes) -> Any:
         raise ValueError(" ".join(str(error).split())) from error
 
 
-def text_problem(text: str, max_length: int = MAX_TEXT_LENGTH) -> str:
+def text_problem(text: str) -> str:
     """Describes why ``text`` cannot be a caption; empty if it can."""
-    if len(text) > max_length:
-        return f"has {len(text):,} characters, more than the limit of {max_length:,}"
+    if len(text) > MAX_TEXT_LENGTH:
+        return f"has {len(text):,} characters, more than the limit of {MAX_TEXT_LENGTH:,}"
     if "\0" in text:
         return "contains a zero byte"
-    return "" if is_unicode(text) else "contains a lone surrogate"
-
-
-def is_unicode(text: str) -> bool:
-    """False for a text with a lone surrogate, which JSON can hold and for which tokenizers raise TypeError."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
+    # JSON can hold a lone surrogate, for which tokenizers raise TypeError.
+    return "contains a lone surrogate" if re.search("[\ud800-\udfff]", text) else ""
 
 
 def _reject_constant(name: str) -> NoReturn:

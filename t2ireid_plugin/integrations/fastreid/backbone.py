@@ -8,8 +8,8 @@ from fastreid.modeling.backbones import BACKBONE_REGISTRY
 from torch import Tensor
 
 from t2ireid_plugin.config import to_dict
-from t2ireid_plugin.errors import CheckpointError, ConfigError, check_choice
-from t2ireid_plugin.integrations.fastreid.checks import check_pixels
+from t2ireid_plugin.errors import CheckpointError, check_choice
+from t2ireid_plugin.integrations.fastreid.checks import check_image_encoder
 from t2ireid_plugin.integrations.fastreid.config import lower
 from t2ireid_plugin.modeling.checkpoint import load_weights
 from t2ireid_plugin.modeling.image_embedder import BRANCHES, ImageEmbedder
@@ -34,18 +34,8 @@ def build_t2ireid_backbone(cfg: CfgNode) -> T2IReIDBackbone:
     node, stock = cfg.T2IREID, cfg.MODEL.BACKBONE
     check_choice("T2IREID.BRANCH", node.BRANCH, BRANCHES)
     backbone = T2IReIDBackbone(node.VIT_PRETRAINED or to_dict(node.VIT_CONFIG), lower(node.DISENTANGLE), node.BRANCH)
-    if backbone.feature_dim != stock.FEAT_DIM:
-        raise ConfigError(
-            f"MODEL.BACKBONE.FEAT_DIM: {stock.FEAT_DIM} must be {backbone.feature_dim}, the width of T2IREID.BRANCH "
-            f"{node.BRANCH}"
-        )
-    check_pixels(cfg, backbone.preprocess, backbone.visual_encoder.config)
+    check_image_encoder(cfg, backbone.preprocess, backbone.visual_encoder.config, backbone.feature_dim)
     if stock.PRETRAIN:
-        if not stock.PRETRAIN_PATH:
-            raise ConfigError(
-                "MODEL.BACKBONE.PRETRAIN: MODEL.BACKBONE.PRETRAIN_PATH is empty; set it to a checkpoint of a run (the "
-                "image encoder's own weights are those of T2IREID.VIT_PRETRAINED)"
-            )
         try:
             load_weights(stock.PRETRAIN_PATH, backbone)
         except CheckpointError as error:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 
-import torch
 from fastreid.config import CfgNode
 from transformers import PretrainedConfig
 
@@ -23,14 +22,17 @@ IDENTITY_SAMPLERS = ("NaiveIdentitySampler", "BalancedIdentitySampler")
 SAMPLERS = ("TrainingSampler", *IDENTITY_SAMPLERS)
 
 
-def check_pixels(cfg: CfgNode, own: Preprocess, encoder: PretrainedConfig) -> None:
-    """Checks that the image encoder can read the sizes, and warns of a normalisation other than its own.
+def check_image_encoder(cfg: CfgNode, own: Preprocess, encoder: PretrainedConfig, width: int) -> None:
+    """Checks that ``FEAT_DIM`` is ``width`` and the encoder can read the sizes; warns of another normalisation.
 
     FastReID's default is ImageNet's, with which a ViT works a little worse, so that nobody would notice.
 
     Raises:
         ConfigError: naming the key.
     """
+    feat_dim = cfg.MODEL.BACKBONE.FEAT_DIM
+    if feat_dim != width:
+        raise ConfigError(f"MODEL.BACKBONE.FEAT_DIM: {feat_dim} must be {width}, the width of the backbone's features")
     for key in ("SIZE_TRAIN", "SIZE_TEST"):
         size = cfg.INPUT[key]
         if len(size) != 2:
@@ -43,23 +45,6 @@ def check_pixels(cfg: CfgNode, own: Preprocess, encoder: PretrainedConfig) -> No
         encoders = [round(255 * value, 3) for value in values]
         if any(abs(a - b) > 0.5 for a, b in zip(cfg.MODEL[key], encoders)):
             logger.warning(f"MODEL.{key}: {cfg.MODEL[key]} differs from the image encoder's, {encoders}")
-
-
-def check_device(cfg: CfgNode, num_gpus: int = 1) -> None:
-    """Checks that this machine has the CUDA devices that the configuration needs.
-
-    Raises:
-        ConfigError: naming the key or the option.
-    """
-    available = torch.cuda.device_count()
-    if num_gpus > max(1, available):
-        raise ConfigError(f"--num-gpus: {num_gpus}, but this machine has {available} CUDA devices")
-    if cfg.MODEL.DEVICE.startswith("cuda") and not available:
-        raise ConfigError(
-            f"MODEL.DEVICE: {cfg.MODEL.DEVICE}, but this machine has no CUDA device; set MODEL.DEVICE cpu"
-        )
-    if cfg.SOLVER.AMP.ENABLED and not available:
-        raise ConfigError("SOLVER.AMP.ENABLED: mixed precision of FastReID needs CUDA; set SOLVER.AMP.ENABLED False")
 
 
 def check_text_image(cfg: CfgNode) -> None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 from fastreid.config import CfgNode, get_cfg
 from fastreid.engine import default_argument_parser, default_setup, launch
@@ -15,7 +15,7 @@ from fastreid.engine import default_argument_parser, default_setup, launch
 from t2ireid_plugin.errors import ConfigError, T2IReIDError
 from t2ireid_plugin.integrations.fastreid import add_t2ireid_config, register
 from t2ireid_plugin.integrations.fastreid.checkpointer import T2IReIDCheckpointer
-from t2ireid_plugin.integrations.fastreid.checks import TEXT_IMAGE, check_device, check_text_image
+from t2ireid_plugin.integrations.fastreid.checks import TEXT_IMAGE, check_text_image
 from t2ireid_plugin.integrations.fastreid.loaders import check_data
 from t2ireid_plugin.integrations.fastreid.trainer import T2IReIDTrainer, TextImageTrainer
 
@@ -51,21 +51,18 @@ def setup(arguments: argparse.Namespace) -> CfgNode:
     register()
     cfg = get_cfg()
     add_t2ireid_config(cfg)
-    flags = [word for word in arguments.opts if word.startswith("--")]
-    if flags:
-        raise ConfigError(f"{flags[0]}: FastReID ignores options after the settings; put it before them")
-    if len(arguments.opts) % 2:
-        raise ConfigError(f"settings: {' '.join(arguments.opts)} are not pairs of KEY VALUE")
-    if arguments.config_file and not Path(arguments.config_file).is_file():
-        raise ConfigError(f"no configuration file '{arguments.config_file}'")
     try:
         if arguments.config_file:
             cfg.merge_from_file(arguments.config_file)
         cfg.merge_from_list(arguments.opts)
     except (KeyError, AssertionError, ValueError, OSError, yaml.YAMLError) as error:
-        # from yacs for unknown keys and wrong types, from files that are missing or not YAML
-        raise ConfigError(" ".join(str(error).strip("'\"").split())) from error
-    check_device(cfg, arguments.num_gpus)
+        # unknown keys, wrong types, options after the settings, files that are missing or not YAML
+        message = error.args[0] if isinstance(error, KeyError) else error
+        raise ConfigError(" ".join(str(message).split())) from error
+    if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
+        raise ConfigError(
+            f"MODEL.DEVICE: {cfg.MODEL.DEVICE}, but this machine has no CUDA device; set MODEL.DEVICE cpu"
+        )
     if cfg.MODEL.META_ARCHITECTURE == TEXT_IMAGE:
         check_text_image(cfg)
     if arguments.eval_only and not cfg.MODEL.WEIGHTS:

@@ -6,7 +6,6 @@ import collections
 import collections.abc
 import functools
 import importlib.util
-import logging
 from typing import Any
 
 import torch
@@ -14,34 +13,13 @@ from torch.utils.data import DataLoader
 
 from t2ireid_plugin.errors import DependencyError
 
-logger = logging.getLogger(__name__)
-
-# Imported by FastReID's source and installed by our extra `fastreid`.
-EXTRA = ("faiss", "tabulate", "termcolor")
-
-
-def check_packages() -> None:
-    """Checks that FastReID and the packages that it imports are installed.
-
-    Raises:
-        DependencyError: naming the missing ones and how to install them.
-    """
-    missing = [name for name in ("fastreid", *EXTRA) if not _is_installed(name)]
-    fixes = []
-    if "fastreid" in missing:
-        fixes.append("put FastReID's source (JDAI-CV/fast-reid on GitHub) on PYTHONPATH")
-    if set(missing) & set(EXTRA):
-        fixes.append("run pip install 't2ireid-plugin[fastreid]'")
-    if missing:
-        raise DependencyError(f"FastReID: cannot import {', '.join(missing)}; {' and '.join(fixes)}")
-
-
-def _is_installed(name: str) -> bool:
-    spec = importlib.util.find_spec(name)
-    return spec is not None and spec.origin is not None  # None for a mere folder of that name
-
-
-check_packages()
+_specs = {name: importlib.util.find_spec(name) for name in ("fastreid", "faiss", "tabulate", "termcolor")}
+# A mere folder of that name has a spec without origin.
+if _missing := [name for name, spec in _specs.items() if spec is None or spec.origin is None]:
+    raise DependencyError(
+        f"FastReID: cannot import {', '.join(_missing)}; put FastReID's source (JDAI-CV/fast-reid on GitHub) on "
+        "PYTHONPATH and run pip install 't2ireid-plugin[fastreid]', which installs the packages that it imports"
+    )
 
 
 def enable_compatibility() -> None:
@@ -72,7 +50,7 @@ def enable_compatibility() -> None:
     solver.build_optimizer = defaults.build_optimizer = build_optimizer
     if not torch.cuda.is_available():
         data_build.DataLoaderX = _PlainLoader
-    reid_evaluation.compile_helper = _keep_python_evaluator
+    reid_evaluation.compile_helper = lambda: None
 
 
 class _PlainLoader(DataLoader):
@@ -80,7 +58,3 @@ class _PlainLoader(DataLoader):
 
     def __init__(self, _local_rank: int, **options: Any) -> None:
         super().__init__(**{**options, "pin_memory": False})
-
-
-def _keep_python_evaluator() -> None:
-    logger.info("FastReID's Cython evaluator is not compiled; the Python evaluator is used")

@@ -27,8 +27,6 @@ from t2ireid_plugin.integrations.fastreid.datasets import build_captions
 from t2ireid_plugin.modeling.checkpoint import read_vocabulary
 from t2ireid_plugin.modeling.encoders.tokenizer import learn_wordpiece, tokenizer_from_json
 
-ImageTransform = Callable[[Image.Image], Tensor]
-
 
 class TextSet(Dataset):
     """Queries: texts with their labels, under the keys of FastReID's batches."""
@@ -46,7 +44,7 @@ class TextSet(Dataset):
 
 
 class TextImageSet(Dataset):
-    """Images, with their texts in training, under the keys of FastReID's batches.
+    """Images with their texts, which are empty in a gallery, under the keys of FastReID's batches.
 
     Images are read and resized by this package, so that the same weights give the same metrics as in its own training,
     then transformed as set in FastReID's ``INPUT``. The flip is ours, since it swaps left and right in the texts too.
@@ -56,18 +54,12 @@ class TextImageSet(Dataset):
         size: height and width.
         transform: FastReID's, without a flip.
         flip: probability of a flip.
-        texts: include the texts.
     """
 
     def __init__(
-        self,
-        items: ItemTable,
-        size: tuple[int, int],
-        transform: ImageTransform,
-        flip: float = 0.0,
-        texts: bool = True,
+        self, items: ItemTable, size: tuple[int, int], transform: Callable[[Image.Image], Tensor], flip: float = 0.0
     ) -> None:
-        self.items, self.size, self.transform, self.flip, self.texts = items, size, transform, flip, texts
+        self.items, self.size, self.transform, self.flip = items, size, transform, flip
         # Read by FastReID's samplers, which expect exactly these three fields.
         self.img_items = [label[:3] for label in labels(items)]
         self.num_classes = items.distinct(PID)
@@ -82,7 +74,7 @@ class TextImageSet(Dataset):
         if self.flip and random.random() < self.flip:
             pixels, texts = cv2.flip(pixels, 1), [swap_sides(text) for text in texts]
         item = {"images": self.transform(Image.fromarray(pixels)), "targets": pid, "camids": camid, "img_paths": path}
-        return {**item, **dict(zip(("captions", "id_texts", "cloth_texts"), texts))} if self.texts else item
+        return {**item, **dict(zip(("captions", "id_texts", "cloth_texts"), texts))}
 
 
 class ChainedLoader:
@@ -159,7 +151,7 @@ def build_test_loader(cfg: CfgNode, dataset_name: str) -> tuple[ChainedLoader, i
     """
     dataset = _build(cfg, dataset_name)
     transform = build_transforms(cfg, is_train=False)
-    gallery = TextImageSet(dataset.gallery, tuple(cfg.INPUT.SIZE_TEST), transform, texts=False)
+    gallery = TextImageSet(dataset.gallery, tuple(cfg.INPUT.SIZE_TEST), transform)
     queries = TextSet(dataset.query)
     cv2.setNumThreads(0)
     workers = cfg.DATALOADER.NUM_WORKERS  # FastReID's own test loader always has 4

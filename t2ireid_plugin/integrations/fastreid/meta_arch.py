@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from t2ireid_plugin.config import to_dict
 from t2ireid_plugin.engine.text_image import forward_for
 from t2ireid_plugin.errors import ConfigError, check_choice
-from t2ireid_plugin.integrations.fastreid.checks import check_pixels
+from t2ireid_plugin.integrations.fastreid.checks import check_image_encoder
 from t2ireid_plugin.integrations.fastreid.config import lower
 from t2ireid_plugin.integrations.fastreid.loaders import build_tokenizer
 from t2ireid_plugin.losses import LossInputs, LossTerms
@@ -108,10 +108,8 @@ class T2IReIDBaseline(Baseline):
                 "tokenizer": build_tokenizer(cfg),
             }
         )
-        check_pixels(cfg, model.preprocess, model.visual_encoder.config)
-        width, feat_dim = model.disentangle.id_linear.out_features, cfg.MODEL.BACKBONE.FEAT_DIM
-        if feat_dim != width:
-            raise ConfigError(f"MODEL.BACKBONE.FEAT_DIM: {feat_dim} must be {width}, the image encoder's width")
+        encoder = model.visual_encoder.config
+        check_image_encoder(cfg, model.preprocess, encoder, encoder.hidden_size)
         return {
             "backbone": model,
             "heads": head(cfg, vocab_size=model.text_encoder.config.vocab_size),

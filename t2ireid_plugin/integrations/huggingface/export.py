@@ -115,10 +115,7 @@ def _results(cfg: CfgNode, content: Mapping[str, Any], file: Path) -> tuple[dict
     """The content of ``results.json``, or None, and a remark on it."""
     if not file.is_file():
         return None, ""
-    try:
-        results = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ConfigError(f"'{file}' is not valid JSON: {error}") from error
+    results = json.loads(file.read_text(encoding="utf-8"))
     # last.pth may be from within an epoch, and it holds the trained weights where their moving average was evaluated.
     other_weights = content.get("step", 0) > 0 or content.get("ema") is not None
     if other_weights or results.get("chosen", {}).get("epoch") != content.get("epoch"):

@@ -39,8 +39,6 @@ def describe_encoder(config: PretrainedConfig) -> str:
 def _results(results: Mapping[str, Any] | None) -> str:
     if results is None:
         return "No results are available for these weights."
-    command = str(results["command"])
-    fence = "`" * 3 if "`" * 3 not in command else "`" * 4
     versions = {"seed": results.get("seed"), "revision": results.get("revision"), **results.get("versions", {})}
     return "\n\n".join(
         [
@@ -50,7 +48,7 @@ def _results(results: Mapping[str, Any] | None) -> str:
             "Dataset sizes:",
             _counts(results.get("datasets", {})),
             "Command:",
-            f"{fence}bash\n{command}\n{fence}",
+            f"```bash\n{results['command']}\n```",
             ", ".join(f"{key} {value}" for key, value in versions.items() if value is not None) + ".",
         ]
     )

@@ -15,15 +15,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from t2ireid_plugin.errors import ConfigError, InputError, check_choice, check_keys
+from t2ireid_plugin.errors import ConfigError, InputError, check_choice
 from t2ireid_plugin.modeling.checkpoint import LoadReport, load_weights
-from t2ireid_plugin.modeling.disentangle import build_disentangle
-from t2ireid_plugin.modeling.encoders.loading import IMAGE_KEY, encoder_config
-from t2ireid_plugin.modeling.image_embedder import BRANCHES, ImageEmbedder
-from t2ireid_plugin.modeling.t2ireid import DEFAULTS, NUM_HEADS
+from t2ireid_plugin.modeling.encoders.loading import IMAGE_KEY
+from t2ireid_plugin.modeling.image_embedder import ImageEmbedder
+from t2ireid_plugin.modeling.t2ireid import DEFAULTS
 
 LOSSES = ("softmax", "triplet")
-OPTIONS = ("branch", IMAGE_KEY, "disentangle")  # for `register_model_variant`
 
 
 class T2IReIDImageModel(ImageEmbedder):
@@ -95,21 +93,3 @@ class T2IReIDImageModel(ImageEmbedder):
         """
         self.load_report = load_weights(trained_path, self)
         return self
-
-
-def check_options(options: Mapping[str, Any]) -> None:
-    """Checks options of `register_model_variant`, before any model is built.
-
-    Raises:
-        ConfigError: naming the option, the value and the fix.
-    """
-    check_keys("options", options, OPTIONS)
-    check_choice("branch", options.get("branch", "identity"), BRANCHES)
-    source, disentangle = options.get(IMAGE_KEY, ""), options.get("disentangle", {})
-    if not isinstance(source, (str, Mapping)):
-        raise ConfigError(f"{IMAGE_KEY} must be a folder, a hub id or a mapping of settings, not {source!r}")
-    if isinstance(source, Mapping):
-        encoder_config(source, IMAGE_KEY)
-    if not isinstance(disentangle, Mapping):
-        raise ConfigError(f"disentangle must be a mapping such as {{'tokens': 'all'}}, not {disentangle!r}")
-    build_disentangle(disentangle, NUM_HEADS, 1)

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from t2ireid_plugin.data.benchmarks import BENCHMARKS, VAL_SUFFIX
-from t2ireid_plugin.errors import ConfigError, DependencyError
+from t2ireid_plugin.errors import ConfigError, DependencyError, check_keys
 
 if TYPE_CHECKING:
     from t2ireid_plugin.data.dataset import CaptionDataset
@@ -55,18 +55,14 @@ def register_model_variant(name: str, **options: Any) -> None:
 
     Args:
         name: not yet used in torchreid.
-        **options: any of ``branch``, ``vit_pretrained``, ``disentangle``, see `T2IReIDImageModel`.
+        **options: any of ``branch``, ``vit_pretrained``, ``disentangle``, see `T2IReIDImageModel`, which checks their
+            values when it is built.
 
     Raises:
-        ConfigError: for an unknown option, a value that cannot work, or a name that is taken.
+        ConfigError: for an unknown option, or a name that is taken.
         DependencyError: when this version of torchreid lacks the table of models.
     """
-    from t2ireid_plugin.integrations.torchreid.model import check_options
-
-    try:
-        check_options(options)
-    except ConfigError as error:
-        raise ConfigError(f"model '{name}': {error}") from error
+    check_keys(f"options of model '{name}'", options, ("branch", "vit_pretrained", "disentangle"))
     _add_model(name, options)
 
 

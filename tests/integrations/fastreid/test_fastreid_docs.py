@@ -1,5 +1,6 @@
 """Commands and snippets on FastReID in docs/frameworks.md run unchanged on small data."""
 
+import os
 import re
 import shlex
 import subprocess
@@ -75,7 +76,7 @@ def words(line: str, more: str = "", epochs: int = 1) -> list[str]:
 def drawn(workplace) -> subprocess.CompletedProcess[str]:
     """The first block, run by a shell."""
     export, draw, train = blocks("bash")[0].strip().splitlines()
-    path = f"export PYTHONPATH=$PYTHONPATH:{REPOSITORY}"
+    path = f"export PYTHONPATH=$PYTHONPATH:{REPOSITORY}:{os.environ['PYTHONPATH']}"
     draw = draw.replace("t2ireid", f"{sys.executable} -m t2ireid_plugin")
     train = train.replace("python", sys.executable, 1)
     lines = [export, path, f"{draw} {FEW}", f"{train} {SHORT.format(epochs=1)} {TINY}"]

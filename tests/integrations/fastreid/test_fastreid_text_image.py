@@ -197,7 +197,7 @@ def test_the_test_loader_yields_every_image_once_and_every_caption(at_synthetic,
     batches = list(loader)
     assert len(batches) == len(loader)
     photos = [path for batch in batches if "images" in batch for path in batch["img_paths"]]
-    texts = [text for batch in batches if "captions" in batch for text in batch["captions"]]
+    texts = [text for batch in batches if "images" not in batch for text in batch["captions"]]
     assert len(photos) == len(set(photos)) == at_synthetic.test_ids * at_synthetic.photos
     assert len(texts) == queries
     assert len(loader.dataset) == len(photos) + queries

@@ -12,7 +12,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-import transformers
 from PIL import Image
 from preloaded import run_python
 from safetensors.torch import load_file, save_file
@@ -32,9 +31,6 @@ REPOSITORY = Path(__file__).parents[3]
 TEXTS = ["A man in a red coat.", "A woman with long hair and a blue dress carries a bag.", "Somebody"]
 WIDTH = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48}
 SQUARE = {**WIDTH, "image_size": 32, "patch_size": 16}
-TYPED = pytest.mark.skipif(
-    transformers.__version__.startswith("4."), reason="transformers 4 does not check types of values"
-)
 FILES = {"config.json", "model.safetensors", "preprocessor_config.json", "tokenizer.json", "tokenizer_config.json"}
 
 
@@ -419,14 +415,8 @@ def test_evaluation_of_an_exported_folder_equals_that_of_the_run(tiny_run, expor
     ("change", "error", "message"),
     [
         ({"fusion": {"type": "mambo"}}, ConfigError, r"finder/config\.json'.*fusion.type.*mambo"),
-        ({"num_classes": "many"}, ConfigError, r"finder/config\.json'.*num_classes must be int.*many"),
-        ({"freeze_text": "no"}, ConfigError, r"finder/config\.json'.*freeze_text must be bool"),
         ({"max_text_length": 9000}, ConfigError, r"finder/config\.json'.*9000 exceeds"),
-        ({"vision_config": {"model_type": "vitt"}}, ConfigError, r"finder/config\.json'.*vision_config.*'vitt'"),
-        pytest.param(
-            {"vision_config": {"hidden_size": "wide"}}, ConfigError, r"finder/config\.json'.*vision_config", marks=TYPED
-        ),
-        ({"vision_config": [1]}, ConfigError, r"finder/config\.json'.*vision_config must be Mapping"),
+        ({"vision_config": {"model_type": "vitt"}}, ConfigError, r"vision_config: unknown model_type 'vitt'"),
         ({"num_classes": 25}, CheckpointError, r"finder/model\.safetensors'.*id_classifier"),
         ({"vision_config": {"num_hidden_layers": 2}}, CheckpointError, r"finder/model\.safetensors'.*config\.json"),
         ({"text_config": {"num_hidden_layers": 0}}, CheckpointError, r"finder/model\.safetensors'.*config\.json"),
