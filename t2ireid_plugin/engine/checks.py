@@ -20,7 +20,7 @@ from t2ireid_plugin.evaluation.metrics import EVALUATORS
 from t2ireid_plugin.evaluation.protocols import OFFICIAL, PROTOCOLS
 from t2ireid_plugin.losses import LossTerms
 from t2ireid_plugin.losses.terms import comparing_photos
-from t2ireid_plugin.modeling.disentangle import build_disentangle
+from t2ireid_plugin.modeling.disentangle import check_disentangle
 from t2ireid_plugin.modeling.encoders.loading import check_source
 from t2ireid_plugin.modeling.fusion import FUSIONS, check_fusion_dim
 from t2ireid_plugin.modeling.t2ireid import EMBED_DIM
@@ -89,7 +89,7 @@ def check_config(cfg: CfgNode) -> None:
     check_common(cfg)
     check_choice("model.fusion.type", cfg.model.fusion.type, tuple(FUSIONS))
     check_fusion_dim(cfg.model.fusion, EMBED_DIM)
-    build_disentangle(to_dict(cfg.model.disentangle), 4, 1)
+    check_disentangle(to_dict(cfg.model.disentangle))
     _check_data(cfg)
     _check_text_feature_cache(cfg)
     _check_training(cfg)

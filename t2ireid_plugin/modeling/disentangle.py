@@ -106,18 +106,17 @@ class DisentangleModule(nn.Module):
         return x, None
 
 
-def build_disentangle(config: Mapping[str, Any], dim: int, num_heads: int) -> DisentangleModule:
-    """Builds the module that ``config`` (``tokens``, ``window``) describes.
+def check_disentangle(config: Mapping[str, Any]) -> None:
+    """Checks the arguments ``tokens`` and ``window`` of `DisentangleModule`.
 
     Raises:
         ConfigError: for an unknown key or choice, or an even window.
     """
     check_keys("disentangle", config, ("tokens", "window"))
-    tokens, window = config.get("tokens", "all"), config.get("window", 5)
-    check_choice("disentangle.tokens", tokens, TOKENS)
+    check_choice("disentangle.tokens", config.get("tokens", "all"), TOKENS)
+    window = config.get("window", 5)
     if not isinstance(window, int) or window < 1 or window % 2 == 0:
         raise ConfigError(f"disentangle.window: {window!r} must be an odd number of patches, such as 5")
-    return DisentangleModule(dim, num_heads, tokens, window)
 
 
 @functools.lru_cache(maxsize=8)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from t2ireid_plugin.errors import ConfigError, InputError, check_choice
-from t2ireid_plugin.modeling.disentangle import DisentangleModule, build_disentangle
+from t2ireid_plugin.modeling.disentangle import DisentangleModule, check_disentangle
 from t2ireid_plugin.modeling.encoders.families import image_tokens, num_prefix_tokens, patch_grid
 from t2ireid_plugin.modeling.encoders.loading import IMAGE_KEY, Source, build_image_encoder, encoder_config
 from t2ireid_plugin.modeling.encoders.preprocess import image_preprocess
@@ -47,7 +47,7 @@ class ImageEmbedder(nn.Module):
         self.branch = branch
         self.visual_encoder = build_image_encoder(source if pretrained else encoder_config(source, IMAGE_KEY))
         self.preprocess = image_preprocess(source, self.visual_encoder.config)
-        self.disentangle = disentangle_for(self.visual_encoder, disentangle)
+        self.disentangle = build_disentangle(disentangle, self.visual_encoder)
         self.shared_mlp = nn.Linear(self.visual_encoder.config.hidden_size, SHARED_DIM)
         self.image_mlp = projection_mlp(SHARED_DIM, EMBED_DIM)
         self.feature_dim = EMBED_DIM * (2 if branch == "both" else 1)
@@ -64,16 +64,17 @@ class ImageEmbedder(nn.Module):
         return project(self.shared_mlp, self.image_mlp, features)
 
 
-def disentangle_for(encoder: PreTrainedModel, config: Mapping[str, Any]) -> DisentangleModule:
+def build_disentangle(config: Mapping[str, Any], encoder: PreTrainedModel) -> DisentangleModule:
     """Builds the `DisentangleModule` behind an image encoder.
 
     Raises:
-        ConfigError: for a setting that cannot work, such as ``tokens: cls`` with an encoder without a class token.
+        ConfigError: as `check_disentangle`, and for ``tokens: cls`` with an encoder without a class token.
     """
+    check_disentangle(config)
     if config.get("tokens") == "cls" and not num_prefix_tokens(encoder):
         kind = encoder.config.model_type
         raise ConfigError(f"disentangle.tokens: 'cls' needs a class token, which {kind} does not have")
-    return build_disentangle(config, encoder.config.hidden_size, NUM_HEADS)
+    return DisentangleModule(encoder.config.hidden_size, NUM_HEADS, **config)
 
 
 def projection_mlp(in_dim: int = SHARED_DIM, out_dim: int = EMBED_DIM, dropout: float = 0.2) -> nn.Sequential:

@@ -21,11 +21,18 @@ def hide_words(input_ids: Tensor, tokenizer: PreTrainedTokenizerBase, share: flo
 
     As in BERT (Devlin et al. 2019, section 3.1), four fifths of the hidden words become the mask token, a tenth become
     a random token of the vocabulary, and a tenth stay, so that the model cannot trust any visible word. Special tokens
-    such as padding are never hidden. Every text with words hides at least one.
+    such as padding are never hidden. Every text with words hides at least one. For a tokenizer without a mask token
+    (CLIP) the start of text stands for a hidden word; it otherwise stands only at the first position.
 
     Raises:
         ConfigError: for a tokenizer without a token that can stand for a hidden word.
     """
+    mask_id = tokenizer.bos_token_id if tokenizer.mask_token_id is None else tokenizer.mask_token_id
+    if mask_id is None:
+        raise ConfigError(
+            f"loss 'mlm' needs a token that stands for a hidden word, but {type(tokenizer).__name__} has neither a "
+            "mask token nor a start-of-text token"
+        )
     special = torch.tensor(sorted(set(tokenizer.all_special_ids)), device=input_ids.device)
     is_word = ~torch.isin(input_ids, special)
     # The word with the lowest draw is always hidden.
@@ -33,24 +40,7 @@ def hide_words(input_ids: Tensor, tokenizer: PreTrainedTokenizerBase, share: flo
     hidden = is_word & ((draw < share) | (draw == draw.min(dim=1, keepdim=True).values))
     replacement = torch.rand(input_ids.shape, device=input_ids.device)
     any_token = torch.randint(len(tokenizer), input_ids.shape, device=input_ids.device)
-    masked = torch.where(hidden & (replacement < _MASKED), mask_id(tokenizer), input_ids)
+    masked = torch.where(hidden & (replacement < _MASKED), mask_id, input_ids)
     becomes_random = hidden & (replacement >= _MASKED) & (replacement < _MASKED + _RANDOM)
     masked = torch.where(becomes_random, any_token, masked)
     return masked, torch.where(hidden, input_ids, NOT_HIDDEN)
-
-
-def mask_id(tokenizer: PreTrainedTokenizerBase) -> int:
-    """The mask token; for a tokenizer without one (CLIP), the start of text.
-
-    That token otherwise stands only at the first position, so it cannot be confused with a word.
-
-    Raises:
-        ConfigError: when the tokenizer has neither.
-    """
-    for token_id in (tokenizer.mask_token_id, tokenizer.bos_token_id):
-        if token_id is not None:
-            return int(token_id)
-    raise ConfigError(
-        f"loss 'mlm' needs a token that stands for a hidden word, but {type(tokenizer).__name__} has neither a mask "
-        "token nor a start-of-text token"
-    )

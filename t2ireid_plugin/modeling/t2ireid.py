@@ -30,7 +30,7 @@ from t2ireid_plugin.modeling.image_embedder import (
     EMBED_DIM,
     NUM_HEADS,
     SHARED_DIM,
-    disentangle_for,
+    build_disentangle,
     project,
     projection_mlp,
 )
@@ -134,7 +134,7 @@ class T2IReIDModel(nn.Module):
         self.text_adapter = nn.Linear(text_width, width) if text_width != width else None
         self.text_width = width
 
-        self.disentangle = disentangle_for(self.visual_encoder, config["disentangle"])
+        self.disentangle = build_disentangle(config["disentangle"], self.visual_encoder)
         self.id_classifier = nn.Linear(width, config["num_classes"])
         self.shared_mlp = nn.Linear(width, SHARED_DIM)
         self.image_mlp = projection_mlp(SHARED_DIM, EMBED_DIM)

@@ -4,7 +4,7 @@ from torch import nn
 
 from benchmarks.literal import LiteralDisentangle
 from t2ireid_plugin.errors import ConfigError
-from t2ireid_plugin.modeling.disentangle import TOKENS, DisentangleModule, build_disentangle, outside_window
+from t2ireid_plugin.modeling.disentangle import TOKENS, DisentangleModule, check_disentangle, outside_window
 
 B, L, D = 3, 5, 12
 
@@ -70,7 +70,8 @@ def test_the_attention_weights_reproduce_the_attention(module):
 @pytest.mark.parametrize("tokens", TOKENS)
 def test_every_choice_has_the_same_parameters_and_outputs(make, tokens):
     reference = {name: p.shape for name, p in DisentangleModule(D).named_parameters()}
-    module = make.stir(build_disentangle({"tokens": tokens, "window": 3}, D, 4))
+    check_disentangle({"tokens": tokens, "window": 3})
+    module = make.stir(DisentangleModule(D, tokens=tokens, window=3))
     assert {name: p.shape for name, p in module.named_parameters()} == reference
     id_feature, cloth_feature, gate = module(torch.randn(B, 7, D), grid=(2, 3))
     assert id_feature.shape == cloth_feature.shape == gate.shape == (B, D)
@@ -136,7 +137,7 @@ def test_one_pooled_token_has_no_attention_weights(module, tokens):
 )
 def test_bad_settings(config, message):
     with pytest.raises(ConfigError, match=message):
-        build_disentangle(config, D, 4)
+        check_disentangle(config)
 
 
 def test_a_window_needs_its_grid(module):

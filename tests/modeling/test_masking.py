@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from t2ireid_plugin.errors import ConfigError
 from t2ireid_plugin.modeling.encoders.tokenizer import CachedTokenizer, learn_wordpiece
-from t2ireid_plugin.modeling.masking import hide_words, mask_id
+from t2ireid_plugin.modeling.masking import hide_words
 
 WORDS = ["a", "tall", "man", "with", "short", "black", "hair", "wears", "a", "red", "coat", "and", "blue", "trousers"]
 TOKENIZER = learn_wordpiece([" ".join(WORDS)] * 3, 200)
@@ -50,15 +50,12 @@ def test_shares_are_those_of_bert():
     assert near((targets & (masked == input_ids)).sum(), 0.1 + 0.1 / len(TOKENIZER), total)
 
 
-class Without:
-    """The attributes of a tokenizer that `mask_id` reads."""
-
-    def __init__(self, mask, start):
-        self.mask_token_id, self.bos_token_id = mask, start
-
-
 def test_clips_start_token_stands_for_a_word():
-    assert mask_id(Without(None, 7)) == 7
-    assert mask_id(Without(3, 7)) == 3
+    tokenizer = learn_wordpiece([" ".join(WORDS)] * 3, 200)
+    tokenizer.mask_token, tokenizer.bos_token = None, "[CLS]"
+    input_ids, _ = CachedTokenizer(tokenizer, max_length=12)(["a tall man"] * 50)
+    masked, hidden = hide_words(input_ids, tokenizer, share=1.0)
+    assert (masked[hidden >= 0] == tokenizer.cls_token_id).float().mean() > 0.5
+    tokenizer.bos_token = None
     with pytest.raises(ConfigError, match="mlm"):
-        mask_id(Without(None, None))
+        hide_words(input_ids, tokenizer)

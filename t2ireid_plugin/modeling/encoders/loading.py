@@ -35,8 +35,6 @@ Source: TypeAlias = "str | Mapping[str, Any] | PretrainedConfig"
 T = TypeVar("T")
 
 IMAGE_KEY, TEXT_KEY = "vit_pretrained", "bert_base_path"
-# Otherwise the library asks on the console for permission to run the Python files of a folder.
-_NO_REMOTE_CODE = {"trust_remote_code": False}
 _KIND = {IMAGE_KEY: "image", TEXT_KEY: "text"}
 _DEFAULT_TYPE = {IMAGE_KEY: "vit", TEXT_KEY: "bert"}
 _NEEDS = {IMAGE_KEY: "patch_size", TEXT_KEY: "vocab_size"}  # an attribute of the right kind of configuration
@@ -73,7 +71,7 @@ def build_tokenizer(source: str, vocab_size: int) -> PreTrainedTokenizerBase:
     """
     from transformers import AutoTokenizer
 
-    tokenizer = _load(functools.partial(AutoTokenizer.from_pretrained, **_NO_REMOTE_CODE), source, TEXT_KEY)
+    tokenizer = _load(AutoTokenizer.from_pretrained, source, TEXT_KEY)
     # Embedding tables are sometimes padded to a round size, so up to 1 % may be unused.
     if not 0.99 * vocab_size <= len(tokenizer) <= vocab_size:
         raise EncoderError(
@@ -113,7 +111,7 @@ def encoder_config(source: Source, key: str) -> PretrainedConfig:
     elif isinstance(source, Mapping):
         config = _inline_config(dict(source), _DEFAULT_TYPE[key], key)
     else:
-        config = _load(functools.partial(AutoConfig.from_pretrained, **_NO_REMOTE_CODE), source, key)
+        config = _load(AutoConfig.from_pretrained, source, key)
     return tower_config(config, _KIND[key])
 
 
@@ -171,6 +169,8 @@ def _load(load: Callable[..., T], source: str, key: str) -> T:
     local = find_folder(source)
     if not local and _looks_like_path(source):
         raise _missing(source, key)
+    # Without the argument the library asks on the console for permission to run the Python files of a folder.
+    load = functools.partial(load, trust_remote_code=False)
     try:
         return load(str(local or source), local_files_only=True)
     except Exception as error:  # damaged files raise anything: SafetensorError, KeyError, RuntimeError, bare Exception

@@ -265,7 +265,8 @@ def test_the_size_is_the_preprocessors(saved, tmp_path, settings, size):
 
 def test_positions_for_a_tall_image_set_the_size(tmp_path):
     (tmp_path / "preprocessor_config.json").write_text(json.dumps({"size": {"height": 224, "width": 224}}))
-    assert image_preprocess(str(tmp_path), ViTConfig(image_size=(384, 128)))[:2] == (384, 128)
+    for source in (str(tmp_path), {}):
+        assert image_preprocess(source, ViTConfig(image_size=(384, 128))) == (384, 128, *HALF)
 
 
 # --- texts ------------------------------------------------------------------------------------------------------------

@@ -12,7 +12,6 @@ from huggingface_hub import constants
 from huggingface_hub.errors import LocalEntryNotFoundError
 from safetensors.torch import load_file, save_file
 from tiny_models import transformers_4
-from transformers import ViTConfig
 
 from t2ireid_plugin.errors import ConfigError, EncoderError
 from t2ireid_plugin.modeling.encoders import loading
@@ -133,14 +132,6 @@ def test_a_hub_id_in_the_cache_needs_no_network(folders, tmp_path, monkeypatch, 
 
 
 # --- preprocessing ----------------------------------------------------------------------------------------------------
-
-
-def test_mean_and_std_are_the_encoders_else_vits(folders):
-    half = (0.5, 0.5, 0.5)
-    assert image_preprocess(str(folders.image), folders.vit.config) == (32, 32, (0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
-    (folders.image / "preprocessor_config.json").unlink()
-    assert image_preprocess(str(folders.image), folders.vit.config) == (32, 32, half, half)
-    assert image_preprocess({}, ViTConfig(image_size=(384, 128))) == (384, 128, half, half)
 
 
 @pytest.mark.parametrize("reachable", [True, False])
