@@ -103,11 +103,8 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
 
 def extract_state_dict(content: Mapping[str, Any], path: str | Path) -> dict[str, Tensor]:
     """As `read_state_dict`, from the ``content`` that `read_checkpoint` returned for the file ``path``."""
-    for key in ("state_dict", "model"):
-        if isinstance(content.get(key), Mapping):
-            content = content[key]
-            break
-    state = {str(k).removeprefix("module."): v for k, v in content.items() if isinstance(v, Tensor)}
+    weights = next((content[key] for key in ("state_dict", "model") if isinstance(content.get(key), Mapping)), content)
+    state = {str(k).removeprefix("module."): v for k, v in weights.items() if isinstance(v, Tensor)}
     if not state:
         raise CheckpointError(f"'{path}' contains no tensors, neither bare nor under 'state_dict' or 'model'")
     return state
@@ -132,20 +129,21 @@ def read_vocabulary(path: str | Path) -> str | None:
 
 
 def load_weights(path: str | Path, model: nn.Module) -> LoadReport:
-    """As `copy_state_dict`, from a file, which error messages name.
+    """As `copy_state_dict`, from a file.
 
     Raises:
         CheckpointError: when the file is missing, damaged, unsafe, or nothing in it fits.
     """
-    state = read_state_dict(path)
-    try:
-        return copy_state_dict(state, model)
-    except CheckpointError as error:
-        raise CheckpointError(f"'{path}': {error}") from error
+    return copy_state_dict(read_state_dict(path), model, path)
 
 
-def copy_state_dict(state: Mapping[str, Tensor], model: nn.Module) -> LoadReport:
+def copy_state_dict(state: Mapping[str, Tensor], model: nn.Module, path: str | Path) -> LoadReport:
     """Copies the tensors that fit into ``model``, whichever transformers version or framework named them.
+
+    Args:
+        state: from `read_state_dict`.
+        model: receives the tensors.
+        path: of their file, for messages.
 
     Raises:
         CheckpointError: when nothing fits.
@@ -167,7 +165,7 @@ def copy_state_dict(state: Mapping[str, Tensor], model: nn.Module) -> LoadReport
     if not fitting:
         examples = ", ".join(sorted(state)[:3])
         raise CheckpointError(
-            f"none of the {len(state)} tensors fits the model (the file has {examples}, …; the model has "
+            f"'{path}': none of the {len(state)} tensors fits the model (the file has {examples}, …; the model has "
             f"{', '.join(sorted(own)[:3])}, …)"
         )
     model.load_state_dict(fitting, strict=False)

@@ -60,7 +60,8 @@ class EnhancedMambaFusion(nn.Module):
         weights = self.gate(attended)  # [B, 2]
         return self.norm_final(self.fc(self.weigh(pair.squeeze(1), weights))), weights
 
-    def weigh(self, pair: Tensor, weights: Tensor) -> Tensor:
+    @staticmethod
+    def weigh(pair: Tensor, weights: Tensor) -> Tensor:
         """Input of ``fc``: the whole Mamba output ``[B, 2d]``, independent of the weights ``[B, 2]``."""
         return pair
 
@@ -71,9 +72,11 @@ class GatedMambaFusion(EnhancedMambaFusion):
     The halves are scaled by ``2 * w_image`` and ``2 * w_text``: the identity while both weights are 1/2.
     """
 
-    def weigh(self, pair: Tensor, weights: Tensor) -> Tensor:
+    @staticmethod
+    def weigh(pair: Tensor, weights: Tensor) -> Tensor:
         """The image and the text half of ``pair [B, 2d]``, each times twice its weight."""
-        return _weigh_halves(pair, weights)
+        image, text = pair.chunk(2, dim=-1)
+        return 2 * torch.cat([weights[:, :1] * image, weights[:, 1:] * text], dim=-1)
 
 
 class SequenceScan(nn.Module):
@@ -146,7 +149,7 @@ class SequenceMambaFusion(SequenceScan):
         mask = text_mask.unsqueeze(-1).to(words.dtype)
         pair = torch.cat([patches.mean(dim=1), (words * mask).sum(dim=1) / mask.sum(dim=1)], dim=-1)  # [B, 2d]
         weights = self.gate(pair)
-        return self.norm_final(self.fc(_weigh_halves(pair, weights))), weights
+        return self.norm_final(self.fc(GatedMambaFusion.weigh(pair, weights))), weights
 
 
 def _align(width: int, dim: int) -> nn.Sequential:
@@ -156,12 +159,6 @@ def _align(width: int, dim: int) -> nn.Sequential:
 def _gate(dim: int, dropout: float) -> nn.Sequential:
     """``[B, 2d]`` to the weights of image and text ``[B, 2]``."""
     return nn.Sequential(nn.Linear(2 * dim, dim), nn.ReLU(), nn.Dropout(dropout), nn.Linear(dim, 2), nn.Softmax(dim=-1))
-
-
-def _weigh_halves(pair: Tensor, weights: Tensor) -> Tensor:
-    """The image and the text half of ``pair [B, 2d]``, each times twice its weight."""
-    image, text = pair.chunk(2, dim=-1)
-    return 2 * torch.cat([weights[:, :1] * image, weights[:, 1:] * text], dim=-1)
 
 
 def _reversed(lengths: Tensor, max_length: int) -> Tensor:

@@ -53,7 +53,7 @@ def export(source: str | Path, folder: str | Path, opts: Sequence[str] = ()) -> 
             f"'{checkpoint}' has no preprocessing or no identity classifier; use a checkpoint of a run"
         )
     model = _build(cfg, content, len(state["id_classifier.weight"]), checkpoint)
-    report = copy_state_dict(state, model.model)
+    report = copy_state_dict(state, model.model, checkpoint)
     if report.missing or report.unexpected or report.mismatched:
         raise CheckpointError(f"'{checkpoint}' does not match the model in config.yaml beside it: {report}")
     out = Path(folder)

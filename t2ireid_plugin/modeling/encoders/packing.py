@@ -64,19 +64,16 @@ class PackedBatch(NamedTuple):
         return tokens.masked_fill(~mask.unsqueeze(-1), 0), mask.long()
 
 
-def pack(lengths: Sequence[int], offsets: Sequence[int] | None = None, width: int | None = ROW_TOKENS) -> PackedBatch:
+def pack(lengths: Sequence[int], offsets: Sequence[int] | None = None, width: int = ROW_TOKENS) -> PackedBatch:
     """Packs texts of these ``lengths`` into as few rows of about ``width`` tokens as hold them.
 
     Args:
         lengths: tokens per text.
         offsets: index of each text's first token in what `PackedBatch.to_rows` is given; by default the texts follow
             each other. Several texts may share one.
-        width: see above; a longer text makes the rows longer. None gives each text a row of its own.
+        width: see above; a longer text makes the rows longer.
     """
-    if width is None:
-        row_length, places = max(lengths), [(row, 0) for row in range(len(lengths))]
-    else:
-        row_length, places = _fill_rows(lengths, width)
+    row_length, places = _fill_rows(lengths, width)
     num_rows = 1 + max(row for row, _ in places)
     sizes = torch.tensor(lengths)
     segment = torch.repeat_interleave(sizes)  # [N] text of each token

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
-from t2ireid_plugin.modeling.encoders.packing import PackedBatch, pack
+from t2ireid_plugin.modeling.encoders.packing import pack
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
@@ -40,32 +41,33 @@ def encode_texts(encoder: PreTrainedModel, texts: Sequence[Ids], pad: int) -> Te
         texts: best sorted by length, because those of one pass are padded or packed together.
         pad: the padding token.
     """
-    packs, device = can_pack(encoder.config), encoder.device
-    step = TEXTS_AT_ONCE if packs else _ROWS_AT_ONCE
-    features = []
-    for start in range(0, len(texts), step):
-        chunk = texts[start : start + step]
-        lengths = [len(ids) for ids in chunk]
-        batch = pack(lengths) if packs else pack(lengths, width=None)
-        ids = torch.tensor([token for ids in chunk for token in ids]).to(device, non_blocking=True)
-        features.append(_encode_batch(encoder, ids, batch.to(device), pad))
-    return torch.cat(features)
+    encode, at_once = (_encode_packed, TEXTS_AT_ONCE) if can_pack(encoder.config) else (_encode_padded, _ROWS_AT_ONCE)
+    return torch.cat([encode(encoder, texts[i : i + at_once], pad) for i in range(0, len(texts), at_once)])
 
 
-def _encode_batch(encoder: PreTrainedModel, ids: Tensor, batch: PackedBatch, pad: int) -> Tensor:
-    """One pass of the encoder: ids ``[N]`` to features ``[N, D]``."""
-    input_ids = batch.to_rows(ids)  # [R, T]
+def _encode_packed(encoder: PreTrainedModel, texts: Sequence[Ids], pad: int) -> Tensor:
+    """As `encode_texts`, in one pass with several texts per row."""
+    batch = pack([len(ids) for ids in texts]).to(encoder.device)
+    ids = torch.tensor([token for text in texts for token in text]).to(encoder.device, non_blocking=True)
+    input_ids = batch.to_rows(ids).masked_fill(batch.segment_ids < 0, pad)  # [R, T]
     if batch.is_single:
         return encoder(input_ids=input_ids).last_hidden_state[0]
-    input_ids = input_ids.masked_fill(batch.segment_ids < 0, pad)
-    if not can_pack(encoder.config):
-        mask = (batch.segment_ids >= 0).long()
-        return batch.to_tokens(encoder(input_ids=input_ids, attention_mask=mask).last_hidden_state)
     mask = batch.attention_mask().unsqueeze(1)  # [R, 1, T, T]
     if encoder.config._attn_implementation == "eager":  # which adds the mask to the scores
         mask = torch.zeros(mask.shape, device=ids.device).masked_fill(~mask, torch.finfo(encoder.dtype).min)
     output = encoder(input_ids=input_ids, attention_mask=mask, position_ids=batch.positions)
     return batch.to_tokens(output.last_hidden_state)
+
+
+def _encode_padded(encoder: PreTrainedModel, texts: Sequence[Ids], pad: int) -> Tensor:
+    """As `encode_texts`, in one pass with one text per row."""
+    input_ids = pad_sequence([torch.tensor(ids) for ids in texts], batch_first=True, padding_value=pad)  # [n, L]
+    lengths = torch.tensor([len(ids) for ids in texts])
+    mask = (torch.arange(input_ids.shape[1]) < lengths.unsqueeze(1)).long()
+    places = mask.flatten().nonzero().squeeze(1)  # [N], found on the CPU, where nothing waits for a GPU
+    input_ids, mask, places = (t.to(encoder.device, non_blocking=True) for t in (input_ids, mask, places))
+    output = encoder(input_ids=input_ids, attention_mask=mask if len(texts) > 1 else None)
+    return output.last_hidden_state.flatten(0, 1)[places]
 
 
 def can_pack(config: PretrainedConfig) -> bool:
