@@ -497,6 +497,10 @@ def test_offered_names_exist_in_torchreid():
         (["loss.terms.sdm.temperature", "1"], "loss 'sdm': unknown temperature; valid: weight, tau"),
         (["loss.terms.sdm.weight", "heavy"], "weight"),
         (["loss.terms.sdm", "1"], r"'loss\.terms\.sdm' is a table of settings"),
+        (
+            ["loss.terms.fused_query.weight", "1", "sampler.train_sampler", "RandomSampler"],
+            r"loss 'fused_query' compares photos of one person, .*sampler\.num_instances to at least 2",
+        ),
         (["train.batch_size", "1"], r"train\.batch_size: 1 is too small"),
         (["train.batch_size", "30"], r"train\.batch_size: 30 must be a multiple of sampler\.num_instances 4"),
         (["data.sources", "[]"], r"data\.sources and data\.targets must each name a dataset"),

@@ -99,8 +99,13 @@ def check_config(cfg: CfgNode) -> None:
         raise ConfigError(f"test.protocols: {cfg.test.protocols} must include {OFFICIAL}, the official protocol")
     if not 0 <= cfg.test.identity_weight <= 1:
         raise ConfigError(f"test.identity_weight: {cfg.test.identity_weight} must be from 0 to 1")
-    losses = LossTerms(to_dict(cfg.loss.terms), feature_dim=2, embed_dim=2, num_classes=2, vocab_size=2)
-    losses.check_batches(cfg.sampler.train_sampler == "RandomIdentitySampler" and cfg.sampler.num_instances > 1)
+    LossTerms(to_dict(cfg.loss.terms), feature_dim=2, embed_dim=2, num_classes=2, vocab_size=2)
+    if cfg.sampler.train_sampler != "RandomIdentitySampler" or cfg.sampler.num_instances < 2:
+        for name in comparing_photos(cfg.loss.terms):
+            raise ConfigError(
+                f"loss '{name}' compares photos of one person, and a batch has only one: it would always be 0; set "
+                "sampler.train_sampler RandomIdentitySampler and sampler.num_instances to at least 2, or its weight 0"
+            )
     for name, value in changed_keys(cfg).items():
         for prefix, reason in _WITHOUT_EFFECT.items():
             if name.startswith(prefix):

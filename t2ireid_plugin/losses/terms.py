@@ -126,16 +126,6 @@ class LossTerms(nn.Module):
         """Share of the words that the model must hide for `mlm`; None without it."""
         return next((term.share for term in self.terms.values() if isinstance(term, MaskedLanguage)), None)
 
-    def check_batches(self, several_photos: bool) -> None:
-        """ConfigError when a term could never act; ``several_photos``: batches have more than one photo per person."""
-        for name in self.weights:
-            if LOSSES[name].several_photos and not several_photos:
-                raise ConfigError(
-                    f"loss {name!r} compares photos of one person, and a batch has only one: it would always be 0; "
-                    "set sampler.train_sampler RandomIdentitySampler and sampler.num_instances to at least 2, or its "
-                    "weight to 0"
-                )
-
     def each(self, inputs: LossInputs) -> dict[str, Tensor]:
         """Each term's own value without its weight, by name."""
         values = {}

@@ -3,6 +3,7 @@ import torch
 
 from t2ireid_plugin.errors import ConfigError
 from t2ireid_plugin.losses import LOSSES, LossInputs, LossTerm, LossTerms
+from t2ireid_plugin.losses.terms import comparing_photos
 
 NAMES = [
     "info_nce", "cls", "bio", "cloth", "cloth_adv", "cloth_match", "decouple", "gate_regularization", "sdm", "tal",
@@ -115,12 +116,10 @@ def test_a_term_that_reads_an_unavailable_field_is_refused_at_construction(monke
         LossTerms({"own": {"weight": 1.0}, "mlm": {"weight": 1.0}})
 
 
-def test_a_term_that_could_never_act_is_refused():
-    losses = LossTerms({"info_nce": {"weight": 1.0}, "fused_query": {"weight": 0.2}})
-    losses.check_batches(several_photos=True)
-    with pytest.raises(ConfigError, match=r"'fused_query'.*num_instances"):
-        losses.check_batches(several_photos=False)
-    LossTerms({"info_nce": {"weight": 1.0}, "fused_query": {"weight": 0}}).check_batches(several_photos=False)
+def test_terms_that_compare_photos_need_a_weight_to_count():
+    terms = {"info_nce": {"weight": 1.0}, "fused_query": {"weight": 0.2}}
+    assert comparing_photos(terms) == ["fused_query"]
+    assert not comparing_photos({**terms, "fused_query": {"weight": 0}})
 
 
 def test_words_are_hidden_only_for_mlm():
