@@ -13,14 +13,12 @@ Looks = Mapping[str, str]  # a person's attributes by name
 SUBJECTS = {"man": ("man", "man", "guy", "male pedestrian"), "woman": ("woman", "woman", "lady", "female pedestrian")}
 AGES = {"young": ("young",), "middle-aged": ("middle-aged",), "elderly": ("elderly", "old")}
 BUILDS = {"slim": ("slim", "thin", "slender"), "stocky": ("stocky", "heavy-set", "stout")}
-TRAITS: dict[str, dict[str, tuple[str, ...]]] = {
-    "skin": {"light": ("light skin", "fair skin"), "tanned": ("tanned skin", "a tanned face"), "dark": ("dark skin",)},
-    "glasses": {
-        "glasses": ("glasses", "spectacles", "black-rimmed glasses"),
-        "sunglasses": ("sunglasses", "dark sunglasses"),
-    },
-}
-UPPERS = {
+NOUNS: dict[str, tuple[str, ...]] = {  # by skin, glasses and kind of item
+    "light": ("light skin", "fair skin"),
+    "tanned": ("tanned skin", "a tanned face"),
+    "dark": ("dark skin",),
+    "glasses": ("glasses", "spectacles", "black-rimmed glasses"),
+    "sunglasses": ("sunglasses", "dark sunglasses"),
     "t-shirt": ("t-shirt", "t-shirt", "tee", "top"),
     "shirt": ("shirt", "shirt", "button-up shirt"),
     "jacket": ("jacket",),
@@ -28,25 +26,18 @@ UPPERS = {
     "hoodie": ("hoodie", "hooded sweatshirt"),
     "sweater": ("sweater", "pullover", "jumper"),
     "dress": ("dress",),
-}
-LOWERS = {
     "trousers": ("trousers", "pants"),
     "jeans": ("jeans", "denim jeans"),
     "shorts": ("shorts",),
     "skirt": ("skirt",),
-}
-ITEMS: dict[str, dict[str, tuple[str, ...]]] = {
-    "shoes": {
-        "sneakers": ("sneakers", "trainers", "sports shoes"),
-        "boots": ("boots", "ankle boots"),
-        "shoes": ("shoes",),
-    },
-    "bag": {
-        "backpack": ("backpack", "backpack", "rucksack"),
-        "handbag": ("handbag", "handbag", "purse"),
-        "shoulder bag": ("shoulder bag", "cross-body bag"),
-    },
-    "hat": {"cap": ("cap", "baseball cap"), "beanie": ("beanie", "woolly hat")},
+    "sneakers": ("sneakers", "trainers", "sports shoes"),
+    "boots": ("boots", "ankle boots"),
+    "shoes": ("shoes",),
+    "backpack": ("backpack", "backpack", "rucksack"),
+    "handbag": ("handbag", "handbag", "purse"),
+    "shoulder bag": ("shoulder bag", "cross-body bag"),
+    "cap": ("cap", "baseball cap"),
+    "beanie": ("beanie", "woolly hat"),
 }
 
 
@@ -112,13 +103,13 @@ def hair(looks: Looks, rng: np.random.Generator) -> Phrase:
 
 def trait(name: str, looks: Looks, rng: np.random.Generator) -> Phrase:
     """The skin or the glasses: "dark skin", "sunglasses"."""
-    return Phrase(choose(rng, *TRAITS[name][looks[name]]), frozenset({name}))
+    return Phrase(choose(rng, *NOUNS[looks[name]]), frozenset({name}))
 
 
 def upper(looks: Looks, details: Set[str], rng: np.random.Generator) -> Phrase:
     """The upper garment with its article: "a red t-shirt with white dots"; ``details`` as for `subject`."""
     colour = colour_word(looks["upper_colour"], rng)
-    noun = choose(rng, *UPPERS[looks["upper_kind"]])
+    noun = choose(rng, *NOUNS[looks["upper_kind"]])
     attributes = {"upper_kind", "upper_colour"}
     if "sleeve" in details and looks["upper_kind"] in ("shirt", "dress"):
         colour = f"{looks['sleeve']}-sleeved {colour}"
@@ -155,7 +146,7 @@ def _patterned(pattern: str, colour: str, second: str, noun: str, rng: np.random
 
 def lower(looks: Looks, rng: np.random.Generator) -> Phrase:
     """Trousers, shorts or a skirt; a dress has no lower garment of its own."""
-    text = f"{colour_word(looks['lower_colour'], rng)} {choose(rng, *LOWERS[looks['lower_kind']])}"
+    text = f"{colour_word(looks['lower_colour'], rng)} {choose(rng, *NOUNS[looks['lower_kind']])}"
     if looks["lower_kind"] == "skirt":
         text = with_article(text)
     elif rng.random() < 0.12:
@@ -165,5 +156,5 @@ def lower(looks: Looks, rng: np.random.Generator) -> Phrase:
 
 def item(name: str, looks: Looks, rng: np.random.Generator) -> Phrase:
     """The shoes, the bag or the hat: "white trainers", "a black rucksack", "an orange cap"."""
-    text = f"{colour_word(looks[f'{name}_colour'], rng)} {choose(rng, *ITEMS[name][looks[f'{name}_kind']])}"
+    text = f"{colour_word(looks[f'{name}_colour'], rng)} {choose(rng, *NOUNS[looks[f'{name}_kind']])}"
     return Phrase(text if name == "shoes" else with_article(text), frozenset({f"{name}_kind", f"{name}_colour"}))

@@ -47,17 +47,6 @@ def images(count, height=48, width=16):
 
 
 class TestMaps:
-    def test_tokens_of_a_window(self):
-        """As the module itself gives them, with its mask."""
-        model = build([48, 16], "window")
-        maps = attention_maps(model, images(2))
-        with torch.no_grad():
-            hidden = model.visual_encoder(images(2)).last_hidden_state
-            expected = model.disentangle.attention_weights(hidden, (6, 2))
-        for branch, weights in zip(maps, expected, strict=True):
-            patches = weights.mean(dim=(1, 2))[:, 1:]
-            torch.testing.assert_close(branch.flatten(1), patches / patches.sum(dim=1, keepdim=True))
-
     def test_one_pooled_token_is_refused(self):
         with pytest.raises(ConfigError, match="no attention over patches"):
             attention_maps(build([48, 16], "mean"), images(1))
