@@ -39,7 +39,8 @@ def train_all(runs: Sequence[Run], jobs: int = 1, threads: int = 1, probe: Seque
     """
     for run in runs:
         recipe = run.folder / _RECIPE
-        if (recipe.read_text(encoding="utf-8") != run.recipe) if recipe.is_file() else is_done(run):
+        recorded = recipe.read_text(encoding="utf-8") if recipe.is_file() else None
+        if recorded != run.recipe and (recorded is not None or is_done(run)):
             raise ConfigError(f"'{run.folder}' contains a run with other settings; choose another --out")
     due = [run for run in runs if not is_done(run) or (probe is not None and not is_probed(run, probe))]
     if len(due) < len(runs):
