@@ -43,6 +43,10 @@ def refused(capsys):
         (["prepare", "synthetic"], ["OUT", "--train-ids", "--photos", "--seed", "(1000)", "--outfits"]),
         (["probe"], ["--config-file FILE", "KEY VALUE", "on synthetic people"]),
         (["export"], ["RUN_OR_CHECKPOINT", "model card"]),
+        (["ablate"], ["--grid"]),
+        (["compare"], ["--samples"]),
+        (["prepare", "table"], ["--val-share"]),
+        (["prepare", "check"], ["--max-length"]),
     ],
 )
 def test_help(capsys, words, parts):
@@ -119,9 +123,6 @@ def test_prepare_synthetic_refuses_impossible_numbers(tmp_path, refused, option,
     ("words", "message"),
     [
         (["train.learning_rate", "1"], "command line: unknown key 'train.learning_rate'"),
-        (["loss.terms.quadruplet.weight", "1"], "loss: unknown 'quadruplet'; valid: info_nce,"),
-        (["loss.terms.sdm.weight", "-1"], "'sdm'"),
-        (["data.transforms", "[random_rotate]"], "data.transforms: unknown 'random_rotate'; valid: random_flip"),
         (["train.batch_size", "6"], "train.batch_size: 6 must be a multiple of sampler.num_instances 4"),
         (["model.vit_pretrained", "./gone"], "vit_pretrained: no folder './gone'; it should hold config.json"),
         (["data.root", "/nowhere"], "(looked for reid_raw.json); '/nowhere' does not exist. Put the dataset there"),
@@ -152,7 +153,6 @@ def test_wrong_settings_are_refused_before_the_folder_is_made(tiny_settings, tmp
             "6 cameras, the smallest with 28 training samples, but RandomDomainSampler takes 4 of each of 8",
         ),
         (["train.max_epoch", "0"], "train.max_epoch: 0 leaves nothing to train after 0"),
-        (["model.load_weights", "gone.pth"], "no checkpoint at 'gone.pth'"),
         (["model.resume", "gone.pth"], "no checkpoint at 'gone.pth'"),
         (["train.fixbase_epoch", "1"], "train.open_layers: no layer 'classifier'; valid: "),
     ],
@@ -210,14 +210,6 @@ def replace_image(cuhk):
     cuhk.image("cam_a/0007_0.png").write_text("<html>404</html>")
 
 
-def blank_caption(cuhk):
-    cuhk.rows[3]["captions"][1] = " "
-
-
-def drop_split(cuhk):
-    del cuhk.rows[0]["split"]
-
-
 def share_identity(cuhk):
     cuhk.rows[-1]["id"] = 7
 
@@ -227,8 +219,6 @@ def share_identity(cuhk):
     [
         (drop_image, ["missing image", "cam_a/0007_0.png", "reid_raw.json"]),
         (replace_image, ["unreadable image", "cam_a/0007_0.png", "not an image file"]),
-        (blank_caption, ["reid_raw.json', row 3 (cam_b/0007_1.png)", "a text is empty"]),
-        (drop_split, ["reid_raw.json', row 0: no 'split'"]),
         (share_identity, ["identity 7 is in the splits test and train"]),
     ],
 )
@@ -239,11 +229,8 @@ def test_wrong_data_is_refused(with_data, cuhk, refused, capsys, damage, parts):
         assert part in message
 
 
-def test_undamaged_data_is_accepted(with_data):
-    assert main(with_data()) == 0
-
-
-@pytest.mark.parametrize("workers", [0, 1])
+# PyTorch waits ten seconds for the worker when it collects the loader of the refused run.
+@pytest.mark.parametrize("workers", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_truncated_images_are_refused(with_data, cuhk, refused, workers):
     """Their headers are right, so that it shows only when they are decoded, perhaps in a worker process."""
     for row in cuhk.rows[:4]:

@@ -192,10 +192,8 @@ def test_cyclic_bases_are_refused(tmp_path):
     ("content", "message"),
     [
         ("_BASE_: absent.yaml", r"no configuration file .*absent\.yaml' \(No such file"),
-        ("_BASE_: 5", r"file\.yaml': _BASE_ must be the name of a file, not 5"),
         ("_BASE_: /dev/zero", "not a file but a pipe, socket or device"),
         ("train: {lr: 0.1", r"file\.yaml' is not valid YAML: line 1, column 16"),
-        ("train: 2001-99-99", r"file\.yaml' is not valid YAML: month"),
         ("a: 1\n---\nb: 2", r"file\.yaml' is not valid YAML: .*another document"),
         ("train: \0", "special characters are not allowed"),
         (b"train: {lr: \xff}", r"file\.yaml' is not valid YAML: .*can't decode byte 0xff"),
@@ -219,8 +217,6 @@ def test_broken_files_are_named(tmp_path, content, message):
     "tag",
     [
         "!!python/object/apply:os.mkdir [MARK]",
-        "!!python/object/apply:subprocess.check_call [[touch, MARK]]",
-        "!!python/name:os.mkdir ''",
         "!strange x",
     ],
 )
@@ -249,29 +245,18 @@ def test_empty_file_is_the_defaults(tmp_path):
     [
         ("train.lr", "1e-4", 0.0001),
         ("train.lr", "1", 1.0),
-        ("train.max_epoch", "12", 12),
         ("test.eval_freq", "-1", -1),
         ("use_gpu", "False", False),
-        ("use_gpu", "true", True),
         ("test.ranks", "[1, 5]", [1, 5]),
-        ("test.ranks", "(1, 5)", [1, 5]),
         ("test.ranks", "1", [1]),
         ("data.transforms", "[random_flip, random_erase]", ["random_flip", "random_erase"]),
         ("data.transforms", "['random_flip']", ["random_flip"]),
         ("data.transforms", "random_erase", ["random_erase"]),
         ("data.transforms", "[]", []),
-        ("data.height", "224", 224),
         ("data.height", "null", None),
         ("data.height", "None", None),
         ("data.norm_mean", "[0.5, 0, 1e-1]", [0.5, 0.0, 0.1]),
-        ("data.root", "/some/where with spaces", "/some/where with spaces"),
-        ("data.root", "../up", "../up"),
-        ("data.root", "~/data", "~/data"),
         ("data.root", "2024", "2024"),
-        ("data.root", "[odd]", "[odd]"),
-        ("model.bert_base_path", "bert-base-uncased", "bert-base-uncased"),
-        ("model.vit_pretrained", "google/vit-base-patch16-224", "google/vit-base-patch16-224"),
-        ("model.vit_pretrained", "", ""),
         ("model.vit_config.image_size", "[32, 16]", [32, 16]),
         ("model.bert_config.hidden_act", "gelu", "gelu"),
         ("loss.terms.sdm.weight", "1e-4", 0.0001),
@@ -287,14 +272,6 @@ def test_whole_tables_from_the_command_line():
     cfg = load_cfg(None, ["loss.terms", "{sdm: {weight: 1e-4}}", "model.fusion", "{num_layers: 3}"])
     assert to_dict(cfg.loss.terms) == {"sdm": {"weight": 0.0001}}
     assert (cfg.model.fusion.num_layers, cfg.model.fusion.dim) == (3, 256)
-
-
-def test_exponents_in_yaml_are_numbers_in_every_table(tmp_path):
-    """YAML 1.1 reads 1e-4 as a text."""
-    (tmp_path / "file.yaml").write_text("train: {lr: 1e-4}\nloss: {terms: {sdm: {weight: 1e-3, tau: 2e-2}}}\n")
-    cfg = load_cfg(tmp_path / "file.yaml")
-    assert cfg.train.lr == 0.0001
-    assert to_dict(cfg.loss.terms) == {"sdm": {"weight": 0.001, "tau": 0.02}}
 
 
 def test_the_command_line_can_unset_values_of_a_file(tmp_path):
@@ -352,17 +329,12 @@ def test_unknown_key_lists_its_neighbours(tmp_path):
     ("key", "text", "message"),
     [
         ("train.max_epoch", "ten", "must be int, not str"),
-        ("train.max_epoch", "2.5", "must be int, not float"),
         ("train.max_epoch", "True", "must be int, not bool"),
         ("train.lr", "fast", "must be float, not str"),
-        ("train.lr", "[0.1]", "must be float, not list"),
         ("train.lr", "null", "must be float, not empty"),
         ("use_gpu", "1", "must be bool, not int"),
-        ("data.height", "tall", "must be int, not str"),
-        ("data.norm_mean", "[a, b, c]", "each value must be float, not str"),
         ("test.ranks", "[one]", "each value must be int, not str"),
         ("test.ranks", "[1, 2.5]", "each value must be int, not float"),
-        ("test.ranks", "[1, [2]]", "each value must be int, not list"),
         ("data.sources", "[1]", "each value must be str, not int"),
         ("data.transforms", "[unclosed", "cannot read the value"),
         ("train.lr", "{{}: 1}", "cannot read the value"),
@@ -504,15 +476,11 @@ def test_offered_names_exist_in_torchreid():
         (["train.batch_size", "1"], r"train\.batch_size: 1 is too small"),
         (["train.batch_size", "30"], r"train\.batch_size: 30 must be a multiple of sampler\.num_instances 4"),
         (["data.sources", "[]"], r"data\.sources and data\.targets must each name a dataset"),
-        (["data.targets", "[]"], r"data\.sources and data\.targets must each name a dataset"),
         (["test.ranks", "[5, 10]"], r"test\.ranks: \[5, 10\] must be positive and include 1"),
         (["test.ranks", "[0, 1]"], r"test\.ranks: \[0, 1\] must be positive"),
-        (["test.ranks", "[]"], r"test\.ranks: \[\] must be positive"),
         (["train.lr", "-1"], r"train\.lr: -1\.0 must be at least 0"),
         (["train.print_freq", "0"], r"train\.print_freq: 0 must be at least 1"),
-        (["test.batch_size", "0"], r"test\.batch_size: 0 must be at least 1"),
         (["data.workers", "-2"], r"data\.workers: -2 must be at least 0"),
-        (["sampler.num_instances", "0"], r"sampler\.num_instances: 0 must be at least 1"),
         (["data.k_tfm", "2"], r"data\.k_tfm: 2"),
         (["train.layer_decay", "0"], r"train\.layer_decay: 0\.0 must be above 0 and at most 1"),
         (["train.layer_decay", "1.01"], r"train\.layer_decay: 1\.01 must be above 0 and at most 1"),
@@ -520,9 +488,6 @@ def test_offered_names_exist_in_torchreid():
         (["train.ema_decay", "-0.1"], r"train\.ema_decay: -0\.1 must be from 0"),
         (["train.ema_decay", "1e999"], r"train\.ema_decay: inf must be from 0"),
         (["data.bad_image_share", "1.5"], r"data\.bad_image_share: 1\.5 must be from 0 to 1"),
-        (["train.nonfinite_patience", "0"], r"train\.nonfinite_patience: 0 must be at least 1"),
-        (["train.save_steps", "-1"], r"train\.save_steps: -1 must be at least 0"),
-        (["train.bias_lr_mult", "-1"], r"train\.bias_lr_mult: -1\.0 must be at least 0"),
         (["data.targets", "market1501"], "unknown 'market1501'; valid: .*; to train on images without texts"),
         (["loss.name", "softmax"], r"data\.sources: 'cuhkpedes' has texts as queries, which t2ireid_vit_mamba"),
         (["model.pretrained", "False"], r"model\.pretrained: False has no effect .*model\.vit_pretrained ''"),
@@ -536,12 +501,8 @@ def test_offered_names_exist_in_torchreid():
         ),
         (["test.visrank", "True"], r"test\.visrank: True has no effect .*--visualize"),
         (["sgd.momentum", "0.8"], r"sgd\.momentum: 0\.8 has no effect .*adamw"),
-        (["rmsprop.alpha", "0.8"], r"rmsprop\.alpha"),
-        (["cuhk03.labeled_images", "True"], r"cuhk03\.labeled_images"),
-        (["market1501.use_500k_distractors", "True"], r"market1501\.use_500k_distractors"),
         (["video.seq_len", "3"], r"video\.seq_len"),
         (["loss.triplet.margin", "0.1"], r"loss\.triplet\.margin: 0\.1 has no effect .*loss\.terms"),
-        (["loss.softmax.label_smooth", "False"], r"loss\.softmax\.label_smooth"),
     ],
 )
 def test_settings_that_cannot_work_are_refused(full, words, message):

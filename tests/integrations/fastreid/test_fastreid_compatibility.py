@@ -4,7 +4,6 @@ import json
 import subprocess
 import sys
 
-import pytest
 from fastreid.data.datasets import DATASET_REGISTRY
 from fastreid.modeling.backbones import BACKBONE_REGISTRY
 from fastreid.modeling.heads import REID_HEADS_REGISTRY
@@ -50,30 +49,16 @@ print(json.dumps(steps))
 """
 
 
-@pytest.fixture(scope="module")
-def steps():
+def test_register_needs_it_and_fastreids_optimizer_changes_no_weight_without_it() -> None:
+    """On PyTorch 2, with working imports and without any message; importing our integration patches nothing."""
     done = subprocess.run([sys.executable, "-W", "ignore", "-c", STEPS], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
-    return json.loads(done.stdout.splitlines()[-1])
-
-
-def test_importing_the_integration_patches_nothing(steps) -> None:
-    assert steps["after_import"] == [False, False]
-    assert steps["after_register"] == [False, False]
-
-
-def test_register_without_it_names_the_function_to_call(steps) -> None:
+    steps = json.loads(done.stdout.splitlines()[-1])
+    assert steps["after_import"] == steps["after_register"] == [False, False]
     assert steps["refused"].startswith("DependencyError: FastReID: the source cannot be imported")
     assert "enable_compatibility() first" in steps["refused"]
-
-
-def test_without_it_fastreids_optimizer_changes_no_weight(steps) -> None:
-    """On PyTorch 2 and with working imports, and without any message."""
     assert not steps["imports_fixed_by_hand"]
     assert steps["enabled"]
-
-
-def test_it_can_be_called_again(steps) -> None:
     assert steps["again"]
 
 

@@ -89,12 +89,15 @@ def test_torchreids_engines_train_and_evaluate_the_models(datamanager, tmp_path,
     assert re.search(r"Rank-1 +: [0-9.]+%", printed)
     width = 512 if name.endswith("both") else 256
     assert f"obtained 8-by-{width} matrix" in printed
-    assert (tmp_path / "model" / "model.pth.tar-1").is_file()
+    again, images = build(f"{name}_tiny", loss=loss), torch.rand(3, 3, 32, 16)
+    assert not again.load_param(tmp_path / "model" / "model.pth.tar-1").load_report.missing
+    with torch.no_grad():
+        assert torch.equal(model.eval()(images), again.eval()(images))
 
 
 def test_training_reduces_the_triplet_loss(datamanager, tmp_path):
     model = build(loss="triplet")
-    trainer = build_engine(datamanager, model, lr=2e-3)
+    trainer = build_engine(datamanager, model, lr=5e-3)
     losses = []
     step = trainer.forward_backward
 
@@ -103,7 +106,7 @@ def test_training_reduces_the_triplet_loss(datamanager, tmp_path):
         return losses[-1]
 
     trainer.forward_backward = recorded
-    trainer.run(save_dir=str(tmp_path), max_epoch=12, print_freq=100)
+    trainer.run(save_dir=str(tmp_path), max_epoch=5, print_freq=100)
     first, last = (sum(loss["loss_x"] for loss in part) / 4 for part in (losses[:4], losses[-4:]))
     assert last < 0.8 * first
 
@@ -148,19 +151,6 @@ def test_torchreid_loads_the_image_branch_of_a_text_image_checkpoint(tiny_run, t
     images = torch.rand(3, 3, 32, 16)
     with torch.no_grad():
         assert torch.equal(model.eval()(images), own.eval()(images))
-
-
-def test_torchreids_checkpoint_loads(datamanager, tmp_path):
-    model = build()
-    trainer = build_engine(datamanager, model)
-    trainer.run(save_dir=str(tmp_path), max_epoch=1)
-    again = build(num_classes=24)
-    state = torch.load(tmp_path / "model" / "model.pth.tar-1", weights_only=False)["state_dict"]
-    again.load_state_dict(state)
-    images = torch.rand(3, 3, 32, 16)
-    with torch.no_grad():
-        assert torch.equal(model.eval()(images), again.eval()(images))
-    assert not again.load_param(tmp_path / "model" / "model.pth.tar-1").load_report.missing
 
 
 def test_the_feature_extractor(tmp_path, reid_data):
