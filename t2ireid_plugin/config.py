@@ -182,7 +182,7 @@ def load_cfg(config_file: str | Path | None = None, opts: Sequence[str] = ()) ->
         ConfigError: for a missing or broken file, an unknown key (the message suggests the nearest one), a value of
             the wrong type, or a key without a value.
     """
-    updates = [(_read_yaml(Path(config_file), ()), str(config_file))] if config_file else []
+    updates = _read_yaml(Path(config_file), ()) if config_file else []
     updates += [(_nest(key, value), "command line") for key, value in _pairs(opts)]
     cfg = _merged(updates)
     return _merged([(_IMAGE_ONLY_DEFAULTS, "defaults"), *updates]) if image_only(cfg) else cfg
@@ -266,8 +266,11 @@ def dump(cfg: CfgNode) -> str:
     return yaml.safe_dump(to_dict(cfg), sort_keys=False, allow_unicode=True)
 
 
-def _read_yaml(file: Path, children: tuple[Path, ...]) -> dict[str, Any]:
-    """A YAML file merged over its ``_BASE_``; ``children`` are the files that lead to it as a base."""
+def _read_yaml(file: Path, children: tuple[Path, ...]) -> list[tuple[dict[str, Any], str]]:
+    """The settings of a YAML file after those of its bases, each with its file's name.
+
+    ``children`` are the files that lead to it as a base.
+    """
     try:
         content = parse_yaml(read_bytes(file, MAX_CONFIG_BYTES)) or {}
     except OSError as error:
@@ -280,18 +283,10 @@ def _read_yaml(file: Path, children: tuple[Path, ...]) -> dict[str, Any]:
         raise ConfigError(f"'{file}' is its own _BASE_")
     base = content.pop("_BASE_", None)
     if base is None:
-        return content
+        return [(content, str(file))]
     if not isinstance(base, str):
         raise ConfigError(f"'{file}': _BASE_ must be the name of a file, not {short_repr(base)}")
-    return _overlay(_read_yaml(file.parent / base, (*children, file.resolve())), content)
-
-
-def _overlay(base: Mapping[str, Any], top: Mapping[str, Any]) -> dict[str, Any]:
-    merged = dict(base)
-    for key, value in top.items():
-        both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
-        merged[key] = _overlay(merged[key], value) if both else value
-    return merged
+    return [*_read_yaml(file.parent / base, (*children, file.resolve())), (content, str(file))]
 
 
 def _pairs(opts: Sequence[str]) -> Iterator[tuple[str, str]]:

@@ -78,14 +78,6 @@ def test_the_recipe_trains(trained, clip) -> None:
         assert all(moved)
 
 
-def test_evaluating_the_recipe_again_gives_the_same_metrics(trained, tmp_path) -> None:
-    folder, words, _ = trained
-    weights = ["model.load_weights", str(folder / "best.pth"), "data.save_dir", str(tmp_path / "again")]
-    assert main(["test", *words, *weights]) == 0
-    first, second = (json.loads((at / "results.json").read_text())["metrics"] for at in (folder, tmp_path / "again"))
-    assert first == second
-
-
 def test_a_size_that_does_not_fit_is_refused_with_the_nearest_one(trained, tmp_path, capsys) -> None:
     _, words, _ = trained
     capsys.readouterr()

@@ -73,7 +73,6 @@ except ValueError as error:
         "import t2ireid_plugin\nfrom torchreid import data",
         "from torchreid import data\nimport t2ireid_plugin",
         "import t2ireid_plugin\nimport torchreid\nt2ireid_plugin.register()\nfrom torchreid import data",
-        "import t2ireid_plugin\nt2ireid_plugin.register()\nfrom torchreid import data",
         "from t2ireid_plugin.data.dataset import CaptionDataset\nfrom torchreid import data",
     ],
 )

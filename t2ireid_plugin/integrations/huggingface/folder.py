@@ -22,7 +22,7 @@ TOKENIZER_FILE, TOKENIZER_SETTINGS = "tokenizer.json", "tokenizer_config.json"
 
 def file_name(source: str | Path | None, file: str) -> str:
     """The path of ``file`` in a folder or hub id, quoted for error messages."""
-    return f"'{file}'" if source is None else f"'{Path(source) / file}'"
+    return f"'{Path(source or '') / file}'"
 
 
 def read_tokenizer(source: str | Path, hub: Mapping[str, Any]) -> PreTrainedTokenizerBase:
