@@ -116,25 +116,14 @@ def test_a_checkpoint_that_torchreid_wrote(model, weights, make, tmp_path, capsy
         assert read_checkpoint(file)["rank1"] == 0.5
 
 
-def test_a_loaded_model_computes_what_the_saved_one_does(model, make, tmp_path, caplog):
-    saved = make.model(seed=2)
-    torch.save(saved.state_dict(), tmp_path / "x.pth")
-    with caplog.at_level("WARNING"):
-        model.load_param(tmp_path / "x.pth")
-    assert not caplog.records
-    assert model.load_report.loaded == sorted(saved.state_dict())
-    with torch.no_grad():
-        outputs = [m(make.images(2), ["a", "b"], ["c", "d"]) for m in (saved, model)]
-    for expected, actual in zip(*outputs):
-        assert torch.equal(actual, expected)
-
-
-def test_the_vit_of_transformers_4_loads(model, weights, tmp_path):
+def test_the_vit_of_transformers_4_loads(model, weights, tmp_path, caplog):
     old = transformers_4(weights)
     assert len(set(old) - set(weights)) == 32  # two layers of 16 tensors
     torch.save(old, tmp_path / "old.pth")
-    model.load_param(tmp_path / "old.pth")
-    assert model.load_report.missing == model.load_report.unexpected == []
+    with caplog.at_level("WARNING"):
+        model.load_param(tmp_path / "old.pth")
+    assert not caplog.records
+    assert model.load_report == (sorted(weights), [], [], [])
     assert_holds(model, weights)
     assert model_names(weights, old) == dict(zip(weights, old, strict=True))
     assert model_names(["module.scale"], old) == {"module.scale": "module.scale"}

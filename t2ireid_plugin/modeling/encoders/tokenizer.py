@@ -27,13 +27,7 @@ logger = logging.getLogger(__name__)
 # Texts are tokenized in the main process while data workers fork; otherwise the library warns at every fork.
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
-SPECIAL_TOKENS = {
-    "pad_token": "[PAD]",
-    "unk_token": "[UNK]",
-    "cls_token": "[CLS]",
-    "sep_token": "[SEP]",
-    "mask_token": "[MASK]",
-}
+SPECIAL_TOKENS = {f"{role}_token": f"[{role.upper()}]" for role in ("pad", "unk", "cls", "sep", "mask")}
 _ROLES = "special_tokens_map"  # JSON key of the roles of special tokens: padding, end of text, …
 
 
@@ -102,7 +96,7 @@ class CachedTokenizer:
         special = set(self.tokenizer.all_special_ids) - {unknown_id}
         for text, ids in fresh.items():
             words = [i for i in ids if i not in special]
-            unknown = sum(i == unknown_id for i in words)
+            unknown = words.count(unknown_id)
             if unknown > len(words) / 2:
                 logger.warning(
                     "most of this text is unknown to the tokenizer (%d of %d tokens): %r; choose a text encoder "

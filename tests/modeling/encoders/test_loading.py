@@ -1,6 +1,7 @@
 import functools
 import http.server
 import json
+import os
 import shutil
 import socket
 import threading
@@ -194,12 +195,8 @@ def test_a_missing_folder_is_named(tmp_path, path, monkeypatch):
         assert "config.json" in str(error.value)
 
 
-def truncate(file):
-    file.write_bytes(file.read_bytes()[:-100])
-
-
 SPOILERS = {
-    "truncated weights": lambda f: truncate(f / "model.safetensors"),
+    "truncated weights": lambda f: os.truncate(f / "model.safetensors", (f / "model.safetensors").stat().st_size - 100),
     "a Git LFS pointer": lambda f: (f / "model.safetensors").write_text("version https://git-lfs.github.com/spec/v1\n"),
     "empty weights": lambda f: (f / "model.safetensors").write_bytes(b""),
     "no weights": lambda f: (f / "model.safetensors").unlink(),
