@@ -13,6 +13,8 @@ from t2ireid_plugin.modeling.t2ireid import T2IReIDModel
 
 IDENTITY = ["A tall boy with a backpack.", "A woman.", "A young man with a black handbag and white shoes."]
 CLOTHING = ["A red coat, white shoes and a striped shirt.", "A dark blue dress.", "A dress."]
+ONE = {"num_hidden_layers": 1}
+SMALL = {"vit_pretrained": {**IMAGE, **ONE}, "bert_base_path": {**WIDTH, **ONE}, "fusion": {"num_layers": 1}}
 
 
 @pytest.fixture(autouse=True)
@@ -35,9 +37,7 @@ def core_inputs(model, images, cloth, identity):
 
 
 def test_the_training_forward_is_one_graph(make):
-    one = {"num_hidden_layers": 1}
-    config = {"vit_pretrained": {**IMAGE, **one}, "bert_base_path": {**WIDTH, **one}, "fusion": {"num_layers": 1}}
-    model = make.model(**config).train()
+    model = make.model(**SMALL).train()
     model.compile_parts(backend="eager")
     explanation = torch._dynamo.explain(model._core)(*core_inputs(model, make.images(3), CLOTHING, IDENTITY))
     assert explanation.graph_break_count == 0, explanation.break_reasons
@@ -66,8 +66,8 @@ def gradients(model, images, cloth, identity):
 @pytest.mark.parametrize("freeze", [True, False])
 def test_compiled_training_is_the_same_over_batches_of_any_length(make, freeze):
     """A graph break is an error (``fullgraph``); new lengths must not compile again."""
-    plain = without_dropout(make.model(freeze_text=freeze)).train()
-    model = without_dropout(make.model(freeze_text=freeze)).train()
+    plain = without_dropout(make.model(**SMALL, freeze_text=freeze)).train()
+    model = without_dropout(make.model(**SMALL, freeze_text=freeze)).train()
     model.compile_parts(backend="eager")
     for step, number in enumerate([0, 9, 1, 11, 2, 10, 3, 8, 4, 12, 5, 13]):  # which fill one row or several
         batch = make.images(3, seed=step), *texts(number)
