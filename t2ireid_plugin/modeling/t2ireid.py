@@ -315,14 +315,11 @@ class T2IReIDModel(nn.Module):
 
         fused_embeds = gate_weights = None
         if self.fusion is not None and image_embeds is not None and id_text_embeds is not None:
-            if self.fuses_tokens:
-                assert batch is not None
-                assert text_tokens is not None
-                tokens, mask = (part[-len(image_embeds) :] for part in batch.padded(text_tokens))
-                fused, gate_weights = self.fusion(image_tokens, tokens, mask)
-                fused_embeds = F.normalize(self.scale * fused, dim=-1)
-            else:
-                fused_embeds, gate_weights = self.fuse(image_embeds, id_text_embeds)
+            inputs: tuple[Tensor | None, ...] = (image_embeds, id_text_embeds)
+            if self.fuses_tokens and batch is not None and text_tokens is not None:
+                inputs = (image_tokens, *(part[-len(image_embeds) :] for part in batch.padded(text_tokens)))
+            fused, gate_weights = self.fusion(*inputs)
+            fused_embeds = F.normalize(self.scale * fused, dim=-1)
 
         output = T2IReIDOutput(
             image_embeds=image_embeds,
