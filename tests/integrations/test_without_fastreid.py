@@ -8,44 +8,23 @@ from pathlib import Path
 import pytest
 
 REPOSITORY = Path(__file__).parents[2]
-HIDE = """
-import importlib.util, sys
+RUN_WITHOUT = """
+import importlib.util, runpy, sys
 find_spec = importlib.util.find_spec
-hidden = {hidden!r}
+hidden = 'fastreid', 'faiss', 'tabulate', 'termcolor'
 importlib.util.find_spec = lambda name, *more: None if name.partition('.')[0] in hidden else find_spec(name, *more)
 sys.argv = ['tools/train_fastreid.py', '--config-file', 'x.yml']
+runpy.run_path('tools/train_fastreid.py', run_name='__main__')
 """
 
 
-def run(hidden, code):
+@pytest.mark.slow
+def test_the_tool_names_missing_packages_and_the_fix_in_one_line() -> None:
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
-    return subprocess.run(
-        [sys.executable, "-c", HIDE.format(hidden=hidden) + code],
-        cwd=REPOSITORY,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-
-
-@pytest.mark.slow
-def test_importing_the_integration_names_missing_packages_and_the_fix() -> None:
-    code = (
-        "from t2ireid_plugin.errors import DependencyError\n"
-        "try:\n    import t2ireid_plugin.integrations.fastreid\n"
-        "except DependencyError as error:\n    print(error)\n"
-    )
-    done = run(["fastreid", "faiss", "tabulate", "termcolor"], code)
-    assert done.returncode == 0, done.stderr
-    assert "cannot import fastreid, faiss, tabulate, termcolor; " in done.stdout
-    assert "on PYTHONPATH" in done.stdout
-    assert "pip install 't2ireid-plugin[fastreid]'" in done.stdout
-
-
-@pytest.mark.slow
-def test_the_tool_ends_with_one_line() -> None:
-    done = run(["fastreid"], "import runpy; runpy.run_path('tools/train_fastreid.py', run_name='__main__')")
+    command = [sys.executable, "-c", RUN_WITHOUT]
+    done = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 2
-    assert done.stderr.startswith("error: FastReID: cannot import fastreid")
+    assert done.stderr.startswith("error: FastReID: cannot import fastreid, faiss, tabulate, termcolor; ")
+    assert "on PYTHONPATH" in done.stderr
+    assert "pip install 't2ireid-plugin[fastreid]'" in done.stderr
     assert done.stderr.count("\n") == 1

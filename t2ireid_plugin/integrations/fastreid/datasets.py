@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import Any, ClassVar, NoReturn
 
 from fastreid.data.datasets import DATASET_REGISTRY
@@ -54,15 +53,6 @@ class FastReIDCaptions(ImageDataset):
             f"DATASETS.TESTS: the queries of {type(self).__name__} are texts, which need MODEL.META_ARCHITECTURE "
             "T2IReIDBaseline and tools/train_fastreid.py"
         )
-
-
-def build_captions(name: str, **options: Any) -> CaptionDataset:
-    """The `CaptionDataset` of a name in FastReID's registry, from FastReID's data folder ``FASTREID_DATASETS``.
-
-    Raises:
-        DataError: as `CaptionDataset`.
-    """
-    return DATASET_REGISTRY.get(name)(root=os.getenv("FASTREID_DATASETS", "datasets"), **options).captions
 
 
 for _spec in BENCHMARKS.values():

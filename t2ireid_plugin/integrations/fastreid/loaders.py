@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import random
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import cv2
 from fastreid.config import CfgNode
 from fastreid.data import build_reid_test_loader, build_reid_train_loader
+from fastreid.data.datasets import DATASET_REGISTRY
 from fastreid.data.transforms import build_transforms
 from fastreid.utils import comm
 from PIL import Image
@@ -23,7 +25,6 @@ from t2ireid_plugin.data.dataset import CaptionDataset
 from t2ireid_plugin.data.item_table import PID, ItemTable, labels
 from t2ireid_plugin.data.transforms import read_pixels, resize, swap_sides
 from t2ireid_plugin.integrations.fastreid.checks import check_schedule
-from t2ireid_plugin.integrations.fastreid.datasets import build_captions
 from t2ireid_plugin.modeling.checkpoint import read_vocabulary
 from t2ireid_plugin.modeling.encoders.tokenizer import learn_wordpiece, tokenizer_from_json
 
@@ -92,9 +93,11 @@ class ChainedLoader:
 
 
 def _build(cfg: CfgNode, name: str) -> CaptionDataset:
-    """A dataset; identities are held out for validation only if its val split is evaluated."""
+    """A registered dataset; identities are held out for validation only if its val split is evaluated."""
     has_val = name.removesuffix(VAL_SUFFIX) + VAL_SUFFIX in cfg.DATASETS.TESTS
-    return build_captions(name, val_share=cfg.T2IREID.VAL_SHARE if has_val else 0.0, val_seed=cfg.T2IREID.VAL_SEED)
+    val_share = cfg.T2IREID.VAL_SHARE if has_val else 0.0
+    root = os.getenv("FASTREID_DATASETS", "datasets")  # FastReID's data folder
+    return DATASET_REGISTRY.get(name)(root=root, val_share=val_share, val_seed=cfg.T2IREID.VAL_SEED).captions
 
 
 def build_tokenizer(cfg: CfgNode) -> PreTrainedTokenizerBase | None:
