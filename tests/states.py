@@ -1,6 +1,20 @@
-"""Weights, checkpoints and epochs, compared bit for bit."""
+"""Weights, checkpoints and epochs, compared bit for bit, and a limit that acts like a full disk."""
+
+import contextlib
+import resource
 
 import torch
+
+
+@contextlib.contextmanager
+def largest_file(size):
+    """Within, no file of this process can grow beyond `size` bytes."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def train_epoch(engine, epoch=0, **options):

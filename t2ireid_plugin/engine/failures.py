@@ -43,11 +43,7 @@ class NonFiniteGuard:
 
     def __init__(self, patience: int) -> None:
         self.patience = patience
-        self.in_a_row = 0
-
-    def reset(self) -> None:
-        """Starts counting again, after a finite step."""
-        self.in_a_row = 0
+        self.in_a_row = 0  # set back to 0 by a finite step
 
     def record(self, step: Step, folder: Path | None) -> None:
         """Warns of a skipped step, or ends the run and writes the batch to ``folder/nonfinite.json``.

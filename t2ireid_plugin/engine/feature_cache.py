@@ -11,7 +11,6 @@ import hashlib
 import json
 import logging
 import os
-from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -46,7 +45,7 @@ class FeatureCache:
 
     def __init__(self, max_bytes: int) -> None:
         self.max_bytes = self._room = max_bytes
-        self._rows: dict[bytes, Rows] = {}  # [length, D] by text
+        self._rows: dict[Ids, Rows] = {}  # [length, D] by text
         self._digest = ""  # of the encoder that the rows belong to
         self._versions: list[tuple[int, int]] = []  # of its tensors when they were last read
 
@@ -83,8 +82,8 @@ class FeatureCache:
                 len(chosen),
                 len(ordered),
             )
-        keys = [_key(ids) for ids in chosen]
-        path = folder / f"{cache._digest}-{hashlib.blake2b(b''.join(keys), digest_size=8).hexdigest()}.npy"
+        texts_digest = hashlib.blake2b(json.dumps(chosen).encode(), digest_size=8).hexdigest()
+        path = folder / f"{cache._digest}-{texts_digest}.npy"
 
         def write(draft: Path) -> None:
             # Not through a memory map, where a full disk kills the process.
@@ -104,21 +103,22 @@ class FeatureCache:
                     features = _open(path)
         except OSError as error:
             raise DataError(f"data.text_feature_cache: cannot use '{folder}' ({error.strerror})") from error
-        cache._rows = dict(zip(keys, np.split(features, ends[:-1])))
+        cache._rows = dict(zip(chosen, np.split(features, ends[:-1])))
         logger.info("features of %d texts in '%s'", len(chosen), path)
         return cache
 
     def __call__(self, encoder: PreTrainedModel, texts: Sequence[Ids], pad: int) -> Tensor:
         """Token features ``[N, D]`` as `encode_texts` computes them, rounded to half precision."""
         self._follow(encoder)
-        keys = [_key(ids) for ids in texts]
-        missing = [i for i, key in enumerate(keys) if key not in self._rows]
-        computed = dict(zip(missing, _encode(encoder, [texts[i] for i in missing], pad)))
-        for i, rows in computed.items():
+        missing = [ids for ids in dict.fromkeys(texts) if ids not in self._rows]
+        computed = dict(zip(missing, _encode(encoder, missing, pad)))
+        for ids, rows in computed.items():
             if rows.nbytes <= self._room:
-                self._rows[keys[i]] = rows
+                self._rows[ids] = rows
                 self._room -= rows.nbytes
-        joined = torch.from_numpy(np.concatenate([computed.get(i, self._rows.get(keys[i])) for i in range(len(keys))]))
+        joined = torch.from_numpy(
+            np.concatenate([computed[ids] if ids in computed else self._rows[ids] for ids in texts])
+        )
         if encoder.device.type == "cuda":
             joined = joined.pin_memory()
         return joined.to(encoder.device, non_blocking=True).to(encoder.dtype)
@@ -154,10 +154,6 @@ def encoder_digest(encoder: PreTrainedModel) -> str:
 def default_folder() -> Path:
     """The folder for files of features in the user's cache."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "t2ireid_plugin" / "text_features"
-
-
-def _key(ids: Ids) -> bytes:
-    return hashlib.blake2b(array("i", ids).tobytes(), digest_size=16).digest()
 
 
 def _encode(encoder: PreTrainedModel, texts: Sequence[Ids], pad: int) -> Iterator[Rows]:

@@ -42,9 +42,6 @@ class TextImageEngine(RetrievalEvaluation):
     torchreid's data manager and samplers run unchanged. Frozen parameters stay frozen.
 
     Args:
-        datamanager: `CaptionDataManager`; its targets include ``val_targets``.
-        model: the network, on its device.
-        losses: the training terms, on the same device.
         *args: of `TrainingLoop`.
         id_instruction, cloth_instruction: the texts that the model reads, see `TEXT_FIELDS`.
         clip_grad: maximum norm of the gradients; 0 disables clipping.
@@ -54,9 +51,6 @@ class TextImageEngine(RetrievalEvaluation):
 
     def __init__(
         self,
-        datamanager: Any,
-        model: T2IReIDModel,
-        losses: LossTerms,
         *args: Any,
         id_instruction: str,
         cloth_instruction: str,
@@ -64,11 +58,11 @@ class TextImageEngine(RetrievalEvaluation):
         non_finite: NonFiniteGuard,
         **kwargs: Any,
     ) -> None:
-        super().__init__(datamanager, model, losses, *args, **kwargs)
+        super().__init__(*args, **kwargs)
         self.id_field, self.cloth_field = TEXT_FIELDS[id_instruction], TEXT_FIELDS[cloth_instruction]
         self.clip_grad, self.non_finite = clip_grad, non_finite
-        self.training_step = _distribute(TrainingStep(model, losses, self.precision), model.device)
-        self._trainable = {name for name, p in model.named_parameters() if p.requires_grad}
+        self.training_step = _distribute(TrainingStep(self.model, self.losses, self.precision), self.model.device)
+        self._trainable = {name for name, p in self.model.named_parameters() if p.requires_grad}
 
     def parse_data_for_train(self, data: dict[str, Any]) -> tuple[Tensor, Tensor, Tensor, list[str], list[str]]:
         """Converts a batch to images ``[B, 3, H, W]``, pids ``[B]``, photo ids ``[B]``, identity and clothing texts."""
@@ -95,8 +89,11 @@ class TextImageEngine(RetrievalEvaluation):
         summary = {"loss": float(total.detach()), **{name: float(value) for name, value in values.items()}}
         norm = self._backward(total) if math.isfinite(summary["loss"]) else math.nan
         if math.isfinite(norm):
-            self.non_finite.reset()
-            self._update()
+            self.non_finite.in_a_row = 0
+            self.precision.scaler.step(self.optimizer)
+            self.precision.scaler.update()
+            if self.ema is not None:
+                self.ema.update_parameters(self.model)
         elif not self.precision.scales_down(summary["loss"]):
             self.model.load_state_dict(buffers, strict=False)  # the batch has changed the batch statistics
             step = Step(self.epoch + 1, self.batch_idx + 1, summary, norm, _gather_samples(data))
@@ -114,12 +111,6 @@ class TextImageEngine(RetrievalEvaluation):
         if self.clip_grad > 0:
             return float(torch.nn.utils.clip_grad_norm_(parameters, self.clip_grad))
         return float(torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None]))
-
-    def _update(self) -> None:
-        self.precision.scaler.step(self.optimizer)
-        self.precision.scaler.update()
-        if self.ema is not None:
-            self.ema.update_parameters(self.model)
 
     def _copy_buffers(self) -> dict[str, Tensor]:
         """Copies of the tensors that a forward pass changes, the statistics of batch normalisation."""

@@ -11,8 +11,7 @@ from t2ireid_plugin.engine import build
 build_model = build.build_model
 
 
-def without_dropout(*arguments):
-    model = build_model(*arguments)
+def remove_dropout(model):
     for part in model.modules():
         if isinstance(part, nn.Dropout):
             part.p = 0.0
@@ -23,5 +22,5 @@ def without_dropout(*arguments):
 
 if __name__ == "__main__":
     torch.set_default_dtype(torch.float64)
-    build.build_model = without_dropout
+    build.build_model = lambda *arguments: remove_dropout(build_model(*arguments))
     sys.exit(main(sys.argv[1:]))

@@ -1,5 +1,3 @@
-import json
-
 import numpy as np
 import pytest
 import torch
@@ -8,9 +6,7 @@ from hypothesis import strategies as st
 from states import changed, saved, train_epoch
 from torch import nn
 
-from t2ireid_plugin.cli import main
 from t2ireid_plugin.engine.ema import build_ema
-from t2ireid_plugin.engine.text_image import TextImageEngine
 from t2ireid_plugin.errors import CheckpointError
 from t2ireid_plugin.modeling.t2ireid import T2IReIDModel
 
@@ -131,17 +127,3 @@ def test_a_checkpoint_without_an_average_entry_can_be_resumed(build, tiny_run, t
     old = {key: value for key, value in saved(tiny_run.folder).items() if key != "ema"}
     torch.save(old, tmp_path / "last.pth")
     assert build(full=True).resume(tmp_path / "last.pth") == (2, 0)
-
-
-def test_a_run_reports_the_metrics_of_the_chosen_average(tiny_settings, tmp_path, monkeypatch):
-    """Training ends with the metrics of best.pth, here of the first epoch, whose average is not in memory anymore."""
-    choose = TextImageEngine.choose
-    monkeypatch.setattr(TextImageEngine, "choose", lambda self, at: None if self.epoch else choose(self, at))
-    words = tiny_settings(tmp_path / "run", train__max_epoch=2, train__ema_decay=DECAY, train__lr=0.003)
-    assert main(["train", *words]) == 0
-    assert saved(tmp_path / "run", "best.pth")["epoch"] == 1
-    expected = json.loads((tmp_path / "run" / "results.json").read_text())["metrics"]
-    for name, decay in (("on", DECAY), ("off", 0.0)):
-        again = tiny_settings(tmp_path / name, train__ema_decay=decay)
-        assert main(["test", *again, "model.load_weights", str(tmp_path / "run" / "best.pth")]) == 0
-        assert json.loads((tmp_path / name / "results.json").read_text())["metrics"] == expected

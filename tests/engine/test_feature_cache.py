@@ -4,12 +4,12 @@ import copy
 import json
 import os
 import re
-import resource
 
 import numpy as np
 import pytest
 import torch
 from preloaded import Preloaded
+from states import largest_file
 from transformers import BertConfig, BertModel
 
 from t2ireid_plugin.cli import main
@@ -174,13 +174,8 @@ def test_a_folder_that_cannot_be_written_to_is_named(tmp_path):
 
 
 def test_a_full_disk_is_an_error(tmp_path, encoder):
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (300, hard))
-    try:
-        with pytest.raises(DataError, match=r"cannot write '.*npy': File too large"):
-            on_disk(tmp_path, encoder)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    with largest_file(300), pytest.raises(DataError, match=r"cannot write '.*npy': File too large"):
+        on_disk(tmp_path, encoder)
     assert files(tmp_path) == []
 
 

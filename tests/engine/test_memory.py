@@ -4,17 +4,13 @@ import math
 
 import pytest
 import torch
-from torch import nn
+from engine.exact import remove_dropout
 
 from t2ireid_plugin.engine.memory import Precision
 
 
 def without_dropout(engine):
-    for part in engine.model.modules():
-        if isinstance(part, nn.Dropout):
-            part.p = 0.0
-        if isinstance(part, nn.MultiheadAttention):
-            part.dropout = 0.0
+    remove_dropout(engine.model)
     return engine
 
 

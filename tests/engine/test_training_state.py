@@ -1,13 +1,12 @@
 import contextlib
 import json
 import os
-import resource
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from states import differences
+from states import differences, largest_file
 
 from t2ireid_plugin.engine.training_state import (
     DAMAGED,
@@ -29,29 +28,21 @@ def load(file):
     return torch.load(file, weights_only=True)
 
 
-@pytest.fixture
-def small_files_only():
-    """A limit of 50 kB for every file of this process, which acts like a full disk."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, hard))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-
-
-def test_a_write_that_fails_leaves_the_old_file(tmp_path, small_files_only):
+def test_a_write_that_fails_leaves_the_old_file(tmp_path):
     file = tmp_path / "last.pth"
     save_checkpoint(OLD, file)
     before = file.read_bytes()
-    with pytest.raises(CheckpointError, match=r"cannot write '.*last\.pth': File too large; the existing file"):
+    message = r"cannot write '.*last\.pth': File too large; the existing file"
+    with largest_file(50_000), pytest.raises(CheckpointError, match=message):
         save_checkpoint(NEW, file)
     assert file.read_bytes() == before
     assert [path.name for path in tmp_path.iterdir()] == ["last.pth"]
 
 
-def test_json_is_readable_and_a_write_that_fails_leaves_the_old_file(tmp_path, small_files_only):
+def test_json_is_readable_and_a_write_that_fails_leaves_the_old_file(tmp_path):
     file = tmp_path / "results.json"
     save_json({"caption": "一个男人"}, file)
-    with pytest.raises(CheckpointError, match="cannot write"):
+    with largest_file(50_000), pytest.raises(CheckpointError, match="cannot write"):
         save_json(["long"] * 50_000, file)
     assert "一个男人" in file.read_text(encoding="utf-8")
     assert [path.name for path in tmp_path.iterdir()] == ["results.json"]

@@ -3,7 +3,6 @@
 import json
 import logging
 import os
-import resource
 import shlex
 import shutil
 import subprocess
@@ -11,7 +10,7 @@ import sys
 import time
 
 import pytest
-from states import saved
+from states import largest_file, saved
 
 from t2ireid_plugin.cli import main
 from t2ireid_plugin.engine.training_state import check_intact
@@ -99,14 +98,8 @@ def test_a_removed_folder_ends_the_run(repository, tiny_settings, tmp_path):
 
 def test_a_log_message_that_cannot_be_written_is_an_error(tmp_path):
     """By default, logging prints a traceback and continues."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    with log_to(tmp_path / "train.log"):
-        resource.setrlimit(resource.RLIMIT_FSIZE, (0, hard))
-        try:
-            with pytest.raises(OSError, match="File too large"):
-                logging.getLogger("t2ireid_plugin.any").warning("something")
-        finally:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    with log_to(tmp_path / "train.log"), largest_file(0), pytest.raises(OSError, match="File too large"):
+        logging.getLogger("t2ireid_plugin.any").warning("something")
 
 
 def test_an_error_with_a_file_name_in_bytes_is_explained(tmp_path):
@@ -122,13 +115,8 @@ def test_files_that_cannot_grow_leave_the_old_ones(tiny_settings, tiny_run, tmp_
     shutil.copytree(tiny_run.folder, tmp_path / "log")
     before = saved(tmp_path / "log")
     words = tiny_settings(tmp_path / "log", full=True, train__max_epoch=3)
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
-    try:
-        status = main(["train", "--resume", *words])
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    assert status == 2
+    with largest_file(limit):
+        assert main(["train", "--resume", *words]) == 2
     assert f"error: cannot write '{tmp_path / 'log'}" in capsys.readouterr().err
     for name in ("config.yaml", "env.txt"):
         assert len((tmp_path / "log" / name).read_text()) >= len((tiny_run.folder / name).read_text()) - 20

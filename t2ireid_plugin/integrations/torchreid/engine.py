@@ -47,16 +47,16 @@ class _RecordedEngine(torchreid_engine.Engine):
     def __init__(
         self,
         *args: Any,
-        seed: int = 1,
-        evaluator: str = "exact",
-        samples: int = 0,
-        rerank: bool = False,
-        extra_state: dict[str, Any] | None = None,
+        seed: int,
+        evaluator: str,
+        samples: int,
+        rerank: bool,
+        extra_state: dict[str, Any],
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
         self.seed, self.evaluator, self.samples, self.rerank = seed, evaluator, samples, rerank
-        self.extra_state = extra_state or {}
+        self.extra_state = extra_state
         self.results: dict[str, dict[str, Metrics]] = {}  # by target and protocol, of the last test
         self.metrics_log: MetricsLog | None = None
         self.folder = Path()

@@ -29,32 +29,18 @@ data:
   targets: ['market1501']
   height: 64
   width: 32
-  combineall: False
   transforms: ['random_flip']
-  save_dir: 'log/osnet_x0_25_market1501_softmax'
 
 loss:
   name: 'softmax'
-  softmax:
-    label_smooth: True
 
 train:
   optim: 'amsgrad'
   lr: 0.003
   max_epoch: 1
   batch_size: 24
-  fixbase_epoch: 0
-  open_layers: ['classifier']
   lr_scheduler: 'single_step'
   stepsize: [80]
-
-test:
-  batch_size: 100
-  dist_metric: 'euclidean'
-  normalize_feature: False
-  evaluate: False
-  eval_freq: -1
-  rerank: False
 """
 QUIET = ["use_gpu", "False", "data.workers", "0", "test.bootstrap", "50", "train.print_freq", "1"]
 # configs/market1501_t2ireid.yaml made tiny.
@@ -238,12 +224,14 @@ def test_visrank_and_rerank_when_testing(osnet_run, tmp_path, capsys):
     ],
 )
 def test_our_configurations_train_our_models(tiny_words, tmp_path, name, file):
-    words = tiny_words(tmp_path, "model.name", name, name=file)
+    """The last one on two datasets."""
+    both = name.endswith("both")
+    words = tiny_words(tmp_path, "model.name", name, *(("-s", "market1501", "msmt17") if both else ()), name=file)
     assert main(["train", *words]) == 0
     target = "market1501" if file == "market1501_t2ireid" else "msmt17"
     assert list(results(tmp_path)["metrics"]) == [target]
     state = weights(tmp_path / "best.pth")
-    assert state["classifier.weight"].shape == (24, 512 if name.endswith("both") else 256)
+    assert state["classifier.weight"].shape == ((48, 512) if both else (24, 256))
     stored = torch.load(tmp_path / "best.pth", weights_only=True)["preprocess"]
     assert stored == {"height": 32, "width": 16, "mean": [0.5] * 3, "std": [0.5] * 3}
 
@@ -286,12 +274,6 @@ def test_weights_of_a_text_image_run_are_tested_on_images(tiny_words, tiny_run, 
     assert results(tmp_path)["metrics"]["market1501"]["i2i"]["queries"] == 8
 
 
-def test_training_on_two_datasets(tiny_words, tmp_path):
-    words = tiny_words(tmp_path, "--sources", "market1501", "msmt17", "--targets", "market1501")
-    assert main(["train", *words]) == 0
-    assert weights(tmp_path / "best.pth")["classifier.bias"].shape == (48,)
-
-
 def market(reid_data, tmp_path):
     root = tmp_path / "data"
     shutil.copytree(reid_data / "market1501", root / "market1501")
@@ -310,22 +292,18 @@ def test_a_damaged_image_is_named(tiny_words, reid_data, tmp_path, capsys, share
 
 
 @pytest.mark.parametrize(
-    ("change", "message"),
+    "change",
     [
-        (
-            lambda folder: shutil.rmtree(folder / "query"),
-            r"market1501: torchreid cannot read it in '.*query.* not found",
-        ),
-        (lambda folder: [f.unlink() for f in (folder / "query").iterdir()], r"market1501: torchreid cannot read it"),
-        (lambda folder: (folder / "query" / "what.jpg").touch(), r"market1501: torchreid cannot read it"),
+        lambda folder: shutil.rmtree(folder / "query"),
+        lambda folder: [f.unlink() for f in (folder / "query").iterdir()],
+        lambda folder: (folder / "query" / "what.jpg").touch(),
     ],
 )
-def test_a_broken_dataset_is_named(tiny_words, reid_data, tmp_path, capsys, change, message):
+def test_a_broken_dataset_is_named(tiny_words, reid_data, tmp_path, capsys, change):
     root, folder = market(reid_data, tmp_path)
     change(folder)
     assert main(["train", *tiny_words(tmp_path / "log"), "--root", str(root)]) == 2
-    error = capsys.readouterr().err
-    assert re.search(message, error), error
+    assert f"market1501: torchreid cannot read it in '{root}': " in capsys.readouterr().err
 
 
 def test_everything_missing_is_named_at_once(tiny_words, tmp_path, capsys):
