@@ -159,7 +159,12 @@ def build_datamanager(
     """
     targets = [*cfg.data.targets, *val_targets(cfg)]
     check_batch(cfg, [datasets[name] for name in cfg.data.sources])
-    _check_all_images(cfg, datasets)
+    # Every image, so that a truncated download does not show in epoch 40; except training images that may be replaced.
+    replaceable: set[str] = set()
+    if cfg.data.on_bad_image == "skip":
+        replaceable.update(*(datasets[name].train.paths() for name in cfg.data.sources))
+    paths = dict.fromkeys(path for dataset in datasets.values() for path in dataset.image_paths())
+    check_images([path for path in paths if path not in replaceable])
     height, width, mean, std = preprocess
     return CaptionDataManager(
         datasets,
@@ -189,18 +194,6 @@ def loader_options(cfg: CfgNode, use_gpu: bool) -> dict[str, Any]:
 def sampler_options(cfg: CfgNode) -> dict[str, Any]:
     """Arguments of torchreid's ``build_train_sampler``."""
     return {name: cfg.sampler[name] for name in ("train_sampler", "num_instances", "num_cams", "num_datasets")}
-
-
-def _check_all_images(cfg: CfgNode, datasets: Mapping[str, CaptionDataset]) -> None:
-    """Checks every image before the run starts, so that a truncated download does not show in epoch 40.
-
-    Training images that may be replaced are left out; metrics always need all of a gallery.
-    """
-    replaceable: set[str] = set()
-    if cfg.data.on_bad_image == "skip":
-        replaceable.update(*(datasets[name].train.paths() for name in cfg.data.sources))
-    paths = dict.fromkeys(path for dataset in datasets.values() for path in dataset.image_paths())
-    check_images([path for path in paths if path not in replaceable])
 
 
 def build_engine(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from yacs.config import CfgNode
@@ -249,13 +249,12 @@ def val_targets(cfg: CfgNode) -> list[str]:
     return [name for name in names if name not in cfg.data.targets]
 
 
-def check_batch(cfg: CfgNode, sources: Iterable[Any]) -> None:
+def check_batch(cfg: CfgNode, sources: Sequence[Any]) -> None:
     """Checks that the training datasets fill a batch; torchreid's samplers would fail with a bare assertion.
 
     Raises:
         DataError: when there are too few identities, samples, cameras or datasets for a batch.
     """
-    sources = list(sources)
     ids = sum(source.num_train_pids for source in sources)
     samples = sum(len(source.train) for source in sources)
     batch_size, sampler = cfg.train.batch_size, cfg.sampler.train_sampler

@@ -14,7 +14,7 @@ from t2ireid_plugin.engine.loop import TrainingLoop
 from t2ireid_plugin.engine.training_state import BEST, check_intact, save_checkpoint
 from t2ireid_plugin.evaluation.embeddings import embed_target
 from t2ireid_plugin.evaluation.metrics import evaluate_task, format_metrics, reranked_metrics
-from t2ireid_plugin.evaluation.protocols import IMAGE_QUERY_PROTOCOLS, OFFICIAL, PROTOCOLS, Embeddings
+from t2ireid_plugin.evaluation.protocols import IMAGE_QUERY_PROTOCOLS, OFFICIAL, PROTOCOLS
 from t2ireid_plugin.evaluation.query_records import query_keys
 from t2ireid_plugin.evaluation.result import Metrics, RetrievalResult
 from t2ireid_plugin.modeling.checkpoint import read_checkpoint
@@ -120,6 +120,7 @@ class RetrievalEvaluation(TrainingLoop):
     def _retrieve(
         self, targets: Iterable[str], protocols: Sequence[str], samples: int = 0, rerank: bool = False
     ) -> Iterator[RetrievalResult]:
+        """Prints and yields the results that `evaluate_protocols` describes."""
         self.set_model_mode("eval")
         for target in targets:
             queries, gallery = (self.test_loader[target][side] for side in ("query", "gallery"))
@@ -127,16 +128,11 @@ class RetrievalEvaluation(TrainingLoop):
             if not gallery.dataset.spec.has_cameras:
                 embeddings = embeddings._replace(camids=np.zeros_like(embeddings.camids))
             for protocol in dict.fromkeys(protocols) if is_main_process() else ():
-                yield self._measure(target, protocol, embeddings, samples, rerank)
-
-    def _measure(
-        self, target: str, protocol: str, embeddings: Embeddings, samples: int = 0, rerank: bool = False
-    ) -> RetrievalResult:
-        task = PROTOCOLS[protocol].build_task(embeddings, self.identity_weight)
-        result = evaluate_task(task, self.ranks, self.evaluator, samples, target=target, protocol=protocol)
-        print(format_metrics(target, protocol, result.metrics))
-        side = "gallery" if protocol in IMAGE_QUERY_PROTOCOLS else "query"
-        items = self.test_loader[target][side].dataset.data
-        keys = query_keys((path, "" if side == "gallery" else caption) for path, _, _, _, caption, *_ in items)
-        reranked = reranked_metrics(task, self.ranks, samples) if rerank else None
-        return replace(result, keys=keys[result.query_index], reranked=reranked)
+                task = PROTOCOLS[protocol].build_task(embeddings, self.identity_weight)
+                result = evaluate_task(task, self.ranks, self.evaluator, samples, target=target, protocol=protocol)
+                print(format_metrics(target, protocol, result.metrics))
+                by_image = protocol in IMAGE_QUERY_PROTOCOLS
+                items = (gallery if by_image else queries).dataset.data
+                keys = query_keys((path, "" if by_image else caption) for path, _, _, _, caption, *_ in items)
+                reranked = reranked_metrics(task, self.ranks, samples) if rerank else None
+                yield replace(result, keys=keys[result.query_index], reranked=reranked)

@@ -1,7 +1,6 @@
 """Runs that are killed or stopped and resumed, compared bit for bit with an undisturbed one."""
 
 import contextlib
-import functools
 import json
 import multiprocessing
 import os
@@ -34,15 +33,11 @@ SETTINGS = {
 }
 
 
-def words_for(tiny_settings, folder, **others):
-    return tiny_settings(folder, **{**SETTINGS, **others})
-
-
 @pytest.fixture(scope="module")
 def undisturbed(tiny_settings, tmp_path_factory):
     """The folder of a run without interruption."""
     folder = tmp_path_factory.mktemp("undisturbed") / "log"
-    assert main(["train", *words_for(tiny_settings, folder)]) == 0
+    assert main(["train", *tiny_settings(folder, **SETTINGS)]) == 0
     return folder
 
 
@@ -87,10 +82,6 @@ def saved_at(folder):
         return 0
 
 
-def is_newer(folder, before):
-    return saved_at(folder) > before
-
-
 def wait_for(condition, process, seconds=1200):
     deadline = time.monotonic() + seconds
     while not condition():
@@ -102,11 +93,11 @@ def wait_for(condition, process, seconds=1200):
 def test_a_run_killed_ten_times_is_bit_identical(start, tiny_settings, undisturbed, tmp_path):
     """SIGKILL at random moments after a step, every second time while a checkpoint is being written."""
     folder, chance = tmp_path / "log", random.Random(0)
-    words = ["train", "--resume", *words_for(tiny_settings, folder)]
+    words = ["train", "--resume", *tiny_settings(folder, **SETTINGS)]
     draft, in_the_middle_of_saving = folder / ".last.tmp.pth", 0
     for number in range(10):
         before, process = saved_at(folder), start(words)
-        wait_for(functools.partial(is_newer, folder, before), process)
+        wait_for(lambda before=before: saved_at(folder) > before, process)
         if number % 2:
             wait_for(draft.exists, process)
         else:
@@ -130,7 +121,7 @@ def test_a_run_killed_ten_times_is_bit_identical(start, tiny_settings, undisturb
 def test_a_signal_saves_the_run(repository, tiny_settings, undisturbed, tmp_path, number, status):
     """Sent to all processes of the run, as a terminal or a scheduler does."""
     folder = tmp_path / "log"
-    words = words_for(tiny_settings, folder, data__workers=2, train__save_steps=0)
+    words = tiny_settings(folder, **{**SETTINGS, "data__workers": 2, "train__save_steps": 0})
     command = [sys.executable, "tools/train_net.py", *words]
     process = subprocess.Popen(
         command, cwd=repository, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
@@ -147,14 +138,14 @@ def test_a_signal_saves_the_run(repository, tiny_settings, undisturbed, tmp_path
     assert state["steps"] >= 3
     position = f"after {state['epoch']} epochs and {state['step']} steps"
     assert printed.strip().splitlines()[-1] == f"Stopped by {number.name} {position}; continue with --resume"
-    assert main(["train", "--resume", *words_for(tiny_settings, folder)]) == 0
+    assert main(["train", "--resume", *tiny_settings(folder, **SETTINGS)]) == 0
     assert_same_run(folder, undisturbed)
 
 
 def test_a_dead_data_worker_ends_the_run(tiny_settings, tmp_path):
     """Killed, as by the system when memory is full."""
     folder = tmp_path / "log"
-    words = words_for(tiny_settings, folder, data__workers=2, train__max_epoch=1000)
+    words = tiny_settings(folder, **{**SETTINGS, "data__workers": 2, "train__max_epoch": 1000})
     process = Preloaded(["tools/train_net.py", *words])
     deadline = time.monotonic() + 600
     while lines(folder) < 2 and process.poll() is None and time.monotonic() < deadline:
@@ -176,7 +167,7 @@ def test_a_dead_data_worker_ends_the_run(tiny_settings, tmp_path):
 
 def test_a_damaged_checkpoint_falls_back_to_the_one_before_it(tiny_settings, undisturbed, tmp_path, start):
     folder = tmp_path / "log"
-    words = ["train", "--resume", *words_for(tiny_settings, folder)]
+    words = ["train", "--resume", *tiny_settings(folder, **SETTINGS)]
     process = start(words)
     wait_for(lambda: lines(folder) >= 4, process)
     process.kill()
@@ -193,7 +184,8 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before_it(tiny_settings, und
 
 
 def test_save_minutes_saves_within_an_epoch(tiny_settings, tmp_path):
-    words = words_for(tiny_settings, tmp_path, train__max_epoch=1, train__save_steps=0, train__save_minutes=1e-9)
+    others = {"train__max_epoch": 1, "train__save_steps": 0, "train__save_minutes": 1e-9}
+    words = tiny_settings(tmp_path, **{**SETTINGS, **others})
     assert main(["train", *words]) == 0
     newest, before = (saved(tmp_path, name) for name in ("last.pth", "last.prev.pth"))
     assert (newest["epoch"], newest["step"]) == (1, 0)
