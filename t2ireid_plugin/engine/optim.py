@@ -94,31 +94,18 @@ def load_states(optimizer: torch.optim.Optimizer, scheduler: Any, state: Mapping
 
     A rate that the schedule has lowered is lowered from the configured rate by the same factor.
     """
-    configured = _settings(optimizer, scheduler)
+    configured = [
+        {**{name: value for name, value in group.items() if name not in ("params", "initial_lr")}, "lr": peak}
+        for group, peak in zip(optimizer.param_groups, scheduler.base_lrs, strict=True)
+    ]
     optimizer.load_state_dict(state["optimizer"])
     scheduler.load_state_dict(state["scheduler"])
-    for group, now, before in zip(optimizer.param_groups, configured, _settings(optimizer, scheduler), strict=True):
-        rate = group["lr"] * (now["lr"] / before["lr"]) if now["lr"] != before["lr"] else group["lr"]
-        group.update({**now, "lr": rate})
+    for group, settings, peak in zip(optimizer.param_groups, configured, scheduler.base_lrs, strict=True):
+        rate = group["lr"] * (settings["lr"] / peak) if settings["lr"] != peak else group["lr"]
+        group.update({**settings, "lr": rate})
         if "initial_lr" in group:
-            group["initial_lr"] = now["lr"]
-    peaks = [settings["lr"] for settings in configured]
-    if isinstance(scheduler, WarmupCosine):
-        scheduler.peaks = peaks
-    elif hasattr(scheduler, "base_lrs"):
-        scheduler.base_lrs = peaks
-
-
-def _settings(optimizer: torch.optim.Optimizer, scheduler: Any) -> list[dict[str, Any]]:
-    """The settings of each parameter group; ``lr`` is the rate before any schedule."""
-    peaks = scheduler.peaks if isinstance(scheduler, WarmupCosine) else None
-    return [
-        {
-            **{name: value for name, value in group.items() if name not in ("params", "initial_lr")},
-            "lr": peaks[i] if peaks else group.get("initial_lr", group["lr"]),
-        }
-        for i, group in enumerate(optimizer.param_groups)
-    ]
+            group["initial_lr"] = settings["lr"]
+    scheduler.base_lrs = [settings["lr"] for settings in configured]
 
 
 class WarmupCosine:
@@ -145,7 +132,7 @@ class WarmupCosine:
         self.max_epoch = max_epoch
         self.warmup_epochs = warmup_epochs
         self.final_mult = final_mult
-        self.peaks = [group["lr"] for group in optimizer.param_groups]
+        self.base_lrs = [group["lr"] for group in optimizer.param_groups]  # PyTorch's name for the peaks
         self.step(0.0)
 
     def factor(self, epoch: float) -> float:
@@ -158,14 +145,14 @@ class WarmupCosine:
     def step(self, epoch: float) -> None:
         """Sets the rates for a time in epochs, such as 2.5."""
         self.epoch = epoch
-        for group, peak in zip(self.optimizer.param_groups, self.peaks):
+        for group, peak in zip(self.optimizer.param_groups, self.base_lrs):
             group["lr"] = peak * self.factor(epoch)
 
     def state_dict(self) -> dict[str, Any]:
         """State for a checkpoint."""
-        return {"epoch": self.epoch, "peaks": self.peaks}
+        return {"epoch": self.epoch, "peaks": self.base_lrs}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restores `state_dict`."""
-        self.peaks = list(state["peaks"])
+        self.base_lrs = list(state["peaks"])
         self.step(state["epoch"])

@@ -157,16 +157,6 @@ def test_a_truncated_file_is_written_again(tmp_path, damage):
     assert file.read_bytes() == intact
 
 
-def test_an_interrupted_write_leaves_no_file(tmp_path, monkeypatch):
-    def interrupt(*_):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(feature_cache, "encode_texts", interrupt)
-    with pytest.raises(KeyboardInterrupt):
-        on_disk(tmp_path)
-    assert files(tmp_path) == []
-
-
 def test_a_folder_that_cannot_be_written_to_is_named(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(DataError, match=r"text_feature_cache: cannot use.*file"):

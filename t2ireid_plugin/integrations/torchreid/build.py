@@ -73,21 +73,21 @@ def _check_readable(name: str, paths: list[str]) -> None:
     Raises:
         DataError: naming the first image that cannot be decoded, and how many more there are.
     """
+
+    def problem(path: str) -> str:
+        try:
+            with Image.open(path) as image:
+                image.load()
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+            return f"'{path}' ({first_line(error)})"
+        return ""
+
     with ThreadPoolExecutor() as pool:
-        results = show_progress(pool.map(_problem, paths), len(paths), f"reading {name}", " images")
-        problems = [problem for problem in results if problem]
+        results = show_progress(pool.map(problem, paths), len(paths), f"reading {name}", " images")
+        problems = [result for result in results if result]
     if problems:
         more = f" and {len(problems) - 1} more" if len(problems) > 1 else ""
         raise DataError(f"{name}: unreadable image {problems[0]}{more}")
-
-
-def _problem(path: str) -> str:
-    try:
-        with Image.open(path) as image:
-            image.load()
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        return f"'{path}' ({first_line(error)})"
-    return ""
 
 
 def dataset_counts(datasets: dict[str, Any]) -> dict[str, dict[str, dict[str, int]]]:
