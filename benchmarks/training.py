@@ -25,7 +25,7 @@ from benchmarks.machine import memory_peak, memory_used, reset_memory_peak
 from benchmarks.timing import Ratio, ratio
 from benchmarks.tiny import draw_people, in_subprocess, tiny_cfg, watch_steps
 from benchmarks.workloads import SIZES
-from t2ireid_plugin.config import load_cfg, merge, merge_words
+from t2ireid_plugin.config import load_cfg, merge
 from t2ireid_plugin.engine.build import build_feature_cache, build_run
 from t2ireid_plugin.engine.text_image import TextImageEngine
 from t2ireid_plugin.errors import ConfigError
@@ -199,7 +199,12 @@ def _build(
     data = {"height": side, "width": side, "workers": workers, "text_feature_cache_dir": str(root / "features")}
     shape = {"data": data, "sampler": {"train_sampler": "RandomSampler"}}
     merge(cfg, {"model": encoders, "use_gpu": use_gpu, **shape}, "benchmark")
-    merge_words(cfg, shlex.split(settings))
+    words = shlex.split(settings)
+    for key, value in zip(words[::2], words[1::2], strict=True):
+        setting: Any = value
+        for part in reversed(key.split(".")):
+            setting = {part: setting}
+        merge(cfg, setting, "benchmark")
     engine = build_run(cfg, None)
     engine.model.text_features = build_feature_cache(cfg, engine.model, engine.train_loader.dataset.train)
     return engine

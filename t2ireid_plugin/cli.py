@@ -11,6 +11,7 @@ import importlib
 import shlex
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from t2ireid_plugin.errors import T2IReIDError
@@ -59,22 +60,17 @@ def _build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, parser_class=_LazyParser)
     _add_train(commands, "train", "train a model, select the best checkpoint on val and evaluate it on test")
     _add_train(commands, "test", "evaluate a checkpoint; same as train --eval-only")
-    probe = _add(
-        commands, "probe", "measure identity and clothing information in embeddings, on synthetic people", _probe
-    )
+    probe = _add(commands, "probe", "measure identity and clothing information in embeddings of drawn people", _probe)
     _add_config(probe)
     prepare = commands.add_parser("prepare", help="create and check datasets").add_subparsers(
         dest="what", required=True
     )
     _add_synthetic(prepare)
-    _add_lazy(prepare, "table", "prepare.table", "convert your own photos and captions, listed in a table")
-    _add_lazy(prepare, "check", "prepare.check", "check a dataset's files for problems")
+    _add_lazy(prepare, "table", "prepare.table.write", "convert your own photos and captions, listed in a table")
+    _add_lazy(prepare, "check", "prepare.check.command", "check a dataset's files for problems")
     _add_lazy(commands, "compare", "evaluation.compare", "compare two runs query by query, with confidence intervals")
-    # Not the command's own module, which imports torch.
-    from t2ireid_plugin.ablation.options import add_arguments
-
     ablate = _deferred("ablation.command")
-    add_arguments(_add(commands, "ablate", "train several settings with several seeds and compare them", ablate))
+    add_ablate_options(_add(commands, "ablate", "train several settings with several seeds and compare them", ablate))
     _add_export(commands)
     return parser
 
@@ -161,6 +157,25 @@ def _probe(options: argparse.Namespace, command: str) -> None:
     from t2ireid_plugin.probing.run import run_probes
 
     run_probes(cfg, command)
+
+
+def add_ablate_options(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of ``t2ireid ablate``, here because the command's own module imports torch."""
+    parser.add_argument("--config-file", metavar="FILE", required=True, help="configuration that the rows change")
+    parser.add_argument("--grid", metavar="FILE", required=True, help="YAML file with the rows")
+    parser.add_argument("--out", metavar="DIR", required=True, type=Path, help="folder for the runs and the table")
+    parser.add_argument("--rows", nargs="+", metavar="ROW", help="train only these rows and the baseline")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3], metavar="N", help="train.seed of each run")
+    parser.add_argument("--threads", type=int, default=1, metavar="N", help="threads per run (1)")
+    parser.add_argument("--jobs", type=int, metavar="N", help="parallel runs (as many as the cores allow)")
+    parser.add_argument("--target", metavar="NAME", help="target of the table, if the runs have several")
+    parser.add_argument(
+        "--probe",
+        nargs="*",
+        metavar="KEY VALUE",
+        help="probe each run as well (t2ireid probe), with settings such as data.root DIR of people who change clothes",
+    )
+    parser.add_argument("--opts", nargs="*", default=[], metavar="KEY VALUE", help="settings of all rows")
 
 
 def _add_export(commands: Any) -> None:

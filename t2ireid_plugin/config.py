@@ -250,12 +250,6 @@ def merge(cfg: CfgNode, updates: Mapping[str, Any], source: str, prefix: str = "
             cfg[key] = value if is_open else _typed(value, name, where)
 
 
-def merge_words(cfg: CfgNode, opts: Sequence[str]) -> None:
-    """Sets the pairs of a command line, for arguments and errors see `load_cfg`."""
-    for key, value in _pairs(opts):
-        merge(cfg, _nest(key, value), "command line")
-
-
 def to_dict(cfg: CfgNode) -> dict[str, Any]:
     """The configuration as nested dictionaries."""
     return {key: to_dict(value) if isinstance(value, CfgNode) else value for key, value in cfg.items()}

@@ -6,9 +6,9 @@ import contextlib
 import logging
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from yacs.config import CfgNode
 
@@ -37,22 +37,6 @@ from t2ireid_plugin.visualization.report import Run
 from t2ireid_plugin.visualization.visualize import Target, visualize
 
 
-class Training(NamedTuple):
-    """A training and its checks: on images with texts, or torchreid's on images alone."""
-
-    check_config: Callable[[CfgNode], None]
-    check_files: Callable[[CfgNode], None]
-    train_and_test: Callable[[CfgNode, Path, str | Path | None, Path | None, bool], Outcome]
-    uses_texts: bool
-
-
-def training_for(cfg: CfgNode) -> Training:
-    """The training that a configuration describes."""
-    if image_only(cfg):
-        return Training(image_checks.check_config, image_checks.check_files, image_train.train_and_test, False)
-    return Training(text_checks.check_config, text_checks.check_files, text_train.train_and_test, True)
-
-
 def run_job(
     cfg: CfgNode, command: str, eval_only: bool = False, resume: bool = False, pictures: bool = False
 ) -> dict[str, dict[str, Metrics]]:
@@ -72,23 +56,24 @@ def run_job(
     Raises:
         T2IReIDError: for every problem that the user can fix.
     """
-    training = training_for(cfg)
+    # The one decision between training on images with texts and torchreid's training on images alone.
+    checks, training = (image_checks, image_train) if image_only(cfg) else (text_checks, text_train)
     with process_group(cfg.use_gpu), explain_dead_workers():
         eval_only = eval_only or cfg.test.evaluate
-        training.check_config(cfg)
+        checks.check_config(cfg)
         if not eval_only:
             text_checks.check_shares(cfg)
-        if pictures and not training.uses_texts:
+        if pictures and image_only(cfg):
             raise ConfigError("--visualize needs texts; without texts use test.visrank True --eval-only")
         folder = Path(cfg.data.save_dir)
         weights = weights_to_test(cfg.model.load_weights, folder) if eval_only else cfg.model.load_weights
-        training.check_files(cfg)
+        checks.check_files(cfg)
         with _opened(cfg, folder, "test.log" if eval_only else "train.log", append=resume or bool(cfg.model.resume)):
             last = None
             if not eval_only and is_main_process():
                 last = Path(cfg.model.resume) if cfg.model.resume else newest_checkpoint(folder) if resume else None
             started = time.time()
-            outcome = training.train_and_test(cfg, folder, weights, broadcast_object(last), eval_only)
+            outcome: Outcome = training.train_and_test(cfg, folder, weights, broadcast_object(last), eval_only)
             if is_main_process():
                 about = {"command": command, "seed": cfg.train.seed, "versions": versions(), "revision": git_revision()}
                 _save_results(folder, outcome, {**about, "seconds": round(time.time() - started, 1)})

@@ -41,7 +41,7 @@ def refused(capsys):
         (["test"], ["--config-file FILE", "model.load_weights"]),
         (["prepare"], ["synthetic", "draw synthetic pedestrians"]),
         (["prepare", "synthetic"], ["OUT", "--train-ids", "--photos", "--seed", "(1000)", "--outfits"]),
-        (["probe"], ["--config-file FILE", "KEY VALUE", "on synthetic people"]),
+        (["probe"], ["--config-file FILE", "KEY VALUE", "of drawn people"]),
         (["export"], ["RUN_OR_CHECKPOINT", "model card"]),
         (["ablate"], ["--grid"]),
         (["compare"], ["--samples"]),

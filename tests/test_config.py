@@ -12,13 +12,13 @@ from t2ireid_plugin.config import changed_keys, dump, get_cfg, image_only, load_
 from t2ireid_plugin.engine import checks as check
 from t2ireid_plugin.engine.checks import SAMPLERS, SCHEDULERS, check_shares
 from t2ireid_plugin.errors import ConfigError
-from t2ireid_plugin.run import training_for
+from t2ireid_plugin.integrations.torchreid import checks as image_checks
 from t2ireid_plugin.utils.safe_io import parse_yaml
 
 
 def check_config(cfg):
     """The check of the training that ``cfg`` describes."""
-    training_for(cfg).check_config(cfg)
+    (image_checks if image_only(cfg) else check).check_config(cfg)
 
 
 # torchreid's keys and defaults, from its scripts/default_config.py.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,6 @@ from t2ireid_plugin.modeling.encoders.families import check_size
 from t2ireid_plugin.modeling.encoders.preprocess import Preprocess
 from t2ireid_plugin.modeling.encoders.tokenizer import learn_wordpiece, tokenizer_from_json, tokenizer_to_json
 from t2ireid_plugin.modeling.t2ireid import EMBED_DIM, T2IReIDModel
-from t2ireid_plugin.utils.deterministic import set_deterministic
 from t2ireid_plugin.utils.distributed import rank, world_size
 
 # The column of an item for each choice of data.id_instruction and data.cloth_instruction.
@@ -66,6 +66,18 @@ def build_run(cfg: CfgNode, weights: str | Path | None, for_training: bool = Fal
         model.load_param(weights)
     print_parameters(cfg.model.name, model, use_gpu)
     return build_engine(cfg, datamanager, model, preprocess, use_gpu)
+
+
+def set_deterministic(enabled: bool) -> None:
+    """Switches PyTorch's deterministic kernels on or off; with them, an operation that has none raises.
+
+    Also stops cuDNN from picking the fastest kernel by trial, whose choice varies from run to run, and sets
+    ``CUBLAS_WORKSPACE_CONFIG``, which cuBLAS reads at its first use.
+    """
+    if enabled:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.backends.cudnn.benchmark = False
+    torch.use_deterministic_algorithms(enabled)
 
 
 def build_datasets(cfg: CfgNode) -> dict[str, CaptionDataset]:

@@ -123,10 +123,6 @@ class FeatureCache:
             joined = joined.pin_memory()
         return joined.to(encoder.device, non_blocking=True).to(encoder.dtype)
 
-    def recheck(self) -> None:
-        """Compares all weights again at the next call, to notice changes that PyTorch does not count."""
-        self._versions = []
-
     def __deepcopy__(self, memo: object) -> FeatureCache:
         return self  # copies of a model share its features, as their frozen encoder is the same
 

@@ -162,8 +162,6 @@ class T2IReIDModel(nn.Module):
         super().train(mode)
         if self.freeze_text:
             self.text_encoder.eval()
-        if self.text_features is not None:
-            self.text_features.recheck()
         return self
 
     def encode_image(self, image: Tensor) -> Tensor:

@@ -164,7 +164,8 @@ def attention_shares(
     for mask in masks:
         count += 1
         for part, pixels in mask.items():
-            covers.setdefault(part, []).append(_cover(pixels, *grid))
+            cover = cv2.resize(pixels.astype(np.float32), grid[::-1], interpolation=cv2.INTER_AREA)  # share per patch
+            covers.setdefault(part, []).append(torch.from_numpy(cover))
             areas.setdefault(part, []).append(float(pixels.mean()))
     if not len(maps.identity) == count == len(pids) > 0:
         counts = f"{len(maps.identity)} maps, {count} masks, {len(pids)} pids"
@@ -194,8 +195,3 @@ def _patch_shares(weights: Tensor, h: int, w: int) -> Tensor:
     """Weights ``[B, heads, L, L]`` to maps ``[B, h, w]`` of sum 1; the patches are the last tokens."""
     attended = weights.mean(dim=(1, 2))[:, -h * w :]  # [B, patches]
     return (attended / attended.sum(dim=1, keepdim=True)).reshape(-1, h, w)
-
-
-def _cover(mask: npt.NDArray[np.bool_], h: int, w: int) -> Tensor:
-    """The share of each patch ``[h, w]`` that a mask ``[H, W]`` covers."""
-    return torch.from_numpy(cv2.resize(mask.astype(np.float32), (w, h), interpolation=cv2.INTER_AREA))

@@ -7,7 +7,7 @@ import shlex
 import pytest
 
 from t2ireid_plugin.ablation.grid import plan, read_grid
-from t2ireid_plugin.ablation.options import add_arguments
+from t2ireid_plugin.cli import add_ablate_options
 from t2ireid_plugin.engine.checks import check_config
 
 
@@ -25,7 +25,7 @@ def commands(page, program):
 def planned(words):
     """Runs that a command with the arguments `words` plans."""
     parser = argparse.ArgumentParser()
-    add_arguments(parser)
+    add_ablate_options(parser)
     options = parser.parse_args(words)
     return plan(read_grid(options.grid, options.rows), options.config_file, options.opts, options.seeds, options.out)
 

@@ -18,7 +18,8 @@ from t2ireid_plugin.data.annotations import read_photos
 from t2ireid_plugin.data.benchmarks import BENCHMARKS
 from t2ireid_plugin.data.transforms import read_pixels
 from t2ireid_plugin.errors import DataError
-from t2ireid_plugin.prepare.check import check_dataset, images, sheet
+from t2ireid_plugin.prepare.check import images, sheet
+from t2ireid_plugin.prepare.check.command import check_dataset
 from t2ireid_plugin.prepare.check.images import missing_end
 from t2ireid_plugin.prepare.check.report import KINDS
 from t2ireid_plugin.prepare.check.sheet import write_sheet

@@ -136,16 +136,12 @@ def build_image_model(cfg: CfgNode, num_classes: int, pretrained: bool = True) -
                 f"model.pretrained: torchreid cannot get the weights of {cfg.model.name} ({first_line(error)}); set "
                 "it to False to start from random weights"
             ) from error
-    _check_layers(cfg, model)
-    return model
-
-
-def _check_layers(cfg: CfgNode, model: nn.Module) -> None:
-    """Checks train.open_layers and train.new_layers; torchreid would ignore a name or fail with an assertion."""
+    # torchreid would ignore the name of a missing layer or fail with an assertion.
     children = [name for name, _ in model.named_children()]
     for key, used in (("open_layers", cfg.train.fixbase_epoch > 0), ("new_layers", cfg.train.staged_lr)):
         for name in cfg.train[key] if used else ():
             check_choice(f"train.{key}", name, children)
+    return model
 
 
 def image_preprocess(cfg: CfgNode, model: nn.Module) -> Preprocess:

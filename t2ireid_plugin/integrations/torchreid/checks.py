@@ -76,24 +76,17 @@ def check_config(cfg: CfgNode) -> None:
     check_choice("train.optim", cfg.train.optim, tuple(torchreid_optim.optimizer.AVAI_OPTIMS))
     check_choice("train.lr_scheduler", cfg.train.lr_scheduler, tuple(torchreid_optim.lr_scheduler.AVAI_SCH))
     check_choice("test.dist_metric", cfg.test.dist_metric, ("euclidean", "cosine"))
-    if cfg.loss.name == "triplet":
-        _check_triplet(cfg)
-    if cfg.data.k_tfm != 1:
-        raise ConfigError(f"data.k_tfm: {cfg.data.k_tfm} must be 1; torchreid's engines read one view of an image")
-    _check_used(cfg)
-
-
-def _check_triplet(cfg: CfgNode) -> None:
-    weights = cfg.loss.triplet
-    if min(weights.weight_t, weights.weight_x) < 0 or weights.weight_t + weights.weight_x <= 0:
-        raise ConfigError(
-            f"loss.triplet: weight_t {weights.weight_t} and weight_x {weights.weight_x} must be at least 0, one above"
-        )
-    if weights.weight_x == 0 and cfg.train.fixbase_epoch > 0:
+    weight_t, weight_x = cfg.loss.triplet.weight_t, cfg.loss.triplet.weight_x
+    if cfg.loss.name == "triplet" and (min(weight_t, weight_x) < 0 or weight_t + weight_x <= 0):
+        raise ConfigError(f"loss.triplet: weight_t {weight_t} and weight_x {weight_x} must be at least 0, one above")
+    if cfg.loss.name == "triplet" and weight_x == 0 and cfg.train.fixbase_epoch > 0:
         raise ConfigError(
             f"train.fixbase_epoch: {cfg.train.fixbase_epoch} must be 0; with loss.triplet.weight_x 0 the classifier "
             "is not trained"
         )
+    if cfg.data.k_tfm != 1:
+        raise ConfigError(f"data.k_tfm: {cfg.data.k_tfm} must be 1; torchreid's engines read one view of an image")
+    _check_used(cfg)
 
 
 def _check_used(cfg: CfgNode) -> None:

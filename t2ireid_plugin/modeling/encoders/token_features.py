@@ -29,9 +29,6 @@ class TokenFeatureCache(Protocol):
     def __call__(self, encoder: PreTrainedModel, texts: Sequence[Ids], pad: int) -> Tensor:
         """As `encode_texts`."""
 
-    def recheck(self) -> None:
-        """Called when the model changes between training and evaluation, as its weights may have changed."""
-
 
 def encode_texts(encoder: PreTrainedModel, texts: Sequence[Ids], pad: int) -> Tensor:
     """Token ids of ``n`` texts to the features of all their ``N`` tokens, text after text: ``[N, D]``.

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from t2ireid_plugin.cli import main
-from t2ireid_plugin.utils.deterministic import set_deterministic
+from t2ireid_plugin.engine.build import set_deterministic
 
 
 @pytest.fixture(autouse=True)
