@@ -77,8 +77,9 @@ def run_job(
             if is_main_process():
                 about = {"command": command, "seed": cfg.train.seed, "versions": versions(), "revision": git_revision()}
                 _save_results(folder, outcome, {**about, "seconds": round(time.time() - started, 1)})
+                print(f"\n{format_table(outcome.metrics)}")
                 _draw_results(cfg, folder, outcome, about, pictures)  # last, when all numbers are saved
-                print(f"\n{format_table(outcome.metrics)}\n\nResults, log and pictures are in '{folder}'")
+                print(f"\nResults, log and pictures are in '{folder}'")
             return outcome.metrics
 
 

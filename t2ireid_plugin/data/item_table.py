@@ -30,7 +30,7 @@ class Texts:
     """Strings by number, stored as one byte tensor in UTF-8; number 0 is the empty string."""
 
     def __init__(self, strings: Sequence[str]) -> None:
-        encoded = [text.encode() for text in strings]
+        encoded = [text.encode("utf-8", "surrogatepass") for text in strings]  # paths may not be UTF-8
         self._bytes = torch.from_numpy(np.array(memoryview(b"".join(encoded)), dtype=np.uint8))
         self._starts = torch.tensor([0, 0, *itertools.accumulate(map(len, encoded))])
 
@@ -39,7 +39,7 @@ class Texts:
 
     def __getitem__(self, number: int) -> str:
         start, end = self._starts[number : number + 2].tolist()
-        return self._bytes[start:end].numpy().tobytes().decode()
+        return self._bytes[start:end].numpy().tobytes().decode("utf-8", "surrogatepass")
 
     def __add__(self, other: Texts) -> Texts:
         """The strings of both, with one empty string."""

@@ -68,12 +68,12 @@ ENGLISH = {
         long-haired dark-haired bearded skinned asian caucasian african black-haired blonde blond brunette curly
         bespectacled shaven barefoot pregnant tattooed bike bicycle motorcycle motorbike scooter stroller pram
         pushchair wheelchair cart year years built year-old years-old""",
-    Kind.MAKE: """striped plaid checked checkered chequered sleeved sleeveless long-sleeve short-sleeve hooded denim
+    Kind.MAKE: """striped checked checkered chequered sleeved sleeveless long-sleeve short-sleeve hooded denim
         leather cotton woolen woollen wool knitted knit floral patterned printed dotted polka camouflage camo
         padded quilted zipped unzipped buttoned unbuttoned tucked untucked slung draped hanging hangs strapped
         ripped pleated v-neck laced heeled""",
     Kind.COLOUR: """black white grey gray red blue green yellow orange purple pink brown beige tan khaki navy maroon
-        cream teal turquoise violet olive gold golden silver dark light bright colorful colourful pale multicolored""",
+        cream teal turquoise violet olive gold golden silver dark bright colorful colourful pale multicolored""",
     Kind.JOIN: "and or but plus then so also too",
     Kind.WHICH: "who whose whom which that while when where as",
     Kind.BE: """is are was were be been being am does do did can could seems seem appears appear there will would may

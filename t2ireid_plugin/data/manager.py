@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import functools
 import gc
@@ -12,6 +11,7 @@ import operator
 import signal
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from multiprocessing.util import Finalize
 from typing import Any
 
 import cv2
@@ -24,6 +24,13 @@ from t2ireid_plugin.data.item_table import labels
 from t2ireid_plugin.data.sampling import SeededBatches, seeded, strided_batches
 from t2ireid_plugin.data.transforms import TestTransform, TrainTransform
 from t2ireid_plugin.errors import DataError
+from t2ireid_plugin.utils.signals import defer_signals
+
+
+class _Loader(DataLoader):
+    def __iter__(self) -> Any:
+        with defer_signals():  # a signal while workers start would end them
+            return super().__iter__()
 
 
 class CaptionDataManager(torchreid_data.datamanager.DataManager):
@@ -85,7 +92,7 @@ class CaptionDataManager(torchreid_data.datamanager.DataManager):
                 labels(trainset.train), batch_size=batch_size_train, **(sampler or {})
             )
         batches = SeededBatches(order, batch_size_train, seed, share)
-        self.train_loader: DataLoader = DataLoader(trainset, batch_sampler=batches, **options)
+        self.train_loader: DataLoader = _Loader(trainset, batch_sampler=batches, **options)
         self.train_loader_t = None
         self.test_loader: dict[str, dict[str, DataLoader]] = {name: {} for name in targets}
         self.test_dataset: dict[str, dict[str, Any]] = {name: {} for name in targets}
@@ -93,7 +100,7 @@ class CaptionDataManager(torchreid_data.datamanager.DataManager):
             for part in ("query", "gallery"):
                 items = datasets[name].with_mode(part, transform_te)
                 in_order = strided_batches(len(items), batch_size_test, share)
-                self.test_loader[name][part] = DataLoader(items, batch_sampler=in_order, **options)
+                self.test_loader[name][part] = _Loader(items, batch_sampler=in_order, **options)
                 self.test_dataset[name][part] = items.data
 
 
@@ -135,15 +142,17 @@ def init_worker(_worker: int) -> None:
     gc.freeze()  # garbage collection among the parent's objects would copy the memory pages that hold them
 
 
-@atexit.register
 def _kill_workers() -> None:
     """Kills data workers that an unhandled error left behind.
 
-    multiprocessing ends its children with SIGTERM, which they ignore, and would wait for them forever. This runs
-    earlier, since exit handlers run in reverse order.
+    multiprocessing ends its children with SIGTERM, which they ignore, and would wait for them forever.
     """
     workers = [child for child in multiprocessing.active_children() if child.daemon]
     if workers:
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # PyTorch's handler raises an error for each
     for worker in workers:
         worker.kill()
+
+
+# At exit, after multiprocessing has ended its pools (priority 15) and before it waits for queues (10).
+Finalize(None, _kill_workers, exitpriority=12)

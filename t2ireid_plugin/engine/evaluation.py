@@ -20,7 +20,7 @@ from t2ireid_plugin.evaluation.result import Metrics, RetrievalResult
 from t2ireid_plugin.modeling.checkpoint import read_checkpoint
 from t2ireid_plugin.modeling.t2ireid import T2IReIDModel
 from t2ireid_plugin.utils.distributed import broadcast_object, broadcast_weights, is_main_process
-from t2ireid_plugin.utils.signals import defer_signals
+from t2ireid_plugin.utils.signals import check_stop, defer_signals
 
 logger = logging.getLogger(__name__)
 
@@ -110,9 +110,10 @@ class RetrievalEvaluation(TrainingLoop):
             samples: of the bootstrap for the intervals; 0 for none.
             rerank: also compute each protocol's metrics after k-reciprocal re-ranking.
         """
-        results = list(self._retrieve(targets, protocols, samples, rerank))
-        if self.metrics_log is not None:
-            for result in results:
+        results = []
+        for result in self._retrieve(targets, protocols, samples, rerank):
+            results.append(result)
+            if self.metrics_log is not None:
                 names = {"target": result.target, "protocol": result.protocol}
                 self.metrics_log.write(epoch=self.epoch + 1, **names, **result.metrics)
         return results
@@ -125,6 +126,7 @@ class RetrievalEvaluation(TrainingLoop):
         for target in targets:
             queries, gallery = (self.test_loader[target][side] for side in ("query", "gallery"))
             embeddings = embed_target(self.tested_model, queries, gallery, protocols, target)
+            check_stop()
             if not gallery.dataset.spec.has_cameras:
                 embeddings = embeddings._replace(camids=np.zeros_like(embeddings.camids))
             for protocol in dict.fromkeys(protocols) if is_main_process() else ():

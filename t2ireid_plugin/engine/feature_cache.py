@@ -95,14 +95,16 @@ class FeatureCache:
                     stream.write(part.tobytes())
 
         try:
-            folder.mkdir(parents=True, exist_ok=True)
-            with FileLock(folder / "lock"):  # of several processes one writes, and the others wait
+            features = _open(path)
+            if features is None:
+                folder.mkdir(parents=True, exist_ok=True)
+                with FileLock(folder / "lock"):  # of several processes one writes, and the others wait
+                    if _open(path) is None:
+                        atomic_write(path, write)
                 features = _open(path)
-                if features is None:
-                    atomic_write(path, write)
-                    features = _open(path)
-        except OSError as error:
-            raise DataError(f"data.text_feature_cache: cannot use '{folder}' ({error.strerror})") from error
+        except (OSError, NotImplementedError) as error:  # the latter on file systems without locks
+            reason = getattr(error, "strerror", None) or error
+            raise DataError(f"data.text_feature_cache: cannot use '{folder}' ({reason})") from error
         cache._rows = dict(zip(chosen, np.split(features, ends[:-1])))
         logger.info("features of %d texts in '%s'", len(chosen), path)
         return cache

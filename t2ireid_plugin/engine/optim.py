@@ -100,7 +100,10 @@ def load_states(optimizer: torch.optim.Optimizer, scheduler: Any, state: Mapping
     ]
     optimizer.load_state_dict(state["optimizer"])
     scheduler.load_state_dict(state["scheduler"])
-    for group, settings, peak in zip(optimizer.param_groups, configured, scheduler.base_lrs, strict=True):
+    # The optimizer's state has the peaks of PyTorch's schedules, and the current rates after another schedule.
+    started = [group.get("initial_lr", group["lr"]) for group in optimizer.param_groups]
+    peaks = scheduler.base_lrs if isinstance(scheduler, WarmupCosine) else started
+    for group, settings, peak in zip(optimizer.param_groups, configured, peaks, strict=True):
         rate = group["lr"] * (settings["lr"] / peak) if settings["lr"] != peak else group["lr"]
         group.update({**settings, "lr": rate})
         if "initial_lr" in group:
@@ -153,6 +156,8 @@ class WarmupCosine:
         return {"epoch": self.epoch, "peaks": self.base_lrs}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restores `state_dict`."""
+        """Restores `state_dict`; a state of another schedule is a ValueError."""
+        if "peaks" not in state:
+            raise ValueError("train.lr_scheduler was another one; keep it as it was")
         self.base_lrs = list(state["peaks"])
         self.step(state["epoch"])

@@ -77,7 +77,7 @@ def _train(cfg: CfgNode, engine: TextImageEngine, folder: Path, last: Path | Non
         if not broadcast_object(best.is_file()):  # resumed into another folder, where the choice starts again
             engine.best = {}
     if epochs >= cfg.train.max_epoch and engine.evaluated and not engine.best:
-        raise ConfigError(f"train.max_epoch: {cfg.train.max_epoch} leaves nothing to train after {epochs}")
+        raise ConfigError(f"train.max_epoch: {cfg.train.max_epoch} leaves nothing to train after {epochs}; raise it")
     engine.model.text_features = build_feature_cache(cfg, engine.model, engine.train_loader.dataset.train)
     engine.run(start_epoch=epochs, **run_options(cfg, folder))
     chosen = "chosen on val" if engine.val_targets else "the last, as there is no val split"

@@ -168,7 +168,10 @@ def copy_state_dict(state: Mapping[str, Tensor], model: nn.Module, path: str | P
             f"'{path}': none of the {len(state)} tensors fits the model (the file has {examples}, …; the model has "
             f"{', '.join(sorted(own)[:3])}, …)"
         )
-    model.load_state_dict(fitting, strict=False)
+    try:
+        model.load_state_dict(fitting, strict=False)
+    except RuntimeError as error:  # for sparse or quantized tensors
+        raise CheckpointError(f"'{path}': {first_line(error)}") from error
     incomplete = report.missing or report.unexpected or report.mismatched
     logger.log(logging.WARNING if incomplete else logging.INFO, "%s", report)
     return report

@@ -25,6 +25,10 @@ def test_texts_round_trip(first, second):
     assert [joined[i] for i in range(len(joined))] == ["", *first, *second]
 
 
+def test_a_path_that_is_not_utf8_round_trips():
+    assert Texts(["caf\udce9/a.jpg"])[1] == "caf\udce9/a.jpg"
+
+
 def table(captions, start=1):
     """Items with numbered paths and pids, an own identity text, and the clothing text split from the caption."""
     strings = [text for i, caption in enumerate(captions) for text in (f"{i}.jpg", caption, f"who {i}")]

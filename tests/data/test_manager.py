@@ -114,3 +114,11 @@ def test_an_unhandled_error_ends_the_process_and_its_workers(program):
     )
     assert done.returncode == 1
     assert done.stderr.strip().splitlines()[-1] == "ZeroDivisionError: division by zero"
+
+
+@pytest.mark.slow
+def test_a_pool_of_the_user_still_ends_with_the_process():
+    program = "import multiprocessing, t2ireid_plugin.data.manager\n"
+    program += "pool = multiprocessing.get_context('fork').Pool(2)\nprint(pool.map(abs, [-1]))"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=600, check=False)
+    assert (done.returncode, done.stdout) == (0, "[1]\n")

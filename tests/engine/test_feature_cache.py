@@ -139,6 +139,13 @@ def test_other_texts_and_other_weights_get_other_files(tmp_path, encoder, capsys
     assert "text features: 4 of 4" in capsys.readouterr().err
 
 
+def test_an_existing_file_needs_no_lock(tmp_path, encoder, passes, monkeypatch):
+    """It may be in a folder of somebody else."""
+    on_disk(tmp_path, encoder)
+    monkeypatch.setattr("t2ireid_plugin.engine.feature_cache.FileLock", None)
+    on_disk(tmp_path, encoder)
+
+
 def test_the_file_may_be_deleted_while_it_is_used(tmp_path, encoder, passes):
     cache = on_disk(tmp_path, encoder)
     for file in tmp_path.iterdir():
