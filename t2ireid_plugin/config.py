@@ -78,7 +78,7 @@ _DEFAULTS: dict[str, Any] = {
         "id_instruction": "caption",  # text that describes the identity: caption or identity
         "cloth_instruction": "clothing",  # text that describes the clothing: clothing or caption
         "text_feature_cache": "off",  # features of training texts from a frozen text encoder: off, memory or disk
-        "text_feature_cache_gb": 8.0,  # size limit
+        "text_feature_cache_gb": 8.0,  # size limit of each file; nothing limits the folder
         "text_feature_cache_dir": "",  # for disk; empty: a folder in the user's cache directory
     },
     "market1501": {"use_500k_distractors": False},

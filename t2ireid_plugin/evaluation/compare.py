@@ -66,7 +66,7 @@ def compare(
 ) -> RunComparison:
     """Compares two runs' folders by paired bootstrap on each target and protocol of both, see `paired_difference`.
 
-    Queries are matched by their keys, whatever their order.
+    Queries are matched by their keys, regardless of order.
 
     Raises:
         DataError: when a folder or its files cannot be read, the runs share no test, their queries or identities

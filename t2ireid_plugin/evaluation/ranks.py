@@ -12,6 +12,7 @@ by less than float32 resolves may change places with the number of threads or of
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from hashlib import blake2b
 
 import numpy as np
 import numpy.typing as npt
@@ -78,8 +79,9 @@ def ranks_from_scores(
 
 def _score_rows(queries: Array, gallery: Array) -> Iterator[Array]:
     """Cosines ``[m]`` of each query with the gallery, both of unit norm; the next chunk reuses the memory."""
-    seen: dict[bytes, int] = {}  # first position of each embedding
-    originals = np.array([seen.setdefault(row.tobytes(), i) for i, row in enumerate(gallery)], dtype=np.int64)
+    seen: dict[bytes, int] = {}  # first position of each embedding, by its digest
+    digests = (blake2b(row, digest_size=16).digest() for row in gallery)
+    originals = np.array([seen.setdefault(digest, i) for i, digest in enumerate(digests)], dtype=np.int64)
     copies = np.flatnonzero(originals != np.arange(len(gallery)))
     chunk = max(1, min(len(queries), _CELLS // max(1, len(gallery))))
     buffer = np.empty((chunk, len(gallery)), np.float32)
@@ -101,7 +103,7 @@ def _unit_features(features: Features, side: str) -> Array:
         raise DataError(f"{side} features: row {bad[0]} (from 0) has values that are not finite in float32")
     norms = np.sqrt(np.einsum("nd,nd->n", rows, rows, dtype=np.float64))[:, None]
     unit = np.divide(rows, np.maximum(norms, 1e-12), out=np.empty(rows.shape, np.float32), casting="same_kind")
-    return unit + np.float32(0)  # turns -0 into 0, which has other bits
+    return np.add(unit, np.float32(0), out=unit)  # turns -0 into 0, which has other bits
 
 
 def _integers(values: Integers, length: int, name: str) -> Array:

@@ -13,8 +13,8 @@ FOLDER = "CUHK-PEDES"
 FORMAT = 4
 
 
-def read_json(file: Path) -> Any:
-    """Content of one of the folder's JSON files.
+def read_json(file: Path, truth: str = "true attributes") -> Any:
+    """Content of one of the folder's JSON files, which is read for the sake of ``truth``.
 
     Raises:
         DataError: when it is missing or damaged.
@@ -22,7 +22,8 @@ def read_json(file: Path) -> Any:
     try:
         return parse_json(read_bytes(file))
     except (OSError, ValueError) as error:
-        raise DataError(f"'{file}' cannot be read ({error}); `t2ireid prepare synthetic` writes it") from None
+        reason, command = getattr(error, "strerror", error), "`t2ireid prepare synthetic`"
+        raise DataError(f"'{file}' cannot be read ({reason}); only people drawn by {command} have {truth}") from None
 
 
 def is_drawn(root: str | Path, folder: str = FOLDER) -> bool:

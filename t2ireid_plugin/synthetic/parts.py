@@ -88,7 +88,7 @@ def drawn_photos(root: str | Path, split: str = "test") -> Iterator[DrawnPhoto]:
             split.
     """
     folder = Path(root) / FOLDER
-    arguments, rows = (read_json(folder / name) for name in ("synthetic.json", "reid_raw.json"))
+    arguments, rows = (read_json(folder / name, "known body parts") for name in ("synthetic.json", "reid_raw.json"))
     if arguments.get("format") != FORMAT:
         raise DataError(f"'{folder}' was drawn by another version; remove it and draw it again")
     cast = sample_cast(arguments)

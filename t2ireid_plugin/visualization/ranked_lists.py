@@ -78,15 +78,15 @@ def ranked_lists(
     """
     task, protocol = result.task, result.protocol
     assert task is not None
-    rows = torch.as_tensor(positions, dtype=torch.long)
-    similarities = (task.queries[rows].double() @ task.gallery.double().T).float().numpy()
-    return [_ranked_list(task, protocol, queries, gallery, row, scores, top) for row, scores in zip(rows, similarities)]
+    chosen = task.queries[list(positions)].double()
+    parts = [(chosen @ part.double().T).float() for part in task.gallery.split(4096)]
+    similarities = torch.cat(parts, dim=1).numpy()
+    return [_ranked_list(task, protocol, queries, gallery, *pair, top) for pair in zip(positions, similarities)]
 
 
 def _ranked_list(
-    task: RetrievalTask, protocol: str, queries: Items, gallery: Items, row: Any, scores: Array, top: int
+    task: RetrievalTask, protocol: str, queries: Items, gallery: Items, number: int, scores: Array, top: int
 ) -> RankedList:
-    number = int(row)
     correct = task.g_pids == task.q_pids[number]
     eligible = np.flatnonzero(~(correct & (task.g_camids == task.q_camids[number])))
     order = eligible[np.lexsort((correct[eligible], -scores[eligible]))]  # the last key is the first to sort by
@@ -97,8 +97,7 @@ def _ranked_list(
         return Hit(photo, text, place + 1, float(scores[i]), bool(correct[i]))
 
     hits = [hit(place) for place in range(min(top, len(order)))]
-    matches = np.flatnonzero(correct[order])
-    first = hit(int(matches[0])) if len(matches) else None
+    first = next((hit(place) for place in np.flatnonzero(correct[order]).tolist()), None)
     text, seen = query_text(protocol, queries[number])
     return RankedList(number, int(task.q_pids[number]), text, queries[number][0], seen, hits, first)
 

@@ -310,10 +310,12 @@ def test_rows_that_are_not_objects_do_not_end_the_check(cuhk):
 def test_identities_in_two_splits_and_of_one_photo(cuhk):
     cuhk.rows[3]["split"] = "test"
     cuhk.add("train", 5, "cam_a/0005_0.png", ["Somebody else."])
+    cuhk.add("trian", 6, "cam_a/0006_0.png", ["Another one."])
     report = check(cuhk)
-    assert reported(report) == {"identity_in_two_splits": 1, "identity_of_one_photo": 1}
+    assert reported(report) == {"identity_in_two_splits": 1, "identity_of_one_photo": 2, "row_refused": 1}
     assert first(report, "identity_in_two_splits") == (2, "cam_a/0007_0.png", "identity 7 in train and test")
     assert first(report, "identity_of_one_photo") == (8, "cam_a/0005_0.png", "identity 5 in train")
+    assert report.finding("identity_of_one_photo").examples[1].value == "identity 6 in no valid split"
 
 
 @pytest.mark.parametrize(("split", "status"), [("train", 1), ("val", 0), ("test", 1)])
@@ -501,6 +503,16 @@ def test_chinese_with_and_without_a_font(cuhk, tmp_path, monkeypatch):
     Image.open(file).load()
     with pytest.raises(DataError, match="font"):
         write_sheet(report, file, font=str(cuhk.file))
+
+
+def test_the_sheet_shows_whatever_pillow_can_draw_and_skips_pipes(cuhk):
+    paths = [cuhk.image(f"cam_a/{name}_0.png") for name in ("0003", "0007")]
+    Image.new("RGB", (20, 40)).save(paths[0], "GIF")  # training cannot read it
+    paths[1].unlink()
+    os.mkfifo(paths[1])
+    tiles = sheet._tiles(check(cuhk), 36, random.Random(0))
+    assert [tile.row.path for tile in tiles if tile.problem == "unreadable"] == ["cam_a/0003_0.png"]
+    assert "cam_a/0007_0.png" not in {tile.row.path for tile in tiles}
 
 
 def test_without_a_photo_there_is_no_sheet(cuhk, tmp_path):

@@ -65,7 +65,8 @@ def check_identities(rows: Sequence[Row], findings: Findings) -> None:
     """Reports identities in several splits and identities with a single photo."""
     for pid, own in group_by(rows, lambda row: row.pid).items():
         splits = [split for split in SPLITS if any(row.split == split for row in own)]
-        example = Example(own[0].number, own[0].path or "", f"identity {pid} in {' and '.join(splits)}")
+        value = f"identity {pid} in {' and '.join(splits) or 'no valid split'}"
+        example = Example(own[0].number, own[0].path or "", value)
         if len(splits) > 1:
             findings.add("identity_in_two_splits", [example])
         if len({row.path for row in own}) == 1:

@@ -64,10 +64,8 @@ def write_sheet(
 
 def _tiles(report: CheckReport, photos: int, source: random.Random) -> list[_Tile]:
     """Photos with problems, then a sample of the others; a photo that cannot be drawn is replaced by the next one."""
-    rows: dict[str, Row] = {}
-    for row in report.rows:
-        if row.path in report.facts and report.facts[row.path].problem != "image_unreadable":
-            rows.setdefault(row.path, row)
+    first_rows = {row.path: row for row in reversed(report.rows)}
+    rows = {path: first_rows[path] for path, fact in report.facts.items() if fact.digest}  # a pipe is never read
     problems = _problems(report)
     bad, good = [path for path in rows if path in problems], [path for path in rows if path not in problems]
     source.shuffle(bad)
@@ -142,15 +140,14 @@ def _wrap_all(captions: Sequence[str], chinese: Font | None) -> list[tuple[str, 
 
 def _draw(tiles: Sequence[Image.Image], title: str, hint: str) -> Image.Image:
     columns = min(COLUMNS, len(tiles))
-    bands = [tiles[start : start + columns] for start in range(0, len(tiles), columns)]
-    heights = [max(tile.height for tile in band) + MARGIN for band in bands]
+    heights = [max(tile.height for tile in tiles[i : i + columns]) + MARGIN for i in range(0, len(tiles), columns)]
     top = 2 * MARGIN + _LINE * (2 if hint else 1)
     width = max(columns * (TILE_WIDTH + MARGIN) + MARGIN, 520)  # at least that of the title
     sheet = Image.new("RGB", (width, top + sum(heights)), _BACKGROUND)
     draw = ImageDraw.Draw(sheet)
     draw.text((MARGIN, MARGIN), title, _INK, plain_font(_TEXT))
     draw.text((MARGIN, MARGIN + _LINE), hint, _RED, plain_font(_TEXT))
-    for number, band in enumerate(bands):
-        for column, tile in enumerate(band):
-            sheet.paste(tile, (MARGIN + column * (TILE_WIDTH + MARGIN), top + sum(heights[:number])))
+    for number, tile in enumerate(tiles):
+        band, column = divmod(number, columns)
+        sheet.paste(tile, (MARGIN + column * (TILE_WIDTH + MARGIN), top + sum(heights[:band])))
     return sheet
