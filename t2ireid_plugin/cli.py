@@ -62,9 +62,8 @@ def _build_parser() -> argparse.ArgumentParser:
     _add_train(commands, "test", "evaluate a checkpoint; same as train --eval-only")
     probe = _add(commands, "probe", "measure identity and clothing information in embeddings of drawn people", _probe)
     _add_config(probe)
-    prepare = commands.add_parser("prepare", help="create and check datasets").add_subparsers(
-        dest="what", required=True
-    )
+    parser_of_prepare = commands.add_parser("prepare", help="create and check datasets")
+    prepare = parser_of_prepare.add_subparsers(dest="what", required=True)
     _add_synthetic(prepare)
     _add_lazy(prepare, "table", "prepare.table.write", "convert your own photos and captions, listed in a table")
     _add_lazy(prepare, "check", "prepare.check.command", "check a dataset's files for problems")
@@ -204,6 +203,4 @@ def _synthetic(options: argparse.Namespace, command: str) -> None:
 
 def _without_worker_traceback(message: str) -> str:
     """The error itself, without the traceback that PyTorch puts around an error in a data loader's worker."""
-    if "Original Traceback" not in message:
-        return message
-    return message.strip().splitlines()[-1].partition(": ")[2]
+    return message.strip().splitlines()[-1].partition(": ")[2] if "Original Traceback" in message else message

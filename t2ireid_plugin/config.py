@@ -14,6 +14,7 @@ and ImageNet's for torchreid's models, as there, and the encoder's for ours.
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -183,7 +184,7 @@ def load_cfg(config_file: str | Path | None = None, opts: Sequence[str] = ()) ->
             the wrong type, or a key without a value.
     """
     updates = _read_yaml(Path(config_file), ()) if config_file else []
-    updates += [(_nest(key, value), "command line") for key, value in _pairs(opts)]
+    updates += [(pair, "command line") for pair in _pairs(opts)]
     cfg = _merged(updates)
     return _merged([(_IMAGE_ONLY_DEFAULTS, "defaults"), *updates]) if image_only(cfg) else cfg
 
@@ -266,11 +267,12 @@ def _read_yaml(file: Path, children: tuple[Path, ...]) -> list[tuple[dict[str, A
     ``children`` are the files that lead to it as a base.
     """
     try:
-        content = parse_yaml(read_bytes(file, MAX_CONFIG_BYTES)) or {}
+        content = parse_yaml(read_bytes(file, MAX_CONFIG_BYTES))
     except OSError as error:
         raise ConfigError(f"no configuration file '{file}' ({error.strerror})") from error
     except ValueError as error:
         raise ConfigError(f"'{file}' is not valid YAML: {error}") from error
+    content = {} if content is None else content
     if not isinstance(content, dict):
         raise ConfigError(f"'{file}' must hold settings such as 'train: {{lr: 0.001}}', not {short_repr(content)}")
     if file.resolve() in children:
@@ -280,26 +282,24 @@ def _read_yaml(file: Path, children: tuple[Path, ...]) -> list[tuple[dict[str, A
         return [(content, str(file))]
     if not isinstance(base, str):
         raise ConfigError(f"'{file}': _BASE_ must be the name of a file, not {short_repr(base)}")
-    return [*_read_yaml(file.parent / base, (*children, file.resolve())), (content, str(file))]
+    bases = _read_yaml(file.parent / base, (*children, file.resolve()))
+    for values, _ in bases:  # a child may fill a table that is empty in its base
+        for key in [key for key in content if key in values and values[key] is None]:
+            del values[key]
+    return [*bases, (content, str(file))]
 
 
-def _pairs(opts: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """Splits ``KEY VALUE`` and ``KEY=VALUE``, in any mixture."""
+def _pairs(opts: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """Splits ``KEY VALUE`` and ``KEY=VALUE``, in any mixture; yields each as nested tables."""
     words = iter(opts)
     for word in words:
-        key, equals, value = word.partition("=")
-        if not equals:
-            try:
-                value = next(words)
-            except StopIteration:
-                raise ConfigError(f"'{key}' has no value; settings are pairs, such as: train.lr 1e-4") from None
-        yield key, value
-
-
-def _nest(key: str, value: Any) -> dict[str, Any]:
-    for part in reversed(key.split(".")):
-        value = {part: value}
-    return value
+        key, equals, text = word.partition("=")
+        value: Any = text if equals else next(words, None)
+        if value is None:
+            raise ConfigError(f"'{key}' has no value; settings are pairs, such as: train.lr 1e-4")
+        for part in reversed(key.split(".")):
+            value = {part: value}
+        yield value
 
 
 def _parse(value: Any, where: str) -> Any:
@@ -307,10 +307,12 @@ def _parse(value: Any, where: str) -> Any:
 
     Values from the command line are texts, and so are numbers such as 1e-4 from PyYAML.
     """
+    if not isinstance(value, str):
+        return value
     try:
-        parsed = CfgNode._decode_cfg_value(value) if isinstance(value, str) else value
-        if isinstance(parsed, str) and (parsed.startswith(("[", "{")) or parsed in ("true", "false", "null")):
-            parsed = parse_yaml(parsed)
+        parsed = CfgNode._decode_cfg_value(value)
+        if parsed == value and (value.startswith(("[", "{")) or value in ("true", "false", "null")):
+            parsed = parse_yaml(value)
     except (TypeError, ValueError) as error:
         raise ConfigError(f"{where}: cannot read the value {short_repr(value)}: {error}") from error
     return parsed
@@ -333,6 +335,8 @@ def _check_type(value: Any, kind: type, where: str) -> Any:
     if type(value) is not kind:
         actual = "empty" if value is None else f"{type(value).__name__} ({short_repr(value)})"
         raise ConfigError(f"{where} must be {kind.__name__}, not {actual}")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ConfigError(f"{where} must be a finite number, not {value}")
     return value
 
 
@@ -351,5 +355,5 @@ _DEFAULT_SETTINGS = dict(_settings(_DEFAULTS))
 
 def _nearest(name: str) -> str:
     tables = [setting.rpartition(".")[0] for setting in _DEFAULT_SETTINGS]
-    matches = difflib.get_close_matches(name, [*tables, *_DEFAULT_SETTINGS], n=1, cutoff=0.6)
+    matches = difflib.get_close_matches(name, [*filter(None, tables), *_DEFAULT_SETTINGS], n=1, cutoff=0.6)
     return f", did you mean '{matches[0]}'" if matches else ""

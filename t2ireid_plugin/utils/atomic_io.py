@@ -37,7 +37,12 @@ def atomic_write(
         if keep is not None and path.exists():
             os.replace(path, keep)
         os.replace(temporary, path)
-        _sync_folder(path.parent)
+        with contextlib.suppress(OSError):  # flushes the new name to disk, on file systems that support it
+            folder = os.open(path.parent, os.O_RDONLY)
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)
     except OSError as problem:
         reason = problem.strerror or str(problem)
         raise error(f"cannot write '{path}': {reason}; the existing file is unchanged") from problem
@@ -49,16 +54,6 @@ def atomic_write(
 def atomic_write_text(path: Path, text: str, error: type[T2IReIDError] = DataError) -> None:
     """`atomic_write` of a text in UTF-8."""
     atomic_write(path, lambda temporary: temporary.write_text(text, encoding="utf-8"), error)
-
-
-def _sync_folder(folder: Path) -> None:
-    """Flushes the new name to disk, on file systems that support it."""
-    with contextlib.suppress(OSError):
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
 
 
 @contextlib.contextmanager

@@ -83,7 +83,7 @@ def _rendezvous() -> tuple[dist.Store, int, int]:
     except RuntimeError as error:
         env = os.environ.get
         raise T2IReIDError(
-            f"rank {env('RANK')} of {env('WORLD_SIZE')}: timed out waiting for the other processes at "
+            f"rank {env('RANK')} of {env('WORLD_SIZE')}: could not join the other processes at "
             f"{env('MASTER_ADDR')}:{env('MASTER_PORT')} ({first_line(error)}); check that every node can reach this "
             "address"
         ) from error

@@ -19,7 +19,6 @@ NO_CHINESE = "no Chinese font: Chinese characters are drawn as boxes; install fo
 
 # Characters that need a Chinese, Japanese or Korean font: with Hangul, punctuation, and rare ideographs.
 _WIDE = rf"[{CJK}\u1100-\u11ff\u3000-\u303f\uac00-\ud7ff\uff00-\uffef\U00020000-\U0003ffff]"
-_HAS_WIDE = re.compile(_WIDE)
 # Lines break between these: words, or single Chinese characters with punctuation that must not begin or end a line.
 _OPENING, _CLOSING = "（《「『【“‘", "，。、；：！？）》」』】”’…"
 _PIECE = re.compile(rf"[{_OPENING}]*{_WIDE}[{_CLOSING}]*|(?:(?!{_WIDE})\S)+")
@@ -35,7 +34,7 @@ CHINESE_FONTS = (
 
 def has_chinese(text: str) -> bool:
     """True if ``text`` needs a font for Chinese, Japanese or Korean."""
-    return _HAS_WIDE.search(text) is not None
+    return re.search(_WIDE, text) is not None
 
 
 def plain_font(size: int) -> Font:

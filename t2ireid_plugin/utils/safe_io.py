@@ -112,7 +112,7 @@ class _UniqueKeyLoader(yaml.SafeLoader):
     """PyYAML's loader keeps the last of duplicate keys and says nothing."""
 
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
-        """The next table, whose keys must differ."""
+        """Composes a mapping; duplicate keys are an error."""
         node = super().compose_mapping_node(anchor)
         seen = set()
         for key, _ in node.value:

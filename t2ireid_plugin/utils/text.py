@@ -17,14 +17,8 @@ def text_table(header: Sequence[str], rows: Sequence[Sequence[str]], text_column
     """Aligned plain-text table: the first ``text_columns`` columns to the left, the others (numbers) to the right."""
     lines = [header, *rows]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    aligned = (
-        [
-            cell.ljust(width) if i < text_columns else cell.rjust(width)
-            for i, (cell, width) in enumerate(zip(line, widths))
-        ]
-        for line in lines
-    )
-    return "\n".join("  ".join(line).rstrip() for line in aligned)
+    cells = "  ".join(f"{{:{'<' if i < text_columns else '>'}{width}}}" for i, width in enumerate(widths))
+    return "\n".join(cells.format(*line).rstrip() for line in lines)
 
 
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -225,7 +225,7 @@ def test_a_timeout_while_joining_names_the_address(monkeypatch, number, there):
         monkeypatch.setenv(name, str(value))
     monkeypatch.setattr("torch.distributed.is_torchelastic_launched", lambda: True)
     monkeypatch.setattr("t2ireid_plugin.utils.distributed._JOIN_TIMEOUT", datetime.timedelta(seconds=1))
-    message = rf"^rank {number} of 2: timed out waiting for the other processes at 127\.0\.0\.1:{port} "
+    message = rf"^rank {number} of 2: could not join the other processes at 127\.0\.0\.1:{port} "
     with pytest.raises(T2IReIDError, match=message), process_group(use_gpu=False):
         pytest.fail("there is no other")
 

@@ -59,10 +59,15 @@ def setup(arguments: argparse.Namespace) -> CfgNode:
         # unknown keys, wrong types, options after the settings, files that are missing or not YAML
         message = error.args[0] if isinstance(error, KeyError) else error
         raise ConfigError(" ".join(str(message).split())) from error
-    if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
+    devices = torch.cuda.device_count()
+    if cfg.MODEL.DEVICE.startswith("cuda") and not devices:
         raise ConfigError(
             f"MODEL.DEVICE: {cfg.MODEL.DEVICE}, but this machine has no CUDA device; set MODEL.DEVICE cpu"
         )
+    if cfg.SOLVER.AMP.ENABLED and not devices:
+        raise ConfigError("SOLVER.AMP.ENABLED: True, but this machine has no CUDA device; set it to False")
+    if arguments.num_gpus > max(1, devices):
+        raise ConfigError(f"--num-gpus: {arguments.num_gpus}, but this machine has {devices} CUDA devices")
     if cfg.MODEL.META_ARCHITECTURE == TEXT_IMAGE:
         check_text_image(cfg)
     if arguments.eval_only and not cfg.MODEL.WEIGHTS:

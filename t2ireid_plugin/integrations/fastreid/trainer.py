@@ -25,13 +25,8 @@ class T2IReIDTrainer(DefaultTrainer):
     def build_hooks(self) -> list[Any]:
         """FastReID's hooks, with our checkpointer."""
         stock = self.checkpointer
-        self.checkpointer = T2IReIDCheckpointer(
-            stock.model,
-            stock.save_dir,
-            save_to_disk=stock.save_to_disk,
-            **stock.checkpointables,
-            **self._saved_values(),
-        )
+        saved = {**stock.checkpointables, **self._saved_values()}
+        self.checkpointer = T2IReIDCheckpointer(stock.model, stock.save_dir, save_to_disk=stock.save_to_disk, **saved)
         return super().build_hooks()
 
     def _saved_values(self) -> dict[str, SavedValue]:

@@ -240,7 +240,10 @@ def _encoder_config(config: Mapping[str, Any] | PretrainedConfig | None, name: s
             config_class = type(tower_config(AutoConfig.for_model(known), kind))
         except ValueError:
             continue
-        return config_class(**settings)
+        try:
+            return config_class(**settings)
+        except Exception as error:  # TypeError, ValueError, or an error of huggingface_hub's, by version
+            raise ConfigError(f"{name}: {' '.join(str(error).split())}") from error
     raise ConfigError(f"{name}: unknown model_type '{model_type}'")
 
 

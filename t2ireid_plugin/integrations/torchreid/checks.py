@@ -86,13 +86,7 @@ def check_config(cfg: CfgNode) -> None:
         )
     if cfg.data.k_tfm != 1:
         raise ConfigError(f"data.k_tfm: {cfg.data.k_tfm} must be 1; torchreid's engines read one view of an image")
-    _check_used(cfg)
-
-
-def _check_used(cfg: CfgNode) -> None:
-    """Refuses settings without effect."""
-    ours = cfg.model.name in MODELS
-    used = {**_USED, "model": (*_USED["model"], *(_OUR_MODELS if ours else ()))}
+    used = {**_USED, "model": (*_USED["model"], *(_OUR_MODELS if cfg.model.name in MODELS else ()))}
     for name, value in changed_keys(cfg).items():
         table, _, key = name.partition(".")
         if table in used and key.partition(".")[0] not in used[table]:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from t2ireid_plugin.data.benchmarks import BENCHMARKS, VAL_SUFFIX
-from t2ireid_plugin.errors import ConfigError, DependencyError, check_keys
+from t2ireid_plugin.errors import ConfigError, DependencyError, check_choice, check_keys
 
 if TYPE_CHECKING:
     from t2ireid_plugin.data.dataset import CaptionDataset
@@ -55,14 +55,25 @@ def register_model_variant(name: str, **options: Any) -> None:
 
     Args:
         name: not yet used in torchreid.
-        **options: any of ``branch``, ``vit_pretrained``, ``disentangle``, see `T2IReIDImageModel`, which checks their
-            values when it is built.
+        **options: any of ``branch``, ``vit_pretrained``, ``disentangle``, see `T2IReIDImageModel`.
 
     Raises:
-        ConfigError: for an unknown option, or a name that is taken.
+        ConfigError: for an unknown option, a value that cannot work, or a name that is taken.
         DependencyError: when this version of torchreid lacks the table of models.
     """
+    from t2ireid_plugin.modeling.disentangle import check_disentangle
+    from t2ireid_plugin.modeling.image_embedder import BRANCHES
+
     check_keys(f"options of model '{name}'", options, ("branch", "vit_pretrained", "disentangle"))
+    try:
+        check_choice("branch", options.get("branch", "identity"), BRANCHES)
+        for option, kinds in (("vit_pretrained", (str, Mapping)), ("disentangle", (Mapping,))):
+            if not isinstance(options.get(option, {}), kinds):
+                names = " or ".join(kind.__name__ for kind in kinds)
+                raise ConfigError(f"{option}: {options[option]!r} must be a {names}")
+        check_disentangle(options.get("disentangle", {}))
+    except ConfigError as error:
+        raise ConfigError(f"model '{name}': {error}") from error
     _add_model(name, options)
 
 

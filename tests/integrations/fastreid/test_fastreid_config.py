@@ -47,6 +47,8 @@ def test_the_configurations_load_and_survive_fastreids_dump(make_cfg, configs, n
         (("SOLVER.BASE_LR",), "it must be a list of pairs"),
         (("SOLVER.BASE_LR", "1e-3", "--resume"), "'--resume']; it must be a list of pairs"),
         (("MODEL.DEVICE", "cuda"), "MODEL.DEVICE"),
+        (("SOLVER.AMP.ENABLED", "True"), "SOLVER.AMP.ENABLED"),
+        (("--num-gpus", "2"), "--num-gpus: 2, but this machine has 0 CUDA devices"),
         (("DATASETS.NAMES", "('Market1501',)"), "unknown 'Market1501'; valid: cuhkpedes, cuhkpedes_val"),
         (("DATASETS.NAMES", "('cuhkpedes_val',)"), "contains a val split"),
         (("DATASETS.COMBINEALL", "True"), "test identities"),
@@ -59,7 +61,7 @@ def test_the_configurations_load_and_survive_fastreids_dump(make_cfg, configs, n
     ],
 )
 def test_a_bad_setting_is_a_one_line_error(capsys, text_image_yaml, words, message, monkeypatch) -> None:
-    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
     assert message in refused(capsys, "--config-file", text_image_yaml, *words)
 
 

@@ -9,6 +9,7 @@ from fastreid.engine import DefaultTrainer
 from fastreid.modeling import build_model
 from fastreid.utils.checkpoint import Checkpointer
 
+from t2ireid_plugin.errors import ConfigError
 from t2ireid_plugin.evaluation.metrics import evaluate_task
 from t2ireid_plugin.evaluation.protocols import RetrievalTask
 
@@ -59,6 +60,11 @@ def test_evaluation_of_a_checkpoint_repeats_the_results(image_run, run_tool) -> 
     weights += ("MODEL.BACKBONE.PRETRAIN", "True", "MODEL.BACKBONE.PRETRAIN_PATH", "gone.pth")
     results = run_tool(image_run.root, image_run.yaml, "--eval-only", "OUTPUT_DIR", image_run.folder / "test", *weights)
     assert results == pytest.approx(image_run.results)
+
+
+def test_pretraining_without_a_path_is_refused(make_cfg, image_yaml) -> None:
+    with pytest.raises(ConfigError, match=r"MODEL\.BACKBONE\.PRETRAIN_PATH: empty"):
+        build_model(make_cfg(image_yaml, "MODEL.BACKBONE.PRETRAIN", "True", "MODEL.HEADS.NUM_CLASSES", "3"))
 
 
 @pytest.mark.parametrize(("branch", "width"), [("identity", 256), ("clothing", 256), ("both", 512)])

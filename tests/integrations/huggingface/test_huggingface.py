@@ -417,6 +417,7 @@ def test_evaluation_of_an_exported_folder_equals_that_of_the_run(tiny_run, expor
         ({"fusion": {"type": "mambo"}}, ConfigError, r"finder/config\.json'.*fusion.type.*mambo"),
         ({"max_text_length": 9000}, ConfigError, r"finder/config\.json'.*9000 exceeds"),
         ({"vision_config": {"model_type": "vitt"}}, ConfigError, r"vision_config: unknown model_type 'vitt'"),
+        ({"vision_config": {"hidden_size": "wide"}}, ConfigError, "vision_config: "),
         ({"num_classes": 25}, CheckpointError, r"finder/model\.safetensors'.*id_classifier"),
         ({"vision_config": {"num_hidden_layers": 2}}, CheckpointError, r"finder/model\.safetensors'.*config\.json"),
         ({"text_config": {"num_hidden_layers": 0}}, CheckpointError, r"finder/model\.safetensors'.*config\.json"),
