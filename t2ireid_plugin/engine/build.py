@@ -21,11 +21,10 @@ from t2ireid_plugin.data.item_table import CAPTION, CLOTH_TEXT, ID_TEXT, PATH, I
 from t2ireid_plugin.data.manager import CaptionDataManager
 from t2ireid_plugin.data.transforms import TestTransform, TrainTransform, swap_sides
 from t2ireid_plugin.engine.checks import BATCH_DIVISORS, check_batch, check_several_photos, val_targets
-from t2ireid_plugin.engine.ema import build_ema
 from t2ireid_plugin.engine.failures import BadImageCounter, NonFiniteGuard
 from t2ireid_plugin.engine.feature_cache import FeatureCache, default_folder
 from t2ireid_plugin.engine.memory import Precision, encode_in_parts, keep_block_inputs_only
-from t2ireid_plugin.engine.optim import WarmupCosine, build_adamw
+from t2ireid_plugin.engine.optim import WarmupCosine, build_adamw, build_ema
 from t2ireid_plugin.engine.text_image import TextImageEngine
 from t2ireid_plugin.errors import ConfigError, InputError
 from t2ireid_plugin.losses import LossTerms

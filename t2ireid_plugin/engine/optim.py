@@ -1,4 +1,4 @@
-"""AdamW with parameter groups, and a warm-up and cosine schedule in fractions of an epoch."""
+"""AdamW with parameter groups, a warm-up and cosine schedule in fractions of an epoch, and averaged weights."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from t2ireid_plugin.errors import ConfigError, EncoderError
 from t2ireid_plugin.modeling.encoders.families import layer_numbers
@@ -109,6 +110,22 @@ def load_states(optimizer: torch.optim.Optimizer, scheduler: Any, state: Mapping
         if "initial_lr" in group:
             group["initial_lr"] = settings["lr"]
     scheduler.base_lrs = [settings["lr"] for settings in configured]
+
+
+def build_ema(model: nn.Module, decay: float) -> AveragedModel:
+    """Copies ``model``; ``update_parameters(model)`` moves the copy by ``1 - decay`` towards ``model``.
+
+    ``average = decay * average + (1 - decay) * weights`` from the second update on; the first one copies (Polyak and
+    Juditsky 1992; decay as in Tarvainen and Valpola 2017). Buffers, the statistics of batch normalisation, are copied
+    each time. The copy is in eval mode and has no gradients.
+
+    Args:
+        model: on its device.
+        decay: in [0, 1); with 0 the average equals the latest weights. The last ``ln 2 / (1 - decay)`` steps make up
+            half of the average.
+    """
+    average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay))
+    return average.requires_grad_(False).eval()
 
 
 class WarmupCosine:

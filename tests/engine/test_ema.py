@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from states import changed, saved, train_epoch
 from torch import nn
 
-from t2ireid_plugin.engine.ema import build_ema
+from t2ireid_plugin.engine.optim import build_ema
 from t2ireid_plugin.errors import CheckpointError
 from t2ireid_plugin.modeling.t2ireid import T2IReIDModel
 
