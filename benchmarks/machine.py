@@ -11,9 +11,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import joblib
 import torch
-
-from t2ireid_plugin.utils.cpu import available_cores
 
 _MAXRSS_UNIT = 1 if sys.platform == "darwin" else 1024
 _PACKAGES = ("torch", "torchvision", "torchreid", "transformers", "numpy", "Cython", "t2ireid-plugin")
@@ -24,7 +23,7 @@ def describe_machine() -> dict[str, Any]:
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     return {
         "processor": _processor(),
-        "cores": available_cores(),
+        "cores": joblib.cpu_count(),
         "torch_threads": torch.get_num_threads(),
         "memory_gb": _memory_gb(),
         "gpu": gpu,

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 
+import joblib
+
 from t2ireid_plugin.ablation.grid import plan, read_grid, target_of
 from t2ireid_plugin.ablation.report import write_report
 from t2ireid_plugin.ablation.runs import train_all
@@ -11,7 +13,6 @@ from t2ireid_plugin.ablation.summary import probe_figures, protocol_figures, sum
 from t2ireid_plugin.config import require_texts
 from t2ireid_plugin.engine.checks import check_config, check_files
 from t2ireid_plugin.errors import ConfigError
-from t2ireid_plugin.utils.cpu import available_cores
 from t2ireid_plugin.utils.logging import git_revision, versions
 from t2ireid_plugin.utils.signals import stop_on_signal
 
@@ -38,7 +39,7 @@ def run(options: argparse.Namespace, command: str) -> None:
         except ConfigError as error:
             raise ConfigError(f"row '{first.row}': {error}") from error
         check_files(first.cfg)
-    jobs = options.jobs or max(1, available_cores() // options.threads)
+    jobs = options.jobs or max(1, joblib.cpu_count() // options.threads)
     try:
         with stop_on_signal():
             train_all(runs, jobs, options.threads, options.probe)

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from torchreid import data as torchreid_data
 from yacs.config import CfgNode
 
 from t2ireid_plugin.config import changed_keys, to_dict
@@ -26,13 +27,7 @@ from t2ireid_plugin.modeling.fusion import FUSIONS, check_fusion_dim
 from t2ireid_plugin.modeling.t2ireid import EMBED_DIM
 from t2ireid_plugin.utils.distributed import world_size
 
-SAMPLERS = (
-    "RandomSampler",
-    "SequentialSampler",
-    "RandomIdentitySampler",
-    "RandomDomainSampler",
-    "RandomDatasetSampler",
-)
+SAMPLERS = tuple(torchreid_data.sampler.AVAI_SAMPLERS)
 # The setting that a sampler divides a batch by.
 BATCH_DIVISORS = {
     "RandomIdentitySampler": "num_instances",

@@ -78,7 +78,12 @@ def write_synthetic(
     if written:
         _write_whole(root, arguments, progress)
     else:
-        _require_same(root, arguments)
+        try:
+            recorded = read_json(root / "synthetic.json")
+        except DataError:
+            raise DataError(f"'{root}' exists without drawn people; choose another folder or remove it") from None
+        if recorded != _recorded(arguments):
+            raise DataError(f"'{root}' was drawn with other arguments ({recorded}); choose another folder or remove it")
     ids = {"train": train_ids, "val": val_ids, "test": test_ids}
     return {
         "root": str(root),
@@ -119,15 +124,6 @@ def _check(arguments: Mapping[str, int]) -> None:
             raise DataError(f"{name} must be at most {high[name]}, got {value}")
     if not arguments["train_ids"] + arguments["val_ids"] + arguments["test_ids"]:
         raise DataError("train_ids, val_ids and test_ids are all 0; set at least one of them")
-
-
-def _require_same(root: Path, arguments: Mapping[str, int]) -> None:
-    try:
-        recorded = read_json(root / "synthetic.json")
-    except DataError:
-        raise DataError(f"'{root}' exists and does not hold drawn people; choose another folder or remove it") from None
-    if recorded != _recorded(arguments):
-        raise DataError(f"'{root}' was drawn with other arguments ({recorded}); choose another folder or remove it")
 
 
 def _recorded(arguments: Mapping[str, int]) -> dict[str, int]:

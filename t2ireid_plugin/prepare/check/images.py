@@ -14,12 +14,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
+import joblib
+
 from t2ireid_plugin.data.annotations import FORMATS, image_format, missing_images
 from t2ireid_plugin.data.transforms import read_pixels
 from t2ireid_plugin.errors import DataError
 from t2ireid_plugin.prepare.check.report import MIN_HEIGHT, MIN_WIDTH, Example, Findings, list_some
 from t2ireid_plugin.prepare.check.rows import Row, group_by
-from t2ireid_plugin.utils.cpu import available_cores
 from t2ireid_plugin.utils.progress import show_progress
 from t2ireid_plugin.utils.safe_io import read_bytes
 from t2ireid_plugin.utils.signals import stop_on_signal
@@ -123,7 +124,7 @@ def missing_end(data: bytes, name: str) -> str:
 
 def _inspect_all(paths: Sequence[str], workers: int | None, progress: bool) -> list[ImageFacts]:
     """Facts of all files in order. In processes rather than threads, as standard error is captured per process."""
-    workers = min(workers or available_cores(), -(-len(paths) // _CHUNK))
+    workers = min(workers or joblib.cpu_count(), -(-len(paths) // _CHUNK))
     if workers <= 1:
         return list(show_progress(map(inspect_image, paths), len(paths), "reading images", " images", progress))
     pool = ProcessPoolExecutor(workers, initializer=_init_worker)
