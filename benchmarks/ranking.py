@@ -169,7 +169,7 @@ def _table(figures: dict[str, dict[str, Any]]) -> str:
         memory = "-" if scaled else f"{row['extra_mb']:.0f}"
         ratios = (
             f"{row['seconds'] / ours['seconds']:.1f}x",
-            "-" if scaled else f"{row['extra_mb'] / ours['extra_mb']:.1f}x",
+            "-" if scaled or not ours["extra_mb"] else f"{row['extra_mb'] / ours['extra_mb']:.1f}x",
         )
         rows.append([row["what"] + "*" * scaled, f"{row['seconds']:.2f}", spread, memory, *ratios])
     lines = [text_table(["", "seconds", "spread", "extra MB", "time", "memory"], rows)]
