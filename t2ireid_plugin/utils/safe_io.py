@@ -11,6 +11,7 @@ import json
 import os
 import re
 import stat
+import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any, BinaryIO, NoReturn
@@ -52,6 +53,21 @@ def read_bytes(path: str | Path, max_bytes: int = MAX_DATA_BYTES) -> bytes:
     """
     with open_file(path, max_bytes) as stream:
         return stream.read()
+
+
+def wrong_content(path: str | Path) -> str:
+    """Says why a file that should hold weights is something else that a download left there; empty if it is not.
+
+    Raises:
+        OSError: as `open_file`, without a limit of the size.
+    """
+    with open_file(path, sys.maxsize) as stream:
+        start = stream.read(200).lstrip().lower()
+    if start.startswith(b"version https://git-lfs"):
+        return "is a git-lfs pointer, not the file itself; run `git lfs pull` where it was cloned"
+    if start.startswith((b"<!doctype html", b"<html")):
+        return "is a web page, not the file itself; download it again with the link to the file"
+    return ""
 
 
 def parse_json(text: str | bytes) -> Any:
