@@ -36,6 +36,11 @@ PRONOUNS = frozenset((Kind.HE, Kind.IT))
 _WORD = re.compile(rf"(?P<chinese>[{CJK}]+)|[^\W{CJK}]+(?:(?:['’-]|\.(?=\d))[^\W{CJK}]+)*")
 _SENTENCE = re.compile(r"[.!?;。！？；\n]")
 _CLAUSE = re.compile(r"[,:，、：()（）]")
+# Words that stand for the person; "it" and "one" only where they wear or carry something, not in "a coat, it is red".
+_PRONOUN = re.compile(
+    r"\b(?:s?he|they|him|his|hers?|their|(?:it|one)(?=\W+(?:(?:s|is) )?(?:wear|carr|hold|dressed)))\b|(?<!其)[他她]们?",
+    re.IGNORECASE,
+)
 
 
 class _Word(NamedTuple):
@@ -50,13 +55,16 @@ def split_caption(caption: str) -> tuple[str, str]:
     """(identity text, clothing text) of a caption; a side without any phrase gets the whole caption.
 
     Identity covers sex, age, build, hair, face, glasses, skin, gait, pose and actions; clothing covers everything worn
-    or carried. Each text consists of words of the caption in their order.
+    or carried. Each text consists of words of the caption in their order. Without an identity phrase, a pronoun for the
+    person ("He", "their", 她) is the identity text, because the whole caption would bring the clothing with it.
     """
     words = _words(caption)
     firsts = _phrase_starts(words)
     pieces = [words[first:last] for first, last in zip(firsts, [*firsts[1:], len(words)])]
     sides = _assign_sides(pieces)
-    return _join(caption, pieces, sides, IDENTITY) or caption, _join(caption, pieces, sides, CLOTHING) or caption
+    pronoun = _PRONOUN.search(caption)
+    identity = _join(caption, pieces, sides, IDENTITY) or (pronoun[0] if pronoun else caption)
+    return identity, _join(caption, pieces, sides, CLOTHING) or caption
 
 
 def _join(caption: str, pieces: Sequence[Sequence[_Word]], sides: Sequence[str], side: str) -> str:
@@ -144,6 +152,8 @@ def _assign_sides(pieces: Sequence[Sequence[_Word]]) -> list[str]:
     for number in range(1, len(pieces)):
         if own[number] and _is_instrument(pieces[number - 1], pieces[number]):
             own[number] = IDENTITY
+    if len(pieces) > 1 and own[0] is None and _is_subject(pieces[0], pieces[1]):
+        own[0] = IDENTITY
     ahead = [side is None and _belongs_to_next(pieces, number) for number, side in enumerate(own)]
     for number in range(len(pieces) - 2, -1, -1):
         if ahead[number]:
@@ -184,6 +194,13 @@ def _is_instrument(before: Sequence[_Word], piece: Sequence[_Word]) -> bool:
     kinds = {word.kind for word in piece}
     acted = before[-1].kind == Kind.ACT and piece[0].kind == Kind.WITH and not piece[0].pause
     return acted and Kind.THING in kinds and kinds.isdisjoint(NOUN_SIDES)
+
+
+def _is_subject(first: Sequence[_Word], after: Sequence[_Word]) -> bool:
+    """True if the caption begins with a person in no list, as in "The wman | wears", "This one | in a coat"."""
+    verb = after[0]
+    plain = first[0].kind == Kind.THE and all(word.kind in (Kind.THE, Kind.PLAIN, Kind.BE) for word in first)
+    return plain and not verb.pause and verb.kind in (Kind.WEAR, Kind.HAVE, Kind.WITH, Kind.IN)
 
 
 def _belongs_to_next(pieces: Sequence[Sequence[_Word]], number: int) -> bool:

@@ -29,7 +29,7 @@ ENGLISH = {
         beard mustache moustache goatee stubble sideburn whisker wrinkle glasses spectacles eyeglasses eyewear
         sunglasses goggles skin complexion tattoo makeup lipstick smile expression belly age height weight twenties
         thirties forties fifties sixties seventies eighties teens dog worker guard officer cyclist runner tourist
-        traveler""",
+        traveler passerby passersby shopper customer employee hiker nurse doctor waiter waitress chef""",
     Kind.ACT: """walk walking stroll strolling stride striding jog jogging run running stand standing stands sit sitting
         sits lean leaning bend bending crouch crouching squat squatting kneel kneeling look looking looks gaze
         gazing stare staring glance glancing facing faces turn turning turned talk talking chat chatting speak
@@ -102,7 +102,7 @@ CHINESE = {
     Kind.ACT: """走 走着 走路 走在 走向 行走 步行 散步 前行 站 站着 站在 站立 坐 坐着 坐在 跑 跑步 奔跑 骑 骑着 骑车 推
         推着 看 看着 看向 看手机 低头 低着头 抬头 回头 转头 侧头 侧身 弯腰 蹲 蹲着 面向 面对 面朝 背对 背对着 朝着
         打电话 接电话 玩手机 说话 交谈 聊天 抽烟 吸烟 喝水 吃东西 拄 拄着 插兜 插着 插在 插 过马路 微笑 笑 望 望向
-        注视 牵 牵着 等 等待 看不清 挽着手 转身 前进 迈步 逛街 驼背""",
+        注视 牵 牵着 等 等待 看不清 挽着手 转身 前进 迈步 逛街 驼背 正对 正对着 对着 朝向""",
     Kind.GARMENT: """衣服 上衣 外套 夹克 大衣 风衣 羽绒服 棉服 棉衣 棉袄 卫衣 毛衣 针织衫 开衫 衬衫 衬衣 短袖 长袖 背心
         马甲 西装 西服 西裤 校服 制服 工作服 工装 运动服 运动衣 冲锋衣 防晒衣 皮衣 连衣裙 长裙 短裙 半身裙 裙子 裙
         旗袍 吊带 打底衫 内衬 内搭 裤子 长裤 短裤 牛仔裤 运动裤 休闲裤 阔腿裤 紧身裤 打底裤 裤 裤腿 裤脚 鞋 鞋子
@@ -112,7 +112,7 @@ CHINESE = {
         购物袋 行李箱 拉杆箱 箱子 箱 盒子 雨伞 遮阳伞 伞 水杯 杯子 水壶 瓶子 瓶 饮料 条纹 格子 碎花 印花 花纹 图案
         字样 字母 标志 图标 袖 袖子 袖口 领 领口 衣领 毛领 圆领 翻领 拉链 纽扣 扣子 鞋底 鞋带 肩带 花边 镶边 衣 衫
         恤 服 袍 带子 丝带 蝴蝶结 发饰 头饰 围裙 雨衣 徽章 吊牌 装饰 女装 男装 女鞋 男鞋 男士背包 女士背包 穿搭
-        服装 着装""",
+        服装 着装 女裤 男裤 套装 套头衫 球鞋 球衣 人字拖 发圈 发绳 头绳 背带裤 背带""",
     Kind.WEAR: """穿 穿着 穿了 身穿 身着 上穿 下穿 外穿 内穿 脚穿 脚踩 踩着 头戴 戴 戴着 戴了 佩戴 背着 背了 身背 肩背
         斜挎 斜挎着 挎 挎着 拿 拿着 拿了 手拿 手持 手提 手拎 提 提着 拎 拎着 系 系着 围 围着 披 披着 披了 套 套着
         外搭 撑 撑着 打着 打伞 抱 抱着 拖 拖着 拉着 举着 捧着 携带 夹着 扛着 挂着 带着 搭着 挽着 脚蹬 握着 印有
@@ -123,7 +123,8 @@ CHINESE = {
     Kind.THING: "手机 电话 书 本子 报纸 水 文件 相机 香烟 拐杖 手杖 玩具 球 花",
     Kind.TRAIT: """一名 一位 这位 这名 该名 年轻 青年 中年 老年 年老 苗条 偏瘦 偏胖 微胖 瘦 胖 高大 高挑 瘦高 瘦小 矮小
         魁梧 强壮 中等 自行车 电动车 摩托车 电瓶车 婴儿车 轮椅 滑板 花白 看起来 白皙 披肩""",
-    Kind.MAKE: "上身 下身 上半身 下半身 里面 外面 内里 牛仔 皮质 针织 连帽 无袖 露出 宽松 修身 敞开",
+    Kind.MAKE: """上身 下身 上半身 下半身 里面 外面 内里 牛仔 皮质 针织 连帽 无袖 露出 宽松 修身 敞开 女式 男式
+        女款 男款""",
     Kind.COLOUR: "黑色 白色 灰色 红色 蓝色 绿色 黄色 橙色 紫色 粉色 棕色 米色 深色 浅色 卡其色",
     Kind.JOIN: "和 与 及 以及 并 并且 而且 且 同时 还 也",
     Kind.BE: "是 为 了 着 正 正在 地",
@@ -135,6 +136,8 @@ CHINESE = {
     Kind.WITH: "搭配 配 配上 搭 配有 带有",
     Kind.AT: "在",
     Kind.OF: "的",
+    # Words that contain a listed one by chance, as 镜头 (camera lens) contains 头 (head).
+    Kind.PLAIN: "镜头 摄像头 正面 街头 石头 木头 尖头 圆头 背景 其他 其它 人行道 扶手 手推车 及膝 不同 发白 发光 发现",
 }
 
 

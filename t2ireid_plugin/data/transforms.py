@@ -33,8 +33,19 @@ TRANSFORMS = (
     "mask_words",
 )
 
-_SIDES = {"left": "right", "right": "left", "左": "右", "右": "左"}
-_SIDE = re.compile(r"\b(?:left|right)(?=\b|most\b|ward|hand)|[左右]", re.IGNORECASE)
+_OPPOSITE = {"l": "right", "r": "left", "左": "右", "右": "左"}  # by first letter
+# "left" and "right" that are not sides: "left open", "right above the knee", "all right", 左右 (about; both). After the
+# words in the first line of the expression they are ("his left open hand", "to the right behind a car").
+_NO_SIDE = r"""
+    (?<!\b(?:to|on)\s) (?<!\b(?:the|his|her|its)\s) (?<!\btheir\s) (?<!\b(?:facing|turned)\s) (?:
+        \bleft[\s-]+ (?:\w+ly\s|half[\s-]|wide[\s-])? (?:open|behind|loose|alone|visible|un(?!der|til|i)\w+)\b
+      | (?<!\band\s)\bleft\s (?:hanging|bare|exposed)\b
+      | \bright[\s-]+ (?:above|below|behind|beneath|under|underneath|beside|next|near|at|in\sfront
+            |in\sthe\smiddle|angles?|angled|away|now|there|here)\b
+    )
+    | (?<=\bhair\s)left\b(?=\s+(?:down|long|on|at)\b|[.,]|$) | \ball[\s-]right\b | 左右 | 左顾右盼
+"""
+_SIDE = re.compile(rf"{_NO_SIDE} | \b(left|right)(?=\b|most\b|ward|hand) | ([左右])", re.IGNORECASE | re.VERBOSE)
 # A word of a language with spaces, or one character of Chinese or Japanese.
 _WORD = re.compile(rf"[{CJK}]|[^\s{CJK}]+")
 
@@ -172,11 +183,11 @@ class TrainTransform(TestTransform):
 
 
 def swap_sides(text: str) -> str:
-    """Swaps the words left and right, as mirroring the photo does."""
+    """Swaps the words left and right where they are sides, as mirroring the photo does."""
 
     def other(match: re.Match[str]) -> str:
         word = match[0]
-        swapped = _SIDES[word.lower()]
+        swapped = _OPPOSITE[word[0].lower()] if match.lastindex else word
         return swapped.upper() if word.isupper() else swapped.title() if word.istitle() else swapped
 
     return _SIDE.sub(other, text)

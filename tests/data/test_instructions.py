@@ -172,6 +172,70 @@ def test_an_empty_side_gets_the_whole_caption(caption, sides):
     assert split_caption(caption) == sides
 
 
+# (caption, its identity text): the person has no other name than a pronoun, or one that is in no list.
+PRONOUNS = [
+    ("He is wearing a red shirt and blue jeans.", "He"),
+    ("She has on a pink top, black leggings and white sneakers.", "She"),
+    ("They are wearing a grey hoodie with a dark backpack.", "They"),
+    ("He's wearing a navy polo shirt and khaki shorts.", "He"),
+    ("He wears a black jacket, jeans, and brown shoes. He is carrying a bag on his left shoulder.", "He"),
+    ("he or she is wearing a long beige coat", "he"),
+    ("Wearing a white blouse and a black skirt, she carries a purse.", "she"),
+    ("In a green dress and high heels she holds an umbrella.", "she"),
+    ("Today he wears a suit.", "he"),
+    ("His shirt is white and his pants are black.", "His"),
+    ("HER DRESS IS RED WITH WHITE DOTS AND SHE HAS BLACK SHOES.", "HER"),
+    ("Their jacket is grey, their trousers are torn.", "Their"),
+    ("It is wearing a black coat and grey pants.", "It"),
+    ("This one wears a white shirt.", "one"),
+    ("This person is wearing a red jacket and black pants.", "This person"),
+    ("Someone has on a dark coat.", "Someone"),
+    ("Somebody in a yellow raincoat.", "Somebody"),
+    ("A passerby carries two shopping bags.", "A passerby"),
+    ("The flaneur wears a straw hat and a linen jacket.", "The flaneur"),
+    ("A wman in a red coat and black boots.", "A wman"),
+    ("This preson is dressed in a blue shirt.", "This preson"),
+    ("他穿着红色外套和蓝色牛仔裤，背着黑色双肩包。", "他"),
+    ("她背着一个黑色的包，她穿着白色的鞋。", "她"),
+    ("身穿红色上衣，他背着一个包。", "他"),
+    ("他的上衣是红色的，裤子是黑色的。", "他"),
+    ("她们穿着校服。", "她们"),
+    ("此人穿着黑色外套。", "此人"),
+    ("他背着包和其他东西，穿着球鞋。", "他"),
+]
+
+
+@pytest.mark.parametrize(("caption", "identity"), PRONOUNS)
+def test_a_person_without_a_noun_brings_no_clothing(caption, identity):
+    assert split_caption(caption)[0] == identity
+    assert not re.search(rf"\b{identity}$", split_caption(caption)[1])
+
+
+@pytest.mark.parametrize(
+    "caption",
+    ["A red coat, it is long.", "One dress and one white bag.", "The shirt is red.", "穿着红色外套和其他衣服。"],
+)
+def test_captions_without_a_person_are_their_identity_text(caption):
+    assert split_caption(caption)[0] == caption
+
+
+# Words in which the characters of a listed word are not that word.
+COMPOUNDS = [
+    ("身穿黑色外套从镜头前走过", "走过", "身穿黑色外套从镜头前"),
+    ("女子身穿白色上衣，正对镜头，拿着手机", "女子，正对镜头", "身穿白色上衣，拿着手机"),
+    ("男子身穿蓝色卫衣，对着摄像头", "男子，对着摄像头", "身穿蓝色卫衣"),
+    ("女子穿着套头衫和裙子，脚穿人字拖", "女子", "穿着套头衫和裙子，脚穿人字拖"),
+    ("男子穿着发白的牛仔裤", "男子", "穿着发白的牛仔裤"),
+    ("女子穿着女式外套和女款皮鞋", "女子", "穿着女式外套和女款皮鞋"),
+    ("女孩头上戴着发圈，穿着裙子", "女孩", "头上戴着发圈，穿着裙子"),
+]
+
+
+@pytest.mark.parametrize(("caption", "identity", "clothing"), COMPOUNDS)
+def test_chinese_compounds_are_one_word(caption, identity, clothing):
+    assert split_caption(caption) == (identity, clothing)
+
+
 VOCABULARY = """a the his her man woman's hair glasses black short red shirt shorts dress hat bag phone hand walking
     running shoes wearing carrying holding dressed in on with without and is not he she who that it top of has tall
     striped xyzzy t-shirt 1.75 , . ; ! 男子 短发 穿着 红色 外套 的 和 背着 双肩包 ， 。 手机 没有"""

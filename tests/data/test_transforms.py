@@ -261,12 +261,53 @@ def test_erasing_fills_one_rectangle():
         ("the leftmost of them", "the rightmost of them"),
         ("a bright cleft", "a bright cleft"),
         ("左手拿着包，向右走", "右手拿着包，向左走"),
+        ("his left open hand, on her right near the door", "his right open hand, on her left near the door"),
+        ("walking to the right behind a woman", "walking to the left behind a woman"),
+        ("right hand in a pocket and left hanging", "left hand in a pocket and right hanging"),
+        (
+            "turned right at the corner, facing left above a wall",
+            "turned left at the corner, facing right above a wall",
+        ),
+        ("the left sleeve of the coat, left open", "the right sleeve of the coat, left open"),
+        ("三十岁左右，左手拿包", "三十岁左右，右手拿包"),
         ("", ""),
     ],
 )
 def test_swapping_left_and_right(text, expected):
     assert swap_sides(text) == expected
     assert swap_sides(expected) == text
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "his jacket is left open",
+        "a shirt, Left Unbuttoned, over a tee",
+        "the zip is left half-open and the cuffs left slightly undone",
+        "a bag left behind on the ground",
+        "hair left down",
+        "hair left loose around the face",
+        "an old man with little hair left.",
+        "straps left hanging, shoulders left bare",
+        "shorts that end right above the knee",
+        "socks right below the knees",
+        "right behind a woman and right next to a bus",
+        "looking right at the camera, right in front of it",
+        "bent at a right angle",
+        "it fits all right",
+        "an upright man with a bright scarf",
+        "大约三十岁左右",
+        "1米75左右的男子",
+        "左右两侧有口袋，左顾右盼",
+    ],
+)
+def test_words_that_are_not_sides_stay(text):
+    assert swap_sides(text) == text
+
+
+def test_letters_that_only_match_without_case():
+    """To `re.IGNORECASE` the dotless and the dotted I equal i, but not to `str.lower`."""
+    assert swap_sides("r\u0131ght, R\u0130GHT") == "left, LEFT"
 
 
 @given(st.text())
