@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from t2ireid_plugin.errors import T2IReIDError
+from t2ireid_plugin.utils.console import lasting_console
+from t2ireid_plugin.utils.signals import stop_on_signal
 
 _TRAIN_EXAMPLES = """examples:
   %(prog)s --config-file configs/t2i_synthetic_cpu.yaml
@@ -41,9 +43,18 @@ _Run = Callable[[argparse.Namespace, str], int | None]
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command and returns the exit status: 0 for success, 2 for an error that the user can fix.
 
-    ``prepare check`` returns 1 if the dataset has errors.
+    ``prepare check`` returns 1 if the dataset has errors. A terminal or pipe that closes ends no command.
     """
-    arguments = list(sys.argv[1:] if argv is None else argv)
+    with lasting_console() as console:
+        status = _main(list(sys.argv[1:] if argv is None else argv))
+        console.flush()
+        if console.has_lost_output:
+            print(f"error: standard output: cannot be written ({console.problem.strerror}); write it elsewhere", file=sys.stderr)
+    return status or (2 if console.has_lost_output else 0)
+
+
+@stop_on_signal()
+def _main(arguments: list[str]) -> int:
     options = _build_parser().parse_args(arguments)
     try:
         return options.run(options, shlex.join(["t2ireid", *arguments])) or 0

@@ -24,7 +24,7 @@ from t2ireid_plugin.data.item_table import labels
 from t2ireid_plugin.data.sampling import SeededBatches, seeded, strided_batches
 from t2ireid_plugin.data.transforms import TestTransform, TrainTransform
 from t2ireid_plugin.errors import DataError
-from t2ireid_plugin.utils.signals import defer_signals
+from t2ireid_plugin.utils.signals import STOP_SIGNALS, defer_signals
 
 
 class _Loader(DataLoader):
@@ -135,7 +135,7 @@ def init_worker(_worker: int) -> None:
     A terminal or scheduler signals all processes of a run; the training process finishes its step and then ends its
     workers.
     """
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in STOP_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
     cv2.setNumThreads(0)
     torch.set_num_threads(1)

@@ -129,6 +129,7 @@ class TrainingLoop(torchreid_engine.Engine):
                 self.save(keep_previous=False)
                 if is_main_process():
                     (self._folder / PREVIOUS).unlink(missing_ok=True)
+            self.epoch = max(0, self.position[0] - 1)  # of the final test, if no epoch is left
             for epoch in range(self.position[0] - (not self.evaluated), max_epoch):
                 self.epoch, done = epoch, epoch + 1
                 if self.evaluated:

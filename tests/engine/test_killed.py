@@ -4,8 +4,10 @@ import contextlib
 import json
 import multiprocessing
 import os
+import pty
 import random
 import re
+import select
 import signal
 import subprocess
 import sys
@@ -117,7 +119,19 @@ def test_a_run_killed_ten_times_is_bit_identical(start, tiny_settings, undisturb
     assert not draft.exists()
 
 
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_run_killed_during_the_final_test_is_bit_identical(start, tiny_settings, undisturbed, tmp_path):
+    folder = tmp_path / "log"
+    words = ["train", "--resume", *tiny_settings(folder, **SETTINGS)]
+    process, log = start(words), folder / "train.log"
+    wait_for(lambda: log.exists() and "Testing epoch" in log.read_text(), process)
+    process.kill()
+    process.join()
+    assert not (folder / "results.json").exists()
+    assert main(words) == 0
+    assert_same_run(folder, undisturbed)
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 129)])
 def test_a_signal_saves_the_run(repository, tiny_settings, undisturbed, tmp_path, number, status):
     """Sent to all processes of the run, as a terminal or a scheduler does."""
     folder = tmp_path / "log"
@@ -139,6 +153,47 @@ def test_a_signal_saves_the_run(repository, tiny_settings, undisturbed, tmp_path
     position = f"after {state['epoch']} epochs and {state['step']} steps"
     assert printed.strip().splitlines()[-1] == f"Stopped by {number.name} {position}; continue with --resume"
     assert main(["train", "--resume", *tiny_settings(folder, **SETTINGS)]) == 0
+    assert_same_run(folder, undisturbed)
+
+
+def test_a_closed_terminal_saves_the_run(tiny_settings, undisturbed, tmp_path):
+    """The system sends SIGHUP, and whatever is printed from then on is an error."""
+    folder = tmp_path / "log"
+    words = tiny_settings(folder, **{**SETTINGS, "data__workers": 2, "train__save_steps": 0})
+    pid, terminal = pty.fork()
+    if not pid:
+        os.execv(sys.executable, [sys.executable, "-m", "t2ireid_plugin", "train", *words])
+    deadline = time.monotonic() + 1200
+    while lines(folder) < 3 and time.monotonic() < deadline:
+        if select.select([terminal], [], [], 0.001)[0]:
+            os.read(terminal, 4096)
+    os.close(terminal)
+    _, status = os.waitpid(pid, 0)
+    assert os.waitstatus_to_exitcode(status) == 129
+    log = (folder / "train.log").read_text()
+    assert "Stopped by SIGHUP after" in log
+    assert saved(folder)["steps"] >= 3
+    assert main(["train", "--resume", *tiny_settings(folder, **SETTINGS)]) == 0
+    assert_same_run(folder, undisturbed)
+
+
+@pytest.mark.parametrize(("output", "status"), [("pipe", 0), ("/dev/full", 2)])
+def test_a_run_whose_output_cannot_be_written_ends_undisturbed(
+    repository, tiny_settings, undisturbed, tmp_path, output, status
+):
+    folder = tmp_path / "log"
+    command = [sys.executable, "tools/train_net.py", *tiny_settings(folder, **SETTINGS)]
+    with open("/dev/full", "w") as full:
+        target = subprocess.PIPE if output == "pipe" else full
+        process = subprocess.Popen(command, cwd=repository, stdout=target, stderr=subprocess.PIPE, text=True)
+    if process.stdout:
+        process.stdout.readline()
+        process.stdout.close()
+    errors = process.stderr.read()
+    assert process.wait(timeout=1200) == status, errors
+    assert "Traceback" not in errors
+    assert ("error: standard output: cannot be written (No space left on device)" in errors) == (status == 2)
+    assert "Trained in" in (folder / "train.log").read_text()
     assert_same_run(folder, undisturbed)
 
 

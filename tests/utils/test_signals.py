@@ -8,9 +8,9 @@ import time
 
 import pytest
 
-from t2ireid_plugin.utils.signals import Stopped, check_stop, defer_signals, stop_on_signal
+from t2ireid_plugin.utils.signals import STOP_SIGNALS, Stopped, check_stop, defer_signals, stop_on_signal
 
-BOTH = pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+BOTH = pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 129)])
 
 
 @BOTH
@@ -75,9 +75,28 @@ def test_a_signal_that_python_drops_stops_at_the_next_check():
         check_stop()
 
 
+def test_nohup_ignores_a_hangup():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with stop_on_signal():
+            os.kill(os.getpid(), signal.SIGHUP)
+            check_stop()
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_a_block_within_another_leaves_the_handlers_to_the_outer_one():
+    with pytest.raises(Stopped, match="stopped by SIGTERM"), stop_on_signal():
+        with stop_on_signal():
+            pass
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(30)
+
+
 def test_handlers_are_restored():
     def handlers():
-        return [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
+        return [signal.getsignal(number) for number in STOP_SIGNALS]
 
     before = handlers()
     with pytest.raises(Stopped), stop_on_signal():

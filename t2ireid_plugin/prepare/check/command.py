@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 
 from t2ireid_plugin.data.annotations import find_annotation
@@ -106,7 +105,7 @@ def run(options: argparse.Namespace, command: str) -> int:
         workers=options.workers,
         examples=options.examples,
     )
-    _print(report.table())
+    print(report.table())
     out = Path(options.out or Path("log") / f"check_{options.dataset}")
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -115,12 +114,6 @@ def run(options: argparse.Namespace, command: str) -> int:
     report.write_json(out / "report.json")
     hint = write_sheet(report, out / "sheet.jpg", photos=options.photos, seed=options.seed, font=options.font)
     if hint:
-        _print(f"sheet: {hint}")
-    _print(f"written to {out}")
+        print(f"sheet: {hint}")
+    print(f"written to {out}")
     return report.status
-
-
-def _print(text: str) -> None:
-    """Prints; escapes characters that the console's encoding lacks."""
-    encoding = sys.stdout.encoding or "utf-8"
-    print(text.encode(encoding, "backslashreplace").decode(encoding))

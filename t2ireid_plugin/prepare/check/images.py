@@ -23,7 +23,7 @@ from t2ireid_plugin.prepare.check.report import MIN_HEIGHT, MIN_WIDTH, Example, 
 from t2ireid_plugin.prepare.check.rows import Row, group_by
 from t2ireid_plugin.utils.progress import show_progress
 from t2ireid_plugin.utils.safe_io import read_bytes
-from t2ireid_plugin.utils.signals import stop_on_signal
+from t2ireid_plugin.utils.signals import STOP_SIGNALS, stop_on_signal
 
 _CHUNK = 32  # images per task
 # In JPEG's coded data an FF byte is followed by 00, a restart marker or another FF; all else is a marker.
@@ -142,7 +142,8 @@ def _inspect_all(paths: Sequence[str], workers: int | None, progress: bool) -> l
 
 
 def _init_worker() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends Ctrl-C to all processes; the main one handles it
+    for number in STOP_SIGNALS:  # a terminal signals all processes; the main one handles it
+        signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
