@@ -48,9 +48,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     with lasting_console() as console:
         status = _main(list(sys.argv[1:] if argv is None else argv))
         console.flush()
-        if console.has_lost_output:
-            print(f"error: standard output: cannot be written ({console.problem.strerror}); write it elsewhere", file=sys.stderr)
-    return status or (2 if console.has_lost_output else 0)
+        if console.loss:
+            print(f"error: standard output: cannot be written ({console.loss}); write it elsewhere", file=sys.stderr)
+    return status or (2 if console.loss else 0)
 
 
 @stop_on_signal()

@@ -28,9 +28,9 @@ class Console:
         return getattr(self._stream, name)
 
     @property
-    def has_lost_output(self) -> bool:
-        """True if something was discarded that somebody might still want to read."""
-        return self.problem is not None and self.problem.errno not in _READER_GONE
+    def loss(self) -> str:
+        """Why something was discarded that somebody might still want to read; empty if nothing was."""
+        return "" if self.problem is None or self.problem.errno in _READER_GONE else str(self.problem.strerror)
 
     def write(self, text: str) -> int:
         """Writes or discards."""
@@ -57,15 +57,15 @@ class Console:
 def lasting_console() -> Iterator[Console]:
     """Within, `sys.stdout` (which is returned) and `sys.stderr` raise no error, and escape what they cannot encode."""
     before = sys.stdout, sys.stderr
-    consoles = []
-    for stream in before:
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
-        consoles.append(Console(stream or open(os.devnull, "w", encoding="utf-8")))  # None where it was closed
-    sys.stdout, sys.stderr = consoles  # type: ignore[assignment]
-    try:
-        yield consoles[0]
-    finally:
-        for console in consoles:
-            console.flush()
-        sys.stdout, sys.stderr = before
+    with open(os.devnull, "w", encoding="utf-8") as nowhere:
+        consoles = [Console(stream or nowhere) for stream in before]  # None where the user has closed it
+        for stream in before:
+            if isinstance(stream, io.TextIOWrapper):
+                stream.reconfigure(errors="backslashreplace")
+        sys.stdout, sys.stderr = consoles
+        try:
+            yield consoles[0]
+        finally:
+            for console in consoles:
+                console.flush()
+            sys.stdout, sys.stderr = before

@@ -10,10 +10,12 @@ import pytest
 
 from t2ireid_plugin.utils.signals import STOP_SIGNALS, Stopped, check_stop, defer_signals, stop_on_signal
 
-BOTH = pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 129)])
+EACH = pytest.mark.parametrize(
+    ("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 129)]
+)
 
 
-@BOTH
+@EACH
 def test_a_signal_interrupts_work(number, status):
     with pytest.raises(Stopped, match=f"stopped by {number.name}") as stopped, stop_on_signal():
         os.kill(os.getpid(), number)
@@ -130,7 +132,7 @@ def test_the_signal_that_torchrun_forwards_does_not_count_as_a_second_one(monkey
 
 
 @pytest.mark.slow
-@BOTH
+@EACH
 def test_a_second_signal_ends_the_process_at_once(number, status):
     program = (
         "import time\n"
