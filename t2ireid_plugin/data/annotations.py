@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import functools
 import os
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from t2ireid_plugin.data.benchmarks import SPLITS, BenchmarkSpec
+from t2ireid_plugin.data.image_files import ImageFile, ImageFolder, map_files, plain_name
 from t2ireid_plugin.errors import DataError, short_repr
 from t2ireid_plugin.utils.safe_io import open_file, parse_json, read_bytes, text_problem
 
@@ -41,8 +40,8 @@ class Photo(NamedTuple):
     camera: str
     split: str
     captions: tuple[str, ...]
-    id_texts: tuple[str, ...] | None  # None: derived from the captions, see `instructions.split_caption`
-    cloth_texts: tuple[str, ...] | None
+    id_texts: tuple[str | None, ...] | None  # None: derived from the captions, see `instructions.split_caption`
+    cloth_texts: tuple[str | None, ...] | None
 
 
 def find_annotation(root: str | Path, spec: BenchmarkSpec) -> Path:
@@ -69,24 +68,34 @@ def find_annotation(root: str | Path, spec: BenchmarkSpec) -> Path:
 def read_photos(root: str | Path, spec: BenchmarkSpec) -> list[Photo]:
     """All photos of a benchmark in the annotation's order, validated. Opens no image, see `check_images`.
 
+    Rows that name the same file, by other spellings or links too, are one photo with the captions of all of them; a
+    caption that is repeated in another row counts once.
+
     Raises:
-        DataError: for a file that is not a list of rows, a row with a missing key or a bad value, an identity in two
-            splits, or a missing image; the message names file, row and value.
+        DataError: for a file that is not a list of rows, a row with a missing key or a bad value, rows of one image
+            that contradict each other, an identity in two splits, or a missing image; the message names file, row and
+            value.
     """
     file = find_annotation(root, spec)
-    companion = read_companion(file)
+    companion = read_companion(file, spec)
     photos = [parse_row(row, i, file, spec, companion) for i, row in enumerate(read_rows(file))]
-    if companion:
-        images = file.parent / spec.images
-        unknown = set(companion).difference(os.path.relpath(photo.path, images) for photo in photos)
-        if unknown:
-            raise DataError(
-                f"'{file.parent / INSTRUCTIONS}' has texts for '{min(unknown)}', which is not in '{file}'; remove them"
-            )
-    _check_identities(photos, file)
-    missing = missing_images([photo.path for photo in photos])
+    folder = ImageFolder(file.parent / spec.images)
+    names = [photo.path for photo in photos]
+    unknown = companion.keys() - {plain_name(name, spec.images) for name in names}
+    if unknown:
+        raise DataError(
+            f"'{file.parent / INSTRUCTIONS}' has texts for '{min(unknown)}', which is not in '{file}'; remove them"
+        )
+    images = folder.find(names)
+    missing = [name for name, image in zip(names, images, strict=True) if image is None]
     if missing:
-        raise DataError(f"missing image '{missing[0]}'{_and_more(missing)}, listed in '{file}'")
+        hint = folder.difference(missing[0])
+        raise DataError(
+            f"missing image '{os.path.join(folder.folder, missing[0])}'{_and_more(missing)}, listed in '{file}'"
+            f"{'; ' * bool(hint)}{hint}"
+        )
+    photos = _merge_rows(photos, images, file, spec)
+    _check_identities(photos, file)
     return photos
 
 
@@ -102,8 +111,8 @@ def read_rows(file: Path) -> list[Any]:
     return rows
 
 
-def read_companion(file: Path) -> Companion:
-    """Identity and clothing texts from ``instructions.json`` beside the annotation; empty without that file.
+def read_companion(file: Path, spec: BenchmarkSpec) -> Companion:
+    """Identity and clothing texts from ``instructions.json`` beside the annotation, by `plain_name`, if there is one.
 
     Raises:
         DataError: when it is not a JSON object of objects.
@@ -114,11 +123,11 @@ def read_companion(file: Path) -> Companion:
     content = _read_json(path)
     if not isinstance(content, dict) or not all(isinstance(texts, dict) for texts in content.values()):
         raise DataError(f'\'{path}\' must contain an object {{"image path": {{"identity": [], "clothing": []}}}}')
-    return content
+    return {plain_name(name, spec.images): texts for name, texts in content.items()}
 
 
 def parse_row(row: Any, index: int, file: Path, spec: BenchmarkSpec, companion: Companion) -> Photo:
-    """One validated row of the annotation.
+    """One validated row of the annotation, with the image's path as it is written there.
 
     Raises:
         DataError: for a missing key or a bad value; the message names file, row and value.
@@ -143,12 +152,13 @@ def parse_row(row: Any, index: int, file: Path, spec: BenchmarkSpec, companion: 
         raise DataError(f"{where}: {path_key} {short_repr(relative)} leaves the folder '{spec.images}'")
     where = f"{where} ({relative})"
     captions = _texts(row["captions"], f"{where}: captions")
-    camera = row.get("camera", spec.camera(relative))
+    name = plain_name(relative, spec.images)
+    camera = row.get("camera", spec.camera(name))
     if not isinstance(camera, str | int):
         raise DataError(f"{where}: camera {short_repr(camera)} must be a string or an integer")
-    own = companion.get(relative, {})
+    own = companion.get(name, {})
     return Photo(
-        path=os.path.join(file.parent, spec.images, relative),
+        path=relative,
         pid=row["id"],
         camera=str(camera),
         split=split,
@@ -179,23 +189,9 @@ def check_images(paths: Sequence[str]) -> None:
     Raises:
         DataError: naming the first file that is missing, empty or not an image, and the number of others.
     """
-    with ThreadPoolExecutor(max_workers=16) as pool:
-        problems = [problem for problem in pool.map(_image_problem, paths) if problem]
+    problems = [problem for problem in map_files(_image_problem, paths) if problem]
     if problems:
         raise DataError(f"{problems[0]}{_and_more(problems)}")
-
-
-def missing_images(paths: Iterable[str]) -> list[str]:
-    """The paths that do not exist; lists each folder once, which is faster than a look-up per file."""
-
-    @functools.cache
-    def names(folder: str) -> set[str]:
-        try:
-            return set(os.listdir(folder))
-        except (OSError, ValueError):  # ValueError: a null character in the path
-            return set()
-
-    return [path for path in paths if os.path.basename(path) not in names(os.path.dirname(path))]
 
 
 def _annotation_in(folder: Path, spec: BenchmarkSpec) -> Path | None:
@@ -263,6 +259,40 @@ def _parallel_texts(
     if len(texts) != count:
         raise DataError(f"{where}: {len(texts)} {name} for {count} captions; give one per caption")
     return texts
+
+
+def _merge_rows(
+    rows: Sequence[Photo], images: Sequence[ImageFile | None], file: Path, spec: BenchmarkSpec
+) -> list[Photo]:
+    """One photo per image file, in the order and with the path of the first row that names it."""
+    merged: dict[object, tuple[int, Photo]] = {}
+    for number, (row, image) in enumerate(zip(rows, images)):
+        assert image is not None
+        first, photo = merged.setdefault(image.key, (number, row._replace(path=image.path)))
+        if first == number:
+            continue
+        for field, values in (("pid", "identities"), ("split", "splits"), ("camera", "cameras" * spec.has_cameras)):
+            one, other = getattr(photo, field), getattr(row, field)
+            if one != other and values:
+                names = " and ".join(dict.fromkeys((rows[first].path, row.path)))
+                raise DataError(
+                    f"'{file}', rows {first} and {number} ({names}): one image file with the {values} {one!r} and "
+                    f"{other!r}; correct or remove one of the rows"
+                )
+        merged[image.key] = first, _join_texts(photo, row)
+    return [photo for _, photo in merged.values()]
+
+
+def _join_texts(photo: Photo, row: Photo) -> Photo:
+    """The photo with the captions of another row that it lacks, and their identity and clothing texts."""
+    new = [i for i, caption in enumerate(row.captions) if caption not in photo.captions]
+    joined: dict[str, Any] = {"captions": (*photo.captions, *(row.captions[i] for i in new))}
+    for field in ("id_texts", "cloth_texts"):
+        own, more = getattr(photo, field), getattr(row, field)
+        if own or more:
+            texts = own or [None] * len(photo.captions)
+            joined[field] = (*texts, *(more[i] if more else None for i in new))
+    return photo._replace(**joined)
 
 
 def _check_identities(photos: Sequence[Photo], file: Path) -> None:

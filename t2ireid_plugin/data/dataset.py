@@ -243,11 +243,12 @@ def _number_texts(photo: Photo, strings: list[str]) -> list[tuple[int, int, int]
     """Appends a photo's texts to ``strings``; returns the numbers of (caption, identity text, clothing text)."""
     columns = []
     for texts in (photo.captions, photo.id_texts, photo.cloth_texts):
-        if texts is None:
-            columns.append([SPLIT_CAPTION] * len(photo.captions))
-        else:
-            columns.append(list(range(len(strings) + 1, len(strings) + len(texts) + 1)))
-            strings += texts
+        numbers = []
+        for text in texts or [None] * len(photo.captions):
+            if text is not None:
+                strings.append(text)
+            numbers.append(SPLIT_CAPTION if text is None else len(strings))
+        columns.append(numbers)
     return list(zip(*columns, strict=True))
 
 

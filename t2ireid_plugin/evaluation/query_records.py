@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Iterable, Sequence
 from hashlib import blake2b
 from pathlib import Path, PurePath
@@ -39,7 +40,8 @@ def query_keys(queries: Iterable[tuple[str, str]]) -> Array:
     keys = []
     for path, caption in queries:
         # Annotations may hold lone surrogates, which plain UTF-8 refuses.
-        content = f"{'/'.join(PurePath(path).parts[-2:])}\0{caption}".encode("utf-8", "surrogatepass")
+        name = unicodedata.normalize("NFC", "/".join(PurePath(path).parts[-2:]))  # macOS decomposes file names
+        content = f"{name}\0{caption}".encode("utf-8", "surrogatepass")
         keys.append(int.from_bytes(blake2b(content, digest_size=8).digest(), "little"))
     return np.array(keys, dtype=np.uint64)
 

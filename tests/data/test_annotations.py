@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 
 import pytest
 from hypothesis import example, given, settings
@@ -120,6 +121,43 @@ def test_image_formats():
     assert {start: image_format(start) for start in starts} == starts
     assert image_format(b"MM\x00*") == image_format(b"II*\x00") == "TIFF"
     assert image_format(b"GIF89a") == ""
+
+
+@pytest.mark.parametrize(
+    ("changes", "contradiction"),
+    [
+        ({"id": 7}, "the identities 11 and 7"),
+        ({"split": "test"}, "the splits 'train' and 'test'"),
+        ({"id": 7, "file_path": "cam_b/link.png"}, "the identities 11 and 7"),
+    ],
+)
+def test_rows_of_one_image_that_contradict_each_other_are_named(cuhk, changes, contradiction):
+    os.symlink("../cam_a/0011_0.png", cuhk.image("cam_b/link.png"))
+    cuhk.rows.append({**cuhk.rows[0], **changes})
+    names = " and ".join(dict.fromkeys(("cam_a/0011_0.png", cuhk.rows[-1]["file_path"])))
+    assert message(read, cuhk) == (
+        f"'{cuhk.file}', rows 0 and 8 ({names}): one image file with {contradiction}; correct or remove one of the rows"
+    )
+
+
+def test_one_image_by_two_cameras_is_refused_where_cameras_are_known(benchmark_root, tmp_path):
+    root = shutil.copytree(benchmark_root("rstpreid"), tmp_path / "root")
+    file, images = root / "RSTPReid" / "data_captions.json", root / "RSTPReid" / "imgs"
+    rows = json.loads(file.read_text())
+    linked = rows[0]["img_path"].replace("_c0_", "_c9_")
+    os.link(images / rows[0]["img_path"], images / linked)
+    file.write_text(json.dumps([*rows, {**rows[0], "img_path": linked}]))
+    assert "one image file with the cameras 'c0' and 'c9'" in message(read_photos, root, BENCHMARKS["rstpreid"])
+
+
+def test_rows_of_one_image_are_one_photo_with_the_texts_of_both(cuhk):
+    new = {"captions": ["Again person 11, photo 0.", "A third."], "cloth_captions": ["a coat", "a hat"]}
+    cuhk.rows.append({**cuhk.rows[0], **new, "file_path": ".//cam_a\\0011_0.png"})
+    photos = read(cuhk)
+    assert len(photos) == 8
+    assert photos[0].captions == ("Person 11 in photo 0.", "Again person 11, photo 0.", "A third.")
+    assert photos[0].cloth_texts == (None, None, "a hat")  # the first row's are derived
+    assert photos[0].id_texts is None
 
 
 # Rows: every message names the file, the row and the value
@@ -267,7 +305,9 @@ def test_any_damage_to_a_row_is_named_or_harmless(tmp_path_factory, changes):
     image.write_bytes(b"\x89PNG\r\n\x1a\n")
     good = {"split": "train", "captions": ["a man"], "id": 1, "file_path": "cam_a/1.png"}
     row = {**good, **changes}
-    (folder / "reid_raw.json").write_text(json.dumps([{**good, "id": 0}, row]))
+    other = image.with_name("0.png")
+    other.write_bytes(b"\x89PNG\r\n\x1a\n")
+    (folder / "reid_raw.json").write_text(json.dumps([{**good, "id": 0, "file_path": "cam_a/0.png"}, row]))
     try:
         photos = read_photos(folder.parent, SPEC)
     except DataError as error:

@@ -1,4 +1,5 @@
 import json
+import os
 import re
 from collections import Counter
 from dataclasses import replace
@@ -72,6 +73,29 @@ def test_derived_datasets_equal_those_read_anew(synthetic):
     assert test.query != val.query  # unchanged
     assert test.train == val.train
     assert sorted(test.image_paths()) == sorted(map(str, (synthetic.root / "CUHK-PEDES" / "imgs").rglob("*.jpg")))
+
+
+@pytest.mark.parametrize("spelling", ["same", "other", "symbolic link", "hard link"])
+def test_repeated_rows_change_neither_items_nor_counts(cuhk, spelling):
+    """Every caption stays one query and every file one gallery entry, so all metrics stay."""
+    once = build(cuhk.root)
+    for row in list(cuhk.rows):
+        name = {"same": row["file_path"], "other": row["file_path"].replace("/", "\\")}.get(
+            spelling, f"links/{row['file_path'].replace('/', '_')}"
+        )
+        if spelling.endswith("link"):
+            cuhk.image("links").mkdir(exist_ok=True)
+            link = os.symlink if spelling.startswith("symbolic") else os.link
+            link(cuhk.image(row["file_path"]), cuhk.image(name))
+        cuhk.rows.append({**row, "file_path": name, "captions": row["captions"][::-1]})
+    again = build(cuhk.save())
+    for split in ("train", "val", "test"):
+        assert again.counts[split] == once.counts[split]
+    # The folder of the links is another camera's in this dataset, so cameras have other numbers.
+    for part in ("train", "query", "gallery"):
+        assert [item[:2] + item[3:] for item in getattr(again, part)] == [
+            item[:2] + item[3:] for item in getattr(once, part)
+        ]
 
 
 def test_content_of_items(cuhk):

@@ -255,6 +255,22 @@ def test_one_image_in_two_rows(cuhk, pid, split, kinds):
     assert report.status == int("image_contradicted" in kinds)
 
 
+def test_repeated_rows_and_links_change_no_count(cuhk):
+    once = check(cuhk)
+    os.symlink("0011_0.png", cuhk.image("cam_a/link.png"))
+    cuhk.rows += [{**cuhk.rows[0], "file_path": name} for name in ("cam_a/0011_0.png", "cam_a\\link.png")]
+    again = check(cuhk)
+    assert (again.counts, again.tokens, list(again.facts)) == (once.counts, once.tokens, list(once.facts))
+    assert reported(again) == {"image_in_two_rows": 1}  # and the link is not an image without a row
+    assert first(again, "image_in_two_rows").value == "rows 0, 8, 9: identity 11 in train"
+
+
+def test_a_similar_name_is_reported_for_a_missing_image(cuhk):
+    cuhk.rows[0]["file_path"] = "cam_a/0011_0.PNG"
+    report = check(cuhk)
+    assert first(report, "image_missing").value.endswith("has '0011_0.png', which differs in upper and lower case")
+
+
 def test_paths_that_leave_the_folder_are_not_opened(cuhk):
     cuhk.rows[0]["file_path"] = "../reid_raw.json"
     cuhk.rows[1]["file_path"] = str(cuhk.file)

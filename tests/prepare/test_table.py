@@ -186,15 +186,29 @@ def test_windows_and_absolute_paths_inside_the_folder(place):
 @pytest.mark.parametrize("link", ["symlink", "hard"])
 def test_links_instead_of_copies(place, link, monkeypatch):
     (place.images / "e.jpg").symlink_to("a.jpg")
-    place.write("image,caption\na.jpg,One.\ne.jpg,Two.\n", link=link)
-    for name in ("a.jpg", "e.jpg"):
+    place.write("image,caption\ne.jpg,One.\nb.jpg,Two.\n", link=link)
+    for name, source in (("e.jpg", "a.jpg"), ("b.jpg", "b.jpg")):
         written = place.out / "custom/imgs" / name
         assert written.is_symlink() == (link == "symlink")
-        assert written.samefile(place.images / "a.jpg")
+        assert written.samefile(place.images / source)
     place.out = place.base / "on another disk"
     error = OSError(errno.EXDEV, "Invalid cross-device link", "a", None, "b")
     monkeypatch.setitem(write._LINKS, link, Mock(side_effect=error))
     assert "hard links must stay on one disk, use --link copy" in place.error("image,caption\na.jpg,x\n", link=link)
+
+
+def test_rows_of_one_file_are_one_image(place):
+    """Copied under each of its names, a linked photo would be several gallery entries."""
+    (place.images / "link.jpg").symlink_to("a.jpg")
+    summary = place.write("image,caption\na.jpg,One.\nlink.jpg,Two.\n./a.jpg,One.\nmore\\d.jpg,One.\n", link="copy")
+    assert [(row["file_path"], row["captions"]) for row in place.rows()] == [
+        ("a.jpg", ["One.", "Two."]),
+        ("more/d.jpg", ["One."]),
+    ]
+    assert (sum(summary["images"].values()), sum(summary["captions"].values())) == (2, 3)
+    place.out = place.base / "other"
+    words = place.error("image,identity,caption\na.jpg,1,x\nlink.jpg,2,y\n")
+    assert "lines 2 and 3: image 'a.jpg', also named 'link.jpg', has the identity '1' and '2'; keep one" in words
 
 
 HEADER = "image,identity,caption\n"
@@ -236,7 +250,7 @@ OUTSIDE = "is not inside 'photos'"
         (HEADER + "more\\..\\..\\x.jpg,1,x\n", OUTSIDE),
         (HEADER + "C:\\photos\\a.jpg,1,x\n", OUTSIDE),
         (HEADER + ".,1,x\n", f"line 2: image '.' {OUTSIDE}"),
-        (HEADER + "photos/a.jpg,1,x\n", "'photos/a.jpg' (line 2); did you mean --images '.'?"),
+        (HEADER + "A.jpg,1,x\n", "'A.jpg' (line 2); 'photos' has 'a.jpg', which differs in upper and lower case"),
         (HEADER + "more,1,x\n", "missing image 'photos/more' (Is a directory)"),
         (SIX, ": 4 of 6 images are missing in 'photos': 'x.jpg' (line 3), 'y.jpg' (line 5), 'z.jpg' (line 6), …"),
         (HEADER + '"x\ny.jpg",1,x\n', "'x\\ny.jpg' (line 2)"),
@@ -431,7 +445,7 @@ def test_csv_and_json_lines_give_the_same_dataset(people, delimiter, terminator)
             written.append((place.rows(), place.people()))
             photos = read_photos(place.out, CUSTOM)
             numbers = place.people()
-        assert [photo.captions for photo in photos] == [tuple(captions) for *_, captions in rows]
+        assert [photo.captions for photo in photos] == [tuple(dict.fromkeys(captions)) for *_, captions in rows]
         assert [photo.pid for photo in photos] == [numbers[str(name).strip()] for _, name, _ in rows]
         assert sorted(numbers.values()) == list(range(1, len(numbers) + 1))
     assert written[0] == written[1]

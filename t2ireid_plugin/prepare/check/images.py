@@ -16,7 +16,8 @@ from typing import NamedTuple
 
 import joblib
 
-from t2ireid_plugin.data.annotations import FORMATS, image_format, missing_images
+from t2ireid_plugin.data.annotations import FORMATS, image_format
+from t2ireid_plugin.data.image_files import ImageFolder
 from t2ireid_plugin.data.transforms import read_pixels
 from t2ireid_plugin.errors import DataError
 from t2ireid_plugin.prepare.check.report import MIN_HEIGHT, MIN_WIDTH, Example, Findings, list_some
@@ -68,15 +69,19 @@ def check_images(
         DataError: when a process died.
     """
     rows_of = group_by(rows, lambda row: row.path)
-    files = {path: os.path.join(folder, path) for path in rows_of}
-    missing = set(missing_images(files.values()))
-    gone = [path for path, file in files.items() if file in missing]
-    findings.add("image_missing", [Example(rows_of[path][0].number, path) for path in gone])
-    paths = [path for path, file in files.items() if file not in missing]
-    facts = dict(zip(paths, _inspect_all([files[path] for path in paths], workers, progress)))
+    names = ImageFolder(folder)
+    files = dict(zip(rows_of, names.find(list(rows_of))))
+    gone = [path for path, file in files.items() if file is None]
+    missing = [Example(rows_of[path][0].number, path, names.difference(path)) for path in gone]
+    findings.add("image_missing", missing)
+    found = {path: file for path, file in files.items() if file is not None}
+    facts = dict(zip(found, _inspect_all([file.path for file in found.values()], workers, progress)))
     _check_each(facts, rows_of, findings)
     _check_shared(facts, rows_of, findings)
-    findings.add("image_unnamed", [Example(path=path) for path in _unused_images(folder, rows_of)])
+    unused = _unused_images(folder, found)
+    keys = {file.key for file in found.values()}  # a link to a named file is not reported
+    unused = [path for path, file in zip(unused, names.find(unused)) if file is not None and file.key not in keys]
+    findings.add("image_unnamed", [Example(path=path) for path in unused])
     return facts
 
 

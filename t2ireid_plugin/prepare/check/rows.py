@@ -18,6 +18,7 @@ from t2ireid_plugin.data.annotations import (
     stays_inside,
 )
 from t2ireid_plugin.data.benchmarks import SPLITS, BenchmarkSpec, Counts
+from t2ireid_plugin.data.image_files import ImageFolder, plain_name
 from t2ireid_plugin.errors import DataError
 from t2ireid_plugin.prepare.check.report import WARNING, Example, Findings, shorten
 from t2ireid_plugin.utils.safe_io import text_problem
@@ -32,10 +33,10 @@ class Row(NamedTuple):
     """The valid parts of a row."""
 
     number: int
-    path: str | None  # relative to the folder of images, normalized
+    path: str | None  # of the image file, relative to the folder of images; the same in all rows that name the file
     pid: int | None
     split: str | None
-    captions: tuple[str, ...]
+    captions: tuple[str, ...]  # without those of earlier rows of the same image, as training merges them
     other_texts: tuple[str, ...]  # identity and clothing texts
 
 
@@ -45,11 +46,11 @@ def read_all(file: Path, spec: BenchmarkSpec, findings: Findings) -> list[Row]:
     Raises:
         DataError: when the annotation or its companion file cannot be read at all.
     """
-    companion = read_companion(file)
+    companion = read_companion(file, spec)
     rows = [_read_row(raw, number, file, spec, companion, findings) for number, raw in enumerate(read_rows(file))]
-    unknown = sorted(set(companion).difference(row.path for row in rows if row.path))
-    findings.add("instructions_unknown", [Example(path=path, value=INSTRUCTIONS) for path in unknown])
-    return rows
+    unknown = companion.keys() - {plain_name(row.path, spec.images) for row in rows if row.path}
+    findings.add("instructions_unknown", [Example(path=path, value=INSTRUCTIONS) for path in sorted(unknown)])
+    return _merge_rows(rows, ImageFolder(file.parent / spec.images))
 
 
 def group_by(items: Iterable[T], key: Callable[[T], K | None]) -> dict[K, list[T]]:
@@ -95,6 +96,21 @@ def _count(rows: Sequence[Row]) -> Counts:
     )
 
 
+def _merge_rows(rows: Sequence[Row], folder: ImageFolder) -> list[Row]:
+    """The rows with one path per image file, and without captions that an earlier row of the file has."""
+    names = list({row.path: None for row in rows if row.path is not None})
+    files = dict(zip(names, folder.find(names)))
+    first: dict[object, tuple[str, set[str]]] = {}  # path and captions
+    merged = []
+    for row in rows:
+        if row.path is not None and (image := files[row.path]):
+            path, captions = first.setdefault(image.key, (os.path.relpath(image.path, folder.folder), set()))
+            row = row._replace(path=path, captions=tuple(text for text in row.captions if text not in captions))
+            captions.update(row.captions)
+        merged.append(row)
+    return merged
+
+
 def _read_row(raw: Any, number: int, file: Path, spec: BenchmarkSpec, companion: Companion, findings: Findings) -> Row:
     fields = raw if isinstance(raw, dict) else {}
     path = next((fields[key] for key in PATH_KEYS if key in fields), "")
@@ -114,11 +130,11 @@ def _read_row(raw: Any, number: int, file: Path, spec: BenchmarkSpec, companion:
     split = split.lower() if isinstance(split, str) else None
     return Row(
         number=number,
-        path=os.path.normpath(path) if photo is not None or (path and stays_inside(path)) else None,
+        path=path if photo is not None or (path and stays_inside(path)) else None,
         pid=pid,
         split=split if split in SPLITS else None,
         captions=captions,
-        other_texts=(*(photo.id_texts or ()), *(photo.cloth_texts or ())) if photo else (),
+        other_texts=tuple(filter(None, (*(photo.id_texts or ()), *(photo.cloth_texts or ())))) if photo else (),
     )
 
 

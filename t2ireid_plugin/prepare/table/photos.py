@@ -10,7 +10,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from t2ireid_plugin.data.annotations import check_images, missing_images
+from t2ireid_plugin.data.annotations import check_images
+from t2ireid_plugin.data.image_files import ImageFile, ImageFolder, plain_name
 from t2ireid_plugin.errors import DataError
 from t2ireid_plugin.prepare.table.table import CLOTH_TEXT, ID_TEXT, IDENTITY, Table, TableRow
 
@@ -18,54 +19,64 @@ from t2ireid_plugin.prepare.table.table import CLOTH_TEXT, ID_TEXT, IDENTITY, Ta
 class TablePhoto(NamedTuple):
     """All rows of one image, which agree on identity, camera and split."""
 
-    path: str  # relative to the folder of images, with forward slashes
+    path: str  # in the dataset, relative to its folder of images, with forward slashes
     identity: str
     rows: tuple[TableRow, ...]
+    source: str = ""  # the user's file
 
 
 def collect_photos(table: Table, folder: Path) -> list[TablePhoto]:
-    """The table's rows by image, in order of first appearance.
+    """The table's rows by image file, in order of first appearance; a repeated caption of an image counts once.
 
     Raises:
-        DataError: for an image outside ``folder``, and for rows of an image that disagree; the message names the lines.
+        DataError: for an image that is missing or outside ``folder``, and for rows of an image that disagree; the
+            message names the lines.
     """
-    rows: dict[str, list[TableRow]] = {}
+    if not folder.is_dir():
+        raise DataError(f"--images '{folder}' is not a folder")
+    names = []
     bases = dict.fromkeys((os.path.abspath(folder), os.path.realpath(folder)))
     for row in table.rows:
-        path = _relative_path(row.image, bases)
-        if path is None:
+        name = _relative_path(row.image, bases)
+        if name is None:
             raise DataError(
                 f"'{table.file}', line {row.line}: image {row.image!r} is not inside '{folder}'; "
                 "write it relative to that folder, or choose another one with --images"
             )
-        rows.setdefault(path, []).append(row)
-    for path, own in rows.items():
-        for row in own[1:]:
-            _check_agreement(own[0], row, f"'{table.file}', lines {own[0].line} and {row.line}: image {path!r} has")
-    has_identity = IDENTITY in table.columns
-    return [TablePhoto(path, own[0].identity if has_identity else path, tuple(own)) for path, own in rows.items()]
+        names.append(name)
+    images = ImageFolder(folder)
+    files = images.find(names)
+    missing = {name: row.line for name, row, file in zip(names, table.rows, files) if file is None}
+    if missing:
+        some = ", ".join(f"{name!r} (line {line})" for name, line in list(missing.items())[:3])
+        hint = images.difference(next(iter(missing)))
+        raise DataError(
+            f"'{table.file}': {len(missing)} of {len(set(names))} images are missing in '{folder}': "
+            f"{some}{', …' * (len(missing) > 3)}{'; ' * bool(hint)}{hint}"
+        )
+    rows: dict[object, list[tuple[str, ImageFile, TableRow]]] = {}
+    for name, file, row in zip(names, files, table.rows):
+        if file is not None:
+            rows.setdefault(file.key, []).append((name, file, row))
+    photos = []
+    for (name, file, first), *others in rows.values():
+        for other, _, row in others:
+            where = f"'{table.file}', lines {first.line} and {row.line}: image {name!r}"
+            _check_agreement(first, row, f"{where}{f', also named {other!r},' if other != name else ''} has")
+        path = plain_name(os.path.relpath(file.path, folder), "")
+        own = _without_repeated([first, *(row for _, _, row in others)])
+        photos.append(TablePhoto(path, first.identity if IDENTITY in table.columns else path, own, file.path))
+    return photos
 
 
-def check_files(photos: Sequence[TablePhoto], folder: Path, file: Path) -> None:
-    """Checks that all images of the table ``file`` are in ``folder`` and begin like images.
+def check_files(photos: Sequence[TablePhoto], file: Path) -> None:
+    """Checks that all images of the table ``file`` begin like images.
 
     Raises:
-        DataError: naming the first of them and their number.
+        DataError: naming the first that does not and the number of others.
     """
-    if not folder.is_dir():
-        raise DataError(f"--images '{folder}' is not a folder")
-    paths = {os.path.join(folder, photo.path): photo for photo in photos}
-    missing = [paths[path] for path in missing_images(paths)]
-    if missing:
-        names = ", ".join(f"{photo.path!r} (line {photo.rows[0].line})" for photo in missing[:3])
-        # A frequent mistake: paths that begin with the folder's own name.
-        hint = f"; did you mean --images '{folder.parent}'?" if (folder.parent / missing[0].path).is_file() else ""
-        raise DataError(
-            f"'{file}': {len(missing)} of {len(photos)} images are missing in '{folder}': "
-            f"{names}{', …' * (len(missing) > 3)}{hint}"
-        )
     try:
-        check_images(list(paths))
+        check_images([photo.source for photo in photos])
     except DataError as error:
         raise DataError(f"'{file}': {error}; remove it from the table or save it as JPEG or PNG") from error
 
@@ -110,6 +121,20 @@ def _relative_path(image: str, bases: Iterable[str]) -> str | None:
         if path.startswith(os.path.join(base, "")):
             return os.path.relpath(path, base).replace(os.sep, "/")
     return None
+
+
+def _without_repeated(rows: Sequence[TableRow]) -> tuple[TableRow, ...]:
+    """The rows of an image with each of its captions once."""
+    seen: set[str] = set()
+    result = []
+    for row in rows:
+        new = [i for i, text in enumerate(row.captions) if text not in seen and text not in row.captions[:i]]
+        seen.update(row.captions)
+        captions, *others = (
+            tuple(texts[i] for i in new) if texts else () for texts in (row.captions, row.id_texts, row.cloth_texts)
+        )
+        result.append(row._replace(captions=captions, id_texts=others[0], cloth_texts=others[1]))
+    return tuple(result)
 
 
 def _check_agreement(first: TableRow, row: TableRow, where: str) -> None:

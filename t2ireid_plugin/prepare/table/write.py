@@ -66,10 +66,10 @@ def write_table(
     content = read_table(Path(table).expanduser(), ignore)
     folder = Path(images).expanduser()
     photos = collect_photos(content, folder)
-    check_files(photos, folder, content.file)
+    check_files(photos, content.file)
     given = SPLIT in content.columns
     splits = given_splits(photos, content.file) if given else drawn_splits(photos, val_share, test_share, seed)
-    _write_atomically(root, photos, splits, folder, link, progress)
+    _write_atomically(root, photos, splits, link, progress)
     parts = {name: [photo for photo in photos if splits[photo.identity] == name] for name in SPLITS}
     return {
         "root": str(root),
@@ -129,14 +129,14 @@ def _check_options(val_share: float, test_share: float, seed: int, link: str) ->
 
 
 def _write_atomically(
-    root: Path, photos: Sequence[TablePhoto], splits: Mapping[str, str], folder: Path, link: str, progress: bool
+    root: Path, photos: Sequence[TablePhoto], splits: Mapping[str, str], link: str, progress: bool
 ) -> None:
     """Writes into a temporary folder beside ``root`` and renames it at the end."""
     draft = None
     try:
         root.parent.mkdir(parents=True, exist_ok=True)
         draft = Path(tempfile.mkdtemp(prefix=f".{root.name}-", dir=root.parent))
-        _write_dataset(draft, photos, splits, folder, link, progress)
+        _write_dataset(draft, photos, splits, link, progress)
         draft.chmod(0o755)  # that of mkdtemp is private to the user
         draft.rename(root)
     except OSError as error:
@@ -148,14 +148,14 @@ def _write_atomically(
 
 
 def _write_dataset(
-    draft: Path, photos: Sequence[TablePhoto], splits: Mapping[str, str], folder: Path, link: str, progress: bool
+    draft: Path, photos: Sequence[TablePhoto], splits: Mapping[str, str], link: str, progress: bool
 ) -> None:
     for photo in show_progress(photos, len(photos), "images", "image", progress):
         target = draft / CUSTOM.images / photo.path
         target.parent.mkdir(parents=True, exist_ok=True)
         if os.path.lexists(target):  # on a file system that ignores case
             raise DataError(f"two images have the name {photo.path!r} on the disk of '{draft.parent}'; rename one")
-        _LINKS[link](os.path.realpath(folder / photo.path), str(target))
+        _LINKS[link](os.path.realpath(photo.source), str(target))
     numbers = {identity: number for number, identity in enumerate(sorted(splits), 1)}
     rows = [_annotation_row(photo, numbers[photo.identity], splits[photo.identity]) for photo in photos]
     lines = ",\n".join(json.dumps(row, ensure_ascii=False) for row in rows)
