@@ -40,7 +40,7 @@ def query_keys(queries: Iterable[tuple[str, str]]) -> Array:
     keys = []
     for path, caption in queries:
         # Annotations may hold lone surrogates, which plain UTF-8 refuses.
-        name = unicodedata.normalize("NFC", "/".join(PurePath(path).parts[-2:]))  # macOS decomposes file names
+        name = unicodedata.normalize("NFC", "/".join(PurePath(path).parts[-2:]))  # macOS may decompose it
         content = f"{name}\0{caption}".encode("utf-8", "surrogatepass")
         keys.append(int.from_bytes(blake2b(content, digest_size=8).digest(), "little"))
     return np.array(keys, dtype=np.uint64)

@@ -61,6 +61,7 @@ def test_keys_distinguish_queries_on_every_machine():
     keys = query_keys([("/data/CUHK-PEDES/imgs/cam_a/000_45.bmp", "A man in a red coat.")])
     queries = [("a/1.jpg", "x"), ("a/1.jpg", "y"), ("a/2.jpg", "x"), ("b/1.jpg", "x"), ("a/1.jpg", ""), ("1.jpg", "x")]
     assert len(set(query_keys(queries).tolist())) == len(queries)
+    assert query_keys([("a/\u00fc.jpg", "x")]) == query_keys([("a/u\u0308.jpg", "x")])  # one name, in NFC and in NFD
     assert keys.dtype == query_keys([]).dtype == np.uint64
     assert keys.tolist() == query_keys([("cam_a/000_45.bmp", "A man in a red coat.")]).tolist() == [KEY]
 
