@@ -16,6 +16,7 @@ from t2ireid_plugin.config import dump, image_only
 from t2ireid_plugin.data.manager import explain_dead_workers
 from t2ireid_plugin.engine import checks as text_checks
 from t2ireid_plugin.engine import train as text_train
+from t2ireid_plugin.engine.evaluation import describe_undecided
 from t2ireid_plugin.engine.train import Outcome
 from t2ireid_plugin.engine.training_state import make_folder, newest_checkpoint, save_json, weights_to_test
 from t2ireid_plugin.errors import ConfigError
@@ -78,6 +79,8 @@ def run_job(
                 about = {"command": command, "seed": cfg.train.seed, "versions": versions(), "revision": git_revision()}
                 _save_results(folder, outcome, {**about, "seconds": round(time.time() - started, 1)})
                 print(f"\n{format_table(outcome.metrics)}")
+                if undecided := describe_undecided(outcome.chosen):
+                    print(undecided)
                 _draw_results(cfg, folder, outcome, about, pictures)  # last, when all numbers are saved
                 print(f"\nResults, log and pictures are in '{folder}'")
             return outcome.metrics

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -12,9 +12,17 @@ import numpy as np
 
 from t2ireid_plugin.engine.loop import TrainingLoop
 from t2ireid_plugin.engine.training_state import BEST, check_intact, save_checkpoint
+from t2ireid_plugin.evaluation.bootstrap import FEW
 from t2ireid_plugin.evaluation.embeddings import embed_target
-from t2ireid_plugin.evaluation.metrics import evaluate_task, format_metrics, reranked_metrics
-from t2ireid_plugin.evaluation.protocols import IMAGE_QUERY_PROTOCOLS, OFFICIAL, PROTOCOLS
+from t2ireid_plugin.evaluation.metrics import evaluate_task, format_metrics, reranked_metrics, text_weight_scores
+from t2ireid_plugin.evaluation.protocols import (
+    IMAGE_QUERY_PROTOCOLS,
+    OFFICIAL,
+    PROTOCOLS,
+    SUM,
+    Embeddings,
+    with_baselines,
+)
 from t2ireid_plugin.evaluation.query_records import query_keys
 from t2ireid_plugin.evaluation.result import Metrics, RetrievalResult
 from t2ireid_plugin.modeling.checkpoint import read_checkpoint
@@ -57,14 +65,23 @@ class RetrievalEvaluation(TrainingLoop):
         return self.model if self.ema is None else cast(T2IReIDModel, self.ema.module)
 
     def choose(self, folder: Path) -> None:
-        """Saves this epoch's weights as `BEST` if their mean R@1 on val is the highest so far, or without a val set."""
+        """Saves this epoch's weights as `BEST` if they are the best on val so far, or without a val set.
+
+        The best have the highest mean R@1 over the val sets; of equals, the highest mean mAP; of equals, the last ones.
+        """
         val = self.evaluate(self.val_targets)
         if is_main_process():
-            score = float(np.mean([metrics["R@1"] for metrics in val.values()])) if val else 0.0
-            if not val or not self.best or score > self.best["score"]:
+            epoch, scores = self.epoch + 1, _mean_scores(val)
+            best = _mean_scores(self.best["val"]) if self.best else ()
+            tied = [epoch]  # epochs that val does not distinguish from the chosen one
+            if best and (scores == best or scores[0] == best[0] == 1):
+                tied = [*self.best.get("tied", [self.best["epoch"]]), epoch]
+                self.best = {**self.best, "tied": tied}
+            if scores >= best:
+                score = scores[0] if scores else 0.0
                 with defer_signals():
-                    self.best = {"epoch": self.epoch + 1, "score": score, "val": val}
-                    save_checkpoint(self.weights(self.tested_model, self.epoch + 1), folder / BEST)
+                    self.best = {"epoch": epoch, "score": score, "val": val, "tied": tied, **_text_weight(val)}
+                    save_checkpoint(self.weights(self.tested_model, epoch), folder / BEST)
         self.best = broadcast_object(self.best)
 
     def load_chosen(self, path: str | Path) -> None:
@@ -89,14 +106,19 @@ class RetrievalEvaluation(TrainingLoop):
             self.tested_model.load_state_dict(self.model.state_dict())
 
     def evaluate(self, targets: Iterable[str]) -> dict[str, Metrics]:
-        """Text-to-image metrics of each target, printed and logged; empty except in the main process."""
-        metrics = {result.target: result.metrics for result in self._retrieve(targets, [OFFICIAL])}
-        for target, values in metrics.items():
-            if self.writer is not None:
-                for key, value in values.items():
-                    self.writer.add_scalar(f"Test/{target}/{key}", value, self.epoch)
-            if self.metrics_log is not None:
-                self.metrics_log.write(epoch=self.epoch + 1, target=target, **values)
+        """Text-to-image metrics of each target, printed and logged; empty except in the main process.
+
+        ``text_weights`` is added to each target's, see `text_weight_scores`.
+        """
+        metrics = {}
+        for target, embeddings in self._embed(targets, [OFFICIAL]):
+            for result in self._rank(target, embeddings, [OFFICIAL]):
+                if self.writer is not None:
+                    for key, value in result.metrics.items():
+                        self.writer.add_scalar(f"Test/{target}/{key}", value, self.epoch)
+                if self.metrics_log is not None:
+                    self.metrics_log.write(epoch=self.epoch + 1, target=target, **result.metrics)
+                metrics[target] = {**result.metrics, "text_weights": text_weight_scores(embeddings)}
         return metrics
 
     def evaluate_protocols(
@@ -104,24 +126,25 @@ class RetrievalEvaluation(TrainingLoop):
     ) -> list[RetrievalResult]:
         """Results of each protocol on each target, from one pass over the data; empty except in the main process.
 
+        ``ti2i`` is followed by its baselines. The caption's weight in `SUM` is the one chosen on val, or else 1.
+
         Args:
             targets: names of test targets.
             protocols: names of `PROTOCOLS`.
             samples: of the bootstrap for the intervals; 0 for none.
             rerank: also compute each protocol's metrics after k-reciprocal re-ranking.
         """
-        results = []
-        for result in self._retrieve(targets, protocols, samples, rerank):
-            results.append(result)
-            if self.metrics_log is not None:
-                names = {"target": result.target, "protocol": result.protocol}
-                self.metrics_log.write(epoch=self.epoch + 1, **names, **result.metrics)
+        results, protocols = [], with_baselines(protocols)
+        for target, embeddings in self._embed(targets, protocols):
+            for result in self._rank(target, embeddings, protocols, samples, rerank):
+                results.append(result)
+                if self.metrics_log is not None:
+                    names = {"target": target, "protocol": result.protocol}
+                    self.metrics_log.write(epoch=self.epoch + 1, **names, **result.metrics)
         return results
 
-    def _retrieve(
-        self, targets: Iterable[str], protocols: Sequence[str], samples: int = 0, rerank: bool = False
-    ) -> Iterator[RetrievalResult]:
-        """Prints and yields the results that `evaluate_protocols` describes."""
+    def _embed(self, targets: Iterable[str], protocols: Sequence[str]) -> Iterator[tuple[str, Embeddings]]:
+        """Each target with its embeddings."""
         self.set_model_mode("eval")
         for target in targets:
             queries, gallery = (self.test_loader[target][side] for side in ("query", "gallery"))
@@ -129,12 +152,51 @@ class RetrievalEvaluation(TrainingLoop):
             check_stop()
             if not gallery.dataset.spec.has_cameras:
                 embeddings = embeddings._replace(camids=np.zeros_like(embeddings.camids))
-            for protocol in dict.fromkeys(protocols) if is_main_process() else ():
-                task = PROTOCOLS[protocol].build_task(embeddings, self.identity_weight)
-                result = evaluate_task(task, self.ranks, self.evaluator, samples, target=target, protocol=protocol)
-                print(format_metrics(target, protocol, result.metrics))
-                by_image = protocol in IMAGE_QUERY_PROTOCOLS
-                items = (gallery if by_image else queries).dataset.data
-                keys = query_keys((path, "" if by_image else caption) for path, _, _, _, caption, *_ in items)
-                reranked = reranked_metrics(task, self.ranks, samples) if rerank else None
-                yield replace(result, keys=keys[result.query_index], reranked=reranked)
+            yield target, embeddings
+
+    def _rank(
+        self, target: str, embeddings: Embeddings, protocols: Sequence[str], samples: int = 0, rerank: bool = False
+    ) -> Iterator[RetrievalResult]:
+        """Prints and yields the results that `evaluate_protocols` describes, in the main process."""
+        text_weight = self.best.get("text_weight")
+        weights = {SUM: 1.0 if text_weight is None else text_weight}
+        for protocol in protocols if is_main_process() else ():
+            task = PROTOCOLS[protocol].build_task(embeddings, weights.get(protocol, self.identity_weight))
+            result = evaluate_task(task, self.ranks, self.evaluator, samples, target=target, protocol=protocol)
+            if protocol == SUM:
+                result.metrics.update(text_weight=weights[SUM], text_weight_chosen=text_weight is not None)
+            print(format_metrics(target, protocol, result.metrics))
+            side = "gallery" if (by_image := protocol in IMAGE_QUERY_PROTOCOLS) else "query"
+            items = self.test_loader[target][side].dataset.data
+            keys = query_keys((path, "" if by_image else caption) for path, _, _, _, caption, *_ in items)
+            reranked = reranked_metrics(task, self.ranks, samples) if rerank else None
+            yield replace(result, keys=keys[result.query_index], reranked=reranked)
+
+
+def describe_undecided(best: Metrics) -> str:
+    """A line that says why val could not distinguish the evaluated epochs; empty if it could, or without val.
+
+    Args:
+        best: `TrainingLoop.best`.
+    """
+    sizes = {target: metrics["identities"] for target, metrics in best.get("val", {}).items()}
+    reasons = [f"{target} has {n} people, fewer than {FEW}" for target, n in sizes.items() if n < FEW]
+    if len(tied := best.get("tied", ())) > 1:
+        equal = "R@1 100 %" if best["score"] == 1 else "the same R@1 and mAP"
+        reasons.append(f"epochs {', '.join(map(str, tied))} have {equal}")
+    if not reasons:
+        return ""
+    return f"Validation could not distinguish the epochs: {'; '.join(reasons)}; use more validation people"
+
+
+def _mean_scores(val: Mapping[str, Metrics]) -> tuple[float, ...]:
+    """R@1 and mAP, as means over the val sets; empty without one."""
+    return tuple(float(np.mean([metrics[name] for metrics in val.values()])) for name in ("R@1", "mAP") if val)
+
+
+def _text_weight(val: Mapping[str, Metrics]) -> dict[str, float]:
+    """``text_weight``: the caption's weight in `SUM` with the highest mean mAP over the val sets, if they have one."""
+    scores = [metrics["text_weights"] for metrics in val.values() if metrics["text_weights"]]
+    if not scores:
+        return {}
+    return {"text_weight": float(max(scores[0], key=lambda weight: np.mean([score[weight] for score in scores])))}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ class ComparedTest:
     """Two runs on one target under one protocol."""
 
     target: str
-    protocol: str
+    protocol: str  # of both; "ti2i_sum and ti2i" where A's and B's differ
     queries: int  # with a positive
     identities: int  # of these queries
     metrics: dict[str, Difference]
@@ -62,28 +63,45 @@ class RunComparison:
 
 
 def compare(
-    run_a: str | Path, run_b: str | Path, *, samples: int = 2000, level: float = 0.95, seed: int = 0
+    run_a: str | Path,
+    run_b: str | Path,
+    *,
+    protocols: Sequence[str] | None = None,
+    samples: int = 2000,
+    level: float = 0.95,
+    seed: int = 0,
 ) -> RunComparison:
     """Compares two runs' folders by paired bootstrap on each target and protocol of both, see `paired_difference`.
 
     Queries are matched by their keys, regardless of order.
+
+    Args:
+        run_a, run_b: the folders; the same one twice to compare two protocols of one run.
+        protocols: compares the first in A with the second in B, instead of each protocol with itself.
+        samples, level, seed: see `paired_difference`.
 
     Raises:
         DataError: when a folder or its files cannot be read, the runs share no test, their queries or identities
             differ, or a number is out of range.
     """
     results_a, results_b = _load_run(Path(run_a)), _load_run(Path(run_b))
-    shared = [test for test in results_a if test in results_b]
+    first, second = protocols or ("", "")
+    pairs = [((target, name), (target, second or name)) for target, name in results_a if first in ("", name)]
+    shared = [(a, b) for a, b in pairs if b in results_b]
     if not shared:
+        missing = f"on which A has {first} and B {second}" if protocols else "in common"
         raise DataError(
-            f"the runs have no test in common: '{run_a}' was tested on {' and '.join(map(', '.join, results_a))}, "
+            f"the runs have no test {missing}: '{run_a}' was tested on {' and '.join(map(', '.join, results_a))}, "
             f"'{run_b}' on {' and '.join(map(', '.join, results_b))}"
         )
     tests = []
-    for target, protocol in shared:
-        a, b = _match(results_a[target, protocol], results_b[target, protocol], f"{target}, {protocol}")
+    for test_a, test_b in shared:
+        target, protocol = test_a[0], " and ".join(dict.fromkeys((test_a[1], test_b[1])))
+        a, b = _match(results_a[test_a], results_b[test_b], f"{target}, {protocol}")
         metrics = paired_difference([a], [b], samples=samples, level=level, seed=seed)
         tests.append(ComparedTest(target, protocol, len(a.pids), len(np.unique(a.pids)), metrics))
+    if protocols:
+        return RunComparison(str(run_a), str(run_b), samples, level, seed, tests, [], [])
     only_a = [", ".join(test) for test in results_a if test not in results_b]
     only_b = [", ".join(test) for test in results_b if test not in results_a]
     return RunComparison(str(run_a), str(run_b), samples, level, seed, tests, only_a, only_b)
@@ -109,6 +127,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of ``compare``."""
     parser.add_argument("run_a", metavar="RUN_A", help="a run's folder")
     parser.add_argument("run_b", metavar="RUN_B", help="another run's folder, tested on the same queries")
+    parser.add_argument(
+        "--protocols", nargs=2, metavar=("A", "B"), help="compare protocol A of RUN_A with protocol B of RUN_B"
+    )
     parser.add_argument("--json", metavar="FILE", help="also write the result to FILE")
     parser.add_argument("--samples", type=int, default=2000, metavar="N", help="bootstrap samples (2000)")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="random seed of the samples (0)")
@@ -120,7 +141,9 @@ def run(options: argparse.Namespace, command: str) -> int:
     Raises:
         DataError: as `compare`, and when the file cannot be written.
     """
-    result = compare(options.run_a, options.run_b, samples=options.samples, seed=options.seed)
+    result = compare(
+        options.run_a, options.run_b, protocols=options.protocols, samples=options.samples, seed=options.seed
+    )
     print(format_comparison(result))
     if options.json:
         text = json.dumps({**result.as_dict(), "command": command}, ensure_ascii=False, indent=2) + "\n"

@@ -14,7 +14,7 @@ from torchreid import utils as torchreid_utils
 
 from t2ireid_plugin.errors import DataError
 from t2ireid_plugin.evaluation.bootstrap import intervals
-from t2ireid_plugin.evaluation.protocols import RetrievalTask
+from t2ireid_plugin.evaluation.protocols import PROTOCOLS, SUM, TEXT_WEIGHTS, Embeddings, RetrievalTask
 from t2ireid_plugin.evaluation.ranks import positive_ranks, ranks_from_scores
 from t2ireid_plugin.evaluation.result import Metrics, RetrievalResult
 from t2ireid_plugin.utils.text import text_table
@@ -80,6 +80,15 @@ def result_from_ranks(
     return replace(result, metrics=metrics)
 
 
+def text_weight_scores(embeddings: Embeddings) -> dict[str, float]:
+    """mAP of `SUM` with each of `TEXT_WEIGHTS`, by its digits; empty where no described person has a second photo."""
+    people, photos = np.unique(embeddings.pids, return_counts=True)
+    if not np.isin(embeddings.pids[embeddings.described], people[photos > 1]).any():
+        return {}
+    tasks = {f"{weight:g}": PROTOCOLS[SUM].build_task(embeddings, weight) for weight in TEXT_WEIGHTS}
+    return {name: evaluate_task(task).metrics["mAP"] for name, task in tasks.items()}
+
+
 def reranked_metrics(
     task: RetrievalTask, ranks: Sequence[int] = (1, 5, 10), samples: int = 0, metric: str = "cosine"
 ) -> Metrics:
@@ -117,14 +126,17 @@ def format_table(results: Mapping[str, Mapping[str, Metrics]]) -> str:
     names = [name for name in rows[0][2] if name.startswith("R@")] + ["mAP", "mINP"]
     bounded = [name for name in ("R@1", "mAP") if name in rows[0][2].get("interval95", {})]
     header = ["target", "protocol", *names, "queries", "gallery", *(f"{name} 95 %" for name in bounded)]
-    cells, skipped = [], []
+    cells, notes = [], []
     for target, protocol, metrics in rows:
         shares = (f"{100 * metrics[name]:.2f}" for name in names)
         ends = ("{:.1f} to {:.1f}".format(*(100 * end for end in metrics["interval95"][name])) for name in bounded)
         cells.append([target, protocol, *shares, str(metrics["queries"]), str(metrics["gallery"]), *ends])
         if number := metrics["skipped_queries"]:
-            skipped.append(f"{target} {protocol}: {number} queries have no match in their gallery and are left out")
-    return "\n".join([text_table(header, cells, text_columns=2), *skipped])
+            notes.append(f"{target} {protocol}: {number} queries have no match in their gallery and are left out")
+        if "text_weight" in metrics:
+            origin = "chosen on val" if metrics["text_weight_chosen"] else "fixed, not chosen on val"
+            notes.append(f"{target} {protocol}: the caption's weight is {metrics['text_weight']:g}, {origin}")
+    return "\n".join([text_table(header, cells, text_columns=2), *notes])
 
 
 def _distances(query_features: Any, gallery_features: Any, metric: str) -> npt.NDArray:

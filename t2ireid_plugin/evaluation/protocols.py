@@ -1,21 +1,26 @@
 """The retrieval protocols: queries, gallery, and gallery entries excluded for each query.
 
-=========  =============================  =======================================  ==================================
-name       query                          gallery                                  excluded from a query's gallery
-=========  =============================  =======================================  ==================================
-t2i        each caption                   each image                               nothing: the described photo counts
-i2t        each image                     each caption                             nothing: its own captions count
-i2i        each image                     each image                               itself; where cameras are known all
-                                                                                   of the person by that camera
-ti2i       each image with a caption      each image, encoded without any text     the query's own photo
-identity   each identity text             each image                               nothing
-clothing   each clothing text             each image, by its clothing              nothing
-both       identity and clothing text     each image, by both                      nothing
-=========  =============================  =======================================  ==================================
+==========  =============================  =======================================  ==================================
+name        query                          gallery                                  excluded from a query's gallery
+==========  =============================  =======================================  ==================================
+t2i         each caption                   each image                               nothing: the described photo counts
+i2t         each image                     each caption                             nothing: its own captions count
+i2i         each image                     each image                               itself; where cameras are known all
+                                                                                    of the person by that camera
+ti2i        each image with a caption      each image, encoded without any text     the query's own photo
+ti2i_photo  the photos of ti2i, alone      as ti2i                                  as ti2i
+ti2i_sum    photo + text weight x caption  as ti2i                                  as ti2i
+identity    each identity text             each image                               nothing
+clothing    each clothing text             each image, by its clothing              nothing
+both        identity and clothing text     each image, by both                      nothing
+==========  =============================  =======================================  ==================================
 
 The names are the choices of ``test.protocols``; t2i is the benchmarks' official protocol. A match is an equal identity.
 Gallery images are never fused with their captions, which would leak the answers. i2i is torchreid's protocol with every
 image as a query. A text has no camera: with its photo's, torchreid's filter would exclude the described photo.
+
+``ti2i_photo`` and ``ti2i_sum`` are the baselines of ``ti2i``, reported beside it: the photo's embedding without the
+caption, and ``normalize(photo + weight * caption)`` with a weight chosen on val.
 
 An identity and a clothing text together are scored ``w cos(image, identity text) + (1 - w) cos(image's clothing,
 clothing text)``, which is the cosine of both embeddings concatenated, each scaled by the root of its weight.
@@ -23,12 +28,13 @@ clothing text)``, which is the cosine of both embeddings concatenated, each scal
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 Labels = npt.NDArray[np.int64]
@@ -66,7 +72,7 @@ class Protocol(NamedTuple):
     """One protocol."""
 
     needs: tuple[str, ...]  # fields of `Embeddings`
-    build_task: Callable[[Embeddings, float], RetrievalTask]
+    build_task: Callable[[Embeddings, float], RetrievalTask]  # the number is the weight of ``both`` or ``ti2i_sum``
 
 
 _NO_CAMERA = -1  # a camera that no gallery entry has, so it excludes none
@@ -99,6 +105,18 @@ def image_and_text_to_image(e: Embeddings, _weight: float) -> RetrievalTask:
     return RetrievalTask(e.fused, e.images, e.pids[e.described], e.pids, e.described, photos)
 
 
+def photo_to_image(e: Embeddings, _weight: float) -> RetrievalTask:
+    """As `image_and_text_to_image`, with the photo's own embedding in place of the fused one."""
+    return image_and_text_to_image(e._replace(fused=e.images[e.described]), _weight)
+
+
+def photo_plus_text_to_image(e: Embeddings, weight: float) -> RetrievalTask:
+    """As `image_and_text_to_image`, with ``normalize(photo + weight * caption)`` in place of the fused embedding."""
+    assert e.captions is not None
+    sums = F.normalize(e.images[e.described] + weight * e.captions, dim=1)
+    return image_and_text_to_image(e._replace(fused=sums), weight)
+
+
 def both_to_image(e: Embeddings, weight: float) -> RetrievalTask:
     """Identity and clothing text together as queries, ``weight`` on identity; both embeddings of images as gallery."""
     assert e.identity is not None
@@ -115,9 +133,19 @@ PROTOCOLS: dict[str, Protocol] = {
     "i2t": Protocol(("captions",), image_to_text),
     "i2i": Protocol((), image_to_image),
     "ti2i": Protocol(("fused",), image_and_text_to_image),
+    "ti2i_photo": Protocol((), photo_to_image),
+    "ti2i_sum": Protocol(("captions",), photo_plus_text_to_image),
     "identity": Protocol(("identity",), lambda e, _: text_to_image(e, e.identity, e.images)),
     "clothing": Protocol(("clothing", "cloth_images"), lambda e, _: text_to_image(e, e.clothing, e.cloth_images)),
     "both": Protocol(("identity", "clothing", "cloth_images"), both_to_image),
 }
 OFFICIAL = "t2i"
+SUM = "ti2i_sum"
+TEXT_WEIGHTS = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)  # of the caption in `SUM`; val chooses one of them
 IMAGE_QUERY_PROTOCOLS = ("i2t", "i2i")  # one query per image; in the others, one per caption
+
+
+def with_baselines(protocols: Iterable[str]) -> list[str]:
+    """The names without repetition, ``ti2i`` followed by its baselines."""
+    groups = ((name, "ti2i_photo", SUM) if name == "ti2i" else (name,) for name in protocols)
+    return list(dict.fromkeys(name for group in groups for name in group))

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from t2ireid_plugin.evaluation.protocols import IMAGE_QUERY_PROTOCOLS, RetrievalTask
+from t2ireid_plugin.evaluation.protocols import IMAGE_QUERY_PROTOCOLS, SUM, RetrievalTask
 from t2ireid_plugin.evaluation.result import RetrievalResult
 
 Array = npt.NDArray
@@ -105,10 +105,10 @@ def _ranked_list(
 def query_text(protocol: str, item: Sequence[Any]) -> tuple[str, bool]:
     """The text of an item's query under a protocol, and whether the model sees the item's photo."""
     *_, caption, id_text, cloth_text = item
-    if protocol in IMAGE_QUERY_PROTOCOLS:
+    if protocol in (*IMAGE_QUERY_PROTOCOLS, "ti2i_photo"):
         return "", True
     texts = {"identity": id_text, "clothing": cloth_text, "both": f"{id_text} + {cloth_text}"}
-    return texts.get(protocol, caption), protocol == "ti2i"
+    return texts.get(protocol, caption), protocol in ("ti2i", SUM)
 
 
 def similarity_histogram(task: RetrievalTask, bins: int = 100) -> tuple[Array, Array]:

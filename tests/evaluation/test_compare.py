@@ -60,6 +60,22 @@ def test_a_run_does_not_differ_from_itself(runs, capsys):
     assert "excludes 0 for: none" in capsys.readouterr().out
 
 
+def test_two_protocols_of_one_run_are_compared(tmp_path, capsys):
+    """The same figures as between two runs that have them under one name."""
+    fused, plain = model_result(1, better=0.05, protocol="ti2i"), model_result(0, protocol="ti2i_sum")
+    run = write(tmp_path / "a", model_result(2), plain, fused)
+    (test,) = compare(run, run, protocols=("ti2i_sum", "ti2i")).tests
+    runs = write(tmp_path / "b", replace(plain, protocol="ti2i")), write(tmp_path / "c", fused)
+    assert test.metrics == compare(*runs).tests[0].metrics
+    assert test.metrics["mAP"].value == pytest.approx(fused.AP.mean() - plain.AP.mean())
+    assert run_command(run, run, "--protocols", "ti2i_sum", "ti2i") == 0
+    printed = capsys.readouterr().out
+    assert "cuhkpedes, ti2i_sum and ti2i: 120 queries of 30 identities" in printed
+    assert "was tested on" not in printed
+    with pytest.raises(DataError, match=r"no test on which A has ti2i and B i2i: .* was tested on cuhkpedes, t2i and"):
+        compare(run, run, protocols=("ti2i", "i2i"))
+
+
 def test_order_of_the_queries_does_not_matter(runs, tmp_path):
     order = np.random.default_rng(0).permutation(PEOPLE * CAPTIONS)
     other = write(tmp_path / "c", model_result(1, better=0.05).select(order))

@@ -16,8 +16,9 @@ from t2ireid_plugin.evaluation.metrics import (
     format_table,
     metrics_by_target,
     reranked_metrics,
+    text_weight_scores,
 )
-from t2ireid_plugin.evaluation.protocols import RetrievalTask
+from t2ireid_plugin.evaluation.protocols import TEXT_WEIGHTS, Embeddings, RetrievalTask
 
 
 def random_case(seed, queries=12, images=20, people=5):
@@ -48,6 +49,25 @@ def test_named_ranks_are_the_shares_of_queries_with_a_hit(seed):
     for k in (1, 3, 20):
         assert metrics[f"R@{k}"] == pytest.approx(naive_recall(case, k), abs=1e-6)
     assert (metrics["queries"], metrics["valid_queries"], metrics["gallery"]) == (12, 12, 20)
+
+
+def test_each_weight_of_the_caption_is_scored():
+    """mAP by torchreid's evaluator, with a camera for each photo, so that it excludes the query's own."""
+    rng = np.random.default_rng(3)
+    images, captions = (
+        torch.nn.functional.normalize(torch.from_numpy(rng.normal(size=(n, 6)).astype(np.float32))) for n in (15, 30)
+    )
+    pids, described = np.arange(15) % 5, np.repeat(np.arange(15), 2)
+    expected = {}
+    for weight in TEXT_WEIGHTS:
+        cosines = torch.nn.functional.normalize(images[described] + weight * captions) @ images.T
+        labels = pids[described], pids, described, np.arange(15)
+        expected[f"{weight:g}"] = torchreid_metrics.evaluate_rank(1 - cosines.numpy(), *labels, max_rank=5)[1]
+    scores = text_weight_scores(Embeddings(images, pids, np.zeros(15, int), described, captions))
+    assert scores == pytest.approx(expected, abs=1e-6)
+    assert len(set(scores.values())) == len(TEXT_WEIGHTS) == 7
+    alone = Embeddings(images, np.arange(15), np.zeros(15, int), described, captions)
+    assert text_weight_scores(alone) == {}  # one photo per person: no query has another to find
 
 
 @pytest.mark.parametrize("evaluator", EVALUATORS)

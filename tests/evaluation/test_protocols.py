@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from t2ireid_plugin.evaluation.metrics import evaluate_task
-from t2ireid_plugin.evaluation.protocols import PROTOCOLS, Embeddings, RetrievalTask
+from t2ireid_plugin.evaluation.protocols import PROTOCOLS, Embeddings, RetrievalTask, with_baselines
 from t2ireid_plugin.evaluation.ranks import positive_ranks
 
 
@@ -93,6 +93,26 @@ def test_image_and_text_excludes_its_own_photo(seed):
     expected = by_hand(e.fused @ e.images.T, right, own)
     assert numbers(build_task("ti2i", e)) == pytest.approx(expected, abs=1e-6)
     assert set(map(len, positive_ranks(*build_task("ti2i", e)))) == {3}
+
+
+@given(st.integers(0, 10**6), st.floats(0, 20))
+def test_baselines_of_image_and_text(seed, weight):
+    """The photo alone, and its sum with the weighted caption, in float64 and scaled row by row."""
+    e = embeddings(seed)
+    own = e.described[:, None] == np.arange(20)[None, :]
+    right = e.pids[e.described][:, None] == e.pids[None, :]
+    photos = e.images[e.described].double()
+    for name, queries in (("ti2i_photo", photos), ("ti2i_sum", photos + weight * e.captions.double())):
+        task = build_task(name, e, weight)
+        scores = queries @ e.images.double().T / queries.norm(dim=1, keepdim=True)
+        assert torch.allclose((task.queries @ task.gallery.T).double(), scores, atol=1e-5)
+        assert numbers(task) == pytest.approx(by_hand(task.queries @ e.images.T, right, own), abs=1e-6)
+        assert set(map(len, positive_ranks(*task))) == {3}
+
+
+def test_fused_queries_come_with_their_baselines():
+    assert with_baselines(["t2i", "ti2i", "i2i", "ti2i"]) == ["t2i", "ti2i", "ti2i_photo", "ti2i_sum", "i2i"]
+    assert with_baselines(["t2i", "both"]) == ["t2i", "both"]
 
 
 def test_photo_camera_would_exclude_the_described_photo():

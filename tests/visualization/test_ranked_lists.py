@@ -90,6 +90,8 @@ QUERIES = {
     "i2t": ("", True),
     "i2i": ("", True),
     "ti2i": ("caption", True),
+    "ti2i_photo": ("", True),
+    "ti2i_sum": ("caption", True),
     "identity": ("identity text", False),
     "clothing": ("clothing text", False),
     "both": ("identity text + clothing text", False),
