@@ -155,15 +155,29 @@ def _train(options: argparse.Namespace, command: str) -> None:
     from t2ireid_plugin.config import load_cfg
 
     cfg = load_cfg(options.config_file, _settings(options))
+    _check(cfg)
     from t2ireid_plugin.run import run_job
 
     run_job(cfg, command, eval_only=options.eval_only, resume=options.resume, pictures=options.visualize)
+
+
+def _check(cfg: Any) -> None:
+    """Refuses wrong names, sizes and paths before PyTorch and torchreid are imported, which takes seconds."""
+    from t2ireid_plugin.config import image_only
+
+    texts = not image_only(cfg)
+    checks = importlib.import_module(f"t2ireid_plugin.{'engine' if texts else 'integrations.torchreid'}.checks")
+    checks.check_config(cfg)
+    checks.check_files(cfg)
+    if texts:
+        checks.check_losses(cfg)
 
 
 def _probe(options: argparse.Namespace, command: str) -> None:
     from t2ireid_plugin.config import load_cfg
 
     cfg = load_cfg(options.config_file, options.opts)
+    _check(cfg)
     from t2ireid_plugin.probing.run import run_probes
 
     run_probes(cfg, command)

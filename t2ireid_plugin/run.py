@@ -69,6 +69,8 @@ def run_job(
         folder = Path(cfg.data.save_dir)
         weights = weights_to_test(cfg.model.load_weights, folder) if eval_only else cfg.model.load_weights
         checks.check_files(cfg)
+        if not image_only(cfg):
+            text_checks.check_losses(cfg)
         with _opened(cfg, folder, "test.log" if eval_only else "train.log", append=resume or bool(cfg.model.resume)):
             last = None
             if not eval_only and is_main_process():

@@ -19,6 +19,8 @@ from t2ireid_plugin.utils.safe_io import parse_yaml
 def check_config(cfg):
     """The check of the training that ``cfg`` describes."""
     (image_checks if image_only(cfg) else check).check_config(cfg)
+    if not image_only(cfg):
+        check.check_losses(cfg)
 
 
 # torchreid's keys and defaults, from its scripts/default_config.py.
@@ -201,7 +203,11 @@ def test_cyclic_bases_are_refused(tmp_path):
         ("train: {lr: 0.1", r"file\.yaml' is not valid YAML: line 1, column 16"),
         ("a: 1\n---\nb: 2", r"file\.yaml' is not valid YAML: .*another document"),
         ("train: \0", "special characters are not allowed"),
-        (b"train: {lr: \xff}", r"file\.yaml' is not valid YAML: .*can't decode byte 0xff"),
+        (
+            "# Größe\ntrain: {lr: 1}".encode("latin-1"),
+            r"file\.yaml' is not valid YAML: line 1: not UTF-8 \(byte 0xf6\)",
+        ),
+        (b"train:\n  lr: \xff", r"YAML: line 2: not UTF-8 \(byte 0xff\); save it as UTF-8"),
         ("- train", r"file\.yaml' must hold settings"),
         ("[]", r"file\.yaml' must hold settings such as .*, not \[\]"),
         ("false", r"file\.yaml' must hold settings such as .*, not False"),
@@ -470,7 +476,7 @@ def test_unknown_names_are_refused_with_the_valid_ones(full, key, value, valid):
 
 
 def test_offered_names_exist_in_torchreid():
-    assert set(SAMPLERS) <= set(torchreid_data.sampler.AVAI_SAMPLERS)
+    assert set(SAMPLERS) == set(torchreid_data.sampler.AVAI_SAMPLERS)
     assert set(SCHEDULERS) - {"warmup_cosine"} <= set(torchreid_optim.lr_scheduler.AVAI_SCH)
 
 
@@ -531,11 +537,11 @@ def test_settings_that_cannot_work_are_refused(full, words, message):
     ],
 )
 def test_batches_that_do_not_divide_among_processes_are_refused(full, monkeypatch, processes, words, message):
-    monkeypatch.setattr(check, "world_size", lambda: processes)
+    monkeypatch.setattr("t2ireid_plugin.utils.distributed.world_size", lambda: processes)
     settings = ["train.batch_size", "64", "sampler.train_sampler", "RandomIdentitySampler"]
     with pytest.raises(ConfigError, match=message):
         check_shares(load_cfg(full, [*settings, *words]))
-    monkeypatch.setattr(check, "world_size", lambda: 2)
+    monkeypatch.setattr("t2ireid_plugin.utils.distributed.world_size", lambda: 2)
     check_shares(load_cfg(full, settings))
 
 

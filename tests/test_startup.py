@@ -58,6 +58,53 @@ def test_help_loads_no_heavy_module(repository, words):
     assert not modules & ({"transformers", "matplotlib", "sklearn"} if words in LAZY else HEAVY)
 
 
+WRONG = """
+import contextlib, io, json, sys
+from t2ireid_plugin.cli import main
+for words, message in json.loads(sys.argv[1]):
+    error = io.StringIO()
+    with contextlib.redirect_stderr(error):
+        assert main(words) == 2, words
+    assert message in error.getvalue(), (words, error.getvalue())
+"""
+
+
+def test_wrong_names_sizes_and_paths_are_reported_before_pytorch_is_imported(repository, synthetic, tmp_path):
+    """All in one process, so that one import would show in the end."""
+    folder = tmp_path / "vit"
+    folder.mkdir()
+    (folder / "config.json").write_text('{"model_type": "vit", "image_size": 32, "patch_size": 16}')
+    (folder / "model.safetensors").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n")
+    (tmp_path / "latin.yaml").write_bytes("model: {name: Müller}".encode("latin-1"))
+    synthetic_cpu = ["--config-file", "configs/t2i_synthetic_cpu.yaml", "data.root", str(synthetic.root)]
+    market = ["--config-file", "configs/market1501_t2ireid.yaml"]
+    wrong = [
+        (["--config-file", "gone.yaml"], "no configuration file 'gone.yaml'"),
+        (["--config-file", str(tmp_path / "latin.yaml")], "not UTF-8"),
+        (["--config-file", "configs/t2i_vit_mamba.yaml", "data.root", "/nowhere"], "'/nowhere' does not exist"),
+        ([*synthetic_cpu, "data.sources", "cuhk"], "data.sources: unknown 'cuhk'; valid: cuhkpedes"),
+        ([*synthetic_cpu, "data.transforms", "flip"], "data.transforms: unknown 'flip'; valid: random_flip"),
+        ([*synthetic_cpu, "loss.terms.infonce.weight", "1"], "loss: unknown 'infonce'; valid: info_nce"),
+        ([*synthetic_cpu, "test.protocols", "[t2i, t2t]"], "test.protocols: unknown 't2t'; valid: t2i"),
+        ([*synthetic_cpu, "test.evaluator", "mine"], "test.evaluator: unknown 'mine'; valid: exact"),
+        ([*synthetic_cpu, "model.fusion.type", "mamba"], "model.fusion.type: unknown 'mamba'; valid: enhanced_mamba"),
+        ([*synthetic_cpu, "model.disentangle.tokens", "some"], "disentangle.tokens: unknown 'some'; valid: all"),
+        ([*synthetic_cpu, "train.precision", "fp8"], "train.precision: unknown 'fp8'; valid: fp32"),
+        ([*synthetic_cpu, "sampler.train_sampler", "mine"], "unknown 'mine'; valid: RandomIdentitySampler"),
+        ([*synthetic_cpu, "data.height", "100"], "data.height 100, data.width 48: images of 100 x 48 pixels"),
+        ([*synthetic_cpu, "model.vit_pretrained", "./gone"], "vit_pretrained: no folder './gone'"),
+        ([*synthetic_cpu, "model.vit_pretrained", str(folder)], "is a git-lfs pointer"),
+    ]
+    wrong_for_images = [
+        (["data.transforms", "drop_words"], "data.transforms: unknown 'drop_words'; valid: random_flip"),
+        (["test.dist_metric", "l1"], "test.dist_metric: unknown 'l1'; valid: euclidean"),
+    ]
+    texts = [([command, *words], message) for command in ("train", "test", "probe") for words, message in wrong]
+    images = [(["train", *market, *words], message) for words, message in wrong_for_images]
+    modules, _, _ = loaded(WRONG, repository, json.dumps([*texts, *images]))
+    assert modules <= {"numpy"}
+
+
 REGISTERED = """
 try:
     data.datasets.init_image_dataset("none")

@@ -11,7 +11,7 @@ from t2ireid_plugin.ablation.report import write_report
 from t2ireid_plugin.ablation.runs import train_all
 from t2ireid_plugin.ablation.summary import probe_figures, protocol_figures, summarize
 from t2ireid_plugin.config import require_texts
-from t2ireid_plugin.engine.checks import check_config, check_files
+from t2ireid_plugin.engine.checks import check_config, check_files, check_losses
 from t2ireid_plugin.errors import ConfigError
 from t2ireid_plugin.utils.logging import git_revision, versions
 from t2ireid_plugin.utils.signals import stop_on_signal
@@ -35,6 +35,7 @@ def run(options: argparse.Namespace, command: str) -> None:
         try:
             require_texts(first.cfg, "t2ireid ablate")
             check_config(first.cfg.clone())
+            check_losses(first.cfg)
             target_of(first, target)
         except ConfigError as error:
             raise ConfigError(f"row '{first.row}': {error}") from error

@@ -17,21 +17,12 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from t2ireid_plugin.config import TRANSFORMS
 from t2ireid_plugin.errors import ConfigError, DataError, check_choice
 from t2ireid_plugin.utils.safe_io import read_bytes
 from t2ireid_plugin.utils.text import CJK
 
 Pixels = npt.NDArray[np.uint8]  # [H, W, 3] RGB
-
-TRANSFORMS = (
-    "random_flip",
-    "random_crop",
-    "random_patch",
-    "color_jitter",
-    "random_erase",
-    "drop_words",
-    "mask_words",
-)
 
 _OPPOSITE = {"l": "right", "r": "left", "左": "右", "右": "左"}  # by first letter
 # "left" and "right" that are not sides: "left open", "right above the knee", "all right", 左右 (about; both). After the

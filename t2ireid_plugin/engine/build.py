@@ -20,16 +20,20 @@ from t2ireid_plugin.data.dataset import CaptionDataset
 from t2ireid_plugin.data.item_table import CAPTION, CLOTH_TEXT, ID_TEXT, PATH, Item
 from t2ireid_plugin.data.manager import CaptionDataManager
 from t2ireid_plugin.data.transforms import TestTransform, TrainTransform, swap_sides
-from t2ireid_plugin.engine.checks import BATCH_DIVISORS, check_batch, check_several_photos, val_targets
+from t2ireid_plugin.engine.checks import (
+    BATCH_DIVISORS,
+    check_batch,
+    check_image_size,
+    check_several_photos,
+    val_targets,
+)
 from t2ireid_plugin.engine.failures import BadImageCounter, NonFiniteGuard
 from t2ireid_plugin.engine.feature_cache import FeatureCache, default_folder
 from t2ireid_plugin.engine.memory import Precision, encode_in_parts, keep_block_inputs_only
 from t2ireid_plugin.engine.optim import WarmupCosine, build_adamw, build_ema
 from t2ireid_plugin.engine.text_image import TextImageEngine
-from t2ireid_plugin.errors import ConfigError, InputError
 from t2ireid_plugin.losses import LossTerms
 from t2ireid_plugin.modeling.checkpoint import read_vocabulary
-from t2ireid_plugin.modeling.encoders.families import check_size
 from t2ireid_plugin.modeling.encoders.preprocess import Preprocess
 from t2ireid_plugin.modeling.encoders.tokenizer import learn_wordpiece, tokenizer_from_json, tokenizer_to_json
 from t2ireid_plugin.modeling.t2ireid import EMBED_DIM, T2IReIDModel
@@ -148,11 +152,7 @@ def build_preprocess(cfg: CfgNode, own: Preprocess, encoder: PretrainedConfig | 
         tuple(cfg.data.norm_mean or own.mean),
         tuple(cfg.data.norm_std or own.std),
     )
-    if encoder is not None:
-        try:
-            check_size(encoder, preprocess.height, preprocess.width)
-        except InputError as error:
-            raise ConfigError(f"data.height {preprocess.height}, data.width {preprocess.width}: {error}") from error
+    check_image_size(encoder, preprocess.height, preprocess.width)
     return preprocess
 
 

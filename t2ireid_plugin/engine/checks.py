@@ -1,41 +1,45 @@
-"""Checks of configuration and data for the training on images with texts, and those that every training shares."""
+"""Checks of configuration and data for the training on images with texts, and those that every training shares.
+
+`check_config` and `check_files` import neither PyTorch nor torchreid, so that a wrong setting is reported at once.
+"""
 
 from __future__ import annotations
 
+import functools
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from torchreid import data as torchreid_data
 from yacs.config import CfgNode
 
-from t2ireid_plugin.config import changed_keys, to_dict
+from t2ireid_plugin.config import TRANSFORMS, changed_keys, to_dict
 from t2ireid_plugin.data.annotations import find_annotation
 from t2ireid_plugin.data.benchmarks import BENCHMARKS, VAL_SUFFIX
-from t2ireid_plugin.data.item_table import CAMID, DSETID, PATH, PID, labels
-from t2ireid_plugin.data.transforms import TRANSFORMS
-from t2ireid_plugin.engine.memory import PRECISIONS
-from t2ireid_plugin.engine.text_image import TEXT_FIELDS
-from t2ireid_plugin.errors import ConfigError, DataError, EncoderError, check_choice
-from t2ireid_plugin.evaluation.metrics import EVALUATORS
-from t2ireid_plugin.evaluation.protocols import OFFICIAL, PROTOCOLS
-from t2ireid_plugin.losses import LossTerms
-from t2ireid_plugin.losses.terms import comparing_photos
-from t2ireid_plugin.modeling.disentangle import check_disentangle
-from t2ireid_plugin.modeling.encoders.loading import check_source
-from t2ireid_plugin.modeling.fusion import FUSIONS, check_fusion_dim
-from t2ireid_plugin.modeling.t2ireid import EMBED_DIM
-from t2ireid_plugin.utils.distributed import world_size
+from t2ireid_plugin.errors import ConfigError, DataError, EncoderError, InputError, check_choice
+from t2ireid_plugin.evaluation.protocols import EVALUATORS, OFFICIAL, PROTOCOLS
+from t2ireid_plugin.losses import LOSSES
+from t2ireid_plugin.modeling.encoders.families import check_size
+from t2ireid_plugin.modeling.encoders.loading import IMAGE_KEY, TEXT_KEY, check_source, size_config
+from t2ireid_plugin.modeling.settings import EMBED_DIM, FUSIONS, check_disentangle, check_fusion_dim
 
-SAMPLERS = tuple(torchreid_data.sampler.AVAI_SAMPLERS)
+# torchreid's; a test compares them with its list.
+SAMPLERS = (
+    "RandomIdentitySampler",
+    "SequentialSampler",
+    "RandomSampler",
+    "RandomDomainSampler",
+    "RandomDatasetSampler",
+)
 # The setting that a sampler divides a batch by.
 BATCH_DIVISORS = {
     "RandomIdentitySampler": "num_instances",
     "RandomDomainSampler": "num_cams",
     "RandomDatasetSampler": "num_datasets",
 }
-# Samplers that draw equal shares of a batch from groups of items: the column of the group, and the name of groups.
-_GROUPS = {"RandomDomainSampler": (CAMID, "cameras"), "RandomDatasetSampler": (DSETID, "datasets")}
+# The entry of a batch for each choice of data.id_instruction and data.cloth_instruction.
+TEXT_FIELDS = {"caption": "caption", "identity": "id_text", "clothing": "cloth_text"}
+# The type in PyTorch of the forward pass.
+PRECISIONS = {"fp32": None, "bf16": "bfloat16", "fp16": "float16"}
 TEXT_FEATURE_CACHES = ("off", "memory", "disk")
 _MINIMUM = {
     "data.workers": 0,
@@ -94,6 +98,22 @@ def check_config(cfg: CfgNode) -> None:
         raise ConfigError(f"test.protocols: {cfg.test.protocols} must include {OFFICIAL}, the official protocol")
     if not 0 <= cfg.test.identity_weight <= 1:
         raise ConfigError(f"test.identity_weight: {cfg.test.identity_weight} must be from 0 to 1")
+    for name in cfg.loss.terms:
+        check_choice("loss", name, LOSSES)
+    for name, value in changed_keys(cfg).items():
+        for prefix, reason in _WITHOUT_EFFECT.items():
+            if name.startswith(prefix):
+                raise ConfigError(f"{name}: {value!r} has no effect on {cfg.model.name} with loss.name terms; {reason}")
+
+
+def check_losses(cfg: CfgNode) -> None:
+    """Checks the arguments of the losses, whose classes import PyTorch.
+
+    Raises:
+        ConfigError: naming the loss.
+    """
+    from t2ireid_plugin.losses.terms import LossTerms, comparing_photos
+
     LossTerms(to_dict(cfg.loss.terms), feature_dim=2, embed_dim=2, num_classes=2, vocab_size=2)
     if cfg.sampler.train_sampler != "RandomIdentitySampler" or cfg.sampler.num_instances < 2:
         for name in comparing_photos(cfg.loss.terms):
@@ -101,10 +121,6 @@ def check_config(cfg: CfgNode) -> None:
                 f"loss '{name}' compares photos of one person, and a batch has only one: it would always be 0; set "
                 "sampler.train_sampler RandomIdentitySampler and sampler.num_instances to at least 2, or its weight 0"
             )
-    for name, value in changed_keys(cfg).items():
-        for prefix, reason in _WITHOUT_EFFECT.items():
-            if name.startswith(prefix):
-                raise ConfigError(f"{name}: {value!r} has no effect on {cfg.model.name} with loss.name terms; {reason}")
 
 
 def check_common(cfg: CfgNode) -> None:
@@ -140,6 +156,8 @@ def check_shares(cfg: CfgNode) -> None:
     Raises:
         ConfigError: naming the key, its value and what is valid.
     """
+    from t2ireid_plugin.utils.distributed import world_size
+
     if cfg.train.batch_size % world_size() or cfg.train.batch_size < 2 * world_size():
         raise ConfigError(
             f"train.batch_size: {cfg.train.batch_size} is the batch of all {world_size()} processes together; it must "
@@ -215,27 +233,51 @@ def _check_training(cfg: CfgNode) -> None:
 
 
 def check_files(cfg: CfgNode) -> None:
-    """Refuses missing datasets and encoders, all in one message, before anything slow happens.
+    """Refuses missing datasets and encoders, all in one message, and images that the encoder cannot read.
 
     Raises:
         DataError: when datasets, and perhaps encoders, are missing.
         EncoderError: when only encoders are missing.
+        ConfigError: for a size that the encoder's patches do not divide.
+    """
+    names = [*cfg.data.sources, *cfg.data.targets, *val_targets(cfg)]
+    benchmarks = dict.fromkeys(name.removesuffix(VAL_SUFFIX) for name in names)
+    encoders = [key for key in (IMAGE_KEY, TEXT_KEY) if cfg.model[key]]
+    raise_together(
+        [functools.partial(find_annotation, cfg.data.root, BENCHMARKS[name]) for name in benchmarks]
+        + [functools.partial(check_source, cfg.model[key], key) for key in encoders]
+    )
+    encoder = size_config(cfg.model.vit_pretrained or to_dict(cfg.model.vit_config))
+    check_image_size(encoder, cfg.data.height, cfg.data.width)
+
+
+def raise_together(checks: Iterable[Callable[[], object]]) -> None:
+    """Runs all ``checks`` of files and raises their errors as one, of the class of the first.
+
+    Raises:
+        DataError, EncoderError: with a line per problem.
     """
     problems: list[DataError | EncoderError] = []
-    names = [*cfg.data.sources, *cfg.data.targets, *val_targets(cfg)]
-    for name in dict.fromkeys(name.removesuffix(VAL_SUFFIX) for name in names):
+    for check in checks:
         try:
-            find_annotation(cfg.data.root, BENCHMARKS[name])
-        except DataError as error:
-            problems.append(error)
-    for key in ("vit_pretrained", "bert_base_path"):
-        try:
-            if cfg.model[key]:
-                check_source(cfg.model[key], key)
-        except EncoderError as error:
+            check()
+        except (DataError, EncoderError) as error:
             problems.append(error)
     if problems:
         raise type(problems[0])("\n".join(map(str, problems)))
+
+
+def check_image_size(encoder: Any, height: int | None, width: int | None) -> None:
+    """Checks the size of images against an image encoder's configuration, where both are known.
+
+    Raises:
+        ConfigError: as `check_size`.
+    """
+    if encoder is not None and height and width:
+        try:
+            check_size(encoder, height, width)
+        except InputError as error:
+            raise ConfigError(f"data.height {height}, data.width {width}: {error}") from error
 
 
 def val_targets(cfg: CfgNode) -> list[str]:
@@ -250,6 +292,8 @@ def check_batch(cfg: CfgNode, sources: Sequence[Any]) -> None:
     Raises:
         DataError: when there are too few identities, samples, cameras or datasets for a batch.
     """
+    from t2ireid_plugin.data.item_table import CAMID, DSETID, labels
+
     ids = sum(source.num_train_pids for source in sources)
     samples = sum(len(source.train) for source in sources)
     batch_size, sampler = cfg.train.batch_size, cfg.sampler.train_sampler
@@ -261,8 +305,10 @@ def check_batch(cfg: CfgNode, sources: Sequence[Any]) -> None:
         )
     if samples < batch_size:
         raise DataError(f"data.sources: {samples} training samples, fewer than train.batch_size {batch_size}")
-    if sampler in _GROUPS:
-        key, (column, groups) = BATCH_DIVISORS[sampler], _GROUPS[sampler]
+    # Samplers that draw equal shares of a batch from groups of items: the column of the group, and the name of groups.
+    by_group = {"RandomDomainSampler": (CAMID, "cameras"), "RandomDatasetSampler": (DSETID, "datasets")}
+    if sampler in by_group:
+        key, (column, groups) = BATCH_DIVISORS[sampler], by_group[sampler]
         needed, share = cfg.sampler[key], batch_size // cfg.sampler[key]
         sizes = [n for source in sources for n in Counter(item[column] for item in labels(source.train)).values()]
         if len(sizes) < needed or min(sizes) < share:
@@ -278,6 +324,9 @@ def check_several_photos(terms: Mapping[str, Mapping[str, Any]], sources: Mappin
     Raises:
         DataError: naming the loss.
     """
+    from t2ireid_plugin.data.item_table import PATH, PID
+    from t2ireid_plugin.losses.terms import comparing_photos
+
     tables = [dataset.train.columns for dataset in sources.values()]
     if any(len(table[:, [PATH, PID]].unique(dim=0)) > len(table[:, PID].unique()) for table in tables):
         return

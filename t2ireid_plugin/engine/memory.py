@@ -17,9 +17,8 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from transformers.modeling_outputs import BaseModelOutput
 
+from t2ireid_plugin.engine.checks import PRECISIONS
 from t2ireid_plugin.errors import ConfigError
-
-PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def encode_in_parts(encoder: nn.Module, rows: int) -> None:
@@ -71,7 +70,9 @@ class Precision:
     """
 
     def __init__(self, name: str = "fp32", device: str = "cpu") -> None:
-        self.dtype, self.device = PRECISIONS[name], device
+        dtype = PRECISIONS[name]
+        self.dtype: torch.dtype | None = None if dtype is None else getattr(torch, dtype)
+        self.device = device
         self.scaler = torch.amp.GradScaler(device, enabled=name == "fp16")
 
     def autocast(self) -> torch.autocast:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from t2ireid_plugin.data.sampling import derive_seed, seed_all
+from t2ireid_plugin.engine.checks import TEXT_FIELDS
 from t2ireid_plugin.engine.evaluation import RetrievalEvaluation
 from t2ireid_plugin.engine.failures import NonFiniteGuard, Step
 from t2ireid_plugin.engine.memory import Precision
@@ -29,8 +30,6 @@ from t2ireid_plugin.utils.distributed import (
     world_size,
 )
 
-# The entry of a batch for each choice of data.id_instruction and data.cloth_instruction.
-TEXT_FIELDS = {"caption": "caption", "identity": "id_text", "clothing": "cloth_text"}
 _LOSSES = 2  # distinguishes the seeds of the losses from other seeds, see `derive_seed`
 # Outputs padded to the longest text of their process, with their padding values.
 _PADDED_OUTPUTS = {"word_tokens": 0.0, "word_mask": 0, "hidden_words": NOT_HIDDEN}

@@ -19,8 +19,6 @@ from t2ireid_plugin.evaluation.ranks import positive_ranks, ranks_from_scores
 from t2ireid_plugin.evaluation.result import Metrics, RetrievalResult
 from t2ireid_plugin.utils.text import text_table
 
-EVALUATORS = ("exact", "torchreid")
-
 
 def evaluate_task(
     task: RetrievalTask,

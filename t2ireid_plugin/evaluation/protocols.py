@@ -29,13 +29,13 @@ clothing text)``, which is the cosine of both embeddings concatenated, each scal
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-import torch
-import torch.nn.functional as F
-from torch import Tensor
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Labels = npt.NDArray[np.int64]
 
@@ -112,13 +112,17 @@ def photo_to_image(e: Embeddings, _weight: float) -> RetrievalTask:
 
 def photo_plus_text_to_image(e: Embeddings, weight: float) -> RetrievalTask:
     """As `image_and_text_to_image`, with ``normalize(photo + weight * caption)`` in place of the fused embedding."""
+    from torch.nn import functional  # here, as names are checked before PyTorch is imported
+
     assert e.captions is not None
-    sums = F.normalize(e.images[e.described] + weight * e.captions, dim=1)
+    sums = functional.normalize(e.images[e.described] + weight * e.captions, dim=1)
     return image_and_text_to_image(e._replace(fused=sums), weight)
 
 
 def both_to_image(e: Embeddings, weight: float) -> RetrievalTask:
     """Identity and clothing text together as queries, ``weight`` on identity; both embeddings of images as gallery."""
+    import torch
+
     assert e.identity is not None
     assert e.clothing is not None
     assert e.cloth_images is not None
@@ -142,6 +146,7 @@ PROTOCOLS: dict[str, Protocol] = {
 OFFICIAL = "t2i"
 SUM = "ti2i_sum"
 TEXT_WEIGHTS = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)  # of the caption in `SUM`; val chooses one of them
+EVALUATORS = ("exact", "torchreid")  # see `metrics.evaluate_task`
 IMAGE_QUERY_PROTOCOLS = ("i2t", "i2i")  # one query per image; in the others, one per caption
 
 

@@ -4,7 +4,42 @@ Symbols: `B` rows of a batch (one photo with its texts each), `D` width of an em
 module with `forward(inputs: LossInputs) -> scalar` and a tuple `needs` of the fields it reads besides `pids`.
 """
 
-from t2ireid_plugin.losses.base import LossInputs, LossTerm
-from t2ireid_plugin.losses.terms import LOSSES, LossTerms
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from t2ireid_plugin.utils.lazy_table import LazyTable
+
+if TYPE_CHECKING:
+    from t2ireid_plugin.losses.base import LossInputs, LossTerm
+    from t2ireid_plugin.losses.terms import LossTerms
 
 __all__ = ["LOSSES", "LossInputs", "LossTerm", "LossTerms"]
+
+LOSSES = LazyTable(
+    {
+        "info_nce": "t2ireid_plugin.losses.contrastive.InfoNCE",
+        "cls": "t2ireid_plugin.losses.classification.IdentityClassification",
+        "bio": "t2ireid_plugin.losses.projected.IdentityMatching",
+        "cloth": "t2ireid_plugin.losses.projected.ClothingMatching",
+        # after `cloth`, whose projection it shares
+        "cloth_adv": "t2ireid_plugin.losses.cloth_adversarial.ClothFlattening",
+        "cloth_match": "t2ireid_plugin.losses.cloth_match.ClothMatch",
+        "decouple": "t2ireid_plugin.losses.decouple.Decouple",
+        "gate_regularization": "t2ireid_plugin.losses.gate.GateRegularization",
+        "sdm": "t2ireid_plugin.losses.sdm.SDM",
+        "tal": "t2ireid_plugin.losses.tal.TAL",
+        "id": "t2ireid_plugin.losses.shared_id.SharedIdentity",
+        "supcon": "t2ireid_plugin.losses.supcon.SupCon",
+        "triplet": "t2ireid_plugin.losses.triplet.Triplet",
+        "orthogonality": "t2ireid_plugin.losses.orthogonality.Orthogonality",
+        "fused_query": "t2ireid_plugin.losses.fused_query.FusedQuery",
+        "cloth_leak": "t2ireid_plugin.losses.cloth_leak.ClothingLeak",
+        "mlm": "t2ireid_plugin.losses.mlm.MaskedLanguage",
+    }
+)
+
+
+def __getattr__(name: str) -> Any:  # the classes import PyTorch
+    if name in __all__:
+        return getattr(importlib.import_module("t2ireid_plugin.losses.terms"), name)
+    raise AttributeError(f"module '{__name__}' has no attribute '{name}'")

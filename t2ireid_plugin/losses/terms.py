@@ -1,4 +1,4 @@
-"""The losses by name, and their weighted sum."""
+"""The weighted sum of the losses that a configuration names."""
 
 import inspect
 from collections.abc import Mapping
@@ -8,44 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from t2ireid_plugin.errors import ConfigError, check_choice, check_keys
+from t2ireid_plugin.losses import LOSSES
 from t2ireid_plugin.losses.arguments import number
 from t2ireid_plugin.losses.base import MLM_INPUTS, LossInputs, LossTerm
-from t2ireid_plugin.losses.classification import IdentityClassification
-from t2ireid_plugin.losses.cloth_adversarial import ClothFlattening
-from t2ireid_plugin.losses.cloth_leak import ClothingLeak
-from t2ireid_plugin.losses.cloth_match import ClothMatch
-from t2ireid_plugin.losses.contrastive import InfoNCE
-from t2ireid_plugin.losses.decouple import Decouple
-from t2ireid_plugin.losses.fused_query import FusedQuery
-from t2ireid_plugin.losses.gate import GateRegularization
 from t2ireid_plugin.losses.mlm import MaskedLanguage
-from t2ireid_plugin.losses.orthogonality import Orthogonality
-from t2ireid_plugin.losses.projected import ClothingMatching, IdentityMatching
-from t2ireid_plugin.losses.sdm import SDM
-from t2ireid_plugin.losses.shared_id import SharedIdentity
-from t2ireid_plugin.losses.supcon import SupCon
-from t2ireid_plugin.losses.tal import TAL
-from t2ireid_plugin.losses.triplet import Triplet
-
-LOSSES: dict[str, type[LossTerm]] = {
-    "info_nce": InfoNCE,
-    "cls": IdentityClassification,
-    "bio": IdentityMatching,
-    "cloth": ClothingMatching,
-    "cloth_adv": ClothFlattening,  # after `cloth`, whose projection it shares
-    "cloth_match": ClothMatch,
-    "decouple": Decouple,
-    "gate_regularization": GateRegularization,
-    "sdm": SDM,
-    "tal": TAL,
-    "id": SharedIdentity,
-    "supcon": SupCon,
-    "triplet": Triplet,
-    "orthogonality": Orthogonality,
-    "fused_query": FusedQuery,
-    "cloth_leak": ClothingLeak,
-    "mlm": MaskedLanguage,
-}
 
 # Arguments that LossTerms supplies to the terms that take them; a configuration cannot set them.
 SUPPLIED = ("feature_dim", "embed_dim", "num_classes", "vocab_size", "id_projection", "cloth_projection")

@@ -3,16 +3,11 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from t2ireid_plugin.errors import ConfigError, check_choice, check_keys
-
-# Which tokens the two branches read. The specification argues for `all`; the others are there to compare with it.
-TOKENS = ("all", "cls", "mean", "max", "window")
+from t2ireid_plugin.errors import ConfigError
 
 
 class DisentangleModule(nn.Module):
@@ -104,19 +99,6 @@ class DisentangleModule(nn.Module):
                 raise ConfigError(f"disentangle.tokens 'window': {x.shape[1]} tokens do not hold a grid of {grid}")
             return x, outside_window(x.shape[1], *grid, self.window).to(x.device)
         return x, None
-
-
-def check_disentangle(config: Mapping[str, Any]) -> None:
-    """Checks the arguments ``tokens`` and ``window`` of `DisentangleModule`.
-
-    Raises:
-        ConfigError: for an unknown key or choice, or an even window.
-    """
-    check_keys("disentangle", config, ("tokens", "window"))
-    check_choice("disentangle.tokens", config.get("tokens", "all"), TOKENS)
-    window = config.get("window", 5)
-    if not isinstance(window, int) or window < 1 or window % 2 == 0:
-        raise ConfigError(f"disentangle.window: {window!r} must be an odd number of patches, such as 5")
 
 
 @functools.lru_cache(maxsize=8)

@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from t2ireid_plugin.errors import ConfigError, check_choice, check_keys
+from t2ireid_plugin.errors import check_choice, check_keys
 from t2ireid_plugin.modeling.mamba import Mamba
+from t2ireid_plugin.modeling.settings import FUSIONS
 
 
 class EnhancedMambaFusion(nn.Module):
@@ -166,27 +167,6 @@ def _reversed(lengths: Tensor, max_length: int) -> Tensor:
     index = torch.arange(max_length, device=lengths.device).expand(len(lengths), -1)
     reverse = lengths[:, None] - 1 - index
     return torch.where(reverse >= 0, reverse, index)
-
-
-FUSIONS: dict[str, type[nn.Module]] = {
-    "enhanced_mamba": EnhancedMambaFusion,
-    "gated_mamba": GatedMambaFusion,
-    "sequence_mamba": SequenceMambaFusion,
-}
-
-
-def check_fusion_dim(config: Mapping[str, Any], embed_dim: int) -> None:
-    """Checks that the fusion has the width of the embeddings; a fusion that reads tokens may have any width.
-
-    Raises:
-        ConfigError: naming the width and what it must be.
-    """
-    reads_tokens = FUSIONS.get(config["type"]) is SequenceMambaFusion
-    if config["dim"] != embed_dim and not reads_tokens:
-        raise ConfigError(
-            f"fusion.dim: {config['dim']} must be {embed_dim}, the width of the embeddings; only sequence_mamba, which "
-            "reads tokens, may have another width"
-        )
 
 
 def build_fusion(config: Mapping[str, Any], width: int = 768) -> nn.Module:

@@ -25,9 +25,8 @@ from t2ireid_plugin.modeling.encoders.packing import PackedBatch, pack, start_of
 from t2ireid_plugin.modeling.encoders.preprocess import image_preprocess
 from t2ireid_plugin.modeling.encoders.token_features import TEXTS_AT_ONCE, Ids, TokenFeatureCache, encode_texts
 from t2ireid_plugin.modeling.encoders.tokenizer import CachedTokenizer
-from t2ireid_plugin.modeling.fusion import SequenceMambaFusion, build_fusion, check_fusion_dim
+from t2ireid_plugin.modeling.fusion import SequenceMambaFusion, build_fusion
 from t2ireid_plugin.modeling.image_embedder import (
-    EMBED_DIM,
     NUM_HEADS,
     SHARED_DIM,
     build_disentangle,
@@ -35,6 +34,7 @@ from t2ireid_plugin.modeling.image_embedder import (
     projection_mlp,
 )
 from t2ireid_plugin.modeling.masking import hide_words
+from t2ireid_plugin.modeling.settings import DEFAULT_FUSION, EMBED_DIM, check_fusion_dim
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -43,15 +43,6 @@ logger = logging.getLogger(__name__)
 
 INITIAL_SCALE = 1.0
 
-DEFAULT_FUSION: dict[str, Any] = {
-    "type": "enhanced_mamba",
-    "dim": EMBED_DIM,
-    "d_state": 16,
-    "d_conv": 4,
-    "num_layers": 2,
-    "output_dim": EMBED_DIM,
-    "dropout": 0.1,
-}
 DEFAULTS: dict[str, Any] = {
     "bert_base_path": "bert-base-uncased",
     "vit_pretrained": "google/vit-base-patch16-224",

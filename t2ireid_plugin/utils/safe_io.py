@@ -70,14 +70,27 @@ def wrong_content(path: str | Path) -> str:
     return ""
 
 
+def decode_utf8(content: bytes) -> str:
+    """The text of a file; a byte order mark is allowed.
+
+    Raises:
+        ValueError: naming the line and the byte that is not UTF-8.
+    """
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise ValueError(f"line {line}: not UTF-8 (byte 0x{content[error.start]:02x}); save it as UTF-8") from error
+
+
 def parse_json(text: str | bytes) -> Any:
     """Like `json.loads`, but rejects NaN, infinities and duplicate keys.
 
     Raises:
-        ValueError: saying what is wrong, also for bytes that are not UTF-8 (a byte order mark is allowed).
+        ValueError: saying what is wrong, also for bytes that are not UTF-8.
     """
     if isinstance(text, bytes):
-        text = text.decode("utf-8-sig")
+        text = decode_utf8(text)
     try:
         return json.loads(text, parse_constant=_reject_constant, object_pairs_hook=_unique)
     except RecursionError:
@@ -91,7 +104,7 @@ def parse_yaml(text: str | bytes) -> Any:
         ValueError: saying where and what is wrong, also for bytes that are not UTF-8.
     """
     if isinstance(text, bytes):
-        text = text.decode("utf-8-sig")
+        text = decode_utf8(text)
     try:
         return yaml.load(text, _UniqueKeyLoader)
     except yaml.MarkedYAMLError as error:

@@ -235,7 +235,7 @@ def test_paths_that_leave_the_folder():
     [
         (b"[{", ""),
         (b"\x80\x03]q\x00.", ""),
-        ("[]".encode("utf-16"), "can't decode byte 0xff"),
+        ("[]".encode("utf-16"), "line 1: not UTF-8 (byte 0xff); save it as UTF-8"),
         (b"[" * 10**6, "nested too deeply"),
         (b'[{"id": NaN}]', "NaN"),
         (b'[{"id": 1, "id": 2}]', "'id'"),

@@ -10,7 +10,6 @@ from torchreid import utils as torchreid_utils
 
 from t2ireid_plugin.errors import DataError
 from t2ireid_plugin.evaluation.metrics import (
-    EVALUATORS,
     evaluate_task,
     format_metrics,
     format_table,
@@ -18,7 +17,7 @@ from t2ireid_plugin.evaluation.metrics import (
     reranked_metrics,
     text_weight_scores,
 )
-from t2ireid_plugin.evaluation.protocols import TEXT_WEIGHTS, Embeddings, RetrievalTask
+from t2ireid_plugin.evaluation.protocols import EVALUATORS, TEXT_WEIGHTS, Embeddings, RetrievalTask
 
 
 def random_case(seed, queries=12, images=20, people=5):

@@ -4,7 +4,8 @@ from torch import nn
 
 from benchmarks.literal import LiteralDisentangle
 from t2ireid_plugin.errors import ConfigError
-from t2ireid_plugin.modeling.disentangle import TOKENS, DisentangleModule, check_disentangle, outside_window
+from t2ireid_plugin.modeling.disentangle import DisentangleModule, outside_window
+from t2ireid_plugin.modeling.settings import TOKENS, check_disentangle
 
 B, L, D = 3, 5, 12
 

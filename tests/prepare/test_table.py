@@ -254,7 +254,10 @@ OUTSIDE = "is not inside 'photos'"
         (HEADER + "more,1,x\n", "missing image 'photos/more' (Is a directory)"),
         (SIX, ": 4 of 6 images are missing in 'photos': 'x.jpg' (line 3), 'y.jpg' (line 5), 'z.jpg' (line 6), …"),
         (HEADER + '"x\ny.jpg",1,x\n', "'x\\ny.jpg' (line 2)"),
-        (HEADER.encode() + "a.jpg,1,红\n".encode("gb18030"), "line 2: not UTF-8 (byte 0xba); save the table as UTF-8"),
+        (
+            HEADER.encode() + "a.jpg,1,红\n".encode("gb18030"),
+            "line 2: not UTF-8 (byte 0xba); save it as UTF-8, in",
+        ),
         (HEADER.encode("utf-16"), "line 1: not UTF-8 (byte 0xff)"),
     ],
 )

@@ -1,22 +1,22 @@
-"""Checks of an image-only configuration, before anything slow happens."""
+"""Checks of an image-only configuration, before anything slow happens.
+
+What torchreid does not define is checked before torchreid and PyTorch are imported.
+"""
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
+from typing import Any
 
-from torchreid import data as torchreid_data
-from torchreid import models as torchreid_models
-from torchreid import optim as torchreid_optim
 from yacs.config import CfgNode
 
-from t2ireid_plugin.config import MODEL_NAME, changed_keys
+from t2ireid_plugin.config import MODEL_NAME, changed_keys, to_dict
 from t2ireid_plugin.data.benchmarks import BENCHMARKS, VAL_SUFFIX
-from t2ireid_plugin.engine.checks import check_common
-from t2ireid_plugin.errors import ConfigError, DataError, EncoderError, check_choice
-from t2ireid_plugin.integrations.torchreid.model import LOSSES
-from t2ireid_plugin.integrations.torchreid.registration import MODELS, private_table
-from t2ireid_plugin.modeling.encoders.loading import IMAGE_KEY, check_source
-from t2ireid_plugin.utils.distributed import world_size
+from t2ireid_plugin.engine.checks import check_common, check_image_size, raise_together
+from t2ireid_plugin.errors import ConfigError, DataError, check_choice
+from t2ireid_plugin.integrations.torchreid.registration import LOSSES, MODELS, private_table
+from t2ireid_plugin.modeling.encoders.loading import IMAGE_KEY, check_source, size_config
 
 # torchreid ignores a name that it does not know.
 TRANSFORMS = ("random_flip", "random_crop", "random_patch", "color_jitter", "random_erase")
@@ -55,26 +55,12 @@ def check_config(cfg: CfgNode) -> None:
         ConfigError: naming the key, its value and what is valid.
     """
     check_common(cfg)
-    if world_size() > 1:
-        raise ConfigError(
-            f"torchrun: torchreid's engines train in one process, not {world_size()}; start without torchrun, or set "
-            "loss.name terms"
-        )
+    if cfg.model.name not in MODELS:
+        _check_names_of_torchreid(cfg)
     check_choice("data.type", cfg.data.type, ("image",))
-    check_choice("model.name", cfg.model.name, tuple(private_table(torchreid_models, "__model_factory")))
     check_choice("loss.name", cfg.loss.name, LOSSES if cfg.model.name != MODEL_NAME else ("terms", *LOSSES))
-    for key in ("sources", "targets"):
-        for name in cfg.data[key]:
-            if name.removesuffix(VAL_SUFFIX) in BENCHMARKS:
-                raise ConfigError(
-                    f"data.{key}: '{name}' has texts as queries, which {cfg.model.name} with loss.name "
-                    f"{cfg.loss.name} does not read; valid: {', '.join(image_datasets())}"
-                )
-            check_choice(f"data.{key}", name, tuple(image_datasets()))
     for name in cfg.data.transforms:
         check_choice("data.transforms", name, TRANSFORMS)
-    check_choice("train.optim", cfg.train.optim, tuple(torchreid_optim.optimizer.AVAI_OPTIMS))
-    check_choice("train.lr_scheduler", cfg.train.lr_scheduler, tuple(torchreid_optim.lr_scheduler.AVAI_SCH))
     check_choice("test.dist_metric", cfg.test.dist_metric, ("euclidean", "cosine"))
     weight_t, weight_x = cfg.loss.triplet.weight_t, cfg.loss.triplet.weight_x
     if cfg.loss.name == "triplet" and (min(weight_t, weight_x) < 0 or weight_t + weight_x <= 0):
@@ -86,6 +72,7 @@ def check_config(cfg: CfgNode) -> None:
         )
     if cfg.data.k_tfm != 1:
         raise ConfigError(f"data.k_tfm: {cfg.data.k_tfm} must be 1; torchreid's engines read one view of an image")
+    _check_names_of_torchreid(cfg)
     used = {**_USED, "model": (*_USED["model"], *(_OUR_MODELS if cfg.model.name in MODELS else ()))}
     for name, value in changed_keys(cfg).items():
         table, _, key = name.partition(".")
@@ -96,10 +83,32 @@ def check_config(cfg: CfgNode) -> None:
             )
 
 
+def _check_names_of_torchreid(cfg: CfgNode) -> None:
+    from torchreid import models, optim
+
+    from t2ireid_plugin.utils.distributed import world_size
+
+    if world_size() > 1:
+        raise ConfigError(
+            f"torchrun: torchreid's engines train in one process, not {world_size()}; start without torchrun, or set "
+            "loss.name terms"
+        )
+    check_choice("model.name", cfg.model.name, tuple(private_table(models, "__model_factory")))
+    for key in ("sources", "targets"):
+        for name in cfg.data[key]:
+            if name.removesuffix(VAL_SUFFIX) in BENCHMARKS:
+                raise ConfigError(
+                    f"data.{key}: '{name}' has texts as queries, which {cfg.model.name} with loss.name "
+                    f"{cfg.loss.name} does not read; valid: {', '.join(image_datasets())}"
+                )
+            check_choice(f"data.{key}", name, tuple(image_datasets()))
+    check_choice("train.optim", cfg.train.optim, tuple(optim.optimizer.AVAI_OPTIMS))
+    check_choice("train.lr_scheduler", cfg.train.lr_scheduler, tuple(optim.lr_scheduler.AVAI_SCH))
+
+
 def image_datasets() -> list[str]:
     """Names of torchreid's image datasets, including those of other plugins; ours have texts as queries."""
-    table = private_table(torchreid_data.datasets, "__image_datasets")
-    return [name for name in table if name.removesuffix(VAL_SUFFIX) not in BENCHMARKS]
+    return [name for name in _datasets() if name.removesuffix(VAL_SUFFIX) not in BENCHMARKS]
 
 
 def check_files(cfg: CfgNode) -> None:
@@ -108,25 +117,31 @@ def check_files(cfg: CfgNode) -> None:
     Raises:
         DataError: when a dataset is missing that torchreid cannot download, and perhaps the image encoder.
         EncoderError: when only the image encoder is missing.
+        ConfigError: for a size that the encoder's patches do not divide.
     """
-    problems: list[DataError | EncoderError] = []
-    table = private_table(torchreid_data.datasets, "__image_datasets")
-    for name in dict.fromkeys([*cfg.data.sources, *cfg.data.targets]):
-        folder = dataset_folder(cfg, name)
-        if folder and not folder.is_dir() and not getattr(table[name], "dataset_url", None):
-            problems.append(
-                DataError(f"{name}: no folder '{folder}'; torchreid's documentation of datasets describes its content")
-            )
-    try:
-        if cfg.model.vit_pretrained and cfg.model.pretrained:
-            check_source(cfg.model.vit_pretrained, IMAGE_KEY)
-    except EncoderError as error:
-        problems.append(error)
-    if problems:
-        raise type(problems[0])("\n".join(map(str, problems)))
+    names = dict.fromkeys([*cfg.data.sources, *cfg.data.targets])
+    checks = [functools.partial(_check_folder, cfg, name) for name in names]
+    if cfg.model.vit_pretrained and cfg.model.pretrained:
+        checks.append(functools.partial(check_source, cfg.model.vit_pretrained, IMAGE_KEY))
+    raise_together(checks)
+    if cfg.model.name in MODELS:
+        encoder = size_config(cfg.model.vit_pretrained or to_dict(cfg.model.vit_config))
+        check_image_size(encoder, cfg.data.height, cfg.data.width)
+
+
+def _check_folder(cfg: CfgNode, name: str) -> None:
+    folder = dataset_folder(cfg, name)
+    if folder and not folder.is_dir() and not getattr(_datasets()[name], "dataset_url", None):
+        raise DataError(f"{name}: no folder '{folder}'; torchreid's documentation of datasets describes its content")
+
+
+def _datasets() -> dict[str, Any]:
+    from torchreid import data
+
+    return private_table(data.datasets, "__image_datasets")
 
 
 def dataset_folder(cfg: CfgNode, name: str) -> Path | None:
     """The folder in which torchreid expects a dataset; None for a dataset class without ``dataset_dir``."""
-    folder = getattr(private_table(torchreid_data.datasets, "__image_datasets")[name], "dataset_dir", None)
+    folder = getattr(_datasets()[name], "dataset_dir", None)
     return Path(cfg.data.root) / folder if isinstance(folder, str) else None

@@ -16,12 +16,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from t2ireid_plugin.errors import ConfigError, InputError, check_choice
+from t2ireid_plugin.integrations.torchreid.registration import LOSSES
 from t2ireid_plugin.modeling.checkpoint import LoadReport, load_weights
 from t2ireid_plugin.modeling.encoders.loading import IMAGE_KEY
 from t2ireid_plugin.modeling.image_embedder import ImageEmbedder
 from t2ireid_plugin.modeling.t2ireid import DEFAULTS
-
-LOSSES = ("softmax", "triplet")
 
 
 class T2IReIDImageModel(ImageEmbedder):

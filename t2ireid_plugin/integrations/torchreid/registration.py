@@ -19,6 +19,7 @@ MODELS: dict[str, dict[str, Any]] = {
     "t2ireid_vit_mamba_cloth": {"branch": "clothing"},
     "t2ireid_vit_mamba_both": {"branch": "both"},
 }
+LOSSES = ("softmax", "triplet")
 _registered_datasets: set[str] = set()
 
 
@@ -61,8 +62,8 @@ def register_model_variant(name: str, **options: Any) -> None:
         ConfigError: for an unknown option, a value that cannot work, or a name that is taken.
         DependencyError: when this version of torchreid lacks the table of models.
     """
-    from t2ireid_plugin.modeling.disentangle import check_disentangle
     from t2ireid_plugin.modeling.image_embedder import BRANCHES
+    from t2ireid_plugin.modeling.settings import check_disentangle
 
     check_keys(f"options of model '{name}'", options, ("branch", "vit_pretrained", "disentangle"))
     try:

@@ -1,6 +1,7 @@
 """Differences between families of encoders: CLIP, SigLIP, SigLIP 2, DINOv2, DINOv3, ViT and BERT.
 
-A two-tower model (CLIP, SigLIP) has an image and a text encoder in one folder; here each is built separately.
+A two-tower model (CLIP, SigLIP) has an image and a text encoder in one folder; here each is built separately. PyTorch
+is imported on use, because sizes are checked before it is imported.
 """
 
 from __future__ import annotations
@@ -9,12 +10,10 @@ import inspect
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor, nn
-
 from t2ireid_plugin.errors import EncoderError, InputError
 
 if TYPE_CHECKING:
+    from torch import Tensor, nn
     from transformers import PretrainedConfig, PreTrainedModel
 
 # CLIP normalises only the class token, in its pooler, and returns the other tokens without normalisation.
@@ -53,6 +52,8 @@ def without_pooler(model_class: type[PreTrainedModel], config: PretrainedConfig)
 
 def drop_head(encoder: PreTrainedModel) -> PreTrainedModel:
     """Removes the linear head of SigLIP's text tower, which nothing would train."""
+    from torch import nn
+
     if attends_padding(encoder.config):
         tower: nn.Module = getattr(encoder, "text_model", encoder)  # transformers 4 has it one level deeper
         tower.head = nn.Identity()
@@ -162,6 +163,8 @@ def _interpolation(encoder: PreTrainedModel, height: int, width: int) -> dict[st
 
 def _as_patches(images: Tensor, patch: int) -> dict[str, Tensor]:
     """Images ``[B, 3, H, W]`` as SigLIP 2 reads them: flattened patches, each pixel with its three channels."""
+    import torch
+
     batch, channels, height, width = images.shape
     rows, columns = height // patch, width // patch
     patches = images[:, :, : rows * patch, : columns * patch].reshape(batch, channels, rows, patch, columns, patch)
@@ -181,6 +184,8 @@ def layer_numbers(encoder: PreTrainedModel) -> dict[str, int]:
     Raises:
         EncoderError: when the encoder has no stack of as many blocks as its configuration says.
     """
+    from torch import nn
+
     depth = encoder.config.num_hidden_layers
     stacks = (m for m in encoder.modules() if isinstance(m, nn.ModuleList) and len(m) == depth)
     blocks: Any = next(stacks, None)

@@ -17,13 +17,15 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from huggingface_hub import constants, hf_hub_download, try_to_load_from_cache
 from huggingface_hub.utils import HFValidationError, validate_repo_id
 
-from t2ireid_plugin.errors import ConfigError, EncoderError, check_keys
+from t2ireid_plugin.errors import ConfigError, EncoderError, check_keys, short_repr
 from t2ireid_plugin.modeling.encoders.families import drop_head, tower_class, tower_config, without_pooler
+from t2ireid_plugin.utils.safe_io import MAX_CONFIG_BYTES, parse_json, read_bytes, wrong_content
 from t2ireid_plugin.utils.text import first_line
 
 if TYPE_CHECKING:
@@ -37,6 +39,9 @@ T = TypeVar("T")
 IMAGE_KEY, TEXT_KEY = "vit_pretrained", "bert_base_path"
 _KIND = {IMAGE_KEY: "image", TEXT_KEY: "text"}
 _DEFAULT_TYPE = {IMAGE_KEY: "vit", TEXT_KEY: "bert"}
+_FOLDER_HOLDS = "it should hold config.json, model.safetensors and, for text, vocab.txt or tokenizer.json"
+# ViT's sizes where its configuration has none; a test compares them with transformers'.
+_VIT_SIZES = {"model_type": "vit", "image_size": 224, "patch_size": 16}
 _NEEDS = {IMAGE_KEY: "patch_size", TEXT_KEY: "vocab_size"}  # an attribute of the right kind of configuration
 
 
@@ -85,12 +90,63 @@ def check_source(source: Source, key: str) -> None:
     """Checks early, without loading anything, that an encoder is available.
 
     Raises:
-        EncoderError: when it is neither a folder nor cached and cannot be downloaded.
+        EncoderError: when it is neither a folder nor cached and cannot be downloaded; when a file of the folder is
+            missing, or is a git-lfs pointer or a web page.
     """
-    if not isinstance(source, str) or find_folder(source) or find_cached(source, "config.json"):
-        return
+    folder = find_folder(source) if isinstance(source, str) else None
+    if folder:
+        _check_folder(folder, key)
+    elif isinstance(source, str) and not find_cached(source, "config.json"):
+        _check_reachable(source, key)
+
+
+def _check_reachable(source: str, key: str) -> None:
     if _looks_like_path(source) or not _hub_reachable():
         raise _missing(source, key)
+
+
+def _check_folder(folder: Path, key: str) -> None:
+    config = folder / "config.json"
+    weights = sorted(folder.glob("*.safetensors")) or sorted(folder.glob("pytorch_model*.bin"))
+    if not config.is_file() or not weights:
+        missing = "model.safetensors" if config.is_file() else "config.json"
+        raise EncoderError(f"{key}: the folder '{folder}' has no {missing}; {_FOLDER_HOLDS}")
+    texts = [folder / name for name in ("tokenizer.json", "vocab.txt", "vocab.json", "merges.txt")]
+    for file in [config, *weights, *(texts if key == TEXT_KEY else [])]:
+        problem = wrong_content(file) if file.is_file() else ""
+        if problem:
+            raise EncoderError(f"{key}: '{file}' {problem}")
+
+
+def read_json(file: Path, key: str) -> dict[str, Any]:
+    """Reads a JSON object from an encoder's file.
+
+    Raises:
+        EncoderError: for anything else.
+    """
+    try:
+        content = parse_json(read_bytes(file, MAX_CONFIG_BYTES))
+    except (OSError, ValueError) as error:
+        raise EncoderError(f"{key}: cannot read '{file}' as JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise EncoderError(f"{key}: '{file}' must contain a JSON object, not {short_repr(content)}")
+    return content
+
+
+def size_config(source: str | Mapping[str, Any]) -> SimpleNamespace | None:
+    """The settings that `families.check_size` reads, without transformers; None where they are not in a file here."""
+    config: Any = source
+    if isinstance(source, str):
+        folder = find_folder(source)
+        file = folder / "config.json" if folder else find_cached(source, "config.json")
+        if file is None:
+            return None
+        config = read_json(file, IMAGE_KEY)
+    config = config.get("vision_config", config)
+    if config.get("model_type", "vit") == "vit":
+        config = {**_VIT_SIZES, **config}
+    known = "patch_size" in config and ("image_size" in config or "num_patches" in config)
+    return SimpleNamespace(**config) if known else None
 
 
 def encoder_config(source: Source, key: str) -> PretrainedConfig:
@@ -188,9 +244,7 @@ def _load(load: Callable[..., T], source: str, key: str) -> T:
 
 def _missing(source: str, key: str) -> EncoderError:
     if _looks_like_path(source):
-        return EncoderError(
-            f"{key}: no folder '{source}'; it should hold config.json, model.safetensors and, for text, vocab.txt"
-        )
+        return EncoderError(f"{key}: no folder '{source}'; {_FOLDER_HOLDS}")
     return EncoderError(
         f"{key}: '{source}' is not a folder, not in the Hugging Face cache, and the hub is not reachable from here; "
         f"on a machine with network access run `hf download {source} --local-dir DIR`, copy DIR here and set "

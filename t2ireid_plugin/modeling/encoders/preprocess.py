@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from t2ireid_plugin.errors import EncoderError, short_repr
 from t2ireid_plugin.modeling.encoders.families import own_size
-from t2ireid_plugin.modeling.encoders.loading import IMAGE_KEY, Source, find_folder, find_on_hub
-from t2ireid_plugin.utils.safe_io import MAX_CONFIG_BYTES, parse_json, read_bytes
+from t2ireid_plugin.modeling.encoders.loading import IMAGE_KEY, Source, find_folder, find_on_hub, read_json
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
@@ -84,12 +83,7 @@ def _preprocessor_settings(source: Source) -> dict[str, Any]:
         file = folder / name if folder else find_on_hub(source, name)
         if file is None or not file.is_file():
             continue
-        try:
-            settings = parse_json(read_bytes(file, MAX_CONFIG_BYTES))
-        except (OSError, ValueError) as error:
-            raise EncoderError(f"{IMAGE_KEY}: cannot read '{file}' as JSON: {error}") from error
-        if not isinstance(settings, dict):
-            raise EncoderError(f"{IMAGE_KEY}: '{file}' must contain a JSON object, not {short_repr(settings)}")
+        settings = read_json(file, IMAGE_KEY)
         return settings.get("image_processor", settings)
     return {}
 

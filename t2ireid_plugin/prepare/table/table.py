@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from t2ireid_plugin.data.benchmarks import SPLITS
 from t2ireid_plugin.errors import DataError, short_repr
-from t2ireid_plugin.utils.safe_io import parse_json, read_bytes, text_problem
+from t2ireid_plugin.utils.safe_io import decode_utf8, parse_json, read_bytes, text_problem
 
 IMAGE, IDENTITY, CAPTION, CAMERA, SPLIT = "image", "identity", "caption", "camera", "split"
 ID_TEXT, CLOTH_TEXT = "identity_text", "clothing_text"
@@ -88,13 +88,9 @@ def _decode(file: Path) -> str:
     except OSError as error:
         raise DataError(f"cannot read the table '{file}' ({error.strerror})") from error
     try:
-        return content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = error.object[: error.start].count(b"\n") + 1
-        raise DataError(
-            f"'{file}', line {line}: not UTF-8 (byte 0x{error.object[error.start]:02x}); save the table as UTF-8, "
-            "in Excel as 'CSV UTF-8'"
-        ) from error
+        return decode_utf8(content)
+    except ValueError as error:
+        raise DataError(f"'{file}', {error}, in Excel as 'CSV UTF-8'") from error
 
 
 def _csv_records(text: str, file: Path, ignore: Sequence[str]) -> Iterator[tuple[int, dict[str, Any]]]:

@@ -1,0 +1,55 @@
+"""Settings of the model and their checks, without PyTorch, so that a configuration is checked before it is imported."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from t2ireid_plugin.errors import ConfigError, check_choice, check_keys
+from t2ireid_plugin.utils.lazy_table import LazyTable
+
+EMBED_DIM = 256
+# Which tokens the two branches read. The specification argues for `all`; the others are there to compare with it.
+TOKENS = ("all", "cls", "mean", "max", "window")
+FUSIONS = LazyTable(
+    {
+        "enhanced_mamba": "t2ireid_plugin.modeling.fusion.EnhancedMambaFusion",
+        "gated_mamba": "t2ireid_plugin.modeling.fusion.GatedMambaFusion",
+        "sequence_mamba": "t2ireid_plugin.modeling.fusion.SequenceMambaFusion",
+    }
+)
+DEFAULT_FUSION: dict[str, Any] = {
+    "type": "enhanced_mamba",
+    "dim": EMBED_DIM,
+    "d_state": 16,
+    "d_conv": 4,
+    "num_layers": 2,
+    "output_dim": EMBED_DIM,
+    "dropout": 0.1,
+}
+
+
+def check_disentangle(config: Mapping[str, Any]) -> None:
+    """Checks the arguments ``tokens`` and ``window`` of `DisentangleModule`.
+
+    Raises:
+        ConfigError: for an unknown key or choice, or an even window.
+    """
+    check_keys("disentangle", config, ("tokens", "window"))
+    check_choice("disentangle.tokens", config.get("tokens", "all"), TOKENS)
+    window = config.get("window", 5)
+    if not isinstance(window, int) or window < 1 or window % 2 == 0:
+        raise ConfigError(f"disentangle.window: {window!r} must be an odd number of patches, such as 5")
+
+
+def check_fusion_dim(config: Mapping[str, Any], embed_dim: int) -> None:
+    """Checks that the fusion has the width of the embeddings; a fusion that reads tokens may have any width.
+
+    Raises:
+        ConfigError: naming the width and what it must be.
+    """
+    if config["dim"] != embed_dim and config["type"] != "sequence_mamba":
+        raise ConfigError(
+            f"fusion.dim: {config['dim']} must be {embed_dim}, the width of the embeddings; only sequence_mamba, which "
+            "reads tokens, may have another width"
+        )
