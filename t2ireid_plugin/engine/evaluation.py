@@ -15,14 +15,7 @@ from t2ireid_plugin.engine.training_state import BEST, check_intact, save_checkp
 from t2ireid_plugin.evaluation.bootstrap import FEW
 from t2ireid_plugin.evaluation.embeddings import embed_target
 from t2ireid_plugin.evaluation.metrics import evaluate_task, format_metrics, reranked_metrics, text_weight_scores
-from t2ireid_plugin.evaluation.protocols import (
-    IMAGE_QUERY_PROTOCOLS,
-    OFFICIAL,
-    PROTOCOLS,
-    SUM,
-    Embeddings,
-    with_baselines,
-)
+from t2ireid_plugin.evaluation.protocols import IMAGE_QUERY_PROTOCOLS, OFFICIAL, PROTOCOLS, SUM, with_baselines
 from t2ireid_plugin.evaluation.query_records import query_keys
 from t2ireid_plugin.evaluation.result import Metrics, RetrievalResult
 from t2ireid_plugin.modeling.checkpoint import read_checkpoint
@@ -80,7 +73,8 @@ class RetrievalEvaluation(TrainingLoop):
             if scores >= best:
                 score = scores[0] if scores else 0.0
                 with defer_signals():
-                    self.best = {"epoch": epoch, "score": score, "val": val, "tied": tied, **_text_weight(val)}
+                    self.best = {"epoch": epoch, "score": score, "val": val, "tied": tied}
+                    self.best["text_weight"] = _best_text_weight(val)
                     save_checkpoint(self.weights(self.tested_model, epoch), folder / BEST)
         self.best = broadcast_object(self.best)
 
@@ -106,19 +100,14 @@ class RetrievalEvaluation(TrainingLoop):
             self.tested_model.load_state_dict(self.model.state_dict())
 
     def evaluate(self, targets: Iterable[str]) -> dict[str, Metrics]:
-        """Text-to-image metrics of each target, printed and logged; empty except in the main process.
-
-        ``text_weights`` is added to each target's, see `text_weight_scores`.
-        """
-        metrics = {}
-        for target, embeddings in self._embed(targets, [OFFICIAL]):
-            for result in self._rank(target, embeddings, [OFFICIAL]):
-                if self.writer is not None:
-                    for key, value in result.metrics.items():
-                        self.writer.add_scalar(f"Test/{target}/{key}", value, self.epoch)
-                if self.metrics_log is not None:
-                    self.metrics_log.write(epoch=self.epoch + 1, target=target, **result.metrics)
-                metrics[target] = {**result.metrics, "text_weights": text_weight_scores(embeddings)}
+        """Text-to-image metrics of each target, printed and logged; empty except in the main process."""
+        metrics = {result.target: result.metrics for result in self._retrieve(targets, [OFFICIAL])}
+        for target, values in metrics.items():
+            if self.writer is not None:
+                for key in values.keys() - {"text_weights"}:
+                    self.writer.add_scalar(f"Test/{target}/{key}", values[key], self.epoch)
+            if self.metrics_log is not None:
+                self.metrics_log.write(epoch=self.epoch + 1, target=target, **values)
         return metrics
 
     def evaluate_protocols(
@@ -134,17 +123,20 @@ class RetrievalEvaluation(TrainingLoop):
             samples: of the bootstrap for the intervals; 0 for none.
             rerank: also compute each protocol's metrics after k-reciprocal re-ranking.
         """
-        results, protocols = [], with_baselines(protocols)
-        for target, embeddings in self._embed(targets, protocols):
-            for result in self._rank(target, embeddings, protocols, samples, rerank):
-                results.append(result)
-                if self.metrics_log is not None:
-                    names = {"target": target, "protocol": result.protocol}
-                    self.metrics_log.write(epoch=self.epoch + 1, **names, **result.metrics)
+        results = []
+        for result in self._retrieve(targets, with_baselines(protocols), samples, rerank):
+            results.append(result)
+            if self.metrics_log is not None:
+                names = {"target": result.target, "protocol": result.protocol}
+                self.metrics_log.write(epoch=self.epoch + 1, **names, **result.metrics)
         return results
 
-    def _embed(self, targets: Iterable[str], protocols: Sequence[str]) -> Iterator[tuple[str, Embeddings]]:
-        """Each target with its embeddings."""
+    def _retrieve(
+        self, targets: Iterable[str], protocols: Sequence[str], samples: int = 0, rerank: bool = False
+    ) -> Iterator[RetrievalResult]:
+        """Prints and yields the results that `evaluate_protocols` describes; val's with their `text_weight_scores`."""
+        text_weight = self.best.get("text_weight")
+        weights = {SUM: 1.0 if text_weight is None else text_weight}
         self.set_model_mode("eval")
         for target in targets:
             queries, gallery = (self.test_loader[target][side] for side in ("query", "gallery"))
@@ -152,41 +144,30 @@ class RetrievalEvaluation(TrainingLoop):
             check_stop()
             if not gallery.dataset.spec.has_cameras:
                 embeddings = embeddings._replace(camids=np.zeros_like(embeddings.camids))
-            yield target, embeddings
-
-    def _rank(
-        self, target: str, embeddings: Embeddings, protocols: Sequence[str], samples: int = 0, rerank: bool = False
-    ) -> Iterator[RetrievalResult]:
-        """Prints and yields the results that `evaluate_protocols` describes, in the main process."""
-        text_weight = self.best.get("text_weight")
-        weights = {SUM: 1.0 if text_weight is None else text_weight}
-        for protocol in protocols if is_main_process() else ():
-            task = PROTOCOLS[protocol].build_task(embeddings, weights.get(protocol, self.identity_weight))
-            result = evaluate_task(task, self.ranks, self.evaluator, samples, target=target, protocol=protocol)
-            if protocol == SUM:
-                result.metrics.update(text_weight=weights[SUM], text_weight_chosen=text_weight is not None)
-            print(format_metrics(target, protocol, result.metrics))
-            side = "gallery" if (by_image := protocol in IMAGE_QUERY_PROTOCOLS) else "query"
-            items = self.test_loader[target][side].dataset.data
-            keys = query_keys((path, "" if by_image else caption) for path, _, _, _, caption, *_ in items)
-            reranked = reranked_metrics(task, self.ranks, samples) if rerank else None
-            yield replace(result, keys=keys[result.query_index], reranked=reranked)
+            for protocol in protocols if is_main_process() else ():
+                task = PROTOCOLS[protocol].build_task(embeddings, weights.get(protocol, self.identity_weight))
+                result = evaluate_task(task, self.ranks, self.evaluator, samples, target=target, protocol=protocol)
+                if protocol == SUM:
+                    result.metrics.update(text_weight=weights[SUM], text_weight_chosen=text_weight is not None)
+                if target in self.val_targets:
+                    result.metrics["text_weights"] = text_weight_scores(embeddings)
+                print(format_metrics(target, protocol, result.metrics))
+                by_image = protocol in IMAGE_QUERY_PROTOCOLS
+                items = (gallery if by_image else queries).dataset.data
+                keys = query_keys((path, "" if by_image else caption) for path, _, _, _, caption, *_ in items)
+                reranked = reranked_metrics(task, self.ranks, samples) if rerank else None
+                yield replace(result, keys=keys[result.query_index], reranked=reranked)
 
 
 def describe_undecided(best: Metrics) -> str:
-    """A line that says why val could not distinguish the evaluated epochs; empty if it could, or without val.
-
-    Args:
-        best: `TrainingLoop.best`.
-    """
+    """Why val could not distinguish the evaluated epochs, given `TrainingLoop.best`; empty if it could."""
     sizes = {target: metrics["identities"] for target, metrics in best.get("val", {}).items()}
-    reasons = [f"{target} has {n} people, fewer than {FEW}" for target, n in sizes.items() if n < FEW]
+    reasons = [f"{target} has {people} people, fewer than {FEW}" for target, people in sizes.items() if people < FEW]
     if len(tied := best.get("tied", ())) > 1:
         equal = "R@1 100 %" if best["score"] == 1 else "the same R@1 and mAP"
         reasons.append(f"epochs {', '.join(map(str, tied))} have {equal}")
-    if not reasons:
-        return ""
-    return f"Validation could not distinguish the epochs: {'; '.join(reasons)}; use more validation people"
+    line = f"Validation could not distinguish the epochs: {'; '.join(reasons)}; use more validation people"
+    return line if reasons else ""
 
 
 def _mean_scores(val: Mapping[str, Metrics]) -> tuple[float, ...]:
@@ -194,9 +175,7 @@ def _mean_scores(val: Mapping[str, Metrics]) -> tuple[float, ...]:
     return tuple(float(np.mean([metrics[name] for metrics in val.values()])) for name in ("R@1", "mAP") if val)
 
 
-def _text_weight(val: Mapping[str, Metrics]) -> dict[str, float]:
-    """``text_weight``: the caption's weight in `SUM` with the highest mean mAP over the val sets, if they have one."""
+def _best_text_weight(val: Mapping[str, Metrics]) -> float | None:
+    """The caption's weight in `SUM` with the highest mean mAP over the val sets that have one."""
     scores = [metrics["text_weights"] for metrics in val.values() if metrics["text_weights"]]
-    if not scores:
-        return {}
-    return {"text_weight": float(max(scores[0], key=lambda weight: np.mean([score[weight] for score in scores])))}
+    return float(max(scores[0], key=lambda weight: np.mean([own[weight] for own in scores]))) if scores else None

@@ -100,8 +100,6 @@ def compare(
         a, b = _match(results_a[test_a], results_b[test_b], f"{target}, {protocol}")
         metrics = paired_difference([a], [b], samples=samples, level=level, seed=seed)
         tests.append(ComparedTest(target, protocol, len(a.pids), len(np.unique(a.pids)), metrics))
-    if protocols:
-        return RunComparison(str(run_a), str(run_b), samples, level, seed, tests, [], [])
     only_a = [", ".join(test) for test in results_a if test not in results_b]
     only_b = [", ".join(test) for test in results_b if test not in results_a]
     return RunComparison(str(run_a), str(run_b), samples, level, seed, tests, only_a, only_b)
@@ -127,9 +125,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of ``compare``."""
     parser.add_argument("run_a", metavar="RUN_A", help="a run's folder")
     parser.add_argument("run_b", metavar="RUN_B", help="another run's folder, tested on the same queries")
-    parser.add_argument(
-        "--protocols", nargs=2, metavar=("A", "B"), help="compare protocol A of RUN_A with protocol B of RUN_B"
-    )
+    parser.add_argument("--protocols", nargs=2, metavar=("A", "B"), help="compare A of RUN_A with B of RUN_B")
     parser.add_argument("--json", metavar="FILE", help="also write the result to FILE")
     parser.add_argument("--samples", type=int, default=2000, metavar="N", help="bootstrap samples (2000)")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="random seed of the samples (0)")

@@ -105,11 +105,6 @@ def image_and_text_to_image(e: Embeddings, _weight: float) -> RetrievalTask:
     return RetrievalTask(e.fused, e.images, e.pids[e.described], e.pids, e.described, photos)
 
 
-def photo_to_image(e: Embeddings, _weight: float) -> RetrievalTask:
-    """As `image_and_text_to_image`, with the photo's own embedding in place of the fused one."""
-    return image_and_text_to_image(e._replace(fused=e.images[e.described]), _weight)
-
-
 def photo_plus_text_to_image(e: Embeddings, weight: float) -> RetrievalTask:
     """As `image_and_text_to_image`, with ``normalize(photo + weight * caption)`` in place of the fused embedding."""
     from torch.nn import functional  # here, as names are checked before PyTorch is imported
@@ -137,7 +132,7 @@ PROTOCOLS: dict[str, Protocol] = {
     "i2t": Protocol(("captions",), image_to_text),
     "i2i": Protocol((), image_to_image),
     "ti2i": Protocol(("fused",), image_and_text_to_image),
-    "ti2i_photo": Protocol((), photo_to_image),
+    "ti2i_photo": Protocol(("captions",), lambda e, _: photo_plus_text_to_image(e, 0)),
     "ti2i_sum": Protocol(("captions",), photo_plus_text_to_image),
     "identity": Protocol(("identity",), lambda e, _: text_to_image(e, e.identity, e.images)),
     "clothing": Protocol(("clothing", "cloth_images"), lambda e, _: text_to_image(e, e.clothing, e.cloth_images)),

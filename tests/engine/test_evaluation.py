@@ -86,7 +86,7 @@ def test_without_val_there_is_nothing_to_distinguish(build, tmp_path):
     engine = build(data__val="[]", train__max_epoch=2)
     engine.train = lambda **_: None
     engine.run(save_dir=str(tmp_path), max_epoch=2, eval_freq=1)
-    assert engine.best == {"epoch": 2, "score": 0.0, "val": {}, "tied": [2]}
+    assert engine.best == {"epoch": 2, "score": 0.0, "val": {}, "tied": [2], "text_weight": None}
     assert describe_undecided(engine.best) == describe_undecided({}) == ""
 
 
