@@ -41,6 +41,11 @@ class Texts:
         start, end = self._starts[number : number + 2].tolist()
         return self._bytes[start:end].numpy().tobytes().decode("utf-8", "surrogatepass")
 
+    def many(self, numbers: Iterable[int]) -> list[str]:
+        """The strings of these numbers, in a fraction of the time of one by one."""
+        data, starts = self._bytes.numpy().tobytes(), self._starts.tolist()
+        return [data[starts[i] : starts[i + 1]].decode("utf-8", "surrogatepass") for i in numbers]
+
     def __add__(self, other: Texts) -> Texts:
         """The strings of both, with one empty string."""
         joined = Texts(())
@@ -93,12 +98,16 @@ class ItemTable(Sequence[Item]):
 
     def paths(self) -> list[str]:
         """The distinct image paths."""
-        return [self.texts[number] for number in self.columns[:, PATH].unique().tolist()]
+        return self.texts.many(self.columns[:, PATH].unique().tolist())
+
+    def captions(self) -> list[str]:
+        """The distinct captions, without identity and clothing texts."""
+        return self.texts.many(self.columns[:, CAPTION].unique().tolist())
 
     def all_texts(self) -> set[str]:
         """All captions and annotated identity and clothing texts; texts derived from a caption add no words."""
         numbers = self.columns[:, CAPTION:].unique().tolist()
-        return {self.texts[number] for number in numbers if number > NO_TEXT}
+        return set(self.texts.many(number for number in numbers if number > NO_TEXT))
 
     def images(self) -> ItemTable:
         """Each image once, without texts; the items of an image follow each other."""

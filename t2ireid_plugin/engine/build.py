@@ -63,6 +63,9 @@ def build_run(cfg: CfgNode, weights: str | Path | None, for_training: bool = Fal
         check_several_photos(cfg.loss.terms, sources)
     num_classes = sum(dataset.num_train_pids for dataset in sources.values())
     model = build_model(cfg, build_tokenizer(cfg, sources.values(), weights), num_classes)
+    read = [datasets[name].query for name in cfg.data.targets]
+    read += [dataset.train for dataset in sources.values()] if for_training else []
+    model.text_cache.check([caption for items in read for caption in items.captions()])
     preprocess = build_preprocess(cfg, model.preprocess, model.visual_encoder.config)
     datamanager = build_datamanager(cfg, datasets, preprocess, use_gpu, model.text_cache.tokenizer.mask_token)
     if weights:

@@ -409,7 +409,7 @@ def test_long_captions(cuhk):
     assert report.tokens.lost_tokens == report.tokens.longest - 20
     assert finding.severity == "warning"  # one of 15
     assert finding.note.startswith("6.67 % of captions are truncated to 20 tokens")
-    cuhk.rows[0]["captions"] = [f"Text {i}." for i in range(50)] + ["man " * 100]
+    cuhk.rows[0]["captions"] = [f"Text {i}." for i in range(100)] + ["man " * 100]
     assert check(cuhk).finding("caption_cut").severity == "info"  # a few among many
 
 
@@ -427,6 +427,7 @@ def test_characters_that_the_training_captions_lack(cuhk):
     unknown, mostly = report.finding("caption_unknown_tokens"), report.finding("caption_mostly_unknown")
     assert [example.value for example in unknown.examples[:2]] == ["3 of 3: 红色 😀😀", "1 of 4: Person 😀 in photo"]
     assert "😀 (1 times)" in unknown.note
+    assert unknown.severity == "warning"  # above 1 %
     assert (mostly.count, mostly.severity) == (1, "warning")
 
 
@@ -439,6 +440,13 @@ def test_chinese_under_an_english_tokenizer(cuhk, encoders):
     assert "another language" in mostly.note
     assert report.tokenizer == str(encoders.bert)
     assert report.finding("caption_unknown_tokens").note.startswith("100.00 % of all tokens are unknown: ")
+
+
+def test_nothing_is_unknown_to_clip(cuhk, clip):
+    """Its token for unknown words is the one that ends every text."""
+    report = check(cuhk, tokenizer=str(clip))
+    assert report.finding("caption_unknown_tokens") is None
+    assert report.tokens.unknown_tokens == 0
 
 
 def test_the_vocabulary_without_a_training_split_and_without_captions(cuhk):

@@ -5,18 +5,20 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from tokenizers import Tokenizer
 from tokenizers.implementations import BertWordPieceTokenizer
+from tokenizers.models import WordPiece
 from tokenizers.normalizers import BertNormalizer
 from tokenizers.pre_tokenizers import BertPreTokenizer
 from torch import Tensor
 
-from t2ireid_plugin.errors import DataError, EncoderError
+from t2ireid_plugin.errors import DataError, EncoderError, printable
 from t2ireid_plugin.utils.safe_io import parse_json
 
 if TYPE_CHECKING:
@@ -29,6 +31,74 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 SPECIAL_TOKENS = {f"{role}_token": f"[{role.upper()}]" for role in ("pad", "unk", "cls", "sep", "mask")}
 _ROLES = "special_tokens_map"  # JSON key of the roles of special tokens: padding, end of text, …
+
+# A larger share of truncated captions, or of words that the vocabulary lacks, is more than a few outliers.
+MANY = 0.01
+_BATCH, _SAMPLE = 1000, 5000
+
+
+class TokenizedText(NamedTuple):
+    """Token counts of a text."""
+
+    text: str
+    length: int  # including special tokens
+    tokens: int  # without them
+    unknown: list[str]  # words that are not in the vocabulary, as written if the tokenizer gives their positions
+
+
+class TokenCounts(NamedTuple):
+    """Token counts of all captions."""
+
+    captions: int = 0
+    tokens: int = 0  # without special ones
+    longest: int = 0  # tokens of the longest caption, including special ones
+    cut_captions: int = 0
+    lost_tokens: int = 0
+    unknown_tokens: int = 0
+
+    def describe_cut(self, max_length: int) -> str:
+        """The shares of truncated captions and of lost tokens."""
+        cut, lost = percent(self.cut_captions, self.captions), percent(self.lost_tokens, self.tokens)
+        return f"{cut} of captions are truncated to {max_length} tokens, {lost} of all tokens are lost"
+
+
+def tokenize(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> Iterator[TokenizedText]:
+    """Token counts of each text, without truncation."""
+    unknown_id = _unknown_id(tokenizer)
+    special = set(tokenizer.all_special_ids) - {unknown_id}
+    for start in range(0, len(texts), _BATCH):
+        batch = texts[start : start + _BATCH]
+        encoded = tokenizer(batch, truncation=False, verbose=False)
+        for i, (text, ids) in enumerate(zip(batch, encoded["input_ids"], strict=True)):
+            at = [place for place, token in enumerate(ids) if token == unknown_id]
+            spans = encoded.encodings[i].offsets if at and tokenizer.is_fast else None
+            words = [text[slice(*spans[place])] if spans else str(tokenizer.unk_token) for place in at]
+            yield TokenizedText(text, len(ids), sum(token not in special for token in ids), words)
+
+
+def count_tokens(texts: Sequence[TokenizedText], max_length: int) -> TokenCounts:
+    """Counts over all texts, of which the model reads ``max_length`` tokens each."""
+    lost = [text.length - max_length for text in texts if text.length > max_length]
+    return TokenCounts(
+        captions=len(texts),
+        tokens=sum(text.tokens for text in texts),
+        longest=max((text.length for text in texts), default=0),
+        cut_captions=len(lost),
+        lost_tokens=sum(lost),
+        unknown_tokens=sum(len(text.unknown) for text in texts),
+    )
+
+
+def describe_words(words: Iterable[str], total: int, problem: str, listed: int) -> str:
+    """The share of ``words`` in ``total``, their ``problem``, and the most frequent of them."""
+    counts = Counter(words)
+    examples = ", ".join(f"{printable(word[:40])} ({n:,} times)" for word, n in counts.most_common(listed))
+    return f"{percent(counts.total(), total)} of all {problem}" + (f": {examples}" if examples else "")
+
+
+def percent(part: int, whole: int) -> str:
+    """A share in percent with two decimals."""
+    return f"{100 * part / max(whole, 1):.2f} %"
 
 
 class CachedTokenizer:
@@ -88,10 +158,27 @@ class CachedTokenizer:
             del self._ids[next(iter(self._ids))]
         return rows
 
+    def check(self, captions: Sequence[str]) -> None:
+        """Warns of many truncated captions and of a vocabulary that does not suit them; reads 5,000 of them at most."""
+        texts = list(tokenize(self.tokenizer, captions[:: -(-len(captions) // _SAMPLE) or 1]))
+        counts = count_tokens(texts, self.max_length)
+        sampled = f" (of {len(texts):,} of the {len(captions):,} captions)" if len(texts) < len(captions) else ""
+        if counts.cut_captions > MANY * counts.captions:
+            cut = counts.describe_cut(self.max_length)
+            logger.warning("%s%s; raise model.max_length if the text encoder reads more", cut, sampled)
+        words = [*(word for text in texts for word in text.unknown), *_lost_capitals(self.tokenizer, texts)]
+        if len(words) > MANY * counts.tokens:
+            self._warned = True
+            logger.warning(
+                "%s%s; choose a text encoder for their language as model.bert_base_path, or set do_lower_case in its "
+                "tokenizer_config.json to suit its vocab.txt",
+                describe_words(words, counts.tokens, "tokens are words that the tokenizer does not know as written", 3),
+                sampled,
+            )
+
     def _warn_about_unknown(self, fresh: Mapping[str, Sequence[int]]) -> None:
-        unknown_id = self.tokenizer.unk_token_id
-        # CLIP's tokens include all bytes, so nothing is unknown; its unk_token is the end of text.
-        if self._warned or unknown_id is None or unknown_id == self.tokenizer.eos_token_id:
+        unknown_id = _unknown_id(self.tokenizer)
+        if self._warned or unknown_id is None:
             return
         special = set(self.tokenizer.all_special_ids) - {unknown_id}
         for text, ids in fresh.items():
@@ -165,6 +252,21 @@ def tokenizer_from_json(text: str) -> PreTrainedTokenizerFast:
         return PreTrainedTokenizerFast(tokenizer_object=backend, **roles)
     except Exception as error:  # the library raises bare Exception
         raise EncoderError(f"the tokenizer stored in the checkpoint is invalid: {error}") from error
+
+
+def _unknown_id(tokenizer: PreTrainedTokenizerBase) -> int | None:
+    """The token of unknown words; None for CLIP, whose tokens include all bytes and whose ``unk_token`` ends texts."""
+    return None if tokenizer.unk_token_id == tokenizer.eos_token_id else tokenizer.unk_token_id
+
+
+def _lost_capitals(tokenizer: PreTrainedTokenizerBase, texts: Iterable[TokenizedText]) -> list[str]:
+    """Words that a cased vocab.txt has and BERT's tokenizer reads in lower case, its default without settings."""
+    if not isinstance(getattr(getattr(tokenizer, "backend_tokenizer", None), "model", None), WordPiece):
+        return []
+    vocabulary = {word for word in tokenizer.get_vocab() if word != word.lower()}
+    words = [word for text in texts for word in re.findall(r"\w+", text.text) if word in vocabulary]
+    lost = {word for word in set(words) if tokenizer.tokenize(word) != [word]}
+    return [word for word in words if word in lost]
 
 
 def _alphabet(corpus: Iterable[str], limit: int = 1000) -> tuple[list[str], list[str]]:

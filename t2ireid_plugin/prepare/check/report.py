@@ -13,9 +13,9 @@ from t2ireid_plugin.utils.atomic_io import atomic_write
 from t2ireid_plugin.utils.text import text_table
 
 if TYPE_CHECKING:
+    from t2ireid_plugin.modeling.encoders.tokenizer import TokenCounts
     from t2ireid_plugin.prepare.check.images import ImageFacts
     from t2ireid_plugin.prepare.check.rows import Row
-    from t2ireid_plugin.prepare.check.texts import TokenCounts
 
 ERROR, WARNING, INFO = "error", "warning", "info"
 SEVERITIES = (ERROR, WARNING, INFO)

@@ -2,50 +2,31 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from t2ireid_plugin.errors import EncoderError
 from t2ireid_plugin.modeling.encoders.loading import TEXT_KEY, build_tokenizer, encoder_config
-from t2ireid_plugin.modeling.encoders.tokenizer import learn_wordpiece
+from t2ireid_plugin.modeling.encoders.tokenizer import (
+    MANY,
+    TokenCounts,
+    TokenizedText,
+    count_tokens,
+    describe_words,
+    learn_wordpiece,
+    percent,
+    tokenize,
+)
 from t2ireid_plugin.prepare.check.report import ERROR, WARNING, Example, Findings, list_some, shorten
 from t2ireid_plugin.prepare.check.rows import Row
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-_BATCH = 1000
 _WORDS_LISTED = 8
-# Above this share, captions that are too long are more than a few outliers.
-_MANY_CUT = 0.05
 # A caption with a larger share of unknown tokens carries almost no information; with a larger share of such captions
 # the tokenizer is for another language.
 _MOSTLY = 0.5
-
-
-class TokenCounts(NamedTuple):
-    """Token counts of all captions."""
-
-    captions: int = 0
-    tokens: int = 0  # without special ones
-    longest: int = 0  # tokens of the longest caption, including special ones
-    cut_captions: int = 0
-    lost_tokens: int = 0
-    unknown_tokens: int = 0
-
-
-class _Tokenized(NamedTuple):
-    """Token counts of one caption."""
-
-    row: Row
-    caption: str
-    length: int  # including special tokens
-    tokens: int  # without them
-    unknown: int
-
-    def example(self, value: str) -> Example:
-        return Example(self.row.number, self.row.path or "", f"{value}: {shorten(self.caption)}")
 
 
 def load_tokenizer(source: str) -> PreTrainedTokenizerBase:
@@ -92,58 +73,37 @@ def check_tokens(
     """Reports captions that the model would truncate, and captions with unknown tokens."""
     if tokenizer is None:
         return TokenCounts()
-    words: Counter[str] = Counter()
-    captions = list(_tokenize(rows, tokenizer, words))
-    cut = sorted((item for item in captions if item.length > max_length), key=lambda item: -item.length)
-    unknown = sorted((item for item in captions if item.unknown), key=lambda item: -item.unknown / item.tokens)
-    mostly = [item for item in unknown if item.unknown > _MOSTLY * item.tokens]
-    counts = TokenCounts(
-        captions=len(captions),
-        tokens=sum(item.tokens for item in captions),
-        longest=max((item.length for item in captions), default=0),
-        cut_captions=len(cut),
-        lost_tokens=sum(item.length - max_length for item in cut),
-        unknown_tokens=sum(item.unknown for item in unknown),
-    )
+    captions = [(row, caption) for row in rows for caption in row.captions]
+    texts = list(zip((row for row, _ in captions), tokenize(tokenizer, [caption for _, caption in captions])))
+    cut = sorted((pair for pair in texts if pair[1].length > max_length), key=lambda pair: -pair[1].length)
+    unknown = [pair for pair in texts if pair[1].unknown]
+    unknown.sort(key=lambda pair: -len(pair[1].unknown) / pair[1].tokens)
+    mostly = [text for _, text in unknown if len(text.unknown) > _MOSTLY * text.tokens]
+    counts = count_tokens([text for _, text in texts], max_length)
     findings.add(
         "caption_cut",
-        [item.example(f"{item.length} tokens") for item in cut],
-        note=f"{_percent(len(cut), counts.captions)} of captions are truncated to {max_length} tokens, "
-        f"{_percent(counts.lost_tokens, counts.tokens)} of all tokens are lost",
-        severity=WARNING if len(cut) > _MANY_CUT * counts.captions else None,
+        [_example(row, text, f"{text.length} tokens") for row, text in cut],
+        note=counts.describe_cut(max_length),
+        severity=WARNING if len(cut) > MANY * counts.captions else None,
     )
-    frequent = ", ".join(f"{shorten(word)} ({count:,} times)" for word, count in words.most_common(_WORDS_LISTED))
+    words = [word for _, text in unknown for word in text.unknown]
+    examples = [_example(row, text, f"{len(text.unknown)} of {text.tokens}") for row, text in unknown]
     findings.add(
         "caption_unknown_tokens",
-        [item.example(f"{item.unknown} of {item.tokens}") for item in unknown],
-        note=f"{_percent(counts.unknown_tokens, counts.tokens)} of all tokens are unknown"
-        + (f": {frequent}" if frequent else ""),
+        examples,
+        note=describe_words(words, counts.tokens, "tokens are unknown", _WORDS_LISTED),
+        severity=WARNING if len(words) > MANY * counts.tokens else None,
     )
     other_language = len(mostly) > _MOSTLY * counts.captions
     findings.add(
         "caption_mostly_unknown",
-        [item.example(f"{item.unknown} of {item.tokens}") for item in mostly],
-        note=f"{_percent(len(mostly), counts.captions)} of captions"
+        examples[: len(mostly)],
+        note=f"{percent(len(mostly), counts.captions)} of captions"
         + ("; this tokenizer is for another language" if other_language else ""),
         severity=ERROR if other_language else None,
     )
     return counts
 
 
-def _tokenize(rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase, words: Counter[str]) -> Iterator[_Tokenized]:
-    """Token counts of each caption; counts unknown words in ``words`` if the tokenizer gives their positions."""
-    captions = [(row, caption) for row in rows for caption in row.captions]
-    special = set(tokenizer.all_special_ids) - {tokenizer.unk_token_id}
-    for start in range(0, len(captions), _BATCH):
-        batch = captions[start : start + _BATCH]
-        encoded = tokenizer([caption for _, caption in batch], truncation=False, verbose=False)
-        for i, ((row, caption), ids) in enumerate(zip(batch, encoded["input_ids"], strict=True)):
-            unknown = [at for at, token in enumerate(ids) if token == tokenizer.unk_token_id]
-            if unknown and tokenizer.is_fast:
-                offsets = encoded.encodings[i].offsets
-                words.update(caption[slice(*offsets[at])] for at in unknown)
-            yield _Tokenized(row, caption, len(ids), sum(token not in special for token in ids), len(unknown))
-
-
-def _percent(part: int, whole: int) -> str:
-    return f"{100 * part / max(whole, 1):.2f} %"
+def _example(row: Row, text: TokenizedText, value: str) -> Example:
+    return Example(row.number, row.path or "", f"{value}: {shorten(text.text)}")

@@ -1,3 +1,4 @@
+import json
 import logging
 import os
 import subprocess
@@ -7,11 +8,15 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from transformers import AutoTokenizer, BertConfig
 
 from t2ireid_plugin.errors import DataError
+from t2ireid_plugin.modeling.encoders.loading import build_tokenizer
 from t2ireid_plugin.modeling.encoders.tokenizer import (
+    SPECIAL_TOKENS,
     CachedTokenizer,
     learn_wordpiece,
+    tokenize,
     tokenizer_from_json,
     tokenizer_to_json,
 )
@@ -175,3 +180,84 @@ def test_json_and_back(tokenizer, text):
 def test_no_captions_to_learn_from():
     with pytest.raises(DataError, match="no captions"):
         learn_wordpiece([])
+
+
+# Captions that the model cannot read as they are
+
+
+def warnings_of(tokenizer, texts, caplog, length=64):
+    caplog.clear()
+    with caplog.at_level(logging.WARNING):
+        CachedTokenizer(tokenizer, length).check(texts)
+    return caplog.messages
+
+
+def folder_with(path, words, **settings):
+    """The tokenizer of a folder with a configuration and a vocab.txt, and settings only if there are any."""
+    vocabulary = list(dict.fromkeys([*SPECIAL_TOKENS.values(), *words]))
+    BertConfig(vocab_size=len(vocabulary)).save_pretrained(path)
+    (path / "vocab.txt").write_text("\n".join(vocabulary) + "\n", encoding="utf-8")
+    if settings:
+        (path / "tokenizer_config.json").write_text(json.dumps(settings))
+    return build_tokenizer(str(path), len(vocabulary))
+
+
+def test_more_than_one_percent_of_captions_truncated(tokenizer, caplog):
+    captions, long = ["a red coat"] * 98, "a red coat " * 10
+    assert warnings_of(tokenizer, [*captions, long], caplog, length=12) == [
+        "1.01 % of captions are truncated to 12 tokens, 6.17 % of all tokens are lost; raise model.max_length if the "
+        "text encoder reads more"
+    ]
+    assert warnings_of(tokenizer, [*captions, long], caplog, length=32) == []
+    assert warnings_of(tokenizer, [*captions, *captions, long], caplog, length=12) == []  # 1 of 197
+    assert warnings_of(tokenizer, [], caplog) == []
+
+
+LETTERS = [mark + letter for mark in ("", "##") for letter in "abcdefghijklmnopqrstuvwxyz"]
+UNCASED = "the a he man woman in coat waits with bag , ."
+CASED = ["The man in a Nike coat, he waits.", "A woman with a Puma bag.", "The woman waits."]
+UNKNOWN = "% of all tokens are words that the tokenizer does not know as written: The (2 times), Nike (1 times), A"
+
+
+def test_a_cased_vocabulary_without_settings(tmp_path, caplog):
+    """BERT's tokenizer then reads lower case: "Nike" becomes n, ##i, ##k, ##e."""
+    words = [*LETTERS, *f"{UNCASED} The A Nike Puma".split()]
+    (message,) = warnings_of(folder_with(tmp_path, words), CASED, caplog)
+    # The, Nike, A, Puma, The: 5 of 27 tokens, as Nike and Puma are 4 letters each.
+    assert message.startswith(f"18.52 {UNKNOWN}")
+    assert "do_lower_case" in message
+    assert warnings_of(folder_with(tmp_path, words, do_lower_case=False), CASED, caplog) == []
+
+
+def test_an_uncased_vocabulary_read_with_capitals(tmp_path, caplog):
+    words = [*LETTERS, *UNCASED.split()]
+    (message,) = warnings_of(folder_with(tmp_path, words, do_lower_case=False), CASED, caplog)
+    # The, Nike, A, Puma, The: 5 of 10 + 7 + 4 words and marks.
+    assert message.startswith(f"23.81 {UNKNOWN}")
+    assert warnings_of(folder_with(tmp_path, words, do_lower_case=True), CASED, caplog) == []
+
+
+def test_unknown_words_are_reported_once_and_escaped(tokenizer, caplog):
+    texts = ["一个穿红色夹克的男子", "a \x9bcoat 😀 a boy"]
+    with caplog.at_level(logging.WARNING):
+        cache = CachedTokenizer(tokenizer, 64)
+        cache.check(texts)
+        cache(texts)
+    (message,) = caplog.messages
+    assert "个 (1 times)" in message
+    assert "model.bert_base_path" in message
+    assert message.isprintable()
+
+
+def test_a_sample_of_many_captions(tokenizer, caplog):
+    (message,) = warnings_of(tokenizer, ["a coat", "a red coat " * 10] * 6000, caplog, length=20)
+    assert message.startswith("50.00 % of captions are truncated to 20 tokens, ")
+    assert "(of 4,000 of the 12,000 captions)" in message
+
+
+def test_nothing_is_unknown_to_clip(clip, caplog):
+    """Its token for unknown words is the one that ends every text."""
+    tokenizer = AutoTokenizer.from_pretrained(str(clip))
+    assert tokenizer.unk_token_id in tokenizer("一 😀 coat")["input_ids"]
+    assert [text.unknown for text in tokenize(tokenizer, ["一 😀 coat", "a Coat"])] == [[], []]
+    assert warnings_of(tokenizer, ["一 😀 coat", "A Coat"], caplog) == []
