@@ -421,6 +421,25 @@ def test_captions_of_several_identities(cuhk):
     assert first(report, "caption_of_two_identities").value == "identities 7, 11: same person."
 
 
+@pytest.mark.parametrize(
+    ("usual", "script", "other", "value"),
+    [
+        ("A man with a café logo.", "LATIN", "他穿着红色外套 Adidas Sport", "CJK: 他穿着红色外套 Adidas Sport"),
+        ("A man in a red coat.", "LATIN", "Мужчина в красном пальто.", "CYRILLIC: Мужчина в красном пальто."),
+        ("男子穿着Adidas运动鞋，身高1.75", "CJK", "A man in a red coat.", "LATIN: A man in a red coat."),
+        ("赤いコートを着た男性", "CJK", "빨간 코트를 입은 남자", "HANGUL: 빨간 코트를 입은 남자"),
+    ],
+)
+def test_captions_in_another_script_than_the_rest(cuhk, usual, script, other, value):
+    for row in cuhk.rows:
+        row["captions"] = [f"{usual} {row['id']}", "1.75 !"]  # no script
+    assert check(cuhk).finding("caption_other_script") is None
+    cuhk.rows[3]["captions"] = [usual, other]
+    finding = check(cuhk).finding("caption_other_script")
+    assert (finding.count, finding.severity, finding.note) == (1, "warning", f"most captions are {script}")
+    assert finding.examples == ((3, cuhk.rows[3]["file_path"], value),)
+
+
 def test_characters_that_the_training_captions_lack(cuhk):
     cuhk.rows[6]["captions"] = ["Person 😀 in photo", "红色 😀😀"]
     report = check(cuhk)

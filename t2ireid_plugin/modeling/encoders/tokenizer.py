@@ -182,17 +182,13 @@ class CachedTokenizer:
             return
         special = set(self.tokenizer.all_special_ids) - {unknown_id}
         for text, ids in fresh.items():
-            words = [i for i in ids if i not in special]
-            unknown = words.count(unknown_id)
-            if unknown > len(words) / 2:
+            if 2 * ids.count(unknown_id) > sum(token not in special for token in ids):
+                self._warned = True  # once is enough: the whole dataset would repeat it
                 logger.warning(
-                    "most of this text is unknown to the tokenizer (%d of %d tokens): %r; choose a text encoder "
-                    "for its language, e.g. model.bert_base_path bert-base-chinese for Chinese.",
-                    unknown,
-                    len(words),
+                    "most of this text is unknown to the tokenizer: %r; choose a text encoder for its language, "
+                    "e.g. model.bert_base_path bert-base-chinese for Chinese.",
                     text,
                 )
-                self._warned = True  # once is enough: the whole dataset would repeat it
                 return
 
 

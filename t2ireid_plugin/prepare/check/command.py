@@ -8,11 +8,11 @@ from pathlib import Path
 from t2ireid_plugin.data.annotations import find_annotation
 from t2ireid_plugin.data.benchmarks import BENCHMARKS, BenchmarkSpec
 from t2ireid_plugin.errors import DataError
+from t2ireid_plugin.prepare.check import texts
 from t2ireid_plugin.prepare.check.images import check_images
 from t2ireid_plugin.prepare.check.report import CheckReport, Findings
 from t2ireid_plugin.prepare.check.rows import check_counts, check_identities, read_all
 from t2ireid_plugin.prepare.check.sheet import write_sheet
-from t2ireid_plugin.prepare.check.texts import check_repeated, check_tokens, learn_tokenizer, load_tokenizer
 
 _MIN_LENGTH = 3  # tokens: a special one at either end and one between
 
@@ -50,14 +50,15 @@ def check_dataset(
     file = find_annotation(root, spec)
     findings = Findings(examples)
     rows = read_all(file, spec, findings)
-    reader = load_tokenizer(tokenizer) if tokenizer else learn_tokenizer(rows)
+    reader = texts.load_tokenizer(tokenizer) if tokenizer else texts.learn_tokenizer(rows)
     description = tokenizer or "none, as there are no captions to learn a vocabulary from"
     if reader is not None and not tokenizer:
         description = f"WordPiece, {len(reader):,} tokens learned from the training captions as training does"
     images = file.parent / spec.images
     facts = check_images(images, rows, findings, workers, progress)
-    check_repeated(rows, findings)
-    tokens = check_tokens(rows, reader, max_length, findings)
+    texts.check_repeated(rows, findings)
+    texts.check_scripts(rows, findings)
+    tokens = texts.check_tokens(rows, reader, max_length, findings)
     check_identities(rows, findings)
     return CheckReport(
         spec=spec,

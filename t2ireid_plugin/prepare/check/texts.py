@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import functools
+import re
+import unicodedata
+from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -19,6 +23,7 @@ from t2ireid_plugin.modeling.encoders.tokenizer import (
 )
 from t2ireid_plugin.prepare.check.report import ERROR, WARNING, Example, Findings, list_some, shorten
 from t2ireid_plugin.prepare.check.rows import Row
+from t2ireid_plugin.utils.text import CJK
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -27,6 +32,8 @@ _WORDS_LISTED = 8
 # A caption with a larger share of unknown tokens carries almost no information; with a larger share of such captions
 # the tokenizer is for another language.
 _MOSTLY = 0.5
+# A Chinese character counts as much as a word of a language with spaces: 他穿着Adidas is Chinese.
+_WORD = re.compile(rf"[{CJK}]|[^\W\d_{CJK}]+")
 
 
 def load_tokenizer(source: str) -> PreTrainedTokenizerBase:
@@ -65,6 +72,27 @@ def check_repeated(rows: Sequence[Row], findings: Findings) -> None:
         first, pids = next(iter(rows_of.values())), list_some(sorted(rows_of))
         example = Example(first.number, first.path or "", f"identities {pids}: {shorten(text)}")
         findings.add("caption_of_two_identities", [example])
+
+
+def check_scripts(rows: Sequence[Row], findings: Findings) -> None:
+    """Reports captions whose words are mostly in another script than those of most captions."""
+    captions = [(row, caption, _script(caption)) for row in rows for caption in row.captions]
+    usual = Counter(script for _, _, script in captions if script).most_common(1)
+    others = [(row, caption, script) for row, caption, script in captions if script and script != usual[0][0]]
+    examples = [Example(row.number, row.path or "", f"{script}: {shorten(text)}") for row, text, script in others]
+    findings.add("caption_other_script", examples, note=f"most captions are {usual[0][0]}" if others else "")
+
+
+def _script(caption: str) -> str:
+    """The script of most words; empty without words."""
+    scripts = Counter(_script_of(word[0]) for word in _WORD.findall(caption))
+    return scripts.most_common(1)[0][0] if scripts else ""
+
+
+@functools.cache
+def _script_of(letter: str) -> str:
+    """The script of a letter, as its Unicode name begins (LATIN, CYRILLIC); kana count as CJK."""
+    return "CJK" if re.match(f"[{CJK}]", letter) else unicodedata.name(letter, "UNKNOWN").partition(" ")[0]
 
 
 def check_tokens(
