@@ -111,7 +111,7 @@ _DEFAULTS: dict[str, Any] = {
         "start_epoch": 0,
         "batch_size": 32,
         "fixbase_epoch": 0,
-        "open_layers": ["classifier"],
+        "open_layers": None,  # layers that train.fixbase_epoch trains; None: everything but the encoders
         "staged_lr": False,  # True: the encoders learn at base_lr_mult times lr
         "new_layers": ["classifier"],
         "base_lr_mult": 0.1,
@@ -165,11 +165,18 @@ _DEFAULTS: dict[str, Any] = {
 # Replaces defaults in an image-only configuration.
 _IMAGE_ONLY_DEFAULTS: dict[str, Any] = {
     "data": {"sources": ["market1501"], "targets": ["market1501"]},
-    "train": {"optim": "adam"},
+    "train": {"optim": "adam", "open_layers": ["classifier"]},
     "loss": {"name": "softmax"},
 }
 # Keys that may be None, with another value of the right type.
-_OPTIONAL = {"data.val": [""], "data.height": 0, "data.width": 0, "data.norm_mean": [0.0], "data.norm_std": [0.0]}
+_OPTIONAL = {
+    "data.val": [""],
+    "data.height": 0,
+    "data.width": 0,
+    "data.norm_mean": [0.0],
+    "data.norm_std": [0.0],
+    "train.open_layers": [""],
+}
 # Tables that accept any key: Hugging Face's configurations and the arguments of losses.
 _OPEN_TABLES = ("model.vit_config", "model.bert_config", "loss.terms")
 

@@ -154,7 +154,7 @@ def test_wrong_settings_are_refused_before_the_folder_is_made(tiny_settings, tmp
         ),
         (["train.max_epoch", "0"], "train.max_epoch: 0 leaves nothing to train after 0"),
         (["model.resume", "gone.pth"], "no checkpoint at 'gone.pth'"),
-        (["train.fixbase_epoch", "1"], "train.open_layers: no layer 'classifier'; valid: "),
+        (["train.fixbase_epoch", "1", "train.open_layers", "fc"], "train.open_layers: no layer 'fc'; valid: "),
     ],
 )
 def test_settings_that_do_not_fit_model_or_data_are_refused(tiny_settings, tmp_path, refused, words, message):

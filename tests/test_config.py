@@ -57,6 +57,7 @@ DIFFERENT = {
     "data.norm_mean": None,
     "data.norm_std": None,
     "train.optim": "adamw",
+    "train.open_layers": None,
     "loss.name": "terms",
 }
 

@@ -313,7 +313,7 @@ def run_options(cfg: CfgNode, folder: Path) -> dict[str, Any]:
         "max_epoch": cfg.train.max_epoch,
         "print_freq": cfg.train.print_freq,
         "fixbase_epoch": cfg.train.fixbase_epoch,
-        "open_layers": list(cfg.train.open_layers),
+        "open_layers": cfg.train.open_layers,
         "start_eval": cfg.test.start_eval,
         "eval_freq": cfg.test.eval_freq,
     }

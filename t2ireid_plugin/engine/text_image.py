@@ -16,7 +16,7 @@ from t2ireid_plugin.engine.checks import TEXT_FIELDS
 from t2ireid_plugin.engine.evaluation import RetrievalEvaluation
 from t2ireid_plugin.engine.failures import NonFiniteGuard, Step
 from t2ireid_plugin.engine.memory import Precision
-from t2ireid_plugin.engine.optim import WarmupCosine
+from t2ireid_plugin.engine.optim import ENCODERS, WarmupCosine
 from t2ireid_plugin.errors import ConfigError
 from t2ireid_plugin.losses import LossInputs, LossTerms
 from t2ireid_plugin.modeling.masking import NOT_HIDDEN
@@ -128,22 +128,24 @@ class TextImageEngine(RetrievalEvaluation):
     ) -> None:
         """Trains only ``open_layers`` for ``fixbase_epoch`` epochs, then all that was trainable at the start.
 
-        torchreid's version would then also train the frozen text encoder.
+        None is everything but the encoders. torchreid's version would then also train the frozen text encoder.
 
         Raises:
             ConfigError: for a layer that the model does not have.
         """
         layers = [open_layers] if isinstance(open_layers, str) else open_layers
+        valid = list(dict.fromkeys(name.split(".")[0] for name, _ in self.model.named_parameters()))
+        if layers is None:
+            layers = [layer for layer in valid if f"{layer}." not in ENCODERS]
         only = layers if layers and epoch < fixbase_epoch else None
-        children = dict(self.model.named_children())
         for layer in only or ():
-            if layer not in children:
-                raise ConfigError(f"train.open_layers: no layer '{layer}'; valid: {', '.join(children)}")
+            if layer not in valid:
+                raise ConfigError(f"train.open_layers: no layer '{layer}'; valid: {', '.join(valid)}")
         for name, parameter in self.model.named_parameters():
             parameter.requires_grad_(name in self._trainable and (only is None or name.split(".")[0] in only))
         if only is not None:
             print(f"* Only train {only} (epoch: {epoch + 1}/{fixbase_epoch})")
-            for name, child in children.items():
+            for name, child in self.model.named_children():
                 child.train(name in only and child.training)
 
 

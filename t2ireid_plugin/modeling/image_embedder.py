@@ -64,6 +64,19 @@ class ImageEmbedder(nn.Module):
         return project(self.shared_mlp, self.image_mlp, features)
 
 
+def check_pixels(images: object) -> None:
+    """Checks that images are a tensor of normalised pixels.
+
+    Raises:
+        InputError: for files, PIL images and arrays, and for whole numbers, which are pixels that are not normalised.
+    """
+    reader = "`read_images` of an exported model (T2IReIDForRetrieval) reads and normalises image files"
+    if not isinstance(images, Tensor):
+        raise InputError(f"images: {type(images).__name__} is not a tensor [B, 3, H, W] of normalised pixels; {reader}")
+    if not images.is_floating_point():
+        raise InputError(f"images: {images.dtype} pixels are not normalised, (value / 255 - mean) / std; {reader}")
+
+
 def build_disentangle(config: Mapping[str, Any], encoder: PreTrainedModel) -> DisentangleModule:
     """Builds the `DisentangleModule` behind an image encoder.
 

@@ -30,6 +30,7 @@ from t2ireid_plugin.modeling.image_embedder import (
     NUM_HEADS,
     SHARED_DIM,
     build_disentangle,
+    check_pixels,
     project,
     projection_mlp,
 )
@@ -159,8 +160,9 @@ class T2IReIDModel(nn.Module):
         """Images ``[B, 3, H, W]`` (or ``[B, 3, H, W, 1]``) to identity embeddings ``[B, 256]`` of unit norm.
 
         Raises:
-            InputError: for another shape, or a training batch of one.
+            InputError: for anything but a tensor of normalised pixels, another shape, or a training batch of one.
         """
+        check_pixels(image)
         _, (id_embeds, _, _) = self._encode_image(image)
         return self._project(self.image_mlp, id_embeds)[0]
 
@@ -389,6 +391,7 @@ class T2IReIDModel(nn.Module):
         texts = {name: _as_texts(value, name) for name, value in given.items() if value is not None}
         counts = {name: len(group) for name, group in texts.items()}
         if image is not None:
+            check_pixels(image)
             counts["image"] = len(image)
         if len(set(counts.values())) > 1:
             listed = ", ".join(f"{count} in {name}" for name, count in counts.items())

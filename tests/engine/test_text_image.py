@@ -78,6 +78,18 @@ def test_only_open_layers_learn_in_the_first_epochs(build):
     assert not any(name.startswith("text_encoder.") for name in later)
 
 
+def test_by_default_everything_but_the_encoders_learns_in_the_first_epochs(build):
+    engine = build(train__max_epoch=5, train__lr=0.01)
+    before = weights(engine.model)
+    train_epoch(engine, 0, fixbase_epoch=1, open_layers=None)
+    learnt = {name.split(".")[0] for name in changed(before, weights(engine.model))}
+    assert {"disentangle", "id_classifier", "shared_mlp", "image_mlp", "text_mlp", "text_attn"} <= learnt
+    assert not any(name.endswith("_encoder") for name in learnt)
+    assert not engine.model.visual_encoder.training
+    train_epoch(engine, 1, fixbase_epoch=1, open_layers=None)
+    assert any(name.startswith("visual_encoder.") for name in changed(before, weights(engine.model)))
+
+
 def test_an_unknown_open_layer_is_named(build):
     with pytest.raises(ConfigError, match=r"train\.open_layers: no layer 'classifier'; valid: .*id_classifier"):
         train_epoch(build(), fixbase_epoch=1, open_layers=["classifier"])

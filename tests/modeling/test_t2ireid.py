@@ -1,6 +1,10 @@
+from pathlib import Path
+
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import nn
 
 from benchmarks.literal import LiteralModel
@@ -195,6 +199,24 @@ def test_other_shapes_are_named(model):
             with pytest.raises(InputError) as error:
                 attempt(torch.zeros(shape))
             assert str(list(shape)) in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("image", "words"),
+    [
+        ("photo.jpg", "images: str is not a tensor"),
+        (Path("photo.jpg"), "Path is not a tensor"),
+        (["photo.jpg"], "list is not a tensor"),
+        (Image.new("RGB", (32, 32)), "Image is not a tensor"),
+        (np.zeros((1, 3, 32, 32), np.float32), "ndarray is not a tensor"),
+        (torch.full((1, 3, 32, 32), 128, dtype=torch.uint8), r"images: torch\.uint8 pixels are not normalised"),
+        (torch.full((1, 3, 32, 32), 128), r"torch\.int64 pixels are not normalised"),
+    ],
+)
+def test_anything_but_normalised_pixels_is_refused(model, image, words):
+    for attempt in (model.encode_image, model, lambda given: model(given, ["a"], ["a"])):
+        with pytest.raises(InputError, match=f"{words}.*`read_images`"):
+            attempt(image)
 
 
 # --- optional inputs and parts ----------------------------------------------------------------------------------------

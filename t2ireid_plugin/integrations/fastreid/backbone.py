@@ -12,7 +12,7 @@ from t2ireid_plugin.errors import CheckpointError, ConfigError, check_choice
 from t2ireid_plugin.integrations.fastreid.checks import check_image_encoder
 from t2ireid_plugin.integrations.fastreid.config import lower
 from t2ireid_plugin.modeling.checkpoint import load_weights
-from t2ireid_plugin.modeling.image_embedder import BRANCHES, ImageEmbedder
+from t2ireid_plugin.modeling.image_embedder import BRANCHES, ImageEmbedder, check_pixels
 
 
 class T2IReIDBackbone(ImageEmbedder):
@@ -20,6 +20,7 @@ class T2IReIDBackbone(ImageEmbedder):
 
     def forward(self, images: Tensor) -> Tensor:
         """Images ``[B, 3, H, W]`` to ``[B, feature_dim, 1, 1]``."""
+        check_pixels(images)
         return torch.cat(self.embed(images), dim=1)[..., None, None]
 
 

@@ -33,6 +33,7 @@ from t2ireid_plugin.integrations.huggingface.folder import (
 from t2ireid_plugin.modeling.encoders.families import tower_config
 from t2ireid_plugin.modeling.encoders.loading import IMAGE_KEY, TEXT_KEY
 from t2ireid_plugin.modeling.encoders.preprocess import Preprocess
+from t2ireid_plugin.modeling.image_embedder import check_pixels
 from t2ireid_plugin.modeling.t2ireid import DEFAULT_FUSION, DEFAULTS, T2IReIDModel, T2IReIDOutput
 
 _CLASSIFIER = "id_classifier."  # replaced when fine-tuning on other identities
@@ -155,11 +156,15 @@ class T2IReIDForRetrieval(PreTrainedModel):
         id_instruction: str | Sequence[str] | None = None,
     ) -> T2IReIDOutput:
         """Same as `T2IReIDModel.forward`."""
-        return self.model(None if image is None else image.to(self.dtype), cloth_instruction, id_instruction)
+        return self.model(None if image is None else self._pixels(image), cloth_instruction, id_instruction)
 
     def encode_image(self, image: Tensor) -> Tensor:
         """Images ``[B, 3, H, W]`` to identity embeddings ``[B, 256]`` of unit norm."""
-        return self.model.encode_image(image.to(self.dtype))
+        return self.model.encode_image(self._pixels(image))
+
+    def _pixels(self, image: Tensor) -> Tensor:
+        check_pixels(image)  # first, as whole numbers would become floating point
+        return image.to(self.dtype)
 
     def encode_text(self, text: str | Sequence[str]) -> Tensor:
         """A string to ``[256]``, ``n`` strings to ``[n, 256]``, of unit norm."""

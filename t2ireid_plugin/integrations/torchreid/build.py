@@ -139,7 +139,7 @@ def build_image_model(cfg: CfgNode, num_classes: int, pretrained: bool = True) -
     # torchreid would ignore the name of a missing layer or fail with an assertion.
     children = [name for name, _ in model.named_children()]
     for key, used in (("open_layers", cfg.train.fixbase_epoch > 0), ("new_layers", cfg.train.staged_lr)):
-        for name in cfg.train[key] if used else ():
+        for name in cfg.train[key] or () if used else ():
             check_choice(f"train.{key}", name, children)
     return model
 

@@ -19,7 +19,7 @@ from t2ireid_plugin.errors import ConfigError, InputError, check_choice
 from t2ireid_plugin.integrations.torchreid.registration import LOSSES
 from t2ireid_plugin.modeling.checkpoint import LoadReport, load_weights
 from t2ireid_plugin.modeling.encoders.loading import IMAGE_KEY
-from t2ireid_plugin.modeling.image_embedder import ImageEmbedder
+from t2ireid_plugin.modeling.image_embedder import ImageEmbedder, check_pixels
 from t2ireid_plugin.modeling.t2ireid import DEFAULTS
 
 
@@ -69,8 +69,10 @@ class T2IReIDImageModel(ImageEmbedder):
         """Images ``[B, 3, H, W]`` to embeddings, logits or both, see the class.
 
         Raises:
-            InputError: for another shape, a size that the encoder cannot read, or a training batch of 1.
+            InputError: for anything but a tensor of normalised pixels, another shape, a size that the encoder cannot
+                read, or a training batch of 1.
         """
+        check_pixels(images)
         if images.dim() != 4 or images.shape[1] != 3:
             raise InputError(f"images must be [B, 3, H, W], not {list(images.shape)}")
         if self.training and len(images) < 2:

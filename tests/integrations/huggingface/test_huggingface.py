@@ -21,7 +21,7 @@ from t2ireid_plugin.cli import main
 from t2ireid_plugin.config import load_cfg
 from t2ireid_plugin.data.transforms import TestTransform
 from t2ireid_plugin.engine.build import build_datasets, build_model, build_tokenizer
-from t2ireid_plugin.errors import CheckpointError, ConfigError, EncoderError
+from t2ireid_plugin.errors import CheckpointError, ConfigError, EncoderError, InputError
 from t2ireid_plugin.integrations.huggingface.model import T2IReIDConfig, T2IReIDForRetrieval
 from t2ireid_plugin.modeling.encoders.tokenizer import learn_wordpiece
 from t2ireid_plugin.modeling.t2ireid import T2IReIDModel
@@ -82,6 +82,20 @@ def exported(tiny_run, tmp_path_factory):
 def folder(exported, tmp_path):
     """A copy to damage."""
     return shutil.copytree(exported, tmp_path / "finder")
+
+
+def test_files_and_bytes_in_place_of_pixels_are_refused(exported, tmp_path):
+    """Bytes would silently become floating point, with other embeddings."""
+    Image.new("RGB", (40, 80), "red").save(tmp_path / "a.jpg")
+    model = T2IReIDForRetrieval.from_pretrained(exported)
+    for image, message in (
+        (tmp_path / "a.jpg", "Path is not"),
+        (torch.zeros(1, 3, 32, 16, dtype=torch.uint8), "uint8"),
+    ):
+        for attempt in (model.encode_image, model):
+            with pytest.raises(InputError, match=f"{message}.*`read_images`"):
+                attempt(image)
+    assert model.encode_image(model.read_images([tmp_path / "a.jpg"])).shape == (1, 256)
 
 
 # Loading in a fresh process

@@ -160,6 +160,8 @@ def test_bad_arguments_are_refused(arguments, message):
         (torch.zeros(1, 3, 32, 32), "training batch of 1"),
         (torch.zeros(2, 1, 32, 32), r"images must be \[B, 3, H, W\], not \[2, 1, 32, 32\]"),
         (torch.zeros(3, 32, 32), r"not \[3, 32, 32\]"),
+        (torch.zeros(2, 3, 32, 32, dtype=torch.uint8), r"torch\.uint8 pixels are not normalised"),
+        ("photo.jpg", "str is not a tensor"),
         (torch.zeros(2, 3, 40, 32), "do not divide into the 16 x 16 patches"),
     ],
 )
