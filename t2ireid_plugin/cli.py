@@ -155,20 +155,20 @@ def _train(options: argparse.Namespace, command: str) -> None:
     from t2ireid_plugin.config import load_cfg
 
     cfg = load_cfg(options.config_file, _settings(options))
-    _check(cfg)
+    _check(cfg, options.eval_only or cfg.test.evaluate)
     from t2ireid_plugin.run import run_job
 
     run_job(cfg, command, eval_only=options.eval_only, resume=options.resume, pictures=options.visualize)
 
 
-def _check(cfg: Any) -> None:
+def _check(cfg: Any, testing: bool) -> None:
     """Refuses wrong names, sizes and paths before PyTorch and torchreid are imported, which takes seconds."""
     from t2ireid_plugin.config import image_only
 
     texts = not image_only(cfg)
     checks = importlib.import_module(f"t2ireid_plugin.{'engine' if texts else 'integrations.torchreid'}.checks")
     checks.check_config(cfg)
-    checks.check_files(cfg)
+    checks.check_files(checks.for_testing(cfg) if testing and texts else cfg)
     if texts:
         checks.check_losses(cfg)
 
@@ -177,7 +177,7 @@ def _probe(options: argparse.Namespace, command: str) -> None:
     from t2ireid_plugin.config import load_cfg
 
     cfg = load_cfg(options.config_file, options.opts)
-    _check(cfg)
+    _check(cfg, testing=True)
     from t2ireid_plugin.probing.run import run_probes
 
     run_probes(cfg, command)

@@ -68,7 +68,8 @@ def run_job(
             raise ConfigError("--visualize needs texts; without texts use test.visrank True --eval-only")
         folder = Path(cfg.data.save_dir)
         weights = weights_to_test(cfg.model.load_weights, folder) if eval_only else cfg.model.load_weights
-        checks.check_files(cfg)
+        used = text_checks.for_testing(cfg) if eval_only and not image_only(cfg) else cfg
+        checks.check_files(used)
         if not image_only(cfg):
             text_checks.check_losses(cfg)
         with _opened(cfg, folder, "test.log" if eval_only else "train.log", append=resume or bool(cfg.model.resume)):
@@ -76,7 +77,7 @@ def run_job(
             if not eval_only and is_main_process():
                 last = Path(cfg.model.resume) if cfg.model.resume else newest_checkpoint(folder) if resume else None
             started = time.time()
-            outcome: Outcome = training.train_and_test(cfg, folder, weights, broadcast_object(last), eval_only)
+            outcome: Outcome = training.train_and_test(used, folder, weights, broadcast_object(last), eval_only)
             if is_main_process():
                 about = {"command": command, "seed": cfg.train.seed, "versions": versions(), "revision": git_revision()}
                 _save_results(folder, outcome, {**about, "seconds": round(time.time() - started, 1)})

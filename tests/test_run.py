@@ -158,6 +158,42 @@ def test_eval_only_gives_the_same_metrics(tiny_settings, tiny_run, tmp_path):
     assert not (tmp_path / "best.pth").exists()
 
 
+@pytest.fixture(scope="module")
+def people_to_test(synthetic, tmp_path_factory):
+    """A set with nothing but the drawn people's test split, fewer than a batch holds, as the user's own."""
+    root = tmp_path_factory.mktemp("test people")
+    rows = json.loads((synthetic.root / "CUHK-PEDES" / "reid_raw.json").read_text())
+    (root / "custom").mkdir()
+    (root / "custom" / "imgs").symlink_to(synthetic.root / "CUHK-PEDES" / "imgs")
+    (root / "custom" / "reid_raw.json").write_text(json.dumps([row for row in rows if row["split"] == "test"]))
+    return root
+
+
+@pytest.mark.parametrize("sources", ["custom", "cuhkpedes"])
+def test_testing_needs_test_people_alone(tiny_settings, tiny_run, people_to_test, tmp_path, sources, capsys):
+    """Neither a training nor a validation split, nor people for a batch, nor the set that was trained on."""
+    words = tiny_settings(tmp_path, full=True, data__root=people_to_test, data__sources=sources, data__targets="custom")
+    weights = ["model.load_weights", str(tiny_run.folder / "best.pth"), "test.pictures", "0"]
+    assert main(["train", "--eval-only", *words, *weights, "test.bootstrap", "0"]) == 0
+    metrics = {**tiny_run.results["metrics"]["cuhkpedes"]["t2i"]}
+    metrics.pop("interval95")
+    assert results(tmp_path)["metrics"]["custom"]["t2i"] == metrics
+    assert results(tmp_path)["parameters"] == tiny_run.results["parameters"]
+    assert main(["train", *words]) == 2  # training needs its own splits
+    assert "no images of the split 'train'" in capsys.readouterr().err or sources == "cuhkpedes"
+
+
+def test_a_set_of_test_people_beside_a_trained_one(tiny_settings, synthetic, people_to_test, tmp_path):
+    root = tmp_path / "root"
+    root.mkdir()
+    (root / "custom").symlink_to(people_to_test / "custom")
+    (root / "CUHK-PEDES").symlink_to(synthetic.root / "CUHK-PEDES")
+    words = tiny_settings(tmp_path / "log", data__root=root, data__targets="[cuhkpedes, custom]")
+    assert main(["train", *words]) == 0
+    metrics = results(tmp_path / "log")["metrics"]
+    assert metrics["custom"] == metrics["cuhkpedes"]
+
+
 def test_eval_only_tests_the_runs_best_checkpoint(tiny_settings, tiny_run, tmp_path):
     shutil.copy(tiny_run.folder / "best.pth", tmp_path / "best.pth")
     words = tiny_settings(tmp_path, full=True, test__evaluator="torchreid", test__pictures=0)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import logging
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,14 @@ from torchreid import data as torchreid_data
 
 from t2ireid_plugin.data.annotations import Photo, read_photos
 from t2ireid_plugin.data.benchmarks import SPLITS, BenchmarkSpec, Counts
+from t2ireid_plugin.data.image_files import shared_images
 from t2ireid_plugin.data.item_table import CAMID, PATH, PID, SPLIT_CAPTION, ItemTable, Texts
 from t2ireid_plugin.data.sampling import SampleKey
 from t2ireid_plugin.data.transforms import Pixels, TestTransform, TrainTransform, read_pixels
 from t2ireid_plugin.errors import DataError
 from t2ireid_plugin.utils.text import text_table
+
+logger = logging.getLogger(__name__)
 
 # Camera of every query, which no gallery image has. torchreid's evaluator excludes gallery images with the query's
 # identity and camera; with the camera of its photo a caption would lose the very image that it describes.
@@ -39,14 +43,16 @@ class CaptionDataset(torchreid_data.ImageDataset):
         root: folder that contains the benchmark's folder.
         spec: the benchmark.
         eval_split: split that ``query`` and ``gallery`` come from.
-        val_share: share of the training identities that becomes the val split where the benchmark has none; with 0
-            all of them are trained on.
+        val_share: share of the training identities that becomes the val split where the benchmark has none, of 100
+            or more at least 20; with 0 all of them are trained on.
         val_seed: seed of the draw of these identities.
         **kwargs: torchreid's, such as ``mode`` (train, query, gallery) and ``transform``; its settings for other
             datasets are ignored.
 
+    A split may be missing until it is asked for, by ``mode``, `with_mode` or `with_eval_split`.
+
     Raises:
-        DataError: as `read_photos`, and when a split is empty or ``combineall`` is set.
+        DataError: as `read_photos`, and when the split of ``mode`` is empty or ``combineall`` is set.
     """
 
     def __init__(
@@ -63,38 +69,43 @@ class CaptionDataset(torchreid_data.ImageDataset):
             raise DataError(f"{spec.name}: data.combineall would train on the test identities; set it to False")
         splits = _read_splits(root, spec)
         self.spec, self.eval_split = spec, eval_split
-        self.held_out = bool(spec.holds_out_val and "val" not in splits and val_share > 0)
-        self._splits = _hold_out(splits, val_share, val_seed) if self.held_out else splits
+        holds_out = spec.holds_out_val and "val" not in splits and val_share > 0
+        self._splits = _hold_out(splits, val_share, val_seed) if holds_out else splits
+        self.held_out = holds_out and "val" in self._splits
         self.counts = dict.fromkeys(SPLITS, Counts(0, 0, 0))
         for split, items in self._splits.items():
             self.counts[split] = Counts(items.distinct(PATH), items.distinct(PID), len(items))
         self._images: dict[str, Pixels] | None = None
         self._replace_bad = False
-        train = self._split("train")
+        some = next(iter(splits.values()))  # torchreid refuses empty parts, so it gets others until they are set
+        super().__init__(some, some, some, **kwargs)
+        train = self._items("train")
         _, labels = train.columns[:, PID].unique(return_inverse=True)
-        super().__init__(train.with_column(PID, labels), *self._query_and_gallery(eval_split), **kwargs)
+        self.train = train.with_column(PID, labels)
+        self.num_train_pids, self.num_train_cams = train.distinct(PID), train.distinct(CAMID)
+        self.query, self.gallery = self._query_and_gallery(eval_split)
+        self.data = getattr(self, self.mode)
+        if "mode" in kwargs:
+            self._check_not_empty()
 
     def with_mode(self, mode: str, transform: TestTransform | None) -> CaptionDataset:
-        """The same dataset as train, query or gallery items; nothing is read again."""
+        """The same dataset as train, query or gallery items; nothing is read again.
+
+        Raises:
+            DataError: when the split of these items is empty.
+        """
         other = copy.copy(self)
         other.mode, other.transform, other.data = mode, transform, getattr(self, mode)
+        other._check_not_empty()
         return other
 
     def with_eval_split(self, split: str) -> CaptionDataset:
-        """The same dataset with the queries and gallery of another split; nothing is read again.
-
-        Raises:
-            DataError: when the split is empty.
-        """
+        """The same dataset with the queries and gallery of another split; nothing is read again."""
         other = copy.copy(self)
         other.eval_split = split
         other.query, other.gallery = self._query_and_gallery(split)
         other.data = getattr(other, other.mode)
         return other
-
-    def image_paths(self) -> list[str]:
-        """The images of all splits."""
-        return [path for items in self._splits.values() for path in items.paths()]
 
     def keep_images(self) -> None:
         """From now on keeps each image in memory, resized, after it was read once.
@@ -215,14 +226,32 @@ class CaptionDataset(torchreid_data.ImageDataset):
         print(f"=> Loaded {self.spec.name} (evaluating on {self.eval_split})")
         print(text_table(["split", *Counts._fields, "official images / ids / captions"], rows))
 
-    def _split(self, name: str) -> ItemTable:
-        if name not in self._splits:
-            raise DataError(f"{self.spec.name}: the annotation has no images of the split '{name}'")
-        return self._splits[name]
+    def _check_not_empty(self) -> None:
+        if not len(self.data):
+            split = "train" if self.mode == "train" else self.eval_split
+            advice = "; choose another set in data.val, or train without one: data.val []" if split == "val" else ""
+            raise DataError(f"{self.spec.name}: the annotation has no images of the split '{split}'{advice}")
+
+    def _items(self, split: str) -> ItemTable:
+        return self._splits.get(split, next(iter(self._splits.values()))[:0])
 
     def _query_and_gallery(self, split: str) -> tuple[ItemTable, ItemTable]:
-        items = self._split(split)
+        items = self._items(split)
         return items.with_column(CAMID, TEXT_CAMERA), items.images()
+
+
+def warn_of_shared_images(sources: Sequence[CaptionDataset], targets: Mapping[str, CaptionDataset]) -> None:
+    """Logs how many images of each target's gallery are training images too, copies included."""
+    train = [path for source in sources for path in source.train.paths()]
+    for name, target in targets.items():
+        if shared := shared_images(target.gallery.paths(), train):
+            logger.warning(
+                "%s: gallery images that are training images too: %d, such as '%s', which is '%s'; its metrics are "
+                "too high",
+                name,
+                len(shared),
+                *shared[0],
+            )
 
 
 def _read_splits(root: str | Path, spec: BenchmarkSpec) -> dict[str, ItemTable]:
@@ -253,12 +282,12 @@ def _number_texts(photo: Photo, strings: list[str]) -> list[tuple[int, int, int]
 
 
 def _hold_out(splits: dict[str, ItemTable], share: float, seed: int) -> dict[str, ItemTable]:
-    """Moves a share of the training identities, at least one and never all, to val."""
+    """Moves a share of the training identities to val: of 100 or more at least 20, else at least one, never all."""
     train = splits.get("train")
     if train is None:
         return splits
     pids = train.columns[:, PID].unique()
-    number = min(max(1, round(len(pids) * share)), len(pids) - 1)
+    number = min(max(20 if len(pids) >= 100 else 1, round(len(pids) * share)), len(pids) - 1)
     if number == 0:
         return splits
     val_pids = pids[torch.randperm(len(pids), generator=torch.Generator().manual_seed(seed))[:number]]

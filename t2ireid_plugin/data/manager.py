@@ -41,7 +41,8 @@ class CaptionDataManager(torchreid_data.datamanager.DataManager):
 
     Args:
         datasets: by name; all sources and targets.
-        sources, targets: names of the datasets to train on jointly, and to evaluate on one by one.
+        sources, targets: names of the datasets to train on jointly, and to evaluate on one by one. Without sources
+            there is no training loader.
         transform_tr, transform_te: for training and for evaluation.
         batch_size_train, batch_size_test, workers, use_gpu: of the loaders.
         sampler: ``train_sampler``, ``num_instances``, ``num_cams``, ``num_datasets`` of torchreid's sampler.
@@ -83,16 +84,21 @@ class CaptionDataManager(torchreid_data.datamanager.DataManager):
             if keep_images:
                 dataset.keep_images()
         options: dict[str, Any] = {"num_workers": workers, "pin_memory": self.use_gpu, "worker_init_fn": init_worker}
-        trainset = functools.reduce(operator.add, (datasets[name].with_mode("train", transform_tr) for name in sources))
-        if replace_bad_images:
-            trainset.replace_bad_images()
-        self._num_train_pids, self._num_train_cams = trainset.num_train_pids, trainset.num_train_cams
-        with seeded(seed):  # some samplers draw in their constructor
-            order = torchreid_data.sampler.build_train_sampler(
-                labels(trainset.train), batch_size=batch_size_train, **(sampler or {})
+        self._num_train_pids = self._num_train_cams = 0
+        self.train_loader: DataLoader | None = None
+        if sources:
+            trainset = functools.reduce(
+                operator.add, (datasets[name].with_mode("train", transform_tr) for name in sources)
             )
-        batches = SeededBatches(order, batch_size_train, seed, share)
-        self.train_loader: DataLoader = _Loader(trainset, batch_sampler=batches, **options)
+            if replace_bad_images:
+                trainset.replace_bad_images()
+            self._num_train_pids, self._num_train_cams = trainset.num_train_pids, trainset.num_train_cams
+            with seeded(seed):  # some samplers draw in their constructor
+                order = torchreid_data.sampler.build_train_sampler(
+                    labels(trainset.train), batch_size=batch_size_train, **(sampler or {})
+                )
+            batches = SeededBatches(order, batch_size_train, seed, share)
+            self.train_loader = _Loader(trainset, batch_sampler=batches, **options)
         self.train_loader_t = None
         self.test_loader: dict[str, dict[str, DataLoader]] = {name: {} for name in targets}
         self.test_dataset: dict[str, dict[str, Any]] = {name: {} for name in targets}

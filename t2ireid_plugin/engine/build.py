@@ -16,7 +16,7 @@ from yacs.config import CfgNode
 from t2ireid_plugin.config import to_dict
 from t2ireid_plugin.data.annotations import check_images
 from t2ireid_plugin.data.benchmarks import BENCHMARKS, VAL_SUFFIX
-from t2ireid_plugin.data.dataset import CaptionDataset
+from t2ireid_plugin.data.dataset import CaptionDataset, warn_of_shared_images
 from t2ireid_plugin.data.item_table import CAPTION, CLOTH_TEXT, ID_TEXT, PATH, Item
 from t2ireid_plugin.data.manager import CaptionDataManager
 from t2ireid_plugin.data.transforms import TestTransform, TrainTransform, swap_sides
@@ -32,12 +32,13 @@ from t2ireid_plugin.engine.feature_cache import FeatureCache, default_folder
 from t2ireid_plugin.engine.memory import Precision, encode_in_parts, keep_block_inputs_only
 from t2ireid_plugin.engine.optim import WarmupCosine, build_adamw, build_ema
 from t2ireid_plugin.engine.text_image import TextImageEngine
+from t2ireid_plugin.errors import CheckpointError
 from t2ireid_plugin.losses import LossTerms
-from t2ireid_plugin.modeling.checkpoint import read_vocabulary
+from t2ireid_plugin.modeling.checkpoint import read_state_dict, read_vocabulary
 from t2ireid_plugin.modeling.encoders.preprocess import Preprocess
 from t2ireid_plugin.modeling.encoders.tokenizer import learn_wordpiece, tokenizer_from_json, tokenizer_to_json
 from t2ireid_plugin.modeling.t2ireid import EMBED_DIM, T2IReIDModel
-from t2ireid_plugin.utils.distributed import rank, world_size
+from t2ireid_plugin.utils.distributed import is_main_process, rank, world_size
 
 # The column of an item for each choice of data.id_instruction and data.cloth_instruction.
 _TEXT_COLUMNS = {"caption": CAPTION, "identity": ID_TEXT, "clothing": CLOTH_TEXT}
@@ -47,7 +48,7 @@ def build_run(cfg: CfgNode, weights: str | Path | None, for_training: bool = Fal
     """The engine of a run with its model and data, seeded.
 
     Args:
-        cfg: a checked configuration.
+        cfg: a checked configuration; for testing one from `for_testing`.
         weights: loaded into the model, if any.
         for_training: also refuse losses that would always be 0 on these datasets.
 
@@ -61,7 +62,10 @@ def build_run(cfg: CfgNode, weights: str | Path | None, for_training: bool = Fal
     sources = {name: datasets[name] for name in cfg.data.sources}
     if for_training:
         check_several_photos(cfg.loss.terms, sources)
-    num_classes = sum(dataset.num_train_pids for dataset in sources.values())
+        if is_main_process():
+            targets = {name: datasets[name] for name in [*cfg.data.targets, *val_targets(cfg)]}
+            warn_of_shared_images(list(sources.values()), targets)
+    num_classes = sum(dataset.num_train_pids for dataset in sources.values()) or _stored_classes(weights)
     model = build_model(cfg, build_tokenizer(cfg, sources.values(), weights), num_classes)
     read = [datasets[name].query for name in cfg.data.targets]
     read += [dataset.train for dataset in sources.values()] if for_training else []
@@ -90,7 +94,7 @@ def build_datasets(cfg: CfgNode) -> dict[str, CaptionDataset]:
     """Sources, targets and val targets by name, without transforms; each benchmark is read once.
 
     Raises:
-        DataError: as `read_photos`, and when a split is empty.
+        DataError: as `read_photos`, and when a split that the run reads is empty.
     """
     names = list(dict.fromkeys([*cfg.data.sources, *cfg.data.targets, *val_targets(cfg)]))
     datasets: dict[str, CaptionDataset] = {}
@@ -108,6 +112,9 @@ def build_datasets(cfg: CfgNode) -> dict[str, CaptionDataset]:
         datasets[benchmark] = dataset
         if val in names:
             datasets[val] = dataset.with_eval_split("val")
+    for mode, used in (("train", cfg.data.sources), ("query", [*cfg.data.targets, *val_targets(cfg)])):
+        for name in used:
+            datasets[name].with_mode(mode, None)  # raises for an empty split
     return {name: datasets[name] for name in names}
 
 
@@ -133,6 +140,9 @@ def build_tokenizer(
     """The tokenizer of a text encoder with random weights; None for a pretrained one, which has its own.
 
     It is read from the checkpoint ``weights``, or else learned from the training texts of ``sources``.
+
+    Raises:
+        CheckpointError: when there is neither.
     """
     if cfg.model.bert_base_path:
         return None
@@ -140,6 +150,10 @@ def build_tokenizer(
     if stored is not None:
         return tokenizer_from_json(stored)
     texts = set().union(*(dataset.train.all_texts() for dataset in sources))
+    if not texts:
+        raise CheckpointError(
+            f"'{weights}' has no vocabulary, and model.bert_base_path names no text encoder; use best.pth"
+        )
     return learn_wordpiece(texts, cfg.model.bert_config.get("vocab_size", 2000))
 
 
@@ -172,13 +186,14 @@ def build_datamanager(
         DataError: as `check_images`, and when there are too few identities or captions for a batch.
     """
     targets = [*cfg.data.targets, *val_targets(cfg)]
-    check_batch(cfg, [datasets[name] for name in cfg.data.sources])
+    sources = [datasets[name] for name in cfg.data.sources]
+    if sources:
+        check_batch(cfg, sources)
     # Every image, so that a truncated download does not show in epoch 40; except training images that may be replaced.
-    replaceable: set[str] = set()
-    if cfg.data.on_bad_image == "skip":
-        replaceable.update(*(datasets[name].train.paths() for name in cfg.data.sources))
-    paths = dict.fromkeys(path for dataset in datasets.values() for path in dataset.image_paths())
-    check_images([path for path in paths if path not in replaceable])
+    parts = [datasets[name].gallery for name in targets]
+    if cfg.data.on_bad_image != "skip":
+        parts += [source.train for source in sources]
+    check_images(list(dict.fromkeys(path for part in parts for path in part.paths())))
     height, width, mean, std = preprocess
     return CaptionDataManager(
         datasets,
@@ -237,7 +252,7 @@ def build_engine(
         bias_lr_mult=cfg.train.bias_lr_mult,
         layer_decay=cfg.train.layer_decay,
     )
-    train = datamanager.train_loader.dataset.train
+    train = datamanager.train_loader.dataset.train if datamanager.train_loader else None
     extra_state: dict[str, Any] = {"preprocess": stored_preprocess(preprocess)}
     if not cfg.model.bert_base_path:
         extra_state["tokenizer"] = tokenizer_to_json(model.text_cache.tokenizer)
@@ -257,9 +272,9 @@ def build_engine(
         evaluator=cfg.test.evaluator,
         ranks=cfg.test.ranks,
         identity_weight=cfg.test.identity_weight,
-        sequence=_sequence(cfg, len(train)),
+        sequence=_sequence(cfg, len(train or ())),
         non_finite=NonFiniteGuard(cfg.train.nonfinite_patience),
-        bad_images=BadImageCounter(train.distinct(PATH), cfg.data.bad_image_share),
+        bad_images=BadImageCounter(train.distinct(PATH) if train else 0, cfg.data.bad_image_share),
         save_minutes=cfg.train.save_minutes,
         save_steps=cfg.train.save_steps,
         extra_state=extra_state,
@@ -337,6 +352,12 @@ def print_parameters(name: str, model: torch.nn.Module, use_gpu: bool) -> None:
     """Prints the model's size and device."""
     counts = count_parameters(model)
     print(f"{name}: {counts['all']:,} parameters, {counts['trained']:,} trained, on {'cuda' if use_gpu else 'cpu'}")
+
+
+def _stored_classes(weights: str | Path | None) -> int:
+    """Number of identities of the classifier in a file of weights; 1 without one, as testing does not use it."""
+    state = read_state_dict(weights) if weights else {}
+    return next((len(tensor) for name, tensor in state.items() if name.endswith("id_classifier.weight")), 1)
 
 
 def _sequence(cfg: CfgNode, captions: int) -> dict[str, Any]:

@@ -280,6 +280,14 @@ def check_image_size(encoder: Any, height: int | None, width: int | None) -> Non
             raise ConfigError(f"data.height {height}, data.width {width}: {error}") from error
 
 
+def for_testing(cfg: CfgNode) -> CfgNode:
+    """The configuration without the datasets that only training reads."""
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.data.sources, cfg.data.val = [], []
+    return cfg
+
+
 def val_targets(cfg: CfgNode) -> list[str]:
     """Val targets that are not test targets as well; without ``data.val`` the val split of each source."""
     names = [name + VAL_SUFFIX for name in cfg.data.sources] if cfg.data.val is None else cfg.data.val

@@ -15,7 +15,7 @@ from yacs.config import CfgNode
 from t2ireid_plugin.config import require_texts
 from t2ireid_plugin.data.manager import explain_dead_workers
 from t2ireid_plugin.engine.build import build_run
-from t2ireid_plugin.engine.checks import check_config, check_files
+from t2ireid_plugin.engine.checks import check_config, check_files, for_testing
 from t2ireid_plugin.engine.training_state import make_folder, save_json, weights_to_test
 from t2ireid_plugin.evaluation.embeddings import embed_target
 from t2ireid_plugin.evaluation.metrics import evaluate_task, format_table
@@ -45,8 +45,9 @@ def run_probes(cfg: CfgNode, command: str) -> dict[str, dict[str, Any]]:
     check_config(cfg)
     folder = Path(cfg.data.save_dir)
     weights = weights_to_test(cfg.model.load_weights, folder)
-    check_files(cfg)
-    engine = build_run(cfg, weights)
+    used = for_testing(cfg)
+    check_files(used)
+    engine = build_run(used, weights)
     engine.set_model_mode("eval")
     loaders = engine.test_loader
     truths = {

@@ -102,6 +102,17 @@ def test_identities_are_held_out_for_val(name, benchmark_root):
     assert {pid for _, pid, *_ in build(name, root, val_share=0.25, eval_split="val").gallery} == held
 
 
+@pytest.mark.parametrize(("people", "held"), [(2, 1), (99, 5), (100, 20), (150, 20), (500, 25)])
+def test_of_a_hundred_people_at_least_twenty_are_held_out(new_cuhk, tmp_path, people, held):
+    """Fewer could hardly distinguish the epochs of a training."""
+    folder = new_cuhk(tmp_path)
+    folder.base = tmp_path / "custom"
+    for pid in range(people):
+        folder.add("train", pid, f"{pid}.png")
+    folder.file = folder.base / "reid_raw.json"
+    assert build("custom", folder.save(), eval_split="val").counts["val"].ids == held
+
+
 def test_summary_with_held_out_identities(benchmark_root, capsys):
     build("icfgpedes", benchmark_root("icfgpedes"), val_share=0.25, verbose=True)
     lines = [re.sub(" +", " ", line).strip() for line in capsys.readouterr().out.splitlines()[2:]]
@@ -114,8 +125,8 @@ def test_summary_with_held_out_identities(benchmark_root, capsys):
 
 
 def test_val_without_a_share_and_val_of_the_annotation(benchmark_root):
-    with pytest.raises(DataError, match="icfgpedes: the annotation has no images of the split 'val'"):
-        build("icfgpedes", benchmark_root("icfgpedes"), val_share=0, eval_split="val")
+    with pytest.raises(DataError, match="icfgpedes: the annotation has no images of the split 'val'; choose another"):
+        build("icfgpedes", benchmark_root("icfgpedes"), val_share=0, eval_split="val", mode="query")
     assert build("rstpreid", benchmark_root("rstpreid"), val_share=0.5).num_train_pids == 24
 
 

@@ -334,12 +334,14 @@ def test_identities_in_two_splits_and_of_one_photo(cuhk):
     assert report.finding("identity_of_one_photo").examples[1].value == "identity 6 in no valid split"
 
 
-@pytest.mark.parametrize(("split", "status"), [("train", 1), ("val", 0), ("test", 1)])
-def test_an_empty_split(cuhk, split, status):
+@pytest.mark.parametrize("split", ["train", "val", "test"])
+def test_an_empty_split(cuhk, split):
+    """A set may serve for testing alone, or for training alone."""
     cuhk.rows = [row for row in cuhk.rows if row["split"] != split]
     report = check(cuhk)
     assert first(report, "split_empty").value == split
-    assert report.status == status
+    assert report.finding("split_empty").severity == "warning"
+    assert report.status == 0
 
 
 def test_texts_for_images_without_a_row(cuhk):

@@ -92,12 +92,13 @@ class ChainedLoader:
         return itertools.chain.from_iterable(self.loaders)
 
 
-def _build(cfg: CfgNode, name: str) -> CaptionDataset:
-    """A registered dataset; identities are held out for validation only if its val split is evaluated."""
+def _build(cfg: CfgNode, name: str, mode: str) -> CaptionDataset:
+    """A registered dataset as train or gallery; identities are held out for validation only if that is evaluated."""
     has_val = name.removesuffix(VAL_SUFFIX) + VAL_SUFFIX in cfg.DATASETS.TESTS
     val_share = cfg.T2IREID.VAL_SHARE if has_val else 0.0
     root = os.getenv("FASTREID_DATASETS", "datasets")  # FastReID's data folder
-    return DATASET_REGISTRY.get(name)(root=root, val_share=val_share, val_seed=cfg.T2IREID.VAL_SEED).captions
+    dataset = DATASET_REGISTRY.get(name)(root=root, val_share=val_share, val_seed=cfg.T2IREID.VAL_SEED)
+    return dataset.captions.with_mode(mode, None)
 
 
 def build_tokenizer(cfg: CfgNode) -> PreTrainedTokenizerBase | None:
@@ -110,7 +111,7 @@ def build_tokenizer(cfg: CfgNode) -> PreTrainedTokenizerBase | None:
     stored = read_vocabulary(cfg.MODEL.WEIGHTS) if cfg.MODEL.WEIGHTS else None
     if stored is not None:
         return tokenizer_from_json(stored)
-    texts = set().union(*(_build(cfg, name).train.all_texts() for name in cfg.DATASETS.NAMES))
+    texts = set().union(*(_build(cfg, name, "train").train.all_texts() for name in cfg.DATASETS.NAMES))
     return learn_wordpiece(texts, cfg.T2IREID.BERT_CONFIG.get("vocab_size", 2000))
 
 
@@ -120,11 +121,13 @@ def check_data(cfg: CfgNode) -> None:
     Raises:
         DataError: when files are missing or broken.
     """
-    for name in dict.fromkeys((*cfg.DATASETS.NAMES, *cfg.DATASETS.TESTS)):
-        dataset = _build(cfg, name)
+    modes = [(name, "train") for name in cfg.DATASETS.NAMES] + [(name, "gallery") for name in cfg.DATASETS.TESTS]
+    for name, mode in modes:
+        dataset = _build(cfg, name, mode)
         if comm.is_main_process():
-            dataset.show_summary()
-            check_images(sorted({path for table in (dataset.train, dataset.gallery) for path, *_ in table}))
+            if mode == "train" or name not in cfg.DATASETS.NAMES:
+                dataset.show_summary()
+            check_images(dataset.data.paths())
 
 
 def build_train_loader(cfg: CfgNode) -> Any:
@@ -134,7 +137,7 @@ def build_train_loader(cfg: CfgNode) -> Any:
         DataError: as `CaptionDataset`.
         ConfigError: when there are too few captions or identities for a batch.
     """
-    joined: Any = sum(_build(cfg, name) for name in cfg.DATASETS.NAMES)
+    joined: Any = sum(_build(cfg, name, "train") for name in cfg.DATASETS.NAMES)
     without_flip = cfg.clone()
     without_flip.defrost()
     without_flip.INPUT.FLIP.ENABLED = False
@@ -152,7 +155,7 @@ def build_test_loader(cfg: CfgNode, dataset_name: str) -> tuple[ChainedLoader, i
     Raises:
         DataError: as `CaptionDataset`.
     """
-    dataset = _build(cfg, dataset_name)
+    dataset = _build(cfg, dataset_name, "gallery")
     transform = build_transforms(cfg, is_train=False)
     gallery = TextImageSet(dataset.gallery, tuple(cfg.INPUT.SIZE_TEST), transform)
     queries = TextSet(dataset.query)

@@ -36,7 +36,7 @@ KINDS: dict[str, tuple[str, str]] = {
     "image_contradicted": (ERROR, "images in rows of different identities or splits"),
     "file_contradicted": (ERROR, "identical files in different identities or splits"),
     "identity_in_two_splits": (ERROR, "identities in more than one split"),
-    "split_empty": (ERROR, "splits without a row"),
+    "split_empty": (WARNING, "splits without a row"),
     "image_damaged": (WARNING, "images with decoder warnings"),
     "image_tiny": (WARNING, f"images lower than {MIN_HEIGHT} or narrower than {MIN_WIDTH} pixels"),
     "image_extension": (WARNING, "images whose format differs from their file name"),

@@ -20,7 +20,7 @@ from t2ireid_plugin.data.annotations import (
 from t2ireid_plugin.data.benchmarks import SPLITS, BenchmarkSpec, Counts
 from t2ireid_plugin.data.image_files import ImageFolder, plain_name
 from t2ireid_plugin.errors import DataError
-from t2ireid_plugin.prepare.check.report import WARNING, Example, Findings, shorten
+from t2ireid_plugin.prepare.check.report import Example, Findings, shorten
 from t2ireid_plugin.utils.safe_io import text_problem
 
 # Replace bad values that are already reported, so that the rest of the row is still checked.
@@ -79,8 +79,7 @@ def check_counts(rows: Sequence[Row], spec: BenchmarkSpec, findings: Findings) -
     counts = {split: _count([row for row in rows if row.split == split]) for split in SPLITS}
     for split, ours in counts.items():
         if not ours.images and not (split == "val" and spec.holds_out_val):
-            # The val split only selects the checkpoint; training and testing need theirs.
-            findings.add("split_empty", [Example(value=split)], severity=WARNING if split == "val" else None)
+            findings.add("split_empty", [Example(value=split)])
         for name in spec.differing(split, ours):
             official = getattr(spec.official[split], name)
             value = f"{split}: {getattr(ours, name):,} {name}, official {official:,}"
