@@ -50,7 +50,7 @@ def find_annotation(root: str | Path, spec: BenchmarkSpec) -> Path:
     Raises:
         DataError: when the file or the image folder beside it is missing; the message says where to put them.
     """
-    base = Path(root).expanduser()
+    base = Path(os.path.expanduser(root))
     folder = base / spec.folder
     file = _annotation_in(folder, spec)
     if file is None:

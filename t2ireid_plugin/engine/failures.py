@@ -1,15 +1,17 @@
-"""Non-finite losses and undecodable images: how many are tolerated before training stops with an error."""
+"""Non-finite losses, undecodable images and compiler errors: how many are tolerated before training stops."""
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from t2ireid_plugin.engine.training_state import save_json
-from t2ireid_plugin.errors import DataError, T2IReIDError
+from t2ireid_plugin.errors import ConfigError, DataError, T2IReIDError
+from t2ireid_plugin.utils.text import first_line
 
 logger = logging.getLogger(__name__)
 _MAX_FILES = 3  # per message; the rest is in the file
@@ -112,3 +114,21 @@ class BadImageCounter:
                 f"{len(self.problems)} of {self.images} training images cannot be decoded, more than "
                 f"data.bad_image_share {self.share}; the last one: {self.problems[-1]}"
             )
+
+
+@contextlib.contextmanager
+def explain_compiler_errors() -> Iterator[None]:
+    """Turns the errors of `torch.compile` into one that says what to do; it compiles in the first steps.
+
+    Raises:
+        ConfigError: when PyTorch cannot compile, usually as there is no C++ compiler.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if not type(error).__module__.startswith(("torch._dynamo.", "torch._inductor.")):
+            raise
+        raise ConfigError(
+            f"train.compile: PyTorch cannot compile the model ({first_line(error)}); install a C++ compiler such as "
+            "g++, or set train.compile False"
+        ) from error

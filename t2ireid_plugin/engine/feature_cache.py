@@ -21,7 +21,7 @@ import torch
 from filelock import FileLock
 from torch import Tensor
 
-from t2ireid_plugin.errors import DataError
+from t2ireid_plugin.errors import ConfigError, DataError
 from t2ireid_plugin.modeling.encoders.token_features import TEXTS_AT_ONCE, Ids, encode_texts
 from t2ireid_plugin.utils.atomic_io import atomic_write
 from t2ireid_plugin.utils.progress import show_progress
@@ -150,8 +150,15 @@ def encoder_digest(encoder: PreTrainedModel) -> str:
 
 
 def default_folder() -> Path:
-    """The folder for files of features in the user's cache."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "t2ireid_plugin" / "text_features"
+    """The folder for files of features in the user's cache.
+
+    Raises:
+        ConfigError: for a user without a home, as in some containers.
+    """
+    base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    if base.startswith("~"):
+        raise ConfigError("data.text_feature_cache_dir: must be set for a user without a home folder")
+    return Path(base) / "t2ireid_plugin" / "text_features"
 
 
 def _encode(encoder: PreTrainedModel, texts: Sequence[Ids], pad: int) -> Iterator[Rows]:

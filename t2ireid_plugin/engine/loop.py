@@ -14,7 +14,7 @@ from torchreid import engine as torchreid_engine
 from torchreid import utils as torchreid_utils
 
 from t2ireid_plugin.data.sampling import derive_seed, seed_all
-from t2ireid_plugin.engine.failures import BadImageCounter
+from t2ireid_plugin.engine.failures import BadImageCounter, explain_compiler_errors
 from t2ireid_plugin.engine.memory import Precision
 from t2ireid_plugin.engine.optim import load_states
 from t2ireid_plugin.engine.training_state import LAST, PREVIOUS, load_training_state, save_checkpoint
@@ -92,6 +92,7 @@ class TrainingLoop(torchreid_engine.Engine):
 
     # Running
 
+    @explain_compiler_errors()
     def run(
         self,
         save_dir: str = "log",

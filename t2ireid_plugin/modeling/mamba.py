@@ -19,16 +19,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from t2ireid_plugin.utils.text import first_line
+
 logger = logging.getLogger(__name__)
 
 
 @functools.cache
 def _selective_scan_kernel() -> Callable[..., Tensor] | None:
-    """mamba-ssm's CUDA scan, or None if it is not installed; looked up once, and only for CUDA tensors."""
+    """mamba-ssm's CUDA scan, or None if it cannot be imported; looked up once, and only for CUDA tensors."""
     try:
         from mamba_ssm.ops.selective_scan_interface import selective_scan_fn
-    except ImportError as error:  # not installed, or built for another torch
-        logger.info("mamba-ssm's kernel is not available (%s); using the PyTorch scan", error)
+    except Exception as error:  # not installed, or built for another torch, Triton or CUDA, which raises anything
+        level = logging.INFO if getattr(error, "name", "") == "mamba_ssm" else logging.WARNING
+        logger.log(level, "mamba-ssm's kernel is not available (%s); using the PyTorch scan", first_line(error))
         return None
     return selective_scan_fn
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import getpass
 import logging
+import os
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -335,6 +338,10 @@ class T2IReIDModel(nn.Module):
             **options: for `torch.compile`.
         """
         options = {"fullgraph": True, **options}
+        try:
+            getpass.getuser()
+        except (KeyError, OSError):  # no name, as in some containers; older PyTorch calls its cache by it
+            os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", f"{tempfile.gettempdir()}/torchinductor_{os.getuid()}")
         interpolates_on_request(self.visual_encoder)  # remembers the answer, which no graph can compute
         self.text_encoder.compile(**options)
         self.visual_encoder.compile(**options)

@@ -43,7 +43,7 @@ def read_truth(root: str | os.PathLike, paths: Sequence[str]) -> Truth:
     Raises:
         DataError: when ``root`` does not hold drawn people, or a path is not one of their photos.
     """
-    folder = Path(root).expanduser() / FOLDER
+    folder = Path(os.path.expanduser(root)) / FOLDER
     content = read_json(folder / "attributes.json")
     photos, names = content["photos"], [os.path.relpath(path, folder / "imgs") for path in paths]
     for name, path in zip(names, paths, strict=True):

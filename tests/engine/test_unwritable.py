@@ -13,8 +13,12 @@ import pytest
 from states import largest_file, saved
 
 from t2ireid_plugin.cli import main
+from t2ireid_plugin.data.annotations import find_annotation
+from t2ireid_plugin.data.benchmarks import BENCHMARKS
+from t2ireid_plugin.engine.feature_cache import default_folder
 from t2ireid_plugin.engine.training_state import check_intact
-from t2ireid_plugin.errors import CheckpointError
+from t2ireid_plugin.errors import CheckpointError, ConfigError, DataError
+from t2ireid_plugin.prepare.table.write import write_table
 from t2ireid_plugin.utils.atomic_io import explain_write_errors
 from t2ireid_plugin.utils.logging import log_to
 
@@ -94,6 +98,43 @@ def test_a_removed_folder_ends_the_run(repository, tiny_settings, tmp_path):
     assert f"error: cannot write '{folder}/" in errors
     assert "No such file or directory" in errors
     assert "run_job" not in errors
+
+
+@pytest.fixture
+def nobody(monkeypatch):
+    """A user without a home and without an entry in the system's list of users, as in a container."""
+    for name in ("HOME", "LOGNAME", "USER", "LNAME", "USERNAME", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("pwd.getpwuid", {}.__getitem__)
+
+
+@pytest.mark.usefixtures("nobody")
+def test_a_home_that_does_not_exist_is_named_where_it_is_needed(tmp_path):
+    with pytest.raises(ConfigError, match=r"data\.text_feature_cache_dir: must be set for a user without a home"):
+        default_folder()
+    with pytest.raises(DataError, match=r"no '~/data/CUHK-PEDES/reid_raw\.json'"):
+        find_annotation("~/data", BENCHMARKS["cuhkpedes"])
+    with pytest.raises(DataError, match=r"~/people\.csv"):
+        write_table("~/people.csv", "~/photos", tmp_path)
+
+
+@pytest.mark.slow
+def test_a_user_without_a_home_and_a_name_trains_and_draws(synthetic, tiny_settings, tmp_path):
+    """Nothing but the run's folder can be written."""
+    folder = tmp_path / "run"
+    folder.mkdir()
+    words = [sys.executable, "-m", "t2ireid_plugin", "train", "--visualize", *tiny_settings(folder, test__pictures=2)]
+    environment = {name: value for name, value in os.environ.items() if name in ("PATH", "PYTHONPATH")}
+    if os.getuid() == 0:  # may read everything, as the interpreter may be in a home
+        folder.chmod(0o777)
+        capability = "+dac_read_search"
+        words = ["setpriv", "--reuid=12345", "--regid=12345", "--clear-groups", f"--inh-caps={capability}",
+                 f"--ambient-caps={capability}", "--", *words]  # fmt: skip
+    done = subprocess.run(words, env=environment, cwd=folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr
+    assert (folder / "visualize_cuhkpedes" / "report.html").is_file()
+    assert not (folder / "~").exists()
 
 
 def test_a_log_message_that_cannot_be_written_is_an_error(tmp_path):

@@ -1,10 +1,12 @@
 """Compilation: the forward pass and both encoders are one graph each, for texts of any length."""
 
 import copy
+import os
 import pickle
 
 import pytest
 import torch
+from preloaded import run_python
 from tiny_models import IMAGE, WIDTH
 from torch._dynamo.utils import counters
 
@@ -128,3 +130,24 @@ def test_sequence_mamba_cannot_be_compiled(tiny_settings, tmp_path, capsys):
     words = tiny_settings(tmp_path / "log", train__compile=True, model__fusion__type="sequence_mamba")
     assert main(["train", *words]) == 2
     assert "train.compile: True excludes model.fusion.type sequence_mamba" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_without_a_compiler_training_ends_in_one_line(tiny_settings, tmp_path):
+    words = tiny_settings(tmp_path / "log", train__compile=True)
+    none = {"PATH": "/nonexistent", "CXX": "", "TORCHINDUCTOR_CACHE_DIR": tmp_path / "cache"}
+    done = run_python(["-m", "t2ireid_plugin", "train", *words], status=2, **none)
+    assert "Traceback" not in done.stderr
+    assert "error: train.compile: PyTorch cannot compile the model (" in done.stderr
+    assert done.stderr.rstrip().endswith("install a C++ compiler such as g++, or set train.compile False")
+
+
+def test_a_user_without_a_name_can_compile(make, monkeypatch):
+    """As in a container with a bare user id."""
+    for name in ("LOGNAME", "USER", "LNAME", "USERNAME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "")  # restored at the end
+    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR")
+    monkeypatch.setattr("pwd.getpwuid", {}.__getitem__)
+    make.model(**SMALL).compile_parts()
+    assert os.environ["TORCHINDUCTOR_CACHE_DIR"].endswith(f"torchinductor_{os.getuid()}")

@@ -1,5 +1,6 @@
 import importlib.util
 import math
+import sys
 
 import pytest
 import torch
@@ -7,7 +8,7 @@ from torch.func import functional_call
 from transformers import MambaConfig
 from transformers.models.mamba.modeling_mamba import MambaMixer
 
-from t2ireid_plugin.modeling.mamba import Mamba
+from t2ireid_plugin.modeling.mamba import Mamba, _selective_scan_kernel
 
 D, N, K = 20, 5, 4  # the rank of the step sizes is ceil(20 / 16) = 2
 E, R = 2 * D, 2
@@ -51,6 +52,29 @@ def test_equals_the_mixer_of_transformers(mamba, length):
     forward = getattr(mixer, "slow_forward", mixer)  # transformers 4's name for the path without kernels
     hidden = tokens(3, length, D)
     torch.testing.assert_close(mamba(hidden), forward(hidden), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        ("raise ImportError('libcudart.so.11.0: cannot open shared object file')", "libcudart.so.11.0: cannot open"),
+        ("raise OSError('undefined symbol: _ZN3c104cuda\\nmore')", "undefined symbol: _ZN3c104cuda)"),
+        ("raise RuntimeError('Failed to import triton')", "Failed to import triton"),
+        ("int.autotune", "no attribute 'autotune'"),
+    ],
+)
+def test_a_broken_mamba_ssm_falls_back_with_one_line(line, reason, monkeypatch, tmp_path, caplog):
+    for name in [name for name in sys.modules if name.startswith("mamba_ssm")]:
+        monkeypatch.delitem(sys.modules, name)
+    (tmp_path / "mamba_ssm").mkdir()
+    (tmp_path / "mamba_ssm" / "__init__.py").write_text(line)
+    monkeypatch.syspath_prepend(tmp_path)
+    assert _selective_scan_kernel.__wrapped__() is None
+    (message,) = caplog.messages
+    assert message.startswith("mamba-ssm's kernel is not available (")
+    assert reason in message
+    assert "\n" not in message
+    assert caplog.records[0].levelname == "WARNING"
 
 
 def test_names_and_shapes_are_those_of_mamba_ssm():

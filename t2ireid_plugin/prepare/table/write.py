@@ -60,11 +60,11 @@ def write_table(
             inside ``images``, shares and a seed out of range, and an existing ``OUT/custom``.
     """
     _check_options(val_share, test_share, seed, link)
-    root = Path(out).expanduser() / CUSTOM.folder
+    root = Path(os.path.expanduser(out)) / CUSTOM.folder
     if os.path.lexists(root):
         raise DataError(f"'{root}' already exists; remove it or choose another --out")
-    content = read_table(Path(table).expanduser(), ignore)
-    folder = Path(images).expanduser()
+    content = read_table(Path(os.path.expanduser(table)), ignore)
+    folder = Path(os.path.expanduser(images))
     photos = collect_photos(content, folder)
     check_files(photos, content.file)
     given = SPLIT in content.columns
