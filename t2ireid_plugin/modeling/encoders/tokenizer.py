@@ -170,8 +170,8 @@ class CachedTokenizer:
         if len(words) > MANY * counts.tokens:
             self._warned = True
             logger.warning(
-                "%s%s; choose a text encoder for their language as model.bert_base_path, or set do_lower_case in its "
-                "tokenizer_config.json to suit its vocab.txt",
+                "%s%s; choose a text encoder for their language as model.bert_base_path (bert-base-chinese for "
+                "Chinese), or set do_lower_case in its tokenizer_config.json to suit its vocab.txt",
                 describe_words(words, counts.tokens, "tokens are words that the tokenizer does not know as written", 3),
                 sampled,
             )
