@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import re
 import unicodedata
 from collections import Counter
@@ -84,15 +83,11 @@ def check_scripts(rows: Sequence[Row], findings: Findings) -> None:
 
 
 def _script(caption: str) -> str:
-    """The script of most words; empty without words."""
-    scripts = Counter(_script_of(word[0]) for word in _WORD.findall(caption))
-    return scripts.most_common(1)[0][0] if scripts else ""
-
-
-@functools.cache
-def _script_of(letter: str) -> str:
-    """The script of a letter, as its Unicode name begins (LATIN, CYRILLIC); kana count as CJK."""
-    return "CJK" if re.match(f"[{CJK}]", letter) else unicodedata.name(letter, "UNKNOWN").partition(" ")[0]
+    """The script of most words, as the Unicode names of their letters begin; kana count as CJK; empty without words."""
+    letters = (word[0] for word in _WORD.findall(caption))
+    names = ("CJK" if "\u3040" <= a <= "\u9fff" else unicodedata.name(a, "UNKNOWN").split()[0] for a in letters)
+    scripts = Counter(names)
+    return max(scripts, key=scripts.__getitem__, default="")
 
 
 def check_tokens(
