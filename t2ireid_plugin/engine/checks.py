@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -19,8 +20,8 @@ from t2ireid_plugin.errors import ConfigError, DataError, EncoderError, InputErr
 from t2ireid_plugin.evaluation.protocols import EVALUATORS, OFFICIAL, PROTOCOLS
 from t2ireid_plugin.losses import LOSSES
 from t2ireid_plugin.modeling.encoders.families import check_size
-from t2ireid_plugin.modeling.encoders.loading import IMAGE_KEY, TEXT_KEY, check_source, size_config
-from t2ireid_plugin.modeling.settings import EMBED_DIM, FUSIONS, check_disentangle, check_fusion_dim
+from t2ireid_plugin.modeling.encoders.loading import IMAGE_KEY, TEXT_KEY, check_source, stored_config
+from t2ireid_plugin.modeling.settings import EMBED_DIM, FUSIONS, check_disentangle, check_fusion
 
 # torchreid's; a test compares them with its list.
 SAMPLERS = (
@@ -52,6 +53,16 @@ _MINIMUM = {
     "train.clip_grad": 0,
     "train.nonfinite_patience": 1,
     "train.bias_lr_mult": 0,
+    "train.base_lr_mult": 0,
+    "train.final_lr_mult": 0,
+    "train.gamma": 0,
+    "train.stepsize": 1,
+    "train.start_epoch": 0,
+    "train.fixbase_epoch": 0,
+    "adam.beta1": 0,
+    "adam.beta2": 0,
+    "data.height": 1,
+    "data.width": 1,
     "train.print_freq": 1,
     "data.val_seed": 0,
     "train.seed": 0,
@@ -62,6 +73,7 @@ _MINIMUM = {
     "test.bootstrap": 0,
     "test.pictures": 0,
 }
+_LIMITS = {"adam.beta1": 1, "adam.beta2": 1, "data.height": 4097, "data.width": 4097, "train.seed": 2**32}
 SCHEDULERS = ("warmup_cosine", "single_step", "multi_step", "cosine")
 # torchreid's settings without effect on the text-image model, by prefix, with the reason. The embeddings have unit
 # norm, so test.dist_metric and test.normalize_feature cannot change a ranking; any value of these is accepted.
@@ -87,7 +99,7 @@ def check_config(cfg: CfgNode) -> None:
     """
     check_common(cfg)
     check_choice("model.fusion.type", cfg.model.fusion.type, tuple(FUSIONS))
-    check_fusion_dim(cfg.model.fusion, EMBED_DIM)
+    check_fusion(cfg.model.fusion, EMBED_DIM)
     check_disentangle(to_dict(cfg.model.disentangle))
     _check_data(cfg)
     _check_text_feature_cache(cfg)
@@ -133,8 +145,17 @@ def check_common(cfg: CfgNode) -> None:
     check_choice("test.evaluator", cfg.test.evaluator, EVALUATORS)
     for key, minimum in _MINIMUM.items():
         table, name = key.split(".")
-        if not cfg[table][name] >= minimum:  # refuses nan too
-            raise ConfigError(f"{key}: {cfg[table][name]} must be at least {minimum}")
+        value = cfg[table][name]
+        numbers = value if isinstance(value, list) else [] if value is None else [value]
+        if not all(minimum <= number < _LIMITS.get(key, math.inf) for number in numbers):
+            limit = f" and below {_LIMITS[key]}" if key in _LIMITS else ""
+            raise ConfigError(f"{key}: {value} must be at least {minimum}{limit}")
+    if cfg.train.lr_scheduler == "single_step" and not cfg.train.stepsize:
+        raise ConfigError("train.stepsize: [] must name the epoch of train.lr_scheduler single_step")
+    for key, low in (("norm_mean", ""), ("norm_std", " above 0")):
+        values = cfg.data[key]
+        if values is not None and (len(values) != 3 or (low and min(values) <= 0)):
+            raise ConfigError(f"data.{key}: {values} must be three numbers{low}")
     if not cfg.data.sources or not cfg.data.targets:
         raise ConfigError("data.sources and data.targets must each name a dataset")
     if cfg.train.batch_size < 2:
@@ -247,8 +268,12 @@ def check_files(cfg: CfgNode) -> None:
         [functools.partial(find_annotation, cfg.data.root, BENCHMARKS[name]) for name in benchmarks]
         + [functools.partial(check_source, cfg.model[key], key) for key in encoders]
     )
-    encoder = size_config(cfg.model.vit_pretrained or to_dict(cfg.model.vit_config))
-    check_image_size(encoder, cfg.data.height, cfg.data.width)
+    stored_config(cfg.model.bert_base_path or to_dict(cfg.model.bert_config), TEXT_KEY)
+    check_image_size(
+        stored_config(cfg.model.vit_pretrained or to_dict(cfg.model.vit_config), IMAGE_KEY),
+        cfg.data.height,
+        cfg.data.width,
+    )
 
 
 def raise_together(checks: Iterable[Callable[[], object]]) -> None:
@@ -273,7 +298,8 @@ def check_image_size(encoder: Any, height: int | None, width: int | None) -> Non
     Raises:
         ConfigError: as `check_size`.
     """
-    if encoder is not None and height and width:
+    known = hasattr(encoder, "patch_size") and (hasattr(encoder, "image_size") or hasattr(encoder, "num_patches"))
+    if known and height and width:
         try:
             check_size(encoder, height, width)
         except InputError as error:

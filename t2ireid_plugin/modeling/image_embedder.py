@@ -81,13 +81,17 @@ def build_disentangle(config: Mapping[str, Any], encoder: PreTrainedModel) -> Di
     """Builds the `DisentangleModule` behind an image encoder.
 
     Raises:
-        ConfigError: as `check_disentangle`, and for ``tokens: cls`` with an encoder without a class token.
+        ConfigError: as `check_disentangle`, for ``tokens: cls`` with an encoder without a class token, and for a width
+            that the attentions' heads do not divide.
     """
     check_disentangle(config)
+    width = encoder.config.hidden_size
+    if width % NUM_HEADS:
+        raise ConfigError(f"{IMAGE_KEY}: hidden_size {width} must be a multiple of {NUM_HEADS}, the model's own heads")
     if config.get("tokens") == "cls" and not num_prefix_tokens(encoder):
         kind = encoder.config.model_type
         raise ConfigError(f"disentangle.tokens: 'cls' needs a class token, which {kind} does not have")
-    return DisentangleModule(encoder.config.hidden_size, NUM_HEADS, **config)
+    return DisentangleModule(width, NUM_HEADS, **config)
 
 
 def projection_mlp(in_dim: int = SHARED_DIM, out_dim: int = EMBED_DIM, dropout: float = 0.2) -> nn.Sequential:

@@ -42,12 +42,17 @@ def check_disentangle(config: Mapping[str, Any]) -> None:
         raise ConfigError(f"disentangle.window: {window!r} must be an odd number of patches, such as 5")
 
 
-def check_fusion_dim(config: Mapping[str, Any], embed_dim: int) -> None:
-    """Checks that the fusion has the width of the embeddings; a fusion that reads tokens may have any width.
+def check_fusion(config: Mapping[str, Any], embed_dim: int) -> None:
+    """Checks the numbers of a fusion; one that reads tokens may have any width, the others that of the embeddings.
 
     Raises:
-        ConfigError: naming the width and what it must be.
+        ConfigError: naming the number and what it must be.
     """
+    for name in ("dim", "d_state", "d_conv", "num_layers", "output_dim"):
+        if type(config[name]) is not int or config[name] < 1:
+            raise ConfigError(f"fusion.{name}: {config[name]!r} must be a whole number of at least 1")
+    if not 0 <= config["dropout"] < 1:
+        raise ConfigError(f"fusion.dropout: {config['dropout']} must be from 0 to below 1")
     if config["dim"] != embed_dim and config["type"] != "sequence_mamba":
         raise ConfigError(
             f"fusion.dim: {config['dim']} must be {embed_dim}, the width of the embeddings; only sequence_mamba, which "

@@ -38,7 +38,7 @@ from t2ireid_plugin.modeling.image_embedder import (
     projection_mlp,
 )
 from t2ireid_plugin.modeling.masking import hide_words
-from t2ireid_plugin.modeling.settings import DEFAULT_FUSION, EMBED_DIM, check_fusion_dim
+from t2ireid_plugin.modeling.settings import DEFAULT_FUSION, EMBED_DIM, check_fusion
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -416,7 +416,7 @@ def _complete(net_config: Mapping[str, Any]) -> dict[str, Any]:
         raise ConfigError(f"max_length: {config['max_length']} leaves no room between [CLS] and [SEP]")
     if config["fusion"] is not None:
         config["fusion"] = {**DEFAULT_FUSION, **config["fusion"]}
-        check_fusion_dim(config["fusion"], EMBED_DIM)
+        check_fusion(config["fusion"], EMBED_DIM)
     if config["tokenizer"] is None and isinstance(config["bert_base_path"], Mapping):
         raise EncoderError(
             "bert_base_path: a text encoder built from a configuration has no vocabulary of its own; set "

@@ -16,7 +16,7 @@ from t2ireid_plugin.data.benchmarks import BENCHMARKS, VAL_SUFFIX
 from t2ireid_plugin.engine.checks import check_common, check_image_size, raise_together
 from t2ireid_plugin.errors import ConfigError, DataError, check_choice
 from t2ireid_plugin.integrations.torchreid.registration import LOSSES, MODELS, private_table
-from t2ireid_plugin.modeling.encoders.loading import IMAGE_KEY, check_source, size_config
+from t2ireid_plugin.modeling.encoders.loading import IMAGE_KEY, check_source, stored_config
 
 # torchreid ignores a name that it does not know.
 TRANSFORMS = ("random_flip", "random_crop", "random_patch", "color_jitter", "random_erase")
@@ -125,7 +125,7 @@ def check_files(cfg: CfgNode) -> None:
         checks.append(functools.partial(check_source, cfg.model.vit_pretrained, IMAGE_KEY))
     raise_together(checks)
     if cfg.model.name in MODELS:
-        encoder = size_config(cfg.model.vit_pretrained or to_dict(cfg.model.vit_config))
+        encoder = stored_config(cfg.model.vit_pretrained or to_dict(cfg.model.vit_config), IMAGE_KEY)
         check_image_size(encoder, cfg.data.height, cfg.data.width)
 
 

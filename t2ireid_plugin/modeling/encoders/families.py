@@ -10,7 +10,7 @@ import inspect
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from t2ireid_plugin.errors import EncoderError, InputError
+from t2ireid_plugin.errors import ConfigError, EncoderError, InputError
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -97,6 +97,26 @@ def attends_padding(config: PretrainedConfig) -> bool:
     return config.model_type in _ATTENDS_PADDING
 
 
+_COUNTS = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "vocab_size")
+_SIDES = ("patch_size", "image_size")
+
+
+def check_shape(config: Any, key: str) -> None:
+    """Checks the numbers that an encoder's configuration, or a part of one, has; ``key`` is named in messages.
+
+    Raises:
+        ConfigError: naming the setting and its value.
+    """
+    for name in (*_COUNTS, *_SIDES, "max_position_embeddings"):
+        value = getattr(config, name, None)
+        numbers = value if isinstance(value, list | tuple) else [value]  # a number per stage, or height and width
+        fits = len(numbers) in (1, 2) or name not in _SIDES
+        if value is not None and not (fits and all(type(number) is int and number > 0 for number in numbers)):
+            raise ConfigError(f"{key}: {name} {value!r} must be a whole number of at least 1")
+    if getattr(config, "num_channels", 3) != 3:
+        raise ConfigError(f"{key}: num_channels {config.num_channels} must be 3, as images are RGB")
+
+
 def check_size(config: PretrainedConfig, height: int, width: int) -> None:
     """Checks that patches cover images of this size, so that no edge is lost.
 
@@ -104,7 +124,8 @@ def check_size(config: PretrainedConfig, height: int, width: int) -> None:
         InputError: unless height and width are the encoder's own or multiples of its patch size.
     """
     rows, columns = patch_size(config)
-    if (height % rows or width % columns) and (height, width) != own_size(config):
+    divides = height % rows == width % columns == 0
+    if not divides and ((height, width) != own_size(config) or height < rows or width < columns):
         near = f"{max(1, round(height / rows)) * rows} x {max(1, round(width / columns)) * columns}"
         raise InputError(
             f"images of {height} x {width} pixels (height x width) do not divide into the {rows} x {columns} patches "

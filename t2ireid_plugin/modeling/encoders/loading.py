@@ -12,6 +12,7 @@ import contextlib
 import functools
 import logging
 import os
+import re
 import threading
 import urllib.error
 import urllib.request
@@ -24,7 +25,7 @@ from huggingface_hub import constants, hf_hub_download, try_to_load_from_cache
 from huggingface_hub.utils import HFValidationError, validate_repo_id
 
 from t2ireid_plugin.errors import ConfigError, EncoderError, check_keys, short_repr
-from t2ireid_plugin.modeling.encoders.families import drop_head, tower_class, tower_config, without_pooler
+from t2ireid_plugin.modeling.encoders.families import check_shape, drop_head, tower_class, tower_config, without_pooler
 from t2ireid_plugin.utils.safe_io import MAX_CONFIG_BYTES, parse_json, read_bytes, wrong_content
 from t2ireid_plugin.utils.text import first_line
 
@@ -40,8 +41,9 @@ IMAGE_KEY, TEXT_KEY = "vit_pretrained", "bert_base_path"
 _KIND = {IMAGE_KEY: "image", TEXT_KEY: "text"}
 _DEFAULT_TYPE = {IMAGE_KEY: "vit", TEXT_KEY: "bert"}
 _FOLDER_HOLDS = "it should hold config.json, model.safetensors and, for text, vocab.txt or tokenizer.json"
-# ViT's sizes where its configuration has none; a test compares them with transformers'.
-_VIT_SIZES = {"model_type": "vit", "image_size": 224, "patch_size": 16}
+# ViT's sizes where a configuration has none; a test compares them with transformers'.
+_VIT = {"model_type": "vit", "image_size": 224, "patch_size": 16}
+_PART = {IMAGE_KEY: "vision_config", TEXT_KEY: "text_config"}
 _NEEDS = {IMAGE_KEY: "patch_size", TEXT_KEY: "vocab_size"}  # an attribute of the right kind of configuration
 
 
@@ -133,20 +135,32 @@ def read_json(file: Path, key: str) -> dict[str, Any]:
     return content
 
 
-def size_config(source: str | Mapping[str, Any]) -> SimpleNamespace | None:
-    """The settings that `families.check_size` reads, without transformers; None where they are not in a file here."""
+def stored_config(source: str | Mapping[str, Any], key: str) -> SimpleNamespace | None:
+    """The settings of an encoder that its file or the inline configuration has, without transformers' defaults.
+
+    Args:
+        source, key: as for `encoder_config`.
+
+    Returns:
+        None for a hub id that is not in the cache yet.
+
+    Raises:
+        EncoderError: for a file that is not a JSON object.
+        ConfigError: as `check_shape`.
+    """
     config: Any = source
     if isinstance(source, str):
         folder = find_folder(source)
         file = folder / "config.json" if folder else find_cached(source, "config.json")
         if file is None:
             return None
-        config = read_json(file, IMAGE_KEY)
-    config = config.get("vision_config", config)
-    if config.get("model_type", "vit") == "vit":
-        config = {**_VIT_SIZES, **config}
-    known = "patch_size" in config and ("image_size" in config or "num_patches" in config)
-    return SimpleNamespace(**config) if known else None
+        config = read_json(file, key)
+    part = config.get(_PART[key])
+    config = part if isinstance(part, Mapping) else config
+    if key == IMAGE_KEY and config.get("model_type", "vit") == "vit":
+        config = {**_VIT, **config}
+    check_shape(settings := SimpleNamespace(**config), key)
+    return settings
 
 
 def encoder_config(source: Source, key: str) -> PretrainedConfig:
@@ -168,10 +182,13 @@ def encoder_config(source: Source, key: str) -> PretrainedConfig:
         config = _inline_config(dict(source), _DEFAULT_TYPE[key], key)
     else:
         config = _load(AutoConfig.from_pretrained, source, key)
-    return tower_config(config, _KIND[key])
+    config = tower_config(config, _KIND[key])
+    check_shape(config, key)
+    return config
 
 
 def _build(source: Source, key: str) -> PreTrainedModel:
+    check_source(source, key)
     config = encoder_config(source, key)
     model_class = tower_class(config)
     if model_class is None or not hasattr(config, _NEEDS[key]):
@@ -179,17 +196,31 @@ def _build(source: Source, key: str) -> PreTrainedModel:
         raise EncoderError(f"{key}: {name} is a {config.model_type} model, which cannot encode {_KIND[key]}s")
     options = without_pooler(model_class, config)
     if not isinstance(source, str):
-        return drop_head(model_class(config, **options))
-    load = functools.partial(model_class.from_pretrained, config=config, output_loading_info=True, **options)
-    with _quiet_loading():
-        model, info = _load(load, source, key)
-    if info["missing_keys"]:
-        names = ", ".join(sorted(info["missing_keys"])[:5])
-        raise EncoderError(
-            f"{key}: the weights in '{source}' lack {len(info['missing_keys'])} of the encoder's parameters "
-            f"({names}, …); they belong to another architecture than the one in config.json"
-        )
+        try:
+            return drop_head(model_class(config, **options))
+        except Exception as error:  # the layers of each family refuse values in their own way
+            reason = f"{type(error).__name__}: {first_line(error)}"
+            raise ConfigError(f"{key}: no {config.model_type} can be built with these settings ({reason})") from error
+    options.update(config=config, output_loading_info=True, ignore_mismatched_sizes=True)
+    with quiet_loading():
+        model, info = _load(functools.partial(model_class.from_pretrained, **options), source, key)
+    _check_weights(model, info, f"{key}: the weights in '{source}'")
     return drop_head(model.float())  # some weights are stored in half precision; training needs float32
+
+
+def _check_weights(model: PreTrainedModel, info: Mapping[str, Any], weights: str) -> None:
+    """Refuses weights of another architecture than the configuration's; warns of blocks that are left out."""
+    other_size = [name if isinstance(name, str) else name[0] for name in info["mismatched_keys"]]
+    for names, what in ((info["missing_keys"], "lack"), (other_size, "have other sizes in")):
+        if names:
+            raise EncoderError(
+                f"{weights} {what} {len(names)} of the encoder's parameters ({', '.join(sorted(names)[:5])}, …); they "
+                "belong to another architecture than the one in config.json"
+            )
+    kinds = {re.sub(r"\d+", "", name) for name in model.state_dict()}
+    unused = sorted(name for name in info["unexpected_keys"] if re.sub(r"\d+", "", name) in kinds)
+    if unused:
+        logger.warning("%s have more blocks than config.json, which are left out: %s, …", weights, unused[0])
 
 
 def _inline_config(settings: dict[str, Any], default_type: str, key: str) -> PretrainedConfig:
@@ -204,12 +235,12 @@ def _inline_config(settings: dict[str, Any], default_type: str, key: str) -> Pre
     try:
         return type(default)(**settings)
     except Exception as error:  # newer versions check the types of values, with an error class of their own
-        raise ConfigError(f"{key}: {error}") from error
+        raise ConfigError(f"{key}: {' '.join(str(error).split())}") from error
 
 
 @contextlib.contextmanager
-def _quiet_loading() -> Iterator[None]:
-    """Silences the library's warnings of unused tensors, such as poolers and the other one of two towers."""
+def quiet_loading() -> Iterator[None]:
+    """Silences transformers' report of the loaded weights; callers say what matters of it."""
     from transformers.utils import logging as transformers_logging
 
     before = transformers_logging.get_verbosity()

@@ -2,6 +2,7 @@ import functools
 import http.server
 import json
 import os
+import re
 import shutil
 import socket
 import threading
@@ -24,11 +25,13 @@ from t2ireid_plugin.modeling.encoders.loading import (
     build_tokenizer,
     check_source,
     encoder_config,
+    stored_config,
 )
 from t2ireid_plugin.modeling.encoders.preprocess import image_preprocess
 from t2ireid_plugin.modeling.t2ireid import T2IReIDModel
 
 UNKNOWN_ID = "no-such-owner-7f3a/no-such-model"
+POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n"
 
 
 @pytest.fixture(autouse=True)
@@ -226,6 +229,115 @@ def test_weights_that_lack_parameters(folders):
     with pytest.raises(EncoderError, match=r"lack 16 .*layers\.2\.") as error:
         build_image_encoder(str(folders.image))
     assert str(folders.image) in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [({"intermediate_size": 64}, "have other sizes in 6 .*fc1"), ({"patch_size": 8}, "have other sizes in 2 .*patch")],
+)
+def test_weights_of_other_sizes_are_named_in_one_line(folders, change, reason, capfd):
+    """Without transformers' own report, which takes a screen."""
+    edit_json(folders.image / "config.json", **change)
+    with pytest.raises(EncoderError, match=reason) as error:
+        build_image_encoder(str(folders.image))
+    assert "\n" not in str(error.value)
+    assert "LOAD REPORT" not in capfd.readouterr().err
+
+
+def test_weights_with_more_blocks_are_loaded_with_a_warning(folders, caplog, capfd):
+    edit_json(folders.image / "config.json", num_hidden_layers=1)
+    assert build_image_encoder(str(folders.image)).config.num_hidden_layers == 1
+    (record,) = caplog.records
+    assert re.search(r"vit_pretrained: the weights in .* have more blocks than config\.json", record.getMessage())
+    assert "LOAD REPORT" not in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("key", "file", "content", "reason"),
+    [
+        (IMAGE_KEY, "model.safetensors", POINTER, "is a git-lfs pointer"),
+        (IMAGE_KEY, "config.json", "<!DOCTYPE html><html></html>", "is a web page"),
+        (TEXT_KEY, "vocab.txt", POINTER, "is a git-lfs pointer"),
+        (TEXT_KEY, "model.safetensors", "<html>not found</html>", "is a web page"),
+        (IMAGE_KEY, "model.safetensors", None, "has no model.safetensors; it should hold config.json"),
+        (TEXT_KEY, "config.json", None, "has no config.json; it should hold config.json"),
+    ],
+)
+def test_a_file_that_a_download_left_there_is_named(folders, key, file, content, reason):
+    folder = folders.image if key == IMAGE_KEY else folders.text
+    (folder / file).unlink()
+    if content:
+        (folder / file).write_text(content)
+    build = build_image_encoder if key == IMAGE_KEY else build_text_encoder
+    for attempt in (build, lambda source: check_source(source, key)):
+        with pytest.raises(EncoderError, match=re.escape(reason)) as error:
+            attempt(str(folder))
+        assert str(error.value).startswith(f"{key}: ")
+        assert str(folder) in str(error.value)
+
+
+def test_a_pointer_beside_the_weights_that_are_loaded_is_ignored(folders):
+    (folders.image / "pytorch_model.bin").write_text(POINTER)
+    (folders.image / "vocab.txt").write_text(POINTER)
+    build_image_encoder(str(folders.image))
+
+
+@pytest.mark.parametrize(
+    ("key", "setting", "value"),
+    [
+        (IMAGE_KEY, "patch_size", 0),
+        (IMAGE_KEY, "patch_size", [8, 0]),
+        (IMAGE_KEY, "patch_size", [8, 8, 8]),
+        (IMAGE_KEY, "image_size", -1),
+        (IMAGE_KEY, "num_attention_heads", 0),
+        (IMAGE_KEY, "num_hidden_layers", -1),
+        (IMAGE_KEY, "intermediate_size", -3),
+        (IMAGE_KEY, "num_channels", 1),
+        (TEXT_KEY, "num_attention_heads", -2),
+        (TEXT_KEY, "vocab_size", -5),
+        (TEXT_KEY, "hidden_size", 0),
+    ],
+)
+def test_impossible_numbers_of_a_configuration(folders, key, setting, value):
+    """In a mapping and in the file of a folder, with and without transformers."""
+    folder = folders.image if key == IMAGE_KEY else folders.text
+    edit_json(folder / "config.json", **{setting: value})
+    build = build_image_encoder if key == IMAGE_KEY else build_text_encoder
+    for attempt in (build, lambda source: stored_config(source, key)):
+        with pytest.raises(ConfigError, match=re.escape(f"{key}: {setting} {value!r} must be")):
+            attempt({setting: value})
+    with pytest.raises(ConfigError, match=re.escape(f"{key}: {setting} {value!r} must be")):
+        stored_config(str(folder), key)
+
+
+def test_a_value_of_another_type_is_one_line():
+    with pytest.raises(ConfigError, match=r"vit_pretrained: .*patch_size") as error:
+        build_image_encoder({"patch_size": "8"})
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("key", "settings"),
+    [
+        (IMAGE_KEY, {"hidden_act": "foo"}),
+        (IMAGE_KEY, {"hidden_dropout_prob": 2}),
+        (TEXT_KEY, {"hidden_size": 32, "num_attention_heads": 7}),
+    ],
+)
+def test_what_the_library_cannot_build_is_one_line(key, settings):
+    with pytest.raises(ConfigError, match=rf"{key}: no \w+ can be built with these settings \(\w+: ") as error:
+        (build_image_encoder if key == IMAGE_KEY else build_text_encoder)(settings)
+    assert "\n" not in str(error.value)
+
+
+def test_sizes_without_transformers_are_those_of_transformers(folders):
+    """So that sizes can be checked before it is imported."""
+    for source in ({}, {"patch_size": 8}, str(folders.image)):
+        quick, whole = stored_config(source, IMAGE_KEY), encoder_config(source, IMAGE_KEY)
+        assert (quick.patch_size, quick.image_size) == (whole.patch_size, whole.image_size)
+    two_towers = {"model_type": "clip", "vision_config": {"model_type": "clip_vision_model", "patch_size": 14}}
+    assert stored_config(two_towers, IMAGE_KEY).patch_size == 14
+    assert not hasattr(stored_config({"model_type": "dinov2"}, IMAGE_KEY), "patch_size")
 
 
 def test_a_folder_without_a_vocabulary(folders):
