@@ -38,7 +38,8 @@ _SENTENCE = re.compile(r"[.!?;。！？；\n]")
 _CLAUSE = re.compile(r"[,:，、：()（）]")
 # Words that stand for the person; "it" and "one" only where they wear or carry something, not in "a coat, it is red".
 _PRONOUN = re.compile(
-    r"\b(?:s?he|they|him|his|hers?|their|(?:it|one)(?=\W+(?:(?:s|is) )?(?:wear|carr|hold|dressed)))\b|(?<!其)[他她]们?",
+    r"\b(?:s?hes?|they|him|his|hers?|their|(?:it|one)(?=\W+(?:(?:s|is) )?(?:wear|carr|hold|dressed)))\b"
+    r"|(?<!其)[他她]们?",
     re.IGNORECASE,
 )
 

@@ -183,6 +183,7 @@ PRONOUNS = [
     ("Wearing a white blouse and a black skirt, she carries a purse.", "she"),
     ("In a green dress and high heels she holds an umbrella.", "she"),
     ("Today he wears a suit.", "he"),
+    ("hes wearing a blue jersey and shorts", "hes"),
     ("His shirt is white and his pants are black.", "His"),
     ("HER DRESS IS RED WITH WHITE DOTS AND SHE HAS BLACK SHOES.", "HER"),
     ("Their jacket is grey, their trousers are torn.", "Their"),
