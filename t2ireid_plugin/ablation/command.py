@@ -3,25 +3,29 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
+from pathlib import Path
 
 import joblib
 
-from t2ireid_plugin.ablation.grid import plan, read_grid, target_of
+from t2ireid_plugin.ablation.grid import Grid, Run, plan, read_grid, target_of
 from t2ireid_plugin.ablation.report import write_report
 from t2ireid_plugin.ablation.runs import train_all
 from t2ireid_plugin.ablation.summary import probe_figures, protocol_figures, summarize
 from t2ireid_plugin.config import require_texts
 from t2ireid_plugin.engine.checks import check_config, check_files, check_losses
+from t2ireid_plugin.engine.training_state import make_folder
 from t2ireid_plugin.errors import ConfigError
+from t2ireid_plugin.utils.atomic_io import explain_write_errors
+from t2ireid_plugin.utils.file_lock import lock_folder
 from t2ireid_plugin.utils.logging import git_revision, versions
-from t2ireid_plugin.utils.signals import stop_on_signal
 
 
 def run(options: argparse.Namespace, command: str) -> None:
     """Trains the runs that have no results yet, then prints and writes the table; when interrupted, of those finished.
 
     Raises:
-        Stopped: on SIGTERM or SIGINT; the running trainings save themselves and resume next time.
+        Stopped: on a signal to end; the running trainings save themselves and resume next time.
         T2IReIDError: for errors that the user can fix, before any training; and at the end when runs failed.
     """
     for name, value in (("--threads", options.threads), ("--jobs", options.jobs)):
@@ -41,13 +45,19 @@ def run(options: argparse.Namespace, command: str) -> None:
             raise ConfigError(f"row '{first.row}': {error}") from error
         check_files(first.cfg)
     jobs = options.jobs or max(1, joblib.cpu_count() // options.threads)
-    try:
-        with stop_on_signal():
+    make_folder(options.out, "--out")
+    with explain_write_errors(options.out, ConfigError, "start again"), lock_folder(options.out, "--out"):
+        try:
             train_all(runs, jobs, options.threads, options.probe)
-    finally:
-        rows = summarize(grid, runs, target)
-        if rows:
-            about = {"command": command, "baseline": grid.baseline, "versions": versions(), "revision": git_revision()}
-            protocols, probes = protocol_figures(grid, runs, target), probe_figures(grid, runs, target)
-            text = write_report(rows, {"protocols": protocols, "probes": probes}, options.out, about)
-            print(f"{text}\n\nRuns, table and plot are in '{options.out}'")
+        finally:
+            _report(grid, runs, target, options.out, command)
+
+
+def _report(grid: Grid, runs: Sequence[Run], target: str, out: Path, command: str) -> None:
+    """Writes and prints the tables of the finished runs, if there are any."""
+    rows = summarize(grid, runs, target)
+    if rows:
+        about = {"command": command, "baseline": grid.baseline, "versions": versions(), "revision": git_revision()}
+        protocols, probes = protocol_figures(grid, runs, target), probe_figures(grid, runs, target)
+        text = write_report(rows, {"protocols": protocols, "probes": probes}, out, about)
+        print(f"{text}\n\nRuns, table and plot are in '{out}'")

@@ -89,7 +89,7 @@ class _Processes:
     """The running child processes, which end with their parent."""
 
     def __init__(self, threads: int) -> None:
-        self.environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+        self.environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "T2IREID_END_WITH_PARENT": "1"}
         self.running: set[subprocess.Popen[bytes]] = set()
         self.lock = threading.Lock()
         self.stopped = False
@@ -126,13 +126,15 @@ class _Processes:
                 process = subprocess.Popen(
                     [sys.executable, "-m", "t2ireid_plugin", *arguments],
                     env=self.environment,
-                    stdin=subprocess.DEVNULL,
+                    stdin=subprocess.PIPE,  # closes with this process
                     stdout=stream,
                     stderr=subprocess.STDOUT,
                     start_new_session=True,  # Ctrl-C must not reach it: our SIGTERM as a second signal would kill it
                 )
                 self.running.add(process)
             status = process.wait()
+            assert process.stdin is not None
+            process.stdin.close()
             with self.lock:
                 self.running.discard(process)
         if status == 0:

@@ -183,8 +183,8 @@ def weights_to_test(load_weights: str, folder: Path) -> Path:
     return best
 
 
-def make_folder(folder: Path) -> None:
-    """Creates ``data.save_dir``.
+def make_folder(folder: Path, name: str = "data.save_dir") -> None:
+    """Creates the folder that the setting or option ``name`` chooses.
 
     Raises:
         ConfigError: when it cannot be created.
@@ -192,4 +192,4 @@ def make_folder(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ConfigError(f"data.save_dir: cannot create '{folder}' ({error.strerror})") from error
+        raise ConfigError(f"{name}: cannot create '{folder}' ({error.strerror})") from error

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
-import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -22,6 +20,7 @@ from t2ireid_plugin.synthetic.folder import FOLDER, FORMAT, read_json
 from t2ireid_plugin.synthetic.outfits import MAX_OUTFITS, outfit_of, sample_cast
 from t2ireid_plugin.synthetic.sentences import Caption, describe
 from t2ireid_plugin.synthetic.shot import Shot, plan_shot, visible_attributes
+from t2ireid_plugin.utils.atomic_io import atomic_folder
 from t2ireid_plugin.utils.progress import show_progress
 
 
@@ -65,7 +64,9 @@ def write_synthetic(
     follow.
 
     Raises:
-        DataError: for an argument out of range, and for a folder that was not written with these arguments.
+        ConfigError: when another process is drawing into the same folder.
+        DataError: for an argument out of range, for a folder that was not written with these arguments, and when it
+            cannot be written; nothing is left of it then.
     """
     arguments = {
         "train_ids": train_ids, "val_ids": val_ids, "test_ids": test_ids,
@@ -76,7 +77,8 @@ def write_synthetic(
     root = Path(out) / FOLDER
     written = not root.exists()
     if written:
-        _write_whole(root, arguments, progress)
+        with atomic_folder(root, "OUT") as draft:
+            _write_all(draft, arguments, progress)
     else:
         try:
             recorded = read_json(root / "synthetic.json")
@@ -130,21 +132,6 @@ def _recorded(arguments: Mapping[str, int]) -> dict[str, int]:
     """Content of `synthetic.json`; it omits a single outfit, as did versions without this argument."""
     kept = {name: value for name, value in arguments.items() if value != 1 or not name.endswith("outfits")}
     return {"format": FORMAT, **kept}
-
-
-def _write_whole(root: Path, arguments: Mapping[str, int], progress: bool) -> None:
-    """Writes the whole folder or nothing: under another name next to `root`, renamed at the end."""
-    try:
-        root.parent.mkdir(parents=True, exist_ok=True)
-        draft = Path(tempfile.mkdtemp(prefix=f".{FOLDER}-", dir=root.parent))
-    except OSError as error:
-        raise DataError(f"'{root.parent}' cannot be written: {error}") from None
-    try:
-        _write_all(draft, arguments, progress)
-        draft.chmod(0o755)  # mkdtemp's is private to the user
-        draft.rename(root)
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
 
 
 def _write_all(draft: Path, arguments: Mapping[str, int], progress: bool) -> None:

@@ -1,14 +1,16 @@
-"""Writing of files that are complete or not there at all."""
+"""Writing of files and folders that are complete or not there at all."""
 
 from __future__ import annotations
 
 import contextlib
 import errno
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from t2ireid_plugin.errors import DataError, T2IReIDError
+from t2ireid_plugin.utils.file_lock import lock_folder
 
 # The user's problem to fix, not a bug: disk full or over quota, file too large, read-only, no permission, disk failure.
 _UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE)
@@ -57,8 +59,45 @@ def atomic_write_text(path: Path, text: str, error: type[T2IReIDError] = DataErr
 
 
 @contextlib.contextmanager
-def explain_write_errors(folder: Path, error: type[T2IReIDError] = DataError) -> Iterator[None]:
+def atomic_folder(root: Path, name: str) -> Iterator[Path]:
+    """An empty folder beside ``root`` that is renamed to ``root`` at the end, or removed after an error.
+
+    The next call for the same ``root`` removes what a killed process has left behind.
+
+    Args:
+        root: a folder that does not exist.
+        name: of the option that chooses it, for the message.
+
+    Raises:
+        ConfigError: when another process is writing the same folder.
+        DataError: when it cannot be written, as on a full disk.
+    """
+    base = root.with_name(f".{root.name}.tmp")  # with the lock and the draft
+    draft = base / root.name
+    try:
+        base.mkdir(parents=True, exist_ok=True)
+        with lock_folder(base, name):
+            try:
+                shutil.rmtree(draft, ignore_errors=True)
+                draft.mkdir()
+                yield draft
+                draft.rename(root)
+            finally:
+                shutil.rmtree(base, ignore_errors=True)
+    except OSError as error:
+        raise DataError(f"'{root}' cannot be written: {error}") from error
+
+
+@contextlib.contextmanager
+def explain_write_errors(
+    folder: Path, error: type[T2IReIDError] = DataError, then: str = "continue with --resume"
+) -> Iterator[None]:
     """Turns the system's errors about a ``folder`` that is full, read-only or gone into a user error.
+
+    Args:
+        folder: what is written to.
+        error: type of the error to raise.
+        then: what to do once it can be written again.
 
     Raises:
         T2IReIDError: of the type ``error``.
@@ -71,6 +110,5 @@ def explain_write_errors(folder: Path, error: type[T2IReIDError] = DataError) ->
         if isinstance(problem, T2IReIDError) or not (gone or problem.errno in _UNWRITABLE):
             raise
         raise error(
-            f"cannot write '{path}': {problem.strerror}; existing checkpoints are intact: fix this, then continue with "
-            "--resume"
+            f"cannot write '{path}': {problem.strerror}; existing checkpoints are intact: fix this, then {then}"
         ) from problem

@@ -1,4 +1,4 @@
-"""Lock on a run's folder, so that two runs never write the same files."""
+"""Lock on a folder, so that two runs never write the same files."""
 
 from __future__ import annotations
 
@@ -22,10 +22,14 @@ _UNSUPPORTED = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # by some network
 
 
 @contextlib.contextmanager
-def lock_folder(folder: Path) -> Iterator[None]:
+def lock_folder(folder: Path, name: str = "data.save_dir") -> Iterator[None]:
     """Holds a lock on ``folder/.lock``, which the system releases when the process ends, even if it is killed.
 
     Child processes do not inherit the lock: data workers that outlive a killed run do not hold it.
+
+    Args:
+        folder: an existing folder.
+        name: of the setting or option that chooses it, for the message.
 
     Raises:
         ConfigError: when another run holds the lock, with its process and host.
@@ -38,7 +42,7 @@ def lock_folder(folder: Path) -> Iterator[None]:
         except BlockingIOError as error:
             stream.seek(0)
             raise ConfigError(
-                f"data.save_dir: another run is writing to '{folder}' ({stream.read().strip() or 'just started'}); "
+                f"{name}: another run is writing to '{folder}' ({stream.read().strip() or 'just started'}); "
                 "wait until it ends, or set another folder"
             ) from error
         except OSError as error:

@@ -17,6 +17,7 @@ from t2ireid_plugin.ablation.runs import is_probed
 from t2ireid_plugin.cli import main
 from t2ireid_plugin.config import load_cfg
 from t2ireid_plugin.engine.training_state import read_checkpoint
+from t2ireid_plugin.errors import ConfigError
 from t2ireid_plugin.evaluation.bootstrap import paired_difference
 from t2ireid_plugin.evaluation.query_records import load_records
 from t2ireid_plugin.synthetic import write_synthetic
@@ -160,6 +161,54 @@ def test_an_interrupt_stops_the_runs_after_they_have_saved_themselves(words, rep
         with lock_folder(run):  # nobody is in it any more
             assert read_checkpoint(run / "last.pth")["steps"] > 0
     assert not (out / "plain" / "seed2").exists()
+
+
+@pytest.mark.slow
+def test_a_killed_ablation_ends_its_runs_and_the_next_one_resumes_them(words, repository, tmp_path, capsys):
+    out = tmp_path / "out"
+    more = "train.max_epoch", "10000", "train.save_steps", "1"
+    command = [sys.executable, "tools/ablate.py", *words(out, "--jobs", 2), *more]
+    runs = [out / row / "seed1" for row in ("plain", "hot")]
+    until = time.monotonic() + 900
+
+    def start(condition):
+        process = subprocess.Popen(command, cwd=repository, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        while not all(condition(run) for run in runs):
+            assert process.poll() is None, process.communicate()[0]
+            assert time.monotonic() < until
+            time.sleep(0.1)
+        return process
+
+    def is_free(run):
+        try:
+            with lock_folder(run):
+                return True
+        except ConfigError:
+            return False
+
+    first = start(lambda run: (run / "last.prev.pth").is_file())
+    assert main(["ablate", *words(out, "--jobs", 2), *more]) == 2  # two at once
+    assert f"--out: another run is writing to '{out}' (process {first.pid} on " in capsys.readouterr().err
+    first.kill()
+    first.communicate()
+    while not all(map(is_free, runs)):
+        assert time.monotonic() < until
+        time.sleep(0.1)
+    second = start(lambda run: "Resuming" in (run / "console.txt").read_text())
+    second.send_signal(signal.SIGHUP)
+    output, _ = second.communicate(timeout=600)
+    assert second.returncode == 129, output
+    for run in runs:
+        console = (run / "console.txt").read_text()
+        assert "\0" not in console
+        assert console.count("Resuming") == 1
+        assert console.rstrip().endswith("stopped by SIGTERM")
+
+
+def test_an_out_that_cannot_be_written_is_an_error(words, tmp_path, capsys):
+    (tmp_path / "file").touch()
+    assert main(["ablate", *words(tmp_path / "file" / "out")]) == 2
+    assert f"error: --out: cannot create '{tmp_path}/file/out' (Not a directory)" in capsys.readouterr().err
 
 
 @pytest.mark.slow

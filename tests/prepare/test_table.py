@@ -14,10 +14,11 @@ from unittest.mock import Mock
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from states import largest_file
 
 from t2ireid_plugin.data.annotations import read_photos
 from t2ireid_plugin.data.benchmarks import CUSTOM, SPLITS
-from t2ireid_plugin.errors import DataError
+from t2ireid_plugin.errors import ConfigError, DataError
 from t2ireid_plugin.prepare.table import write
 from t2ireid_plugin.prepare.table.photos import TablePhoto, drawn_splits
 from t2ireid_plugin.prepare.table.table import read_table
@@ -342,6 +343,33 @@ def test_an_existing_dataset_is_left_alone(place):
     assert [path.name for path in place.out.iterdir()] == ["custom"]
 
 
+def test_a_full_disk_leaves_nothing(place):
+    with largest_file(30):
+        assert "cannot be written: [Errno 27] File too large" in place.error("image,caption\na.jpg,x\n")
+
+
+def test_two_at_once_are_refused(place):
+    draft = place.out / ".custom.tmp"
+    code = f"""
+import pathlib, time
+from t2ireid_plugin.utils.atomic_io import atomic_folder
+with atomic_folder(pathlib.Path({str(place.out / "custom")!r}), "--out"):
+    print("started", flush=True)
+    time.sleep(600)
+"""
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as process:
+        try:
+            assert process.stdout.readline() == b"started\n"
+            with pytest.raises(
+                ConfigError, match=rf"--out: another run is writing to '{draft}' \(process {process.pid}"
+            ):
+                place.write("image,caption\na.jpg,x\n")
+        finally:
+            process.kill()
+    place.write("image,caption\na.jpg,x\n")
+    assert [path.name for path in place.out.iterdir()] == ["custom"]
+
+
 SLOW = """
 import shutil, sys, time
 from t2ireid_plugin.prepare.table import write
@@ -369,6 +397,7 @@ def test_a_killed_run_leaves_no_dataset(place, sent):
     if sent == signal.SIGINT:
         assert left == []
     place.write("image,caption\na.jpg,x\nb.jpg,y\n")
+    assert [path.name for path in place.out.iterdir()] == ["custom"]
     assert len(read_photos(place.out, CUSTOM)) == 2
 
 

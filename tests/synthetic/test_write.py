@@ -1,12 +1,18 @@
 import hashlib
 import json
+import os
 import re
+import signal
+import time
 from dataclasses import replace
 
 import cv2
 import numpy as np
 import pytest
+from preloaded import Preloaded
+from states import largest_file
 
+from t2ireid_plugin.cli import main
 from t2ireid_plugin.errors import DataError
 from t2ireid_plugin.synthetic import write as write_module
 from t2ireid_plugin.synthetic import write_synthetic
@@ -207,6 +213,38 @@ def test_an_interrupted_run_leaves_no_files(tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         write_synthetic(tmp_path, **SMALL)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_is_an_error_that_leaves_no_files(tmp_path):
+    with largest_file(4000), pytest.raises(DataError, match=r"CUHK-PEDES' cannot be written: .*File too large"):
+        write_synthetic(tmp_path, **SMALL)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_a_killed_command_leaves_nothing_once_it_is_repeated(tmp_path, capsys, number):
+    """SIGTERM leaves nothing at once; and two at once are refused."""
+    words = ["prepare", "synthetic", tmp_path, "--train-ids", 10_000, "--photos", 2]
+    process = Preloaded(["-m", "t2ireid_plugin", *words])
+    deadline = time.monotonic() + 600
+    while not any(tmp_path.rglob("*.jpg")):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    assert main(["prepare", "synthetic", str(tmp_path), "--train-ids", "2"]) == 2
+    message = f"error: OUT: another run is writing to '{tmp_path}/.CUHK-PEDES.tmp' (process {process.pid} on "
+    assert message in capsys.readouterr().err
+    os.kill(process.pid, number)
+    done = process.finish()
+    if number == signal.SIGTERM:
+        assert done.returncode == 143
+        assert done.stderr.endswith("stopped by SIGTERM\n")
+        assert list(tmp_path.iterdir()) == []
+    write_synthetic(tmp_path, **SMALL)
+    assert [path.name for path in tmp_path.iterdir()] == ["CUHK-PEDES"]
+    written = [path.name for path in (tmp_path / "CUHK-PEDES").iterdir()]
+    assert sorted(written) == ["attributes.json", "imgs", "reid_raw.json", "synthetic.json"]
+    assert len(list(tmp_path.rglob("*.jpg"))) == 16
 
 
 def test_an_unrelated_folder_is_left_unchanged(tmp_path):

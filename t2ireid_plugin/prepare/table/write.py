@@ -9,7 +9,6 @@ import os
 import re
 import shlex
 import shutil
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from t2ireid_plugin.data.benchmarks import CUSTOM, SPLITS
 from t2ireid_plugin.errors import DataError
 from t2ireid_plugin.prepare.table.photos import TablePhoto, check_files, collect_photos, drawn_splits, given_splits
 from t2ireid_plugin.prepare.table.table import IDENTITY, SPLIT, read_table
+from t2ireid_plugin.utils.atomic_io import atomic_folder
 from t2ireid_plugin.utils.progress import show_progress
 from t2ireid_plugin.utils.text import text_table
 
@@ -56,8 +56,10 @@ def write_table(
         or "images" for whether there was an identity column, and "given" or "drawn" for the splits.
 
     Raises:
+        ConfigError: when another process is writing the same folder.
         DataError: for a table that cannot be read or contradicts itself, images that are missing, unreadable or not
-            inside ``images``, shares and a seed out of range, and an existing ``OUT/custom``.
+            inside ``images``, shares and a seed out of range, an existing ``OUT/custom``, and when it cannot be
+            written.
     """
     _check_options(val_share, test_share, seed, link)
     root = Path(os.path.expanduser(out)) / CUSTOM.folder
@@ -69,7 +71,8 @@ def write_table(
     check_files(photos, content.file)
     given = SPLIT in content.columns
     splits = given_splits(photos, content.file) if given else drawn_splits(photos, val_share, test_share, seed)
-    _write_atomically(root, photos, splits, link, progress)
+    with atomic_folder(root, "--out") as draft:
+        _write_dataset(draft, photos, splits, link, progress)
     parts = {name: [photo for photo in photos if splits[photo.identity] == name] for name in SPLITS}
     return {
         "root": str(root),
@@ -128,25 +131,6 @@ def _check_options(val_share: float, test_share: float, seed: int, link: str) ->
         raise DataError(f"--link {link!r} must be one of {', '.join(_LINKS)}")
 
 
-def _write_atomically(
-    root: Path, photos: Sequence[TablePhoto], splits: Mapping[str, str], link: str, progress: bool
-) -> None:
-    """Writes into a temporary folder beside ``root`` and renames it at the end."""
-    draft = None
-    try:
-        root.parent.mkdir(parents=True, exist_ok=True)
-        draft = Path(tempfile.mkdtemp(prefix=f".{root.name}-", dir=root.parent))
-        _write_dataset(draft, photos, splits, link, progress)
-        draft.chmod(0o755)  # that of mkdtemp is private to the user
-        draft.rename(root)
-    except OSError as error:
-        hint = "; hard links must stay on one disk, use --link copy" if error.errno == errno.EXDEV else ""
-        raise DataError(f"'{root}' cannot be written: {error}{hint}") from error
-    finally:
-        if draft:
-            shutil.rmtree(draft, ignore_errors=True)
-
-
 def _write_dataset(
     draft: Path, photos: Sequence[TablePhoto], splits: Mapping[str, str], link: str, progress: bool
 ) -> None:
@@ -155,7 +139,11 @@ def _write_dataset(
         target.parent.mkdir(parents=True, exist_ok=True)
         if os.path.lexists(target):  # on a file system that ignores case
             raise DataError(f"two images have the name {photo.path!r} on the disk of '{draft.parent}'; rename one")
-        _LINKS[link](os.path.realpath(photo.source), str(target))
+        try:
+            _LINKS[link](os.path.realpath(photo.source), str(target))
+        except OSError as error:
+            hint = "; hard links must stay on one disk, use --link copy" if error.errno == errno.EXDEV else ""
+            raise DataError(f"'{target}' cannot be written: {error}{hint}") from error
     numbers = {identity: number for number, identity in enumerate(sorted(splits), 1)}
     rows = [_annotation_row(photo, numbers[photo.identity], splits[photo.identity]) for photo in photos]
     lines = ",\n".join(json.dumps(row, ensure_ascii=False) for row in rows)
