@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Any, NamedTuple
 from t2ireid_plugin.data.benchmarks import SPLITS, BenchmarkSpec
 from t2ireid_plugin.data.image_files import ImageFile, ImageFolder, map_files, plain_name
 from t2ireid_plugin.errors import DataError, short_repr
-from t2ireid_plugin.utils.safe_io import open_file, parse_json, read_bytes, text_problem
+from t2ireid_plugin.utils.safe_io import parse_json, read_bytes, text_problem
 
 # Optional file beside the annotation: {image path: {"identity": [...], "clothing": [...]}}.
 INSTRUCTIONS = "instructions.json"
@@ -20,14 +19,6 @@ INSTRUCTIONS = "instructions.json"
 PATH_KEYS = ("file_path", "img_path")
 # Some archives contain this file in place of the annotation.
 _WITHOUT_SPLITS = "caption_all.json"
-# Supported image formats: their first bytes, and suffixes of their file names.
-FORMATS = {
-    "JPEG": (rb"\xff\xd8\xff", (".jpg", ".jpeg", ".jpe", ".jfif")),
-    "PNG": (rb"\x89PNG\r\n\x1a\n", (".png",)),
-    "BMP": (rb"BM", (".bmp", ".dib")),
-    "WebP": (rb"RIFF.{4}WEBP", (".webp",)),
-    "TIFF": (rb"II\*\x00|MM\x00\*", (".tif", ".tiff")),
-}
 
 Companion = Mapping[str, Mapping[str, Any]]
 
@@ -178,18 +169,15 @@ def stays_inside(relative: str) -> bool:
     return not forward.startswith("/") and not os.path.isabs(relative) and ".." not in forward.split("/")
 
 
-def image_format(start: bytes) -> str:
-    """Image format by the first 12 bytes of a file, such as "JPEG"; empty for an unsupported one."""
-    return next((name for name, (signature, _) in FORMATS.items() if re.match(signature, start, re.DOTALL)), "")
-
-
 def check_images(paths: Sequence[str]) -> None:
-    """Checks the first bytes of each image file; decoding all of them would take minutes.
+    """Checks each image file as `image_problem` does; decoding all of them would take minutes.
 
     Raises:
-        DataError: naming the first file that is missing, empty or not an image, and the number of others.
+        DataError: naming the first file that is missing, empty, truncated or not an image, and the number of others.
     """
-    problems = [problem for problem in map_files(_image_problem, paths) if problem]
+    from t2ireid_plugin.data.images import image_problem  # here, as it imports OpenCV
+
+    problems = [problem for problem in map_files(image_problem, paths) if problem]
     if problems:
         raise DataError(f"{problems[0]}{_and_more(problems)}")
 
@@ -305,17 +293,6 @@ def _check_identities(photos: Sequence[Photo], file: Path) -> None:
             f"'{file}': identity {shared[0]} is in the splits {' and '.join(sorted(splits[shared[0]]))}"
             f"{_and_more(shared)}; an identity seen in training must not be tested on"
         )
-
-
-def _image_problem(path: str) -> str | None:
-    try:
-        with open_file(path) as stream:
-            start = stream.read(12)
-    except OSError as error:
-        return f"missing image '{path}' ({error.strerror})"
-    if not image_format(start):
-        return f"unreadable image '{path}': {'not an image file' if start else 'the file is empty'}"
-    return None
 
 
 def _and_more(problems: Sequence[object]) -> str:

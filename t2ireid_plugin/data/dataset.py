@@ -17,9 +17,10 @@ from torchreid import data as torchreid_data
 from t2ireid_plugin.data.annotations import Photo, read_photos
 from t2ireid_plugin.data.benchmarks import SPLITS, BenchmarkSpec, Counts
 from t2ireid_plugin.data.image_files import shared_images
+from t2ireid_plugin.data.images import Pixels, read_pixels
 from t2ireid_plugin.data.item_table import CAMID, PATH, PID, SPLIT_CAPTION, ItemTable, Texts
 from t2ireid_plugin.data.sampling import SampleKey
-from t2ireid_plugin.data.transforms import Pixels, TestTransform, TrainTransform, read_pixels
+from t2ireid_plugin.data.transforms import TestTransform, TrainTransform
 from t2ireid_plugin.errors import DataError
 from t2ireid_plugin.utils.text import text_table
 

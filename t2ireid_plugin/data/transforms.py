@@ -1,4 +1,4 @@
-"""Image decoding, resizing and normalization with OpenCV, and the random transforms of training images and texts.
+"""Image resizing and normalization with OpenCV, and the random transforms of training images and texts.
 
 Training and evaluation resize alike, see `resize`. Random transforms work on the resized image, in the order of
 `TRANSFORMS`.
@@ -13,16 +13,13 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from t2ireid_plugin.config import TRANSFORMS
-from t2ireid_plugin.errors import ConfigError, DataError, check_choice
-from t2ireid_plugin.utils.safe_io import read_bytes
+from t2ireid_plugin.data.images import Pixels, read_pixels
+from t2ireid_plugin.errors import ConfigError, check_choice
 from t2ireid_plugin.utils.text import CJK
-
-Pixels = npt.NDArray[np.uint8]  # [H, W, 3] RGB
 
 _OPPOSITE = {"l": "right", "r": "left", "左": "右", "右": "左"}  # by first letter
 # "left" and "right" that are not sides: "left open", "right above the knee", "all right", 左右 (about; both). After the
@@ -39,30 +36,6 @@ _NO_SIDE = r"""
 _SIDE = re.compile(rf"{_NO_SIDE} | \b(left|right)(?=\b|most\b|ward|hand) | ([左右])", re.IGNORECASE | re.VERBOSE)
 # A word of a language with spaces, or one character of Chinese or Japanese.
 _WORD = re.compile(rf"[{CJK}]|[^\s{CJK}]+")
-
-
-def read_pixels(path: str | Path) -> Pixels:
-    """An image file as RGB, with its EXIF orientation applied.
-
-    torchreid's own reader retries a damaged file forever; this one raises.
-
-    Raises:
-        DataError: when the file is missing, not an image, truncated, or larger than OpenCV's limit of 2^30 pixels.
-    """
-    try:
-        data = read_bytes(path)
-    except OSError as error:
-        raise DataError(f"missing image '{path}' ({error.strerror})") from error
-    # OpenCV fills the rest of a truncated JPEG with grey without an error; the end marker is missing then.
-    if data.startswith(b"\xff\xd8") and b"\xff\xd9" not in data[-4096:]:
-        raise DataError(f"unreadable image '{path}': the file is truncated")
-    try:
-        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)
-    except cv2.error:  # an empty file, or more pixels than OpenCV's limit
-        pixels = None
-    if pixels is None:
-        raise DataError(f"unreadable image '{path}': damaged, too large or not an image")
-    return pixels
 
 
 def resize(pixels: Pixels, height: int, width: int) -> Pixels:

@@ -17,7 +17,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from t2ireid_plugin.data.transforms import read_pixels
+from t2ireid_plugin.data.images import read_pixels
 from t2ireid_plugin.errors import DataError
 from t2ireid_plugin.synthetic.attributes import Person
 from t2ireid_plugin.synthetic.drawing import draw_figure

@@ -6,8 +6,9 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from t2ireid_plugin.data.annotations import check_images, image_format, read_photos, stays_inside
+from t2ireid_plugin.data.annotations import check_images, read_photos, stays_inside
 from t2ireid_plugin.data.benchmarks import BENCHMARKS
+from t2ireid_plugin.data.images import image_format
 from t2ireid_plugin.errors import DataError
 
 SPEC = BENCHMARKS["cuhkpedes"]

@@ -37,7 +37,7 @@ class Place:
     def put(self, *names):
         for name in names:
             (self.images / name).parent.mkdir(parents=True, exist_ok=True)
-            (self.images / name).write_bytes(JPEG + name.encode())
+            (self.images / name).write_bytes(JPEG + name.encode() + b"\xff\xd9")
 
     def table(self, content, name="people.csv"):
         file = self.base / name
@@ -101,7 +101,7 @@ def test_a_table_becomes_a_dataset(place):
         ("more/d.jpg", 2, ["A dog."]),
     ]
     assert place.rows()[0]["processed_tokens"] == [["a", "red", "coat"], ["boots"]]
-    assert (place.out / "custom/imgs/more/d.jpg").read_bytes() == JPEG + b"more/d.jpg"
+    assert (place.out / "custom/imgs/more/d.jpg").read_bytes() == JPEG + b"more/d.jpg\xff\xd9"
     assert os.stat(place.out / "custom").st_mode & 0o777 == 0o755
     assert [photo.captions for photo in read_photos(place.out, CUSTOM)] == [
         tuple(row["captions"]) for row in place.rows()

@@ -10,7 +10,7 @@ import pytest
 
 from t2ireid_plugin.data.benchmarks import BENCHMARKS
 from t2ireid_plugin.data.dataset import CaptionDataset
-from t2ireid_plugin.data.transforms import read_pixels
+from t2ireid_plugin.data.images import read_pixels
 from t2ireid_plugin.synthetic import write_synthetic
 from t2ireid_plugin.synthetic.outfits import outfit_of, sample_cast
 from t2ireid_plugin.synthetic.parts import drawn_photos

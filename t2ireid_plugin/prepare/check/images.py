@@ -16,22 +16,16 @@ from typing import NamedTuple
 
 import joblib
 
-from t2ireid_plugin.data.annotations import FORMATS, image_format
 from t2ireid_plugin.data.image_files import ImageFolder
-from t2ireid_plugin.data.transforms import read_pixels
+from t2ireid_plugin.data.images import FORMATS, image_format, is_transparent, missing_end, read_pixels
 from t2ireid_plugin.errors import DataError
-from t2ireid_plugin.prepare.check.report import MIN_HEIGHT, MIN_WIDTH, Example, Findings, list_some
+from t2ireid_plugin.prepare.check.report import ERROR, MIN_HEIGHT, MIN_WIDTH, Example, Findings, list_some
 from t2ireid_plugin.prepare.check.rows import Row, group_by
 from t2ireid_plugin.utils.progress import show_progress
 from t2ireid_plugin.utils.safe_io import read_bytes
 from t2ireid_plugin.utils.signals import STOP_SIGNALS, stop_on_signal
 
 _CHUNK = 32  # images per task
-# In JPEG's coded data an FF byte is followed by 00, a restart marker or another FF; all else is a marker.
-_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]", re.DOTALL)
-_END_OF_IMAGE = 0xD9
-_WITHOUT_LENGTH = {0x01, *range(0xD0, 0xD9)}
-_PNG_END = b"\0\0\0\0IEND\xae\x42\x60\x82"
 
 
 class ImageFacts(NamedTuple):
@@ -43,6 +37,7 @@ class ImageFacts(NamedTuple):
     height: int = 0
     width: int = 0
     digest: bytes = b""  # of the file's bytes; empty for a file without any
+    transparent: bool = False
 
     @property
     def is_tiny(self) -> bool:
@@ -99,32 +94,17 @@ def inspect_image(path: str) -> ImageFacts:
     facts = ImageFacts(format=image_format(data[:12]), digest=hashlib.blake2b(data, digest_size=16).digest())
     if not facts.format:
         return facts._replace(problem="image_unreadable", reason=f"not an image file, it begins with {data[:12]!r}")
-    if missing := missing_end(data, facts.format):
-        return facts._replace(problem="image_truncated", reason=missing)
     try:
         with _decoder_warnings() as lines:
             height, width = read_pixels(path).shape[:2]
     except DataError as error:
+        if missing := missing_end(data):
+            return facts._replace(problem="image_truncated", reason=missing)
         return facts._replace(problem="image_unreadable", reason=str(error).rpartition(f"'{path}': ")[2])
-    facts = facts._replace(height=height, width=width)
+    facts = facts._replace(height=height, width=width, transparent=is_transparent(data))
+    # Decoders continue after damage, and fill what they cannot decode.
     warning = next((line for line in lines if re.search("corrupt|premature", line, re.IGNORECASE)), "")
-    if warning:
-        # A decoder that runs out of data fills the rest of the image.
-        problem = "image_truncated" if "premature end" in warning.lower() else "image_damaged"
-        return facts._replace(problem=problem, reason=warning)
-    return facts
-
-
-def missing_end(data: bytes, name: str) -> str:
-    """Describes why the end of a file of this format is missing; empty for a complete file."""
-    if name in ("JPEG", "PNG"):
-        complete = _jpeg_is_complete(data) if name == "JPEG" else _PNG_END in data
-        return "" if complete else f"no end marker in its {len(data):,} bytes"
-    if name in ("WebP", "BMP"):
-        at, more = (4, 8) if name == "WebP" else (2, 0)
-        announced = int.from_bytes(data[at : at + 4], "little") + more
-        return f"{len(data):,} of {announced:,} bytes" if len(data) < announced else ""
-    return ""
+    return facts._replace(problem="image_damaged", reason=warning) if warning else facts
 
 
 def _inspect_all(paths: Sequence[str], workers: int | None, progress: bool) -> list[ImageFacts]:
@@ -156,7 +136,10 @@ def _check_each(facts: dict[str, ImageFacts], rows_of: dict[str, list[Row]], fin
     for path, fact in facts.items():
         number = rows_of[path][0].number
         if fact.problem:
-            findings.add(fact.problem, [Example(number, path, fact.reason)])
+            incomplete = fact.problem == "image_damaged" and "premature end" in fact.reason.lower()
+            findings.add(fact.problem, [Example(number, path, fact.reason)], severity=ERROR if incomplete else None)
+        if fact.transparent:
+            findings.add("image_transparent", [Example(number, path)])
         if fact.is_tiny:
             findings.add("image_tiny", [Example(number, path, f"{fact.width} x {fact.height} pixels")])
         suffix = os.path.splitext(path)[1].lower()
@@ -188,18 +171,6 @@ def _unused_images(folder: Path, used: Iterable[str]) -> list[str]:
         if os.path.splitext(name)[1].lower() in suffixes
     ]
     return sorted(set(files).difference(used))
-
-
-def _jpeg_is_complete(data: bytes) -> bool:
-    """True if the segments lead to an end marker; that of a thumbnail lies inside a segment and does not count."""
-    at = 2
-    while marker := _MARKER.search(data, at):
-        code, at = data[marker.start() + 1], marker.end()
-        if code == _END_OF_IMAGE:
-            return True
-        if code not in _WITHOUT_LENGTH:
-            at += int.from_bytes(data[at : at + 2], "big")  # after a start of scan the coded data follows
-    return False
 
 
 @contextmanager

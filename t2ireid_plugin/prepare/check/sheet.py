@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from PIL import Image, ImageDraw, ImageFile, ImageOps
 
+from t2ireid_plugin.data.images import on_white
 from t2ireid_plugin.prepare.check.report import CheckReport
 from t2ireid_plugin.prepare.check.rows import Row
 from t2ireid_plugin.utils.atomic_io import atomic_write
@@ -99,7 +100,7 @@ def _open(path: Path) -> Image.Image | None:
     try:
         with warnings.catch_warnings(), Image.open(path) as image:
             warnings.simplefilter("ignore")  # about damaged metadata
-            return ImageOps.contain(ImageOps.exif_transpose(image).convert("RGB"), (TILE_WIDTH, PHOTO_HEIGHT))
+            return ImageOps.contain(on_white(ImageOps.exif_transpose(image)), (TILE_WIDTH, PHOTO_HEIGHT))
     except Exception:  # Pillow raises errors of many types for damaged files
         return None
     finally:

@@ -1,0 +1,141 @@
+"""Image files: their formats, and decoding to RGB as training, evaluation, `prepare check` and users' code see them."""
+
+from __future__ import annotations
+
+import io
+import re
+from pathlib import Path
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageOps
+
+from t2ireid_plugin.errors import DataError
+from t2ireid_plugin.utils.safe_io import open_file, read_bytes
+
+Pixels = npt.NDArray[np.uint8]  # [H, W, 3] RGB
+
+# Supported image formats: their first bytes, and suffixes of their file names.
+FORMATS = {
+    "JPEG": (rb"\xff\xd8\xff", (".jpg", ".jpeg", ".jpe", ".jfif")),
+    "PNG": (rb"\x89PNG\r\n\x1a\n", (".png",)),
+    "BMP": (rb"BM", (".bmp", ".dib")),
+    "WebP": (rb"RIFF.{4}WEBP", (".webp",)),
+    "TIFF": (rb"II\*\x00|MM\x00\*", (".tif", ".tiff")),
+}
+# In JPEG's coded data an FF byte is followed by 00, a restart marker or another FF; all else is a marker.
+_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]", re.DOTALL)
+_START_OF_SCAN, _END_OF_IMAGE = 0xDA, 0xD9
+_WITHOUT_LENGTH = {0x01, *range(0xD0, 0xD9)}
+_PNG_END = b"\0\0\0\0IEND\xae\x42\x60\x82"
+
+
+def read_pixels(path: str | Path) -> Pixels:
+    """An image file as RGB, with its EXIF orientation applied and transparent pixels on white.
+
+    torchreid's own reader retries a damaged file forever; this one raises.
+
+    Raises:
+        DataError: when the file is missing, not an image, truncated, or larger than OpenCV's limit of 2^30 pixels.
+    """
+    try:
+        data = read_bytes(path)
+    except OSError as error:
+        raise DataError(f"missing image '{path}' ({error.strerror})") from error
+    # OpenCV fills the rest of a truncated JPEG with grey without an error.
+    if data.startswith(b"\xff\xd8") and not data.endswith(b"\xff\xd9") and missing_end(data):
+        raise DataError(f"unreadable image '{path}': the file is truncated")
+    if (image := _with_alpha(data)) is not None:
+        return np.asarray(on_white(image))
+    try:
+        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)
+    except cv2.error:  # an empty file, or more pixels than OpenCV's limit
+        pixels = None
+    if pixels is None:
+        raise DataError(f"unreadable image '{path}': damaged, too large or not an image")
+    return pixels
+
+
+def on_white(image: Image.Image) -> Image.Image:
+    """A Pillow image as RGB, with transparent pixels on white."""
+    if not image.has_transparency_data:
+        return image.convert("RGB")
+    return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA")).convert("RGB")
+
+
+def is_transparent(data: bytes) -> bool:
+    """True for the content of an image file with pixels that are not opaque."""
+    image = _with_alpha(data)
+    return image is not None and bool((np.asarray(image)[..., 3] < 255).any())
+
+
+def image_format(start: bytes) -> str:
+    """Image format by the first 12 bytes of a file, such as "JPEG"; empty for an unsupported one."""
+    return next((name for name, (signature, _) in FORMATS.items() if re.match(signature, start, re.DOTALL)), "")
+
+
+def image_problem(path: str) -> str:
+    """Describes a missing or truncated file, or one that does not begin like an image; empty for others.
+
+    Reads the beginning and the end alone, so an image may still be damaged inside.
+    """
+    try:
+        with open_file(path) as stream:
+            start = stream.read(12)
+            if image_format(start) == "JPEG":
+                stream.seek(-2, io.SEEK_END)
+                if stream.read() != b"\xff\xd9" and stream.seek(0) == 0 and missing_end(stream.read()):
+                    return f"unreadable image '{path}': the file is truncated"
+    except OSError as error:
+        return f"missing image '{path}' ({error.strerror})"
+    if not image_format(start):
+        return f"unreadable image '{path}': {'not an image file' if start else 'the file is empty'}"
+    return ""
+
+
+def missing_end(data: bytes) -> str:
+    """Describes why the end of an image file's content is missing; empty for a complete one.
+
+    Anything may follow the end, such as the film of a phone's motion photo.
+    """
+    name = image_format(data[:12])
+    if name in ("JPEG", "PNG"):
+        complete = _jpeg_is_complete(data) if name == "JPEG" else _PNG_END in data
+        return "" if complete else f"no end marker in its {len(data):,} bytes"
+    if name in ("WebP", "BMP"):
+        at, more = (4, 8) if name == "WebP" else (2, 0)
+        announced = int.from_bytes(data[at : at + 4], "little") + more
+        return f"{len(data):,} of {announced:,} bytes" if len(data) < announced else ""
+    return ""
+
+
+def _jpeg_is_complete(data: bytes) -> bool:
+    """True if the segments lead to an end marker; that of a thumbnail lies inside a segment and does not count.
+
+    Where damage inside the coded data looks like a segment, the file's last bytes decide.
+    """
+    at, has_scan = 2, False
+    while marker := _MARKER.search(data, at):
+        code, at = data[marker.start() + 1], marker.end()
+        if code == _END_OF_IMAGE:
+            return True
+        if code not in _WITHOUT_LENGTH:
+            at += int.from_bytes(data[at : at + 2], "big")  # after a start of scan the coded data follows
+        has_scan = has_scan or code == _START_OF_SCAN
+    return has_scan and data.endswith(b"\xff\xd9")
+
+
+def _with_alpha(data: bytes) -> Image.Image | None:
+    """An image with an alpha channel as RGBA, with its EXIF orientation applied; None for others and damaged ones."""
+    name = image_format(data[:12])
+    may_have = name == "TIFF" or (name == "WebP" and data[15:16] in (b"X", b"L"))  # extended or lossless
+    if name == "PNG":
+        may_have = data[25:26] in (b"\4", b"\6") or b"tRNS" in data[: data.find(b"IDAT")]
+    if not may_have:
+        return None
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            return ImageOps.exif_transpose(image).convert("RGBA") if image.has_transparency_data else None
+    except Exception:  # Pillow raises errors of many types for damaged files
+        return None
