@@ -516,6 +516,7 @@ def test_offered_names_exist_in_torchreid():
         (["data.norm_std", "[1, 1]"], r"data\.norm_std: \[1\.0, 1\.0\] must be three numbers"),
         (["data.norm_std", "[0, 1, 1]"], r"data\.norm_std: \[0\.0, 1\.0, 1\.0\] must be three numbers above 0"),
         (["model.fusion.d_conv", "0"], r"fusion\.d_conv: 0 must be a whole number of at least 1"),
+        (["model.fusion.output_dim", "100"], r"fusion\.output_dim: 100 must be 256"),
         (["model.fusion.num_layers", "-1"], r"fusion\.num_layers: -1 must be"),
         (["model.fusion.dropout", "2"], r"fusion\.dropout: 2\.0 must be from 0 to below 1"),
         (["train.ema_decay", "1"], r"train\.ema_decay: 1\.0 must be from 0, which is off, to below 1"),

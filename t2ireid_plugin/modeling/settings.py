@@ -53,6 +53,8 @@ def check_fusion(config: Mapping[str, Any], embed_dim: int) -> None:
             raise ConfigError(f"fusion.{name}: {config[name]!r} must be a whole number of at least 1")
     if not 0 <= config["dropout"] < 1:
         raise ConfigError(f"fusion.dropout: {config['dropout']} must be from 0 to below 1")
+    if config["output_dim"] != embed_dim:
+        raise ConfigError(f"fusion.output_dim: {config['output_dim']} must be {embed_dim}, the width of the embeddings")
     if config["dim"] != embed_dim and config["type"] != "sequence_mamba":
         raise ConfigError(
             f"fusion.dim: {config['dim']} must be {embed_dim}, the width of the embeddings; only sequence_mamba, which "

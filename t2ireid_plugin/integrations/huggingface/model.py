@@ -8,6 +8,7 @@ older versions, and `T2IReIDModel.load_param` reads it too.
 from __future__ import annotations
 
 import itertools
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -31,10 +32,12 @@ from t2ireid_plugin.integrations.huggingface.folder import (
     write_tokenizer,
 )
 from t2ireid_plugin.modeling.encoders.families import tower_config
-from t2ireid_plugin.modeling.encoders.loading import IMAGE_KEY, TEXT_KEY
+from t2ireid_plugin.modeling.encoders.loading import IMAGE_KEY, TEXT_KEY, quiet_loading
 from t2ireid_plugin.modeling.encoders.preprocess import Preprocess
 from t2ireid_plugin.modeling.image_embedder import check_pixels
 from t2ireid_plugin.modeling.t2ireid import DEFAULT_FUSION, DEFAULTS, T2IReIDModel, T2IReIDOutput
+
+logger = logging.getLogger(__name__)
 
 _CLASSIFIER = "id_classifier."  # replaced when fine-tuning on other identities
 _HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
@@ -196,7 +199,8 @@ class T2IReIDForRetrieval(PreTrainedModel):
             kwargs.setdefault("use_safetensors", True)  # never a pickle
         kwargs["ignore_mismatched_sizes"] = True  # `_check_loaded` names the tensors, transformers does not
         try:
-            model, info = super().from_pretrained(source, *model_args, output_loading_info=True, **kwargs)
+            with quiet_loading():
+                model, info = super().from_pretrained(source, *model_args, output_loading_info=True, **kwargs)
         except EncoderError as error:
             raise EncoderError(f"{file_name(source, TOKENIZER_FILE)}: {error}") from error
         except ConfigError as error:
@@ -274,6 +278,8 @@ def _check_loaded(
     names = {label: sorted({key.removeprefix("model.") for key in keys}) for label, keys in problems.items()}
     wrong = {label: [key for key in keys if not key.startswith(replaced)] for label, keys in names.items()}
     listed = "; ".join(f"{label} ({len(keys)}): {', '.join(keys[:3])}" for label, keys in wrong.items() if keys)
+    if any(names.values()) and not listed:
+        logger.warning("%s: the classifier has another size and starts anew", file_name(source, WEIGHTS_FILE))
     if listed:
         writer = "" if version in (None, transformers.__version__) else f" (written by transformers {version})"
         raise CheckpointError(f"{file_name(source, WEIGHTS_FILE)} does not match {CONFIG_FILE}{writer}: {listed}")

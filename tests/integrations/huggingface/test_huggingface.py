@@ -270,9 +270,12 @@ def test_attention_implementation(exported):
     assert model.model.text_encoder.config._attn_implementation == "eager"
 
 
-def test_another_number_of_classes_gets_a_new_classifier(exported):
+def test_another_number_of_classes_gets_a_new_classifier(exported, capfd, caplog):
     """Initialised as PyTorch's linear layers; all other weights are loaded."""
     model = AutoModel.from_pretrained(exported, num_classes=5, ignore_mismatched_sizes=True)
+    assert "LOAD REPORT" not in capfd.readouterr().err
+    warned = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert warned == [f"'{exported / 'model.safetensors'}': the classifier has another size and starts anew"]
     assert model.config.num_classes == 5
     weight = model.model.id_classifier.weight
     assert weight.shape == (5, 32)
@@ -434,12 +437,13 @@ def test_evaluation_of_an_exported_folder_equals_that_of_the_run(tiny_run, expor
         ({"vision_config": {"hidden_size": "wide"}}, ConfigError, "vision_config: "),
         ({"num_classes": 25}, CheckpointError, r"finder/model\.safetensors'.*id_classifier"),
         ({"vision_config": {"num_hidden_layers": 2}}, CheckpointError, r"finder/model\.safetensors'.*config\.json"),
-        ({"text_config": {"num_hidden_layers": 0}}, CheckpointError, r"finder/model\.safetensors'.*config\.json"),
+        ({"fusion": None}, CheckpointError, r"finder/model\.safetensors'.*config\.json"),
+        ({"text_config": {"num_hidden_layers": 0}}, ConfigError, r"finder/config\.json': .*num_hidden_layers 0"),
         ({"text_config": {"vocab_size": 999}}, EncoderError, r"finder/tokenizer\.json'.*tokens.*999"),
     ],
     ids=str,
 )
-def test_config_that_cannot_work_is_refused(folder, change, error, message):
+def test_config_that_cannot_work_is_refused(folder, change, error, message, capfd):
     file = folder / "config.json"
     settings = json.loads(file.read_text())
     for key, value in change.items():
@@ -450,6 +454,7 @@ def test_config_that_cannot_work_is_refused(folder, change, error, message):
         AutoModel.from_pretrained(folder)
     with pytest.raises(error, match=message):
         T2IReIDForRetrieval.from_pretrained(folder)
+    assert "LOAD REPORT" not in capfd.readouterr().err
 
 
 def test_config_that_is_not_json_is_refused(folder):
