@@ -102,10 +102,11 @@ class RetrievalEvaluation(TrainingLoop):
     def evaluate(self, targets: Iterable[str]) -> dict[str, Metrics]:
         """Text-to-image metrics of each target, printed and logged; empty except in the main process."""
         metrics = {result.target: result.metrics for result in self._retrieve(targets, [OFFICIAL])}
-        for target, values in metrics.items():
+        for target, every in metrics.items():
+            values = {key: value for key, value in every.items() if key != "text_weights"}
             if self.writer is not None:
-                for key in values.keys() - {"text_weights"}:
-                    self.writer.add_scalar(f"Test/{target}/{key}", values[key], self.epoch)
+                for key, value in values.items():
+                    self.writer.add_scalar(f"Test/{target}/{key}", value, self.epoch)
             if self.metrics_log is not None:
                 self.metrics_log.write(epoch=self.epoch + 1, target=target, **values)
         return metrics
