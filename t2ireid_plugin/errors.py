@@ -28,9 +28,14 @@ class T2IReIDError(Exception):
         super().__init__("\n".join(_truncated(printable(line)) for line in str(message).split("\n")))
 
 
-def printable(text: str) -> str:
-    """``text`` from an untrusted file, with escapes such as ``\\x1b`` for what would disturb a terminal or a page."""
-    return _UNPRINTABLE.sub(lambda match: ascii(match[0])[1:-1], text)
+def printable(text: str, keep: str = "") -> str:
+    """``text`` from an untrusted file, with escapes such as ``\\x1b`` for what would disturb a terminal or a page.
+
+    Args:
+        text: any text.
+        keep: control characters that stay, as a line's end in a text of several lines.
+    """
+    return _UNPRINTABLE.sub(lambda match: match[0] if match[0] in keep else ascii(match[0])[1:-1], text)
 
 
 def _truncated(line: str) -> str:

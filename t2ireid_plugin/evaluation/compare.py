@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from t2ireid_plugin.errors import DataError
+from t2ireid_plugin.errors import DataError, printable
 from t2ireid_plugin.evaluation.bootstrap import FEW, Difference, format_interval, paired_difference
 from t2ireid_plugin.evaluation.query_records import load_records, records_path
 from t2ireid_plugin.evaluation.result import RetrievalResult
@@ -110,8 +110,8 @@ def format_comparison(result: RunComparison) -> str:
     lines = [f"A  {result.run_a}", f"B  {result.run_b}"]
     for item in result.tests:
         lines += ["", *_table(item, f"{100 * result.level:g} %")]
-    lines += [f"only A was tested on {test}" for test in result.only_a]
-    lines += [f"only B was tested on {test}" for test in result.only_b]
+    lines += [f"only A was tested on {printable(test)}" for test in result.only_a]
+    lines += [f"only B was tested on {printable(test)}" for test in result.only_b]
     lines += [
         "",
         f"Intervals: {result.samples:,} bootstrap samples of the identities, the same for A and B.",
@@ -189,7 +189,7 @@ def _table(item: ComparedTest, level: str) -> list[str]:
         shares = (f"{100 * metric.a:.2f}", f"{100 * metric.b:.2f}")
         rows.append((name, *shares, difference, f"{100 * metric.opposite:.1f} %", clear))
     lines = [
-        f"{item.target}, {item.protocol}: {item.queries:,} queries of {item.identities:,} identities",
+        f"{printable(f'{item.target}, {item.protocol}')}: {item.queries:,} queries of {item.identities:,} identities",
         text_table(("", "A", "B", f"B - A [{level} interval]", "other sign", ""), rows),
         f"The {level} interval of B - A excludes 0 for: {', '.join(item.clear) or 'none'}",
     ]

@@ -1,27 +1,42 @@
-"""Standard output and error whose loss ends no command: a closed terminal or pipe, a full disk, a narrow encoding."""
+"""Standard output and error whose loss ends no command, and that show no control characters of untrusted files."""
 
 from __future__ import annotations
 
 import contextlib
 import errno
 import io
+import logging
 import os
 import sys
 from collections.abc import Iterator
 from typing import Any, TextIO
 
+from t2ireid_plugin.errors import printable
+
 _READER_GONE = (errno.EPIPE, errno.ECONNRESET, errno.EIO)  # `| head`, a closed terminal
+
+
+class PrintableFormatter(logging.Formatter):
+    """Escapes control characters, which messages may quote from untrusted files."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The message on one line."""
+        return printable(super().format(record))
 
 
 class Console:
     """Text stream that discards everything after the first error in writing.
 
+    Args:
+        stream: where to write.
+        escape: escape control characters except line ends and tabs.
+
     Attributes:
-        problem: that error; None before it.
+        problem: the first error; None before it.
     """
 
-    def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
+    def __init__(self, stream: TextIO, escape: bool) -> None:
+        self._stream, self._escape = stream, escape
         self.problem: OSError | None = None
 
     def __getattr__(self, name: str) -> Any:
@@ -35,10 +50,10 @@ class Console:
     def write(self, text: str) -> int:
         """Writes or discards."""
         try:
-            return self._stream.write(text)
+            self._stream.write(printable(text, "\n\t") if self._escape else text)
         except OSError as error:
             self._discard(error)
-            return len(text)
+        return len(text)
 
     def flush(self) -> None:
         """Flushes or discards."""
@@ -58,7 +73,10 @@ def lasting_console() -> Iterator[Console]:
     """Within, `sys.stdout` (which is returned) and `sys.stderr` raise no error, and escape what they cannot encode."""
     before = sys.stdout, sys.stderr
     with open(os.devnull, "w", encoding="utf-8") as nowhere:
-        consoles = [Console(stream or nowhere) for stream in before]  # None where the user has closed it
+        # None where the user has closed it. Progress bars on standard error move the cursor.
+        consoles = [Console(stream or nowhere, escape) for stream, escape in zip(before, (True, False), strict=True)]
+        if logging.lastResort is not None:
+            logging.lastResort.setFormatter(PrintableFormatter())
         for stream in before:
             if isinstance(stream, io.TextIOWrapper):
                 stream.reconfigure(errors="backslashreplace")

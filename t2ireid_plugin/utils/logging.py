@@ -18,6 +18,9 @@ from typing import Any, TextIO
 
 import torch
 
+from t2ireid_plugin.errors import printable
+from t2ireid_plugin.utils.console import PrintableFormatter
+
 _PACKAGES = (
     *("t2ireid-plugin", "torch", "torchvision", "torchreid", "transformers", "tokenizers", "mamba-ssm"),
     *("numpy", "scikit-learn", "opencv-python-headless"),
@@ -32,7 +35,7 @@ class _Tee:
 
     def write(self, text: str) -> int:
         # Unbuffered: a killed run keeps its log, and on a full disk the error comes here and not on closing.
-        self.file.write(text.encode("utf-8", "backslashreplace"))
+        self.file.write(printable(text, "\n\t").encode())
         return self.console.write(text)
 
     def flush(self) -> None:
@@ -56,7 +59,7 @@ def log_to(path: str | Path, append: bool = False) -> Iterator[None]:
     with open(path, "ab" if append else "wb", buffering=0) as file:
         sys.stdout = _Tee(console, file)
         handler = _Handler(sys.stdout)
-        handler.setFormatter(logging.Formatter("%(levelname)s %(message)s"))
+        handler.setFormatter(PrintableFormatter("%(levelname)s %(message)s"))
         package = logging.getLogger("t2ireid_plugin")
         package.addHandler(handler)
         package.setLevel(logging.INFO)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from t2ireid_plugin.data.benchmarks import SPLITS, BenchmarkSpec, Counts
+from t2ireid_plugin.errors import printable
 from t2ireid_plugin.utils.atomic_io import atomic_write
 from t2ireid_plugin.utils.text import text_table
 
@@ -113,8 +114,8 @@ class Findings:
 
 
 def shorten(text: str, width: int = 120) -> str:
-    """A text on one line of limited length."""
-    line = " ".join(text.split())
+    """A text on one line of limited length, without control characters."""
+    line = printable(" ".join(text.split()))
     return line if len(line) <= width else line[: width - 1] + "…"
 
 
