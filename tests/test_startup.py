@@ -95,6 +95,7 @@ def test_wrong_names_sizes_and_paths_are_reported_before_pytorch_is_imported(rep
         ([*synthetic_cpu, "model.vit_config.patch_size", "0"], "vit_pretrained: patch_size 0 must be a whole number"),
         ([*synthetic_cpu, "model.bert_config.num_attention_heads", "0"], "bert_base_path: num_attention_heads 0 must"),
         ([*synthetic_cpu, "adam.beta1", "1"], "adam.beta1: 1.0 must be at least 0 and below 1"),
+        ([*synthetic_cpu, "model.load_weights", "gone.pth"], "model.load_weights: no checkpoint at 'gone.pth'"),
         ([*synthetic_cpu, "model.vit_pretrained", "./gone"], "vit_pretrained: no folder './gone'"),
         ([*synthetic_cpu, "model.vit_pretrained", str(folder)], "is a git-lfs pointer"),
     ]
@@ -102,9 +103,15 @@ def test_wrong_names_sizes_and_paths_are_reported_before_pytorch_is_imported(rep
         (["data.transforms", "drop_words"], "data.transforms: unknown 'drop_words'; valid: random_flip"),
         (["test.dist_metric", "l1"], "test.dist_metric: unknown 'l1'; valid: euclidean"),
     ]
+    ablate = ["ablate", "--out", str(tmp_path / "out"), *synthetic_cpu[:2], "--grid"]
+    (tmp_path / "grid.yaml").write_text("rows: {plain: {test: {evaluator: mine}}}")
+    grids = [
+        ([*ablate, str(tmp_path / "gone.yaml")], "gone.yaml"),
+        ([*ablate, str(tmp_path / "grid.yaml"), "--opts", *synthetic_cpu[2:]], "row 'plain': test.evaluator: unknown"),
+    ]
     texts = [([command, *words], message) for command in ("train", "test", "probe") for words, message in wrong]
     images = [(["train", *market, *words], message) for words, message in wrong_for_images]
-    modules, _, _ = loaded(WRONG, repository, json.dumps([*texts, *images]))
+    modules, _, _ = loaded(WRONG, repository, json.dumps([*grids, *texts, *images]))
     assert modules <= {"numpy"}
 
 

@@ -1,4 +1,7 @@
-"""``t2ireid ablate``: trains a grid of recipes over seeds and compares them."""
+"""``t2ireid ablate``: trains a grid of recipes over seeds and compares them.
+
+The grid and its configurations are checked before PyTorch is imported.
+"""
 
 from __future__ import annotations
 
@@ -9,16 +12,11 @@ from pathlib import Path
 import joblib
 
 from t2ireid_plugin.ablation.grid import Grid, Run, plan, read_grid, target_of
-from t2ireid_plugin.ablation.report import write_report
-from t2ireid_plugin.ablation.runs import train_all
-from t2ireid_plugin.ablation.summary import probe_figures, protocol_figures, summarize
 from t2ireid_plugin.config import require_texts
 from t2ireid_plugin.engine.checks import check_config, check_files, check_losses
-from t2ireid_plugin.engine.training_state import make_folder
 from t2ireid_plugin.errors import ConfigError
 from t2ireid_plugin.utils.atomic_io import explain_write_errors
 from t2ireid_plugin.utils.file_lock import lock_folder
-from t2ireid_plugin.utils.logging import git_revision, versions
 
 
 def run(options: argparse.Namespace, command: str) -> None:
@@ -39,11 +37,14 @@ def run(options: argparse.Namespace, command: str) -> None:
         try:
             require_texts(first.cfg, "t2ireid ablate")
             check_config(first.cfg.clone())
-            check_losses(first.cfg)
             target_of(first, target)
+            check_files(first.cfg)
+            check_losses(first.cfg)
         except ConfigError as error:
             raise ConfigError(f"row '{first.row}': {error}") from error
-        check_files(first.cfg)
+    from t2ireid_plugin.ablation.runs import train_all
+    from t2ireid_plugin.engine.training_state import make_folder
+
     jobs = options.jobs or max(1, joblib.cpu_count() // options.threads)
     make_folder(options.out, "--out")
     with explain_write_errors(options.out, ConfigError, "start again"), lock_folder(options.out, "--out"):
@@ -55,6 +56,10 @@ def run(options: argparse.Namespace, command: str) -> None:
 
 def _report(grid: Grid, runs: Sequence[Run], target: str, out: Path, command: str) -> None:
     """Writes and prints the tables of the finished runs, if there are any."""
+    from t2ireid_plugin.ablation.report import write_report
+    from t2ireid_plugin.ablation.summary import probe_figures, protocol_figures, summarize
+    from t2ireid_plugin.utils.logging import git_revision, versions
+
     rows = summarize(grid, runs, target)
     if rows:
         about = {"command": command, "baseline": grid.baseline, "versions": versions(), "revision": git_revision()}

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import math
+import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -16,7 +17,7 @@ from yacs.config import CfgNode
 from t2ireid_plugin.config import TRANSFORMS, changed_keys, to_dict
 from t2ireid_plugin.data.annotations import find_annotation
 from t2ireid_plugin.data.benchmarks import BENCHMARKS, VAL_SUFFIX
-from t2ireid_plugin.errors import ConfigError, DataError, EncoderError, InputError, check_choice
+from t2ireid_plugin.errors import CheckpointError, ConfigError, DataError, InputError, T2IReIDError, check_choice
 from t2ireid_plugin.evaluation.protocols import EVALUATORS, OFFICIAL, PROTOCOLS
 from t2ireid_plugin.losses import LOSSES
 from t2ireid_plugin.modeling.encoders.families import check_size
@@ -254,11 +255,10 @@ def _check_training(cfg: CfgNode) -> None:
 
 
 def check_files(cfg: CfgNode) -> None:
-    """Refuses missing datasets and encoders, all in one message, and images that the encoder cannot read.
+    """Refuses missing datasets, encoders and checkpoints, all in one message, and images that the encoder cannot read.
 
     Raises:
-        DataError: when datasets, and perhaps encoders, are missing.
-        EncoderError: when only encoders are missing.
+        DataError, EncoderError, CheckpointError: for missing datasets, encoders and checkpoints, by the first of them.
         ConfigError: for a size that the encoder's patches do not divide.
     """
     names = [*cfg.data.sources, *cfg.data.targets, *val_targets(cfg)]
@@ -267,6 +267,7 @@ def check_files(cfg: CfgNode) -> None:
     raise_together(
         [functools.partial(find_annotation, cfg.data.root, BENCHMARKS[name]) for name in benchmarks]
         + [functools.partial(check_source, cfg.model[key], key) for key in encoders]
+        + [functools.partial(check_weights, cfg)]
     )
     stored_config(cfg.model.bert_base_path or to_dict(cfg.model.bert_config), TEXT_KEY)
     check_image_size(
@@ -276,17 +277,28 @@ def check_files(cfg: CfgNode) -> None:
     )
 
 
+def check_weights(cfg: CfgNode) -> None:
+    """Refuses a missing checkpoint.
+
+    Raises:
+        CheckpointError: naming the setting and the file.
+    """
+    for key in ("load_weights", "resume"):
+        if cfg.model[key] and not os.path.exists(cfg.model[key]):
+            raise CheckpointError(f"model.{key}: no checkpoint at '{cfg.model[key]}'")
+
+
 def raise_together(checks: Iterable[Callable[[], object]]) -> None:
     """Runs all ``checks`` of files and raises their errors as one, of the class of the first.
 
     Raises:
-        DataError, EncoderError: with a line per problem.
+        T2IReIDError: with a line per problem.
     """
-    problems: list[DataError | EncoderError] = []
+    problems: list[T2IReIDError] = []
     for check in checks:
         try:
             check()
-        except (DataError, EncoderError) as error:
+        except T2IReIDError as error:
             problems.append(error)
     if problems:
         raise type(problems[0])("\n".join(map(str, problems)))

@@ -13,7 +13,7 @@ from yacs.config import CfgNode
 
 from t2ireid_plugin.config import MODEL_NAME, changed_keys, to_dict
 from t2ireid_plugin.data.benchmarks import BENCHMARKS, VAL_SUFFIX
-from t2ireid_plugin.engine.checks import check_common, check_image_size, raise_together
+from t2ireid_plugin.engine.checks import check_common, check_image_size, check_weights, raise_together
 from t2ireid_plugin.errors import ConfigError, DataError, check_choice
 from t2ireid_plugin.integrations.torchreid.registration import LOSSES, MODELS, private_table
 from t2ireid_plugin.modeling.encoders.loading import IMAGE_KEY, check_source, stored_config
@@ -120,7 +120,7 @@ def check_files(cfg: CfgNode) -> None:
         ConfigError: for a size that the encoder's patches do not divide.
     """
     names = dict.fromkeys([*cfg.data.sources, *cfg.data.targets])
-    checks = [functools.partial(_check_folder, cfg, name) for name in names]
+    checks = [functools.partial(check_weights, cfg), *(functools.partial(_check_folder, cfg, name) for name in names)]
     if cfg.model.vit_pretrained and cfg.model.pretrained:
         checks.append(functools.partial(check_source, cfg.model.vit_pretrained, IMAGE_KEY))
     raise_together(checks)
