@@ -73,7 +73,7 @@ def check_choice(name: str, value: object, valid: Collection[str]) -> None:
         ConfigError: listing the valid values.
     """
     if value not in valid:
-        raise ConfigError(f"{name}: unknown {value!r}; valid: {', '.join(valid)}")
+        raise ConfigError(f"{name}: unknown {short_repr(value)}; valid: {', '.join(valid)}")
 
 
 def check_keys(name: str, keys: Iterable[str], valid: Collection[str]) -> None:

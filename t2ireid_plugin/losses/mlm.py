@@ -3,7 +3,7 @@
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from t2ireid_plugin.errors import ConfigError
+from t2ireid_plugin.errors import ConfigError, short_repr
 from t2ireid_plugin.losses.arguments import number
 from t2ireid_plugin.losses.base import MLM_INPUTS, LossInputs, LossTerm, read
 from t2ireid_plugin.modeling.fusion import SequenceScan
@@ -33,7 +33,7 @@ class MaskedLanguage(LossTerm):
         self.share = number("share", share, low=0.0, high=1.0)
         for name, value in (("dim", dim), ("num_layers", num_layers)):
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ConfigError(f"{name} must be a whole number above 0, got {value!r}")
+                raise ConfigError(f"{name} must be a whole number above 0, got {short_repr(value)}")
         self.scan = SequenceScan(dim, num_layers=num_layers, width=feature_dim)
         self.classifier = nn.Linear(dim, vocab_size)
 

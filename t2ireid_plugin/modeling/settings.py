@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from t2ireid_plugin.errors import ConfigError, check_choice, check_keys
+from t2ireid_plugin.errors import ConfigError, check_choice, check_keys, short_repr
 from t2ireid_plugin.utils.lazy_table import LazyTable
 
 EMBED_DIM = 256
@@ -39,7 +39,7 @@ def check_disentangle(config: Mapping[str, Any]) -> None:
     check_choice("disentangle.tokens", config.get("tokens", "all"), TOKENS)
     window = config.get("window", 5)
     if not isinstance(window, int) or window < 1 or window % 2 == 0:
-        raise ConfigError(f"disentangle.window: {window!r} must be an odd number of patches, such as 5")
+        raise ConfigError(f"disentangle.window: {short_repr(window)} must be an odd number of patches, such as 5")
 
 
 def check_fusion(config: Mapping[str, Any], embed_dim: int) -> None:
@@ -50,7 +50,7 @@ def check_fusion(config: Mapping[str, Any], embed_dim: int) -> None:
     """
     for name in ("dim", "d_state", "d_conv", "num_layers", "output_dim"):
         if type(config[name]) is not int or config[name] < 1:
-            raise ConfigError(f"fusion.{name}: {config[name]!r} must be a whole number of at least 1")
+            raise ConfigError(f"fusion.{name}: {short_repr(config[name])} must be a whole number of at least 1")
     if not 0 <= config["dropout"] < 1:
         raise ConfigError(f"fusion.dropout: {config['dropout']} must be from 0 to below 1")
     if config["output_dim"] != embed_dim:

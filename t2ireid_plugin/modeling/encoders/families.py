@@ -10,7 +10,7 @@ import inspect
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from t2ireid_plugin.errors import ConfigError, EncoderError, InputError
+from t2ireid_plugin.errors import ConfigError, EncoderError, InputError, short_repr
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -99,6 +99,7 @@ def attends_padding(config: PretrainedConfig) -> bool:
 
 _COUNTS = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "vocab_size")
 _SIDES = ("patch_size", "image_size")
+_MAX_LAYERS = 1000  # the deepest encoders have about 50; a slip such as 1212 would fill the memory
 
 
 def check_shape(config: Any, key: str) -> None:
@@ -112,7 +113,10 @@ def check_shape(config: Any, key: str) -> None:
         numbers = value if isinstance(value, list | tuple) else [value]  # a number per stage, or height and width
         fits = len(numbers) in (1, 2) or name not in _SIDES
         if value is not None and not (fits and all(type(number) is int and number > 0 for number in numbers)):
-            raise ConfigError(f"{key}: {name} {value!r} must be a whole number of at least 1")
+            raise ConfigError(f"{key}: {name} {short_repr(value)} must be a whole number of at least 1")
+    layers = getattr(config, "num_hidden_layers", 1)
+    if isinstance(layers, int) and layers > _MAX_LAYERS:
+        raise ConfigError(f"{key}: num_hidden_layers {layers} must be at most {_MAX_LAYERS}")
     if getattr(config, "num_channels", 3) != 3:
         raise ConfigError(f"{key}: num_channels {config.num_channels} must be 3, as images are RGB")
 

@@ -15,7 +15,7 @@ from huggingface_hub.errors import LocalEntryNotFoundError
 from safetensors.torch import load_file, save_file
 from tiny_models import transformers_4
 
-from t2ireid_plugin.errors import ConfigError, EncoderError
+from t2ireid_plugin.errors import ConfigError, EncoderError, check_choice
 from t2ireid_plugin.modeling.encoders import loading
 from t2ireid_plugin.modeling.encoders.loading import (
     IMAGE_KEY,
@@ -291,6 +291,7 @@ def test_a_pointer_beside_the_weights_that_are_loaded_is_ignored(folders):
         (IMAGE_KEY, "image_size", -1),
         (IMAGE_KEY, "num_attention_heads", 0),
         (IMAGE_KEY, "num_hidden_layers", -1),
+        (IMAGE_KEY, "num_hidden_layers", 1212),
         (IMAGE_KEY, "intermediate_size", -3),
         (IMAGE_KEY, "num_channels", 1),
         (TEXT_KEY, "num_attention_heads", -2),
@@ -308,6 +309,22 @@ def test_impossible_numbers_of_a_configuration(folders, key, setting, value):
             attempt({setting: value})
     with pytest.raises(ConfigError, match=re.escape(f"{key}: {setting} {value!r} must be")):
         stored_config(str(folder), key)
+
+
+def test_messages_show_the_beginning_of_large_values():
+    """Aliases in YAML can make a value of a billion parts from a few lines."""
+    shown = []
+
+    class Part:
+        def __repr__(self):
+            shown.append(self)
+            return "part"
+
+    with pytest.raises(ConfigError, match=r"hidden_size \[part, part, .*\.\.\.\] must be"):
+        stored_config({"hidden_size": [Part()] * 100}, IMAGE_KEY)
+    with pytest.raises(ConfigError, match=r"name: unknown \[part, part, .*\.\.\.\]; valid: a, b"):
+        check_choice("name", [Part()] * 100, ("a", "b"))
+    assert len(shown) < 20
 
 
 def test_a_value_of_another_type_is_one_line():
