@@ -8,24 +8,32 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import re
 import shlex
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from t2ireid_plugin.errors import T2IReIDError
+from t2ireid_plugin.errors import ConfigError, T2IReIDError
 from t2ireid_plugin.utils.console import lasting_console
 from t2ireid_plugin.utils.signals import stop_on_signal
 
-_TRAIN_EXAMPLES = """examples:
+_EXAMPLES = {
+    "train": """examples:
   %(prog)s --config-file configs/t2i_synthetic_cpu.yaml
   %(prog)s --config-file configs/t2i_vit_mamba.yaml data.root DIR train.batch_size 128
-  %(prog)s --config-file configs/t2i_vit_mamba.yaml --eval-only model.load_weights log/run/best.pth
-  %(prog)s --config-file configs/t2i_synthetic_cpu.yaml --eval-only --visualize
+  %(prog)s --config-file configs/t2i_vit_mamba.yaml --resume
   %(prog)s --config-file configs/market1501_t2ireid.yaml --root DIR
   %(prog)s --config-file configs/market1501_t2ireid.yaml -s market1501 -t msmt17 --transforms random_flip
-"""
+""",
+    "test": """examples:
+  %(prog)s log/run
+  %(prog)s log/run --visualize
+  %(prog)s log/run data.root DIR data.targets icfgpedes test.protocols "[t2i, i2t]"
+  %(prog)s --config-file configs/t2i_vit_mamba.yaml model.load_weights weights.pth
+""",
+}
 _SYNTHETIC_OPTIONS = {  # with default and help
     "train-ids": (1000, "training identities"),
     "val-ids": (100, "validation identities"),
@@ -70,9 +78,9 @@ def _build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="t2ireid", description="Text-to-image person re-identification.")
     commands = parser.add_subparsers(dest="command", required=True, parser_class=_LazyParser)
     _add_train(commands, "train", "train a model, select the best checkpoint on val and evaluate it on test")
-    _add_train(commands, "test", "evaluate a checkpoint; same as train --eval-only")
+    _add_train(commands, "test", "evaluate a run or a checkpoint; same as train --eval-only")
     probe = _add(commands, "probe", "measure identity and clothing information in embeddings of drawn people", _probe)
-    _add_config(probe)
+    _add_config(probe, with_run=True)
     parser_of_prepare = commands.add_parser("prepare", help="create and check datasets")
     prepare = parser_of_prepare.add_subparsers(dest="what", required=True)
     _add_synthetic(prepare)
@@ -114,24 +122,31 @@ def _deferred(module: str) -> _Run:
     return lambda options, command: importlib.import_module(f"t2ireid_plugin.{module}").run(options, command)
 
 
-def _add_config(parser: argparse.ArgumentParser) -> None:
+def _add_config(parser: argparse.ArgumentParser, with_run: bool = False) -> None:
     parser.add_argument("--config-file", metavar="FILE", help="YAML configuration")
-    parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="override settings in the file, as train.lr 1e-4")
+    if not with_run:
+        text = "override settings in the file, as train.lr 1e-4"
+        parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help=text)
+        return
+    text = "a run's folder (its best.pth) or a checkpoint, then settings that differ from the run's, as data.root DIR"
+    parser.add_argument("opts", nargs="*", metavar="RUN KEY VALUE", help=text)
 
 
 def _add_train(commands: Any, name: str, description: str) -> None:
     formatter = argparse.RawDescriptionHelpFormatter
-    parser = _add(commands, name, description, _train, epilog=_TRAIN_EXAMPLES, formatter_class=formatter)
-    _add_config(parser)
+    parser = _add(commands, name, description, _train, epilog=_EXAMPLES[name], formatter_class=formatter)
+    _add_config(parser, with_run=name == "test")
     data = parser.add_argument_group("data, as in torchreid's scripts/main.py")
     data.add_argument("--root", metavar="DIR", help="data.root")
     for short, key in (("-s", "sources"), ("-t", "targets"), (None, "transforms")):
         flags = [short, f"--{key}"] if short else [f"--{key}"]
         data.add_argument(*flags, nargs="+", metavar="NAME", help=f"data.{key}")
     parser.add_argument("--eval-only", action="store_true", default=name == "test", help="evaluate only, no training")
-    parser.add_argument(
-        "--resume", action="store_true", help="continue from the last checkpoint in data.save_dir, if any"
-    )
+    if name == "train":
+        start = parser.add_mutually_exclusive_group()
+        help_text = "continue from the last checkpoint in data.save_dir, if any"
+        start.add_argument("--resume", action="store_true", help=help_text)
+        start.add_argument("--overwrite", action="store_true", help="replace a run in data.save_dir")
     parser.add_argument(
         "--visualize", action="store_true", help="write ranked lists, failure cases, plots, attention maps, report.html"
     )
@@ -148,17 +163,42 @@ def _settings(options: argparse.Namespace) -> list[str]:
         end = next((i for i, word in enumerate(words) if "." in word), len(words))
         data_options += [f"data.{name}", str(words[:end])] if end else []
         rest += words[end:]
-    return [*data_options, *options.opts, *rest]
+    words = list(options.opts)
+    run = words[:1] if options.eval_only and _split_run(words)[0] else []
+    return [*run, *data_options, *words[len(run) :], *rest]
+
+
+def _split_run(words: Sequence[str]) -> tuple[str | None, list[str]]:
+    """Separates a run's folder or checkpoint, if that is the first word, from ``KEY VALUE …``."""
+    from t2ireid_plugin.config import get_cfg
+
+    first = words[0] if words else ""
+    table = re.split("[.=]", first)[0]
+    is_setting = table in get_cfg() and (table != first or not Path(first).exists())
+    return (None, list(words)) if not first or is_setting else (first, list(words[1:]))
 
 
 def _train(options: argparse.Namespace, command: str) -> None:
     from t2ireid_plugin.config import load_cfg
 
+    if options.eval_only:
+        _test(options, command)
+        return
     cfg = load_cfg(options.config_file, _settings(options))
-    _check(cfg, options.eval_only or cfg.test.evaluate)
-    from t2ireid_plugin.run import run_job
+    if cfg.test.evaluate:  # torchreid's key for --eval-only
+        _test(options, command)
+        return
+    _check(cfg, testing=False)
+    from t2ireid_plugin.run import run_training
 
-    run_job(cfg, command, eval_only=options.eval_only, resume=options.resume, pictures=options.visualize)
+    run_training(cfg, command, resume=options.resume, overwrite=options.overwrite, pictures=options.visualize)
+
+
+def _test(options: argparse.Namespace, command: str) -> None:
+    source, cfg, settings = _to_test(options, _settings(options))
+    from t2ireid_plugin.run import run_test
+
+    run_test(source, cfg, command, settings, pictures=options.visualize)
 
 
 def _check(cfg: Any, testing: bool) -> None:
@@ -169,18 +209,29 @@ def _check(cfg: Any, testing: bool) -> None:
     checks = importlib.import_module(f"t2ireid_plugin.{'engine' if texts else 'integrations.torchreid'}.checks")
     checks.check_config(cfg)
     checks.check_files(checks.for_testing(cfg) if testing and texts else cfg)
-    if texts:
+    if texts and not testing:
         checks.check_losses(cfg)
 
 
 def _probe(options: argparse.Namespace, command: str) -> None:
-    from t2ireid_plugin.config import load_cfg
-
-    cfg = load_cfg(options.config_file, options.opts)
-    _check(cfg, testing=True)
+    source, cfg, settings = _to_test(options, options.opts)
     from t2ireid_plugin.probing.run import run_probes
 
-    run_probes(cfg, command)
+    run_probes(source, cfg, command, settings)
+
+
+def _to_test(options: argparse.Namespace, words: Sequence[str]) -> tuple[str | None, Any, list[str]]:
+    """The run to test, the configuration unless it is the run's own, and the settings typed by the user."""
+    from t2ireid_plugin.config import load_cfg
+
+    source, settings = _split_run(words)
+    if source is not None and not Path(source).exists():
+        raise ConfigError(f"no run or checkpoint at '{source}'")
+    if source is not None and options.config_file is None:
+        return source, None, settings
+    cfg = load_cfg(options.config_file, settings)
+    _check(cfg, testing=True)
+    return source, cfg, settings
 
 
 def add_ablate_options(parser: argparse.ArgumentParser) -> None:

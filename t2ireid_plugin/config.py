@@ -14,6 +14,7 @@ and ImageNet's for torchreid's models, as there, and the encoder's for ours.
 from __future__ import annotations
 
 import difflib
+import functools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -202,7 +203,7 @@ def load_cfg(config_file: str | Path | None = None, opts: Sequence[str] = ()) ->
             the wrong type, or a key without a value.
     """
     updates = _read_yaml(Path(config_file), ()) if config_file else []
-    updates += [(pair, "command line") for pair in _pairs(opts)]
+    updates += [(pair, "command line") for pair in pairs(opts)]
     cfg = _merged(updates)
     return _merged([(_IMAGE_ONLY_DEFAULTS, "defaults"), *updates]) if image_only(cfg) else cfg
 
@@ -234,7 +235,7 @@ def require_texts(cfg: CfgNode, command: str) -> None:
 
 def changed_keys(cfg: CfgNode) -> dict[str, Any]:
     """The settings that differ from the defaults of `get_cfg`, by full name; an open table counts as one setting."""
-    return {name: value for name, value in _settings(cfg) if value != _DEFAULT_SETTINGS[name]}
+    return {name: value for name, value in settings(cfg) if value != _DEFAULT_SETTINGS[name]}
 
 
 def merge(cfg: CfgNode, updates: Mapping[str, Any], source: str, prefix: str = "") -> None:
@@ -279,6 +280,19 @@ def dump(cfg: CfgNode) -> str:
     return yaml.safe_dump(to_dict(cfg), sort_keys=False, allow_unicode=True)
 
 
+def get_setting(cfg: CfgNode, name: str) -> Any:
+    """The value of a setting by its full name, such as ``train.lr``; an open table as a dictionary."""
+    value = functools.reduce(CfgNode.__getitem__, name.split("."), cfg)
+    return to_dict(value) if isinstance(value, CfgNode) else value
+
+
+def set_setting(cfg: CfgNode, name: str, value: Any) -> None:
+    """Sets a setting by its full name; an open table is replaced as a whole."""
+    *tables, key = name.split(".")
+    table = functools.reduce(CfgNode.__getitem__, tables, cfg)
+    table[key] = CfgNode(value, new_allowed=True) if isinstance(value, Mapping) else value
+
+
 def _read_yaml(file: Path, children: tuple[Path, ...]) -> list[tuple[dict[str, Any], str]]:
     """The settings of a YAML file after those of its bases, each with its file's name.
 
@@ -307,7 +321,7 @@ def _read_yaml(file: Path, children: tuple[Path, ...]) -> list[tuple[dict[str, A
     return [*bases, (content, str(file))]
 
 
-def _pairs(opts: Sequence[str]) -> Iterator[dict[str, Any]]:
+def pairs(opts: Sequence[str]) -> Iterator[dict[str, Any]]:
     """Splits ``KEY VALUE`` and ``KEY=VALUE``, in any mixture; yields each as nested tables."""
     words = iter(opts)
     for word in words:
@@ -358,17 +372,17 @@ def _check_type(value: Any, kind: type, where: str) -> Any:
     return value
 
 
-def _settings(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def settings(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Each setting by its full name, such as ``train.lr``; an open table counts as one setting."""
     for key, value in table.items():
         name = f"{prefix}{key}"
         if isinstance(value, Mapping) and name not in _OPEN_TABLES:
-            yield from _settings(value, f"{name}.")
+            yield from settings(value, f"{name}.")
         else:
             yield name, value
 
 
-_DEFAULT_SETTINGS = dict(_settings(_DEFAULTS))
+_DEFAULT_SETTINGS = dict(settings(_DEFAULTS))
 
 
 def _nearest(name: str) -> str:

@@ -6,7 +6,7 @@ import contextlib
 import logging
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +17,17 @@ from t2ireid_plugin.data.manager import explain_dead_workers
 from t2ireid_plugin.engine import checks as text_checks
 from t2ireid_plugin.engine import train as text_train
 from t2ireid_plugin.engine.evaluation import describe_undecided
+from t2ireid_plugin.engine.record import open_run
 from t2ireid_plugin.engine.train import Outcome
-from t2ireid_plugin.engine.training_state import make_folder, newest_checkpoint, save_json, weights_to_test
-from t2ireid_plugin.errors import ConfigError
+from t2ireid_plugin.engine.training_state import RESULTS, make_folder, prepare_folder, results_of_finished, save_json
+from t2ireid_plugin.errors import ConfigError, short_repr
 from t2ireid_plugin.evaluation.metrics import format_table
 from t2ireid_plugin.evaluation.protocols import OFFICIAL
 from t2ireid_plugin.evaluation.query_records import records_path, save_records
 from t2ireid_plugin.evaluation.result import Metrics
 from t2ireid_plugin.integrations.torchreid import checks as image_checks
 from t2ireid_plugin.integrations.torchreid import train as image_train
+from t2ireid_plugin.modeling.checkpoint import Checkpoint
 from t2ireid_plugin.synthetic.folder import is_drawn
 from t2ireid_plugin.utils.atomic_io import atomic_write_text, explain_write_errors
 from t2ireid_plugin.utils.distributed import broadcast_object, is_main_process, process_group
@@ -37,60 +39,122 @@ from t2ireid_plugin.visualization.ranked_lists import evenly_spaced, ranked_list
 from t2ireid_plugin.visualization.report import Run
 from t2ireid_plugin.visualization.visualize import Target, visualize
 
+logger = logging.getLogger(__name__)
 
-def run_job(
-    cfg: CfgNode, command: str, eval_only: bool = False, resume: bool = False, pictures: bool = False
+
+def run_training(
+    cfg: CfgNode, command: str, resume: bool = False, overwrite: bool = False, pictures: bool = False
 ) -> dict[str, dict[str, Metrics]]:
-    """Trains and tests, or with ``eval_only`` only tests; returns metrics by target and protocol.
+    """Trains, chooses a checkpoint on val and tests it; returns metrics by target and protocol.
 
-    Writes to ``data.save_dir``: ``config.yaml``, ``env.txt``, ``train.log`` (``test.log``), ``metrics.jsonl``,
-    TensorBoard events, ``last.pth``, ``last.prev.pth``, ``best.pth``, ``results.json``, ``queries_<target>.npz``,
-    ``ranked_<target>.png`` and with ``pictures`` ``visualize_<target>/``.
+    Writes to ``data.save_dir``: ``config.yaml``, ``env.txt``, ``train.log``, ``metrics.jsonl``, TensorBoard events,
+    ``last.pth``, ``last.prev.pth``, ``best.pth``, ``results.json``, ``queries_<target>.npz``, ``ranked_<target>.png``
+    and with ``pictures`` ``visualize_<target>/``.
 
     Args:
         cfg: the configuration, of a training on images with texts or on images alone.
         command: typed by the user; stored in ``results.json``.
-        eval_only: test ``model.load_weights``, or else ``best.pth`` of the run's folder.
         resume: continue from the newest intact checkpoint of the run's folder, if there is one.
+        overwrite: replace a run in the folder.
         pictures: draw rankings and attention, see `visualize`; not for images alone.
+
+    Raises:
+        T2IReIDError: for every problem that the user can fix; a folder that holds a run, for example.
+    """
+    checks, training = _kind(cfg)
+    with process_group(cfg.use_gpu), explain_dead_workers():
+        checks.check_config(cfg)
+        text_checks.check_shares(cfg)
+        _check_pictures(cfg, pictures)
+        checks.check_files(cfg)
+        if not image_only(cfg):
+            text_checks.check_losses(cfg)
+        folder = Path(cfg.data.save_dir)
+        with _opened(folder):
+            last = finished = None
+            if is_main_process():
+                last = prepare_folder(folder, cfg.model.resume, resume, overwrite)
+                finished = last and results_of_finished(folder, last, cfg.train.max_epoch)
+            last, finished = broadcast_object((last, finished))
+            if finished:
+                print(f"The run in '{folder}' is finished; its results are in '{folder / RESULTS}'")
+                return finished["metrics"]
+            weights = Checkpoint.read(cfg.model.load_weights) if cfg.model.load_weights and last is None else None
+            with _recorded(cfg, folder, "train.log", append=last is not None):
+                return _finish(cfg, folder, command, pictures, lambda: training.train(cfg, folder, weights, last))
+
+
+def run_test(
+    source: str | Path | None, cfg: CfgNode | None, command: str, typed: Sequence[str] = (), pictures: bool = False
+) -> dict[str, dict[str, Metrics]]:
+    """Tests a checkpoint; returns metrics by target and protocol.
+
+    Writes to ``test/<targets>`` in the run's folder, or in ``data.save_dir`` of ``cfg``: ``config.yaml``, ``env.txt``,
+    ``test.log``, ``results.json``, ``queries_<target>.npz``, ``ranked_<target>.png`` and with ``pictures``
+    ``visualize_<target>/``.
+
+    Args:
+        source: a run's folder or a checkpoint; None for the one that ``cfg`` names.
+        cfg: a configuration, which includes ``typed``; None for that of the run.
+        command: typed by the user; stored in ``results.json``.
+        typed: ``KEY VALUE`` from the command line, see `settings_to_test`.
+        pictures: as in `run_training`.
 
     Raises:
         T2IReIDError: for every problem that the user can fix.
     """
-    # The one decision between training on images with texts and torchreid's training on images alone.
-    checks, training = (image_checks, image_train) if image_only(cfg) else (text_checks, text_train)
+    cfg, checkpoint, changed = open_run(source, cfg, typed)
+    checks, training = _kind(cfg)
     with process_group(cfg.use_gpu), explain_dead_workers():
-        eval_only = eval_only or cfg.test.evaluate
         checks.check_config(cfg)
-        if not eval_only:
-            text_checks.check_shares(cfg)
-        if pictures and image_only(cfg):
-            raise ConfigError("--visualize needs texts; without texts use test.visrank True --eval-only")
-        folder = Path(cfg.data.save_dir)
-        weights = weights_to_test(cfg.model.load_weights, folder) if eval_only else cfg.model.load_weights
-        used = text_checks.for_testing(cfg) if eval_only and not image_only(cfg) else cfg
+        _check_pictures(cfg, pictures)
+        used = cfg if image_only(cfg) else text_checks.for_testing(cfg)
         checks.check_files(used)
-        if not image_only(cfg):
-            text_checks.check_losses(cfg)
-        with _opened(cfg, folder, "test.log" if eval_only else "train.log", append=resume or bool(cfg.model.resume)):
-            last = None
-            if not eval_only and is_main_process():
-                last = Path(cfg.model.resume) if cfg.model.resume else newest_checkpoint(folder) if resume else None
-            started = time.time()
-            outcome: Outcome = training.train_and_test(used, folder, weights, broadcast_object(last), eval_only)
-            if is_main_process():
-                about = {"command": command, "seed": cfg.train.seed, "versions": versions(), "revision": git_revision()}
-                _save_results(folder, outcome, {**about, "seconds": round(time.time() - started, 1)})
-                print(f"\n{format_table(outcome.metrics)}")
-                if undecided := describe_undecided(outcome.chosen):
-                    print(undecided)
-                _draw_results(cfg, folder, outcome, about, pictures)  # last, when all numbers are saved
-                print(f"\nResults, log and pictures are in '{folder}'")
-            return outcome.metrics
+        folder = Path(cfg.data.save_dir) / "test" / "+".join(cfg.data.targets)
+        with _opened(folder), _recorded(cfg, folder, "test.log", append=False):
+            print(f"Testing '{checkpoint.path}'")
+            for name, values in changed.items():
+                trained, tested = short_repr(values["trained"]), short_repr(values["tested"])
+                logger.warning("%s: tested with %s, but trained with %s", name, tested, trained)
+            about = {"checkpoint": str(checkpoint.path), "changed": changed}
+            return _finish(cfg, folder, command, pictures, lambda: training.test(used, folder, checkpoint), about)
+
+
+def _kind(cfg: CfgNode) -> tuple[Any, Any]:
+    """The one decision between training on images with texts and torchreid's training on images alone."""
+    return (image_checks, image_train) if image_only(cfg) else (text_checks, text_train)
+
+
+def _check_pictures(cfg: CfgNode, pictures: bool) -> None:
+    if pictures and image_only(cfg):
+        raise ConfigError("--visualize needs texts; without texts use test.visrank True --eval-only")
+
+
+def _finish(
+    cfg: CfgNode,
+    folder: Path,
+    command: str,
+    pictures: bool,
+    run: Callable[[], Outcome],
+    more: Mapping[str, Any] | None = None,
+) -> dict[str, dict[str, Metrics]]:
+    """Runs, and saves and draws the results."""
+    started = time.time()
+    outcome = run()
+    if is_main_process():
+        about = {"command": command, "seed": cfg.train.seed, "versions": versions(), "revision": git_revision()}
+        seconds = round(time.time() - started, 1)
+        _save_results(folder, outcome, {**(more or {}), **about, "seconds": seconds})
+        print(f"\n{format_table(outcome.metrics)}")
+        if undecided := describe_undecided(outcome.chosen):
+            print(undecided)
+        _draw_results(cfg, folder, outcome, about, pictures)  # last, when all numbers are saved
+        print(f"\nResults, log and pictures are in '{folder}'")
+    return outcome.metrics
 
 
 @contextlib.contextmanager
-def _opened(cfg: CfgNode, folder: Path, log: str, append: bool) -> Iterator[None]:
+def _opened(folder: Path) -> Iterator[None]:
     """Within, the folder is locked and written to by the main process alone, and a signal to end stops the run."""
     if not is_main_process():
         logging.getLogger("t2ireid_plugin").addHandler(logging.NullHandler())
@@ -99,10 +163,19 @@ def _opened(cfg: CfgNode, folder: Path, log: str, append: bool) -> Iterator[None
         return
     make_folder(folder)
     with stop_on_signal(), explain_write_errors(folder, ConfigError), lock_folder(folder):
-        atomic_write_text(folder / "config.yaml", dump(cfg), ConfigError)
-        atomic_write_text(folder / "env.txt", describe_environment(), ConfigError)
-        with log_to(folder / log, append=append):
-            yield
+        yield
+
+
+@contextlib.contextmanager
+def _recorded(cfg: CfgNode, folder: Path, log: str, append: bool) -> Iterator[None]:
+    """Writes ``config.yaml`` and ``env.txt``; within, the console is copied to ``log``."""
+    if not is_main_process():
+        yield
+        return
+    atomic_write_text(folder / "config.yaml", dump(cfg), ConfigError)
+    atomic_write_text(folder / "env.txt", describe_environment(), ConfigError)
+    with log_to(folder / log, append=append):
+        yield
 
 
 def _save_results(folder: Path, outcome: Outcome, about: Mapping[str, Any]) -> None:
@@ -110,9 +183,9 @@ def _save_results(folder: Path, outcome: Outcome, about: Mapping[str, Any]) -> N
     for target in outcome.metrics:
         own = [result for result in outcome.results if result.target == target]
         if own:
-            save_records(records_path(folder, target), own)
-    numbers = {name: getattr(outcome, name) for name in ("metrics", "chosen", "datasets", "parameters")}
-    save_json({**numbers, **about}, folder / "results.json")
+            save_records(records_path(folder, target), own, outcome.weights)
+    numbers = {name: getattr(outcome, name) for name in ("metrics", "chosen", "weights", "datasets", "parameters")}
+    save_json({**numbers, **about}, folder / RESULTS)
 
 
 def _draw_results(cfg: CfgNode, folder: Path, outcome: Outcome, about: Mapping[str, Any], pictures: bool) -> None:

@@ -59,8 +59,9 @@ def test_help(capsys, words, parts):
 
 
 def test_files_in_the_examples_of_the_help_exist(capsys, repository):
-    with pytest.raises(SystemExit):
-        main(["train", "--help"])
+    for command in ("train", "test"):
+        with pytest.raises(SystemExit):
+            main([command, "--help"])
     files = re.findall(r"--config-file (\S+\.yaml)", capsys.readouterr().out)
     assert len(files) == 6
     for file in files:
@@ -126,7 +127,7 @@ def test_prepare_synthetic_refuses_impossible_numbers(tmp_path, refused, option,
         (["train.batch_size", "6"], "train.batch_size: 6 must be a multiple of sampler.num_instances 4"),
         (["model.vit_pretrained", "./gone"], "vit_pretrained: no folder './gone'; it should hold config.json"),
         (["data.root", "/nowhere"], "(looked for reid_raw.json); '/nowhere' does not exist. Put the dataset there"),
-        (["--eval-only"], "nothing to test: model.load_weights is empty and there is no"),
+        (["--eval-only"], "nothing to test: no checkpoint at"),
         (["--config-file", "gone.yaml"], "no configuration file 'gone.yaml' (No such file or directory)"),
     ],
 )
@@ -247,7 +248,7 @@ def test_a_bug_keeps_its_traceback(tiny_settings, tmp_path, monkeypatch):
     def broken(*_, **__):
         raise KeyError("a bug")
 
-    monkeypatch.setattr(job, "run_job", broken)
+    monkeypatch.setattr(job, "run_training", broken)
     with pytest.raises(KeyError, match="a bug"):
         main(["train", *tiny_settings(tmp_path)])
 
@@ -256,7 +257,7 @@ def test_an_interruption_ends_with_status_130(tiny_settings, tmp_path, monkeypat
     def interrupted(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(job, "run_job", interrupted)
+    monkeypatch.setattr(job, "run_training", interrupted)
     assert main(["train", *tiny_settings(tmp_path)]) == 130
     assert capsys.readouterr().err == "interrupted\n"
 

@@ -18,6 +18,7 @@ from states import changed, saved
 
 from t2ireid_plugin.cli import main
 from t2ireid_plugin.config import load_cfg, to_dict
+from t2ireid_plugin.modeling.encoders.tokenizer import tokenizer_from_json
 
 
 @pytest.fixture(scope="module")
@@ -152,10 +153,10 @@ def test_workers_kept_images_and_resume_without_a_checkpoint_change_nothing(tiny
 def test_eval_only_gives_the_same_metrics(tiny_settings, tiny_run, tmp_path):
     weights = tiny_run.folder / "best.pth"
     assert main(["train", "--eval-only", *tiny_settings(tmp_path, full=True), "model.load_weights", str(weights)]) == 0
-    assert numbers(tmp_path) == numbers(tiny_run.folder)
-    assert not (tmp_path / "train.log").exists()
-    assert f"Testing '{weights}'" in (tmp_path / "test.log").read_text()
-    assert not (tmp_path / "best.pth").exists()
+    folder = tmp_path / "test" / "cuhkpedes"
+    assert numbers(folder) == numbers(tiny_run.folder)
+    assert f"Testing '{weights}'" in (folder / "test.log").read_text()
+    assert [path.name for path in tmp_path.iterdir()] == ["test"]
 
 
 @pytest.fixture(scope="module")
@@ -177,8 +178,9 @@ def test_testing_needs_test_people_alone(tiny_settings, tiny_run, people_to_test
     assert main(["train", "--eval-only", *words, *weights, "test.bootstrap", "0"]) == 0
     metrics = {**tiny_run.results["metrics"]["cuhkpedes"]["t2i"]}
     metrics.pop("interval95")
-    assert results(tmp_path)["metrics"]["custom"]["t2i"] == metrics
-    assert results(tmp_path)["parameters"] == tiny_run.results["parameters"]
+    tested = results(tmp_path / "test" / "custom")
+    assert tested["metrics"]["custom"]["t2i"] == metrics
+    assert tested["parameters"] == tiny_run.results["parameters"]
     assert main(["train", *words]) == 2  # training needs its own splits
     assert "no images of the split 'train'" in capsys.readouterr().err or sources == "cuhkpedes"
 
@@ -198,7 +200,10 @@ def test_eval_only_tests_the_runs_best_checkpoint(tiny_settings, tiny_run, tmp_p
     shutil.copy(tiny_run.folder / "best.pth", tmp_path / "best.pth")
     words = tiny_settings(tmp_path, full=True, test__evaluator="torchreid", test__pictures=0)
     assert main(["train", "--eval-only", *words]) == 0
-    metrics, expected = numbers(tmp_path)[0]["cuhkpedes"]["t2i"], tiny_run.results["metrics"]["cuhkpedes"]["t2i"]
+    metrics, expected = (
+        numbers(tmp_path / "test" / "cuhkpedes")[0]["cuhkpedes"]["t2i"],
+        tiny_run.results["metrics"]["cuhkpedes"]["t2i"],
+    )
     assert metrics.pop("interval95") == expected["interval95"]
     assert metrics == pytest.approx({k: v for k, v in expected.items() if k != "interval95"}, abs=1e-6)
 
@@ -211,9 +216,13 @@ def test_resume_of_a_finished_run_only_tests(tiny_settings, light_run, tmp_path,
     assert numbers(tmp_path) == numbers(light_run)
 
 
-def test_resume_into_another_folder_chooses_again(tiny_settings, light_run, tmp_path):
-    words = tiny_settings(tmp_path, **LIGHT, train__max_epoch=2)
-    assert main(["train", *words, "model.resume", str(light_run / "last.pth")]) == 0
+def test_resume_into_another_folder_chooses_again(tiny_settings, tmp_path):
+    """The schedule of the run does not depend on its last epoch, so that it may train longer."""
+    run = tmp_path / "run"
+    endless = {**LIGHT, "train__lr_scheduler": "single_step"}
+    assert main(["train", *tiny_settings(run, **endless)]) == 0
+    words = tiny_settings(tmp_path, **endless, train__max_epoch=2)
+    assert main(["train", *words, "model.resume", str(run / "last.pth")]) == 0
     assert results(tmp_path)["chosen"]["epoch"] == 2
     assert saved(tmp_path, "best.pth")["epoch"] == 2
 
@@ -288,12 +297,13 @@ def test_the_full_configuration_trains_from_folders(repository, encoders, synthe
     assert re.search(r"^cuhkpedes +t2i +\d", printed, flags=re.MULTILINE)
     state = saved(tmp_path, "best.pth")
     # The frozen text encoder still has the folder's weights.
-    from transformers import BertModel
+    from transformers import BertModel, BertTokenizerFast
 
     bert = BertModel.from_pretrained(encoders.bert, add_pooling_layer=False)
     for name, value in bert.state_dict().items():
         assert torch.equal(state["state_dict"][f"text_encoder.{name}"], value), name
-    assert "tokenizer" not in state  # it belongs to the encoder's folder
+    vocabulary = tokenizer_from_json(state["tokenizer"]).get_vocab()
+    assert vocabulary == BertTokenizerFast.from_pretrained(encoders.bert).get_vocab()
 
 
 def test_another_dataset_in_the_same_format_trains(tiny_settings, new_cuhk, tmp_path):

@@ -89,6 +89,11 @@ class CaptionDataset(torchreid_data.ImageDataset):
         if "mode" in kwargs:
             self._check_not_empty()
 
+    def pids(self, split: str) -> list[int]:
+        """The identities of a split as annotated, sorted; training numbers them in this order."""
+        pids: list[int] = self._items(split).columns[:, PID].unique().tolist()
+        return pids
+
     def with_mode(self, mode: str, transform: TestTransform | None) -> CaptionDataset:
         """The same dataset as train, query or gallery items; nothing is read again.
 

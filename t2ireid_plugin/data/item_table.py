@@ -7,8 +7,11 @@ inherit memory (spawn) PyTorch passes tensors through shared memory.
 
 from __future__ import annotations
 
+import functools
+import hashlib
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
+from pathlib import PurePath
 from typing import Any, overload
 
 import numpy as np
@@ -118,6 +121,14 @@ class ItemTable(Sequence[Item]):
         """Number of distinct values in a column."""
         return len(self.columns[:, column].unique())
 
+    def digest(self) -> str:
+        """See `digest`; a text that is derived from its caption counts as such."""
+        text = functools.cache(self.texts.__getitem__)
+        return digest(
+            (text(row[PATH]), *row[PID:CAPTION], *(n if n <= NO_TEXT else text(n) for n in row[CAPTION:]))
+            for row in self.columns.tolist()
+        )
+
     def with_column(self, column: int, values: Tensor | int) -> ItemTable:
         """The same items with other values in one column."""
         columns = self.columns.clone()
@@ -132,6 +143,14 @@ class ItemTable(Sequence[Item]):
             own = moved[:, column] > NO_TEXT
             moved[own, column] += len(self.texts) - 1
         return ItemTable(self.texts + other.texts, torch.cat([self.columns, moved]))
+
+
+def digest(items: Iterable[Sequence[Any]]) -> str:
+    """A digest of items ``(path, …)`` in hexadecimal digits; of a path only the last two parts count."""
+    result = hashlib.blake2b(digest_size=8)
+    for path, *rest in items:
+        result.update(repr(("/".join(PurePath(path).parts[-2:]), *rest)).encode())
+    return result.hexdigest()
 
 
 def labels(items: Sequence[Any]) -> Sequence[Any]:

@@ -21,7 +21,6 @@ from t2ireid_plugin.data.item_table import CAPTION, CLOTH_TEXT, ID_TEXT, PATH, I
 from t2ireid_plugin.data.manager import CaptionDataManager
 from t2ireid_plugin.data.transforms import TestTransform, TrainTransform, swap_sides
 from t2ireid_plugin.engine.checks import (
-    BATCH_DIVISORS,
     check_batch,
     check_image_size,
     check_several_photos,
@@ -31,12 +30,15 @@ from t2ireid_plugin.engine.failures import BadImageCounter, NonFiniteGuard
 from t2ireid_plugin.engine.feature_cache import FeatureCache, default_folder
 from t2ireid_plugin.engine.memory import Precision, encode_in_parts, keep_block_inputs_only
 from t2ireid_plugin.engine.optim import WarmupCosine, build_adamw, build_ema
+from t2ireid_plugin.engine.record import check_held_out, record_data, record_settings
 from t2ireid_plugin.engine.text_image import TextImageEngine
 from t2ireid_plugin.errors import CheckpointError
 from t2ireid_plugin.losses import LossTerms
-from t2ireid_plugin.modeling.checkpoint import read_state_dict, read_vocabulary
+from t2ireid_plugin.modeling.checkpoint import Checkpoint, copy_state_dict
+from t2ireid_plugin.modeling.encoders.loading import IMAGE_KEY, TEXT_KEY
 from t2ireid_plugin.modeling.encoders.preprocess import Preprocess
-from t2ireid_plugin.modeling.encoders.tokenizer import learn_wordpiece, tokenizer_from_json, tokenizer_to_json
+from t2ireid_plugin.modeling.encoders.tokenizer import learn_wordpiece
+from t2ireid_plugin.modeling.stored import Stored, describe_model, read_stored
 from t2ireid_plugin.modeling.t2ireid import EMBED_DIM, T2IReIDModel
 from t2ireid_plugin.utils.distributed import is_main_process, rank, world_size
 
@@ -44,13 +46,12 @@ from t2ireid_plugin.utils.distributed import is_main_process, rank, world_size
 _TEXT_COLUMNS = {"caption": CAPTION, "identity": ID_TEXT, "clothing": CLOTH_TEXT}
 
 
-def build_run(cfg: CfgNode, weights: str | Path | None, for_training: bool = False) -> TextImageEngine:
+def build_run(cfg: CfgNode, weights: Checkpoint | None = None) -> TextImageEngine:
     """The engine of a run with its model and data, seeded.
 
     Args:
         cfg: a checked configuration; for testing one from `for_testing`.
-        weights: loaded into the model, if any.
-        for_training: also refuse losses that would always be 0 on these datasets.
+        weights: loaded into the model, if any. Image size and normalisation that ``cfg`` leaves open are theirs.
 
     Raises:
         T2IReIDError: for every problem that the user can fix.
@@ -58,24 +59,49 @@ def build_run(cfg: CfgNode, weights: str | Path | None, for_training: bool = Fal
     set_deterministic(cfg.train.deterministic)
     torchreid_utils.set_random_seed(cfg.train.seed)
     use_gpu = cfg.use_gpu and torch.cuda.is_available()
+    stored = read_stored(weights) if weights else Stored()
     datasets = build_datasets(cfg)
     sources = {name: datasets[name] for name in cfg.data.sources}
-    if for_training:
+    targets = {name: datasets[name] for name in [*cfg.data.targets, *val_targets(cfg)]}
+    num_classes = sum(dataset.num_train_pids for dataset in sources.values()) or _stored_classes(weights)
+    encoders = {}
+    if sources:
         check_several_photos(cfg.loss.terms, sources)
         if is_main_process():
-            targets = {name: datasets[name] for name in [*cfg.data.targets, *val_targets(cfg)]}
             warn_of_shared_images(list(sources.values()), targets)
-    num_classes = sum(dataset.num_train_pids for dataset in sources.values()) or _stored_classes(weights)
-    model = build_model(cfg, build_tokenizer(cfg, sources.values(), weights), num_classes)
-    read = [datasets[name].query for name in cfg.data.targets]
-    read += [dataset.train for dataset in sources.values()] if for_training else []
+    elif weights:
+        check_held_out(weights, datasets)
+        encoders = _stored_encoders(cfg, weights, stored)
+    tokenizer = stored.tokenizer if TEXT_KEY in encoders else build_tokenizer(cfg, sources.values(), stored)
+    model = build_model(cfg, tokenizer, num_classes, encoders)
+    read = [datasets[name].query for name in cfg.data.targets] + [dataset.train for dataset in sources.values()]
     model.text_cache.check([caption for items in read for caption in items.captions()])
-    preprocess = build_preprocess(cfg, model.preprocess, model.visual_encoder.config)
+    preprocess = build_preprocess(cfg, stored.preprocess or model.preprocess, model.visual_encoder.config)
     datamanager = build_datamanager(cfg, datasets, preprocess, use_gpu, model.text_cache.tokenizer.mask_token)
     if weights:
-        model.load_param(weights)
+        report = copy_state_dict(weights.state, model, weights.path)
+        if not sources:
+            report.require_complete(weights.path)
+    model.preprocess = preprocess
     print_parameters(cfg.model.name, model, use_gpu)
-    return build_engine(cfg, datamanager, model, preprocess, use_gpu)
+    return build_engine(cfg, datamanager, model, use_gpu)
+
+
+def _stored_classes(weights: Checkpoint | None) -> int:
+    """Number of identities of the classifier in ``weights``; 1 without one, as testing does not use it."""
+    state = weights.state if weights else {}
+    return next((len(tensor) for name, tensor in state.items() if name.endswith("id_classifier.weight")), 1)
+
+
+def _stored_encoders(cfg: CfgNode, weights: Checkpoint, stored: Stored) -> dict[str, Any]:
+    """Encoders as the checkpoint describes them, except those that ``cfg`` takes from another folder."""
+    trained = weights.content.get("config", {}).get("model", {})
+    return {
+        key: stored.net_config[key]
+        for key in (IMAGE_KEY, TEXT_KEY)
+        if key in stored.net_config and cfg.model[key] == trained.get(key, cfg.model[key])
+        if key == IMAGE_KEY or stored.tokenizer is not None
+    }
 
 
 def set_deterministic(enabled: bool) -> None:
@@ -118,8 +144,20 @@ def build_datasets(cfg: CfgNode) -> dict[str, CaptionDataset]:
     return {name: datasets[name] for name in names}
 
 
-def build_model(cfg: CfgNode, tokenizer: PreTrainedTokenizerBase | None, num_classes: int) -> T2IReIDModel:
-    """The model that ``cfg.model`` describes; ``tokenizer`` is for a text encoder with random weights."""
+def build_model(
+    cfg: CfgNode,
+    tokenizer: PreTrainedTokenizerBase | None,
+    num_classes: int,
+    encoders: Mapping[str, PretrainedConfig] | None = None,
+) -> T2IReIDModel:
+    """The model that ``cfg.model`` describes.
+
+    Args:
+        cfg: the configuration.
+        tokenizer: None for that of a pretrained text encoder.
+        num_classes: training identities.
+        encoders: configurations by `IMAGE_KEY` and `TEXT_KEY`, in place of those that ``cfg`` names.
+    """
     return T2IReIDModel(
         {
             "vit_pretrained": cfg.model.vit_pretrained or to_dict(cfg.model.vit_config),
@@ -130,29 +168,27 @@ def build_model(cfg: CfgNode, tokenizer: PreTrainedTokenizerBase | None, num_cla
             "freeze_text": cfg.model.freeze_text,
             "max_length": cfg.model.max_length,
             "tokenizer": tokenizer,
+            **(encoders or {}),
         }
     )
 
 
-def build_tokenizer(
-    cfg: CfgNode, sources: Iterable[CaptionDataset], weights: str | Path | None = None
-) -> PreTrainedTokenizerBase | None:
+def build_tokenizer(cfg: CfgNode, sources: Iterable[CaptionDataset], stored: Stored) -> PreTrainedTokenizerBase | None:
     """The tokenizer of a text encoder with random weights; None for a pretrained one, which has its own.
 
-    It is read from the checkpoint ``weights``, or else learned from the training texts of ``sources``.
+    It is that of a checkpoint, or else learned from the training texts of ``sources``.
 
     Raises:
         CheckpointError: when there is neither.
     """
     if cfg.model.bert_base_path:
         return None
-    stored = read_vocabulary(weights) if weights else None
-    if stored is not None:
-        return tokenizer_from_json(stored)
-    texts = set().union(*(dataset.train.all_texts() for dataset in sources))
+    if stored.tokenizer is not None:
+        return stored.tokenizer
+    texts: set[str] = set().union(*(dataset.train.all_texts() for dataset in sources))
     if not texts:
         raise CheckpointError(
-            f"'{weights}' has no vocabulary, and model.bert_base_path names no text encoder; use best.pth"
+            f"'{cfg.model.load_weights}' has no vocabulary and model.bert_base_path is empty; use a run's best.pth"
         )
     return learn_wordpiece(texts, cfg.model.bert_config.get("vocab_size", 2000))
 
@@ -225,9 +261,7 @@ def sampler_options(cfg: CfgNode) -> dict[str, Any]:
     return {name: cfg.sampler[name] for name in ("train_sampler", "num_instances", "num_cams", "num_datasets")}
 
 
-def build_engine(
-    cfg: CfgNode, datamanager: Any, model: T2IReIDModel, preprocess: Preprocess, use_gpu: bool
-) -> TextImageEngine:
+def build_engine(cfg: CfgNode, datamanager: CaptionDataManager, model: T2IReIDModel, use_gpu: bool) -> TextImageEngine:
     """Losses, optimizer, schedule and engine for a model and its data."""
     device = torch.device("cuda" if use_gpu else "cpu")
     model.to(device)
@@ -252,10 +286,13 @@ def build_engine(
         bias_lr_mult=cfg.train.bias_lr_mult,
         layer_decay=cfg.train.layer_decay,
     )
-    train = datamanager.train_loader.dataset.train if datamanager.train_loader else None
-    extra_state: dict[str, Any] = {"preprocess": stored_preprocess(preprocess)}
-    if not cfg.model.bert_base_path:
-        extra_state["tokenizer"] = tokenizer_to_json(model.text_cache.tokenizer)
+    settings = record_settings(cfg, model.preprocess)
+    data = record_data(datamanager.datasets, datamanager.sources, val_targets(cfg))
+    encoders = {IMAGE_KEY: model.visual_encoder.config, TEXT_KEY: model.text_encoder.config}
+    structure = {**settings["model"], "num_classes": model.id_classifier.out_features}
+    tokenizer = model.text_cache.tokenizer
+    described = describe_model(model.preprocess, tokenizer, encoders, structure, data.pop("classes"))
+    train_images = sum(datamanager.datasets[name].train.distinct(PATH) for name in datamanager.sources)
     engine = TextImageEngine(
         datamanager,
         model,
@@ -272,12 +309,12 @@ def build_engine(
         evaluator=cfg.test.evaluator,
         ranks=cfg.test.ranks,
         identity_weight=cfg.test.identity_weight,
-        sequence=_sequence(cfg, len(train or ())),
+        seed=cfg.train.seed,
+        record={"config": settings, **data, **described},
         non_finite=NonFiniteGuard(cfg.train.nonfinite_patience),
-        bad_images=BadImageCounter(train.distinct(PATH) if train else 0, cfg.data.bad_image_share),
+        bad_images=BadImageCounter(train_images, cfg.data.bad_image_share),
         save_minutes=cfg.train.save_minutes,
         save_steps=cfg.train.save_steps,
-        extra_state=extra_state,
     )
     # Last, because the moving average is a copy that does not need it.
     for encoder in [model.visual_encoder] + ([] if cfg.model.freeze_text else [model.text_encoder]):
@@ -334,12 +371,6 @@ def run_options(cfg: CfgNode, folder: Path) -> dict[str, Any]:
     }
 
 
-def stored_preprocess(preprocess: Preprocess) -> dict[str, Any]:
-    """``preprocess`` as checkpoints store it: plain values that the safe loader reads."""
-    height, width, mean, std = preprocess
-    return {"height": height, "width": width, "mean": list(mean), "std": list(std)}
-
-
 def count_parameters(model: torch.nn.Module) -> dict[str, int]:
     """Numbers of all parameters of a model and of those that are trained."""
     return {
@@ -352,19 +383,3 @@ def print_parameters(name: str, model: torch.nn.Module, use_gpu: bool) -> None:
     """Prints the model's size and device."""
     counts = count_parameters(model)
     print(f"{name}: {counts['all']:,} parameters, {counts['trained']:,} trained, on {'cuda' if use_gpu else 'cpu'}")
-
-
-def _stored_classes(weights: str | Path | None) -> int:
-    """Number of identities of the classifier in a file of weights; 1 without one, as testing does not use it."""
-    state = read_state_dict(weights) if weights else {}
-    return next((len(tensor) for name, tensor in state.items() if name.endswith("id_classifier.weight")), 1)
-
-
-def _sequence(cfg: CfgNode, captions: int) -> dict[str, Any]:
-    """Everything that determines the sequence of training batches, by configuration key."""
-    sampler = cfg.sampler.train_sampler
-    names = ["train.seed", "train.batch_size", "sampler.train_sampler", "data.sources", "data.transforms"]
-    names += ["data.height", "data.width", "data.val_share", "data.val_seed"]  # the last two: who is held out
-    names += [f"sampler.{BATCH_DIVISORS[sampler]}"] if sampler in BATCH_DIVISORS else []
-    tables = (name.split(".") for name in names)
-    return {**{f"{table}.{name}": cfg[table][name] for table, name in tables}, "training captions": captions}

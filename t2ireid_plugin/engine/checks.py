@@ -257,18 +257,22 @@ def _check_training(cfg: CfgNode) -> None:
 def check_files(cfg: CfgNode) -> None:
     """Refuses missing datasets, encoders and checkpoints, all in one message, and images that the encoder cannot read.
 
+    Testing (`for_testing`) takes the encoders from the checkpoint, or fails as it builds them.
+
     Raises:
         DataError, EncoderError, CheckpointError: for missing datasets, encoders and checkpoints, by the first of them.
         ConfigError: for a size that the encoder's patches do not divide.
     """
     names = [*cfg.data.sources, *cfg.data.targets, *val_targets(cfg)]
     benchmarks = dict.fromkeys(name.removesuffix(VAL_SUFFIX) for name in names)
-    encoders = [key for key in (IMAGE_KEY, TEXT_KEY) if cfg.model[key]]
+    encoders = [key for key in (IMAGE_KEY, TEXT_KEY) if cfg.model[key] and cfg.data.sources]
     raise_together(
         [functools.partial(find_annotation, cfg.data.root, BENCHMARKS[name]) for name in benchmarks]
         + [functools.partial(check_source, cfg.model[key], key) for key in encoders]
         + [functools.partial(check_weights, cfg)]
     )
+    if not cfg.data.sources:
+        return
     stored_config(cfg.model.bert_base_path or to_dict(cfg.model.bert_config), TEXT_KEY)
     check_image_size(
         stored_config(cfg.model.vit_pretrained or to_dict(cfg.model.vit_config), IMAGE_KEY),

@@ -11,14 +11,15 @@ from typing import Any, cast
 import numpy as np
 
 from t2ireid_plugin.engine.loop import TrainingLoop
-from t2ireid_plugin.engine.training_state import BEST, check_intact, save_checkpoint
+from t2ireid_plugin.engine.record import check_same_training
+from t2ireid_plugin.engine.training_state import BEST, save_checkpoint
 from t2ireid_plugin.evaluation.bootstrap import FEW
 from t2ireid_plugin.evaluation.embeddings import embed_target
 from t2ireid_plugin.evaluation.metrics import evaluate_task, format_metrics, reranked_metrics, text_weight_scores
 from t2ireid_plugin.evaluation.protocols import IMAGE_QUERY_PROTOCOLS, OFFICIAL, PROTOCOLS, SUM, with_baselines
 from t2ireid_plugin.evaluation.query_records import query_keys
 from t2ireid_plugin.evaluation.result import Metrics, RetrievalResult
-from t2ireid_plugin.modeling.checkpoint import read_checkpoint
+from t2ireid_plugin.modeling.checkpoint import Checkpoint
 from t2ireid_plugin.modeling.t2ireid import T2IReIDModel
 from t2ireid_plugin.utils.distributed import broadcast_object, broadcast_weights, is_main_process
 from t2ireid_plugin.utils.signals import check_stop, defer_signals
@@ -73,9 +74,10 @@ class RetrievalEvaluation(TrainingLoop):
             if scores >= best:
                 score = scores[0] if scores else 0.0
                 with defer_signals():
+                    content = self.weights(self.tested_model, epoch)
                     self.best = {"epoch": epoch, "score": score, "val": val, "tied": tied}
-                    self.best["text_weight"] = _best_text_weight(val)
-                    save_checkpoint(self.weights(self.tested_model, epoch), folder / BEST)
+                    self.best |= {"text_weight": _best_text_weight(val), "weights": content["digest"]}
+                    save_checkpoint({**content, "best": self.best}, folder / BEST)
         self.best = broadcast_object(self.best)
 
     def load_chosen(self, path: str | Path) -> None:
@@ -85,13 +87,14 @@ class RetrievalEvaluation(TrainingLoop):
             CheckpointError: when the file is missing or damaged.
         """
         if is_main_process():
-            check_intact(path)
-            state = read_checkpoint(path)
-            chosen = self.best["epoch"]
-            if state["epoch"] != chosen:
+            checkpoint = Checkpoint.read(path)
+            check_same_training(checkpoint, self.record)
+            state = checkpoint.content
+            if state["digest"] != self.best["weights"]:
                 # Saved by a run that was then killed; the repeated epoch had another score, as it may on a GPU. These
                 # weights are the only ones left, so their score counts.
-                logger.warning("'%s' is of epoch %d, which is used instead of epoch %d", path, state["epoch"], chosen)
+                epochs = state["epoch"], self.best["epoch"]
+                logger.warning("'%s' is of epoch %d, which is used, not epoch %d", path, *epochs)
                 self.best = state["best"]
             self.model.load_state_dict(state["state_dict"])
         self.best = broadcast_object(self.best)

@@ -17,9 +17,11 @@ from t2ireid_plugin.data.sampling import derive_seed, seed_all
 from t2ireid_plugin.engine.failures import BadImageCounter, explain_compiler_errors
 from t2ireid_plugin.engine.memory import Precision
 from t2ireid_plugin.engine.optim import load_states
+from t2ireid_plugin.engine.record import check_same_training
 from t2ireid_plugin.engine.training_state import LAST, PREVIOUS, load_training_state, save_checkpoint
 from t2ireid_plugin.errors import CheckpointError
 from t2ireid_plugin.losses import LossTerms
+from t2ireid_plugin.modeling.checkpoint import weights_digest
 from t2ireid_plugin.modeling.t2ireid import T2IReIDModel
 from t2ireid_plugin.utils.distributed import all_gather_list, is_main_process, rank, world_size
 from t2ireid_plugin.utils.logging import MetricsLog
@@ -45,12 +47,11 @@ class TrainingLoop(torchreid_engine.Engine):
         use_gpu: move batches to CUDA.
         precision: of the forward pass.
         ema: moving average of the model, see `build_ema`.
-        sequence: everything that determines the sequence of batches, by configuration key, including ``train.seed``;
-            a checkpoint of another sequence is refused.
+        seed: of all randomness, ``train.seed``.
+        record: of the run, part of its checkpoints, see `engine.record`; a checkpoint of another training is refused.
         bad_images: counts replaced training images.
         save_minutes: save this often within an epoch; 0 saves after each epoch only.
         save_steps: save after this many steps; 0 saves after each epoch only.
-        extra_state: further content of checkpoints, such as preprocessing.
     """
 
     def __init__(
@@ -64,20 +65,19 @@ class TrainingLoop(torchreid_engine.Engine):
         use_gpu: bool,
         precision: Precision,
         ema: AveragedModel | None,
-        sequence: dict[str, Any],
+        seed: int,
+        record: dict[str, Any],
         bad_images: BadImageCounter,
         save_minutes: float,
         save_steps: int,
-        extra_state: dict[str, Any],
     ) -> None:
         super().__init__(datamanager, use_gpu)
         self.model, self.losses = model, losses
         self.optimizer, self.scheduler = optimizer, scheduler
         self.register_model("model", model, optimizer, scheduler)
         self.precision, self.ema = precision, ema
-        self.sequence, self.bad_images = sequence, bad_images
+        self.seed, self.record, self.bad_images = seed, record, bad_images
         self.save_minutes, self.save_steps = save_minutes, save_steps
-        self.extra_state = extra_state
         self.writer: SummaryWriter | None = None
         self.metrics_log: MetricsLog | None = None
         self.position = (0, 0)  # epochs done, steps done of the next one
@@ -126,10 +126,8 @@ class TrainingLoop(torchreid_engine.Engine):
             self._saved_at = time.monotonic()
             if self._source is None:
                 self.position = (start_epoch, 0)
-            if not continues:  # shows at once whether the folder can be written to, and replaces an older run's state
-                self.save(keep_previous=False)
-                if is_main_process():
-                    (self._folder / PREVIOUS).unlink(missing_ok=True)
+            if not continues:  # shows at once whether the folder can be written to
+                self.save()
             self.epoch = max(0, self.position[0] - 1)  # of the final test, if no epoch is left
             for epoch in range(self.position[0] - (not self.evaluated), max_epoch):
                 self.epoch, done = epoch, epoch + 1
@@ -179,7 +177,7 @@ class TrainingLoop(torchreid_engine.Engine):
     def _step(self, step: int, data: dict[str, Any], meters: _Meters, print_freq: int) -> None:
         """Trains one batch, logs it and saves if it is time."""
         self.batch_idx = step
-        seed_all(derive_seed(self.sequence["train.seed"], self.epoch, step, _STEP, rank()))
+        seed_all(derive_seed(self.seed, self.epoch, step, _STEP, rank()))
         if "bad_image" in data:
             self.bad_images.record(all_gather_list(data["bad_image"]))
         meters.step_done(self.forward_backward(data))
@@ -216,7 +214,7 @@ class TrainingLoop(torchreid_engine.Engine):
         minutes = (time.monotonic() - self._saved_at) / 60
         return 0 < self.save_minutes <= minutes or (self.save_steps > 0 and self.steps % self.save_steps == 0)
 
-    def save(self, keep_previous: bool = True) -> None:
+    def save(self) -> None:
         """Writes ``last.pth`` for `resume`; the previous one stays as ``last.prev.pth``."""
         if not is_main_process():
             return
@@ -228,7 +226,7 @@ class TrainingLoop(torchreid_engine.Engine):
                 if self.evaluated:  # else the log's end is of an evaluation that will be repeated
                     self._log_size = self.metrics_log.size()
                 state = self._state()
-                save_checkpoint(state, self._folder / LAST, self._folder / PREVIOUS if keep_previous else None)
+                save_checkpoint(state, self._folder / LAST, self._folder / PREVIOUS)
                 self._saved, self._saved_at = now, time.monotonic()
 
     def _state(self) -> dict[str, Any]:
@@ -238,7 +236,6 @@ class TrainingLoop(torchreid_engine.Engine):
             "evaluated": self.evaluated,
             "steps": self.steps,
             "log": self._log_size,
-            "sequence": self.sequence,
             "bad_images": self.bad_images.problems,
             "ema": None if self.ema is None else self.ema.state_dict(),
             "losses": self.losses.state_dict(),
@@ -248,22 +245,19 @@ class TrainingLoop(torchreid_engine.Engine):
         }
 
     def weights(self, model: T2IReIDModel, epochs: int) -> dict[str, Any]:
-        """The content of a checkpoint for inference: weights after a number of epochs, and the preprocessing."""
-        return {"state_dict": model.state_dict(), "epoch": epochs, "best": self.best, **self.extra_state}
+        """The content of a checkpoint for inference: weights after a number of epochs, and the run's record."""
+        state = model.state_dict()
+        return {"state_dict": state, "digest": weights_digest(state), "epoch": epochs, "best": self.best, **self.record}
 
     def resume(self, path: str | Path) -> tuple[int, int]:
         """Restores a saved training state and returns its position.
 
         Raises:
-            CheckpointError: when the file is missing, damaged, of another model or of another sequence of batches.
+            CheckpointError: when the file is missing, damaged, or of another training, see `check_same_training`.
         """
-        state = load_training_state(path)
-        for key, value in self.sequence.items():
-            if state["sequence"].get(key) != value:
-                raise CheckpointError(
-                    f"'{path}' was trained with {key} {state['sequence'].get(key)}, now it is {value}, which gives "
-                    "other batches; keep the old value, or start from the weights alone with model.load_weights"
-                )
+        checkpoint = load_training_state(path)
+        check_same_training(checkpoint, self.record)
+        state = checkpoint.content
         self._load(state, path)
         self.position, self.evaluated = (state["epoch"], state["step"]), state["evaluated"]
         self.steps, self._log_size, self._source = state["steps"], state["log"], Path(path).resolve().parent
@@ -272,11 +266,6 @@ class TrainingLoop(torchreid_engine.Engine):
 
     def _load(self, state: dict[str, Any], path: str | Path) -> None:
         average = state.get("ema")
-        if (average is None) != (self.ema is None):
-            then, now = ("without", "above 0") if average is None else ("with", "0")
-            raise CheckpointError(
-                f"'{path}' was trained {then} a moving average, but train.ema_decay is {now}; keep it as it was"
-            )
         try:
             if self.ema is not None and average is not None:
                 self.ema.load_state_dict(average)

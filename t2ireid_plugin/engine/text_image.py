@@ -82,7 +82,7 @@ class TextImageEngine(RetrievalEvaluation):
         images, pids, photos, id_texts, cloth_texts = self.parse_data_for_train(data)
         buffers = self._copy_buffers() if self.non_finite.patience > 1 else {}
         time_in_epochs = self.epoch + (self.batch_idx + 1) / self.num_batches
-        seed = derive_seed(self.sequence["train.seed"], self.epoch, self.batch_idx, _LOSSES)
+        seed = derive_seed(self.seed, self.epoch, self.batch_idx, _LOSSES)
         self.optimizer.zero_grad()  # before the forward pass, which needs the memory
         total, values = self.training_step(images, id_texts, cloth_texts, (pids, photos), time_in_epochs, seed)
         summary = {"loss": float(total.detach()), **{name: float(value) for name, value in values.items()}}

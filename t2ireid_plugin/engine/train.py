@@ -1,4 +1,4 @@
-"""Training on images with texts: trains, chooses the checkpoint on val, and tests it."""
+"""Training and testing on images with texts."""
 
 from __future__ import annotations
 
@@ -14,60 +14,35 @@ from t2ireid_plugin.engine.training_state import BEST
 from t2ireid_plugin.errors import ConfigError
 from t2ireid_plugin.evaluation.metrics import metrics_by_target
 from t2ireid_plugin.evaluation.result import Metrics, RetrievalResult
-from t2ireid_plugin.modeling.checkpoint import read_checkpoint
+from t2ireid_plugin.modeling.checkpoint import Checkpoint, weights_digest
 from t2ireid_plugin.utils.distributed import broadcast_object
 
 
 class Outcome(NamedTuple):
-    """The outcome of a run; the first four are entries of ``results.json``."""
+    """The outcome of a run; the first five are entries of ``results.json``."""
 
     metrics: dict[str, dict[str, Metrics]]  # by target and protocol; empty except in the main process
     chosen: dict[str, Any]  # epoch, score and val metrics of the tested checkpoint
+    weights: str  # digest of the tested weights
     datasets: dict[str, dict[str, dict[str, int]]]  # counts by dataset and split
     parameters: dict[str, int]  # counts
     results: Sequence[RetrievalResult] = ()
     engine: TextImageEngine | None = None  # None for images without texts
 
 
-def train_and_test(
-    cfg: CfgNode, folder: Path, weights: str | Path | None, last: Path | None, eval_only: bool
-) -> Outcome:
-    """Trains and tests, or with ``eval_only`` only tests.
+def train(cfg: CfgNode, folder: Path, weights: Checkpoint | None, last: Path | None) -> Outcome:
+    """Trains, chooses the checkpoint on val and tests it.
 
     Args:
         cfg: a checked configuration.
         folder: of the run.
-        weights: to start from, or to test.
+        weights: to start from, if any.
         last: the checkpoint to resume, if any.
-        eval_only: only test.
 
     Raises:
         T2IReIDError: for every problem that the user can fix.
     """
-    engine = build_run(cfg, weights, for_training=not eval_only)
-    if eval_only:
-        print(f"Testing '{weights}'")
-        engine.best = read_checkpoint(str(weights)).get("best", {})
-    else:
-        _train(cfg, engine, folder, last)
-    results = engine.evaluate_protocols(
-        engine.test_targets, cfg.test.protocols, samples=cfg.test.bootstrap, rerank=cfg.test.rerank
-    )
-    return Outcome(
-        metrics=metrics_by_target(results),
-        chosen=engine.best,
-        datasets={
-            dataset.spec.name: {split: counts._asdict() for split, counts in dataset.counts.items()}
-            for dataset in engine.datamanager.datasets.values()
-        },
-        parameters=count_parameters(engine.model),
-        results=results,
-        engine=engine,
-    )
-
-
-def _train(cfg: CfgNode, engine: TextImageEngine, folder: Path, last: Path | None) -> None:
-    """Trains from the start or from ``last``, and loads the chosen weights."""
+    engine = build_run(cfg, weights)
     best = folder / BEST
     epochs, steps = cfg.train.start_epoch, 0
     if last is not None:
@@ -83,3 +58,38 @@ def _train(cfg: CfgNode, engine: TextImageEngine, folder: Path, last: Path | Non
     chosen = "chosen on val" if engine.val_targets else "the last, as there is no val split"
     print(f"Testing epoch {engine.best['epoch']}, {chosen}")
     engine.load_chosen(best)
+    return _evaluate(cfg, engine)
+
+
+def test(cfg: CfgNode, folder: Path, checkpoint: Checkpoint) -> Outcome:
+    """Tests a checkpoint.
+
+    Args:
+        cfg: a checked configuration, from `for_testing`.
+        folder: of the test.
+        checkpoint: to test.
+
+    Raises:
+        T2IReIDError: for every problem that the user can fix.
+    """
+    engine = build_run(cfg, checkpoint)
+    engine.best = checkpoint.content.get("best", {})
+    return _evaluate(cfg, engine)
+
+
+def _evaluate(cfg: CfgNode, engine: TextImageEngine) -> Outcome:
+    results = engine.evaluate_protocols(
+        engine.test_targets, cfg.test.protocols, samples=cfg.test.bootstrap, rerank=cfg.test.rerank
+    )
+    return Outcome(
+        metrics=metrics_by_target(results),
+        chosen=engine.best,
+        weights=weights_digest(engine.model.state_dict()),
+        datasets={
+            dataset.spec.name: {split: counts._asdict() for split, counts in dataset.counts.items()}
+            for dataset in engine.datamanager.datasets.values()
+        },
+        parameters=count_parameters(engine.model),
+        results=results,
+        engine=engine,
+    )

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import os
-import struct
-import zipfile
-import zlib
+import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import torch
 
 from t2ireid_plugin.errors import CheckpointError, ConfigError
-from t2ireid_plugin.modeling.checkpoint import read_checkpoint
+from t2ireid_plugin.modeling.checkpoint import Checkpoint, append_digest, check_intact, read_checkpoint
 from t2ireid_plugin.utils.atomic_io import atomic_write, atomic_write_text
 from t2ireid_plugin.utils.text import first_line
 
@@ -24,10 +21,15 @@ logger = logging.getLogger(__name__)
 
 # The newest training state, the one before it, the name that a damaged newest one gets, and the chosen weights.
 LAST, PREVIOUS, DAMAGED, BEST = "last.pth", "last.prev.pth", "last.damaged.pth", "best.pth"
-_DIGEST = 16  # bytes, stored as twice as many hexadecimal digits
+RESULTS = "results.json"
+# Everything that a run, its tests and its probes write.
+_RUN_FILES = (
+    *(LAST, PREVIOUS, DAMAGED, BEST, RESULTS, "config.yaml", "env.txt", "train.log", "metrics.jsonl", "nonfinite.json"),
+    *("events.out.tfevents.*", "queries_*.npz", "ranked_*.png", "probes_*.json", "visualize_*", "test"),
+)
 # Entries of a training state, see `TrainingLoop.save`.
 _NEEDED = ["state_dict", "losses", "optimizer", "scheduler", "scaler", "epoch", "step", "steps", "evaluated"]
-_NEEDED += ["sequence", "log", "bad_images"]
+_NEEDED += ["config", "data", "held_out", "log", "bad_images"]
 
 
 def save_checkpoint(state: dict[str, Any], path: str | Path, keep: str | Path | None = None) -> None:
@@ -50,7 +52,7 @@ def save_checkpoint(state: dict[str, Any], path: str | Path, keep: str | Path | 
             if str(error).startswith("DataLoader worker"):  # a signal handler's error, about a dead data worker
                 raise
             raise OSError(_write_problem(draft) or first_line(error)) from error
-        _append_digest(draft)
+        append_digest(draft)
 
     atomic_write(Path(path), write, CheckpointError, previous)
 
@@ -65,55 +67,10 @@ def _write_problem(draft: Path) -> str | None:
     return None
 
 
-def _append_digest(file: Path) -> None:
-    """Adds a digest of all bytes of a zip archive as the archive's comment, which every reader skips."""
-    with open(file, "rb+") as stream:
-        stream.seek(-2, os.SEEK_END)  # length of the comment, 0 in PyTorch's archives
-        body = stream.tell()
-        stream.seek(0)
-        digest = _digest(stream, body)
-        stream.seek(body)
-        stream.write(len(digest).to_bytes(2, "little") + digest)
-
-
-def _digest(stream: BinaryIO, length: int) -> bytes:
-    """Digest of the next ``length`` bytes, in hexadecimal digits."""
-    digest = hashlib.blake2b(digest_size=_DIGEST)
-    while length > 0 and (part := stream.read(min(length, 2**20))):
-        digest.update(part)
-        length -= len(part)
-    return digest.hexdigest().encode()
-
-
 def save_json(content: Any, path: str | Path) -> None:
     """Writes ``content`` as JSON, atomically."""
     text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
     atomic_write_text(Path(path), text, CheckpointError)
-
-
-def check_intact(path: str | Path) -> None:
-    """Verifies a checkpoint by its digest, or by the checksums of its entries if it has none, as PyTorch writes.
-
-    PyTorch ignores the checksums that it writes: a flipped bit would be loaded as another weight.
-
-    Raises:
-        CheckpointError: when the file is missing or damaged.
-    """
-    file = Path(path)
-    if not file.is_file():
-        raise CheckpointError(f"no checkpoint at '{file}'")
-    try:
-        with zipfile.ZipFile(file) as archive:
-            digest = archive.comment
-            damaged = None if digest else archive.testzip()
-    except (zipfile.BadZipFile, zlib.error, struct.error, EOFError, OSError, ValueError, RuntimeError) as error:
-        raise CheckpointError(f"'{file}' is truncated or damaged ({error})") from error
-    if damaged is not None:
-        raise CheckpointError(f"'{file}' is damaged: the checksum of '{damaged}' in it is wrong")
-    if digest:
-        with open(file, "rb") as stream:
-            if digest != _digest(stream, file.stat().st_size - 2 - len(digest)):
-                raise CheckpointError(f"'{file}' is truncated or damaged: its bytes do not match its digest")
 
 
 def newest_checkpoint(folder: Path) -> Path | None:
@@ -143,16 +100,15 @@ def newest_checkpoint(folder: Path) -> Path | None:
     return last
 
 
-def load_training_state(path: str | Path) -> dict[str, Any]:
+def load_training_state(path: str | Path) -> Checkpoint:
     """Reads a training state.
 
     Raises:
         CheckpointError: when it is missing or damaged, or holds weights only.
     """
-    check_intact(path)
-    state = read_checkpoint(path)
-    check_resumable(state, _NEEDED, path)
-    return state
+    checkpoint = Checkpoint.read(path)
+    check_resumable(checkpoint.content, _NEEDED, path)
+    return checkpoint
 
 
 def check_resumable(state: Mapping[str, Any], needed: Iterable[str], path: str | Path) -> None:
@@ -169,18 +125,63 @@ def check_resumable(state: Mapping[str, Any], needed: Iterable[str], path: str |
         )
 
 
-def weights_to_test(load_weights: str, folder: Path) -> Path:
-    """The checkpoint to test: ``load_weights`` where set, else the run's best one.
+def checkpoint_to_test(source: str | Path | None, load_weights: str, folder: Path) -> Path:
+    """The checkpoint to test.
+
+    Args:
+        source: a run's folder, for its best one, or a checkpoint; None for the others.
+        load_weights: ``model.load_weights``, a checkpoint; else the best one of ``folder`` is tested.
+        folder: ``data.save_dir``.
 
     Raises:
-        ConfigError: when there is neither.
+        CheckpointError: when there is none.
     """
-    if load_weights:
-        return Path(load_weights)
-    best = folder / BEST
-    if not best.is_file():
-        raise ConfigError(f"nothing to test: model.load_weights is empty and there is no '{best}'")
-    return best
+    path = Path(source or load_weights or folder)
+    path = path / BEST if path.is_dir() or not (source or load_weights) else path
+    if not path.is_file():
+        where = "" if source or load_weights else "; name a run, or a file with model.load_weights"
+        raise CheckpointError(f"nothing to test: no checkpoint at '{path}'{where}")
+    return path
+
+
+def prepare_folder(folder: Path, resume: str, resume_newest: bool, overwrite: bool) -> Path | None:
+    """Decides whether a training starts or continues in a folder; returns the checkpoint to resume, if any.
+
+    Args:
+        folder: ``data.save_dir``.
+        resume: ``model.resume``, a checkpoint.
+        resume_newest: continue from the newest intact checkpoint in ``folder``, if there is one.
+        overwrite: first remove the files of a run in ``folder``.
+
+    Raises:
+        ConfigError: when the folder holds a run that is not the one to resume.
+        CheckpointError: when all checkpoints to resume are damaged.
+    """
+    last = Path(resume) if resume else newest_checkpoint(folder) if resume_newest else None
+    if last is not None and last.resolve().parent == folder.resolve():
+        return last
+    if overwrite:
+        for pattern in _RUN_FILES:
+            for path in folder.glob(pattern):
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+    elif any((folder / name).exists() for name in (LAST, PREVIOUS, BEST, RESULTS)):
+        resumable = "" if resume or resume_newest else "--resume continues it, "
+        raise ConfigError(
+            f"'{folder}' holds a run; {resumable}--overwrite starts again, or choose another data.save_dir"
+        )
+    return last
+
+
+def results_of_finished(folder: Path, last: Path, max_epoch: int) -> dict[str, Any] | None:
+    """``results.json`` of a run that has trained ``max_epoch`` epochs and was tested; None if it is not finished."""
+    file = folder / RESULTS
+    if not file.is_file() or last.parent.resolve() != folder.resolve():
+        return None
+    state = read_checkpoint(last)
+    results: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    done = state["epoch"] >= max_epoch and state.get("evaluated", True)
+    chosen = state.get("best", {}).get("weights", state.get("digest"))  # the last weights of an image-only run
+    return results if done and results.get("weights") == chosen else None
 
 
 def make_folder(folder: Path, name: str = "data.save_dir") -> None:

@@ -51,8 +51,13 @@ def records_path(folder: str | Path, target: str) -> Path:
     return Path(folder) / f"queries_{target}.npz"
 
 
-def save_records(path: str | Path, results: Sequence[RetrievalResult]) -> None:
+def save_records(path: str | Path, results: Sequence[RetrievalResult], weights: str = "") -> None:
     """Writes the figures of the queries of one target under each protocol; equal results give equal bytes.
+
+    Args:
+        path: the file.
+        results: of one target.
+        weights: digest of the weights that gave them.
 
     Raises:
         DataError: when the file cannot be written; an existing file is then unchanged.
@@ -60,6 +65,7 @@ def save_records(path: str | Path, results: Sequence[RetrievalResult]) -> None:
     content: dict[str, Any] = {
         "format": np.array(_FORMAT),
         "target": np.array(results[0].target),
+        "weights": np.array(weights),
         "protocols": np.array([result.protocol for result in results], dtype=np.str_),
     }
     for number, result in enumerate(results):

@@ -1,14 +1,18 @@
-"""Reads weights safely and copies them into a model, with a report of what was loaded."""
+"""Reads weights safely, verifies their checksums and copies them into a model, with a report of what was loaded."""
 
 from __future__ import annotations
 
+import hashlib
 import logging
+import os
 import pickle
 import re
-import sys
+import struct
+import zipfile
+import zlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 import torch
@@ -16,8 +20,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from t2ireid_plugin.errors import CheckpointError
-from t2ireid_plugin.utils.safe_io import MAX_DATA_BYTES, open_file, read_bytes
+from t2ireid_plugin.errors import CheckpointError, printable
+from t2ireid_plugin.utils.safe_io import wrong_content
 from t2ireid_plugin.utils.text import first_line
 
 logger = logging.getLogger(__name__)
@@ -42,6 +46,11 @@ _SYNONYMS = {
 _LEVEL = re.compile(r"^(visual|text)_encoder\.((vision|text)_)?model\.")
 # FastReID has the network as one part of a larger one, under this name.
 _FASTREID_PREFIX = "backbone."
+# Levels that DistributedDataParallel, AveragedModel and torch.compile put around a model or a part of it.
+_WRAPPERS = re.compile(r"(?<![^.])(?:module|_orig_mod)\.")
+_DIGEST = 16  # bytes, written as twice as many hexadecimal digits
+# The only part that another dataset replaces, so the only one that weights for evaluation may lack.
+_CLASSIFIER = ("id_classifier.", "classifier.")
 # Parts of the Hugging Face encoders that the model does not use.
 _UNUSED = re.compile(r"^(visual|text)_encoder\.(.*\.)?(pooler\..*|position_ids)$")
 
@@ -59,18 +68,54 @@ class LoadReport(NamedTuple):
         lines = [f"{label} ({len(names)}): {', '.join(names)}" for label, names in problems.items()]
         return "; ".join([f"loaded {len(self.loaded)} tensors", *lines])
 
+    def require_complete(self, path: str | Path) -> None:
+        """Checks that the weights are the whole model's, as evaluating and exporting need; a classifier may differ.
+
+        Raises:
+            CheckpointError: naming the missing tensors and those of another shape.
+        """
+        wrong = [name for name in (*self.missing, *self.mismatched) if not name.startswith(_CLASSIFIER)]
+        if wrong:
+            raise CheckpointError(
+                f"'{path}' does not have all weights of this model; {len(wrong)} are missing or of another shape: "
+                f"{', '.join(wrong[:3])}{', …' * (len(wrong) > 3)}"
+            )
+
+
+class Checkpoint(NamedTuple):
+    """A checkpoint's file in memory; `modeling.stored` reads what it says about its model."""
+
+    path: Path
+    content: dict[str, Any]
+    state: dict[str, Tensor]  # the weights, see `extract_state_dict`
+
+    @classmethod
+    def read(cls, path: str | Path) -> Checkpoint:
+        """Reads and verifies a file.
+
+        Raises:
+            CheckpointError: as `read_checkpoint`, and when the file contains no tensors.
+        """
+        content = read_checkpoint(path)
+        return cls(Path(path), content, extract_state_dict(content, path))
+
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
     """Reads everything in a ``.pth`` or ``.safetensors`` file to the CPU without executing what it contains.
 
     Raises:
-        CheckpointError: when the file is missing, truncated, not a checkpoint, or contains more than data.
+        CheckpointError: when the file is missing, truncated, damaged (see `check_intact`), not a checkpoint, or
+            contains more than data.
     """
     file = Path(path)
     try:
-        open_file(file, sys.maxsize).close()
+        problem = wrong_content(file)
     except OSError as error:
         raise CheckpointError(f"no checkpoint at '{file}' ({error.strerror})") from error
+    if problem:
+        raise CheckpointError(f"'{file}' {problem}")
+    if zipfile.is_zipfile(file):
+        check_intact(file)
     try:
         if file.suffix == ".safetensors":
             return dict(load_file(file))
@@ -92,40 +137,84 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     return dict(content)
 
 
+def check_intact(path: str | Path) -> None:
+    """Verifies a ``.pth`` file by its digest, or by the checksums of its entries if it has none, as PyTorch writes.
+
+    PyTorch ignores the checksums that it writes: a flipped bit would be loaded as another weight.
+
+    Raises:
+        CheckpointError: when the file is missing or damaged.
+    """
+    file = Path(path)
+    if not file.is_file():
+        raise CheckpointError(f"no checkpoint at '{file}'")
+    try:
+        with zipfile.ZipFile(file) as archive:
+            digest = archive.comment
+            damaged = None if digest else archive.testzip()
+    except (zipfile.BadZipFile, zlib.error, struct.error, EOFError, OSError, ValueError, RuntimeError) as error:
+        raise CheckpointError(f"'{file}' is truncated or damaged ({error})") from error
+    if damaged is not None:
+        raise CheckpointError(f"'{file}' is damaged: the checksum of '{printable(damaged)}' in it is wrong")
+    if digest:
+        with open(file, "rb") as stream:
+            if digest != _digest(stream, file.stat().st_size - 2 - len(digest)):
+                raise CheckpointError(f"'{file}' is truncated or damaged: its bytes do not match its digest")
+
+
+def append_digest(file: Path) -> None:
+    """Adds a digest of all bytes of a zip archive as the archive's comment, which every reader skips."""
+    with open(file, "rb+") as stream:
+        stream.seek(-2, os.SEEK_END)  # length of the comment, 0 in PyTorch's archives
+        body = stream.tell()
+        stream.seek(0)
+        digest = _digest(stream, body)
+        stream.seek(body)
+        stream.write(len(digest).to_bytes(2, "little") + digest)
+
+
+def _digest(stream: BinaryIO, length: int) -> bytes:
+    """Digest of the next ``length`` bytes, in hexadecimal digits."""
+    digest = hashlib.blake2b(digest_size=_DIGEST)
+    while length > 0 and (part := stream.read(min(length, 2**20))):
+        digest.update(part)
+        length -= len(part)
+    return digest.hexdigest().encode()
+
+
+def weights_digest(state: Mapping[str, Tensor]) -> str:
+    """A digest of weights, in hexadecimal digits: equal for equal tensors under the names of any transformers version.
+
+    Checkpoints, results, records of queries and exported models name it, so that figures belong to weights.
+    """
+    digest = hashlib.blake2b(digest_size=_DIGEST)
+    for name, tensor in sorted((_common_name(name), tensor) for name, tensor in state.items()):
+        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
 def read_state_dict(path: str | Path) -> dict[str, Tensor]:
-    """The weights in a file: a bare state_dict, or one under ``state_dict`` or ``model``, without ``module.``.
+    """The weights in a file: a bare state_dict, or one under ``state_dict`` or ``model``.
+
+    The names are without ``module.`` and ``_orig_mod.``, which wrappers of models put in.
 
     Raises:
         CheckpointError: as `read_checkpoint`, and when the file contains no tensors.
     """
-    return extract_state_dict(read_checkpoint(path), path)
+    return Checkpoint.read(path).state
 
 
 def extract_state_dict(content: Mapping[str, Any], path: str | Path) -> dict[str, Tensor]:
     """As `read_state_dict`, from the ``content`` that `read_checkpoint` returned for the file ``path``."""
     weights = next((content[key] for key in ("state_dict", "model") if isinstance(content.get(key), Mapping)), content)
-    state = {str(k).removeprefix("module."): v for k, v in weights.items() if isinstance(v, Tensor)}
+    state = {_WRAPPERS.sub("", str(k)): v for k, v in weights.items() if isinstance(v, Tensor)}
     if not state:
-        raise CheckpointError(f"'{path}' contains no tensors, neither bare nor under 'state_dict' or 'model'")
+        keys = ", ".join(printable(str(key)) for key in list(weights)[:5])
+        raise CheckpointError(
+            f"'{path}' contains no tensors, neither bare nor under 'state_dict' or 'model'; it has {keys or 'nothing'}"
+        )
     return state
-
-
-def read_vocabulary(path: str | Path) -> str | None:
-    """The vocabulary learned with the weights in a file, as JSON; None if there is none.
-
-    A run's checkpoint contains it; an exported folder has it as ``tokenizer.json`` beside ``model.safetensors``.
-
-    Raises:
-        CheckpointError: as `read_checkpoint`.
-    """
-    file = Path(path)
-    if file.suffix != ".safetensors":
-        return read_checkpoint(file).get("tokenizer")
-    tokenizer = file.with_name("tokenizer.json")
-    try:
-        return read_bytes(tokenizer, MAX_DATA_BYTES).decode("utf-8") if tokenizer.exists() else None
-    except (OSError, UnicodeDecodeError) as error:
-        raise CheckpointError(f"cannot read '{tokenizer}' ({error})") from error
 
 
 def load_weights(path: str | Path, model: nn.Module) -> LoadReport:

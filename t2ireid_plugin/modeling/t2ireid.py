@@ -14,8 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from t2ireid_plugin.errors import ConfigError, EncoderError, InputError, check_keys
-from t2ireid_plugin.modeling.checkpoint import LoadReport, load_weights
+from t2ireid_plugin.errors import CheckpointError, ConfigError, EncoderError, InputError, check_keys
+from t2ireid_plugin.modeling.checkpoint import Checkpoint, LoadReport, copy_state_dict
 from t2ireid_plugin.modeling.encoders.families import (
     attends_padding,
     image_tokens,
@@ -39,6 +39,7 @@ from t2ireid_plugin.modeling.image_embedder import (
 )
 from t2ireid_plugin.modeling.masking import hide_words
 from t2ireid_plugin.modeling.settings import DEFAULT_FUSION, EMBED_DIM, check_fusion
+from t2ireid_plugin.modeling.stored import Stored, read_stored
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -111,6 +112,7 @@ class T2IReIDModel(nn.Module):
         config = _complete(net_config)
         self.freeze_text: bool = config["freeze_text"]
         self.load_report: LoadReport | None = None
+        self.classes: Sequence[str] = ()  # person of each class, ``DATASET:PID``, from a checkpoint
         # Set by the training loop to compute a frozen text encoder's features only once.
         self.text_features: TokenFeatureCache | None = None
         self._compiled_core: Callable[..., tuple[T2IReIDOutput, Tensor | None]] | None = None
@@ -350,15 +352,46 @@ class T2IReIDModel(nn.Module):
     def __getstate__(self) -> dict[str, Any]:
         return {**super().__getstate__(), "_compiled_core": None}  # copies and pickles have no compiled code
 
+    @classmethod
+    def from_checkpoint(cls, path: str | Path) -> T2IReIDModel:
+        """The model of a run's checkpoint or of an exported ``model.safetensors``, in eval mode, from that file alone.
+
+        Raises:
+            CheckpointError: when the file is missing, damaged or unsafe, does not describe its model, or lacks weights.
+        """
+        checkpoint = Checkpoint.read(path)
+        stored = read_stored(checkpoint)
+        if not stored.net_config or stored.tokenizer is None:
+            raise CheckpointError(
+                f"'{path}' does not describe its model, as a run's checkpoint does; build one, then load_param"
+            )
+        model = cls({**stored.net_config, "tokenizer": stored.tokenizer})
+        model._load(checkpoint, stored).require_complete(path)
+        return model.eval()
+
     def load_param(self, trained_path: str | Path) -> T2IReIDModel:
         """Loads weights from a file; `load_report` then lists what was loaded and what was not.
+
+        Takes over everything else that the file says about its model: ``preprocess``, the tokenizer, the number of
+        tokens per text, and the persons of the classes (``classes``).
 
         Raises:
             CheckpointError: when the file is missing, damaged, unsafe, or nothing in it fits.
         """
-        self.load_report = load_weights(trained_path, self)
+        checkpoint = Checkpoint.read(trained_path)
+        self._load(checkpoint, read_stored(checkpoint))
         logger.info("scale %.4f after loading '%s'", self.scale.item(), trained_path)
         return self
+
+    def _load(self, checkpoint: Checkpoint, stored: Stored) -> LoadReport:
+        self.load_report = copy_state_dict(checkpoint.state, self, checkpoint.path)
+        self.preprocess = stored.preprocess or self.preprocess
+        self.classes = stored.classes if len(stored.classes) == self.id_classifier.out_features else ()
+        own, length = self.text_cache, stored.net_config.get("max_length", self.text_cache.max_length)
+        tokenizer = stored.tokenizer or own.tokenizer
+        if len(tokenizer) <= self.text_encoder.config.vocab_size:  # else the text encoder is another one
+            self.text_cache = CachedTokenizer(tokenizer, length, attends_padding=own.attends_padding)
+        return self.load_report
 
     def _build_tokenizer(self, config: Mapping[str, Any]) -> CachedTokenizer:
         text_config = self.text_encoder.config

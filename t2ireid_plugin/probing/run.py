@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +16,11 @@ from t2ireid_plugin.config import require_texts
 from t2ireid_plugin.data.manager import explain_dead_workers
 from t2ireid_plugin.engine.build import build_run
 from t2ireid_plugin.engine.checks import check_config, check_files, for_testing
-from t2ireid_plugin.engine.training_state import make_folder, save_json, weights_to_test
+from t2ireid_plugin.engine.record import open_run
+from t2ireid_plugin.engine.training_state import make_folder, save_json
 from t2ireid_plugin.evaluation.embeddings import embed_target
 from t2ireid_plugin.evaluation.metrics import evaluate_task, format_table
+from t2ireid_plugin.modeling.checkpoint import weights_digest
 from t2ireid_plugin.modeling.t2ireid import T2IReIDModel
 from t2ireid_plugin.probing.cross_outfit import outfit_tasks
 from t2ireid_plugin.probing.probes import FOLDS, SAMPLES, C, format_probes, probe_attributes
@@ -31,23 +33,25 @@ Loaders = Mapping[str, DataLoader]  # query and gallery
 
 
 @explain_dead_workers()
-def run_probes(cfg: CfgNode, command: str) -> dict[str, dict[str, Any]]:
+def run_probes(
+    source: str | Path | None, cfg: CfgNode | None, command: str, typed: Sequence[str] = ()
+) -> dict[str, dict[str, Any]]:
     """Probes a run on its targets of drawn people; returns and writes ``probes_<target>.json``.
 
     Args:
-        cfg: the run's configuration. Weights are ``model.load_weights``, or else ``best.pth`` in ``data.save_dir``.
+        source, cfg, typed: see `open_run`.
         command: the command line, for the file.
 
     Raises:
         T2IReIDError: for every error that a user can fix.
     """
+    cfg, checkpoint, changed = open_run(source, cfg, typed)
     require_texts(cfg, "t2ireid probe")
     check_config(cfg)
-    folder = Path(cfg.data.save_dir)
-    weights = weights_to_test(cfg.model.load_weights, folder)
-    used = for_testing(cfg)
-    check_files(used)
-    engine = build_run(used, weights)
+    cfg = for_testing(cfg)
+    check_files(cfg)
+    folder, digest = Path(cfg.data.save_dir), weights_digest(checkpoint.state)
+    engine = build_run(cfg, checkpoint)
     engine.set_model_mode("eval")
     loaders = engine.test_loader
     truths = {
@@ -57,8 +61,9 @@ def run_probes(cfg: CfgNode, command: str) -> dict[str, dict[str, Any]]:
     make_folder(folder)
     results = {}
     for target, truth in truths.items():
-        about = {"target": target, "weights": str(weights), "data": cfg.data.root, "command": command}
+        about = {"target": target, "checkpoint": str(checkpoint.path), "weights": digest, "changed": changed}
         scores = _probe_target(cfg, engine.model, loaders[target], target, truth)
+        about |= {"data": cfg.data.root, "command": command}
         results[target] = {**about, "versions": versions(), "photos": len(truth.pids), **scores}
         save_json(results[target], probes_path(folder, target))
         print(f"\nResults: '{probes_path(folder, target)}'")

@@ -12,6 +12,7 @@ from t2ireid_plugin.evaluation.compare import compare
 from t2ireid_plugin.evaluation.metrics import format_table, metrics_by_target
 from t2ireid_plugin.evaluation.protocols import TEXT_WEIGHTS
 from t2ireid_plugin.evaluation.query_records import load_records, records_path
+from t2ireid_plugin.modeling.checkpoint import weights_digest
 
 
 def run_scripted(engine, folder, scores):
@@ -86,7 +87,10 @@ def test_without_val_there_is_nothing_to_distinguish(build, tmp_path):
     engine = build(data__val="[]", train__max_epoch=2)
     engine.train = lambda **_: None
     engine.run(save_dir=str(tmp_path), max_epoch=2, eval_freq=1)
-    assert engine.best == {"epoch": 2, "score": 0.0, "val": {}, "tied": [2], "text_weight": None}
+    weights = weights_digest(engine.model.state_dict())
+    assert engine.best == {
+        "epoch": 2, "score": 0.0, "val": {}, "tied": [2], "text_weight": None, "weights": weights
+    }  # fmt: skip
     assert describe_undecided(engine.best) == describe_undecided({}) == ""
 
 
@@ -99,7 +103,7 @@ def fused_test(tiny_run, tiny_settings, tmp_path_factory):
     folder = tmp_path_factory.mktemp("fused") / "log"
     words = tiny_settings(folder, test__bootstrap=100, model__load_weights=tiny_run.folder / "best.pth")
     assert main(["test", *words, "test.protocols", "[t2i, ti2i]"]) == 0
-    return folder
+    return folder / "test" / "cuhkpedes"
 
 
 def test_fused_queries_are_reported_beside_their_baselines(fused_test, tiny_run):

@@ -187,7 +187,7 @@ def test_weights_alone_cannot_be_resumed(tiny_run):
     with pytest.raises(CheckpointError) as error:
         load_training_state(tiny_run.folder / "best.pth")
     text = str(error.value)
-    assert "has no losses, optimizer, scheduler, scaler, step, steps, evaluated, sequence, log, bad_images, so" in text
+    assert "has no losses, optimizer, scheduler, scaler, step, steps, evaluated, log, bad_images, so" in text
     assert "model.load_weights" in text
 
 

@@ -97,7 +97,7 @@ def test_a_removed_folder_ends_the_run(repository, tiny_settings, tmp_path):
     assert errors.count("error: cannot write ") == 1, errors
     assert f"error: cannot write '{folder}/" in errors
     assert "No such file or directory" in errors
-    assert "run_job" not in errors
+    assert "run_training" not in errors
 
 
 @pytest.fixture
@@ -154,13 +154,14 @@ def test_an_error_with_a_file_name_in_bytes_is_explained(tmp_path):
 def test_files_that_cannot_grow_leave_the_old_ones(tiny_settings, tiny_run, tmp_path, capsys, limit):
     """A file size limit acts like a full disk: at the first file, or at the first checkpoint."""
     shutil.copytree(tiny_run.folder, tmp_path / "log")
-    before = saved(tmp_path / "log")
-    words = tiny_settings(tmp_path / "log", full=True, train__max_epoch=3)
+    (tmp_path / "log" / "last.pth").unlink()  # its second epoch is repeated
+    before = saved(tmp_path / "log", "last.prev.pth")
+    words = tiny_settings(tmp_path / "log", full=True)
     with largest_file(limit):
         assert main(["train", "--resume", *words]) == 2
     assert f"error: cannot write '{tmp_path / 'log'}" in capsys.readouterr().err
     for name in ("config.yaml", "env.txt"):
         assert len((tmp_path / "log" / name).read_text()) >= len((tiny_run.folder / name).read_text()) - 20
-    after = saved(tmp_path / "log")
-    assert (after["epoch"], after["steps"]) == (before["epoch"], before["steps"])
-    check_intact(tmp_path / "log" / "last.pth")
+    after = saved(tmp_path / "log", "last.prev.pth")
+    assert (after["epoch"], after["steps"]) == (before["epoch"], before["steps"]) == (1, 6)
+    check_intact(tmp_path / "log" / "last.prev.pth")

@@ -13,6 +13,8 @@ from t2ireid_plugin import register_model_variant
 from t2ireid_plugin.cli import main
 from t2ireid_plugin.config import load_cfg, to_dict
 from t2ireid_plugin.engine import build
+from t2ireid_plugin.modeling.checkpoint import Checkpoint
+from t2ireid_plugin.modeling.stored import read_stored
 
 TEXTS = ["A man in a red coat.", "A woman with long hair and a blue dress carries a bag."]
 
@@ -37,7 +39,7 @@ class Circle:
     def our_model(self, weights):
         """The model of `t2ireid test`."""
         cfg = load_cfg(self.run.folder / "config.yaml")
-        return build.build_model(cfg, build.build_tokenizer(cfg, (), self.start), 24).load_param(weights).eval()
+        return build.build_model(cfg, read_stored(Checkpoint.read(self.start)).tokenizer, 24).load_param(weights).eval()
 
     @torch.no_grad()
     def embed(self, model):
@@ -59,7 +61,8 @@ class Circle:
     def our_engine(self, weights, folder):
         """Evaluates with `t2ireid test`; the metrics are the run's."""
         assert main(["test", *self.run.words, "model.load_weights", str(weights), "data.save_dir", str(folder)]) == 0
-        metrics = json.loads((folder / "results.json").read_text())["metrics"]["cuhkpedes"]["t2i"]
+        results = json.loads((folder / "test" / "cuhkpedes" / "results.json").read_text())
+        metrics = results["metrics"]["cuhkpedes"]["t2i"]
         expected = self.run.results["metrics"]["cuhkpedes"]["t2i"]
         assert {name: metrics[name] for name in ("R@1", "mAP")} == {name: expected[name] for name in ("R@1", "mAP")}
         self.check(**vars(self.embed(self.our_model(weights))))

@@ -88,5 +88,5 @@ def test_data_and_runs_that_cannot_be_probed_are_refused(tiny_run, tiny_settings
     assert main(["probe", *words]) == 2
     assert "of the 8 people" in capsys.readouterr().err
     assert main(["probe", *tiny_settings(folder)]) == 2
-    assert "nothing to test: model.load_weights is empty" in capsys.readouterr().err
+    assert "nothing to test: no checkpoint at" in capsys.readouterr().err
     assert not list(tmp_path.rglob("*.json"))

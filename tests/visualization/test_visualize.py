@@ -16,6 +16,7 @@ from t2ireid_plugin.data.transforms import TestTransform
 from t2ireid_plugin.engine.build import build_run
 from t2ireid_plugin.errors import ConfigError
 from t2ireid_plugin.evaluation.protocols import IMAGE_QUERY_PROTOCOLS, PROTOCOLS
+from t2ireid_plugin.modeling.checkpoint import Checkpoint
 from t2ireid_plugin.synthetic.parts import drawn_photos, part_masks
 from t2ireid_plugin.utils import fonts
 from t2ireid_plugin.visualization.report import Run
@@ -31,7 +32,7 @@ def drawn(tiny_settings, tiny_run, tmp_path_factory):
     settings = {"model__load_weights": tiny_run.folder / "best.pth", "test__pictures": NUMBER, "test__bootstrap": 50}
     words = tiny_settings(folder, full=True, test__protocols=f"[{','.join(PROTOCOLS)}]", **settings)
     assert main(["test", "--visualize", *words]) == 0
-    return folder / "visualize_cuhkpedes"
+    return folder / "test" / "cuhkpedes" / "visualize_cuhkpedes"
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +45,7 @@ def rows(synthetic):
 def tested(tiny_settings, tiny_run, synthetic, tmp_path_factory):
     """The trained `model`, its `transform`, the `target` and `metrics` of t2i."""
     words = tiny_settings(tmp_path_factory.mktemp("tested"), full=True)
-    engine = build_run(load_cfg(words[1], words[2:]), tiny_run.folder / "best.pth")
+    engine = build_run(load_cfg(words[1], words[2:]), Checkpoint.read(tiny_run.folder / "best.pth"))
     results = engine.evaluate_protocols(["cuhkpedes"], ["t2i"])
     captions, images = (engine.test_loader["cuhkpedes"][side].dataset.data for side in ("query", "gallery"))
     target = Target("cuhkpedes", captions, images, results, drawn_root=synthetic.root)

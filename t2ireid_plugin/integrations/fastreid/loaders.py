@@ -26,8 +26,9 @@ from t2ireid_plugin.data.images import read_pixels
 from t2ireid_plugin.data.item_table import PID, ItemTable, labels
 from t2ireid_plugin.data.transforms import resize, swap_sides
 from t2ireid_plugin.integrations.fastreid.checks import check_schedule
-from t2ireid_plugin.modeling.checkpoint import read_vocabulary
-from t2ireid_plugin.modeling.encoders.tokenizer import learn_wordpiece, tokenizer_from_json
+from t2ireid_plugin.modeling.checkpoint import Checkpoint
+from t2ireid_plugin.modeling.encoders.tokenizer import learn_wordpiece
+from t2ireid_plugin.modeling.stored import read_stored
 
 
 class TextSet(Dataset):
@@ -109,9 +110,9 @@ def build_tokenizer(cfg: CfgNode) -> PreTrainedTokenizerBase | None:
     """
     if cfg.T2IREID.BERT_BASE_PATH:
         return None
-    stored = read_vocabulary(cfg.MODEL.WEIGHTS) if cfg.MODEL.WEIGHTS else None
+    stored = read_stored(Checkpoint.read(cfg.MODEL.WEIGHTS)).tokenizer if cfg.MODEL.WEIGHTS else None
     if stored is not None:
-        return tokenizer_from_json(stored)
+        return stored
     texts = set().union(*(_build(cfg, name, "train").train.all_texts() for name in cfg.DATASETS.NAMES))
     return learn_wordpiece(texts, cfg.T2IREID.BERT_CONFIG.get("vocab_size", 2000))
 

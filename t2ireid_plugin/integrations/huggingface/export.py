@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Mapping, Sequence
+import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from yacs.config import CfgNode
 
-from t2ireid_plugin.config import load_cfg, require_texts, to_dict
+from t2ireid_plugin.config import require_texts
 from t2ireid_plugin.data.benchmarks import BENCHMARKS
-from t2ireid_plugin.errors import CheckpointError, ConfigError
+from t2ireid_plugin.engine.record import open_run
+from t2ireid_plugin.engine.training_state import RESULTS
+from t2ireid_plugin.errors import CheckpointError, ConfigError, printable
 from t2ireid_plugin.integrations.huggingface.model import T2IReIDConfig, T2IReIDForRetrieval
 from t2ireid_plugin.integrations.huggingface.model_card import describe_encoder, model_card
-from t2ireid_plugin.modeling.checkpoint import copy_state_dict, read_checkpoint, read_state_dict
-from t2ireid_plugin.modeling.encoders.loading import IMAGE_KEY, TEXT_KEY, build_tokenizer, encoder_config
-from t2ireid_plugin.modeling.encoders.preprocess import Preprocess
-from t2ireid_plugin.modeling.encoders.tokenizer import tokenizer_from_json
+from t2ireid_plugin.modeling.checkpoint import Checkpoint, copy_state_dict, weights_digest
+from t2ireid_plugin.modeling.encoders.loading import IMAGE_KEY, TEXT_KEY, build_tokenizer
+from t2ireid_plugin.modeling.stored import read_stored
 from t2ireid_plugin.synthetic.folder import is_drawn
+from t2ireid_plugin.utils.text import first_line
 
 
 def run(options: argparse.Namespace, command: str) -> None:
@@ -31,72 +35,75 @@ def run(options: argparse.Namespace, command: str) -> None:
 def export(source: str | Path, folder: str | Path, opts: Sequence[str] = ()) -> Path:
     """Writes weights, configuration, preprocessing, tokenizer and a model card; returns the folder.
 
+    The folder is complete or not there; an older export is replaced as a whole.
+
     Args:
-        source: a run's folder, for its ``best.pth``, or a checkpoint beside its run's ``config.yaml``.
-        folder: where to write; existing files of the same names are replaced.
-        opts: override settings of the run, for encoders that have moved: ``["model.vit_pretrained", "DIR"]``. Only
-            their configurations and tokenizer are read.
+        source: a run's folder, for its ``best.pth``, or a checkpoint of a run.
+        folder: where to write.
+        opts: ``["model.bert_base_path", "DIR"]`` where a tokenizer that has no JSON form has moved.
 
     Raises:
         T2IReIDError: for any problem that the user can fix.
     """
-    checkpoint = Path(source) / "best.pth" if Path(source).is_dir() else Path(source)
-    if not checkpoint.is_file():
-        raise CheckpointError(f"no checkpoint at '{checkpoint}'; export takes a run's folder or one of its .pth files")
-    if not checkpoint.with_name("config.yaml").is_file():
-        raise ConfigError(f"no config.yaml beside '{checkpoint}'; copy it there from the run's folder")
-    cfg = load_cfg(checkpoint.with_name("config.yaml"), opts)
+    cfg, checkpoint, changed = open_run(source, None, opts)
     require_texts(cfg, "t2ireid export")
-    content, state = read_checkpoint(checkpoint), read_state_dict(checkpoint)
-    if "preprocess" not in content or "id_classifier.weight" not in state:
-        raise CheckpointError(
-            f"'{checkpoint}' has no preprocessing or no identity classifier; use a checkpoint of a run"
-        )
-    model = _build(cfg, content, len(state["id_classifier.weight"]), checkpoint)
-    report = copy_state_dict(state, model.model, checkpoint)
-    if report.missing or report.unexpected or report.mismatched:
-        raise CheckpointError(f"'{checkpoint}' does not match the model in config.yaml beside it: {report}")
+    if fixed := sorted(set(changed) - {"model.vit_pretrained", "model.bert_base_path"}):
+        raise ConfigError(f"{fixed[0]}: export writes the model as it was trained; leave this setting out")
+    model = _build(cfg, checkpoint)
+    copy_state_dict(checkpoint.state, model.model, checkpoint.path).require_complete(checkpoint.path)
     out = Path(folder)
+    draft, old = (out.with_name(f".{out.name}.{suffix}") for suffix in ("tmp", "old"))
     try:
-        out.mkdir(parents=True, exist_ok=True)
-        model.save_pretrained(out)
-        card = _card(cfg, out.resolve().name, model.config, content, checkpoint)
-        (out / "README.md").write_text(card, encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(f"cannot write '{out}': {error.strerror or error}") from error
+        shutil.rmtree(draft, ignore_errors=True)
+        draft.mkdir(parents=True)
+        model.save_pretrained(draft)
+        card = draft / "README.md"
+        card.write_text(_card(cfg, out.resolve().name, model.config, checkpoint), encoding="utf-8")
+        for file in draft.iterdir():  # safetensors makes files that only their owner can read
+            file.chmod(card.stat().st_mode)
+        _replace(out, draft, old)
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or first_line(error)
+        raise ConfigError(f"cannot write '{out}': {reason}; it is unchanged") from error
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
     return out
 
 
-def _build(cfg: CfgNode, content: Mapping[str, Any], num_classes: int, checkpoint: Path) -> T2IReIDForRetrieval:
+def _replace(out: Path, draft: Path, old: Path) -> None:
+    """Puts ``draft`` in the place of an older export or an empty folder ``out``, which is ``old`` for a moment."""
+    if out.exists():
+        others = {path.name for path in out.iterdir()} - {path.name for path in draft.iterdir()}
+        if others:
+            name = printable(min(others))
+            raise ConfigError(f"'{out}' holds '{name}', which is not part of an export; choose another folder")
+        shutil.rmtree(old, ignore_errors=True)
+        out.rename(old)
+    draft.rename(out)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _build(cfg: CfgNode, checkpoint: Checkpoint) -> T2IReIDForRetrieval:
     """The model with random weights."""
-    if cfg.model.bert_base_path:
-        text_config = encoder_config(cfg.model.bert_base_path, TEXT_KEY)
-        tokenizer = build_tokenizer(cfg.model.bert_base_path, text_config.vocab_size)
-    elif "tokenizer" in content:
-        tokenizer = tokenizer_from_json(content["tokenizer"])
-        text_config = encoder_config({**to_dict(cfg.model.bert_config), "vocab_size": len(tokenizer)}, TEXT_KEY)
-    else:
-        raise CheckpointError(f"'{checkpoint}' does not contain the vocabulary that its run learned")
-    vision_config = encoder_config(cfg.model.vit_pretrained or to_dict(cfg.model.vit_config), IMAGE_KEY)
-    for encoder in (vision_config, text_config):
-        encoder._name_or_path = ""  # a folder on this machine
-    config = T2IReIDConfig(
-        vision_config,
-        text_config,
-        disentangle=to_dict(cfg.model.disentangle),
-        fusion=to_dict(cfg.model.fusion),
-        num_classes=num_classes,
-        max_text_length=cfg.model.max_length,
-        freeze_text=cfg.model.freeze_text,
-    )
-    stored = content["preprocess"]
-    preprocess = Preprocess(stored["height"], stored["width"], tuple(stored["mean"]), tuple(stored["std"]))
-    return T2IReIDForRetrieval(config, tokenizer, preprocess).eval()
+    stored = read_stored(checkpoint)
+    if not stored.net_config:
+        raise CheckpointError(f"'{checkpoint.path}' does not describe its model; use a checkpoint of a run")
+    structure = dict(stored.net_config)
+    vision_config, text_config = structure.pop(IMAGE_KEY), structure.pop(TEXT_KEY)
+    tokenizer = stored.tokenizer or build_tokenizer(cfg.model.bert_base_path, text_config.vocab_size)
+    structure["max_text_length"] = structure.pop("max_length")
+    texts = {"id_instruction": cfg.data.id_instruction, "cloth_instruction": cfg.data.cloth_instruction}
+    config = T2IReIDConfig(vision_config, text_config, **structure, **texts)
+    if stored.classes:
+        config.id2label = dict(enumerate(stored.classes))
+        config.label2id = {name: number for number, name in config.id2label.items()}
+    return T2IReIDForRetrieval(config, tokenizer, stored.preprocess).eval()
 
 
-def _card(cfg: CfgNode, name: str, config: T2IReIDConfig, content: Mapping[str, Any], checkpoint: Path) -> str:
+def _card(cfg: CfgNode, name: str, config: T2IReIDConfig, checkpoint: Checkpoint) -> str:
     """The model card, with the run's results if they are those of these weights."""
-    results, remark = _results(cfg, content, checkpoint.with_name("results.json"))
+    content = checkpoint.content
+    results, remark = _results(cfg, checkpoint)
     size = content["preprocess"]
     parts = {
         "image encoder": describe_encoder(config.vision_config),
@@ -111,14 +118,13 @@ def _card(cfg: CfgNode, name: str, config: T2IReIDConfig, content: Mapping[str, 
     return model_card(name, parts, results, remark)
 
 
-def _results(cfg: CfgNode, content: Mapping[str, Any], file: Path) -> tuple[dict[str, Any] | None, str]:
-    """The content of ``results.json``, or None, and a remark on it."""
+def _results(cfg: CfgNode, checkpoint: Checkpoint) -> tuple[dict[str, Any] | None, str]:
+    """The content of the run's ``results.json``, or None, and a remark on it."""
+    file = checkpoint.path.with_name(RESULTS)
     if not file.is_file():
         return None, ""
     results = json.loads(file.read_text(encoding="utf-8"))
-    # last.pth may be from within an epoch, and it holds the trained weights where their moving average was evaluated.
-    other_weights = content.get("step", 0) > 0 or content.get("ema") is not None
-    if other_weights or results.get("chosen", {}).get("epoch") != content.get("epoch"):
+    if results.get("weights") != weights_digest(checkpoint.state):
         return None, "The run's `results.json` belongs to other weights than these."
     if any(name in BENCHMARKS and is_drawn(cfg.data.root, BENCHMARKS[name].folder) for name in results["metrics"]):
         return results, "These datasets are synthetic drawings, not photographs: do not compare with published results."

@@ -31,8 +31,8 @@ from t2ireid_plugin.integrations.huggingface.folder import (
     write_preprocess,
     write_tokenizer,
 )
-from t2ireid_plugin.modeling.encoders.families import tower_config
-from t2ireid_plugin.modeling.encoders.loading import IMAGE_KEY, TEXT_KEY, quiet_loading
+from t2ireid_plugin.modeling.checkpoint import weights_digest
+from t2ireid_plugin.modeling.encoders.loading import IMAGE_KEY, TEXT_KEY, config_from_dict, quiet_loading
 from t2ireid_plugin.modeling.encoders.preprocess import Preprocess
 from t2ireid_plugin.modeling.image_embedder import check_pixels
 from t2ireid_plugin.modeling.t2ireid import DEFAULT_FUSION, DEFAULTS, T2IReIDModel, T2IReIDOutput
@@ -43,7 +43,7 @@ _CLASSIFIER = "id_classifier."  # replaced when fine-tuning on other identities
 _HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
 _PUSH_OPTIONS = ("commit_message", "commit_description", "private", "create_pr", "revision", "tags")
 _ALIGNMENT = 64  # bytes
-_KINDS = {"vision_config": ("image", "vit"), "text_config": ("text", "bert")}  # encoder and default model_type
+_CONVERTING = ("dtype", "torch_dtype", "quantization_config", "device_map", "state_dict")  # options that change weights
 
 
 class T2IReIDConfig(PretrainedConfig):
@@ -73,8 +73,8 @@ class T2IReIDConfig(PretrainedConfig):
         freeze_text: bool = DEFAULTS["freeze_text"],
         **kwargs: Any,
     ) -> None:
-        self.vision_config = _encoder_config(vision_config, "vision_config")
-        self.text_config = _encoder_config(text_config, "text_config")
+        self.vision_config = config_from_dict(vision_config or {}, IMAGE_KEY, "vision_config")
+        self.text_config = config_from_dict(text_config or {}, TEXT_KEY, "text_config")
         self.disentangle = dict(disentangle)
         self.fusion = None if fusion is None else dict(fusion)
         self.num_classes = num_classes
@@ -210,6 +210,10 @@ class T2IReIDForRetrieval(PreTrainedModel):
             raise CheckpointError(f"{file_name(source, WEIGHTS_FILE)} cannot be loaded: {reason}") from error
         replaced = _CLASSIFIER if ignore_mismatched_sizes else ()
         _check_loaded(info, replaced, source, model.config.transformers_version)
+        digest = getattr(model.config, "weights_digest", None)
+        unchanged = not (set(kwargs).intersection(_CONVERTING) or info["mismatched_keys"])
+        if digest and unchanged and weights_digest(model.model.state_dict()) != digest:
+            raise CheckpointError(f"{file_name(source, WEIGHTS_FILE)} is damaged: not the weights of {CONFIG_FILE}")
         _align(model)
         if model.config.freeze_text:  # loading sets requires_grad on all parameters
             model.model.text_encoder.requires_grad_(False)
@@ -222,6 +226,7 @@ class T2IReIDForRetrieval(PreTrainedModel):
         hub = {name: kwargs.pop(name) for name in ("repo_id", *_PUSH_OPTIONS) if name in kwargs}
         state = kwargs.pop("state_dict", None) or self.state_dict()
         kwargs["state_dict"] = {name.removeprefix("model."): tensor for name, tensor in state.items()}
+        self.config.weights_digest = weights_digest(kwargs["state_dict"])
         super().save_pretrained(save_directory, is_main_process=is_main_process, **kwargs)
         if is_main_process:
             write_tokenizer(self.tokenizer, Path(save_directory), self.config.max_text_length)
@@ -233,27 +238,6 @@ class T2IReIDForRetrieval(PreTrainedModel):
         """Initialises a replaced classifier; all other parts are loaded, or initialise themselves."""
         if module is self.model.id_classifier:
             self.model.id_classifier.reset_parameters()
-
-
-def _encoder_config(config: Mapping[str, Any] | PretrainedConfig | None, name: str) -> PretrainedConfig:
-    """An encoder's configuration as an object."""
-    if isinstance(config, PretrainedConfig):
-        return config
-    settings = dict(config or {})
-    kind, default_type = _KINDS[name]
-    model_type = settings.pop("model_type", default_type)
-    # transformers 4 lists SigLIP only as a whole, not its towers.
-    family = str(model_type).removesuffix("_text_model").removesuffix("_vision_model")
-    for known in (model_type, family):
-        try:
-            config_class = type(tower_config(AutoConfig.for_model(known), kind))
-        except ValueError:
-            continue
-        try:
-            return config_class(**settings)
-        except Exception as error:  # TypeError, ValueError, or an error of huggingface_hub's, by version
-            raise ConfigError(f"{name}: {' '.join(str(error).split())}") from error
-    raise ConfigError(f"{name}: unknown model_type '{model_type}'")
 
 
 def _align(model: nn.Module) -> None:

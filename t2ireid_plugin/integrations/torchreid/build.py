@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -20,14 +21,15 @@ from t2ireid_plugin.engine.build import (
     build_scheduler,
     loader_options,
     sampler_options,
-    stored_preprocess,
 )
+from t2ireid_plugin.engine.record import record_settings
 from t2ireid_plugin.errors import DataError, EncoderError, T2IReIDError, check_choice
 from t2ireid_plugin.integrations.torchreid.checks import dataset_folder
 from t2ireid_plugin.integrations.torchreid.engine import SoftmaxEngine, TripletEngine
 from t2ireid_plugin.integrations.torchreid.model import T2IReIDImageModel
 from t2ireid_plugin.integrations.torchreid.registration import MODELS
 from t2ireid_plugin.modeling.encoders.preprocess import Preprocess
+from t2ireid_plugin.modeling.stored import preprocess_entry
 from t2ireid_plugin.utils.progress import show_progress
 from t2ireid_plugin.utils.text import first_line
 
@@ -183,9 +185,14 @@ def _dataset_options(cfg: CfgNode) -> dict[str, Any]:
 
 
 def build_image_engine(
-    cfg: CfgNode, datamanager: Any, model: nn.Module, preprocess: Preprocess, use_gpu: bool
+    cfg: CfgNode,
+    datamanager: Any,
+    model: nn.Module,
+    preprocess: Preprocess,
+    use_gpu: bool,
+    data: Mapping[str, str],
 ) -> SoftmaxEngine | TripletEngine:
-    """torchreid's optimizer, schedule and engine."""
+    """torchreid's optimizer, schedule and engine; ``data`` are digests of the sources."""
     if use_gpu:
         model = model.cuda()
         model = nn.DataParallel(model) if torch.cuda.device_count() > 1 else model
@@ -213,7 +220,12 @@ def build_image_engine(
         "evaluator": cfg.test.evaluator,
         "samples": cfg.test.bootstrap,
         "rerank": cfg.test.rerank,
-        "extra_state": {"preprocess": stored_preprocess(preprocess)},
+        "record": {
+            "config": record_settings(cfg, preprocess),
+            "preprocess": preprocess_entry(preprocess),
+            "held_out": {},
+            "data": dict(data),
+        },
     }
     if cfg.loss.name == "softmax":
         return SoftmaxEngine(datamanager, model, **options)

@@ -16,12 +16,13 @@ from torchreid import metrics as torchreid_metrics
 from torchreid import utils as torchreid_utils
 
 from t2ireid_plugin.engine.optim import load_states
+from t2ireid_plugin.engine.record import check_same_training
 from t2ireid_plugin.engine.training_state import BEST, LAST, PREVIOUS, check_resumable, save_checkpoint
 from t2ireid_plugin.errors import CheckpointError, T2IReIDError
 from t2ireid_plugin.evaluation.metrics import evaluate_task, format_metrics, reranked_metrics
 from t2ireid_plugin.evaluation.protocols import RetrievalTask
 from t2ireid_plugin.evaluation.result import Metrics
-from t2ireid_plugin.modeling.checkpoint import read_checkpoint
+from t2ireid_plugin.modeling.checkpoint import Checkpoint, weights_digest
 from t2ireid_plugin.utils.logging import MetricsLog
 
 PROTOCOL = "i2i"  # name of image-to-image retrieval in results
@@ -40,7 +41,7 @@ class _RecordedEngine(torchreid_engine.Engine):
         evaluator: see `evaluate_task`.
         samples: number of bootstrap samples after the final epoch.
         rerank: also report the final test after k-reciprocal re-ranking.
-        extra_state: further content of checkpoints, such as preprocessing.
+        record: of the run, part of its checkpoints, see `engine.record`; a checkpoint of another training is refused.
         **kwargs: of torchreid's engine.
     """
 
@@ -51,18 +52,17 @@ class _RecordedEngine(torchreid_engine.Engine):
         evaluator: str,
         samples: int,
         rerank: bool,
-        extra_state: dict[str, Any],
+        record: dict[str, Any],
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
         self.seed, self.evaluator, self.samples, self.rerank = seed, evaluator, samples, rerank
-        self.extra_state = extra_state
+        self.record = record
         self.results: dict[str, dict[str, Metrics]] = {}  # by target and protocol, of the last test
         self.metrics_log: MetricsLog | None = None
         self.folder = Path()
         self.print_freq = 1
         self.final = False
-        self._source: Path | None = None  # folder of the resumed checkpoint
 
     @property
     def network(self) -> nn.Module:
@@ -75,9 +75,6 @@ class _RecordedEngine(torchreid_engine.Engine):
         """Runs torchreid's loop; removes epochs after ``start_epoch`` from ``metrics.jsonl``."""
         self.folder, self.final = Path(save_dir), test_only
         if not test_only:
-            if self._source != self.folder.resolve():  # --resume must not continue an older run in this folder
-                for name in (LAST, PREVIOUS):
-                    (self.folder / name).unlink(missing_ok=True)
             self.metrics_log = _log_up_to(self.folder / "metrics.jsonl", start_epoch)
         super().run(save_dir=save_dir, max_epoch=max_epoch, start_epoch=start_epoch, test_only=test_only, **kwargs)
 
@@ -109,20 +106,21 @@ class _RecordedEngine(torchreid_engine.Engine):
     def save_model(self, epoch: int, rank1: float, save_dir: str, is_best: bool = False) -> None:
         """Does nothing: `train` saves each epoch, and the metrics of the test split choose none."""
 
-    def save_chosen(self, epoch: int) -> None:
-        """Writes the weights after the last epoch as ``best.pth``."""
-        state = {"state_dict": self.network.state_dict(), "epoch": epoch, "best": {"epoch": epoch, "val": {}}}
-        save_checkpoint({**state, **self.extra_state}, self.folder / BEST)
+    def save_chosen(self, epoch: int) -> dict[str, Any]:
+        """Writes the weights after the last epoch as ``best.pth``; returns its entry ``best``."""
+        weights = self._weights(epoch)
+        best = {"epoch": epoch, "val": {}, "weights": weights["digest"]}
+        save_checkpoint({**weights, "best": best}, self.folder / BEST)
+        return best
+
+    def _weights(self, epoch: int) -> dict[str, Any]:
+        state = self.network.state_dict()
+        return {"state_dict": state, "digest": weights_digest(state), "epoch": epoch, **self.record}
 
     def _state(self) -> dict[str, Any]:
         """A checkpoint that torchreid's ``resume_from_checkpoint`` also reads."""
-        return {
-            "state_dict": self.network.state_dict(),
-            "epoch": self.epoch + 1,
-            "optimizer": self.optimizer.state_dict(),
-            "scheduler": self.scheduler.state_dict(),
-            **self.extra_state,
-        }
+        states = {"optimizer": self.optimizer.state_dict(), "scheduler": self.scheduler.state_dict()}
+        return {**self._weights(self.epoch + 1), **states}
 
     def resume(self, path: str | Path) -> int:
         """Restores weights, optimizer and schedule from our or torchreid's checkpoint; returns the epochs done.
@@ -130,16 +128,17 @@ class _RecordedEngine(torchreid_engine.Engine):
         Raises:
             CheckpointError: when the file is missing, damaged, of another model, or has weights only.
         """
-        state = read_checkpoint(path)
+        checkpoint = Checkpoint.read(path)
+        state = checkpoint.content
         check_resumable(state, ("state_dict", "optimizer", "scheduler", "epoch"), path)
-        weights = {name.removeprefix("module."): value for name, value in state["state_dict"].items()}
+        if "config" in state:  # else it is torchreid's own
+            check_same_training(checkpoint, self.record)
         try:
-            self.network.load_state_dict(weights)
+            self.network.load_state_dict(checkpoint.state)
             load_states(self.optimizer, self.scheduler, state)
         except (RuntimeError, ValueError) as error:
             reason = " ".join(str(error).split())
             raise CheckpointError(f"'{path}' is of another model or another optimizer: {reason}") from error
-        self._source = Path(path).resolve().parent
         return int(state["epoch"])
 
     @torch.no_grad()

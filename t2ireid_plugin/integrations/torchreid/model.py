@@ -17,9 +17,10 @@ from torch import Tensor, nn
 
 from t2ireid_plugin.errors import ConfigError, InputError, check_choice
 from t2ireid_plugin.integrations.torchreid.registration import LOSSES
-from t2ireid_plugin.modeling.checkpoint import LoadReport, load_weights
+from t2ireid_plugin.modeling.checkpoint import Checkpoint, LoadReport, copy_state_dict
 from t2ireid_plugin.modeling.encoders.loading import IMAGE_KEY
 from t2ireid_plugin.modeling.image_embedder import ImageEmbedder, check_pixels
+from t2ireid_plugin.modeling.stored import read_stored
 from t2ireid_plugin.modeling.t2ireid import DEFAULTS
 
 
@@ -87,10 +88,13 @@ class T2IReIDImageModel(ImageEmbedder):
     def load_param(self, trained_path: str | Path) -> T2IReIDImageModel:
         """Loads a checkpoint of this model or the image branch of a `T2IReIDModel`; ``load_report`` lists the rest.
 
-        Unlike torchreid's ``load_pretrained_weights`` it handles names of other transformers versions.
+        Takes over the stored ``preprocess``. Unlike torchreid's ``load_pretrained_weights`` it handles names of other
+        transformers versions.
 
         Raises:
             CheckpointError: when the file is missing, damaged or unsafe, or no tensor in it fits.
         """
-        self.load_report = load_weights(trained_path, self)
+        checkpoint = Checkpoint.read(trained_path)
+        self.load_report = copy_state_dict(checkpoint.state, self, trained_path)
+        self.preprocess = read_stored(checkpoint).preprocess or self.preprocess
         return self

@@ -187,6 +187,37 @@ def encoder_config(source: Source, key: str) -> PretrainedConfig:
     return config
 
 
+def config_from_dict(settings: Mapping[str, Any] | PretrainedConfig, key: str, name: str = "") -> PretrainedConfig:
+    """An encoder's configuration object from its ``to_dict``, perhaps by another version of transformers.
+
+    Args:
+        settings: with ``model_type``; an object is returned as it is.
+        key: ``IMAGE_KEY`` or ``TEXT_KEY``.
+        name: for messages; ``key`` by default.
+
+    Raises:
+        ConfigError: for an unknown family, or values that it refuses.
+    """
+    from transformers import AutoConfig, PretrainedConfig
+
+    if isinstance(settings, PretrainedConfig):
+        return settings
+    name, settings = name or key, dict(settings)
+    model_type = str(settings.pop("model_type", _DEFAULT_TYPE[key]))
+    # transformers 4 lists SigLIP only as a whole, not its towers.
+    family = model_type.removesuffix("_text_model").removesuffix("_vision_model")
+    for known in (model_type, family):
+        try:
+            config_class = type(tower_config(AutoConfig.for_model(known), _KIND[key]))
+        except ValueError:
+            continue
+        try:
+            return config_class(**settings)
+        except Exception as error:  # TypeError, ValueError, or an error of huggingface_hub's, by version
+            raise ConfigError(f"{name}: {' '.join(str(error).split())}") from error
+    raise ConfigError(f"{name}: unknown model_type '{model_type}'")
+
+
 def _build(source: Source, key: str) -> PreTrainedModel:
     check_source(source, key)
     config = encoder_config(source, key)

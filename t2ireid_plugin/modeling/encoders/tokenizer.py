@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 SPECIAL_TOKENS = {f"{role}_token": f"[{role.upper()}]" for role in ("pad", "unk", "cls", "sep", "mask")}
-_ROLES = "special_tokens_map"  # JSON key of the roles of special tokens: padding, end of text, …
+ROLES = "special_tokens_map"  # JSON key of the roles of special tokens: padding, end of text, …
 
 # A larger share of truncated captions, or of words that the vocabulary lacks, is more than a few outliers.
 MANY = 0.01
@@ -230,7 +230,7 @@ def tokenizer_to_json(tokenizer: PreTrainedTokenizerBase) -> str:
     if backend is None:
         raise EncoderError(f"a {type(tokenizer).__name__} cannot be stored as JSON; keep its folder")
     # The backend knows which tokens are special, but not their roles.
-    return json.dumps({**json.loads(backend.to_str()), _ROLES: tokenizer.special_tokens_map}, ensure_ascii=False)
+    return json.dumps({**json.loads(backend.to_str()), ROLES: tokenizer.special_tokens_map}, ensure_ascii=False)
 
 
 def tokenizer_from_json(text: str) -> PreTrainedTokenizerFast:
@@ -243,7 +243,7 @@ def tokenizer_from_json(text: str) -> PreTrainedTokenizerFast:
 
     try:
         content = parse_json(text)
-        roles = content.pop(_ROLES, SPECIAL_TOKENS)
+        roles = content.pop(ROLES, SPECIAL_TOKENS)
         backend = Tokenizer.from_str(json.dumps(content, ensure_ascii=False))
         return PreTrainedTokenizerFast(tokenizer_object=backend, **roles)
     except Exception as error:  # the library raises bare Exception

@@ -1,0 +1,138 @@
+"""Everything that a checkpoint or an exported folder says about its model besides the weights.
+
+A run's checkpoint has the entries ``preprocess``, ``tokenizer``, ``net_config`` and ``classes``; an exported folder has
+the same in ``preprocessor_config.json``, ``tokenizer.json`` and ``config.json`` beside ``model.safetensors``.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+
+from t2ireid_plugin.errors import CheckpointError, T2IReIDError, short_repr
+from t2ireid_plugin.modeling.checkpoint import Checkpoint, weights_digest
+from t2ireid_plugin.modeling.encoders.loading import IMAGE_KEY, TEXT_KEY, config_from_dict
+from t2ireid_plugin.modeling.encoders.preprocess import Preprocess, checked_preprocess
+from t2ireid_plugin.modeling.encoders.tokenizer import ROLES, tokenizer_from_json, tokenizer_to_json
+from t2ireid_plugin.utils.safe_io import MAX_DATA_BYTES, parse_json, read_bytes
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig, PreTrainedTokenizerBase
+
+T = TypeVar("T")
+
+# Names in an exported config.json of arguments of `T2IReIDModel`.
+_EXPORTED = {IMAGE_KEY: "vision_config", TEXT_KEY: "text_config", "max_length": "max_text_length"}
+_STRUCTURE = ("num_classes", "disentangle", "fusion", "freeze_text", "max_length")
+
+
+class Stored(NamedTuple):
+    """Description of a model; what a file does not say is None, or empty."""
+
+    preprocess: Preprocess | None = None
+    tokenizer: PreTrainedTokenizerBase | None = None
+    net_config: Mapping[str, Any] = {}  # for `T2IReIDModel`; encoders as configuration objects
+    classes: Sequence[str] = ()  # person of each class, ``DATASET:PID``
+
+
+def describe_model(
+    preprocess: Preprocess,
+    tokenizer: PreTrainedTokenizerBase,
+    encoders: Mapping[str, PretrainedConfig],
+    structure: Mapping[str, Any],
+    classes: Sequence[str],
+) -> dict[str, Any]:
+    """The entries of a checkpoint from which `read_stored` restores a model: plain values that the safe loader reads.
+
+    Args:
+        preprocess: of the images.
+        tokenizer: one that has no JSON form is left out, and is read from the text encoder's folder.
+        encoders: configurations by `IMAGE_KEY` and `TEXT_KEY`.
+        structure: the other arguments of `T2IReIDModel`.
+        classes: person of each class.
+    """
+    entries: dict[str, Any] = {
+        "preprocess": preprocess_entry(preprocess),
+        "net_config": {
+            **{name: structure[name] for name in _STRUCTURE},
+            **{key: json.dumps(config.to_dict(), default=str) for key, config in encoders.items()},
+        },
+        "classes": list(classes),
+    }
+    if getattr(tokenizer, "backend_tokenizer", None) is not None:
+        entries["tokenizer"] = tokenizer_to_json(tokenizer)
+    return entries
+
+
+def preprocess_entry(preprocess: Preprocess) -> dict[str, Any]:
+    """The entry ``preprocess`` of a checkpoint."""
+    height, width, mean, std = preprocess
+    return {"height": height, "width": width, "mean": list(mean), "std": list(std)}
+
+
+def read_stored(checkpoint: Checkpoint) -> Stored:
+    """Reads what a checkpoint, or the folder of an exported ``model.safetensors``, says about its model.
+
+    Raises:
+        CheckpointError: for an entry that cannot be read; it names the entry.
+    """
+    content = _exported(checkpoint) if checkpoint.path.suffix == ".safetensors" else checkpoint.content
+    read = functools.partial(_read, checkpoint, content)
+    return Stored(
+        preprocess=read("preprocess", _preprocess),
+        tokenizer=read("tokenizer", tokenizer_from_json),
+        net_config=read("net_config", _net_config) or {},
+        classes=read("classes", list) or (),
+    )
+
+
+def _read(checkpoint: Checkpoint, content: Mapping[str, Any], key: str, parse: Callable[[Any], T]) -> T | None:
+    if key not in content:
+        return None
+    try:
+        return parse(content[key])
+    except T2IReIDError as error:
+        raise CheckpointError(f"'{checkpoint.path}': {error}") from error
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise CheckpointError(
+            f"'{checkpoint.path}': the entry '{key}' is not as a run writes it: {short_repr(content[key])}"
+        ) from error
+
+
+def _preprocess(entry: Any) -> Preprocess:
+    return checked_preprocess(entry["height"], entry["width"], entry["mean"], entry["std"], "preprocess")
+
+
+def _net_config(entry: Any) -> dict[str, Any]:
+    encoders = {key: config_from_dict(parse_json(entry[key]), key) for key in (IMAGE_KEY, TEXT_KEY)}
+    return {**{name: entry[name] for name in _STRUCTURE}, **encoders}
+
+
+def _exported(checkpoint: Checkpoint) -> dict[str, Any]:
+    """The entries of a checkpoint, from the files of an exported folder; without those that are missing."""
+    files = {}
+    for name in ("config.json", "preprocessor_config.json", "tokenizer.json", "tokenizer_config.json"):
+        file = checkpoint.path.with_name(name)
+        try:
+            files[name] = parse_json(read_bytes(file, MAX_DATA_BYTES)) if file.exists() else {}
+        except (OSError, ValueError) as error:
+            raise CheckpointError(f"cannot read '{file}' ({getattr(error, 'strerror', None) or error})") from error
+    config, images, tokenizer, settings = files.values()
+    if config.get("weights_digest") not in (None, weights_digest(checkpoint.state)):
+        raise CheckpointError(
+            f"'{checkpoint.path}' is damaged, or of another model: not the weights of its config.json"
+        )
+    content: dict[str, Any] = {}
+    if "size" in images:
+        size = images["size"]
+        mean, std = images["image_mean"], images["image_std"]
+        content["preprocess"] = {"height": size["height"], "width": size["width"], "mean": mean, "std": std}
+    if tokenizer:
+        roles = {role: token for role, token in settings.items() if role.endswith("_token") and isinstance(token, str)}
+        content["tokenizer"] = json.dumps({**tokenizer, ROLES: roles} if roles else tokenizer)
+    if config.get("model_type") == "t2ireid":
+        entry = {name: config[_EXPORTED.get(name, name)] for name in (*_STRUCTURE, IMAGE_KEY, TEXT_KEY)}
+        content["net_config"] = {**entry, **{key: json.dumps(entry[key]) for key in (IMAGE_KEY, TEXT_KEY)}}
+    return content
