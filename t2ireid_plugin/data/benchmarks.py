@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
@@ -9,6 +10,26 @@ from typing import NamedTuple
 
 SPLITS = ("train", "val", "test")
 VAL_SUFFIX = "_val"  # ``<benchmark>_val`` evaluates on the val split
+
+
+def no_camera(path: str) -> str:
+    """The camera of every image where cameras are unknown."""
+    return ""
+
+
+def top_folder(path: str) -> str:
+    """The first folder of a relative image path; CUHK-PEDES has one per source of its images."""
+    return next(iter(PurePosixPath(path).parts), "")
+
+
+def name_part(index: int) -> Callable[[str], str]:
+    """Reads the camera from a file name such as ``0000_c14_0031.jpg``: the part at ``index`` between underscores."""
+    return functools.partial(_name_part, index)
+
+
+def _name_part(index: int, path: str) -> str:
+    parts = PurePosixPath(path).stem.split("_")
+    return parts[index] if index < len(parts) else ""
 
 
 class Counts(NamedTuple):
@@ -38,6 +59,7 @@ class BenchmarkSpec:
         images: folder that image paths are relative to.
         licence: terms of its publishers.
         camera: camera of an image path as a string, which the dataset numbers; a row's own ``camera`` overrides it.
+            Not a lambda, as data workers may receive a pickled copy.
         has_cameras: False if ``camera`` returns the source of an image, not a camera.
         holds_out_val: the benchmark has no val split, so a share of the training identities is held out for it.
         official: the publishers' counts per split.
@@ -48,7 +70,7 @@ class BenchmarkSpec:
     annotations: tuple[str, ...]
     images: str
     licence: str
-    camera: Callable[[str], str] = lambda path: ""
+    camera: Callable[[str], str] = no_camera
     has_cameras: bool = True
     holds_out_val: bool = False
     official: Mapping[str, Official] = field(default_factory=dict)
@@ -57,21 +79,6 @@ class BenchmarkSpec:
         """Names of a split's counts that differ from the publishers'."""
         official = self.official.get(split)
         return [name for name in Counts._fields if getattr(official, name, None) not in (None, getattr(counts, name))]
-
-
-def top_folder(path: str) -> str:
-    """The first folder of a relative image path; CUHK-PEDES has one per source of its images."""
-    return next(iter(PurePosixPath(path).parts), "")
-
-
-def name_part(index: int) -> Callable[[str], str]:
-    """Reads the camera from a file name such as ``0000_c14_0031.jpg``: the part at ``index`` between underscores."""
-
-    def camera(path: str) -> str:
-        parts = PurePosixPath(path).stem.split("_")
-        return parts[index] if index < len(parts) else ""
-
-    return camera
 
 
 CUHKPEDES = BenchmarkSpec(

@@ -47,7 +47,7 @@ def read_pixels(path: str | Path) -> Pixels:
     if data.startswith(b"\xff\xd8") and not data.endswith(b"\xff\xd9") and missing_end(data):
         raise DataError(f"unreadable image '{path}': the file is truncated")
     if (image := _with_alpha(data)) is not None:
-        return np.asarray(on_white(image))
+        return np.array(on_white(image))
     try:
         pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)
     except cv2.error:  # an empty file, or more pixels than OpenCV's limit

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
 import gc
 import io
 import multiprocessing
 import operator
+import os
 import signal
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -26,11 +28,26 @@ from t2ireid_plugin.data.transforms import TestTransform, TrainTransform
 from t2ireid_plugin.errors import DataError
 from t2ireid_plugin.utils.signals import STOP_SIGNALS, defer_signals
 
+_FULL = (
+    "/dev/shm is full, through which data workers pass batches; set data.workers 0, or give the container more of it "
+    "with --shm-size"
+)
+
 
 class _Loader(DataLoader):
     def __iter__(self) -> Any:
+        if self.num_workers:
+            self._check_semaphores()
         with defer_signals():  # a signal while workers start would end them
             return super().__iter__()
+
+    def _check_semaphores(self) -> None:
+        """Creates as many as the workers need: where that fails, PyTorch's iterator would print a traceback."""
+        try:
+            events = [multiprocessing.Event() for _ in range(self.num_workers + 1)]
+        except OSError as error:
+            raise DataError(f"{_FULL} ({error.strerror})") from error
+        events.clear()
 
 
 class CaptionDataManager(torchreid_data.datamanager.DataManager):
@@ -112,12 +129,12 @@ class CaptionDataManager(torchreid_data.datamanager.DataManager):
 
 @contextlib.contextmanager
 def explain_dead_workers() -> Iterator[None]:
-    """Turns PyTorch's error for a data worker that died into one that says what to do.
+    """Turns PyTorch's error for a data worker that died or lacks shared memory into one that says what to do.
 
-    PyTorch raises it from its handler of SIGCHLD, so anywhere in the training process.
+    PyTorch raises the first from its handler of SIGCHLD, so anywhere in the training process.
 
     Raises:
-        DataError: for a worker that died.
+        DataError: for a worker that died or lacks shared memory.
     """
     try:
         try:
@@ -126,12 +143,14 @@ def explain_dead_workers() -> Iterator[None]:
             time.sleep(5)  # interrupted by the handler
             raise
     except RuntimeError as error:
+        if "/torch_" in str(error) and os.strerror(errno.ENOSPC) in str(error):
+            raise DataError(_FULL) from error
         if not str(error).startswith(("DataLoader worker", "Pin memory thread")):
             raise
         reason = str(error).splitlines()[0].rstrip(". ")
         raise DataError(
-            f"a data worker died ({reason}), usually because memory or /dev/shm is full; lower data.workers or set it "
-            "to 0, and continue a training with --resume"
+            f"a data worker died ({reason}), usually because memory or /dev/shm is full; lower data.workers or set "
+            "data.workers 0, give a container more (--memory, --shm-size), and continue a training with --resume"
         ) from error
 
 

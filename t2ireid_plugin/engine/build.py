@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import joblib
 import torch
 from torchreid import optim as torchreid_optim
 from torchreid import utils as torchreid_utils
@@ -251,7 +252,7 @@ def loader_options(cfg: CfgNode, use_gpu: bool) -> dict[str, Any]:
     return {
         "batch_size_train": cfg.train.batch_size,
         "batch_size_test": cfg.test.batch_size,
-        "workers": cfg.data.workers,
+        "workers": min(cfg.data.workers, joblib.cpu_count()),  # more than the process may use would only wait
         "use_gpu": use_gpu,
     }
 

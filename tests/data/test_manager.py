@@ -1,4 +1,7 @@
+import json
 import os
+import pickle
+import shlex
 import signal
 import subprocess
 import sys
@@ -7,10 +10,14 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from t2ireid_plugin.cli import main
+from t2ireid_plugin.config import load_cfg
 from t2ireid_plugin.data.benchmarks import BENCHMARKS
 from t2ireid_plugin.data.dataset import CaptionDataset
 from t2ireid_plugin.data.manager import CaptionDataManager, explain_dead_workers, init_worker
+from t2ireid_plugin.data.sampling import SampleKey
 from t2ireid_plugin.data.transforms import TestTransform, TrainTransform
+from t2ireid_plugin.engine.build import loader_options
 from t2ireid_plugin.errors import DataError
 
 
@@ -75,8 +82,69 @@ def test_a_dead_worker_ends_in_one_line_with_the_fix(number):
     with pytest.raises(DataError) as error, explain_dead_workers():
         list(loader)
     assert str(error.value).startswith("a data worker died (")
-    assert "; lower data.workers or set it to 0" in str(error.value)
+    assert "; lower data.workers or set data.workers 0" in str(error.value)
     assert "\n" not in str(error.value)
+
+
+SPAWNED = """
+import multiprocessing, sys
+if __name__ == "__main__":
+    multiprocessing.set_start_method(sys.argv[1])
+    from t2ireid_plugin.cli import main
+    sys.exit(main(sys.argv[2:]))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("method", "name"), [("spawn", "custom"), ("forkserver", "rstpreid")])
+def test_workers_without_inherited_memory_give_the_same_figures(
+    method, name, benchmark_root, tiny_settings, tmp_path, repository
+):
+    """As on macOS and Windows, and with Python 3.14."""
+    (tmp_path / "main.py").write_text(SPAWNED)
+    sets = {"data__root": benchmark_root(name), "data__sources": name, "data__targets": name, "data__val": "[]"}
+    assert main(["train", *tiny_settings(tmp_path / "inherited", **sets)]) == 0
+    words = tiny_settings(tmp_path / method, data__workers=1, **sets)
+    environment = {**os.environ, "PYTHONPATH": str(repository)}
+    done = subprocess.run([sys.executable, tmp_path / "main.py", method, "train", *words], env=environment, check=False)
+    assert done.returncode == 0
+    metrics = [json.loads((tmp_path / run / "results.json").read_text())["metrics"] for run in ("inherited", method)]
+    assert metrics[0] == metrics[1]
+
+
+@pytest.mark.parametrize("name", BENCHMARKS)
+def test_every_dataset_can_be_sent_to_a_worker(name, benchmark_root):
+    dataset = CaptionDataset(benchmark_root(name), spec=BENCHMARKS[name], verbose=False)
+    sent = pickle.loads(pickle.dumps(dataset.with_mode("train", TrainTransform(32, 16, [0.5] * 3, [0.5] * 3))))
+    assert sent.data == dataset.train
+    assert sent[SampleKey(3, 7)]["img"].shape == (3, 32, 16)
+
+
+def test_workers_are_at_most_as_many_as_the_usable_cores(tiny_settings, tmp_path):
+    words = tiny_settings(tmp_path, data__workers=64)
+    cores = os.sched_getaffinity(0)
+    try:
+        os.sched_setaffinity(0, {min(cores)})
+        assert loader_options(load_cfg(words[1], words[2:]), use_gpu=False)["workers"] == 1
+    finally:
+        os.sched_setaffinity(0, cores)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size", ["4k", "512k"], ids=["for semaphores", "for batches"])
+def test_full_shared_memory_is_reported(size, tiny_settings, tmp_path, repository):
+    if subprocess.run(["unshare", "-m", "true"], capture_output=True, check=False).returncode:
+        pytest.skip("mounting is not allowed here")
+    words = shlex.join([sys.executable, "-m", "t2ireid_plugin", "train", *tiny_settings(tmp_path, data__workers=1)])
+    script = f"mount -t tmpfs -o size={size} none /dev/shm && head -c 4096 /dev/zero > /dev/shm/other; {words}"
+    environment = {**os.environ, "PYTHONPATH": str(repository)}
+    done = subprocess.run(
+        ["unshare", "-m", "sh", "-c", script], env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    assert "--shm-size" in done.stderr
+    assert "data.workers 0" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_other_errors_are_not_reworded():
