@@ -24,55 +24,30 @@ from t2ireid_plugin.modeling.encoders.families import check_size
 from t2ireid_plugin.modeling.encoders.loading import IMAGE_KEY, TEXT_KEY, check_source, stored_config
 from t2ireid_plugin.modeling.settings import EMBED_DIM, FUSIONS, check_disentangle, check_fusion
 
-# torchreid's; a test compares them with its list.
-SAMPLERS = (
-    "RandomIdentitySampler",
-    "SequentialSampler",
-    "RandomSampler",
-    "RandomDomainSampler",
-    "RandomDatasetSampler",
-)
 # The setting that a sampler divides a batch by.
 BATCH_DIVISORS = {
     "RandomIdentitySampler": "num_instances",
     "RandomDomainSampler": "num_cams",
     "RandomDatasetSampler": "num_datasets",
 }
+SAMPLERS = ("RandomSampler", "SequentialSampler", *BATCH_DIVISORS)  # torchreid's; a test compares them with its list
 # The entry of a batch for each choice of data.id_instruction and data.cloth_instruction.
 TEXT_FIELDS = {"caption": "caption", "identity": "id_text", "clothing": "cloth_text"}
 # The type in PyTorch of the forward pass.
 PRECISIONS = {"fp32": None, "bf16": "bfloat16", "fp16": "float16"}
 TEXT_FEATURE_CACHES = ("off", "memory", "disk")
+# Settings by their least value; those in `_LIMITS` must also be below another one.
 _MINIMUM = {
-    "data.workers": 0,
-    "sampler.num_instances": 1,
-    "sampler.num_cams": 1,
-    "sampler.num_datasets": 1,
-    "train.lr": 0,
-    "train.weight_decay": 0,
-    "train.warmup_epochs": 0,
-    "train.clip_grad": 0,
-    "train.nonfinite_patience": 1,
-    "train.bias_lr_mult": 0,
-    "train.base_lr_mult": 0,
-    "train.final_lr_mult": 0,
-    "train.gamma": 0,
-    "train.stepsize": 1,
-    "train.start_epoch": 0,
-    "train.fixbase_epoch": 0,
-    "adam.beta1": 0,
-    "adam.beta2": 0,
-    "data.height": 1,
-    "data.width": 1,
-    "train.print_freq": 1,
-    "data.val_seed": 0,
-    "train.seed": 0,
-    "train.encode_at_once": 0,
-    "train.save_minutes": 0,
-    "train.save_steps": 0,
-    "test.batch_size": 1,
-    "test.bootstrap": 0,
-    "test.pictures": 0,
+    0: (
+        *("data.workers", "data.val_seed", "adam.beta1", "adam.beta2", "test.bootstrap", "test.pictures"),
+        *("train.lr", "train.weight_decay", "train.warmup_epochs", "train.clip_grad", "train.bias_lr_mult"),
+        *("train.base_lr_mult", "train.final_lr_mult", "train.gamma", "train.start_epoch", "train.fixbase_epoch"),
+        *("train.seed", "train.encode_at_once", "train.save_minutes", "train.save_steps"),
+    ),
+    1: (
+        *("sampler.num_instances", "sampler.num_cams", "sampler.num_datasets", "data.height", "data.width"),
+        *("train.nonfinite_patience", "train.stepsize", "train.print_freq", "test.batch_size"),
+    ),
 }
 _LIMITS = {"adam.beta1": 1, "adam.beta2": 1, "data.height": 4097, "data.width": 4097, "train.seed": 2**32}
 SCHEDULERS = ("warmup_cosine", "single_step", "multi_step", "cosine")
@@ -144,7 +119,7 @@ def check_common(cfg: CfgNode) -> None:
     """
     check_choice("sampler.train_sampler", cfg.sampler.train_sampler, SAMPLERS)
     check_choice("test.evaluator", cfg.test.evaluator, EVALUATORS)
-    for key, minimum in _MINIMUM.items():
+    for key, minimum in ((key, minimum) for minimum, keys in _MINIMUM.items() for key in keys):
         table, name = key.split(".")
         value = cfg[table][name]
         numbers = value if isinstance(value, list) else [] if value is None else [value]

@@ -95,15 +95,12 @@ def check_source(source: Source, key: str) -> None:
         EncoderError: when it is neither a folder nor cached and cannot be downloaded; when a file of the folder is
             missing, or is a git-lfs pointer or a web page.
     """
-    folder = find_folder(source) if isinstance(source, str) else None
+    if not isinstance(source, str):
+        return
+    folder = find_folder(source)
     if folder:
         _check_folder(folder, key)
-    elif isinstance(source, str) and not find_cached(source, "config.json"):
-        _check_reachable(source, key)
-
-
-def _check_reachable(source: str, key: str) -> None:
-    if _looks_like_path(source) or not _hub_reachable():
+    elif not find_cached(source, "config.json") and (_looks_like_path(source) or not _hub_reachable()):
         raise _missing(source, key)
 
 
@@ -115,7 +112,10 @@ def _check_folder(folder: Path, key: str) -> None:
         raise EncoderError(f"{key}: the folder '{folder}' has no {missing}; {_FOLDER_HOLDS}")
     texts = [folder / name for name in ("tokenizer.json", "vocab.txt", "vocab.json", "merges.txt")]
     for file in [config, *weights, *(texts if key == TEXT_KEY else [])]:
-        problem = wrong_content(file) if file.is_file() else ""
+        try:
+            problem = wrong_content(file) if file.is_file() else ""
+        except OSError as error:
+            problem = f"cannot be read ({error.strerror})"
         if problem:
             raise EncoderError(f"{key}: '{file}' {problem}")
 
@@ -136,13 +136,7 @@ def read_json(file: Path, key: str) -> dict[str, Any]:
 
 
 def stored_config(source: str | Mapping[str, Any], key: str) -> SimpleNamespace | None:
-    """The settings of an encoder that its file or the inline configuration has, without transformers' defaults.
-
-    Args:
-        source, key: as for `encoder_config`.
-
-    Returns:
-        None for a hub id that is not in the cache yet.
+    """As `encoder_config`, without transformers and its defaults; None for a hub id that is not in the cache.
 
     Raises:
         EncoderError: for a file that is not a JSON object.
