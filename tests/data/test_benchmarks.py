@@ -82,6 +82,26 @@ def test_names_of_the_annotation(name, files, benchmark_root, tmp_path):
             build(name, tmp_path)
 
 
+def test_ufine6926_paths_of_both_styles_are_one_dataset(benchmark_root, tmp_path):
+    """The published files have `images/1.jpg`, copies of them `1.jpg`."""
+    plain = build("ufine6926", benchmark_root("ufine6926"))
+    folder = tmp_path / "UFine6926"
+    folder.mkdir()
+    (folder / "images").symlink_to(benchmark_root("ufine6926") / "UFine6926" / "images")
+    rows = json.loads((benchmark_root("ufine6926") / "UFine6926" / "annotation.json").read_text())
+    prefixed = [{**row, "file_path": f"images/{row['file_path']}"} for row in rows]
+    (folder / "annotation.json").write_text(json.dumps(prefixed))
+    texts = {"images/1.jpg": {"identity": ["a man"] * len(rows[0]["captions"])}}
+    (folder / "instructions.json").write_text(json.dumps(texts))
+    other = build("ufine6926", tmp_path)
+    assert other.counts == plain.counts
+    for part in ("train", "query", "gallery"):
+        names = [[item[0].rpartition("/")[2] for item in getattr(dataset, part)] for dataset in (plain, other)]
+        assert names[0] == names[1]
+    first = [item for part in (other.train, other.query) for item in part if item[0].endswith("/1.jpg")]
+    assert {item[5] for item in first} == {"a man"}
+
+
 # Benchmarks without a val split
 
 
