@@ -91,11 +91,13 @@ def test_wrong_names_sizes_and_paths_are_reported_before_pytorch_is_imported(rep
         ([*synthetic_cpu, "model.disentangle.tokens", "some"], "disentangle.tokens: unknown 'some'; valid: all"),
         ([*synthetic_cpu, "train.precision", "fp8"], "train.precision: unknown 'fp8'; valid: fp32"),
         ([*synthetic_cpu, "sampler.train_sampler", "mine"], "unknown 'mine'; valid: RandomSampler, "),
+        ([*synthetic_cpu, "adam.beta1", "1"], "adam.beta1: 1.0 must be at least 0 and below 1"),
+        ([*synthetic_cpu, "model.load_weights", "gone.pth"], "model.load_weights: no checkpoint at 'gone.pth'"),
+    ]
+    wrong_for_training = [  # a test takes the encoders of its checkpoint
         ([*synthetic_cpu, "data.height", "100"], "data.height 100, data.width 48: images of 100 x 48 pixels"),
         ([*synthetic_cpu, "model.vit_config.patch_size", "0"], "vit_pretrained: patch_size 0 must be a whole number"),
         ([*synthetic_cpu, "model.bert_config.num_attention_heads", "0"], "bert_base_path: num_attention_heads 0 must"),
-        ([*synthetic_cpu, "adam.beta1", "1"], "adam.beta1: 1.0 must be at least 0 and below 1"),
-        ([*synthetic_cpu, "model.load_weights", "gone.pth"], "model.load_weights: no checkpoint at 'gone.pth'"),
         ([*synthetic_cpu, "model.vit_pretrained", "./gone"], "vit_pretrained: no folder './gone'"),
         ([*synthetic_cpu, "model.vit_pretrained", str(folder)], "is a git-lfs pointer"),
     ]
@@ -110,6 +112,7 @@ def test_wrong_names_sizes_and_paths_are_reported_before_pytorch_is_imported(rep
         ([*ablate, str(tmp_path / "grid.yaml"), "--opts", *synthetic_cpu[2:]], "row 'plain': test.evaluator: unknown"),
     ]
     texts = [([command, *words], message) for command in ("train", "test", "probe") for words, message in wrong]
+    texts += [(["train", *words], message) for words, message in wrong_for_training]
     images = [(["train", *market, *words], message) for words, message in wrong_for_images]
     modules, _, _ = loaded(WRONG, repository, json.dumps([*grids, *texts, *images]))
     assert modules <= {"numpy"}
