@@ -1,8 +1,9 @@
 """Cache of a frozen text encoder's token features, in memory or in a file that processes share.
 
 Features are stored in half precision, ``2 D`` bytes per token: CUHK-PEDES's 68,126 training captions take about 3 GB
-with BERT-base. A file is a NumPy array ``[N, D]``, the tokens of all texts one after the other. Its name is a digest of
-the encoder's configuration and weights and of the texts, so a file of other weights or texts is never read.
+with BERT-base. A file is a NumPy array ``[N, D]``, the tokens of all texts one after the other, and a digest of it. Its
+name is a digest of the encoder's configuration and weights and of the texts, so a file of other weights or texts is
+never read; a damaged one is written again.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from filelock import FileLock
 from torch import Tensor
 
 from t2ireid_plugin.errors import ConfigError, DataError
+from t2ireid_plugin.modeling.checkpoint import DIGEST_LENGTH, stream_digest, weights_digest
 from t2ireid_plugin.modeling.encoders.token_features import TEXTS_AT_ONCE, Ids, encode_texts
 from t2ireid_plugin.utils.atomic_io import atomic_write
 from t2ireid_plugin.utils.progress import show_progress
@@ -93,6 +95,8 @@ class FeatureCache:
                 rows = _encode(encoder, chosen, pad)
                 for part in show_progress(rows, len(chosen), "text features", "text"):
                     stream.write(part.tobytes())
+            with open(draft, "rb+") as stream:
+                stream.write(stream_digest(stream, draft.stat().st_size))
 
         try:
             features = _open(path)
@@ -138,15 +142,11 @@ class FeatureCache:
             self._versions = versions
 
 
-@torch.no_grad()
 def encoder_digest(encoder: PreTrainedModel) -> str:
     """A digest of an encoder's configuration and weights, which determine its features."""
     config = {name: value for name, value in encoder.config.to_dict().items() if name not in _ORIGIN}
-    digest = hashlib.blake2b(json.dumps(config, sort_keys=True, default=str).encode(), digest_size=16)
-    for name, tensor in encoder.state_dict().items():
-        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
-    return digest.hexdigest()
+    content = json.dumps(config, sort_keys=True, default=str) + weights_digest(encoder.state_dict())
+    return hashlib.blake2b(content.encode(), digest_size=16).hexdigest()
 
 
 def default_folder() -> Path:
@@ -174,6 +174,10 @@ def _encode(encoder: PreTrainedModel, texts: Sequence[Ids], pad: int) -> Iterato
 def _open(path: Path) -> Any:
     """The array in a file, mapped into memory; None where the file is missing or damaged."""
     try:
+        with open(path, "rb") as stream:
+            digest = stream_digest(stream, path.stat().st_size - DIGEST_LENGTH)
+            if stream.read() != digest:
+                return None
         return np.asarray(np.lib.format.open_memmap(path, mode="r"))
     except (OSError, ValueError):
         return None

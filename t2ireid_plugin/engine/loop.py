@@ -16,7 +16,6 @@ from torchreid import utils as torchreid_utils
 from t2ireid_plugin.data.sampling import derive_seed, seed_all
 from t2ireid_plugin.engine.failures import BadImageCounter, explain_compiler_errors
 from t2ireid_plugin.engine.memory import Precision
-from t2ireid_plugin.engine.optim import load_states
 from t2ireid_plugin.engine.record import check_same_training
 from t2ireid_plugin.engine.training_state import LAST, PREVIOUS, load_training_state, save_checkpoint
 from t2ireid_plugin.errors import CheckpointError
@@ -271,7 +270,8 @@ class TrainingLoop(torchreid_engine.Engine):
                 self.ema.load_state_dict(average)
             self.model.load_state_dict(state["state_dict"])
             self.losses.load_state_dict(state["losses"])
-            load_states(self.optimizer, self.scheduler, state)
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.scheduler.load_state_dict(state["scheduler"])
         except (RuntimeError, ValueError) as error:
             reason = " ".join(str(error).split())
             raise CheckpointError(

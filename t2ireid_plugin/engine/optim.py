@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -88,28 +87,6 @@ def _layer_shares(model: nn.Module, layer_decay: float) -> dict[str, float]:
         top = encoder.config.num_hidden_layers + 1
         shares.update({prefix + name: layer_decay ** (top - number) for name, number in numbers.items()})
     return shares
-
-
-def load_states(optimizer: torch.optim.Optimizer, scheduler: Any, state: Mapping[str, Any]) -> None:
-    """Loads ``optimizer`` and ``scheduler`` of a checkpoint; the configured settings of the groups stay in force.
-
-    A rate that the schedule has lowered is lowered from the configured rate by the same factor.
-    """
-    configured = [
-        {**{name: value for name, value in group.items() if name not in ("params", "initial_lr")}, "lr": peak}
-        for group, peak in zip(optimizer.param_groups, scheduler.base_lrs, strict=True)
-    ]
-    optimizer.load_state_dict(state["optimizer"])
-    scheduler.load_state_dict(state["scheduler"])
-    # The optimizer's state has the peaks of PyTorch's schedules, and the current rates after another schedule.
-    started = [group.get("initial_lr", group["lr"]) for group in optimizer.param_groups]
-    peaks = scheduler.base_lrs if isinstance(scheduler, WarmupCosine) else started
-    for group, settings, peak in zip(optimizer.param_groups, configured, peaks, strict=True):
-        rate = group["lr"] * (settings["lr"] / peak) if settings["lr"] != peak else group["lr"]
-        group.update({**settings, "lr": rate})
-        if "initial_lr" in group:
-            group["initial_lr"] = settings["lr"]
-    scheduler.base_lrs = [settings["lr"] for settings in configured]
 
 
 def build_ema(model: nn.Module, decay: float) -> AveragedModel:

@@ -48,7 +48,7 @@ _LEVEL = re.compile(r"^(visual|text)_encoder\.((vision|text)_)?model\.")
 _FASTREID_PREFIX = "backbone."
 # Levels that DistributedDataParallel, AveragedModel and torch.compile put around a model or a part of it.
 _WRAPPERS = re.compile(r"(?<![^.])(?:module|_orig_mod)\.")
-_DIGEST = 16  # bytes, written as twice as many hexadecimal digits
+DIGEST_LENGTH = 32  # hexadecimal digits
 # The only part that another dataset replaces, so the only one that weights for evaluation may lack.
 _CLASSIFIER = ("id_classifier.", "classifier.")
 # Parts of the Hugging Face encoders that the model does not use.
@@ -158,7 +158,7 @@ def check_intact(path: str | Path) -> None:
         raise CheckpointError(f"'{file}' is damaged: the checksum of '{printable(damaged)}' in it is wrong")
     if digest:
         with open(file, "rb") as stream:
-            if digest != _digest(stream, file.stat().st_size - 2 - len(digest)):
+            if digest != stream_digest(stream, file.stat().st_size - 2 - len(digest)):
                 raise CheckpointError(f"'{file}' is truncated or damaged: its bytes do not match its digest")
 
 
@@ -168,14 +168,14 @@ def append_digest(file: Path) -> None:
         stream.seek(-2, os.SEEK_END)  # length of the comment, 0 in PyTorch's archives
         body = stream.tell()
         stream.seek(0)
-        digest = _digest(stream, body)
+        digest = stream_digest(stream, body)
         stream.seek(body)
         stream.write(len(digest).to_bytes(2, "little") + digest)
 
 
-def _digest(stream: BinaryIO, length: int) -> bytes:
+def stream_digest(stream: BinaryIO, length: int) -> bytes:
     """Digest of the next ``length`` bytes, in hexadecimal digits."""
-    digest = hashlib.blake2b(digest_size=_DIGEST)
+    digest = hashlib.blake2b(digest_size=DIGEST_LENGTH // 2)
     while length > 0 and (part := stream.read(min(length, 2**20))):
         digest.update(part)
         length -= len(part)
@@ -187,7 +187,7 @@ def weights_digest(state: Mapping[str, Tensor]) -> str:
 
     Checkpoints, results, records of queries and exported models name it, so that figures belong to weights.
     """
-    digest = hashlib.blake2b(digest_size=_DIGEST)
+    digest = hashlib.blake2b(digest_size=DIGEST_LENGTH // 2)
     for name, tensor in sorted((_common_name(name), tensor) for name, tensor in state.items()):
         digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
         digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)

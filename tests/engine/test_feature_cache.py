@@ -154,14 +154,27 @@ def test_the_file_may_be_deleted_while_it_is_used(tmp_path, encoder, passes):
     assert len(passes) == 1
 
 
-@pytest.mark.parametrize("damage", [lambda data: data[: len(data) // 2], lambda data: b"", lambda data: data[:4]])
-def test_a_truncated_file_is_written_again(tmp_path, damage):
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda data: data[: len(data) // 2],
+        lambda data: b"",
+        lambda data: data[:4],
+        lambda data: data[:-1],
+        lambda data: data[:200] + bytes([data[200] ^ 16]) + data[201:],
+    ],
+)
+def test_a_damaged_file_is_written_again(tmp_path, damage):
+    """Also where one bit of a feature is wrong; other files in the folder stay."""
+    (tmp_path / "mine.npy").write_text("")
+    (tmp_path / "model.safetensors").write_text("")
     on_disk(tmp_path)
-    file = tmp_path / files(tmp_path)[0]
+    (file,) = (file for file in tmp_path.glob("*.npy") if file.stat().st_size)
     intact = file.read_bytes()
     file.write_bytes(damage(intact))
     on_disk(tmp_path)
     assert file.read_bytes() == intact
+    assert {file.name for file in tmp_path.iterdir()} == {file.name, "mine.npy", "model.safetensors", "lock"}
 
 
 def test_a_folder_that_cannot_be_written_to_is_named(tmp_path):

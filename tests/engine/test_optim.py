@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from t2ireid_plugin.engine.optim import WarmupCosine, build_adamw, load_states
+from t2ireid_plugin.engine.optim import WarmupCosine, build_adamw
 from t2ireid_plugin.errors import ConfigError
 
 LR, ENCODER_LR, DECAY = 0.01, 0.001, 0.3
@@ -215,21 +215,3 @@ def test_a_schedule_is_restored_from_its_state(epoch):
     schedule.step(9.5)
     other.step(9.5)
     assert rates(second) == rates(first)
-
-
-def states(optimizer, scheduler):
-    return {"optimizer": optimizer.state_dict(), "scheduler": scheduler.state_dict()}
-
-
-def test_another_schedule_starts_from_the_configured_rates():
-    """Not from what warmup_cosine had left of them."""
-    saved = optimizer_with_rates(1.0, 0.1)
-    schedule = WarmupCosine(saved, 10, 2, 0.05)
-    schedule.step(9.0)
-    resumed = optimizer_with_rates(1.0, 0.1)
-    step = torch.optim.lr_scheduler.StepLR(resumed, 20)
-    other = states(resumed, step)
-    load_states(resumed, step, states(saved, schedule))
-    assert rates(resumed) == pytest.approx([1.0, 0.1])
-    with pytest.raises(ValueError, match="lr_scheduler was another one"):
-        load_states(saved, schedule, other)

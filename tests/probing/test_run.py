@@ -37,7 +37,7 @@ def test_probe_of_the_runs_best_checkpoint_across_outfits(tiny_run, tiny_setting
     (tmp_path / "best.pth").symlink_to(tiny_run.folder / "best.pth")
     results, printed = probe(tiny_settings(tmp_path, full=True, data__root=draw(2)), tmp_path, capsys)
     assert results["target"] == "cuhkpedes"
-    assert results["weights"] == str(tmp_path / "best.pth")
+    assert results["checkpoint"] == str(tmp_path / "best.pth")
     assert results["photos"] == 80
     assert results["command"].startswith("t2ireid probe --config-file")
     assert "scikit-learn" in results["versions"]

@@ -15,7 +15,6 @@ from torchreid import engine as torchreid_engine
 from torchreid import metrics as torchreid_metrics
 from torchreid import utils as torchreid_utils
 
-from t2ireid_plugin.engine.optim import load_states
 from t2ireid_plugin.engine.record import check_same_training
 from t2ireid_plugin.engine.training_state import BEST, LAST, PREVIOUS, check_resumable, save_checkpoint
 from t2ireid_plugin.errors import CheckpointError, T2IReIDError
@@ -135,7 +134,8 @@ class _RecordedEngine(torchreid_engine.Engine):
             check_same_training(checkpoint, self.record)
         try:
             self.network.load_state_dict(checkpoint.state)
-            load_states(self.optimizer, self.scheduler, state)
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.scheduler.load_state_dict(state["scheduler"])
         except (RuntimeError, ValueError) as error:
             reason = " ".join(str(error).split())
             raise CheckpointError(f"'{path}' is of another model or another optimizer: {reason}") from error
