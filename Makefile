@@ -9,7 +9,7 @@ PYTEST := $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist wo
 # Drawn pedestrians in CUHK-PEDES's format, trained and evaluated on the CPU; results in log/demo.
 demo: $(VENV)/installed
 	$(BIN)/t2ireid prepare synthetic data/synthetic --train-ids 2000
-	$(BIN)/python tools/train_net.py --config-file configs/t2i_synthetic_cpu.yaml
+	$(BIN)/python tools/train_net.py --config-file configs/t2i_synthetic_cpu.yaml --resume
 
 # Everything that is not marked slow, in a few minutes; test-all runs the rest too.
 test: $(VENV)/installed

@@ -77,6 +77,7 @@ def run_training(
                 finished = last and results_of_finished(folder, last, cfg.train.max_epoch)
             last, finished = broadcast_object((last, finished))
             if finished:
+                print(f"{format_table(finished['metrics'])}\n")
                 print(f"The run in '{folder}' is finished; its results are in '{folder / RESULTS}'")
                 return finished["metrics"]
             weights = Checkpoint.read(cfg.model.load_weights) if cfg.model.load_weights and last is None else None
