@@ -225,13 +225,23 @@ def _to_test(options: argparse.Namespace, words: Sequence[str]) -> tuple[str | N
     from t2ireid_plugin.config import load_cfg
 
     source, settings = _split_run(words)
-    if source is not None and not Path(source).exists():
-        raise ConfigError(f"no run or checkpoint at '{source}'")
+    if source is not None:
+        _check_exists(source)
     if source is not None and options.config_file is None:
         return source, None, settings
     cfg = load_cfg(options.config_file, settings)
     _check(cfg, testing=True)
     return source, cfg, settings
+
+
+def _export(options: argparse.Namespace, command: str) -> None:
+    _check_exists(options.source)
+    _deferred("integrations.huggingface.export")(options, command)
+
+
+def _check_exists(run: str) -> None:
+    if not Path(run).exists():
+        raise ConfigError(f"no run or checkpoint at '{run}'")
 
 
 def add_ablate_options(parser: argparse.ArgumentParser) -> None:
@@ -255,7 +265,7 @@ def add_ablate_options(parser: argparse.ArgumentParser) -> None:
 
 def _add_export(commands: Any) -> None:
     description = "write a trained model as a Hugging Face folder with a model card"
-    parser = _add(commands, "export", description, _deferred("integrations.huggingface.export"))
+    parser = _add(commands, "export", description, _export)
     parser.add_argument(
         "source", metavar="RUN_OR_CHECKPOINT", help="a run's folder (exports its best.pth) or a .pth file in it"
     )

@@ -105,6 +105,8 @@ def test_wrong_names_sizes_and_paths_are_reported_before_pytorch_is_imported(rep
         (["data.transforms", "drop_words"], "data.transforms: unknown 'drop_words'; valid: random_flip"),
         (["test.dist_metric", "l1"], "test.dist_metric: unknown 'l1'; valid: euclidean"),
     ]
+    gone = [([command, "gone"], "no run or checkpoint at 'gone'") for command in ("test", "probe")]
+    gone += [(["export", "gone", str(tmp_path / "out")], "no run or checkpoint at 'gone'")]
     ablate = ["ablate", "--out", str(tmp_path / "out"), *synthetic_cpu[:2], "--grid"]
     (tmp_path / "grid.yaml").write_text("rows: {plain: {test: {evaluator: mine}}}")
     grids = [
@@ -114,7 +116,7 @@ def test_wrong_names_sizes_and_paths_are_reported_before_pytorch_is_imported(rep
     texts = [([command, *words], message) for command in ("train", "test", "probe") for words, message in wrong]
     texts += [(["train", *words], message) for words, message in wrong_for_training]
     images = [(["train", *market, *words], message) for words, message in wrong_for_images]
-    modules, _, _ = loaded(WRONG, repository, json.dumps([*grids, *texts, *images]))
+    modules, _, _ = loaded(WRONG, repository, json.dumps([*gone, *grids, *texts, *images]))
     assert modules <= {"numpy"}
 
 

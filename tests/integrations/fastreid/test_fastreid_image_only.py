@@ -9,7 +9,7 @@ from fastreid.engine import DefaultTrainer
 from fastreid.modeling import build_model
 from fastreid.utils.checkpoint import Checkpointer
 
-from t2ireid_plugin.errors import ConfigError
+from t2ireid_plugin.errors import ConfigError, InputError
 from t2ireid_plugin.evaluation.metrics import evaluate_task
 from t2ireid_plugin.evaluation.protocols import RetrievalTask
 
@@ -73,4 +73,7 @@ def test_the_backbone_of_each_branch(make_cfg, image_yaml, branch, width) -> Non
     model = build_model(make_cfg(image_yaml, *words)).eval()
     with torch.no_grad():
         assert model.backbone(torch.rand(2, 3, 32, 16)).shape == (2, width, 1, 1)
-        assert model({"images": 255 * torch.rand(2, 3, 32, 16)}).shape == (2, width)
+        pixels = (255 * torch.rand(2, 3, 32, 16)).to(torch.uint8)
+        assert torch.equal(model({"images": pixels}), model({"images": pixels.float()}))  # FastReID normalises them
+    with pytest.raises(InputError, match=r"torch\.uint8 pixels are not normalised"):
+        model.backbone(pixels)
