@@ -272,7 +272,7 @@ class TrainingLoop(torchreid_engine.Engine):
             self.losses.load_state_dict(state["losses"])
             self.optimizer.load_state_dict(state["optimizer"])
             self.scheduler.load_state_dict(state["scheduler"])
-        except (RuntimeError, ValueError) as error:
+        except (RuntimeError, ValueError, TypeError, KeyError, AttributeError) as error:
             reason = " ".join(str(error).split())
             raise CheckpointError(
                 f"'{path}' is of another model, other losses or another optimizer: {reason}"

@@ -73,7 +73,7 @@ def test(cfg: CfgNode, folder: Path, checkpoint: Checkpoint) -> Outcome:
         T2IReIDError: for every problem that the user can fix.
     """
     engine = build_run(cfg, checkpoint)
-    engine.best = checkpoint.content.get("best", {})
+    engine.best = checkpoint.best
     return _evaluate(cfg, engine)
 
 

@@ -20,7 +20,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from t2ireid_plugin.errors import CheckpointError, printable
+from t2ireid_plugin.errors import CheckpointError, printable, short_repr
 from t2ireid_plugin.utils.safe_io import wrong_content
 from t2ireid_plugin.utils.text import first_line
 
@@ -51,6 +51,11 @@ _WRAPPERS = re.compile(r"(?<![^.])(?:module|_orig_mod)\.")
 DIGEST_LENGTH = 32  # hexadecimal digits
 # The only part that another dataset replaces, so the only one that weights for evaluation may lack.
 _CLASSIFIER = ("id_classifier.", "classifier.")
+# Types of the entries of a run's checkpoints.
+_TYPES: dict[str, type] = {"digest": str, "evaluated": bool, "classes": list, "bad_images": list}
+_TYPES |= dict.fromkeys(("epoch", "step", "steps", "log"), int)
+_TYPES |= dict.fromkeys(("state_dict", "best", "config", "data", "held_out", "preprocess", "net_config"), dict)
+_TYPES |= dict.fromkeys(("losses", "optimizer", "scheduler", "scaler"), dict)
 # Parts of the Hugging Face encoders that the model does not use.
 _UNUSED = re.compile(r"^(visual|text)_encoder\.(.*\.)?(pooler\..*|position_ids)$")
 
@@ -88,6 +93,11 @@ class Checkpoint(NamedTuple):
     path: Path
     content: dict[str, Any]
     state: dict[str, Tensor]  # the weights, see `extract_state_dict`
+
+    @property
+    def best(self) -> dict[str, Any]:
+        """Epoch and scores of the chosen weights; empty for files that no run has written."""
+        return dict(self.content.get("best", {})) if "digest" in self.content else {}
 
     @classmethod
     def read(cls, path: str | Path) -> Checkpoint:
@@ -134,6 +144,10 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         raise CheckpointError(f"'{file}' is truncated, damaged or not a PyTorch checkpoint ({reason})") from error
     if not isinstance(content, Mapping):
         raise CheckpointError(f"'{file}' contains a {type(content).__name__}, not a state_dict")
+    for key in _TYPES.keys() & content.keys() if "digest" in content else ():  # of a run
+        value = content[key]
+        if not isinstance(value, _TYPES[key]) or (isinstance(value, int) and value < 0):
+            raise CheckpointError(f"'{file}': the entry '{key}' is not as a run writes it: {short_repr(value)}")
     return dict(content)
 
 

@@ -95,7 +95,7 @@ def _read(checkpoint: Checkpoint, content: Mapping[str, Any], key: str, parse: C
         return parse(content[key])
     except T2IReIDError as error:
         raise CheckpointError(f"'{checkpoint.path}': {error}") from error
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
         raise CheckpointError(
             f"'{checkpoint.path}': the entry '{key}' is not as a run writes it: {short_repr(content[key])}"
         ) from error

@@ -191,6 +191,14 @@ def test_weights_alone_cannot_be_resumed(tiny_run):
     assert "model.load_weights" in text
 
 
+@pytest.mark.parametrize("key", ["state_dict", "losses", "optimizer", "scheduler", "config", "data", "held_out"])
+def test_foreign_content_of_an_entry_is_refused(build, tiny_run, tmp_path, key):
+    """Of the type that it should have, see `test_untrusted_checkpoints.py` for others."""
+    save_checkpoint({**load(tiny_run.folder / "last.pth"), key: {"a": [1]}}, tmp_path / "last.pth")
+    with pytest.raises(CheckpointError, match=r"last\.pth'"):
+        build(full=True).resume(tmp_path / "last.pth")
+
+
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(CheckpointError, match=r"no checkpoint at '.*gone\.pth'"):
         load_training_state(tmp_path / "gone.pth")

@@ -13,7 +13,7 @@ from torch import nn
 
 from t2ireid_plugin.cli import main
 from t2ireid_plugin.errors import CheckpointError, EncoderError
-from t2ireid_plugin.modeling.checkpoint import read_state_dict
+from t2ireid_plugin.modeling.checkpoint import Checkpoint, read_checkpoint, read_state_dict
 from t2ireid_plugin.modeling.encoders.tokenizer import tokenizer_from_json
 
 
@@ -145,3 +145,26 @@ def test_pipes_and_devices_are_refused_without_reading_them(tmp_path):
 def test_an_invalid_stored_tokenizer_is_refused(stored):
     with pytest.raises(EncoderError, match="the tokenizer stored in the checkpoint is invalid"):
         tokenizer_from_json(stored)
+
+
+ENTRIES = ["state_dict", "digest", "epoch", "best", "config", "held_out", "data", "preprocess", "net_config", "classes"]
+ENTRIES += ["step", "evaluated", "steps", "log", "bad_images", "losses", "optimizer", "scaler", "scheduler"]
+
+
+@pytest.mark.parametrize("key", ENTRIES)
+def test_an_entry_of_another_type_is_named(tiny_run, tmp_path, key):
+    state = torch.load(tiny_run.folder / "last.pth", weights_only=True)
+    file, kind = tmp_path / "last.pth", dict if isinstance(state[key], dict) else type(state[key])
+    for value in (-1, 1.5, "text", None, [1], {"a": 1}, torch.zeros(2)):
+        if isinstance(value, kind) and value != -1:
+            continue
+        torch.save({**state, key: value}, file)
+        with pytest.raises(CheckpointError, match=rf"last\.pth': the entry '{key}' is not as a run writes it"):
+            read_checkpoint(file)
+
+
+def test_the_same_names_in_files_of_others_are_no_concern_of_ours(tmp_path):
+    torch.save({"state_dict": {"a": torch.zeros(1)}, "best": 0.93, "epoch": -1}, tmp_path / "other.pth")
+    checkpoint = Checkpoint.read(tmp_path / "other.pth")
+    assert checkpoint.content["epoch"] == -1
+    assert checkpoint.best == {}

@@ -69,7 +69,7 @@ def test(cfg: CfgNode, folder: Path, checkpoint: Checkpoint) -> Outcome:
     engine, datasets = _build(cfg, pretrained=False)
     copy_state_dict(checkpoint.state, engine.network, checkpoint.path).require_complete(checkpoint.path)
     engine.run(test_only=True, **_options(cfg, folder))
-    return _outcome(engine, datasets, checkpoint.content.get("best", {}))
+    return _outcome(engine, datasets, checkpoint.best)
 
 
 def _build(cfg: CfgNode, pretrained: bool) -> tuple[SoftmaxEngine | TripletEngine, dict[str, Any]]:
