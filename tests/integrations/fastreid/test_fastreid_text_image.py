@@ -220,7 +220,7 @@ def test_evaluation_equals_our_engines(tiny_run, run_tool, synthetic, text_image
 def test_our_engine_gives_the_same_metrics_for_fastreids_weights(text_image_run, tiny_settings, tmp_path) -> None:
     words = tiny_settings(tmp_path, model__load_weights=text_image_run.folder / "model_final.pth")
     assert t2ireid(["test", *words]) == 0
-    results = json.loads((tmp_path / "results.json").read_text())["metrics"]["cuhkpedes"]["t2i"]
+    results = json.loads((tmp_path / "test" / "cuhkpedes" / "results.json").read_text())["metrics"]["cuhkpedes"]["t2i"]
     for ours, theirs in METRICS:
         assert 100 * results[ours] == pytest.approx(text_image_run.results["cuhkpedes"][theirs], abs=1e-9), ours
 
