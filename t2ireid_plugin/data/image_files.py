@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import filecmp
 import functools
 import os
 import unicodedata
@@ -99,11 +98,27 @@ def map_files(function: Callable[[str], T], paths: Sequence[str]) -> list[T]:
 
 def shared_images(first: Iterable[str], second: Iterable[str]) -> list[tuple[str, str]]:
     """Files of ``first`` with one of the same content in ``second``; files that cannot be read are left out."""
-    ours, others, by_head = list(first), list(second), defaultdict(list)
-    for path, head in zip(others, map_files(_head, others), strict=True):
-        by_head[head].append(path)
-    pairs = ((path, other) for path, head in zip(ours, map_files(_head, ours)) if head for other in by_head[head])
-    return [(path, other) for path, other in pairs if filecmp.cmp(path, other, shallow=False)]
+    ours, others = _by_digest(first, _HEAD), _by_digest(second, _HEAD)
+    common = (ours.keys() & others.keys()) - {b""}  # only these few are read to the end
+    ours, others = (_by_digest((path for key in common for path in part[key]), -1) for part in (ours, others))
+    return sorted((path, others[key][0]) for key in ours.keys() & others.keys() for path in ours[key])
+
+
+def _by_digest(paths: Iterable[str], size: int) -> dict[bytes, list[str]]:
+    """Files by the digest of their length and their first ``size`` bytes, or all for -1; b"" if there is none."""
+
+    def digest(path: str) -> bytes:
+        try:
+            with open_file(path) as stream:
+                start, length = stream.read(size), os.fstat(stream.fileno()).st_size
+        except OSError:
+            return b""
+        return blake2b(start, digest_size=16).digest() + length.to_bytes(8, "big") if start else b""
+
+    every, groups = list(paths), defaultdict(list)
+    for path, key in zip(every, map_files(digest, every), strict=True):
+        groups[key].append(path)
+    return groups
 
 
 def _stat(path: str) -> ImageFile | None:
@@ -122,13 +137,3 @@ def _list_names(folder: str) -> Mapping[str, str]:
     except (OSError, ValueError):
         return {}
     return {plain_name(name, ""): name for name in names}
-
-
-def _head(path: str) -> bytes:
-    """Size and digest of a file's beginning; empty for a file without content."""
-    try:
-        with open_file(path) as stream:
-            start, size = stream.read(_HEAD), os.fstat(stream.fileno()).st_size
-    except OSError:
-        return b""
-    return blake2b(start, digest_size=16).digest() + size.to_bytes(8, "big") if start else b""
