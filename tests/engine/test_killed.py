@@ -255,10 +255,10 @@ def test_a_new_run_in_an_old_folder_does_not_resume_the_old_one(tiny_settings, t
     for name in ("last.pth", "last.prev.pth", "best.pth", "metrics.jsonl"):
         (tmp_path / name).write_bytes((tiny_run.folder / name).read_bytes())
     words = tiny_settings(tmp_path, train__seed=5, train__max_epoch=1)
-    process = start(["train", *words])
-    wait_for(lambda: (tmp_path / "train.log").exists() and not (tmp_path / "last.prev.pth").exists(), process)
+    process = start(["train", "--overwrite", *words])
+    wait_for(lambda: (tmp_path / "train.log").exists() and (tmp_path / "last.pth").exists(), process)
     process.kill()
     process.join()
     state = saved(tmp_path)
-    assert (state["steps"], state["best"], state["sequence"]["train.seed"]) == (0, {}, 5)
+    assert (state["steps"], state["best"], state["config"]["train"]["seed"]) == (0, {}, 5)
     assert main(["train", "--resume", *words]) == 0
