@@ -107,7 +107,7 @@ def settings_to_test(
             raise CheckpointError(f"'{path}' has no settings of a run; name them with --config-file")
         return cfg, {}
     trained = get_cfg()
-    merge(trained, _table(stored, path, "config"), f"'{path}'")
+    merge(trained, stored, f"'{path}'")
     if cfg is None:
         cfg = trained.clone()
         set_setting(cfg, "data.save_dir", str(path.parent))
@@ -140,7 +140,7 @@ def check_same_training(checkpoint: Checkpoint, record: Mapping[str, Any]) -> No
         CheckpointError: naming the first setting or dataset that differs, with both values.
     """
     path, content = checkpoint.path, checkpoint.content
-    then = dict(settings(_table(content.get("config"), path, "config")))
+    then = dict(settings(content["config"]))
     now = dict(settings(record["config"]))
     free: tuple[str, ...] = _FREE
     if now["train.lr_scheduler"] in _OPEN_ENDED and now["train.max_epoch"] >= content["epoch"]:
@@ -151,7 +151,7 @@ def check_same_training(checkpoint: Checkpoint, record: Mapping[str, Any]) -> No
         if not name.startswith(free) or (name in _NOT_FREE and name not in free):
             _compare(path, name, then.get(name), now.get(name))
     for key, label in (("data", "the people and captions of"), ("held_out", "the held-out people of")):
-        old, new = _table(content.get(key), path, key), record[key]
+        old, new = content[key], record[key]
         for name in old | new:
             _compare(path, f"{label} {name}", old.get(name), new.get(name))
     if content.get("tokenizer") != record.get("tokenizer"):
@@ -179,9 +179,3 @@ def check_held_out(checkpoint: Checkpoint, datasets: Mapping[str, CaptionDataset
                 f"data.targets: '{checkpoint.path}' was trained on people that data.val_seed and data.val_share now "
                 f"hold out of {name}; leave both as in training"
             )
-
-
-def _table(value: Any, path: Path, name: str) -> dict[str, Any]:
-    if not isinstance(value, Mapping):
-        raise CheckpointError(f"'{path}': the entry '{name}' must be a table, not {short_repr(value)}")
-    return dict(value)
