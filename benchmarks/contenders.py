@@ -16,7 +16,8 @@ import numpy.typing as npt
 import torch
 
 from benchmarks.machine import memory_peak, memory_used, reset_memory_peak
-from t2ireid_plugin.evaluation import ranking
+from t2ireid_plugin.evaluation.metrics import evaluate_task
+from t2ireid_plugin.evaluation.protocols import RetrievalTask
 
 Array = npt.NDArray
 MAX_RANK = 50
@@ -110,8 +111,9 @@ def _load_extension(file: str) -> Any:
 
 
 def _ours(task: Task) -> tuple[Array, float]:
-    result = ranking.evaluate(*task, max_rank=MAX_RANK)
-    return result.cmc, result.mAP
+    sides = torch.from_numpy(task.queries), torch.from_numpy(task.gallery)
+    result = evaluate_task(RetrievalTask(*sides, *task[2:]), ranks=(1,))
+    return result.cmc(MAX_RANK), result.metrics["mAP"]
 
 
 def _draft(task: Task) -> tuple[Array, float]:

@@ -25,7 +25,7 @@ from t2ireid_plugin.utils.text import text_table
 
 SIZES = {"icfgpedes": (19848, 19848, 1000), "cuhkpedes": (6156, 3074, 1000)}
 CONTENDERS = {
-    "ours": "t2ireid_plugin.evaluation.ranking.evaluate",
+    "ours": "t2ireid_plugin.evaluation.metrics.evaluate_task",
     "draft": "plain NumPy, one pass per positive",
     "python": "torchreid.metrics, Python",
     "cython": "torchreid.metrics, Cython",

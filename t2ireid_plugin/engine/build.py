@@ -29,7 +29,7 @@ from t2ireid_plugin.engine.checks import (
 )
 from t2ireid_plugin.engine.failures import BadImageCounter, NonFiniteGuard
 from t2ireid_plugin.engine.feature_cache import FeatureCache, default_folder
-from t2ireid_plugin.engine.memory import Precision, encode_in_parts, keep_block_inputs_only
+from t2ireid_plugin.engine.memory import Precision, encode_in_parts
 from t2ireid_plugin.engine.optim import WarmupCosine, build_adamw, build_ema
 from t2ireid_plugin.engine.record import check_held_out, record_data, record_settings
 from t2ireid_plugin.engine.text_image import TextImageEngine
@@ -320,7 +320,7 @@ def build_engine(cfg: CfgNode, datamanager: CaptionDataManager, model: T2IReIDMo
     # Last, because the moving average is a copy that does not need it.
     for encoder in [model.visual_encoder] + ([] if cfg.model.freeze_text else [model.text_encoder]):
         if cfg.train.checkpoint_encoders:
-            keep_block_inputs_only(encoder)
+            encoder.gradient_checkpointing_enable({"use_reentrant": False})
         if cfg.train.encode_at_once:
             encode_in_parts(encoder, cfg.train.encode_at_once)
     return engine

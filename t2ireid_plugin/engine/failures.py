@@ -7,7 +7,7 @@ import logging
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from t2ireid_plugin.engine.training_state import save_json
 from t2ireid_plugin.errors import ConfigError, DataError, T2IReIDError
@@ -15,23 +15,6 @@ from t2ireid_plugin.utils.text import first_line
 
 logger = logging.getLogger(__name__)
 _MAX_FILES = 3  # per message; the rest is in the file
-
-
-class Step(NamedTuple):
-    """A training step with a non-finite loss or gradient norm."""
-
-    epoch: int  # from 1
-    number: int  # batch of the epoch, from 1
-    values: Mapping[str, float]  # the loss, and each term
-    gradient_norm: float  # nan where the loss has no gradients
-    batch: Mapping[str, Any]  # from the loader
-
-    @property
-    def problem(self) -> str:
-        """The first value that is not finite."""
-        if not math.isfinite(self.values["loss"]):
-            return f"the loss became {self.values['loss']}"
-        return f"the gradients became {self.gradient_norm}"
 
 
 class NonFiniteGuard:
@@ -47,44 +30,52 @@ class NonFiniteGuard:
         self.patience = patience
         self.in_a_row = 0  # set back to 0 by a finite step
 
-    def record(self, step: Step, folder: Path | None) -> None:
+    def record(
+        self,
+        step: tuple[int, int],
+        values: Mapping[str, float],
+        gradient_norm: float,
+        batch: Mapping[str, Any],
+        folder: Path | None,
+    ) -> None:
         """Warns of a skipped step, or ends the run and writes the batch to ``folder/nonfinite.json``.
+
+        Args:
+            step: epoch and batch of the epoch, from 1.
+            values: the loss, and each term.
+            gradient_norm: nan where the loss has no gradients.
+            batch: from the loader.
+            folder: of the run; None to write no file.
 
         Raises:
             T2IReIDError: for the last tolerated step, with its values and files.
         """
         self.in_a_row += 1
-        values = ", ".join(f"{name} {value:.6g}" for name, value in step.values.items())
-        message = f"{step.problem} in epoch {step.epoch}, batch {step.number} ({values})"
+        epoch, number = step
+        problem = f"the gradients became {gradient_norm}"
+        if not math.isfinite(values["loss"]):
+            problem = f"the loss became {values['loss']}"
+        listed = ", ".join(f"{name} {value:.6g}" for name, value in values.items())
+        message = f"{problem} in epoch {epoch}, batch {number} ({listed})"
         if self.in_a_row < self.patience:
             logger.warning("%s; step skipped, %d in a row end the run", message, self.patience)
             return
-        files = list(dict.fromkeys(step.batch["impath"]))
+        files = list(dict.fromkeys(batch["impath"]))
         more = f" and {len(files) - _MAX_FILES} more" if len(files) > _MAX_FILES else ""
         where = ""
         if folder is not None:
-            save_json(_describe(step), folder / self.FILE)
+            samples = [dict(zip(batch, row, strict=True)) for row in zip(*batch.values(), strict=True)]
+            numbers = {name: _plain(value) for name, value in values.items()}
+            content = {"epoch": epoch, "batch": number, "values": numbers, "gradient_norm": _plain(gradient_norm)}
+            save_json({**content, "samples": samples}, folder / self.FILE)
             where = f", all in '{folder / self.FILE}'"
         names = ", ".join(map(repr, files[:_MAX_FILES]))
         raise T2IReIDError(f"{message}, with {names}{more}{where}; lower train.lr or set train.clip_grad")
 
 
-def _describe(step: Step) -> dict[str, Any]:
-    """The step as JSON, in which nan and infinity are strings."""
-
-    def plain(value: float) -> float | str:
-        return value if math.isfinite(value) else str(value)
-
-    fields = [name for name, column in step.batch.items() if isinstance(column, list)]
-    rows = zip(*(step.batch[name] for name in fields), strict=True)
-    pids = step.batch["pid"].tolist()
-    return {
-        "epoch": step.epoch,
-        "batch": step.number,
-        "values": {name: plain(value) for name, value in step.values.items()},
-        "gradient_norm": plain(step.gradient_norm),
-        "samples": [{"pid": pid, **dict(zip(fields, row, strict=True))} for pid, row in zip(pids, rows, strict=True)],
-    }
+def _plain(value: float) -> float | str:
+    """For JSON, which has neither nan nor infinity."""
+    return value if math.isfinite(value) else str(value)
 
 
 class BadImageCounter:

@@ -1,4 +1,4 @@
-"""Training in less memory: encoding in parts, recomputed activations, half precision.
+"""Training in less memory: encoding in parts, half precision.
 
 The losses compare all pairs of a batch, so gradients cannot be accumulated over smaller batches. GradCache (Gao et al.
 2021, arXiv 2101.06983) encodes in parts without storing activations, computes the loss of the whole batch, and encodes
@@ -18,7 +18,6 @@ from torch.utils.checkpoint import checkpoint
 from transformers.modeling_outputs import BaseModelOutput
 
 from t2ireid_plugin.engine.checks import PRECISIONS
-from t2ireid_plugin.errors import ConfigError
 
 
 def encode_in_parts(encoder: nn.Module, rows: int) -> None:
@@ -31,33 +30,17 @@ def encode_in_parts(encoder: nn.Module, rows: int) -> None:
     @functools.wraps(whole)
     def forward(*inputs: Tensor, **named: Any) -> BaseModelOutput:
         def part(start: int) -> Tensor:
-            chosen = [value[start : start + rows] for value in inputs]
-            options = {
-                name: value[start : start + rows] if isinstance(value, Tensor) else value
-                for name, value in named.items()
-            }
-            if not torch.is_grad_enabled():
-                return whole(*chosen, **options).last_hidden_state
-            return checkpoint(lambda: whole(*chosen, **options).last_hidden_state, use_reentrant=False)
+            rows_of = slice(start, start + rows)
+            chosen = [value[rows_of] for value in inputs]
+            options = {name: value[rows_of] if isinstance(value, Tensor) else value for name, value in named.items()}
+            run = functools.partial(whole, *chosen, **options)
+            return checkpoint(run, use_reentrant=False).last_hidden_state
 
-        size = len(inputs[0] if inputs else next(value for value in named.values() if isinstance(value, Tensor)))
+        size = len(next(value for value in (*inputs, *named.values()) if isinstance(value, Tensor)))
         tokens = torch.cat([part(start) for start in range(0, size, rows)])
         return BaseModelOutput(last_hidden_state=tokens)
 
     encoder.forward = forward
-
-
-def keep_block_inputs_only(encoder: Any) -> None:
-    """Turns on gradient checkpointing: only the inputs of each block are stored, the rest is computed again.
-
-    Raises:
-        ConfigError: for an encoder without gradient checkpointing in transformers.
-    """
-    if not getattr(encoder, "supports_gradient_checkpointing", False):
-        raise ConfigError(
-            f"train.checkpoint_encoders: {encoder.config.model_type} has no gradient checkpointing; set it to False"
-        )
-    encoder.gradient_checkpointing_enable({"use_reentrant": False})
 
 
 class Precision:

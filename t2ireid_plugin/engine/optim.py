@@ -150,8 +150,6 @@ class WarmupCosine:
         return {"epoch": self.epoch, "peaks": self.base_lrs}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restores `state_dict`; a state of another schedule is a ValueError."""
-        if "peaks" not in state:
-            raise ValueError("train.lr_scheduler was another one; keep it as it was")
+        """Restores `state_dict`."""
         self.base_lrs = list(state["peaks"])
         self.step(state["epoch"])

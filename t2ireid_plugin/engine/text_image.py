@@ -14,7 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 from t2ireid_plugin.data.sampling import derive_seed, seed_all
 from t2ireid_plugin.engine.checks import TEXT_FIELDS
 from t2ireid_plugin.engine.evaluation import RetrievalEvaluation
-from t2ireid_plugin.engine.failures import NonFiniteGuard, Step
+from t2ireid_plugin.engine.failures import NonFiniteGuard
 from t2ireid_plugin.engine.memory import Precision
 from t2ireid_plugin.engine.optim import ENCODERS, WarmupCosine
 from t2ireid_plugin.errors import ConfigError
@@ -80,7 +80,8 @@ class TextImageEngine(RetrievalEvaluation):
             T2IReIDError: after too many of these in a row.
         """
         images, pids, photos, id_texts, cloth_texts = self.parse_data_for_train(data)
-        buffers = self._copy_buffers() if self.non_finite.patience > 1 else {}
+        tolerant = self.non_finite.patience > 1
+        buffers = {name: value.clone() for name, value in self.model.named_buffers()} if tolerant else {}
         time_in_epochs = self.epoch + (self.batch_idx + 1) / self.num_batches
         seed = derive_seed(self.seed, self.epoch, self.batch_idx, _LOSSES)
         self.optimizer.zero_grad()  # before the forward pass, which needs the memory
@@ -95,8 +96,11 @@ class TextImageEngine(RetrievalEvaluation):
                 self.ema.update_parameters(self.model)
         elif not self.precision.scales_down(summary["loss"]):
             self.model.load_state_dict(buffers, strict=False)  # the batch has changed the batch statistics
-            step = Step(self.epoch + 1, self.batch_idx + 1, summary, norm, _gather_samples(data))
-            self.non_finite.record(step, self._folder if is_main_process() else None)
+            # Paths, texts and pids of all processes.
+            columns = {"pid": pids.tolist(), **{name: data[name] for name in data if isinstance(data[name], list)}}
+            batch = {name: all_gather_list(column) for name, column in columns.items()}
+            folder = self._folder if is_main_process() else None
+            self.non_finite.record((self.epoch + 1, self.batch_idx + 1), summary, norm, batch, folder)
         if isinstance(self.scheduler, WarmupCosine):
             self.scheduler.step(time_in_epochs)
         return summary
@@ -111,16 +115,9 @@ class TextImageEngine(RetrievalEvaluation):
             return float(torch.nn.utils.clip_grad_norm_(parameters, self.clip_grad))
         return float(torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None]))
 
-    def _copy_buffers(self) -> dict[str, Tensor]:
-        """Copies of the tensors that a forward pass changes, the statistics of batch normalisation."""
-        state = self.model.state_dict()
-        return {name: state[name].clone() for name, _ in self.model.named_buffers() if name in state}
-
     def update_lr(self, names: Any = None) -> None:
-        """Steps the scheduler at the end of an epoch."""
-        if isinstance(self.scheduler, WarmupCosine):
-            self.scheduler.step(self.epoch + 1)
-        else:
+        """Steps a scheduler of torchreid at the end of an epoch; `WarmupCosine` is stepped after each batch."""
+        if not isinstance(self.scheduler, WarmupCosine):
             super().update_lr(names)
 
     def two_stepped_transfer_learning(
@@ -219,12 +216,6 @@ def _gather_output(name: str, value: Tensor | None) -> Tensor | None:
         missing = all_reduce_max(value.shape[1], value.device) - value.shape[1]
         value = F.pad(value, (0, 0) * (value.dim() - 2) + (0, missing), value=_PADDED_OUTPUTS[name])
     return gather_rows(value)
-
-
-def _gather_samples(data: dict[str, Any]) -> dict[str, Any]:
-    """Paths, texts and pids of a batch from all processes, without the images."""
-    columns = {name: all_gather_list(column) for name, column in data.items() if isinstance(column, list)}
-    return {**columns, "pid": torch.tensor(all_gather_list(data["pid"].tolist()))}
 
 
 def _photo_id(path: str) -> int:

@@ -24,6 +24,7 @@ from t2ireid_plugin.evaluation.result import RetrievalResult
 Array = npt.NDArray
 
 RANKS = (1, 5, 10)
+LEVEL = 0.95  # share of the samples between the ends of an interval
 FEW = 20  # identities; with as many normal ones the expected coverage of a 95 % interval is 0.93, with 10 it is 0.90
 
 
@@ -50,22 +51,21 @@ class Difference(NamedTuple):
 
 
 def intervals(
-    result: RetrievalResult, *, ranks: Sequence[int] = RANKS, samples: int = 2000, level: float = 0.95, seed: int = 0
+    result: RetrievalResult, *, ranks: Sequence[int] = RANKS, samples: int = 2000, seed: int = 0
 ) -> dict[str, tuple[float, float]]:
-    """Low and high end of each metric's interval, by name: ``R@k`` for each of ``ranks``, ``mAP``, ``mINP``.
+    """Low and high end of each metric's 95 % interval, by name: ``R@k`` for each of ``ranks``, ``mAP``, ``mINP``.
 
     Args:
         result: figures and identities of the queries that have a positive.
         ranks: the k of R@k.
         samples: number of bootstrap samples.
-        level: share of the samples between the ends.
         seed: of the samples.
 
     Raises:
-        DataError: when ``samples`` is less than 1, ``seed`` is negative or ``level`` is not between 0 and 1.
+        DataError: when ``samples`` is less than 1 or ``seed`` negative.
     """
     means = group_means(_query_values(result, ranks), result.pids, samples, seed)
-    low, high = percentile_interval(means, level)
+    low, high = percentile_interval(means)
     return dict(zip(_names(ranks), zip(low.tolist(), high.tolist(), strict=True), strict=True))
 
 
@@ -75,7 +75,6 @@ def paired_difference(
     *,
     ranks: Sequence[int] = RANKS,
     samples: int = 2000,
-    level: float = 0.95,
     seed: int = 0,
 ) -> dict[str, Difference]:
     """Each metric of two models on the same queries, with the interval of b - a from the same samples for both.
@@ -88,7 +87,7 @@ def paired_difference(
     Args:
         a: results of the first model, one per training seed, all of the same queries.
         b: results of the second, the same seeds in the same order.
-        ranks, samples, level, seed: as `intervals`.
+        ranks, samples, seed: as `intervals`.
 
     Raises:
         DataError: as `intervals`.
@@ -104,7 +103,7 @@ def paired_difference(
     parts = [group_means(difference, pids, samples, seed) for difference in values[1] - values[0]]
     weights = np.random.default_rng(seed).multinomial(len(a), np.full(len(a), 1 / len(a)), size=samples) / len(a)
     means = np.einsum("ns,snm->nm", weights, np.stack(parts))  # [samples, metrics]
-    low, high = percentile_interval(means, level)
+    low, high = percentile_interval(means)
     means_a, means_b = (side.mean(axis=(0, 1)) for side in values)
     opposite = (means * np.sign(means_b - means_a) <= 0).mean(axis=0)
     columns = (column.tolist() for column in (means_a, means_b, low, high, opposite))
@@ -136,11 +135,9 @@ def group_means(values: Array, groups: npt.ArrayLike, samples: int, seed: int) -
     return totals[:, :-1] / totals[:, -1:]
 
 
-def percentile_interval(samples: Array, level: float = 0.95) -> Array:
-    """Low and high ends ``[2, …]`` that have the share ``level`` of ``samples [samples, …]`` between them."""
-    if not 0 < level < 1:
-        raise DataError(f"level must be between 0 and 1, got {level}")
-    return np.quantile(samples, [(1 - level) / 2, (1 + level) / 2], axis=0)
+def percentile_interval(samples: Array) -> Array:
+    """Low and high ends ``[2, …]`` that have 95 % of ``samples [samples, …]`` between them."""
+    return np.quantile(samples, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
 
 
 def format_interval(value: float, low: float, high: float, signed: bool = False, digits: int = 2) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from t2ireid_plugin.errors import DataError, printable
-from t2ireid_plugin.evaluation.bootstrap import FEW, Difference, format_interval, paired_difference
+from t2ireid_plugin.evaluation.bootstrap import FEW, LEVEL, Difference, format_interval, paired_difference
 from t2ireid_plugin.evaluation.query_records import load_records, records_path
 from t2ireid_plugin.evaluation.result import RetrievalResult
 from t2ireid_plugin.utils.atomic_io import atomic_write_text
@@ -45,7 +45,6 @@ class RunComparison:
     run_a: str
     run_b: str
     samples: int
-    level: float
     seed: int
     tests: list[ComparedTest]
     only_a: list[str]  # "target, protocol" that the other run was not tested on
@@ -53,7 +52,7 @@ class RunComparison:
 
     def as_dict(self) -> dict[str, Any]:
         """Content of the JSON file."""
-        content = asdict(self)
+        content = {**asdict(self), "level": LEVEL}
         for item, test in zip(content["tests"], self.tests):
             item["metrics"] = {
                 name: {**metric._asdict(), "difference": metric.value, "excludes_zero": name in test.clear}
@@ -68,7 +67,6 @@ def compare(
     *,
     protocols: Sequence[str] | None = None,
     samples: int = 2000,
-    level: float = 0.95,
     seed: int = 0,
 ) -> RunComparison:
     """Compares two runs' folders by paired bootstrap on each target and protocol of both, see `paired_difference`.
@@ -78,7 +76,7 @@ def compare(
     Args:
         run_a, run_b: the folders; the same one twice to compare two protocols of one run.
         protocols: compares the first in A with the second in B, instead of each protocol with itself.
-        samples, level, seed: see `paired_difference`.
+        samples, seed: see `paired_difference`.
 
     Raises:
         DataError: when a folder or its files cannot be read, the runs share no test, their queries or identities
@@ -98,18 +96,18 @@ def compare(
     for test_a, test_b in shared:
         target, protocol = test_a[0], " and ".join(dict.fromkeys((test_a[1], test_b[1])))
         a, b = _match(results_a[test_a], results_b[test_b], f"{target}, {protocol}")
-        metrics = paired_difference([a], [b], samples=samples, level=level, seed=seed)
+        metrics = paired_difference([a], [b], samples=samples, seed=seed)
         tests.append(ComparedTest(target, protocol, len(a.pids), len(np.unique(a.pids)), metrics))
     only_a = [", ".join(test) for test in results_a if test not in results_b]
     only_b = [", ".join(test) for test in results_b if test not in results_a]
-    return RunComparison(str(run_a), str(run_b), samples, level, seed, tests, only_a, only_b)
+    return RunComparison(str(run_a), str(run_b), samples, seed, tests, only_a, only_b)
 
 
 def format_comparison(result: RunComparison) -> str:
     """The comparison as text: a table per test, the differences that exclude zero, and what the intervals cover."""
     lines = [f"A  {result.run_a}", f"B  {result.run_b}"]
     for item in result.tests:
-        lines += ["", *_table(item, f"{100 * result.level:g} %")]
+        lines += ["", *_table(item)]
     lines += [f"only A was tested on {printable(test)}" for test in result.only_a]
     lines += [f"only B was tested on {printable(test)}" for test in result.only_b]
     lines += [
@@ -153,8 +151,6 @@ def _load_run(folder: Path) -> _Results:
     results: _Results = {}
     for path in sorted(folder.glob(records_path("", "*").name)):
         for protocol, result in load_records(path).items():
-            if path.name != records_path("", result.target).name:
-                raise DataError(f"'{path}' holds the queries of {result.target}; give the file its old name back")
             results[result.target, protocol] = result
     if not results:
         raise DataError(f"'{folder}' has no queries_<target>.npz, which every test writes; test that run again")
@@ -181,8 +177,8 @@ def _match(a: RetrievalResult, b: RetrievalResult, test: str) -> tuple[Retrieval
     return a, b
 
 
-def _table(item: ComparedTest, level: str) -> list[str]:
-    rows = []
+def _table(item: ComparedTest) -> list[str]:
+    rows, level = [], f"{100 * LEVEL:g} %"
     for name, metric in item.metrics.items():
         difference = format_interval(metric.value, metric.low, metric.high, signed=True)
         clear = "excludes 0" if name in item.clear else ""

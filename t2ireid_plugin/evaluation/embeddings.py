@@ -42,19 +42,16 @@ def embed_target(
     needs = {need for name in protocols for need in PROTOCOLS[name].needs}
     images, cloth_images, pids, camids, paths = _embed_images(model, gallery_loader, "cloth_images" in needs, label)
     number = {path: i for i, path in enumerate(paths)}
-    text_fields = {need for need in _TEXTS if need in needs or (need == "captions" and "fused" in needs)}
-    texts: dict[str, list[Tensor]] = {need: [] for need in text_fields}
-    described: list[list[int]] = []
+    texts: dict[str, list[Tensor]] = {need: [] for need in _TEXTS if need in needs}
+    queries: list[list[tuple[int, str]]] = []  # position of the described image, and the caption
     for batch in tqdm(query_loader, desc=f"{label} queries", leave=False, disable=None):
-        described.append([number[path] for path in batch["impath"]])
-        for need in text_fields:
-            texts[need].append(model.encode_text(list(batch[_TEXTS[need]])).cpu())
-    whole = {need: torch.cat(all_gather_interleaved(texts[need])) for need in sorted(text_fields)}
-    rows = np.concatenate(all_gather_interleaved(described))
-    fused = None
+        queries.append([(number[path], text) for path, text in zip(batch["impath"], batch["caption"])])
+        for need, parts in texts.items():
+            parts.append(model.encode_text(list(batch[_TEXTS[need]])).cpu())
+    whole = {need: torch.cat(all_gather_interleaved(parts)) for need, parts in texts.items()}
+    described, captions = zip(*(query for batch in all_gather_interleaved(queries) for query in batch), strict=True)
+    rows, fused = np.array(described), None
     if "fused" in needs and model.fuses_tokens:
-        batches = all_gather_interleaved([batch["caption"] for batch in query_loader])
-        captions = [caption for batch in batches for caption in batch]
         fused = _fuse_tokens(model, gallery_loader, rows, number, captions, label)
     elif "fused" in needs:
         pairs = zip(images[rows].split(1024), whole["captions"].split(1024), strict=True)
@@ -83,7 +80,7 @@ def _fuse_tokens(
     gallery_loader: DataLoader,
     rows: Any,
     number: Mapping[str, int],
-    captions: list[str],
+    captions: Sequence[str],
     label: str,
 ) -> Tensor:
     """Fused embeddings ``[n, D]`` of captions with the images at ``rows [n]`` of the gallery, which is read again.

@@ -61,15 +61,27 @@ def result_from_ranks(
     positives: Sequence[Sequence[int]], task: RetrievalTask, ranks: Sequence[int], samples: int, **fields: Any
 ) -> RetrievalResult:
     """As `evaluate_task`, from the ranks of each query's positives."""
-    result = RetrievalResult.from_ranks(positives, task.q_pids, task=task, **fields)
-    cmc, valid = result.cmc(max(ranks)), len(result.first_rank)
+    valid = [own for own in positives if own]
+    if not valid:
+        raise DataError("no query has an image of its identity in the gallery")
+    query_index = np.flatnonzero([len(own) for own in positives])
+    result = RetrievalResult(
+        first_rank=np.array([own[0] for own in valid], np.int32),
+        AP=np.array([sum(place / rank for place, rank in enumerate(own, 1)) / len(own) for own in valid]),
+        INP=np.array([len(own) / own[-1] for own in valid]),
+        pids=np.asarray(task.q_pids, np.int64)[query_index],
+        query_index=query_index,
+        task=task,
+        **fields,
+    )
+    cmc = result.cmc(max(ranks))
     metrics: Metrics = {
         **{f"R@{k}": float(cmc[k - 1]) for k in ranks},
         "mAP": float(result.AP.mean()),
         "mINP": float(result.INP.mean()),
         "queries": len(task.q_pids),
-        "valid_queries": valid,
-        "skipped_queries": len(task.q_pids) - valid,  # without a match in their gallery; in none of the metrics
+        "valid_queries": len(valid),
+        "skipped_queries": len(task.q_pids) - len(valid),  # without a match in their gallery; in none of the metrics
         "gallery": len(task.g_pids),
         "identities": len(np.unique(task.q_pids)),
     }

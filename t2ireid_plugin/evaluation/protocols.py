@@ -29,7 +29,7 @@ clothing text)``, which is the cosine of both embeddings concatenated, each scal
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -47,11 +47,11 @@ class Embeddings(NamedTuple):
     pids: Labels  # [m]
     camids: Labels  # [m]
     described: Labels  # [n] position of the image that each caption was written for
-    captions: Tensor | None = None  # [n, D]
-    identity: Tensor | None = None  # [n, D]
-    clothing: Tensor | None = None  # [n, D]
-    cloth_images: Tensor | None = None  # [m, D]
-    fused: Tensor | None = None  # [n, D] image and caption
+    captions: Any = None  # [n, D]
+    identity: Any = None  # [n, D]
+    clothing: Any = None  # [n, D]
+    cloth_images: Any = None  # [m, D]
+    fused: Any = None  # [n, D] image and caption
 
 
 class RetrievalTask(NamedTuple):
@@ -78,16 +78,13 @@ class Protocol(NamedTuple):
 _NO_CAMERA = -1  # a camera that no gallery entry has, so it excludes none
 
 
-def text_to_image(e: Embeddings, texts: Tensor | None, images: Tensor | None) -> RetrievalTask:
+def text_to_image(e: Embeddings, texts: Tensor, images: Tensor) -> RetrievalTask:
     """Embeddings of texts ``[n, D]`` as queries, of images ``[m, D]`` as gallery."""
-    assert texts is not None
-    assert images is not None
     return RetrievalTask(texts, images, e.pids[e.described], e.pids, np.full(len(texts), _NO_CAMERA), e.camids)
 
 
 def image_to_text(e: Embeddings, _weight: float) -> RetrievalTask:
     """Images as queries, captions as gallery."""
-    assert e.captions is not None
     pids = e.pids[e.described]
     return RetrievalTask(e.images, e.captions, e.pids, pids, np.full(len(e.images), _NO_CAMERA), np.zeros_like(pids))
 
@@ -100,27 +97,20 @@ def image_to_image(e: Embeddings, _weight: float) -> RetrievalTask:
 
 def image_and_text_to_image(e: Embeddings, _weight: float) -> RetrievalTask:
     """Images fused with a caption as queries, images as gallery; excludes only the query's own photo."""
-    assert e.fused is not None
     photos = np.arange(len(e.images))
     return RetrievalTask(e.fused, e.images, e.pids[e.described], e.pids, e.described, photos)
 
 
 def photo_plus_text_to_image(e: Embeddings, weight: float) -> RetrievalTask:
     """As `image_and_text_to_image`, with ``normalize(photo + weight * caption)`` in place of the fused embedding."""
-    from torch.nn import functional  # here, as names are checked before PyTorch is imported
-
-    assert e.captions is not None
-    sums = functional.normalize(e.images[e.described] + weight * e.captions, dim=1)
-    return image_and_text_to_image(e._replace(fused=sums), weight)
+    sums = e.images[e.described] + weight * e.captions
+    return image_and_text_to_image(e._replace(fused=sums / sums.norm(dim=1, keepdim=True)), weight)
 
 
 def both_to_image(e: Embeddings, weight: float) -> RetrievalTask:
     """Identity and clothing text together as queries, ``weight`` on identity; both embeddings of images as gallery."""
-    import torch
+    import torch  # here, as names are checked before PyTorch is imported
 
-    assert e.identity is not None
-    assert e.clothing is not None
-    assert e.cloth_images is not None
     roots = weight**0.5, (1 - weight) ** 0.5
     queries = torch.cat([roots[0] * e.identity, roots[1] * e.clothing], dim=1)
     gallery = torch.cat([roots[0] * e.images, roots[1] * e.cloth_images], dim=1)
@@ -131,7 +121,7 @@ PROTOCOLS: dict[str, Protocol] = {
     "t2i": Protocol(("captions",), lambda e, _: text_to_image(e, e.captions, e.images)),
     "i2t": Protocol(("captions",), image_to_text),
     "i2i": Protocol((), image_to_image),
-    "ti2i": Protocol(("fused",), image_and_text_to_image),
+    "ti2i": Protocol(("captions", "fused"), image_and_text_to_image),
     "ti2i_photo": Protocol(("captions",), lambda e, _: photo_plus_text_to_image(e, 0)),
     "ti2i_sum": Protocol(("captions",), photo_plus_text_to_image),
     "identity": Protocol(("identity",), lambda e, _: text_to_image(e, e.identity, e.images)),

@@ -21,46 +21,27 @@ from torch import Tensor
 from t2ireid_plugin.errors import DataError
 
 Array = npt.NDArray
-Features = Array | Tensor
-Integers = npt.ArrayLike | Tensor
 
 _CELLS = 1 << 22  # similarities held at once, 16 MiB
 
 
 def positive_ranks(
-    query_features: Features,
-    gallery_features: Features,
-    q_pids: Integers,
-    g_pids: Integers,
-    q_camids: Integers | None = None,
-    g_camids: Integers | None = None,
+    queries: Tensor, gallery: Tensor, q_pids: Array, g_pids: Array, q_camids: Array, g_camids: Array
 ) -> list[list[int]]:
     """Ranks, from 1 and ascending, of each query's positives in the gallery sorted by cosine similarity.
 
     Args:
-        query_features: ``[n, D]``; normalised here, in float32.
-        gallery_features: ``[m, D]``, likewise.
-        q_pids: identities of the queries ``[n]``, any integers.
-        g_pids: identities of the gallery ``[m]``.
-        q_camids: cameras ``[n]``; with them, gallery images of the query's identity and camera are left out, as in
-            ``torchreid.metrics.evaluate_rank``.
-        g_camids: cameras ``[m]``.
+        queries: ``[n, D]``; normalised here, in float32.
+        gallery: ``[m, D]``, likewise.
+        q_pids, g_pids: identities ``[n]`` and ``[m]``, any integers.
+        q_camids, g_camids: cameras ``[n]`` and ``[m]``; gallery images of the query's identity and camera are left out,
+            as in ``torchreid.metrics.evaluate_rank``.
 
     Raises:
         DataError: when a feature is not finite.
-        ValueError: when shapes do not match, only one side has cameras, or pids or camids are not integers.
     """
-    if (q_camids is None) != (g_camids is None):
-        raise ValueError("cameras are needed for both the queries and the gallery, or for neither")
-    queries, gallery = _unit_features(query_features, "query"), _unit_features(gallery_features, "gallery")
-    if queries.shape[1] != gallery.shape[1]:
-        raise ValueError(f"query features have {queries.shape[1]} dimensions, gallery features {gallery.shape[1]}")
-    n, m = len(queries), len(gallery)
-    if q_camids is None or g_camids is None:
-        q_camids, g_camids = np.zeros(n, int), np.ones(m, int)  # no query shares a camera with the gallery
-    pids = _integers(q_pids, n, "q_pids"), _integers(g_pids, m, "g_pids")
-    camids = _integers(q_camids, n, "q_camids"), _integers(g_camids, m, "g_camids")
-    return ranks_from_scores(_score_rows(queries, gallery), *pids, *camids)
+    rows = _score_rows(_unit_features(queries, "query"), _unit_features(gallery, "gallery"))
+    return ranks_from_scores(rows, q_pids, g_pids, q_camids, g_camids)
 
 
 def ranks_from_scores(
@@ -92,23 +73,12 @@ def _score_rows(queries: Array, gallery: Array) -> Iterator[Array]:
         yield from scores
 
 
-def _unit_features(features: Features, side: str) -> Array:
+def _unit_features(features: Tensor, side: str) -> Array:
     """Rows of ``features [n, D]`` scaled to unit norm, as a float32 array."""
-    with np.errstate(over="ignore"):  # becomes infinite, which is reported below
-        rows = features.detach().float().cpu().numpy() if isinstance(features, Tensor) else np.asarray(features, "f4")
-    if rows.ndim != 2:
-        raise ValueError(f"{side} features have the shape {list(rows.shape)}, not [number, dimension]")
+    rows = features.detach().float().cpu().numpy()
     bad = np.flatnonzero(~np.isfinite(rows).all(axis=1))
     if len(bad):
         raise DataError(f"{side} features: row {bad[0]} (from 0) has values that are not finite in float32")
     norms = np.sqrt(np.einsum("nd,nd->n", rows, rows, dtype=np.float64))[:, None]
     unit = np.divide(rows, np.maximum(norms, 1e-12), out=np.empty(rows.shape, np.float32), casting="same_kind")
     return np.add(unit, np.float32(0), out=unit)  # turns -0 into 0, which has other bits
-
-
-def _integers(values: Integers, length: int, name: str) -> Array:
-    """``values`` as int64 ``[length]``."""
-    array = np.asarray(values.cpu() if isinstance(values, Tensor) else values)
-    if array.shape != (length,) or (length and array.dtype.kind not in "iu"):
-        raise ValueError(f"{name} must be {length} integers, one per feature, not {array.dtype} {list(array.shape)}")
-    return array.astype(np.int64)

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from t2ireid_plugin.errors import DataError
 from t2ireid_plugin.evaluation.protocols import RetrievalTask
 
 Array = npt.NDArray
@@ -52,26 +50,6 @@ class RetrievalResult:
     task: RetrievalTask | None = None
     metrics: Metrics = field(default_factory=dict)
     reranked: Metrics | None = None
-
-    @classmethod
-    def from_ranks(cls, ranks: Sequence[Sequence[int]], q_pids: npt.ArrayLike, **fields: Any) -> RetrievalResult:
-        """The result for the ranks of each query's positives, see `positive_ranks`; ``q_pids`` are of all queries.
-
-        Raises:
-            DataError: when no query has a positive.
-        """
-        valid = [own for own in ranks if own]
-        if not valid:
-            raise DataError("no query has an image of its identity in the gallery")
-        query_index = np.flatnonzero([len(own) for own in ranks])
-        return cls(
-            first_rank=np.array([own[0] for own in valid], np.int32),
-            AP=np.array([sum(place / rank for place, rank in enumerate(own, 1)) / len(own) for own in valid]),
-            INP=np.array([len(own) / own[-1] for own in valid]),
-            pids=np.asarray(q_pids, np.int64)[query_index],
-            query_index=query_index,
-            **fields,
-        )
 
     def cmc(self, max_rank: int = 50) -> Array:
         """R@1 to R@``max_rank`` as shares of 1; float64 ``[max_rank]``."""

@@ -133,7 +133,8 @@ def test_histogram_in_chunks_is_the_same(monkeypatch):
 
 
 def test_worst_failures_come_first_and_equal_ones_in_order():
-    result = RetrievalResult.from_ranks([[3], [1], [], [2], [3]], [7, 7, 5, 7, 7])
+    first_rank = np.array([3, 1, 2, 3])  # query 2 has no positive
+    result = RetrievalResult(first_rank, 1 / first_rank, 1 / first_rank, np.full(4, 7), np.array([0, 1, 3, 4]))
     assert worst_failures(result, 10) == [0, 4, 3]
     assert worst_failures(result, 2) == [0, 4]
     assert worst_failures(result, 0) == []
