@@ -83,14 +83,8 @@ def load_records(path: str | Path) -> dict[str, RetrievalResult]:
     """
     try:
         arrays = _read(Path(path))
-    except FileNotFoundError as error:
-        raise DataError(f"'{path}' does not exist") from error
-    except Exception as error:  # zipfile, zlib and NumPy raise many types for damaged bytes
-        raise DataError(f"'{path}' is damaged, or not a file of a run's queries: {first_line(error)}") from error
-    try:
-        version = int(arrays["format"])
-        if version != _FORMAT:
-            raise DataError(f"'{path}' has version {version}, this program reads {_FORMAT}; test that run again")
+        if (version := int(arrays["format"])) != _FORMAT:
+            raise ValueError(f"it has version {version}, this program reads {_FORMAT}; test that run again")
         target, results = str(arrays["target"]), {}
         for number, protocol in enumerate(arrays["protocols"].tolist()):
             columns: dict[str, Any] = {
@@ -102,12 +96,9 @@ def load_records(path: str | Path) -> dict[str, RetrievalResult]:
                 raise ValueError(f"the columns of protocol '{protocol}' have the shapes {sorted(shapes)}")
             results[protocol] = RetrievalResult(**columns, target=target, protocol=protocol)
         return results
-    except DataError:
-        raise
-    except KeyError as error:
-        raise DataError(f"'{path}' is not a file of a run's queries: it lacks {error}") from error
-    except (ValueError, TypeError, SystemError) as error:  # the last one is NumPy's for code points beyond Unicode
-        raise DataError(f"'{path}' has invalid content: {error}") from error
+    except Exception as error:  # zipfile, zlib and NumPy raise many types for damaged bytes
+        reason = f"it lacks {error}" if isinstance(error, KeyError) else first_line(error)
+        raise DataError(f"cannot read '{path}' as the queries of a run: {reason}") from error
 
 
 def _read(path: Path) -> dict[str, Array]:

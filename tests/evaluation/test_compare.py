@@ -123,7 +123,7 @@ def test_runs_that_cannot_be_compared_are_refused(runs, tmp_path):
     with pytest.raises(DataError, match=r"empty' has no queries_<target>\.npz"):
         compare(tmp_path / "empty", runs[0])
     records_path(runs[1], "cuhkpedes").write_bytes(b"PK\x03\x04")
-    with pytest.raises(DataError, match=r"b.queries_cuhkpedes\.npz' is damaged"):
+    with pytest.raises(DataError, match=r"b.queries_cuhkpedes\.npz' as the queries of a run"):
         compare(*runs)
 
 
