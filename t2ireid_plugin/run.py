@@ -19,7 +19,14 @@ from t2ireid_plugin.engine import train as text_train
 from t2ireid_plugin.engine.evaluation import describe_undecided
 from t2ireid_plugin.engine.record import open_run
 from t2ireid_plugin.engine.train import Outcome
-from t2ireid_plugin.engine.training_state import RESULTS, make_folder, prepare_folder, results_of_finished, save_json
+from t2ireid_plugin.engine.training_state import (
+    RESULTS,
+    checkpoint_to_resume,
+    make_folder,
+    remove_run,
+    results_of_finished,
+    save_json,
+)
 from t2ireid_plugin.errors import ConfigError, short_repr
 from t2ireid_plugin.evaluation.metrics import format_table
 from t2ireid_plugin.evaluation.protocols import OFFICIAL
@@ -73,7 +80,7 @@ def run_training(
         with _opened(folder):
             last = finished = None
             if is_main_process():
-                last = prepare_folder(folder, cfg.model.resume, resume, overwrite)
+                last = checkpoint_to_resume(folder, cfg.model.resume, resume, overwrite)
                 finished = last and results_of_finished(folder, last, cfg.train.max_epoch)
             last, finished = broadcast_object((last, finished))
             if finished:
@@ -81,6 +88,8 @@ def run_training(
                 print(f"The run in '{folder}' is finished; its results are in '{folder / RESULTS}'")
                 return finished["metrics"]
             weights = Checkpoint.read(cfg.model.load_weights) if cfg.model.load_weights and last is None else None
+            if overwrite and is_main_process():  # now that weights which may be among its files are read
+                remove_run(folder, last)
             with _recorded(cfg, folder, "train.log", append=last is not None):
                 return _finish(cfg, folder, command, pictures, lambda: training.train(cfg, folder, weights, last))
 

@@ -10,7 +10,7 @@ from yacs.config import CfgNode
 
 from t2ireid_plugin.engine.build import build_feature_cache, build_run, count_parameters, run_options
 from t2ireid_plugin.engine.text_image import TextImageEngine
-from t2ireid_plugin.engine.training_state import BEST
+from t2ireid_plugin.engine.training_state import BEST, load_training_state
 from t2ireid_plugin.errors import ConfigError
 from t2ireid_plugin.evaluation.metrics import metrics_by_target
 from t2ireid_plugin.evaluation.result import Metrics, RetrievalResult
@@ -37,12 +37,12 @@ def train(cfg: CfgNode, folder: Path, weights: Checkpoint | None, last: Path | N
         cfg: a checked configuration.
         folder: of the run.
         weights: to start from, if any.
-        last: the checkpoint to resume, if any.
+        last: the checkpoint to resume, if any; it describes its model.
 
     Raises:
         T2IReIDError: for every problem that the user can fix.
     """
-    engine = build_run(cfg, weights)
+    engine = build_run(cfg, weights if last is None else load_training_state(last))
     best = folder / BEST
     epochs, steps = cfg.train.start_epoch, 0
     if last is not None:

@@ -144,27 +144,22 @@ def checkpoint_to_test(source: str | Path | None, load_weights: str, folder: Pat
     return path
 
 
-def prepare_folder(folder: Path, resume: str, resume_newest: bool, overwrite: bool) -> Path | None:
-    """Decides whether a training starts or continues in a folder; returns the checkpoint to resume, if any.
+def checkpoint_to_resume(folder: Path, resume: str, resume_newest: bool, overwrite: bool) -> Path | None:
+    """The checkpoint that a training continues from; None where it starts.
 
     Args:
         folder: ``data.save_dir``.
         resume: ``model.resume``, a checkpoint.
         resume_newest: continue from the newest intact checkpoint in ``folder``, if there is one.
-        overwrite: first remove the files of a run in ``folder``.
+        overwrite: ``folder`` may hold another run.
 
     Raises:
         ConfigError: when the folder holds a run that is not the one to resume.
         CheckpointError: when all checkpoints to resume are damaged.
     """
     last = Path(resume) if resume else newest_checkpoint(folder) if resume_newest else None
-    if last is not None and last.resolve().parent == folder.resolve():
-        return last
-    if overwrite:
-        for pattern in _RUN_FILES:
-            for path in folder.glob(pattern):
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
-    elif any((folder / name).exists() for name in (LAST, PREVIOUS, BEST, RESULTS)):
+    holds_run = any((folder / name).exists() for name in (LAST, PREVIOUS, BEST, RESULTS))
+    if holds_run and not overwrite and not _is_in(folder, last):
         resumable = "" if resume or resume_newest else "--resume continues it, "
         raise ConfigError(
             f"'{folder}' holds a run; {resumable}--overwrite starts again, or choose another data.save_dir"
@@ -172,10 +167,20 @@ def prepare_folder(folder: Path, resume: str, resume_newest: bool, overwrite: bo
     return last
 
 
+def remove_run(folder: Path, last: Path | None) -> None:
+    """Removes the files of a run from its folder, unless ``last``, the checkpoint to resume, is one of them."""
+    for path in () if _is_in(folder, last) else [path for pattern in _RUN_FILES for path in folder.glob(pattern)]:
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def _is_in(folder: Path, file: Path | None) -> bool:
+    return file is not None and file.resolve().parent == folder.resolve()
+
+
 def results_of_finished(folder: Path, last: Path, max_epoch: int) -> dict[str, Any] | None:
     """``results.json`` of a run that has trained ``max_epoch`` epochs and was tested; None if it is not finished."""
     file = folder / RESULTS
-    if not file.is_file() or last.parent.resolve() != folder.resolve():
+    if not file.is_file() or not _is_in(folder, last):
         return None
     state = read_checkpoint(last)
     results: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))

@@ -49,12 +49,6 @@ _FASTREID_PREFIX = "backbone."
 # Levels that DistributedDataParallel, AveragedModel and torch.compile put around a model or a part of it.
 _WRAPPERS = re.compile(r"(?<![^.])(?:module|_orig_mod)\.")
 DIGEST_LENGTH = 32  # hexadecimal digits
-# Entries of a run's checkpoint; `modeling.stored` checks those that describe the model.
-_ENTRIES: dict[str, Any] = {
-    **dict.fromkeys(("config", "held_out", "data", "best", "losses", "optimizer", "scheduler", "scaler"), Mapping),
-    **dict.fromkeys(("epoch", "step", "steps", "evaluated", "log"), int),
-    **{"bad_images": list, "ema": (Mapping, type(None)), "digest": str},
-}
 # The only part that another dataset replaces, so the only one that weights for evaluation may lack.
 _CLASSIFIER = ("id_classifier.", "classifier.")
 # Types of the entries of a run's checkpoints.
@@ -110,14 +104,9 @@ class Checkpoint(NamedTuple):
         """Reads and verifies a file.
 
         Raises:
-            CheckpointError: as `read_checkpoint`, and when the file contains no tensors, or an entry of a wrong type.
+            CheckpointError: as `read_checkpoint`, and when the file contains no tensors.
         """
         content = read_checkpoint(path)
-        for key, kind in _ENTRIES.items() if "config" in content else ():
-            if key in content and not isinstance(content[key], kind):
-                raise CheckpointError(
-                    f"'{path}': the entry '{key}' is not as a run writes it: {short_repr(content[key])}"
-                )
         return cls(Path(path), content, extract_state_dict(content, path))
 
 
