@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
-from t2ireid_plugin.data.images import image_problem, is_transparent, missing_end, read_pixels
+from t2ireid_plugin.data.images import decoding_problem, image_problem, is_transparent, read_pixels
 from t2ireid_plugin.errors import DataError
 
 
@@ -141,25 +141,20 @@ def test_damaged_files_are_decoded_or_refused(tmp_path_factory, data):
 
 
 @pytest.mark.parametrize(
-    "data",
+    "jpeg",
     [
         JPEG,
         encode(smooth(), "JPEG", progressive=True),
         encode(smooth(), "JPEG", restart_marker_blocks=2),
         encode(smooth().convert("L"), "JPEG", quality=100),
         with_thumbnail(JPEG),
-        encode(smooth(), "PNG"),
-        encode(smooth(), "WEBP"),
-        encode(smooth(), "BMP"),
     ],
-    ids=["baseline", "progressive", "restarts", "grey", "thumbnail", "png", "webp", "bmp"],
+    ids=["baseline", "progressive", "restarts", "grey", "thumbnail"],
 )
-def test_a_file_is_complete_at_its_full_length_only(data):
-    assert missing_end(data) == ""
-    assert missing_end(data + b"more behind it") == ""
-    for length in range(12, len(data), 7 if len(data) > 5000 else 1):
-        assert missing_end(data[:length])
-    assert missing_end(data[:-1])
+def test_a_jpeg_is_complete_at_its_full_length_only(jpeg):
+    assert decoding_problem(jpeg) == decoding_problem(jpeg + b"more behind it") == ""
+    for length in range(12, len(jpeg)):
+        assert decoding_problem(jpeg[:length])
 
 
 @pytest.mark.parametrize("jpeg", [JPEG, with_thumbnail(JPEG)], ids=["", "thumbnail"])

@@ -17,7 +17,7 @@ from typing import NamedTuple
 import joblib
 
 from t2ireid_plugin.data.image_files import ImageFolder
-from t2ireid_plugin.data.images import FORMATS, image_format, is_transparent, missing_end, read_pixels
+from t2ireid_plugin.data.images import FORMATS, decoding_problem, image_format, is_transparent, read_pixels
 from t2ireid_plugin.errors import DataError
 from t2ireid_plugin.prepare.check.report import ERROR, MIN_HEIGHT, MIN_WIDTH, Example, Findings, list_some
 from t2ireid_plugin.prepare.check.rows import Row, group_by
@@ -98,9 +98,10 @@ def inspect_image(path: str) -> ImageFacts:
         with _decoder_warnings() as lines:
             height, width = read_pixels(path).shape[:2]
     except DataError as error:
-        if missing := missing_end(data):
-            return facts._replace(problem="image_truncated", reason=missing)
-        return facts._replace(problem="image_unreadable", reason=str(error).rpartition(f"'{path}': ")[2])
+        reason = str(error).rpartition(f"'{path}': ")[2]
+        if "truncated" in f"{reason} {decoding_problem(data)}".lower():
+            return facts._replace(problem="image_truncated", reason="the file is truncated")
+        return facts._replace(problem="image_unreadable", reason=reason)
     facts = facts._replace(height=height, width=width, transparent=is_transparent(data))
     # Decoders continue after damage, and fill what they cannot decode.
     warning = next((line for line in lines if re.search("corrupt|premature", line, re.IGNORECASE)), "")
