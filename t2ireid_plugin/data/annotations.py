@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from t2ireid_plugin.data.benchmarks import SPLITS, BenchmarkSpec
-from t2ireid_plugin.data.image_files import ImageFile, ImageFolder, map_files, plain_name
+from t2ireid_plugin.data.image_files import ImageFolder, map_files, plain_name
 from t2ireid_plugin.errors import DataError, short_repr
 from t2ireid_plugin.utils.safe_io import parse_json, read_bytes, text_problem
 
@@ -24,15 +24,14 @@ Companion = Mapping[str, Mapping[str, Any]]
 
 
 class Photo(NamedTuple):
-    """One image with its texts; the tuples of texts have the same length."""
+    """One image with its texts."""
 
     path: str
     pid: int  # as annotated
     camera: str
     split: str
-    captions: tuple[str, ...]
-    id_texts: tuple[str | None, ...] | None  # None: derived from the captions, see `instructions.split_caption`
-    cloth_texts: tuple[str | None, ...] | None
+    # Captions with their identity and clothing texts. None: derived from the caption, see `instructions.split_caption`.
+    texts: tuple[tuple[str, str | None, str | None], ...]
 
 
 def find_annotation(root: str | Path, spec: BenchmarkSpec) -> Path:
@@ -77,15 +76,15 @@ def read_photos(root: str | Path, spec: BenchmarkSpec) -> list[Photo]:
         raise DataError(
             f"'{file.parent / INSTRUCTIONS}' has texts for '{min(unknown)}', which is not in '{file}'; remove them"
         )
-    images = folder.find(names)
-    missing = [name for name, image in zip(names, images, strict=True) if image is None]
+    paths = folder.find(names)
+    missing = [name for name, path in zip(names, paths) if path is None]
     if missing:
         hint = folder.difference(missing[0])
         raise DataError(
             f"missing image '{os.path.join(folder.folder, missing[0])}'{_and_more(missing)}, listed in '{file}'"
             f"{'; ' * bool(hint)}{hint}"
         )
-    photos = _merge_rows(photos, images, file, spec)
+    photos = _merge_rows([photo._replace(path=path) for photo, path in zip(photos, paths) if path], file, spec)
     _check_identities(photos, file)
     return photos
 
@@ -148,15 +147,9 @@ def parse_row(row: Any, index: int, file: Path, spec: BenchmarkSpec, companion: 
     if not isinstance(camera, str | int):
         raise DataError(f"{where}: camera {short_repr(camera)} must be a string or an integer")
     own = companion.get(name, {})
-    return Photo(
-        path=relative,
-        pid=row["id"],
-        camera=str(camera),
-        split=split,
-        captions=captions,
-        id_texts=_parallel_texts(row, "id_captions", own, "identity", len(captions), where),
-        cloth_texts=_parallel_texts(row, "cloth_captions", own, "clothing", len(captions), where),
-    )
+    id_texts = _parallel_texts(row, "id_captions", own, "identity", len(captions), where)
+    cloth_texts = _parallel_texts(row, "cloth_captions", own, "clothing", len(captions), where)
+    return Photo(relative, row["id"], str(camera), split, tuple(zip(captions, id_texts, cloth_texts)))
 
 
 def stays_inside(relative: str) -> bool:
@@ -238,10 +231,10 @@ def _texts(values: Any, where: str) -> tuple[str, ...]:
 
 def _parallel_texts(
     row: Mapping[str, Any], key: str, own: Mapping[str, Any], own_key: str, count: int, where: str
-) -> tuple[str, ...] | None:
+) -> Sequence[str | None]:
     """Identity or clothing texts, one per caption: the row's own, else the companion file's, else None."""
     if key not in row and own_key not in own:
-        return None
+        return [None] * count
     source, name = (row, key) if key in row else (own, own_key)
     texts = _texts(source[name], f"{where}: {name}")
     if len(texts) != count:
@@ -249,38 +242,22 @@ def _parallel_texts(
     return texts
 
 
-def _merge_rows(
-    rows: Sequence[Photo], images: Sequence[ImageFile | None], file: Path, spec: BenchmarkSpec
-) -> list[Photo]:
-    """One photo per image file, in the order and with the path of the first row that names it."""
-    merged: dict[object, tuple[int, Photo]] = {}
-    for number, (row, image) in enumerate(zip(rows, images)):
-        assert image is not None
-        first, photo = merged.setdefault(image.key, (number, row._replace(path=image.path)))
-        if first == number:
-            continue
+def _merge_rows(rows: Sequence[Photo], file: Path, spec: BenchmarkSpec) -> list[Photo]:
+    """One photo per image file, with the captions of its first row and those that other rows add."""
+    merged: dict[str, tuple[int, Photo]] = {}
+    for number, row in enumerate(rows):
+        first, photo = merged.setdefault(row.path, (number, row))
         for field, values in (("pid", "identities"), ("split", "splits"), ("camera", "cameras" * spec.has_cameras)):
             one, other = getattr(photo, field), getattr(row, field)
             if one != other and values:
-                names = " and ".join(dict.fromkeys((rows[first].path, row.path)))
                 raise DataError(
-                    f"'{file}', rows {first} and {number} ({names}): one image file with the {values} {one!r} and "
+                    f"'{file}', rows {first} and {number}: one image file, '{row.path}', with the {values} {one!r} and "
                     f"{other!r}; correct or remove one of the rows"
                 )
-        merged[image.key] = first, _join_texts(photo, row)
+        captions = {caption for caption, *_ in photo.texts}
+        new = (texts for texts in row.texts if texts[0] not in captions)
+        merged[row.path] = first, photo._replace(texts=(*photo.texts, *new))
     return [photo for _, photo in merged.values()]
-
-
-def _join_texts(photo: Photo, row: Photo) -> Photo:
-    """The photo with the captions of another row that it lacks, and their identity and clothing texts."""
-    new = [i for i, caption in enumerate(row.captions) if caption not in photo.captions]
-    joined: dict[str, Any] = {"captions": (*photo.captions, *(row.captions[i] for i in new))}
-    for field in ("id_texts", "cloth_texts"):
-        own, more = getattr(photo, field), getattr(row, field)
-        if own or more:
-            texts = own or [None] * len(photo.captions)
-            joined[field] = (*texts, *(more[i] if more else None for i in new))
-    return photo._replace(**joined)
 
 
 def _check_identities(photos: Sequence[Photo], file: Path) -> None:

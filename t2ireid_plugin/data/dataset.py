@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from torchreid import data as torchreid_data
 
-from t2ireid_plugin.data.annotations import Photo, read_photos
+from t2ireid_plugin.data.annotations import read_photos
 from t2ireid_plugin.data.benchmarks import SPLITS, BenchmarkSpec, Counts
 from t2ireid_plugin.data.image_files import shared_images
 from t2ireid_plugin.data.images import Pixels, read_pixels
@@ -269,22 +269,15 @@ def _read_splits(root: str | Path, spec: BenchmarkSpec) -> dict[str, ItemTable]:
     for photo in photos:
         strings.append(photo.path)
         labels = (len(strings), photo.pid, cameras[photo.camera], 0)
-        rows[photo.split] += [(*labels, *numbers) for numbers in _number_texts(photo, strings)]
-    texts = Texts(strings)
-    return {split: ItemTable(texts, torch.tensor(items)) for split, items in rows.items() if items}
-
-
-def _number_texts(photo: Photo, strings: list[str]) -> list[tuple[int, int, int]]:
-    """Appends a photo's texts to ``strings``; returns the numbers of (caption, identity text, clothing text)."""
-    columns = []
-    for texts in (photo.captions, photo.id_texts, photo.cloth_texts):
-        numbers = []
-        for text in texts or [None] * len(photo.captions):
-            if text is not None:
-                strings.append(text)
-            numbers.append(SPLIT_CAPTION if text is None else len(strings))
-        columns.append(numbers)
-    return list(zip(*columns, strict=True))
+        for texts in photo.texts:
+            numbers = []
+            for text in texts:
+                if text is not None:
+                    strings.append(text)
+                numbers.append(SPLIT_CAPTION if text is None else len(strings))
+            rows[photo.split].append((*labels, *numbers))
+    table = Texts(strings)
+    return {split: ItemTable(table, torch.tensor(items)) for split, items in rows.items() if items}
 
 
 def _hold_out(splits: dict[str, ItemTable], share: float, seed: int) -> dict[str, ItemTable]:

@@ -5,12 +5,11 @@ from __future__ import annotations
 import functools
 import os
 import unicodedata
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from hashlib import blake2b
 from pathlib import Path, PurePosixPath
-from typing import NamedTuple, TypeVar
+from typing import TypeVar
 
 from t2ireid_plugin.utils.safe_io import open_file
 
@@ -18,23 +17,9 @@ T = TypeVar("T")
 
 _CHUNK = 256  # files per task of a thread
 _HEAD = 4096  # bytes of a file that are compared first
-# Differences between a name and that of an existing file that are reported, and what removes them.
-_DIFFERENCES: dict[str, Callable[[str], str]] = {
-    "upper and lower case": str.casefold,
-    "spaces": lambda name: "".join(name.split()),
-    "its extension": lambda name: os.path.splitext(name)[0],
-    "similar characters": lambda name: unicodedata.normalize("NFKC", name).casefold(),
-}
 
 
-class ImageFile(NamedTuple):
-    """An existing file."""
-
-    path: str
-    key: object  # equal for all names of one file, links included
-
-
-def plain_name(name: str, images: str) -> str:
+def plain_name(name: str, images: str = "") -> str:
     """A name relative to the folder ``images``, with ``/`` as separator and composed characters (NFC).
 
     Some annotations name files relative to the folder above, such as ``images/1.jpg``.
@@ -52,41 +37,44 @@ class ImageFolder:
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = str(folder)
-        self._entries = functools.cache(_list_names)
 
-    def find(self, names: Sequence[str]) -> list[ImageFile | None]:
-        """The file of each name; None where there is none."""
-        paths = [os.path.normpath(os.path.join(self.folder, name)) for name in names]
-        return [file or self._search(name) for name, file in zip(names, map_files(_stat, paths), strict=True)]
+    def find(self, names: Sequence[str]) -> list[str | None]:
+        """The path of each name's file or None; all names of one file, links included, have the path of the first."""
+        first: dict[object, str] = {}
+        paths = []
+        for name, (path, key) in zip(names, map_files(self._locate, names), strict=True):
+            if key is None:
+                path = next((self.files[plain] for plain in self._plain(name) if plain in self.files), "")
+                key = _file_key(path)
+            paths.append(first.setdefault(key, path) if key else None)
+        return paths
 
     def difference(self, name: str) -> str:
         """Describes an existing file whose name resembles one that was not found; empty without such a file."""
-        folder, missing = self._walk(plain_name(name, os.path.basename(self.folder)))
-        for difference, simplify in _DIFFERENCES.items():
-            for entry in sorted(self._entries(folder).values()):
-                if missing and simplify(entry) == simplify(missing[0]):
-                    return f"'{folder}' has '{entry}', which differs in {difference}"
-        return ""
+        similar = self._similar.get(_simplified(self._plain(name)[1]), "")
+        return similar and f"'{self.folder}' has '{similar}', which differs in case, spaces, extension or the like"
 
-    def _search(self, name: str) -> ImageFile | None:
-        for images in ("", os.path.basename(self.folder)):
-            path, missing = self._walk(plain_name(name, images))
-            if not missing and path != self.folder:
-                return _stat(path)
-        return None
+    @functools.cached_property
+    def files(self) -> dict[str, str]:
+        """Paths of all files by `plain_name`. Links to folders are not followed, they may form a cycle."""
+        paths = (os.path.join(place, name) for place, _, names in os.walk(self.folder) for name in names)
+        # Archives that Windows wrote become files with "\" in their names.
+        return {plain_name(os.path.relpath(path, self.folder)): path for path in paths}
 
-    def _walk(self, name: str) -> tuple[str, tuple[str, ...]]:
-        """The deepest existing path on the way to a plain name, and the parts of the name behind it."""
-        folder, parts = self.folder, PurePosixPath(name).parts
-        for number, part in enumerate(parts):
-            names = self._entries(folder)
-            # Archives that Windows wrote become files with "\" in their names.
-            if whole := names.get("/".join(parts[number:])):
-                return os.path.join(folder, whole), ()
-            if part not in names:
-                return folder, parts[number:]
-            folder = os.path.join(folder, names[part])
-        return folder, ()
+    @functools.cached_property
+    def _similar(self) -> dict[str, str]:
+        return {_simplified(plain): plain for plain in sorted(self.files, reverse=True)}
+
+    def _plain(self, name: str) -> tuple[str, str]:
+        return plain_name(name), plain_name(name, os.path.basename(self.folder))
+
+    def _locate(self, name: str) -> tuple[str, object]:
+        """The path of a name and the key of its file, None where there is none."""
+        for spelling in (name, *self._plain(name)):
+            path = os.path.normpath(os.path.join(self.folder, spelling))
+            if key := _file_key(path):
+                return path, key
+        return path, None
 
 
 def map_files(function: Callable[[str], T], paths: Sequence[str]) -> list[T]:
@@ -98,14 +86,16 @@ def map_files(function: Callable[[str], T], paths: Sequence[str]) -> list[T]:
 
 def shared_images(first: Iterable[str], second: Iterable[str]) -> list[tuple[str, str]]:
     """Files of ``first`` with one of the same content in ``second``; files that cannot be read are left out."""
-    ours, others = _by_digest(first, _HEAD), _by_digest(second, _HEAD)
-    common = (ours.keys() & others.keys()) - {b""}  # only these few are read to the end
-    ours, others = (_by_digest((path for key in common for path in part[key]), -1) for part in (ours, others))
-    return sorted((path, others[key][0]) for key in ours.keys() & others.keys() for path in ours[key])
+    for size in (_HEAD, -1):  # the few that begin alike are read to the end
+        ours, others = _digests(first, size), _digests(second, size)
+        common = set(ours.values()) & set(others.values())
+        first, second = ([path for path in part if part[path] in common] for part in (ours, others))
+    by_digest = {others[path]: path for path in second}
+    return sorted((path, by_digest[ours[path]]) for path in first)
 
 
-def _by_digest(paths: Iterable[str], size: int) -> dict[bytes, list[str]]:
-    """Files by the digest of their length and their first ``size`` bytes, or all for -1; b"" if there is none."""
+def _digests(paths: Iterable[str], size: int) -> dict[str, bytes]:
+    """Digests of the files' lengths and first ``size`` bytes, or all for -1; without empty files."""
 
     def digest(path: str) -> bytes:
         try:
@@ -115,25 +105,20 @@ def _by_digest(paths: Iterable[str], size: int) -> dict[bytes, list[str]]:
             return b""
         return blake2b(start, digest_size=16).digest() + length.to_bytes(8, "big") if start else b""
 
-    every, groups = list(paths), defaultdict(list)
-    for path, key in zip(every, map_files(digest, every), strict=True):
-        groups[key].append(path)
-    return groups
+    every = list(paths)
+    return {path: key for path, key in zip(every, map_files(digest, every), strict=True) if key}
 
 
-def _stat(path: str) -> ImageFile | None:
+def _file_key(path: str) -> object:
+    """Equal for all names of one file, links included; None without a file."""
     try:
         info = os.stat(path)
     except (OSError, ValueError):  # ValueError: a zero byte or a lone surrogate
         return None
     # Some file systems of Windows have no inode numbers.
-    return ImageFile(path, (info.st_dev, info.st_ino) if info.st_ino else os.path.realpath(path))
+    return (info.st_dev, info.st_ino) if info.st_ino else os.path.realpath(path)
 
 
-def _list_names(folder: str) -> Mapping[str, str]:
-    """The names in a folder by their plain names."""
-    try:
-        names = os.listdir(folder)
-    except (OSError, ValueError):
-        return {}
-    return {plain_name(name, ""): name for name in names}
+def _simplified(name: str) -> str:
+    """A name without what is easily mistaken: case, spaces, extension, and similar characters such as full-width."""
+    return "".join(unicodedata.normalize("NFKC", os.path.splitext(name)[0]).casefold().split())

@@ -7,7 +7,7 @@ import os
 import re
 import signal
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -64,19 +64,18 @@ def check_images(
         DataError: when a process died.
     """
     rows_of = group_by(rows, lambda row: row.path)
-    names = ImageFolder(folder)
-    files = dict(zip(rows_of, names.find(list(rows_of))))
-    gone = [path for path, file in files.items() if file is None]
-    missing = [Example(rows_of[path][0].number, path, names.difference(path)) for path in gone]
+    images = ImageFolder(folder)
+    paths = dict(zip(rows_of, images.find(list(rows_of))))
+    missing = [Example(rows_of[name][0].number, name, images.difference(name)) for name in paths if not paths[name]]
     findings.add("image_missing", missing)
-    found = {path: file for path, file in files.items() if file is not None}
-    facts = dict(zip(found, _inspect_all([file.path for file in found.values()], workers, progress)))
+    files = {name: path for name, path in paths.items() if path}
+    facts = dict(zip(files, _inspect_all([*files.values()], workers, progress)))
     _check_each(facts, rows_of, findings)
     _check_shared(facts, rows_of, findings)
-    unused = _unused_images(folder, found)
-    keys = {file.key for file in found.values()}  # a link to a named file is not reported
-    unused = [path for path, file in zip(unused, names.find(unused)) if file is not None and file.key not in keys]
-    findings.add("image_unnamed", [Example(path=path) for path in unused])
+    suffixes = {suffix for _, group in FORMATS.values() for suffix in group}
+    every = [name for name in images.files if os.path.splitext(name)[1].lower() in suffixes]
+    unnamed = set(filter(None, images.find([*files, *every]))) - set(files.values())  # a link to a named file is not
+    findings.add("image_unnamed", [Example(path=os.path.relpath(path, folder)) for path in sorted(unnamed)])
     return facts
 
 
@@ -160,18 +159,6 @@ def _check_shared(facts: dict[str, ImageFacts], rows_of: dict[str, list[Row]], f
             if len(paths) > 1:
                 value, kinds = f"same as {list_some(paths[1:])}; {value}", ("file_twice", "file_contradicted")
             findings.add(kinds[len(identities) > 1], [Example(rows[0].number, paths[0], value)])
-
-
-def _unused_images(folder: Path, used: Iterable[str]) -> list[str]:
-    """Image files below the folder that are not used; links to folders are not followed, they may form a cycle."""
-    suffixes = {suffix for _, group in FORMATS.values() for suffix in group}
-    files = [
-        os.path.relpath(os.path.join(place, name), folder)
-        for place, _, names in os.walk(folder)
-        for name in names
-        if os.path.splitext(name)[1].lower() in suffixes
-    ]
-    return sorted(set(files).difference(used))
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -99,13 +100,13 @@ def _merge_rows(rows: Sequence[Row], folder: ImageFolder) -> list[Row]:
     """The rows with one path per image file, and without captions that an earlier row of the file has."""
     names = list({row.path: None for row in rows if row.path is not None})
     files = dict(zip(names, folder.find(names)))
-    first: dict[object, tuple[str, set[str]]] = {}  # path and captions
+    known: dict[str, set[str]] = defaultdict(set)  # captions by file
     merged = []
     for row in rows:
-        if row.path is not None and (image := files[row.path]):
-            path, captions = first.setdefault(image.key, (os.path.relpath(image.path, folder.folder), set()))
-            row = row._replace(path=path, captions=tuple(text for text in row.captions if text not in captions))
-            captions.update(row.captions)
+        if row.path is not None and (file := files[row.path]):
+            captions = tuple(text for text in row.captions if text not in known[file])
+            known[file].update(row.captions)
+            row = row._replace(path=os.path.relpath(file, folder.folder), captions=captions)
         merged.append(row)
     return merged
 
@@ -133,7 +134,7 @@ def _read_row(raw: Any, number: int, file: Path, spec: BenchmarkSpec, companion:
         pid=pid,
         split=split if split in SPLITS else None,
         captions=captions,
-        other_texts=tuple(filter(None, (*(photo.id_texts or ()), *(photo.cloth_texts or ())))) if photo else (),
+        other_texts=tuple(text for _, *others in photo.texts for text in others if text) if photo else (),
     )
 
 

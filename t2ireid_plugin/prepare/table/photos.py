@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from t2ireid_plugin.data.annotations import check_images
-from t2ireid_plugin.data.image_files import ImageFile, ImageFolder, plain_name
+from t2ireid_plugin.data.image_files import ImageFolder, plain_name
 from t2ireid_plugin.errors import DataError
-from t2ireid_plugin.prepare.table.table import CLOTH_TEXT, ID_TEXT, IDENTITY, Table, TableRow
+from t2ireid_plugin.prepare.table.table import CLOTH_TEXT, ID_TEXT, IDENTITY, RowTexts, Table, TableRow
 
 
 class TablePhoto(NamedTuple):
@@ -21,8 +19,9 @@ class TablePhoto(NamedTuple):
 
     path: str  # in the dataset, relative to its folder of images, with forward slashes
     identity: str
-    rows: tuple[TableRow, ...]
-    source: str = ""  # the user's file
+    source: str  # the user's file
+    row: TableRow  # the first
+    texts: dict[str, RowTexts]  # of all rows, by caption
 
 
 def collect_photos(table: Table, folder: Path) -> list[TablePhoto]:
@@ -54,31 +53,15 @@ def collect_photos(table: Table, folder: Path) -> list[TablePhoto]:
             f"'{table.file}': {len(missing)} of {len(set(names))} images are missing in '{folder}': "
             f"{some}{', …' * (len(missing) > 3)}{'; ' * bool(hint)}{hint}"
         )
-    rows: dict[object, list[tuple[str, ImageFile, TableRow]]] = {}
-    for name, file, row in zip(names, files, table.rows):
-        if file is not None:
-            rows.setdefault(file.key, []).append((name, file, row))
-    photos = []
-    for (name, file, first), *others in rows.values():
-        for other, _, row in others:
-            where = f"'{table.file}', lines {first.line} and {row.line}: image {name!r}"
-            _check_agreement(first, row, f"{where}{f', also named {other!r},' if other != name else ''} has")
-        path = plain_name(os.path.relpath(file.path, folder), "")
-        own = _without_repeated([first, *(row for _, _, row in others)])
-        photos.append(TablePhoto(path, first.identity if IDENTITY in table.columns else path, own, file.path))
-    return photos
-
-
-def check_files(photos: Sequence[TablePhoto], file: Path) -> None:
-    """Checks that all images of the table ``file`` begin like images.
-
-    Raises:
-        DataError: naming the first that does not and the number of others.
-    """
-    try:
-        check_images([photo.source for photo in photos])
-    except DataError as error:
-        raise DataError(f"'{file}': {error}; remove it from the table or save it as JPEG or PNG") from error
+    photos: dict[str, TablePhoto] = {}
+    for file, row in zip(filter(None, files), table.rows):
+        path = plain_name(os.path.relpath(file, folder))
+        identity = row.identity if IDENTITY in table.columns else path
+        photo = photos.setdefault(path, TablePhoto(path, identity, file, row, {}))
+        _check_agreement(photo.row, row, f"'{table.file}', lines {photo.row.line} and {row.line}: image {path!r} has")
+        for texts in row.texts:
+            photo.texts.setdefault(texts.caption, texts)
+    return list(photos.values())
 
 
 def given_splits(photos: Sequence[TablePhoto], file: Path) -> dict[str, str]:
@@ -89,7 +72,7 @@ def given_splits(photos: Sequence[TablePhoto], file: Path) -> dict[str, str]:
     """
     first: dict[str, TableRow] = {}
     for photo in photos:
-        row = photo.rows[0]
+        row = photo.row
         other = first.setdefault(photo.identity, row)
         if other.split != row.split:
             raise DataError(
@@ -114,27 +97,11 @@ def drawn_splits(photos: Sequence[TablePhoto], val_share: float, test_share: flo
 def _relative_path(image: str, bases: Iterable[str]) -> str | None:
     """The image's path relative to its folder, None if it is elsewhere; ``bases`` are absolute paths of the folder."""
     name = image.replace("\\", "/")
-    if re.match("[A-Za-z]:/", name) and os.name != "nt":
-        return None
     for base in bases:
         path = os.path.normpath(os.path.join(base, name))
         if path.startswith(os.path.join(base, "")):
-            return os.path.relpath(path, base).replace(os.sep, "/")
+            return os.path.relpath(path, base)
     return None
-
-
-def _without_repeated(rows: Sequence[TableRow]) -> tuple[TableRow, ...]:
-    """The rows of an image with each of its captions once."""
-    seen: set[str] = set()
-    result = []
-    for row in rows:
-        new = [i for i, text in enumerate(row.captions) if text not in seen and text not in row.captions[:i]]
-        seen.update(row.captions)
-        captions, *others = (
-            tuple(texts[i] for i in new) if texts else () for texts in (row.captions, row.id_texts, row.cloth_texts)
-        )
-        result.append(row._replace(captions=captions, id_texts=others[0], cloth_texts=others[1]))
-    return tuple(result)
 
 
 def _check_agreement(first: TableRow, row: TableRow, where: str) -> None:
@@ -142,7 +109,6 @@ def _check_agreement(first: TableRow, row: TableRow, where: str) -> None:
         one, other = getattr(first, column), getattr(row, column)
         if one != other:
             raise DataError(f"{where} the {column} {one!r} and {other!r}; keep one")
-    pairs = {ID_TEXT: (first.id_texts, row.id_texts), CLOTH_TEXT: (first.cloth_texts, row.cloth_texts)}
-    for column, (texts, others) in pairs.items():
-        if bool(texts) != bool(others):
+    for column, one, other in zip((ID_TEXT, CLOTH_TEXT), first.texts[0][1:], row.texts[0][1:]):
+        if bool(one) != bool(other):
             raise DataError(f"{where} '{column}' in one of them only; give it for each caption or for none")

@@ -32,6 +32,14 @@ _DELIMITERS = ",;\t"
 _IS_JSON = {".csv": False, ".tsv": False, ".jsonl": True, ".ndjson": True}  # by suffix
 
 
+class RowTexts(NamedTuple):
+    """A caption with its identity and clothing texts, which are empty where the table has none."""
+
+    caption: str
+    id_text: str
+    cloth_text: str
+
+
 class TableRow(NamedTuple):
     """One row; texts are verbatim, other cells stripped, and "" where a cell is empty."""
 
@@ -40,9 +48,7 @@ class TableRow(NamedTuple):
     identity: str
     camera: str
     split: str
-    captions: tuple[str, ...]
-    id_texts: tuple[str, ...]  # one per caption, or none
-    cloth_texts: tuple[str, ...]
+    texts: tuple[RowTexts, ...]
 
 
 class Table(NamedTuple):
@@ -173,14 +179,17 @@ def _parse_row(line: int, cells: Mapping[str, Any], where: str) -> TableRow:
     image, identity, camera, split = (_label(cells, column, where) for column in (IMAGE, IDENTITY, CAMERA, SPLIT))
     if not image:
         raise DataError(f"{where}: the column 'image' is empty")
-    captions, id_texts, cloth_texts = (_texts(cells, column, where) for column in (CAPTION, ID_TEXT, CLOTH_TEXT))
-    for column, texts in ((ID_TEXT, id_texts), (CLOTH_TEXT, cloth_texts)):
+    captions = _texts(cells, CAPTION, where)
+    columns = [captions]
+    for column in (ID_TEXT, CLOTH_TEXT):
+        texts = _texts(cells, column, where)
         if texts and len(texts) != len(captions):
             raise DataError(f"{where}: {len(texts)} texts in '{column}' for {len(captions)} captions")
+        columns.append(texts or [""] * len(captions))
     if split and split.lower() not in SPLITS:
         hint = "; use test for both" if split.lower() in ("query", "gallery") else ""
         raise DataError(f"{where}: split {short_repr(split)} must be one of {', '.join(SPLITS)}{hint}")
-    return TableRow(line, image, identity, camera, split.lower(), captions, id_texts, cloth_texts)
+    return TableRow(line, image, identity, camera, split.lower(), tuple(map(RowTexts, *columns)))
 
 
 def _label(cells: Mapping[str, Any], column: str, where: str) -> str:
@@ -193,7 +202,7 @@ def _label(cells: Mapping[str, Any], column: str, where: str) -> str:
     return _check_text(value, column, where).strip()
 
 
-def _texts(cells: Mapping[str, Any], column: str, where: str) -> tuple[str, ...]:
+def _texts(cells: Mapping[str, Any], column: str, where: str) -> list[str]:
     """The texts of a cell, verbatim; an empty identity or clothing text counts as none."""
     values = cells.get(column, [])
     if isinstance(values, str):
@@ -202,7 +211,7 @@ def _texts(cells: Mapping[str, Any], column: str, where: str) -> tuple[str, ...]
         raise DataError(f"{where}: {column} {short_repr(values)} must be a string or a list of strings")
     if not all(text.strip() for text in values) or (column == CAPTION and not values):
         raise DataError(f"{where}: the column '{column}' is empty")
-    return tuple(_check_text(text, column, where) for text in values)
+    return [_check_text(text, column, where) for text in values]
 
 
 def _check_text(text: str, column: str, where: str) -> str:

@@ -13,9 +13,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from t2ireid_plugin.data.annotations import check_images
 from t2ireid_plugin.data.benchmarks import CUSTOM, SPLITS
 from t2ireid_plugin.errors import DataError
-from t2ireid_plugin.prepare.table.photos import TablePhoto, check_files, collect_photos, drawn_splits, given_splits
+from t2ireid_plugin.prepare.table.photos import TablePhoto, collect_photos, drawn_splits, given_splits
 from t2ireid_plugin.prepare.table.table import IDENTITY, SPLIT, read_table
 from t2ireid_plugin.utils.atomic_io import atomic_folder
 from t2ireid_plugin.utils.progress import show_progress
@@ -68,7 +69,7 @@ def write_table(
     content = read_table(Path(os.path.expanduser(table)), ignore)
     folder = Path(os.path.expanduser(images))
     photos = collect_photos(content, folder)
-    check_files(photos, content.file)
+    check_images([photo.source for photo in photos])
     given = SPLIT in content.columns
     splits = given_splits(photos, content.file) if given else drawn_splits(photos, val_share, test_share, seed)
     with atomic_folder(root, "--out") as draft:
@@ -78,7 +79,7 @@ def write_table(
         "root": str(root),
         "images": {name: len(part) for name, part in parts.items()},
         "ids": {name: len({photo.identity for photo in part}) for name, part in parts.items()},
-        "captions": {name: sum(len(row.captions) for p in part for row in p.rows) for name, part in parts.items()},
+        "captions": {name: sum(len(photo.texts) for photo in part) for name, part in parts.items()},
         "identities": "given" if IDENTITY in content.columns else "images",
         "splits": "given" if given else "drawn",
     }
@@ -153,7 +154,7 @@ def _write_dataset(
 
 def _annotation_row(photo: TablePhoto, pid: int, split: str) -> dict[str, Any]:
     """The image's row in CUHK-PEDES's format."""
-    captions = [text for row in photo.rows for text in row.captions]
+    captions = list(photo.texts)
     row: dict[str, Any] = {
         "split": split,
         "captions": captions,
@@ -162,9 +163,9 @@ def _annotation_row(photo: TablePhoto, pid: int, split: str) -> dict[str, Any]:
         "id": pid,
     }
     optional = {
-        "camera": photo.rows[0].camera,
-        "id_captions": [text for own in photo.rows for text in own.id_texts],
-        "cloth_captions": [text for own in photo.rows for text in own.cloth_texts],
+        "camera": photo.row.camera,
+        "id_captions": [texts.id_text for texts in photo.texts.values() if texts.id_text],
+        "cloth_captions": [texts.cloth_text for texts in photo.texts.values() if texts.cloth_text],
     }
     return row | {key: value for key, value in optional.items() if value}
 
