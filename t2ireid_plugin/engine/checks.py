@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import functools
-import math
+import operator
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -14,7 +14,7 @@ from typing import Any
 
 from yacs.config import CfgNode
 
-from t2ireid_plugin.config import TRANSFORMS, changed_keys, to_dict
+from t2ireid_plugin.config import TRANSFORMS, changed_keys, get_setting, to_dict
 from t2ireid_plugin.data.annotations import find_annotation
 from t2ireid_plugin.data.benchmarks import BENCHMARKS, VAL_SUFFIX
 from t2ireid_plugin.errors import CheckpointError, ConfigError, DataError, InputError, T2IReIDError, check_choice
@@ -36,20 +36,28 @@ TEXT_FIELDS = {"caption": "caption", "identity": "id_text", "clothing": "cloth_t
 # The type in PyTorch of the forward pass.
 PRECISIONS = {"fp32": None, "bf16": "bfloat16", "fp16": "float16"}
 TEXT_FEATURE_CACHES = ("off", "memory", "disk")
-# Settings by their least value; those in `_LIMITS` must also be below another one.
-_MINIMUM = {
-    0: (
-        *("data.workers", "data.val_seed", "adam.beta1", "adam.beta2", "test.bootstrap", "test.pictures"),
-        *("train.lr", "train.weight_decay", "train.warmup_epochs", "train.clip_grad", "train.bias_lr_mult"),
-        *("train.base_lr_mult", "train.final_lr_mult", "train.gamma", "train.start_epoch", "train.fixbase_epoch"),
-        *("train.seed", "train.encode_at_once", "train.save_minutes", "train.save_steps"),
+# Settings by the limits of their values, which are also the words of the message.
+_LIMITS = {
+    "at least 0": (
+        *("data.workers", "data.val_seed", "test.bootstrap", "test.pictures", "train.lr", "train.weight_decay"),
+        *("train.warmup_epochs", "train.clip_grad", "train.bias_lr_mult", "train.base_lr_mult", "train.gamma"),
+        *("train.final_lr_mult", "train.start_epoch", "train.fixbase_epoch", "train.encode_at_once"),
+        *("train.save_minutes", "train.save_steps"),
     ),
-    1: (
-        *("sampler.num_instances", "sampler.num_cams", "sampler.num_datasets", "data.height", "data.width"),
-        *("train.nonfinite_patience", "train.stepsize", "train.print_freq", "test.batch_size"),
+    "at least 1": (
+        *("sampler.num_instances", "sampler.num_cams", "sampler.num_datasets", "train.nonfinite_patience"),
+        *("train.stepsize", "train.print_freq", "test.batch_size", "test.ranks"),
     ),
+    "at least 2": ("train.batch_size",),  # for batch normalisation
+    "at least 1 and below 4097": ("data.height", "data.width"),
+    "at least 0 and below 4294967296": ("train.seed",),
+    "at least 0 and at most 1": ("data.bad_image_share", "test.identity_weight"),
+    "at least 0 and below 1": ("adam.beta1", "adam.beta2", "train.ema_decay"),
+    "above 0": ("data.norm_std", "data.text_feature_cache_gb"),
+    "above 0 and at most 1": ("train.layer_decay",),
+    "above 0 and below 1": ("data.val_share",),
 }
-_LIMITS = {"adam.beta1": 1, "adam.beta2": 1, "data.height": 4097, "data.width": 4097, "train.seed": 2**32}
+_COMPARISONS = {"at least": operator.ge, "above": operator.gt, "at most": operator.le, "below": operator.lt}
 SCHEDULERS = ("warmup_cosine", "single_step", "multi_step", "cosine")
 # torchreid's settings without effect on the text-image model, by prefix, with the reason. The embeddings have unit
 # norm, so test.dist_metric and test.normalize_feature cannot change a ranking; any value of these is accepted.
@@ -84,8 +92,6 @@ def check_config(cfg: CfgNode) -> None:
         check_choice("test.protocols", name, tuple(PROTOCOLS))
     if OFFICIAL not in cfg.test.protocols:
         raise ConfigError(f"test.protocols: {cfg.test.protocols} must include {OFFICIAL}, the official protocol")
-    if not 0 <= cfg.test.identity_weight <= 1:
-        raise ConfigError(f"test.identity_weight: {cfg.test.identity_weight} must be from 0 to 1")
     for name in cfg.loss.terms:
         check_choice("loss", name, LOSSES)
     for name, value in changed_keys(cfg).items():
@@ -119,32 +125,27 @@ def check_common(cfg: CfgNode) -> None:
     """
     check_choice("sampler.train_sampler", cfg.sampler.train_sampler, SAMPLERS)
     check_choice("test.evaluator", cfg.test.evaluator, EVALUATORS)
-    for key, minimum in ((key, minimum) for minimum, keys in _MINIMUM.items() for key in keys):
-        table, name = key.split(".")
-        value = cfg[table][name]
-        numbers = value if isinstance(value, list) else [] if value is None else [value]
-        if not all(minimum <= number < _LIMITS.get(key, math.inf) for number in numbers):
-            limit = f" and below {_LIMITS[key]}" if key in _LIMITS else ""
-            raise ConfigError(f"{key}: {value} must be at least {minimum}{limit}")
+    for limits, keys in _LIMITS.items():
+        bounds = [limit.rsplit(" ", 1) for limit in limits.split(" and ")]
+        for key in keys:
+            value = get_setting(cfg, key)
+            numbers = value if isinstance(value, list) else [] if value is None else [value]
+            if not all(_COMPARISONS[words](number, int(bound)) for number in numbers for words, bound in bounds):
+                raise ConfigError(f"{key}: {value} must be {limits}")
     if cfg.train.lr_scheduler == "single_step" and not cfg.train.stepsize:
         raise ConfigError("train.stepsize: [] must name the epoch of train.lr_scheduler single_step")
-    for key, low in (("norm_mean", ""), ("norm_std", " above 0")):
-        values = cfg.data[key]
-        if values is not None and (len(values) != 3 or (low and min(values) <= 0)):
-            raise ConfigError(f"data.{key}: {values} must be three numbers{low}")
+    for key in ("norm_mean", "norm_std"):
+        if cfg.data[key] is not None and len(cfg.data[key]) != 3:
+            raise ConfigError(f"data.{key}: {cfg.data[key]} must be three numbers")
     if not cfg.data.sources or not cfg.data.targets:
         raise ConfigError("data.sources and data.targets must each name a dataset")
-    if cfg.train.batch_size < 2:
-        raise ConfigError(
-            f"train.batch_size: {cfg.train.batch_size} is too small, batch normalisation needs at least 2 samples"
-        )
     divisor = BATCH_DIVISORS.get(cfg.sampler.train_sampler)
     if divisor and cfg.train.batch_size % cfg.sampler[divisor]:
         raise ConfigError(
             f"train.batch_size: {cfg.train.batch_size} must be a multiple of sampler.{divisor} {cfg.sampler[divisor]}"
         )
-    if not cfg.test.ranks or min(cfg.test.ranks) < 1 or 1 not in cfg.test.ranks:
-        raise ConfigError(f"test.ranks: {cfg.test.ranks} must be positive and include 1, which chooses the checkpoint")
+    if 1 not in cfg.test.ranks:
+        raise ConfigError(f"test.ranks: {cfg.test.ranks} must include 1, which chooses the checkpoint")
 
 
 def check_shares(cfg: CfgNode) -> None:
@@ -180,13 +181,9 @@ def _check_data(cfg: CfgNode) -> None:
                 )
     if any(name.endswith(VAL_SUFFIX) for name in cfg.data.sources):
         raise ConfigError(f"data.sources: {cfg.data.sources} has a val split; training takes the dataset itself")
-    if not 0 < cfg.data.val_share < 1:
-        raise ConfigError(f"data.val_share: {cfg.data.val_share} must be between 0 and 1; for no val set data.val []")
     for name in cfg.data.transforms:
         check_choice("data.transforms", name, TRANSFORMS)
     check_choice("data.on_bad_image", cfg.data.on_bad_image, ("error", "skip"))
-    if not 0 <= cfg.data.bad_image_share <= 1:
-        raise ConfigError(f"data.bad_image_share: {cfg.data.bad_image_share} must be from 0 to 1")
     check_choice("data.id_instruction", cfg.data.id_instruction, tuple(TEXT_FIELDS))
     check_choice("data.cloth_instruction", cfg.data.cloth_instruction, tuple(TEXT_FIELDS))
     if cfg.data.k_tfm != 1:
@@ -198,8 +195,6 @@ def _check_text_feature_cache(cfg: CfgNode) -> None:
     check_choice("data.text_feature_cache", data.text_feature_cache, TEXT_FEATURE_CACHES)
     if data.text_feature_cache == "off":
         return
-    if not data.text_feature_cache_gb > 0:
-        raise ConfigError(f"data.text_feature_cache_gb: {data.text_feature_cache_gb} must be above 0")
     if not cfg.model.freeze_text:
         raise ConfigError(
             f"data.text_feature_cache: '{data.text_feature_cache}' needs model.freeze_text True; the features of an "
@@ -223,10 +218,6 @@ def _check_training(cfg: CfgNode) -> None:
         raise ConfigError(
             "train.compile: True excludes model.fusion.type sequence_mamba, which would compile anew for each length"
         )
-    if not 0 < cfg.train.layer_decay <= 1:
-        raise ConfigError(f"train.layer_decay: {cfg.train.layer_decay} must be above 0 and at most 1, which is off")
-    if not 0 <= cfg.train.ema_decay < 1:
-        raise ConfigError(f"train.ema_decay: {cfg.train.ema_decay} must be from 0, which is off, to below 1")
 
 
 def check_files(cfg: CfgNode) -> None:
