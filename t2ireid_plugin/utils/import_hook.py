@@ -6,7 +6,6 @@ import contextlib
 import functools
 import importlib.abc
 import importlib.machinery
-import importlib.util
 import sys
 import warnings
 from collections.abc import Callable
@@ -33,16 +32,12 @@ class _Finder(importlib.abc.MetaPathFinder):
 
     def __init__(self, name: str, action: Callable[[], object], ignored_warning: str) -> None:
         self.name, self.action, self.ignored_warning = name, action, ignored_warning
-        self.searching = False
 
-    def find_spec(self, fullname: str, *_: Any) -> importlib.machinery.ModuleSpec | None:
-        if fullname != self.name or self.searching:
+    def find_spec(self, fullname: str, *where: Any) -> importlib.machinery.ModuleSpec | None:
+        if fullname != self.name:
             return None
-        self.searching = True  # the search below asks this finder too
-        try:
-            spec = importlib.util.find_spec(fullname)
-        finally:
-            self.searching = False
+        others = (finder for finder in sys.meta_path if finder is not self)
+        spec = next(filter(None, (finder.find_spec(fullname, *where) for finder in others)), None)
         if spec is not None and spec.loader is not None:
             exec_module = functools.partial(self._exec_module, spec.loader.exec_module)
             spec.loader.exec_module = exec_module  # type: ignore[method-assign]

@@ -55,8 +55,6 @@ def check_config(cfg: CfgNode) -> None:
         ConfigError: naming the key, its value and what is valid.
     """
     check_common(cfg)
-    if cfg.model.name not in MODELS:
-        _check_names_of_torchreid(cfg)
     check_choice("data.type", cfg.data.type, ("image",))
     check_choice("loss.name", cfg.loss.name, LOSSES if cfg.model.name != MODEL_NAME else ("terms", *LOSSES))
     for name in cfg.data.transforms:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import functools
-import warnings
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from t2ireid_plugin.data.benchmarks import BENCHMARKS, VAL_SUFFIX
-from t2ireid_plugin.errors import ConfigError, DependencyError, check_choice, check_keys
+from t2ireid_plugin.errors import ConfigError, DependencyError, check_keys
 
 if TYPE_CHECKING:
     from t2ireid_plugin.data.dataset import CaptionDataset
@@ -20,7 +19,6 @@ MODELS: dict[str, dict[str, Any]] = {
     "t2ireid_vit_mamba_both": {"branch": "both"},
 }
 LOSSES = ("softmax", "triplet")
-_registered_datasets: set[str] = set()
 
 
 def register() -> None:
@@ -33,19 +31,15 @@ def register() -> None:
         DependencyError: when this version of torchreid lacks the table of models or of datasets.
         ValueError: from torchreid, when a dataset's name is taken by another plugin.
     """
-    with warnings.catch_warnings():
-        # On import, torchreid warns of its missing Cython evaluator, which we do not need.
-        warnings.filterwarnings("ignore", message="Cython evaluation")
-        from torchreid import data as torchreid_data
+    from torchreid import data as torchreid_data
 
     for name, options in MODELS.items():
         _add_model(name, options)
-    private_table(torchreid_data.datasets, "__image_datasets")  # register_image_dataset adds to it
+    datasets = private_table(torchreid_data.datasets, "__image_datasets")
     for spec in BENCHMARKS.values():
         for name, split in ((spec.name, "test"), (spec.name + VAL_SUFFIX, "val")):
-            if name not in _registered_datasets:
+            if getattr(datasets.get(name), "func", None) is not _dataset:
                 torchreid_data.register_image_dataset(name, functools.partial(_dataset, spec=spec, eval_split=split))
-                _registered_datasets.add(name)
 
 
 def register_model_variant(name: str, **options: Any) -> None:
@@ -59,22 +53,10 @@ def register_model_variant(name: str, **options: Any) -> None:
         **options: any of ``branch``, ``vit_pretrained``, ``disentangle``, see `T2IReIDImageModel`.
 
     Raises:
-        ConfigError: for an unknown option, a value that cannot work, or a name that is taken.
+        ConfigError: for an unknown option or a name that is taken; values are checked when the model is built.
         DependencyError: when this version of torchreid lacks the table of models.
     """
-    from t2ireid_plugin.modeling.image_embedder import BRANCHES
-    from t2ireid_plugin.modeling.settings import check_disentangle
-
     check_keys(f"options of model '{name}'", options, ("branch", "vit_pretrained", "disentangle"))
-    try:
-        check_choice("branch", options.get("branch", "identity"), BRANCHES)
-        for option, kinds in (("vit_pretrained", (str, Mapping)), ("disentangle", (Mapping,))):
-            if not isinstance(options.get(option, {}), kinds):
-                names = " or ".join(kind.__name__ for kind in kinds)
-                raise ConfigError(f"{option}: {options[option]!r} must be a {names}")
-        check_disentangle(options.get("disentangle", {}))
-    except ConfigError as error:
-        raise ConfigError(f"model '{name}': {error}") from error
     _add_model(name, options)
 
 

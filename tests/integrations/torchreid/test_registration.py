@@ -3,7 +3,6 @@ from torchreid import data as torchreid_data
 
 import t2ireid_plugin
 from t2ireid_plugin.data.dataset import CaptionDataset
-from t2ireid_plugin.integrations.torchreid import registration
 
 
 def registered():
@@ -25,7 +24,7 @@ def test_registering_again_has_no_effect():
 
 
 def test_a_dataset_name_that_is_taken_is_an_error(monkeypatch):
-    monkeypatch.setattr(registration, "_registered_datasets", set())
+    monkeypatch.setitem(getattr(torchreid_data.datasets, "__image_datasets"), "cuhkpedes", object)
     with pytest.raises(ValueError, match="cuhkpedes"):
         t2ireid_plugin.register()
 
