@@ -26,12 +26,6 @@ _HAS_HEAD = ("siglip_vision_model", "siglip2_vision_model")
 _ATTENDS_PADDING = ("siglip_text_model", "siglip2_text_model")
 
 
-def tower_config(config: PretrainedConfig, kind: str) -> PretrainedConfig:
-    """The ``image`` or ``text`` part (``kind``) of a two-tower configuration; other configurations unchanged."""
-    part = "vision_config" if kind == "image" else "text_config"
-    return getattr(config, part, config)
-
-
 def tower_class(config: PretrainedConfig) -> type[PreTrainedModel] | None:
     """The class of the encoder that ``config`` describes; None if there is none."""
     import transformers
@@ -97,8 +91,10 @@ def attends_padding(config: PretrainedConfig) -> bool:
     return config.model_type in _ATTENDS_PADDING
 
 
-_COUNTS = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "vocab_size")
-_SIDES = ("patch_size", "image_size")
+_COUNTS = (
+    *("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"),
+    *("vocab_size", "max_position_embeddings", "patch_size", "image_size"),
+)
 _MAX_LAYERS = 1000  # the deepest encoders have about 50; a slip such as 1212 would fill the memory
 
 
@@ -108,11 +104,10 @@ def check_shape(config: Any, key: str) -> None:
     Raises:
         ConfigError: naming the setting and its value.
     """
-    for name in (*_COUNTS, *_SIDES, "max_position_embeddings"):
+    for name in _COUNTS:
         value = getattr(config, name, None)
         numbers = value if isinstance(value, list | tuple) else [value]  # a number per stage, or height and width
-        fits = len(numbers) in (1, 2) or name not in _SIDES
-        if value is not None and not (fits and all(type(number) is int and number > 0 for number in numbers)):
+        if value is not None and not all(type(number) is int and number > 0 for number in numbers):
             raise ConfigError(f"{key}: {name} {short_repr(value)} must be a whole number of at least 1")
     layers = getattr(config, "num_hidden_layers", 1)
     if isinstance(layers, int) and layers > _MAX_LAYERS:

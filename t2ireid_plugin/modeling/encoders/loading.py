@@ -13,7 +13,6 @@ import functools
 import logging
 import os
 import re
-import threading
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
@@ -21,11 +20,11 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
-from huggingface_hub import constants, hf_hub_download, try_to_load_from_cache
+from huggingface_hub import constants, hf_hub_download
 from huggingface_hub.utils import HFValidationError, validate_repo_id
 
 from t2ireid_plugin.errors import ConfigError, EncoderError, check_keys, short_repr
-from t2ireid_plugin.modeling.encoders.families import check_shape, drop_head, tower_class, tower_config, without_pooler
+from t2ireid_plugin.modeling.encoders.families import check_shape, drop_head, tower_class, without_pooler
 from t2ireid_plugin.utils.safe_io import MAX_CONFIG_BYTES, parse_json, read_bytes, wrong_content
 from t2ireid_plugin.utils.text import first_line
 
@@ -40,7 +39,6 @@ T = TypeVar("T")
 IMAGE_KEY, TEXT_KEY = "vit_pretrained", "bert_base_path"
 _KIND = {IMAGE_KEY: "image", TEXT_KEY: "text"}
 _DEFAULT_TYPE = {IMAGE_KEY: "vit", TEXT_KEY: "bert"}
-_FOLDER_HOLDS = "it should hold config.json, model.safetensors and, for text, vocab.txt or tokenizer.json"
 # ViT's sizes where a configuration has none; a test compares them with transformers'.
 _VIT = {"model_type": "vit", "image_size": 224, "patch_size": 16}
 _PART = {IMAGE_KEY: "vision_config", TEXT_KEY: "text_config"}
@@ -97,23 +95,19 @@ def check_source(source: Source, key: str) -> None:
     """
     if not isinstance(source, str):
         return
-    folder = find_folder(source)
-    if folder:
+    if folder := find_folder(source):
         _check_folder(folder, key)
-    elif not find_cached(source, "config.json") and (_looks_like_path(source) or not _hub_reachable()):
+    elif not find_file(source, "config.json") and (_looks_like_path(source) or not _hub_reachable()):
         raise _missing(source, key)
 
 
 def _check_folder(folder: Path, key: str) -> None:
-    config = folder / "config.json"
     weights = sorted(folder.glob("*.safetensors")) or sorted(folder.glob("pytorch_model*.bin"))
-    if not config.is_file() or not weights:
-        missing = "model.safetensors" if config.is_file() else "config.json"
-        raise EncoderError(f"{key}: the folder '{folder}' has no {missing}; {_FOLDER_HOLDS}")
-    texts = [folder / name for name in ("tokenizer.json", "vocab.txt", "vocab.json", "merges.txt")]
-    for file in [config, *weights, *(texts if key == TEXT_KEY else [])]:
+    names = ("tokenizer.json", "vocab.txt", "vocab.json", "merges.txt") if key == TEXT_KEY else ()
+    texts = [folder / name for name in names if (folder / name).exists()]
+    for file in [folder / "config.json", *(weights or [folder / "model.safetensors"]), *texts]:
         try:
-            problem = wrong_content(file) if file.is_file() else ""
+            problem = wrong_content(file)
         except OSError as error:
             problem = f"cannot be read ({error.strerror})"
         if problem:
@@ -144,9 +138,7 @@ def stored_config(source: str | Mapping[str, Any], key: str) -> SimpleNamespace 
     """
     config: Any = source
     if isinstance(source, str):
-        folder = find_folder(source)
-        file = folder / "config.json" if folder else find_cached(source, "config.json")
-        if file is None:
+        if (file := find_file(source, "config.json")) is None:
             return None
         config = read_json(file, key)
     part = config.get(_PART[key])
@@ -173,10 +165,12 @@ def encoder_config(source: Source, key: str) -> PretrainedConfig:
     if isinstance(source, PretrainedConfig):
         config = source
     elif isinstance(source, Mapping):
-        config = _inline_config(dict(source), _DEFAULT_TYPE[key], key)
+        default = config_from_dict({"model_type": source.get("model_type", _DEFAULT_TYPE[key])}, key)
+        check_keys(f"{key}: {default.model_type}", source, sorted(default.to_dict()))
+        config = config_from_dict(source, key)
     else:
         config = _load(AutoConfig.from_pretrained, source, key)
-    config = tower_config(config, _KIND[key])
+    config = getattr(config, _PART[key], config)
     check_shape(config, key)
     return config
 
@@ -202,11 +196,11 @@ def config_from_dict(settings: Mapping[str, Any] | PretrainedConfig, key: str, n
     family = model_type.removesuffix("_text_model").removesuffix("_vision_model")
     for known in (model_type, family):
         try:
-            config_class = type(tower_config(AutoConfig.for_model(known), _KIND[key]))
+            default = AutoConfig.for_model(known)
         except ValueError:
             continue
         try:
-            return config_class(**settings)
+            return type(getattr(default, _PART[key], default))(**settings)
         except Exception as error:  # TypeError, ValueError, or an error of huggingface_hub's, by version
             raise ConfigError(f"{name}: {' '.join(str(error).split())}") from error
     raise ConfigError(f"{name}: unknown model_type '{model_type}'")
@@ -248,21 +242,6 @@ def _check_weights(model: PreTrainedModel, info: Mapping[str, Any], weights: str
         logger.warning("%s have more blocks than config.json, which are left out: %s, …", weights, unused[0])
 
 
-def _inline_config(settings: dict[str, Any], default_type: str, key: str) -> PretrainedConfig:
-    from transformers import AutoConfig
-
-    model_type = settings.pop("model_type", default_type)
-    try:
-        default = tower_config(AutoConfig.for_model(model_type), _KIND[key])
-    except ValueError as error:
-        raise ConfigError(f"{key}: unknown model_type '{model_type}'") from error
-    check_keys(f"{key}: {default.model_type}", settings, sorted(default.to_dict()))
-    try:
-        return type(default)(**settings)
-    except Exception as error:  # newer versions check the types of values, with an error class of their own
-        raise ConfigError(f"{key}: {' '.join(str(error).split())}") from error
-
-
 @contextlib.contextmanager
 def quiet_loading() -> Iterator[None]:
     """Silences transformers' report of the loaded weights; callers say what matters of it."""
@@ -300,7 +279,10 @@ def _load(load: Callable[..., T], source: str, key: str) -> T:
 
 def _missing(source: str, key: str) -> EncoderError:
     if _looks_like_path(source):
-        return EncoderError(f"{key}: no folder '{source}'; {_FOLDER_HOLDS}")
+        return EncoderError(
+            f"{key}: no folder '{source}'; it should hold config.json, model.safetensors and, for text, vocab.txt or "
+            "tokenizer.json"
+        )
     return EncoderError(
         f"{key}: '{source}' is not a folder, not in the Hugging Face cache, and the hub is not reachable from here; "
         f"on a machine with network access run `hf download {source} --local-dir DIR`, copy DIR here and set "
@@ -323,22 +305,13 @@ def find_folder(source: str) -> Path | None:
     return folder if source and folder.is_dir() else None
 
 
-def find_cached(source: str, filename: str) -> Path | None:
-    """The file of a hub id in the Hugging Face cache; None if it is not there."""
-    if _looks_like_path(source):
-        return None
-    path = try_to_load_from_cache(source, filename)
-    return Path(path) if isinstance(path, str) else None
-
-
-def find_on_hub(source: str, filename: str) -> Path | None:
-    """The file of a hub id, from the cache or downloaded; None without such a file or a network."""
-    cached = find_cached(source, filename)
-    if cached is not None or not _hub_reachable():
-        return cached
+def find_file(source: str, name: str, download: bool = False) -> Path | None:
+    """A file of a folder or hub id, from the cache or with ``download`` from the hub; None if it is not there."""
+    if folder := find_folder(source):
+        return folder / name if (folder / name).is_file() else None
     try:
-        return Path(hf_hub_download(source, filename))
-    except (OSError, ValueError):  # the file does not exist, or the connection failed; callers have defaults
+        return Path(hf_hub_download(source, name, local_files_only=not (download and _hub_reachable())))
+    except (OSError, ValueError):  # not a hub id, no such file, or no connection
         return None
 
 
@@ -347,19 +320,11 @@ def _hub_reachable(timeout: float = 3.0) -> bool:
     """Probes the hub once, which saves the minutes that its client retries; False in offline mode."""
     if constants.HF_HUB_OFFLINE:
         return False
-    answered = threading.Event()
-
-    def probe() -> None:
-        try:
-            urllib.request.urlopen(urllib.request.Request(constants.ENDPOINT, method="HEAD"), timeout=timeout)
-        except OSError as error:
-            logger.debug("%s: %s", constants.ENDPOINT, error)
-            if not isinstance(error, urllib.error.HTTPError):  # a refusal is an answer
-                return
-        answered.set()
-
-    # A thread, because a timeout on the connection does not bound the name lookup before it.
-    thread = threading.Thread(target=probe, daemon=True)
-    thread.start()
-    thread.join(timeout)
-    return answered.is_set()
+    try:
+        urllib.request.urlopen(urllib.request.Request(constants.ENDPOINT, method="HEAD"), timeout=timeout)
+    except urllib.error.HTTPError:  # a refusal is an answer
+        return True
+    except OSError as error:
+        logger.debug("%s: %s", constants.ENDPOINT, error)
+        return False
+    return True

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from t2ireid_plugin.errors import EncoderError, short_repr
 from t2ireid_plugin.modeling.encoders.families import own_size
-from t2ireid_plugin.modeling.encoders.loading import IMAGE_KEY, Source, find_folder, find_on_hub, read_json
+from t2ireid_plugin.modeling.encoders.loading import IMAGE_KEY, Source, find_file, read_json
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
@@ -79,12 +79,9 @@ def _preprocessor_settings(source: Source) -> dict[str, Any]:
         return {}
     # transformers 5 writes the second, which has the tokenizer's settings too.
     for name in ("preprocessor_config.json", "processor_config.json"):
-        folder = find_folder(source)
-        file = folder / name if folder else find_on_hub(source, name)
-        if file is None or not file.is_file():
-            continue
-        settings = read_json(file, IMAGE_KEY)
-        return settings.get("image_processor", settings)
+        if file := find_file(source, name, download=True):
+            settings = read_json(file, IMAGE_KEY)
+            return settings.get("image_processor", settings)
     return {}
 
 

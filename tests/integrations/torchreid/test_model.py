@@ -113,7 +113,7 @@ def test_the_model_has_only_image_layers_and_no_parameter_outside_them(build):
 def test_full_size_without_files(monkeypatch):
     """ViT-B/16 with random weights, without any access to the hub or its cache."""
     monkeypatch.setattr("t2ireid_plugin.modeling.encoders.loading._load", None)
-    monkeypatch.setattr("t2ireid_plugin.modeling.encoders.loading.find_cached", None)
+    monkeypatch.setattr("t2ireid_plugin.modeling.encoders.loading.find_file", None)
     model = T2IReIDImageModel(751, pretrained=False).eval()
     config = model.visual_encoder.config
     assert (config.hidden_size, config.num_hidden_layers, config.patch_size) == (768, 12, 16)

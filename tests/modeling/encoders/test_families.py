@@ -33,7 +33,7 @@ from transformers import (
 )
 
 from t2ireid_plugin.errors import ConfigError, EncoderError, InputError
-from t2ireid_plugin.modeling.encoders.families import image_tokens, layer_numbers, num_prefix_tokens, tower_config
+from t2ireid_plugin.modeling.encoders.families import image_tokens, layer_numbers, num_prefix_tokens
 from t2ireid_plugin.modeling.encoders.loading import build_image_encoder, build_text_encoder, build_tokenizer
 from t2ireid_plugin.modeling.encoders.preprocess import image_preprocess
 from t2ireid_plugin.modeling.encoders.tokenizer import CachedTokenizer, tokenizer_from_json, tokenizer_to_json
@@ -236,7 +236,8 @@ NORMALISATION = {
 
 @pytest.mark.parametrize("family", NORMALISATION)
 def test_normalisation_without_a_preprocessor_file(saved, family):
-    preprocess = image_preprocess(str(saved(family).folder), tower_config(saved(family).model.config, "image"))
+    config = saved(family).model.config
+    preprocess = image_preprocess(str(saved(family).folder), getattr(config, "vision_config", config))
     assert preprocess == (32, 32, *NORMALISATION[family])
 
 
