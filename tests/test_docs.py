@@ -80,7 +80,7 @@ def test_the_example_tables_are_read(tmp_path, page, language, suffix) -> None:
     file.write_text(content, encoding="utf-8")
     rows = read_table(file).rows
     assert {row.identity for row in rows} == {"anna", "007"}
-    assert sum(len(row.captions) for row in rows) == (4 if language == "csv" else 3)
+    assert sum(len(row.texts) for row in rows) == (4 if language == "csv" else 3)
 
 
 ALL_PAGES = [*(REPOSITORY / "docs").glob("*.md"), *REPOSITORY.glob("*.md")]
