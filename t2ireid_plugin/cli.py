@@ -63,7 +63,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 @stop_on_signal()
 def _main(arguments: list[str]) -> int:
-    options = _build_parser().parse_args(arguments)
+    parser = _build_parser()
+    options, rest = parser.parse_known_args(arguments)
+    # argparse takes KEY VALUE only before or after options such as --visualize, not on both sides.
+    if rest and (not hasattr(options, "opts") or any(re.match(r"-\D", word) for word in rest)):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    if rest:
+        options.opts += rest
     try:
         return options.run(options, shlex.join(["t2ireid", *arguments])) or 0
     except T2IReIDError as error:

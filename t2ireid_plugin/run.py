@@ -80,7 +80,8 @@ def run_training(
         with _opened(folder):
             last = finished = None
             if is_main_process():
-                last = checkpoint_to_resume(folder, cfg.model.resume, resume, overwrite)
+                with log_to(folder / "train.log", append=True) if resume else contextlib.nullcontext():
+                    last = checkpoint_to_resume(folder, cfg.model.resume, resume, overwrite)
                 finished = last and results_of_finished(folder, last, cfg.train.max_epoch)
             last, finished = broadcast_object((last, finished))
             if finished:

@@ -128,9 +128,9 @@ def test_the_visualize_command_runs(tiny_run, tiny_settings, tmp_path) -> None:
     (tmp_path / "configs").symlink_to(REPOSITORY / "configs")
     (tmp_path / "log" / "demo").mkdir(parents=True)
     (tmp_path / "log" / "demo" / "best.pth").symlink_to(tiny_run.folder / "best.pth")
-    tiny = shlex.join(tiny_settings("log/demo", full=True)[2:])
-    assert "'log/demo/visualize_cuhkpedes/report.html'" in run(f"{command.strip()} {tiny}", tmp_path)
-    folder = tmp_path / "log" / "demo" / "visualize_cuhkpedes"
+    printed = run(f"{command.strip()} test.pictures 2", tmp_path)
+    assert "'log/demo/test/cuhkpedes/visualize_cuhkpedes/report.html'" in printed
+    folder = tmp_path / "log" / "demo" / "test" / "cuhkpedes" / "visualize_cuhkpedes"
     written = {path.relative_to(folder).parts[0] for path in folder.rglob("*.*")}
     for page in ("visualize.md", "visualize.zh-CN.md"):
         text = (REPOSITORY / "docs" / page).read_text(encoding="utf-8")
@@ -174,8 +174,8 @@ def test_the_compare_command_runs(tiny_run, tiny_settings, tmp_path) -> None:
     assert blocks("results.zh-CN.md", "bash") == blocks("results.md", "bash")
     (tmp_path / "log").mkdir()
     (tmp_path / "log" / "run_a").symlink_to(tiny_run.folder)
-    weights = ["model.load_weights", str(tiny_run.folder / "last.pth")]
-    assert main(["test", *tiny_settings(tmp_path / "log" / "run_b", full=True), *weights]) == 0
+    assert main(["test", str(tiny_run.folder / "last.pth"), "data.save_dir", str(tmp_path / "test")]) == 0
+    (tmp_path / "log" / "run_b").symlink_to(tmp_path / "test" / "test" / "cuhkpedes")
     printed = run(command.strip(), tmp_path)
     assert "R@1" in printed
     assert "mAP" in printed
@@ -186,14 +186,12 @@ def test_the_probe_commands_run(tiny_run, tiny_settings, synthetic, tmp_path) ->
     draw, probe = blocks("results.md", "bash")[1].strip().splitlines()
     (tmp_path / "configs").symlink_to(REPOSITORY / "configs")
     run(f"{draw} --train-ids {synthetic.train_ids} --val-ids 2 --test-ids 20 --photos 4", tmp_path)
-    _, _, *tiny = tiny_settings(tmp_path / "log", model__load_weights=tiny_run.folder / "best.pth")
-    own = dict(zip(tiny[::2], tiny[1::2]))
-    del own["data.root"]  # the page's
-    words = " ".join(f"{key} {value.replace(' ', '')}" for key, value in own.items())
-    printed = run(f"{probe} {words}", tmp_path)
+    (tmp_path / "log" / "demo").mkdir(parents=True)
+    (tmp_path / "log" / "demo" / "best.pth").symlink_to(tiny_run.folder / "best.pth")
+    printed = run(probe, tmp_path)
     assert "mean above chance" in printed
     text = (REPOSITORY / "docs" / "results.md").read_text(encoding="utf-8")
     documented = re.findall(r"^\| `(\w+_outfit)` \|", text, flags=re.MULTILINE)
-    probes = json.loads((tmp_path / "log" / "probes_cuhkpedes.json").read_text())
+    probes = json.loads((tmp_path / "log" / "demo" / "probes_cuhkpedes.json").read_text())
     assert list(probes["outfits"]) == documented
     assert all(name in printed for name in documented)
