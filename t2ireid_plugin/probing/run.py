@@ -33,10 +33,8 @@ Loaders = Mapping[str, DataLoader]  # query and gallery
 
 
 @explain_dead_workers()
-def run_probes(
-    source: str | Path | None, cfg: CfgNode | None, command: str, typed: Sequence[str] = ()
-) -> dict[str, dict[str, Any]]:
-    """Probes a run on its targets of drawn people; returns and writes ``probes_<target>.json``.
+def run_probes(source: str | Path | None, cfg: CfgNode | None, command: str, typed: Sequence[str] = ()) -> None:
+    """Probes a run on its targets of drawn people and writes ``probes_<target>.json``.
 
     Args:
         source, cfg, typed: see `open_run`.
@@ -59,15 +57,13 @@ def run_probes(
         for target in cfg.data.targets
     }
     make_folder(folder)
-    results = {}
+    about = {"checkpoint": str(checkpoint.path), "weights": digest, "changed": changed, "data": cfg.data.root}
+    about |= {"command": command, "versions": versions()}
     for target, truth in truths.items():
-        about = {"target": target, "checkpoint": str(checkpoint.path), "weights": digest, "changed": changed}
         scores = _probe_target(cfg, engine.model, loaders[target], target, truth)
-        about |= {"data": cfg.data.root, "command": command}
-        results[target] = {**about, "versions": versions(), "photos": len(truth.pids), **scores}
-        save_json(results[target], probes_path(folder, target))
-        print(f"\nResults: '{probes_path(folder, target)}'")
-    return results
+        file = probes_path(folder, target)
+        save_json({"target": target, **about, "photos": len(truth.pids), **scores}, file)
+        print(f"\nResults: '{file}'")
 
 
 def probes_path(folder: Path, target: str) -> Path:
@@ -80,7 +76,7 @@ def _probe_target(cfg: CfgNode, model: T2IReIDModel, loaders: Loaders, target: s
     features = embed_photos(model, loaders["gallery"], target)
     table = probe_attributes(features, {"identity": truth.identity, "clothing": truth.clothing}, truth.pids)
     print(f"\n{target}, {len(truth.pids):,} photos\n{format_probes(table)}")
-    results: dict[str, Any] = {"probes": {"folds": FOLDS, "C": C, "samples": SAMPLES, **table.as_dict()}}
+    results: dict[str, Any] = {"probes": {"folds": FOLDS, "C": C, "samples": SAMPLES, **table}}
     if truth.changes_clothes:
         embeddings = embed_target(model, loaders["query"], loaders["gallery"], ["identity"], target)
         results["outfits"] = {

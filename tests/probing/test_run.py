@@ -9,6 +9,7 @@ from t2ireid_plugin.cli import main
 from t2ireid_plugin.config import load_cfg
 from t2ireid_plugin.data.transforms import TestTransform as Transform
 from t2ireid_plugin.engine.build import build_run
+from t2ireid_plugin.modeling.checkpoint import Checkpoint, weights_digest
 from t2ireid_plugin.probing.run import PROBED, embed_photos
 from t2ireid_plugin.synthetic import write_synthetic
 
@@ -57,7 +58,8 @@ def test_probe_of_given_weights_on_people_with_one_outfit(tiny_run, tiny_setting
     best = tiny_run.folder / "best.pth"
     words = tiny_settings(tmp_path, full=True, model__load_weights=best, data__root=draw(1))
     results, printed = probe(words, tmp_path, capsys)
-    assert results["weights"] == str(best)
+    assert results["checkpoint"] == str(best)
+    assert results["weights"] == weights_digest(Checkpoint.read(best).state)
     assert "outfits" not in results
     assert "i2i_other_outfit" not in printed
 
