@@ -10,19 +10,18 @@ import os
 import shlex
 import subprocess
 import sys
-import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
 from t2ireid_plugin.ablation.grid import Run
+from t2ireid_plugin.engine.training_state import RESULTS
 from t2ireid_plugin.errors import ConfigError, DataError, T2IReIDError
 from t2ireid_plugin.probing.run import probes_path
 from t2ireid_plugin.utils.atomic_io import atomic_write_text
 from t2ireid_plugin.utils.progress import show_progress
 
-RESULTS = "results.json"
 _RECIPE = "recipe.yaml"
 
 
@@ -64,13 +63,12 @@ def is_done(run: Run) -> bool:
 def is_probed(run: Run, probe: Sequence[str]) -> bool:
     """True if a run was probed on each of its targets, with these settings and since its training."""
     files = [probes_path(run.folder, target) for target in run.cfg.data.targets]
-    trained = (run.folder / RESULTS).stat().st_mtime
-    return all(
-        file.is_file()
-        and file.stat().st_mtime >= trained
-        and shlex.split(read_json(file)["command"])[4:] == list(probe)  # t2ireid probe --config-file FILE …
-        for file in files
-    )
+    if not all(file.is_file() for file in files):
+        return False
+    weights = read_json(run.folder / RESULTS).get("weights")  # not in older files
+    probes = map(read_json, files)
+    words = list(probe)  # the end of "t2ireid probe --config-file FILE …"
+    return all(each["weights"] == weights and shlex.split(each["command"])[4:] == words for each in probes)
 
 
 def read_json(file: Path) -> dict[str, Any]:
@@ -91,17 +89,15 @@ class _Processes:
     def __init__(self, threads: int) -> None:
         self.environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "T2IREID_END_WITH_PARENT": "1"}
         self.running: set[subprocess.Popen[bytes]] = set()
-        self.lock = threading.Lock()
         self.stopped = False
 
     def __enter__(self) -> _Processes:
         return self
 
     def __exit__(self, *_: object) -> None:
-        with self.lock:
-            self.stopped = True
-            for process in self.running:
-                process.terminate()
+        self.stopped = True
+        for process in list(self.running):
+            process.terminate()
 
     def train_and_probe(self, run: Run, probe: Sequence[str] | None) -> str | None:
         """Trains and probes one run; returns the reason of a failure, or None."""
@@ -119,24 +115,22 @@ class _Processes:
 
     def _run(self, arguments: Sequence[str], console: Path) -> str | None:
         """Runs ``t2ireid`` with its output in ``console``; returns the reason of a failure, or None."""
-        with console.open("wb") as stream:
-            with self.lock:
-                if self.stopped:
-                    return "stopped"
-                process = subprocess.Popen(
-                    [sys.executable, "-m", "t2ireid_plugin", *arguments],
-                    env=self.environment,
-                    stdin=subprocess.PIPE,  # closes with this process
-                    stdout=stream,
-                    stderr=subprocess.STDOUT,
-                    start_new_session=True,  # Ctrl-C must not reach it: our SIGTERM as a second signal would kill it
-                )
-                self.running.add(process)
+        with (
+            console.open("wb") as stream,
+            subprocess.Popen(
+                [sys.executable, "-m", "t2ireid_plugin", *arguments],
+                env=self.environment,
+                stdin=subprocess.PIPE,  # closes with this process
+                stdout=stream,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,  # Ctrl-C must not reach it: our SIGTERM as a second signal would kill it
+            ) as process,
+        ):
+            self.running.add(process)
+            if self.stopped:  # since the check at the start of the run
+                process.terminate()
             status = process.wait()
-            assert process.stdin is not None
-            process.stdin.close()
-            with self.lock:
-                self.running.discard(process)
+            self.running.discard(process)
         if status == 0:
             return None
         lines = console.read_text(encoding="utf-8", errors="replace").strip().splitlines()

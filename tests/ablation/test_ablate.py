@@ -1,7 +1,6 @@
 """``t2ireid ablate`` on tiny trainings."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -129,8 +128,8 @@ def test_finished_runs_are_skipped_and_probed_on_people_who_change_clothes(
     run = Run("plain", 1, folder, load_cfg(folder / "recipe.yaml"))
     assert is_probed(run, ["data.root", str(tmp_path)])
     assert not is_probed(run, ["data.root", "elsewhere"])
-    later = (folder / "probes_cuhkpedes.json").stat().st_mtime + 1
-    os.utime(folder / "results.json", (later, later))  # as if it had been trained again
+    trained = json.loads((folder / "results.json").read_text())
+    (folder / "results.json").write_text(json.dumps({**trained, "weights": "others"}))  # as if trained again
     assert not is_probed(run, ["data.root", str(tmp_path)])
 
 
