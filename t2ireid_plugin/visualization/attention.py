@@ -7,17 +7,16 @@ computes.
 
 from __future__ import annotations
 
-import contextlib
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from t2ireid_plugin.data.transforms import TestTransform
 from t2ireid_plugin.errors import InputError
@@ -43,27 +42,9 @@ class AttentionMaps(NamedTuple):
     clothing: Tensor  # [B, h, w]
 
 
-class Interval(NamedTuple):
-    """A mean over photos and its 95 % bootstrap interval over people."""
-
-    mean: float
-    low: float
-    high: float
-
-
-class PartShare(NamedTuple):
-    """Attention on one part of the photos."""
-
-    part: str
-    area: float  # the part's share of the area, which uniform attention would give
-    identity: Interval  # the branch's share of attention
-    clothing: Interval
-    difference: Interval  # identity less clothing
-
-
 @torch.no_grad()
 def attention_maps(model: T2IReIDModel, images: Tensor) -> AttentionMaps:
-    """The maps of images ``[B, 3, H, W]``, on the CPU; evaluates the model in eval mode and restores its own.
+    """The maps of images ``[B, 3, H, W]``, on the CPU; the model should be in eval mode.
 
     Raises:
         InputError: for images of another shape, or an image encoder whose tokens are not a grid of patches.
@@ -71,19 +52,20 @@ def attention_maps(model: T2IReIDModel, images: Tensor) -> AttentionMaps:
     """
     inputs: list[tuple[Tensor, tuple[int, int]]] = []  # tokens, and rows and columns of patches
     handle = model.disentangle.register_forward_pre_hook(lambda _, args: inputs.append(args))
-    with _eval_mode(model):
-        try:
-            model.encode_image(images)
-        finally:
-            handle.remove()
-        weights = model.disentangle.attention_weights(*inputs[0])
+    try:
+        model.encode_image(images)
+    finally:
+        handle.remove()
+    weights = model.disentangle.attention_weights(*inputs[0])
     tokens, (h, w) = inputs[0]
     if not 0 < h * w <= tokens.shape[1]:
         name = type(model.visual_encoder).__name__
         raise InputError(
             f"attention maps need one token per patch: {name} has {tokens.shape[1]} tokens for {h} x {w} patches"
         )
-    return AttentionMaps(*(_patch_shares(branch, h, w).cpu() for branch in weights))
+    # The patches are the last tokens: [B, heads, L, L] to [B, patches].
+    attended = [branch.mean(dim=(1, 2))[:, -h * w :].cpu() for branch in weights]
+    return AttentionMaps(*((each / each.sum(dim=1, keepdim=True)).reshape(-1, h, w) for each in attended))
 
 
 def photo_maps(
@@ -109,7 +91,7 @@ def word_relevance(model: T2IReIDModel, captions: Sequence[str], target_embeds: 
     word has all of its cosine. Words beyond the model's ``max_length`` have none.
 
     Args:
-        model: evaluated in eval mode; its own mode is restored.
+        model: in eval mode.
         captions: ``n`` texts; a word stands between spaces, without its punctuation, or is one Chinese character.
         target_embeds: ``[n, 256]`` of unit norm, such as those of the captions' photos.
 
@@ -117,12 +99,8 @@ def word_relevance(model: T2IReIDModel, captions: Sequence[str], target_embeds: 
         The words of each caption in their order, each with its relevance.
 
     Raises:
-        InputError: when the numbers differ, or a caption is empty.
+        InputError: when a caption is empty.
     """
-    if len(captions) != len(target_embeds):
-        raise InputError(f"the numbers differ: {len(captions)} captions, {len(target_embeds)} target_embeds")
-    if not captions:
-        return []
     words = [list(_WORD.finditer(caption)) for caption in captions]
     shorter = [
         (row, caption[: word.start()] + caption[word.end() :])
@@ -131,8 +109,7 @@ def word_relevance(model: T2IReIDModel, captions: Sequence[str], target_embeds: 
         if len(words[row]) > 1
     ]
     rows = [*range(len(captions)), *(row for row, _ in shorter)]
-    with _eval_mode(model):
-        embeds = model.encode_text([*captions, *(text for _, text in shorter)])
+    embeds = model.encode_text([*captions, *(text for _, text in shorter)])
     cosines = (embeds * target_embeds.to(embeds)[rows]).sum(dim=1).tolist()
     whole, without = cosines[: len(captions)], iter(cosines[len(captions) :])
     return [
@@ -143,7 +120,7 @@ def word_relevance(model: T2IReIDModel, captions: Sequence[str], target_embeds: 
 
 def attention_shares(
     maps: AttentionMaps, masks: Iterable[Mapping[str, npt.NDArray[np.bool_]]], pids: Sequence[int]
-) -> list[PartShare]:
+) -> dict[str, dict[str, Any]]:
     """The share of attention on each part, per branch, with 95 % intervals from resampling people.
 
     A patch's attention counts in proportion to how much of the patch the part covers.
@@ -154,44 +131,26 @@ def attention_shares(
             Parts may overlap and need not cover the photo. They are read one photo at a time.
         pids: identity in each photo; all photos of a person are resampled together.
 
-    Raises:
-        InputError: when the numbers differ or are 0.
+    Returns:
+        For each part its ``area``, the share of attention that uniform maps would give it, and for ``identity``,
+        ``clothing`` and ``difference`` (identity less clothing) the ``mean`` share of attention and the ends ``low``
+        and ``high`` of its interval.
     """
     grid = maps.identity.shape[1:]
     covers: dict[str, list[Tensor]] = {}
     areas: dict[str, list[float]] = {}
-    count = 0
     for mask in masks:
-        count += 1
         for part, pixels in mask.items():
             cover = cv2.resize(pixels.astype(np.float32), grid[::-1], interpolation=cv2.INTER_AREA)  # share per patch
             covers.setdefault(part, []).append(torch.from_numpy(cover))
             areas.setdefault(part, []).append(float(pixels.mean()))
-    if not len(maps.identity) == count == len(pids) > 0:
-        counts = f"{len(maps.identity)} maps, {count} masks, {len(pids)} pids"
-        raise InputError(f"the numbers differ or are 0: {counts}")
-    table = []
+    shares: dict[str, dict[str, Any]] = {}
     for part, cover in covers.items():
         identity, clothing = ((branch * torch.stack(cover)).sum(dim=(1, 2)).double().numpy() for branch in maps)
         values = np.stack([identity, clothing, identity - clothing], axis=1)
         low, high = percentile_interval(group_means(values, pids, samples=2000, seed=0))
         columns = np.stack([values.mean(axis=0), low, high], axis=1).tolist()
-        table.append(PartShare(part, float(np.mean(areas[part])), *(Interval(*column) for column in columns)))
-    return table
-
-
-@contextlib.contextmanager
-def _eval_mode(model: nn.Module) -> Iterator[None]:
-    """Eval mode, as batch statistics and dropout would make results depend on the batch."""
-    was_training = model.training
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train(was_training)
-
-
-def _patch_shares(weights: Tensor, h: int, w: int) -> Tensor:
-    """Weights ``[B, heads, L, L]`` to maps ``[B, h, w]`` of sum 1; the patches are the last tokens."""
-    attended = weights.mean(dim=(1, 2))[:, -h * w :]  # [B, patches]
-    return (attended / attended.sum(dim=1, keepdim=True)).reshape(-1, h, w)
+        shares[part] = {"area": float(np.mean(areas[part]))}
+        for name, column in zip((*BRANCHES, "difference"), columns):
+            shares[part][name] = dict(zip(("mean", "low", "high"), column))
+    return shares

@@ -21,7 +21,7 @@ CELL_WIDTH, CELL_HEIGHT, FRAME, GAP, MARGIN = 88, 176, 4, 8, 16
 APART = 24  # space around the list, next to the query and to a match beyond the list
 _LINE, _SMALL_LINE = 21, 18  # heights of lines
 _TEXT, _SMALL, _TINY = 15, 12, 11  # font sizes; rank 10,000 and its score just fit below a photo
-_TEXT_CELLS = 10  # width of a list of texts, in photos
+_WIDTH = 2 * MARGIN + 12 * CELL_WIDTH + 9 * GAP + 2 * APART  # the query, ten hits, and a match beyond them
 _MAX_LETTERS = 2000  # of a text
 
 Line = tuple[str, Colour, Font, int]  # text, colour, font and height
@@ -35,18 +35,17 @@ def draw_ranked_lists(lists: Sequence[RankedList], path: str | Path, heading: st
     Raises:
         DataError: when a photo cannot be read or the picture cannot be written.
     """
-    width = max([_width(item) for item in lists], default=_photos_width(1 + _TEXT_CELLS))
-    rows = [_draw_row(item, width) for item in lists]
+    rows = [_draw_row(item) for item in lists]
     if heading:
-        title = Image.new("RGB", (width, MARGIN + _LINE + GAP), "white")
+        title = Image.new("RGB", (_WIDTH, MARGIN + _LINE + GAP), "white")
         ImageDraw.Draw(title).text((MARGIN, MARGIN), heading, _INK, plain_font(_TEXT + 2))
         rows.insert(0, title)
-    sheet = Image.new("RGB", (width, sum(row.height for row in rows)), "white")
+    sheet = Image.new("RGB", (_WIDTH, sum(row.height for row in rows)), "white")
     y = 0
     for row in rows:
         sheet.paste(row, (0, y))
         if y:
-            ImageDraw.Draw(sheet).line((MARGIN, y, width - MARGIN, y), _RULE)
+            ImageDraw.Draw(sheet).line((MARGIN, y, _WIDTH - MARGIN, y), _RULE)
         y += row.height
     atomic_write(Path(path), lambda draft: sheet.save(draft))
 
@@ -101,33 +100,16 @@ def fit(path: str | Path, width: int, height: int) -> Pixels:
     return resize(pixels, max(1, round(scale * pixels.shape[0])), max(1, round(scale * pixels.shape[1])))
 
 
-def _has_texts(item: RankedList) -> bool:
-    return any(not hit.photo for hit in item.hits)
-
-
-def _width(item: RankedList) -> int:
-    if _has_texts(item):
-        return _photos_width(1 + _TEXT_CELLS)
-    # At least five cells, to leave room for the text.
-    return _photos_width(max(1 + len(item.hits), 5)) + len(item.beyond) * (CELL_WIDTH + APART)
-
-
-def _photos_width(cells: int) -> int:
-    """Width of the query's photo and the hits beside it."""
-    return 2 * MARGIN + cells * (CELL_WIDTH + GAP) - GAP + APART - GAP
-
-
-def _draw_row(item: RankedList, width: int) -> Image.Image:
-    room = width - 2 * MARGIN
+def _draw_row(item: RankedList) -> Image.Image:
+    room = _WIDTH - 2 * MARGIN
     lines = _wrap_lines(item.text, _INK, _TEXT, _LINE, room) if item.text.strip() else []
     lines += _wrap_lines(describe_list(item), _FAINT, _SMALL, _SMALL_LINE, room)
     top = 2 * GAP + _height(lines)
-    texts: list[tuple[Hit, list[Line]]] = []
-    if _has_texts(item):
-        beside = width - 2 * MARGIN - 2 * CELL_WIDTH - APART - 2 * GAP
-        texts = [(hit, _wrap_lines(hit.text, _INK, _SMALL + 1, _SMALL_LINE, beside)) for hit in item.hits + item.beyond]
+    beside = room - 2 * CELL_WIDTH - APART - 2 * GAP
+    retrieved = [hit for hit in item.hits + item.beyond if not hit.photo]
+    texts = [(hit, _wrap_lines(hit.text, _INK, _SMALL + 1, _SMALL_LINE, beside)) for hit in retrieved]
     height = sum(_height(box) + GAP + GAP // 2 for _, box in texts)
-    canvas = Image.new("RGB", (width, top + max(CELL_HEIGHT, height) + _SMALL_LINE + MARGIN), "white")
+    canvas = Image.new("RGB", (_WIDTH, top + max(CELL_HEIGHT, height) + _SMALL_LINE + MARGIN), "white")
     _write(canvas, lines, MARGIN, GAP)
     canvas.paste(_framed(item.photo, GREY), (MARGIN, top))
     ImageDraw.Draw(canvas).text((MARGIN, top + CELL_HEIGHT + 2), photo_label(item), _FAINT, plain_font(_SMALL))

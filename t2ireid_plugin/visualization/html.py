@@ -32,10 +32,6 @@ th, td { padding: 5px 18px 5px 0; border-bottom: 1px solid var(--rule); text-ali
 th.name, td.name { text-align: left }
 td small { display: block; color: var(--faint); font-size: 12px }
 img { height: auto; max-width: 100% }
-.plots { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 420px), 1fr)); gap: 16px 24px;
-  margin-top: 16px }
-.plots h3 { margin: 0 0 6px }
-.plots img { width: 100%; max-width: 640px; height: auto; background: #fff; border-radius: 6px }
 .attention { display: flex; flex-wrap: wrap; gap: 16px; align-items: flex-start }
 .attention img { border: 1px solid var(--rule); border-radius: 6px; background: #fff }
 .list { margin: 12px 0; padding: 12px; background: var(--card); border-radius: 8px }

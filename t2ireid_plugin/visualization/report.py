@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 
 from PIL import Image
 
-from t2ireid_plugin.utils.atomic_io import atomic_write
-from t2ireid_plugin.visualization.attention import BRANCHES, Interval, PartShare
+from t2ireid_plugin.utils.atomic_io import atomic_write_text
+from t2ireid_plugin.visualization.attention import BRANCHES
 from t2ireid_plugin.visualization.drawing import (
     describe_failures,
     describe_list,
@@ -26,24 +26,6 @@ from t2ireid_plugin.visualization.ranked_lists import Hit, RankedList
 _HEIGHT, _WIDTH, _QUALITY = 160, 72, 80  # of a thumbnail; about 4 KB each
 
 
-class Section(NamedTuple):
-    """Pictures of one protocol."""
-
-    protocol: str
-    examples: Sequence[RankedList]  # of evenly spaced queries
-    failures: Sequence[RankedList]  # of `worst_failures`
-    similarities: bytes  # PNG file of the histogram
-
-
-class Attention(NamedTuple):
-    """Attention maps and shares."""
-
-    pictures: Sequence[tuple[str, bytes]] = ()  # captions, and PNG files of `draw_attention`
-    shares: Sequence[PartShare] = ()  # on the parts of drawn people; empty for photographs
-    photos: int = 0  # behind the shares
-    note: str = ""  # why something is missing; "" if nothing is
-
-
 class Run(NamedTuple):
     """The run behind the results."""
 
@@ -54,13 +36,7 @@ class Run(NamedTuple):
 
 
 def write_report(
-    path: str | Path,
-    title: str,
-    run: Run,
-    sections: Sequence[Section],
-    cmc: bytes,
-    attention: Attention,
-    notes: Sequence[str] = (),
+    path: str | Path, title: str, run: Run, cmc: bytes, sections: Sequence[str], notes: Sequence[str]
 ) -> None:
     """Writes the page over ``path``, atomically. The same arguments give the same bytes.
 
@@ -68,32 +44,79 @@ def write_report(
         path: in an existing folder.
         title: of the page.
         run: the run behind the results.
-        sections: one per protocol.
         cmc: PNG file of the CMC curves.
-        attention: maps and shares.
+        sections: HTML of `protocol_section` and `attention_section`.
         notes: sentences below the title.
 
     Raises:
-        DataError: when a photo cannot be read or the page cannot be written.
+        DataError: when the page cannot be written.
     """
-    plots = [("CMC", cmc), *((f"Similarities, {section.protocol}", section.similarities) for section in sections)]
     body = [
         f"<h1>{escape_line(title)}</h1>",
-        *(f'<p class="faint">{escape_line(note)}</p>' for note in notes),
+        *map(_faint, notes),
         "<h2>Metrics</h2>",
         _metrics_table(run.metrics),
-        '<div class="plots">',
-        *(f"<div><h3>{escape_line(name)}</h3>{image(png, name)}</div>" for name, png in plots),
-        "</div>",
-        *map(_section, sections),
-        _attention(attention),
+        image(cmc, "CMC"),
+        *sections,
         "<h2>The run</h2>",
         definitions(run.facts),
         _datasets_table(run.datasets),
         f"<details><summary>Configuration</summary><pre>{escape_lines(run.config)}</pre></details>",
     ]
-    content = page(title, "\n".join(body))
-    atomic_write(Path(path), lambda draft: draft.write_bytes(content.encode()))
+    atomic_write_text(Path(path), page(title, "\n".join(body)))
+
+
+def protocol_section(
+    protocol: str, examples: Sequence[RankedList], failures: Sequence[RankedList], similarities: bytes
+) -> str:
+    """HTML of a protocol's similarities (a PNG file), and its ranked lists with thumbnails.
+
+    Raises:
+        DataError: when a photo cannot be read.
+    """
+    parts = [f"<h2>{escape_line(protocol)}</h2>", image(similarities, f"Similarities, {protocol}")]
+    legend = "Green ✓ is the query's person, red ✗ another person; the number is the cosine similarity."
+    for name, lists, description in (
+        ("Ranked lists", examples, "Evenly spaced queries, not hand-picked."),
+        ("Worst failures", failures, f"{describe_failures(failures)}."),
+    ):
+        parts += [f"<h3>{name}</h3>", _faint(f"{description} {legend if lists else ''}"), *map(_ranked_list, lists)]
+    return "\n".join(parts)
+
+
+def attention_section(
+    pictures: Sequence[tuple[str, bytes]] = (),
+    shares: Mapping[str, Mapping[str, Any]] | None = None,
+    photos: int = 0,
+    note: str = "",
+) -> str:
+    """HTML of the attention.
+
+    Args:
+        pictures: captions, and PNG files of `draw_attention`.
+        shares: of `attention_shares`, for drawn people.
+        photos: number of photos behind the shares.
+        note: why something is missing.
+    """
+    parts = ["<h2>Attention</h2>", _faint(note)]
+    if pictures:
+        legend = (
+            "The first attention of each branch: green is the even share of a patch, blue a quarter "
+            "of it or less, red four times as much or more. Green words raise the caption's similarity with the "
+            "photo, red ones lower it, measured by leaving the word out."
+        )
+        images = "\n".join(image(png, caption) for caption, png in pictures)
+        parts += [_faint(legend), f'<div class="attention">{images}</div>']
+    if shares:
+        legend = (
+            f"Share of the attention on each part of {photos:,} drawn photos, in percent, with 95 % "
+            "intervals over people. The area is the share that uniform attention would give; garments are upper, "
+            "lower, shoes and bag together."
+        )
+        header = ["part", "area", *BRANCHES, "identity − clothing"]
+        rows = [[escape_line(part), *map(_share_cell, share.values())] for part, share in shares.items()]
+        parts += ["<h3>Attention on body parts</h3>", _faint(legend), table(header, rows)]
+    return "\n".join(parts)
 
 
 def _metrics_table(metrics: Mapping[str, Mapping[str, Any]]) -> str:
@@ -104,19 +127,12 @@ def _metrics_table(metrics: Mapping[str, Mapping[str, Any]]) -> str:
     rows = []
     for protocol, row in metrics.items():
         intervals = row.get("interval95", {})
-        cells = [_share(row.get(key), intervals.get(key)) for key in shares]
+        cells = [_percent(row.get(key), intervals.get(key)) for key in shares]
         rows.append([escape_line(protocol), *cells, *(f"{row[key]:,}" if key in row else "" for key in counts)])
     header = ["protocol", *shares, *(key.replace("_", " ") for key in counts)]
     bounded = any("interval95" in row for row in metrics.values())
     note = "In percent" + (", with 95 % bootstrap intervals over test people below." if bounded else ".")
-    return f'<p class="faint">{note}</p>{table([escape_line(cell) for cell in header], rows)}'
-
-
-def _share(value: float | None, interval: Sequence[float] | None) -> str:
-    if value is None:
-        return ""
-    bounds = "<small>{:.1f} to {:.1f}</small>".format(*(100 * end for end in interval)) if interval else ""
-    return f"{100 * value:.2f}{bounds}"
+    return _faint(note) + table([escape_line(cell) for cell in header], rows)
 
 
 def _datasets_table(datasets: Mapping[str, Mapping[str, Mapping[str, int]]]) -> str:
@@ -124,18 +140,6 @@ def _datasets_table(datasets: Mapping[str, Mapping[str, Mapping[str, int]]]) -> 
     kinds = list(dict.fromkeys(kind for _, counts in rows for kind in counts))
     cells = [[escape_line(name), *(f"{counts.get(kind, 0):,}" for kind in kinds)] for name, counts in rows]
     return "<h3>Datasets</h3>" + table(["dataset, split", *map(escape_line, kinds)], cells)
-
-
-def _section(section: Section) -> str:
-    parts = [f"<h2>{escape_line(section.protocol)}</h2>"]
-    legend = "Green ✓ is the query's person, red ✗ another person; the number is the cosine similarity."
-    for name, lists, description in (
-        ("Ranked lists", section.examples, "Evenly spaced queries, not hand-picked."),
-        ("Worst failures", section.failures, f"{describe_failures(section.failures)}."),
-    ):
-        parts.append(f'<h3>{name}</h3><p class="faint">{description} {legend if lists else ""}</p>')
-        parts += map(_ranked_list, lists)
-    return "\n".join(parts)
 
 
 def _ranked_list(item: RankedList) -> str:
@@ -146,7 +150,7 @@ def _ranked_list(item: RankedList) -> str:
         ranking = f'<div class="texts">{query}<ol>{hits}</ol></div>'
     else:
         ranking = f'<div class="photos">{query}{hits}</div>'
-    return f'<div class="list">{text}<p class="faint">{escape_line(describe_list(item))}</p>{ranking}</div>'
+    return f'<div class="list">{text}{_faint(describe_list(item))}{ranking}</div>'
 
 
 def _hit(hit: Hit, classes: str = "") -> str:
@@ -165,38 +169,20 @@ def _figure(classes: str, path: str, caption: str) -> str:
     return f'<figure class="{classes}"><div>{picture}</div><figcaption>{caption}</figcaption></figure>'
 
 
-def _attention(attention: Attention) -> str:
-    parts = ["<h2>Attention</h2>"]
-    if attention.note:
-        parts.append(f'<p class="faint">{escape_line(attention.note)}</p>')
-    if attention.pictures:
-        parts.append(
-            '<p class="faint">The first attention of each branch: green is the even share of a patch, blue a quarter '
-            "of it or less, red four times as much or more. Green words raise the caption's similarity with the "
-            "photo, red ones lower it, measured by leaving the word out.</p>"
-        )
-        parts.append('<div class="attention">')
-        parts += [image(png, caption) for caption, png in attention.pictures]
-        parts.append("</div>")
-    if attention.shares:
-        note = (
-            f"Share of the attention on each part of {attention.photos:,} drawn photos, in percent, with 95 % "
-            "intervals over people. The area is the share that uniform attention would give; garments are upper, "
-            "lower, shoes and bag together."
-        )
-        rows = [
-            [
-                escape_line(row.part),
-                f"{100 * row.area:.2f}",
-                *map(_interval, (row.identity, row.clothing, row.difference)),
-            ]
-            for row in attention.shares
-        ]
-        header = ["part", "area", *BRANCHES, "identity − clothing"]
-        parts += ["<h3>Attention on body parts</h3>", f'<p class="faint">{note}</p>', table(header, rows)]
-    return "\n".join(parts)
+def _faint(text: str) -> str:
+    """A paragraph in small print; none for an empty text."""
+    return f'<p class="faint">{escape_line(text)}</p>' if text else ""
 
 
-def _interval(value: Interval) -> str:
-    mean, low, high = (f"{100 * number:.2f}".replace("-", "−") for number in value)
-    return f"{mean}<small>{low} to {high}</small>"
+def _share_cell(share: float | Mapping[str, float]) -> str:
+    if isinstance(share, float):
+        return _percent(share, None)
+    return _percent(share["mean"], (share["low"], share["high"]))
+
+
+def _percent(share: float | None, interval: Sequence[float] | None) -> str:
+    """A share of 1 in percent, with its interval below if it has one."""
+    if share is None:
+        return ""
+    bounds = "<small>{:.2f} to {:.2f}</small>".format(*(100 * end for end in interval)) if interval else ""
+    return f"{100 * share:.2f}{bounds}".replace("-", "−")

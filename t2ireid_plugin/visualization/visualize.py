@@ -12,6 +12,7 @@ from t2ireid_plugin.errors import ConfigError, DataError, InputError
 from t2ireid_plugin.evaluation.protocols import IMAGE_QUERY_PROTOCOLS, OFFICIAL
 from t2ireid_plugin.evaluation.result import RetrievalResult
 from t2ireid_plugin.modeling.t2ireid import T2IReIDModel
+from t2ireid_plugin.synthetic.folder import FOLDER
 from t2ireid_plugin.synthetic.parts import drawn_photos, part_masks
 from t2ireid_plugin.utils.atomic_io import atomic_write, atomic_write_text
 from t2ireid_plugin.utils.fonts import NO_CHINESE, chinese_font, has_chinese
@@ -26,7 +27,7 @@ from t2ireid_plugin.visualization.ranked_lists import (
     similarity_histogram,
     worst_failures,
 )
-from t2ireid_plugin.visualization.report import Attention, Run, Section, write_report
+from t2ireid_plugin.visualization.report import Run, attention_section, protocol_section, write_report
 
 _MAX_RANK = 50  # of the CMC curve
 
@@ -61,21 +62,19 @@ def visualize(
         DataError: when a photo cannot be read or a picture cannot be written.
     """
     folder = _new_folder(Path(parent), f"visualize_{target.name}")
-    sections = [_draw_result(folder, target, result, number) for result in target.results]
     cmc = plot_cmc({result.protocol: result.cmc(_MAX_RANK) for result in target.results})
     atomic_write(folder / "cmc.png", lambda draft: draft.write_bytes(cmc))
-    attention = _draw_attention(folder, target, model, transform, number)
+    sections = [_draw_result(folder, target, result, number) for result in target.results]
+    sections.append(_draw_attention(folder, target, model, transform, number))
     notes = ["The same pictures are files in the folder of this page."]
-    lists = [item for section in sections for item in (*section.examples, *section.failures)]
-    texts = [text for item in lists for text in (item.text, *(hit.text for hit in item.hits))]
-    if any(map(has_chinese, texts)) and chinese_font(12) is None:
+    if any(has_chinese(caption) for *_, caption, _, _ in target.captions) and chinese_font(12) is None:
         notes.append(f"Pictures with text: {NO_CHINESE}.")
-    write_report(folder / "report.html", f"{target.name}: retrieval results", run, sections, cmc, attention, notes)
+    write_report(folder / "report.html", f"{target.name}: retrieval results", run, cmc, sections, notes)
     return folder / "report.html"
 
 
-def _draw_result(folder: Path, target: Target, result: RetrievalResult, number: int) -> Section:
-    """Draws ``ranked_<protocol>/…``, ``failures_<protocol>.png`` and ``similarities_<protocol>.png``."""
+def _draw_result(folder: Path, target: Target, result: RetrievalResult, number: int) -> str:
+    """Draws ``ranked_<protocol>/…``, ``failures_<protocol>.png`` and ``similarities_<protocol>.png``; returns HTML."""
     protocol, task = result.protocol, result.task
     assert task is not None
     queries = target.images if protocol in IMAGE_QUERY_PROTOCOLS else target.captions
@@ -90,32 +89,28 @@ def _draw_result(folder: Path, target: Target, result: RetrievalResult, number: 
     draw_ranked_lists(failures, folder / f"failures_{protocol}.png", describe_failures(failures))
     similarities = plot_similarities(*similarity_histogram(task))
     atomic_write(folder / f"similarities_{protocol}.png", lambda draft: draft.write_bytes(similarities))
-    return Section(protocol, examples, failures, similarities)
+    return protocol_section(protocol, examples, failures, similarities)
 
 
-def _draw_attention(
-    folder: Path, target: Target, model: T2IReIDModel, transform: TestTransform, number: int
-) -> Attention:
-    """Draws ``attention/…`` and, for drawn people, writes ``attention_shares.json``."""
+def _draw_attention(folder: Path, target: Target, model: T2IReIDModel, transform: TestTransform, number: int) -> str:
+    """Draws ``attention/…`` and, for drawn people, writes ``attention_shares.json``; returns HTML."""
     try:
         pictures = _attention_pictures(folder, target, model, transform, number)
     except (InputError, ConfigError) as error:  # no grid of patches, or branches that see one pooled token
-        return Attention(note=f"No attention maps: {error}.")
+        return attention_section(note=f"No attention maps: {error}.")
     if target.drawn_root is None:
-        return Attention(pictures)
-    images = Path(target.drawn_root) / "CUHK-PEDES" / "imgs"
+        return attention_section(pictures)
+    images = Path(target.drawn_root) / FOLDER / "imgs"
     try:
         photos = list(drawn_photos(target.drawn_root, target.split))
         maps = photo_maps(model, [images / photo.file_path for photo in photos], transform)
         masks = (part_masks(photo.labels) for photo in photos)
         shares = attention_shares(maps, masks, [photo.pid for photo in photos])
     except DataError as error:  # drawn by another version, or changed since; the other pictures are unaffected
-        return Attention(pictures, note=f"The body parts of the drawn people are unknown: {error}.")
-    branches = ("identity", "clothing", "difference")
-    parts = {row.part: {"area": row.area, **{b: getattr(row, b)._asdict() for b in branches}} for row in shares}
-    content = json.dumps({"photos": len(photos), "parts": parts}, indent=2)
+        return attention_section(pictures, note=f"The body parts of the drawn people are unknown: {error}.")
+    content = json.dumps({"photos": len(photos), "parts": shares}, indent=2)
     atomic_write_text(folder / "attention_shares.json", f"{content}\n")
-    return Attention(pictures, shares, len(photos))
+    return attention_section(pictures, shares, len(photos))
 
 
 def _attention_pictures(

@@ -3,10 +3,9 @@ import pytest
 from PIL import Image
 
 from t2ireid_plugin.visualization import html
-from t2ireid_plugin.visualization.attention import Interval, PartShare
 from t2ireid_plugin.visualization.plots import plot_cmc, plot_similarities
 from t2ireid_plugin.visualization.ranked_lists import Hit, RankedList
-from t2ireid_plugin.visualization.report import Attention, Run, Section, write_report
+from t2ireid_plugin.visualization.report import Run, attention_section, protocol_section, write_report
 
 EVIL = "<script>alert(1)</script>&\"'><img src=http://evil.example/x onerror=alert(2)>"
 
@@ -27,7 +26,7 @@ def ranked(photo, text=EVIL, hit_text="", first=None):
 
 
 def section(name, *lists, failures=()):
-    return Section(name, lists, failures, plot_similarities(np.array([0, 3]), np.array([2, 1])))
+    return protocol_section(name, lists, failures, plot_similarities(np.array([0, 3]), np.array([2, 1])))
 
 
 METRICS = {"R@1": 0.5, "mAP": 0.25, "queries": 1200, "gallery": 600, "interval95": {"R@1": [0.4, 0.625]}}
@@ -37,10 +36,10 @@ METRICS = {"R@1": 0.5, "mAP": 0.25, "queries": 1200, "gallery": 600, "interval95
 def write(tmp_path, read_page):
     """`write(**changes)`: the page of a small run, as read by `read_page`."""
 
-    def run(sections=(), attention=None, notes=(), title="a run", metrics=None, facts=None, config="a: 1"):
+    def run(sections=(), notes=(), title="a run", metrics=None, facts=None, config="a: 1"):
         about = Run(metrics or {"t2i": METRICS}, {"cuhkpedes": {"test": {"images": 3074}}}, facts or {}, config)
         cmc = plot_cmc({"t2i": np.array([0.5, 1])})
-        write_report(tmp_path / "report.html", title, about, sections, cmc, attention or Attention(), notes)
+        write_report(tmp_path / "report.html", title, about, cmc, sections, notes)
         return read_page(tmp_path / "report.html")
 
     return run
@@ -48,16 +47,19 @@ def write(tmp_path, read_page):
 
 def test_markup_in_captions_paths_and_configuration_is_escaped(photo, write):
     page = write(
-        sections=[section(EVIL, ranked(photo), ranked(photo, hit_text=EVIL), failures=[ranked(photo)])],
-        attention=Attention([(EVIL, plot_cmc({"a": np.ones(1)}))], note=EVIL),
+        sections=[
+            section(EVIL, ranked(photo), ranked(photo, hit_text=EVIL), failures=[ranked(photo)]),
+            attention_section([(EVIL, plot_cmc({"a": np.ones(1)}))], note=EVIL),
+        ],
         notes=[EVIL],
         title=EVIL,
         metrics={EVIL: METRICS},
         facts={EVIL: EVIL},
         config=f"model:\n  name: {EVIL}",
     )
-    # Title twice, note, table, section and its plot, the lists' texts and hits, attention, the facts, configuration.
-    assert page.words.count(EVIL) == 2 + 1 + 1 + 2 + 3 + 2 + 1 + 2 + 1
+    # Title twice, note, table, section, the lists' texts and hits, attention, the facts, configuration.
+    assert page.words.count(EVIL) == 2 + 1 + 1 + 1 + 3 + 2 + 1 + 2 + 1
+    assert f"Similarities, {EVIL}" in [alt for alt, _ in page.images()]
     assert f"model:\n  name: {EVIL}" in page.words
     assert EVIL in [alt for alt, _ in page.images()]
     assert "a&b <i>/photo.png" in [alt for alt, _ in page.images()]
@@ -78,10 +80,13 @@ def test_a_list_is_shown_with_its_frames_ranks_and_scores(photo, write):
 
 
 def test_texts_metrics_shares_and_the_run(photo, write, tmp_path):
-    low, high = Interval(0.25, 0.125, 0.375), Interval(-0.5, -0.75, -0.25)
+    low, high = {"mean": 0.25, "low": 0.125, "high": 0.375}, {"mean": -0.5, "low": -0.75, "high": -0.25}
+    shares = {"head": {"area": 0.03, "identity": low, "clothing": low, "difference": high}}
     changes = {
-        "sections": [section("i2t", ranked(photo, "", hit_text="A woman."))],
-        "attention": Attention(shares=[PartShare("head", 0.03, low, low, high)], photos=1200),
+        "sections": [
+            section("i2t", ranked(photo, "", hit_text="A woman.")),
+            attention_section(shares=shares, photos=1200),
+        ],
         "metrics": {"t2i": METRICS, "t2i+rerank": {"R@1": 0.125, "queries": 1200}},
         "facts": {"command": "t2ireid test x"},
         "config": "data:\n  root: somewhere\n",
@@ -91,7 +96,7 @@ def test_texts_metrics_shares_and_the_run(photo, write, tmp_path):
     assert page.texts.count("A woman.") == 2
     cells = [text for text in page.texts if text.strip()]
     for row in (
-        ["t2i", "50.00", "40.0 to 62.5", "25.00", "1,200", "600"],
+        ["t2i", "50.00", "40.00 to 62.50", "25.00", "1,200", "600"],
         ["t2i+rerank", "12.50", "1,200"],
         ["head", "3.00", "25.00", "12.50 to 37.50", "25.00", "12.50 to 37.50", "−50.00", "−75.00 to −25.00"],
         ["cuhkpedes, test", "3,074"],

@@ -90,7 +90,7 @@ def test_page_of_the_command(drawn, rows, read_page):
         row = page.texts.index(protocol)
         cells = [text for text in page.texts[row : row + 20] if text.strip()]
         assert cells[1] == f"{100 * metrics['R@1']:.2f}"
-        assert cells[2] == "{:.1f} to {:.1f}".format(*(100 * end for end in metrics["interval95"]["R@1"]))
+        assert cells[2] == "{:.2f} to {:.2f}".format(*(100 * end for end in metrics["interval95"]["R@1"]))
     assert results["command"] in page.words
     assert (drawn.parent / "config.yaml").read_text(encoding="utf-8").strip() in page.words
     alts = [alt for alt, _ in page.images()]
