@@ -77,7 +77,7 @@ def _probe_target(cfg: CfgNode, model: T2IReIDModel, loaders: Loaders, target: s
     table = probe_attributes(features, {"identity": truth.identity, "clothing": truth.clothing}, truth.pids)
     print(f"\n{target}, {len(truth.pids):,} photos\n{format_probes(table)}")
     results: dict[str, Any] = {"probes": {"folds": FOLDS, "C": C, "samples": SAMPLES, **table}}
-    if truth.changes_clothes:
+    if truth.outfits.any():  # someone wears a second one
         embeddings = embed_target(model, loaders["query"], loaders["gallery"], ["identity"], target)
         results["outfits"] = {
             name: evaluate_task(task, cfg.test.ranks, samples=cfg.test.bootstrap).metrics

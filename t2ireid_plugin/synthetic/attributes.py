@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -40,13 +41,13 @@ DENIM: dict[str, RGB] = {
 }
 OPEN_KINDS = ("jacket", "coat")
 # Outfits that several people wear, as pupils and couriers do, so that only the rest distinguishes them:
-# upper kind, colour, pattern, its colour, sleeve; lower kind, colour.
+# the first eight fields of `Clothing`.
 UNIFORMS = (
-    ("shirt", "white", "plain", "none", "short", "trousers", "black"),
-    ("jacket", "blue", "two-tone", "white", "long", "trousers", "blue"),
-    ("t-shirt", "black", "plain", "none", "short", "jeans", "blue"),
-    ("jacket", "orange", "plain", "none", "long", "trousers", "grey"),
-    ("hoodie", "grey", "plain", "none", "long", "trousers", "black"),
+    ("shirt", "white", "plain", "none", "short", "none", "trousers", "black"),
+    ("jacket", "blue", "two-tone", "white", "long", "none", "trousers", "blue"),
+    ("t-shirt", "black", "plain", "none", "short", "none", "jeans", "blue"),
+    ("jacket", "orange", "plain", "none", "long", "none", "trousers", "grey"),
+    ("hoodie", "grey", "plain", "none", "long", "none", "trousers", "black"),
 )
 UNIFORM_SHARE = 0.06
 
@@ -99,13 +100,11 @@ class Person:
 
 
 def _pick(rng: np.random.Generator, weights: dict[str, float]) -> str:
-    names = list(weights)
-    shares = np.array([weights[name] for name in names])
-    return names[int(rng.choice(len(names), p=shares / shares.sum()))]
+    shares = np.array(list(weights.values()))
+    return str(rng.choice(list(weights), p=shares / shares.sum()))
 
 
-def _colour(rng: np.random.Generator, without: tuple[str, ...] = (), favour: dict[str, float] | None = None) -> str:
-    favour = favour or {}
+def _colour(rng: np.random.Generator, favour: dict[str, float], without: Collection[str] = ()) -> str:
     return _pick(rng, {name: favour.get(name, 1.0) for name in COLOURS if name not in without})
 
 
@@ -136,10 +135,11 @@ def sample_identity(rng: np.random.Generator) -> Identity:
     )
 
 
-def _sample_upper(rng: np.random.Generator, sex: str) -> dict[str, str]:
+def _sample_upper(rng: np.random.Generator, sex: str) -> tuple[str, ...]:
+    """The first six fields of `Clothing`."""
     kinds = {"t-shirt": 0.24, "shirt": 0.17, "jacket": 0.18, "coat": 0.12, "hoodie": 0.14, "sweater": 0.15}
     kind = _pick(rng, {**kinds, "dress": 0.18} if sex == "woman" else kinds)
-    colour = _colour(rng, favour={"black": 1.5, "white": 1.4, "grey": 1.2})
+    colour = _colour(rng, {"black": 1.5, "white": 1.4, "grey": 1.2})
     if kind in OPEN_KINDS:
         patterns = {"plain": 0.75, "two-tone": 0.25}
     elif kind in ("shirt", "dress"):
@@ -151,55 +151,47 @@ def _sample_upper(rng: np.random.Generator, sex: str) -> dict[str, str]:
     if kind in ("shirt", "dress"):
         sleeve = _pick(rng, {"short": 0.5, "long": 0.5})
     is_open = kind in OPEN_KINDS and rng.random() < 0.5
-    return {
-        "upper_kind": kind,
-        "upper_colour": colour,
-        "pattern": pattern,
-        "pattern_colour": "none" if pattern == "plain" else _contrasting(rng, colour),
-        "sleeve": sleeve,
-        "inner_colour": _contrasting(rng, colour) if is_open else "none",
-    }
+    pattern_colour = "none" if pattern == "plain" else _contrasting(rng, colour)
+    inner_colour = _contrasting(rng, colour) if is_open else "none"
+    return kind, colour, pattern, pattern_colour, sleeve, inner_colour
 
 
 def _contrasting(rng: np.random.Generator, *colours: str) -> str:
     """A colour far enough from ``colours`` to be distinguished at a few pixels."""
     bases = [np.array(COLOURS[colour], float) for colour in colours if colour in COLOURS]
     near = [name for name, rgb in COLOURS.items() if min(np.abs(base - rgb).max() for base in bases) < 90]
-    return _colour(rng, without=tuple(near), favour={"white": 2.0, "black": 1.5})
+    return _colour(rng, {"white": 2.0, "black": 1.5}, without=near)
 
 
-def _sample_lower(rng: np.random.Generator, sex: str, upper: dict[str, str]) -> tuple[str, str]:
-    if upper["upper_kind"] == "dress":
-        return "dress", upper["upper_colour"]
+def _sample_lower(rng: np.random.Generator, sex: str, upper_kind: str, upper_colour: str) -> tuple[str, str]:
+    if upper_kind == "dress":
+        return "dress", upper_colour
     kinds = {"trousers": 0.42, "jeans": 0.33, "shorts": 0.25}
     kind = _pick(rng, {**kinds, "skirt": 0.3} if sex == "woman" else kinds)
     if kind == "jeans":
         return kind, _pick(rng, {"blue": 0.45, "light blue": 0.25, "black": 0.15, "grey": 0.15})
-    return kind, _colour(rng, favour={"black": 3.0, "grey": 1.8, "brown": 1.5, "white": 1.5})
+    return kind, _colour(rng, {"black": 3.0, "grey": 1.8, "brown": 1.5, "white": 1.5})
 
 
 def sample_clothing(rng: np.random.Generator, sex: str) -> Clothing:
     """Samples clothing; lower garments are mostly dark, upper garments have any colour."""
     if rng.random() < UNIFORM_SHARE:
-        *worn, lower_kind, lower_colour = UNIFORMS[int(rng.integers(len(UNIFORMS)))]
-        names = ("upper_kind", "upper_colour", "pattern", "pattern_colour", "sleeve")
-        upper = {**dict(zip(names, worn, strict=True)), "inner_colour": "none"}
+        worn: tuple[str, ...] = UNIFORMS[int(rng.integers(len(UNIFORMS)))]
     else:
         upper = _sample_upper(rng, sex)
-        lower_kind, lower_colour = _sample_lower(rng, sex, upper)
+        worn = (*upper, *_sample_lower(rng, sex, *upper[:2]))
+    _, upper_colour, _, pattern_colour, *_ = worn
     bags = {"none": 0.4, "backpack": 0.28, "shoulder bag": 0.2}
     bag = _pick(rng, {**bags, "handbag": 0.22} if sex == "woman" else bags)
     hat = _pick(rng, {"none": 0.76, "cap": 0.14, "beanie": 0.1})
     return Clothing(
-        **upper,
-        lower_kind=lower_kind,
-        lower_colour=lower_colour,
+        *worn,
         shoes_kind=_pick(rng, {"sneakers": 0.45, "shoes": 0.3, "boots": 0.25}),
-        shoes_colour=_colour(rng, favour={"black": 4.0, "white": 4.0, "brown": 2.5, "grey": 1.5}),
+        shoes_colour=_colour(rng, {"black": 4.0, "white": 4.0, "brown": 2.5, "grey": 1.5}),
         bag_kind=bag,
-        bag_colour="none" if bag == "none" else _contrasting(rng, upper["upper_colour"], upper["pattern_colour"]),
+        bag_colour="none" if bag == "none" else _contrasting(rng, upper_colour, pattern_colour),
         hat_kind=hat,
-        hat_colour="none" if hat == "none" else _colour(rng),
+        hat_colour="none" if hat == "none" else _colour(rng, {}),
     )
 
 

@@ -10,10 +10,16 @@ import numpy as np
 T = TypeVar("T")
 Looks = Mapping[str, str]  # a person's attributes by name
 
-SUBJECTS = {"man": ("man", "man", "guy", "male pedestrian"), "woman": ("woman", "woman", "lady", "female pedestrian")}
-AGES = {"young": ("young",), "middle-aged": ("middle-aged",), "elderly": ("elderly", "old")}
-BUILDS = {"slim": ("slim", "thin", "slender"), "stocky": ("stocky", "heavy-set", "stout")}
-NOUNS: dict[str, tuple[str, ...]] = {  # by skin, glasses and kind of item
+WORDS: dict[str, tuple[str, ...]] = {  # by sex, age, build, height, skin, glasses and kind of item
+    "man": ("man", "man", "guy", "male pedestrian"),
+    "woman": ("woman", "woman", "lady", "female pedestrian"),
+    "young": ("young",),
+    "middle-aged": ("middle-aged",),
+    "elderly": ("elderly", "old"),
+    "slim": ("slim", "thin", "slender"),
+    "stocky": ("stocky", "heavy-set", "stout"),
+    "short": ("short",),
+    "tall": ("tall",),
     "light": ("light skin", "fair skin"),
     "tanned": ("tanned skin", "a tanned face"),
     "dark": ("dark skin",),
@@ -72,18 +78,8 @@ def colour_word(name: str, rng: np.random.Generator) -> str:
 
 def subject(looks: Looks, details: Set[str], rng: np.random.Generator) -> Phrase:
     """The person without article: "tall slim young man"; ``details`` names the attributes to mention."""
-    words, attributes = [], {"sex"}
-    if "height" in details and looks["height"] != "average":
-        words.append(looks["height"])
-        attributes.add("height")
-    if "build" in details and looks["build"] != "average":
-        words.append(choose(rng, *BUILDS[looks["build"]]))
-        attributes.add("build")
-    if "age" in details:
-        words.append(choose(rng, *AGES[looks["age"]]))
-        attributes.add("age")
-    words.append(choose(rng, *SUBJECTS[looks["sex"]]))
-    return Phrase(" ".join(words), frozenset(attributes))
+    names = [name for name in ("height", "build", "age", "sex") if name in details or name == "sex"]
+    return Phrase(" ".join(choose(rng, *WORDS[looks[name]]) for name in names), frozenset(names))
 
 
 def hair(looks: Looks, rng: np.random.Generator) -> Phrase:
@@ -103,15 +99,15 @@ def hair(looks: Looks, rng: np.random.Generator) -> Phrase:
 
 def trait(name: str, looks: Looks, rng: np.random.Generator) -> Phrase:
     """The skin or the glasses: "dark skin", "sunglasses"."""
-    return Phrase(choose(rng, *NOUNS[looks[name]]), frozenset({name}))
+    return Phrase(choose(rng, *WORDS[looks[name]]), frozenset({name}))
 
 
 def upper(looks: Looks, details: Set[str], rng: np.random.Generator) -> Phrase:
     """The upper garment with its article: "a red t-shirt with white dots"; ``details`` as for `subject`."""
     colour = colour_word(looks["upper_colour"], rng)
-    noun = choose(rng, *NOUNS[looks["upper_kind"]])
+    noun = choose(rng, *WORDS[looks["upper_kind"]])
     attributes = {"upper_kind", "upper_colour"}
-    if "sleeve" in details and looks["upper_kind"] in ("shirt", "dress"):
+    if "sleeve" in details:
         colour = f"{looks['sleeve']}-sleeved {colour}"
         attributes.add("sleeve")
     if "pattern" in details:
@@ -146,7 +142,7 @@ def _patterned(pattern: str, colour: str, second: str, noun: str, rng: np.random
 
 def lower(looks: Looks, rng: np.random.Generator) -> Phrase:
     """Trousers, shorts or a skirt; a dress has no lower garment of its own."""
-    text = f"{colour_word(looks['lower_colour'], rng)} {choose(rng, *NOUNS[looks['lower_kind']])}"
+    text = f"{colour_word(looks['lower_colour'], rng)} {choose(rng, *WORDS[looks['lower_kind']])}"
     if looks["lower_kind"] == "skirt":
         text = with_article(text)
     elif rng.random() < 0.12:
@@ -156,5 +152,5 @@ def lower(looks: Looks, rng: np.random.Generator) -> Phrase:
 
 def item(name: str, looks: Looks, rng: np.random.Generator) -> Phrase:
     """The shoes, the bag or the hat: "white trainers", "a black rucksack", "an orange cap"."""
-    text = f"{colour_word(looks[f'{name}_colour'], rng)} {choose(rng, *NOUNS[looks[f'{name}_kind']])}"
+    text = f"{colour_word(looks[f'{name}_colour'], rng)} {choose(rng, *WORDS[looks[f'{name}_kind']])}"
     return Phrase(text if name == "shoes" else with_article(text), frozenset({f"{name}_kind", f"{name}_colour"}))

@@ -74,10 +74,9 @@ def describe(person: Person, visible: Set[str], rng: np.random.Generator) -> Cap
 
 def _choose_content(person: Person, visible: Set[str], rng: np.random.Generator) -> _Content:
     looks = person.attributes()
-    candidates = [name for name in DETAIL_WEIGHTS if REQUIRES.get(name, name) in visible]
-    for name in ("build", "height"):
-        if looks[name] == "average":
-            candidates.remove(name)
+    candidates = [
+        name for name in DETAIL_WEIGHTS if REQUIRES.get(name, name) in visible and looks.get(name) != "average"
+    ]
     if looks["upper_kind"] not in ("shirt", "dress"):
         candidates.remove("sleeve")
     counts, shares = zip(*DETAIL_COUNTS, strict=True)

@@ -31,11 +31,6 @@ class Truth(NamedTuple):
     pids: npt.NDArray[np.int64]  # [n]
     outfits: npt.NDArray[np.int64]  # [n] number of the person's outfit, from 0
 
-    @property
-    def changes_clothes(self) -> bool:
-        """True if any person wears several outfits."""
-        return len(np.unique(self.outfits)) > 1
-
 
 def read_truth(root: str | os.PathLike, paths: Sequence[str]) -> Truth:
     """True attributes of the photos ``paths`` under ``root/CUHK-PEDES/imgs``, in their order.
@@ -51,8 +46,7 @@ def read_truth(root: str | os.PathLike, paths: Sequence[str]) -> Truth:
             raise DataError(f"'{path}' is not one of the drawn photos in '{folder}'")
     rows = [_labels(content["people"], photos[name]) for name in names]
     identity, clothing = (
-        {key: np.array([row[side][key] for row in rows]) for key in (rows[0][side] if rows else ())}
-        for side in ("identity", "clothing")
+        {key: np.array([row[side][key] for row in rows]) for key in rows[0][side]} for side in ("identity", "clothing")
     )
     pids = np.array([photos[name]["id"] for name in names], np.int64)
     return Truth(identity, clothing, pids, np.array([photos[name].get("outfit", 0) for name in names], np.int64))

@@ -27,7 +27,6 @@ from t2ireid_plugin.utils.progress import show_progress
 class Photo(NamedTuple):
     """One photo with its captions, before it is written."""
 
-    number: int  # among the person's photos, from 0
     outfit: int  # among the person's outfits, from 0
     person: Person
     camera: Camera
@@ -50,7 +49,7 @@ def write_synthetic(
     outfits: int = 1,
     train_outfits: int = 1,
     progress: bool = True,
-) -> dict:
+) -> None:
     """Writes `OUT/CUHK-PEDES` with `photos` images per person and `captions` sentences per image.
 
     Test people wear `outfits` one after the other, those of train and val `train_outfits`, see `sample_cast`; each
@@ -59,9 +58,8 @@ def write_synthetic(
     caption wear something else than it says; `probing.cross_outfit` has the protocols for such a set. The number of
     test outfits changes no byte of train and val.
 
-    Returns `{"root", "images", "ids", "captions", "written"}`: the folder, the counts per split, and False where the
-    folder was complete already. The same arguments give the same bytes, and the first people do not depend on how many
-    follow.
+    A folder that is complete already is left unchanged. The same arguments give the same bytes, and the first people do
+    not depend on how many follow.
 
     Raises:
         ConfigError: when another process is drawing into the same folder.
@@ -75,25 +73,16 @@ def write_synthetic(
     }  # fmt: skip
     _check(arguments)
     root = Path(out) / FOLDER
-    written = not root.exists()
-    if written:
+    if not root.exists():
         with atomic_folder(root, "OUT") as draft:
             _write_all(draft, arguments, progress)
-    else:
-        try:
-            recorded = read_json(root / "synthetic.json")
-        except DataError:
-            raise DataError(f"'{root}' exists without drawn people; choose another folder or remove it") from None
-        if recorded != _recorded(arguments):
-            raise DataError(f"'{root}' was drawn with other arguments ({recorded}); choose another folder or remove it")
-    ids = {"train": train_ids, "val": val_ids, "test": test_ids}
-    return {
-        "root": str(root),
-        "ids": ids,
-        "images": {split: count * photos for split, count in ids.items()},
-        "captions": {split: count * photos * captions for split, count in ids.items()},
-        "written": written,
-    }
+        return
+    try:
+        recorded = read_json(root / "synthetic.json")
+    except DataError:
+        raise DataError(f"'{root}' exists without drawn people; choose another folder or remove it") from None
+    if recorded != _recorded(arguments):
+        raise DataError(f"'{root}' was drawn with other arguments ({recorded}); choose another folder or remove it")
 
 
 def draw_photos(outfits: list[Person], arguments: Mapping[str, int]) -> Iterator[Photo]:
@@ -112,7 +101,7 @@ def draw_photos(outfits: list[Person], arguments: Mapping[str, int]) -> Iterator
         image = draw_person(person, camera, rng, shot)
         visible = visible_attributes(person, shot)
         captions = [describe(person, visible, rng) for _ in range(arguments["captions"])]
-        yield Photo(number, outfit, person, camera, shot, image, visible, captions)
+        yield Photo(outfit, person, camera, shot, image, visible, captions)
 
 
 def _check(arguments: Mapping[str, int]) -> None:
@@ -120,10 +109,10 @@ def _check(arguments: Mapping[str, int]) -> None:
     outfits = min(MAX_OUTFITS, arguments["photos"])
     high = {"cameras": len(CAMERAS), "outfits": outfits, "train_outfits": outfits}
     for name, value in arguments.items():
-        if not isinstance(value, int) or isinstance(value, bool) or value < low.get(name, 0):
-            raise DataError(f"{name} must be a whole number of at least {low.get(name, 0)}, got {value!r}")
+        if value < low.get(name, 0):
+            raise DataError(f"{name}: {value} must be at least {low.get(name, 0)}")
         if value > high.get(name, value):
-            raise DataError(f"{name} must be at most {high[name]}, got {value}")
+            raise DataError(f"{name}: {value} must be at most {high[name]}")
     if not arguments["train_ids"] + arguments["val_ids"] + arguments["test_ids"]:
         raise DataError("train_ids, val_ids and test_ids are all 0; set at least one of them")
 
@@ -142,10 +131,10 @@ def _write_all(draft: Path, arguments: Mapping[str, int], progress: bool) -> Non
         clothing = [asdict(person.clothing) for person in outfits]
         worn = {"outfits": clothing} if changes_clothes else {"clothing": clothing[0]}
         people[str(outfits[0].pid)] = {"identity": asdict(outfits[0].identity), **worn}
-        for photo in draw_photos(outfits, arguments):
+        for number, photo in enumerate(draw_photos(outfits, arguments)):
             camera, prefix = photo.camera, "train" if split == "train" else "test"
             place = f"{prefix}_query" if camera.folder == "query" else camera.folder
-            path = f"{place}/{photo.person.pid:05d}_c{camera.index}_{photo.number:02d}.jpg"
+            path = f"{place}/{photo.person.pid:05d}_c{camera.index}_{number:02d}.jpg"
             file = draft / "imgs" / path
             file.parent.mkdir(parents=True, exist_ok=True)
             _, jpeg = cv2.imencode(".jpg", photo.image, [cv2.IMWRITE_JPEG_QUALITY, camera.quality])

@@ -27,7 +27,6 @@ def test_values_are_those_of_the_person_in_the_outfit(drawn):
     truth = read_truth(root, paths)
     assert truth.pids.tolist() == [photo["id"] for photo in photos]
     assert truth.outfits.tolist() == [photo.get("outfit", 0) for photo in photos]
-    assert truth.changes_clothes == (max(truth.outfits) > 0)
     assert list(truth.identity) == [
         "sex", "age", "build", "height", "skin", "hair_style", "hair_colour", "glasses"
     ]  # fmt: skip
