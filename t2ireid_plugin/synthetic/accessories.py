@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from t2ireid_plugin.synthetic.attributes import Person
-from t2ireid_plugin.synthetic.canvas import Canvas, box, cloth_colour, mirrored, outline_of, shade
+from t2ireid_plugin.synthetic.canvas import Canvas, box, cloth_paint, mirrored, outline_of, shade
 from t2ireid_plugin.synthetic.figure import Head, Pose
 from t2ireid_plugin.synthetic.shot import Shot
 
@@ -14,7 +14,7 @@ class Bag:
     def __init__(self, canvas: Canvas, person: Person, pose: Pose, shot: Shot) -> None:
         self.canvas, self.pose, self.shot = canvas, pose, shot
         self.kind = person.clothing.bag_kind
-        self.colour = cloth_colour(person.clothing.bag_colour)
+        self.colour = cloth_paint(person.clothing.bag_colour, "bag")
         self.edge = outline_of(self.colour)
 
     def draw_behind(self) -> None:
@@ -70,7 +70,7 @@ def draw_hat(head: Head, person: Person) -> None:
     clothing, canvas = person.clothing, head.canvas
     if clothing.hat_kind == "none":
         return
-    colour = cloth_colour(clothing.hat_colour)
+    colour = cloth_paint(clothing.hat_colour, "hat")
     edge = outline_of(colour)
     crown = [(-0.06, -0.02), (-0.057, -0.052), (-0.037, -0.083), (0, -0.093)]
     canvas.polygon(head.points(mirrored(crown)), colour, edge)

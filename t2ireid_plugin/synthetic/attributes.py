@@ -135,7 +135,7 @@ def sample_identity(rng: np.random.Generator) -> Identity:
     )
 
 
-def _sample_upper(rng: np.random.Generator, sex: str) -> tuple[str, ...]:
+def _sample_upper(rng: np.random.Generator, sex: str) -> tuple[str, str, str, str, str, str]:
     """The first six fields of `Clothing`."""
     kinds = {"t-shirt": 0.24, "shirt": 0.17, "jacket": 0.18, "coat": 0.12, "hoodie": 0.14, "sweater": 0.15}
     kind = _pick(rng, {**kinds, "dress": 0.18} if sex == "woman" else kinds)
@@ -176,7 +176,7 @@ def _sample_lower(rng: np.random.Generator, sex: str, upper_kind: str, upper_col
 def sample_clothing(rng: np.random.Generator, sex: str) -> Clothing:
     """Samples clothing; lower garments are mostly dark, upper garments have any colour."""
     if rng.random() < UNIFORM_SHARE:
-        worn: tuple[str, ...] = UNIFORMS[int(rng.integers(len(UNIFORMS)))]
+        worn = UNIFORMS[int(rng.integers(len(UNIFORMS)))]
     else:
         upper = _sample_upper(rng, sex)
         worn = (*upper, *_sample_lower(rng, sex, *upper[:2]))

@@ -9,7 +9,7 @@ from functools import cache
 import cv2
 import numpy as np
 
-from t2ireid_plugin.synthetic.canvas import BGR
+from t2ireid_plugin.synthetic.canvas import Paint
 
 # Size of a camera's whole view; the background of a photo is a window of it, since the camera does not move.
 VIEW_HEIGHT, VIEW_WIDTH = 520, 900
@@ -23,8 +23,8 @@ class Camera:
     index: int
     folder: str  # of CUHK-PEDES's imgs/; "query" becomes train_query or test_query
     draw_scene: Callable[[np.ndarray, Camera, np.random.Generator], None]
-    wall: BGR
-    floor: BGR
+    wall: Paint
+    floor: Paint
     gain: float
     cast: tuple[float, float, float]
     blur: float  # pixels of a written photo
@@ -47,12 +47,11 @@ def camera_view(camera: Camera) -> np.ndarray:
     return view
 
 
-def _tone(colour: BGR, factor: float) -> BGR:
-    blue, green, red = (int(min(255, channel * factor)) for channel in colour)
-    return blue, green, red
+def _tone(colour: Paint, factor: float) -> Paint:
+    return tuple(int(min(255, channel * factor)) for channel in colour)
 
 
-def _floor_grid(view: np.ndarray, colour: BGR, spacing: int) -> None:
+def _floor_grid(view: np.ndarray, colour: Paint, spacing: int) -> None:
     """Draws the joints of paving slabs in perspective."""
     middle = VIEW_WIDTH // 2
     for x in range(-2 * VIEW_WIDTH, 3 * VIEW_WIDTH, spacing):

@@ -8,13 +8,13 @@ import numpy as np
 from t2ireid_plugin.synthetic.accessories import Bag, draw_hat
 from t2ireid_plugin.synthetic.attributes import Person
 from t2ireid_plugin.synthetic.cameras import Camera, background, develop
-from t2ireid_plugin.synthetic.canvas import BGR, Canvas, shade
+from t2ireid_plugin.synthetic.canvas import Canvas, Paint, shade
 from t2ireid_plugin.synthetic.figure import Head, pose_of
 from t2ireid_plugin.synthetic.garments import Outfit
 from t2ireid_plugin.synthetic.shot import CANVAS_HEIGHT, Shot
 
 # Fill and edge of each kind of occluder.
-OCCLUDER_COLOURS: dict[str, tuple[BGR, BGR]] = {
+OCCLUDER_COLOURS: dict[str, tuple[Paint, Paint]] = {
     "pole": ((118, 120, 122), (88, 90, 92)),
     "box": ((104, 146, 172), (76, 110, 134)),
     "side": ((84, 96, 92), (62, 72, 70)),
@@ -73,7 +73,7 @@ def _paste(figure: Canvas, photo: np.ndarray, side: float) -> None:
     round_off = 0.8 + 0.2 * np.minimum(depth / (0.035 * figure.scale), 1)
     across = (np.arange(photo.shape[1], dtype=np.float32) - figure.foot[0]) / np.float32(0.15 * figure.scale)
     shading = round_off * (1 + np.float32(0.06 * side) * np.clip(across, -1, 1))
-    shaded = cv2.multiply(figure.image, cv2.merge([shading] * 3), dtype=cv2.CV_8U)
+    shaded = cv2.multiply(figure.image[..., :3], cv2.merge([shading] * 3), dtype=cv2.CV_8U)
     cv2.copyTo(shaded, mask, photo)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from t2ireid_plugin.synthetic.attributes import HAIR_COLOURS, SKIN_TONES, Identity, Person
-from t2ireid_plugin.synthetic.canvas import BGR, Canvas, Point, bgr, mirrored, outline_of, shade
+from t2ireid_plugin.synthetic.canvas import Canvas, Paint, Point, mirrored, outline_of, paint, shade
 from t2ireid_plugin.synthetic.shot import Shot
 
 BUILD_WIDTH = {"slim": 0.84, "average": 1.0, "stocky": 1.24}
@@ -80,9 +80,9 @@ class Head:
         self.back = shot.back
         self.size = pose.head
         self.turn = pose.turn
-        self.skin = bgr(SKIN_TONES[person.identity.skin])
+        self.skin = paint(SKIN_TONES[person.identity.skin], "skin")
         bald = person.identity.hair_style == "bald"
-        self.hair: BGR = self.skin if bald else bgr(HAIR_COLOURS[person.identity.hair_colour])
+        self.hair = self.skin if bald else paint(HAIR_COLOURS[person.identity.hair_colour], "head")
 
     def at(self, x: float, y: float) -> Point:
         """Body point of `(x, y)` relative to the head's centre, scaled with the head, which sits on the neck."""
@@ -116,7 +116,7 @@ class Head:
         else:
             self._draw_front()
 
-    def _oval(self, x: float, y: float, rx: float, ry: float, colour: BGR) -> None:
+    def _oval(self, x: float, y: float, rx: float, ry: float, colour: Paint) -> None:
         self.canvas.ellipse(self.at(x, y), (rx * self.size, ry * self.size), colour)
 
     def _draw_curls(self) -> None:
@@ -162,11 +162,11 @@ class Head:
     def _draw_face(self) -> None:
         canvas, turn, ink = self.canvas, self.turn, shade(self.skin, 0.68)
         for side in (-1, 1):
-            self._oval(turn + side * 0.02, 0.004, 0.006, 0.006, (30, 26, 24))
+            self._oval(turn + side * 0.02, 0.004, 0.006, 0.006, paint((24, 26, 30), "head"))
             if self.identity.age != "young":
                 canvas.line([self.at(turn + side * 0.027, 0.03), self.at(turn + side * 0.02, 0.046)], ink, 0.004)
         canvas.line([self.at(turn * 1.3, 0.01), self.at(turn * 1.5, 0.026)], shade(self.skin, 0.7), 0.006)
-        lips = (70, 62, 176) if self.identity.sex == "woman" else shade(self.skin, 0.58)
+        lips = paint((176, 62, 70), "head") if self.identity.sex == "woman" else shade(self.skin, 0.58)
         canvas.line([self.at(turn - 0.014, 0.043), self.at(turn + 0.014, 0.043)], lips, 0.008)
         if self.identity.age == "elderly":
             canvas.line([self.at(turn - 0.022, -0.017), self.at(turn + 0.022, -0.017)], shade(self.skin, 0.7), 0.004)
@@ -175,14 +175,14 @@ class Head:
 
     def _draw_glasses(self) -> None:
         dark = self.identity.glasses == "sunglasses"
-        frame = (24, 22, 22)
+        frame = paint((22, 22, 24), "head")
         for side in (-1, 1):
             centre = self.at(self.turn + side * 0.023, 0.004)
-            lens = frame if dark else (240, 238, 232)
+            lens = frame if dark else paint((232, 238, 240), "head")
             self.canvas.ellipse(centre, (0.019, 0.016), frame)
             self.canvas.ellipse(centre, (0.013, 0.01), lens)
             if not dark:
-                self._oval(self.turn + side * 0.023, 0.005, 0.005, 0.005, (40, 34, 30))
+                self._oval(self.turn + side * 0.023, 0.005, 0.005, 0.005, paint((30, 34, 40), "head"))
         self.canvas.line([self.at(-0.05, -0.002), self.at(0.05, -0.002)], frame, 0.006)
 
     def _draw_back(self) -> None:

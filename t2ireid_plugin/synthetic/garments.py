@@ -5,16 +5,16 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from t2ireid_plugin.synthetic.attributes import DENIM, SKIN_TONES, Person
-from t2ireid_plugin.synthetic.canvas import BGR, Canvas, bgr, box, cloth_colour, mirrored, outline_of, shade
+from t2ireid_plugin.synthetic.attributes import COLOURS, DENIM, SKIN_TONES, Person
+from t2ireid_plugin.synthetic.canvas import Canvas, Paint, box, cloth_paint, mirrored, outline_of, paint, shade
 from t2ireid_plugin.synthetic.figure import Pose
 from t2ireid_plugin.synthetic.shot import Shot
 
 HEM = {"t-shirt": 0.525, "shirt": 0.54, "jacket": 0.53, "coat": 0.7, "hoodie": 0.54, "sweater": 0.53, "dress": 0.74}
 
 
-def pattern_texture(canvas: Canvas, pattern: str, colour: BGR, second: BGR) -> np.ndarray:
-    """Cloth in two colours as an image of the canvas's size [H, W, 3]; a period is 5 to 7 % of the body height."""
+def pattern_texture(canvas: Canvas, pattern: str, colour: Paint, second: Paint) -> np.ndarray:
+    """Cloth in two colours as an image of the canvas's size [H, W, 4]; a period is 5 to 7 % of the body height."""
     texture = np.full_like(canvas.image, colour)
     height, width = texture.shape[:2]
     rows, columns = np.arange(height), np.arange(width)
@@ -45,15 +45,15 @@ class Outfit:
     def __init__(self, canvas: Canvas, person: Person, pose: Pose, shot: Shot) -> None:
         self.canvas, self.pose, self.shot = canvas, pose, shot
         self.clothing = clothing = person.clothing
-        self.skin = bgr(SKIN_TONES[person.identity.skin])
-        self.upper = cloth_colour(clothing.upper_colour)
+        self.skin = paint(SKIN_TONES[person.identity.skin], "skin")
+        self.upper = cloth_paint(clothing.upper_colour, "upper")
         self.edge = outline_of(self.upper)
-        self.second = cloth_colour(clothing.pattern_colour)
-        jeans = clothing.lower_kind == "jeans"
-        self.lower = bgr(DENIM[clothing.lower_colour]) if jeans else cloth_colour(clothing.lower_colour)
-        self.shoes = cloth_colour(clothing.shoes_colour)
+        self.second = cloth_paint(clothing.pattern_colour, "upper")
+        tones = DENIM if clothing.lower_kind == "jeans" else COLOURS
+        self.lower = paint(tones.get(clothing.lower_colour, (0, 0, 0)), "lower")
+        self.shoes = cloth_paint(clothing.shoes_colour, "shoes")
         woven = clothing.pattern not in ("plain", "logo", "two-tone")
-        self.cloth: BGR | np.ndarray = (
+        self.cloth: Paint | np.ndarray = (
             pattern_texture(canvas, clothing.pattern, self.upper, self.second) if woven else self.upper
         )
 
@@ -86,7 +86,7 @@ class Outfit:
                 self.canvas.limb((hip, middle, end), (half + 0.008, 0.045 * pose.limb, 0.044 * pose.limb), tone, edge)
         self._draw_seat(kind, colour, edge)
 
-    def _draw_seat(self, kind: str, colour: BGR, edge: BGR) -> None:
+    def _draw_seat(self, kind: str, colour: Paint, edge: Paint) -> None:
         hip = self.pose.hip
         if kind == "skirt":
             flare = hip + 0.035
@@ -106,7 +106,7 @@ class Outfit:
         outline += [(x + out - 0.026, toe), (x + out - 0.03, toe - 0.012)]
         self.canvas.polygon(outline, self.shoes, outline_of(self.shoes))
         if self.clothing.shoes_kind == "sneakers":
-            sole = (60, 60, 62) if self.clothing.shoes_colour == "white" else (245, 245, 245)
+            sole = paint((62, 60, 60) if self.clothing.shoes_colour == "white" else (245, 245, 245), "shoes")
             self.canvas.line([(x + out - 0.027, toe), (x + out + 0.027, toe)], sole, 0.012)
             if not self.shot.back:
                 self.canvas.line([(x - 0.01, heel + 0.014), (x + 0.014, heel + 0.014)], sole, 0.005)
@@ -157,7 +157,7 @@ class Outfit:
             self._draw_front_details(kind, hem)
 
     def _draw_open_front(self, hem: float) -> None:
-        inner = cloth_colour(self.clothing.inner_colour)
+        inner = cloth_paint(self.clothing.inner_colour, "upper")
         gap = 0.3 * self.pose.shoulder
         bottom = min(hem, 0.53)
         if hem > bottom:  # the coat's two halves part over the trousers, which are already drawn
@@ -177,7 +177,7 @@ class Outfit:
             canvas.polygon(hood, self.upper, edge)
             canvas.polygon([(-0.028, 0.165), (0.028, 0.165), (0, 0.2)], shade(self.upper, 0.5))
             for x in (-0.014, 0.014):
-                canvas.line([(x, 0.2), (x, 0.25)], (240, 240, 240), 0.006)
+                canvas.line([(x, 0.2), (x, 0.25)], paint((240, 240, 240), "upper"), 0.006)
             canvas.polygon([(-0.04, 0.41), (0.04, 0.41), (0.06, 0.49), (-0.06, 0.49)], self.upper, edge)
         elif kind == "shirt":
             canvas.line([(0, 0.2), (0, hem)], edge, 0.006)

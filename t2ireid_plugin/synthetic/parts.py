@@ -1,15 +1,15 @@
 """Segmentation of drawn photos into head, garments, bare skin and background.
 
-The drawing code knows shapes and colours, not parts. So the figure is drawn once in fixed colours and once more for
-each part with only that part's colours changed; the part is where the two differ. That is exact on the drawing's
-canvas. In the written photo, which is smaller and blurred, a pixel belongs to the part that covers most of it, so the
-edges are uncertain by about a pixel.
+A figure's canvas has the part of each pixel beside its colour. In the written photo, which is smaller and blurred, a
+pixel belongs to the part that covers most of it, so the edges are uncertain by about a pixel. Occluder and shadow
+belong to the background.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,6 +20,7 @@ import numpy.typing as npt
 from t2ireid_plugin.data.images import read_pixels
 from t2ireid_plugin.errors import DataError
 from t2ireid_plugin.synthetic.attributes import Person
+from t2ireid_plugin.synthetic.canvas import PARTS
 from t2ireid_plugin.synthetic.drawing import draw_figure
 from t2ireid_plugin.synthetic.folder import FOLDER, FORMAT, read_json
 from t2ireid_plugin.synthetic.outfits import sample_cast
@@ -29,25 +30,8 @@ from t2ireid_plugin.synthetic.write import draw_photos
 Labels = npt.NDArray[np.uint8]  # [H, W], indices into PARTS
 Mask = npt.NDArray[np.bool_]  # [H, W]
 
-# The head is face, ears, hair and glasses, without a hat; upper includes a dress, and the top under an open jacket;
-# skin is bare neck, hands, arms and legs; occluder and shadow belong to the background.
-PARTS = ("background", "head", "hat", "upper", "lower", "shoes", "bag", "skin")
 GARMENTS = ("upper", "lower", "shoes", "bag")
 
-# Two colours for each attribute. Every tone derived from the first must differ from the one derived from the second.
-_COLOURS = {
-    "skin": {"skin": ("light", "dark")},
-    "head": {"hair_colour": ("black", "white")},
-    "upper": {
-        "upper_colour": ("red", "blue"),
-        "pattern_colour": ("yellow", "green"),
-        "inner_colour": ("purple", "white"),
-    },
-    "lower": {"lower_colour": ("black", "light blue")},  # both in DENIM too
-    "shoes": {"shoes_colour": ("white", "black")},
-    "bag": {"bag_colour": ("orange", "blue")},
-    "hat": {"hat_colour": ("orange", "blue")},
-}
 _CHIN = 0.16  # body heights below the top of the head; skin above it is the head's
 # Mean difference between a photo and its JPEG in grey levels; usually 3 to 6, and at least 18 to another photo.
 _MAX_DIFFERENCE = 10.0
@@ -63,7 +47,10 @@ class DrawnPhoto(NamedTuple):
 
 def part_labels(person: Person, shot: Shot) -> Labels:
     """Part of each pixel ``[H, W]`` of the photo that `draw_person` draws."""
-    labels = _figure_labels(person, shot)
+    figure = draw_figure(person, shot)
+    labels = figure.image[..., 3].copy()
+    above_chin = np.arange(len(labels))[:, None] < figure.pixel((0, _CHIN))[1]
+    labels[(labels == PARTS.index("skin")) & above_chin] = PARTS.index("head")
     if shot.occluder is not None:
         x0, y0, x1, y1 = (round(value) for value in shot.occluder)
         for thickness in (cv2.FILLED, 4):  # as drawn: the edge reaches beyond the rectangle
@@ -92,42 +79,13 @@ def drawn_photos(root: str | Path, split: str = "test") -> Iterator[DrawnPhoto]:
     if arguments.get("format") != FORMAT:
         raise DataError(f"'{folder}' was drawn by another version; remove it and draw it again")
     cast = sample_cast(arguments)
-    paths: dict[int, list[str]] = {}
-    for row in rows:
-        if row["split"] == split:
-            paths.setdefault(row["id"], []).append(row["file_path"])
-    if not paths:
+    tested = [row for row in rows if row["split"] == split]
+    if not tested:
         raise DataError(f"'{folder}' has no photos of the split '{split}'")
-    for pid, own in paths.items():
-        for file_path, photo in zip(own, draw_photos(cast[pid - 1][1], arguments), strict=True):
-            file, image = folder / "imgs" / file_path, photo.image
+    for pid, own in groupby(tested, key=itemgetter("id")):
+        for row, photo in zip(own, draw_photos(cast[pid - 1][1], arguments), strict=True):
+            file, image = folder / "imgs" / row["file_path"], photo.image
             written = read_pixels(file)[..., ::-1]
             if written.shape != image.shape or cv2.absdiff(written, image).mean() > _MAX_DIFFERENCE:
                 raise DataError(f"'{file}' is not the photo that the arguments in synthetic.json give; draw it again")
-            yield DrawnPhoto(file_path, pid, part_labels(photo.person, photo.shot))
-
-
-def _figure_labels(person: Person, shot: Shot) -> Labels:
-    """Part of each pixel of the canvas, before occluder and camera."""
-    for part in _COLOURS:
-        person = _recoloured(person, part, 0)
-    figure = draw_figure(person, shot)
-    above_chin = np.arange(figure.image.shape[0])[:, None] < figure.pixel((0, _CHIN))[1]
-    # Pixels that no colour changes are on the face (eyes, glasses, lips) or the upper garment (a hood's white strings).
-    rest = np.where(above_chin, PARTS.index("head"), PARTS.index("upper"))
-    labels = np.where(figure.silhouette() > 0, rest, PARTS.index("background")).astype(np.uint8)
-    for part in _COLOURS:
-        changed = (draw_figure(_recoloured(person, part, 1), shot).image != figure.image).any(axis=-1)
-        labels[changed] = PARTS.index(part)
-        if part == "skin":
-            labels[changed & above_chin] = PARTS.index("head")
-    return labels
-
-
-def _recoloured(person: Person, part: str, which: int) -> Person:
-    """The person with one part in its first or second colours; absent items stay absent."""
-    for name, pair in _COLOURS[part].items():
-        side = "identity" if hasattr(person.identity, name) else "clothing"
-        if person.attributes()[name] != "none":
-            person = replace(person, **{side: replace(getattr(person, side), **{name: pair[which]})})
-    return person
+            yield DrawnPhoto(row["file_path"], pid, part_labels(photo.person, photo.shot))

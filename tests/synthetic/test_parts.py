@@ -9,8 +9,9 @@ import pytest
 from t2ireid_plugin.errors import DataError
 from t2ireid_plugin.synthetic.attributes import COLOURS, DENIM, HAIR_COLOURS, SKIN_TONES, sample_people
 from t2ireid_plugin.synthetic.cameras import CAMERAS
+from t2ireid_plugin.synthetic.canvas import PARTS
 from t2ireid_plugin.synthetic.drawing import draw_figure, draw_person
-from t2ireid_plugin.synthetic.parts import GARMENTS, PARTS, drawn_photos, part_labels, part_masks
+from t2ireid_plugin.synthetic.parts import GARMENTS, drawn_photos, part_labels, part_masks
 from t2ireid_plugin.synthetic.shot import CANVAS_HEIGHT, plan_shot
 
 # A neutral camera, which reproduces colours exactly.
