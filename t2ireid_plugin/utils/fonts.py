@@ -40,9 +40,8 @@ def has_chinese(text: str) -> bool:
 def plain_font(size: int) -> Font:
     """DejaVu Sans from matplotlib's files, so that pictures look the same on every machine, or a similar font."""
     spec = importlib.util.find_spec("matplotlib")  # does not import it
-    folders = (spec.submodule_search_locations or ()) if spec else ()
-    bundled = tuple(str(Path(folder, "mpl-data", "fonts", "ttf", "DejaVuSans.ttf")) for folder in folders)
-    names = (*bundled, "DejaVuSans.ttf", "Arial.ttf", "LiberationSans-Regular.ttf")
+    folder = Path(spec.origin).parent if spec and spec.origin else Path()
+    names = (str(folder / "mpl-data" / "fonts" / "ttf" / "DejaVuSans.ttf"), "DejaVuSans.ttf", "Arial.ttf")
     return _first_font(names, size) or ImageFont.load_default(size)
 
 

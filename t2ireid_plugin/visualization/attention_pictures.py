@@ -46,14 +46,19 @@ def draw_attention(
     width = _GAP + 3 * step
     top = _LABEL + pixels.shape[0] + _GAP
     word_font = font_for("".join(word for word, _ in words), _FONT_SIZE)
-    lines = _break_lines(words, width, word_font)
-    canvas = Image.new("RGB", (width, top + _BAR + len(lines) * _LINE + _GAP), "white")
+    placed = _place_words(words, width, word_font)
+    height = placed[-1][1] + _LINE if placed else 0
+    canvas = Image.new("RGB", (width, top + _BAR + height + _GAP), "white")
     draw = ImageDraw.Draw(canvas)
     for number, (label, tile) in enumerate(zip(("photo", *BRANCHES), tiles)):
         draw.text((_GAP + number * step, 1), label, fill="black", font=font)
         canvas.paste(Image.fromarray(tile), (_GAP + number * step, _LABEL))
     _draw_bar(canvas, draw, top, font)
-    _draw_words(draw, lines, top + _BAR, word_font)
+    strongest = max((abs(relevance) for _, relevance in words), default=0.0)
+    for x, y, length, text, relevance in placed:
+        y += top + _BAR
+        draw.rectangle((x - 3, y, x + length + 3, y + _LINE - 6), fill=_word_colour(relevance, strongest))
+        draw.text((x, y + _LINE // 2 - 3), text, fill="black", font=word_font, anchor="lm")
     atomic_write(Path(path), lambda draft: canvas.save(draft))
 
 
@@ -83,30 +88,18 @@ def _draw_bar(canvas: Image.Image, draw: ImageDraw.ImageDraw, top: int, font: Fo
         draw.text((_GAP + x, top + 11), text, fill="black", font=font, anchor=anchor)
 
 
-def _break_lines(words: Sequence[WordRelevance], width: int, font: Font) -> list[list[WordRelevance]]:
-    """The words in lines of the given width; a word that is too long is cut."""
-    lines: list[list[WordRelevance]] = []
-    x = width
+def _place_words(words: Sequence[WordRelevance], width: int, font: Font) -> list[tuple[int, int, int, str, float]]:
+    """Left, top, length, text and relevance of each word in lines of ``width``; a word that is too long is cut."""
+    placed = []
+    x, y = _GAP, 0
     for word, relevance in words:
         text = wrap(word, font, width - 2 * _GAP)[0]
         length = round(font.getlength(text))
-        if x + length > width - _GAP:
-            lines.append([])
-            x = _GAP
-        lines[-1].append((text, relevance))
+        if x > _GAP and x + length > width - _GAP:
+            x, y = _GAP, y + _LINE
+        placed.append((x, y, length, text, relevance))
         x += length + _GAP
-    return lines
-
-
-def _draw_words(draw: ImageDraw.ImageDraw, lines: Sequence[Sequence[WordRelevance]], top: int, font: Font) -> None:
-    strongest = max((abs(relevance) for line in lines for _, relevance in line), default=0.0)
-    for row, line in enumerate(lines):
-        x, y = _GAP, top + row * _LINE
-        for text, relevance in line:
-            length = round(font.getlength(text))
-            draw.rectangle((x - 3, y, x + length + 3, y + _LINE - 6), fill=_word_colour(relevance, strongest))
-            draw.text((x, y + _LINE // 2 - 3), text, fill="black", font=font, anchor="lm")
-            x += length + _GAP
+    return placed
 
 
 def _word_colour(relevance: float, strongest: float) -> tuple[int, int, int]:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageOps
 
 from t2ireid_plugin.data.images import Pixels, read_pixels
 from t2ireid_plugin.data.transforms import resize
 from t2ireid_plugin.utils.atomic_io import atomic_write
-from t2ireid_plugin.utils.fonts import Font, font_for, plain_font, printable, wrap
+from t2ireid_plugin.utils.fonts import font_for, plain_font, printable, wrap
 from t2ireid_plugin.visualization.ranked_lists import Hit, RankedList
 
 Colour = tuple[int, int, int]
@@ -19,12 +19,10 @@ GREEN, RED, GREY = (34, 160, 70), (208, 48, 48), (120, 120, 120)
 _INK, _FAINT, _RULE, _BLANK = (20, 20, 20), (95, 95, 95), (222, 222, 222), (240, 240, 240)
 CELL_WIDTH, CELL_HEIGHT, FRAME, GAP, MARGIN = 88, 176, 4, 8, 16
 APART = 24  # space around the list, next to the query and to a match beyond the list
-_LINE, _SMALL_LINE = 21, 18  # heights of lines
+_LABEL = 18  # height of the labels under the photos
 _TEXT, _SMALL, _TINY = 15, 12, 11  # font sizes; rank 10,000 and its score just fit below a photo
 _WIDTH = 2 * MARGIN + 12 * CELL_WIDTH + 9 * GAP + 2 * APART  # the query, ten hits, and a match beyond them
 _MAX_LETTERS = 2000  # of a text
-
-Line = tuple[str, Colour, Font, int]  # text, colour, font and height
 
 
 def draw_ranked_lists(lists: Sequence[RankedList], path: str | Path, heading: str = "") -> None:
@@ -37,9 +35,8 @@ def draw_ranked_lists(lists: Sequence[RankedList], path: str | Path, heading: st
     """
     rows = [_draw_row(item) for item in lists]
     if heading:
-        title = Image.new("RGB", (_WIDTH, MARGIN + _LINE + GAP), "white")
-        ImageDraw.Draw(title).text((MARGIN, MARGIN), heading, _INK, plain_font(_TEXT + 2))
-        rows.insert(0, title)
+        title = _text_block(heading, _INK, _TEXT + 2, _WIDTH - 2 * MARGIN)
+        rows.insert(0, ImageOps.expand(title, (MARGIN, MARGIN, MARGIN, GAP), "white"))
     sheet = Image.new("RGB", (_WIDTH, sum(row.height for row in rows)), "white")
     y = 0
     for row in rows:
@@ -102,15 +99,18 @@ def fit(path: str | Path, width: int, height: int) -> Pixels:
 
 def _draw_row(item: RankedList) -> Image.Image:
     room = _WIDTH - 2 * MARGIN
-    lines = _wrap_lines(item.text, _INK, _TEXT, _LINE, room) if item.text.strip() else []
-    lines += _wrap_lines(describe_list(item), _FAINT, _SMALL, _SMALL_LINE, room)
-    top = 2 * GAP + _height(lines)
+    blocks = [_text_block(item.text, _INK, _TEXT, room)] if item.text.strip() else []
+    blocks.append(_text_block(describe_list(item), _FAINT, _SMALL, room))
     beside = room - 2 * CELL_WIDTH - APART - 2 * GAP
     retrieved = [hit for hit in item.hits + item.beyond if not hit.photo]
-    texts = [(hit, _wrap_lines(hit.text, _INK, _SMALL + 1, _SMALL_LINE, beside)) for hit in retrieved]
-    height = sum(_height(box) + GAP + GAP // 2 for _, box in texts)
-    canvas = Image.new("RGB", (_WIDTH, top + max(CELL_HEIGHT, height) + _SMALL_LINE + MARGIN), "white")
-    _write(canvas, lines, MARGIN, GAP)
+    texts = [(hit, _text_block(hit.text, _INK, _SMALL + 1, beside)) for hit in retrieved]
+    top = 2 * GAP + sum(block.height for block in blocks)
+    height = sum(block.height + GAP + GAP // 2 for _, block in texts)
+    canvas = Image.new("RGB", (_WIDTH, top + max(CELL_HEIGHT, height) + _LABEL + MARGIN), "white")
+    y = GAP
+    for block in blocks:
+        canvas.paste(block, (MARGIN, y))
+        y += block.height
     canvas.paste(_framed(item.photo, GREY), (MARGIN, top))
     ImageDraw.Draw(canvas).text((MARGIN, top + CELL_HEIGHT + 2), photo_label(item), _FAINT, plain_font(_SMALL))
     if texts:
@@ -140,34 +140,29 @@ def _draw_rank(canvas: Image.Image, hit: Hit, colour: Colour, x: tuple[int, int]
     draw.text((x[1], y), format_score(hit), _INK, font, anchor="ra")
 
 
-def _draw_texts(canvas: Image.Image, texts: Sequence[tuple[Hit, list[Line]]], top: int) -> None:
+def _draw_texts(canvas: Image.Image, texts: Sequence[tuple[Hit, Image.Image]], top: int) -> None:
     """The retrieved texts below each other, each in a frame with its rank and score to the left."""
     x, y = MARGIN + CELL_WIDTH + APART, top
-    for hit, lines in texts:
-        colour, bottom = GREEN if hit.correct else RED, y + _height(lines) + GAP
+    for hit, block in texts:
+        colour, bottom = GREEN if hit.correct else RED, y + block.height + GAP
         frame = (x, y, canvas.width - MARGIN - 1, bottom - 1)
         ImageDraw.Draw(canvas).rectangle(frame, "white", colour, FRAME // 2)
         _draw_rank(canvas, hit, colour, (x + GAP, x + CELL_WIDTH), y + GAP // 2 + 1)
-        _write(canvas, lines, x + CELL_WIDTH + GAP, y + GAP // 2)
+        canvas.paste(block, (x + CELL_WIDTH + GAP, y + GAP // 2))
         y = bottom + GAP // 2
 
 
-def _wrap_lines(text: str, colour: Colour, size: int, height: int, room: float) -> list[Line]:
+def _text_block(text: str, colour: Colour, size: int, width: int) -> Image.Image:
+    """A picture of the text in lines of ``width`` pixels."""
     text = printable(text)
     if len(text) > _MAX_LETTERS:
         text = f"{text[:_MAX_LETTERS]} …"
-    font = font_for(text, size)
-    return [(line, colour, font, height) for line in wrap(text, font, room)]
-
-
-def _height(lines: Sequence[Line]) -> int:
-    return sum(height for *_, height in lines)
-
-
-def _write(canvas: Image.Image, lines: Sequence[Line], x: int, y: int) -> None:
-    for text, colour, font, height in lines:
-        ImageDraw.Draw(canvas).text((x, y), text, colour, font)
-        y += height
+    font, height = font_for(text, size), round(1.4 * size)
+    lines = wrap(text, font, width)
+    block = Image.new("RGB", (width, height * len(lines)), "white")
+    for number, line in enumerate(lines):
+        ImageDraw.Draw(block).text((0, number * height), line, colour, font)
+    return block
 
 
 def _framed(path: str, colour: Colour) -> Image.Image:

@@ -79,8 +79,7 @@ def ranked_lists(
     task, protocol = result.task, result.protocol
     assert task is not None
     chosen = task.queries[list(positions)].double()
-    parts = [(chosen @ part.double().T).float() for part in task.gallery.split(4096)]
-    similarities = torch.cat(parts, dim=1).numpy()
+    similarities = (chosen @ task.gallery.double().T).float().numpy()
     return [_ranked_list(task, protocol, queries, gallery, *pair, top) for pair in zip(positions, similarities)]
 
 
