@@ -24,6 +24,7 @@ import yaml
 from yacs.config import CfgNode
 
 from t2ireid_plugin.errors import ConfigError, short_repr
+from t2ireid_plugin.modeling.settings import DEFAULT_FUSION
 from t2ireid_plugin.utils.safe_io import MAX_CONFIG_BYTES, parse_yaml, read_bytes
 
 MODEL_NAME = "t2ireid_vit_mamba"
@@ -56,15 +57,7 @@ _DEFAULTS: dict[str, Any] = {
         "freeze_text": True,
         "max_length": 64,
         "disentangle": {"tokens": "all", "window": 5},  # all (the specification's), cls, mean, max or window
-        "fusion": {
-            "type": "enhanced_mamba",
-            "dim": 256,
-            "d_state": 16,
-            "d_conv": 4,
-            "num_layers": 2,
-            "output_dim": 256,
-            "dropout": 0.1,
-        },
+        "fusion": DEFAULT_FUSION,
     },
     "data": {
         "type": "image",
@@ -314,11 +307,7 @@ def _read_yaml(file: Path, children: tuple[Path, ...]) -> list[tuple[dict[str, A
         return [(content, str(file))]
     if not isinstance(base, str):
         raise ConfigError(f"'{file}': _BASE_ must be the name of a file, not {short_repr(base)}")
-    bases = _read_yaml(file.parent / base, (*children, file.resolve()))
-    for values, _ in bases:  # a child may fill a table that is empty in its base
-        for key in [key for key in content if key in values and values[key] is None]:
-            del values[key]
-    return [*bases, (content, str(file))]
+    return [*_read_yaml(file.parent / base, (*children, file.resolve())), (content, str(file))]
 
 
 def pairs(opts: Sequence[str]) -> Iterator[dict[str, Any]]:

@@ -184,11 +184,6 @@ def test_base_merges_loss_terms_by_name(tmp_path):
     assert to_dict(cfg.loss.terms) == {"sdm": {"weight": 2, "tau": 0.5}, "cls": {"weight": 1}}
 
 
-def test_a_child_fills_a_table_that_is_empty_in_its_base(tmp_path):
-    write(tmp_path, "empty.yaml", train=None)
-    assert load_cfg(write(tmp_path, "full.yaml", _BASE_="empty.yaml", train={"lr": 0.25})).train.lr == 0.25
-
-
 def test_cyclic_bases_are_refused(tmp_path):
     write(tmp_path, "a.yaml", _BASE_="b.yaml")
     write(tmp_path, "b.yaml", _BASE_="a.yaml")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -23,7 +22,6 @@ from t2ireid_plugin.engine.build import (
 )
 from t2ireid_plugin.engine.record import record_settings
 from t2ireid_plugin.errors import DataError, EncoderError, T2IReIDError, check_choice
-from t2ireid_plugin.integrations.torchreid.checks import dataset_folder
 from t2ireid_plugin.integrations.torchreid.engine import SoftmaxEngine, TripletEngine
 from t2ireid_plugin.integrations.torchreid.model import T2IReIDImageModel
 from t2ireid_plugin.integrations.torchreid.registration import MODELS
@@ -43,8 +41,6 @@ def load_datasets(cfg: CfgNode) -> dict[str, Any]:
     """
     datasets = {}
     for name in dict.fromkeys([*cfg.data.sources, *cfg.data.targets]):
-        folder = dataset_folder(cfg, name)
-        downloads = folder is not None and not folder.exists()
         try:
             dataset = torchreid_data.datasets.init_image_dataset(
                 name,
@@ -55,13 +51,7 @@ def load_datasets(cfg: CfgNode) -> dict[str, Any]:
                 **_dataset_options(cfg),
             )
         except Exception as error:  # of any class: assertions, downloads, indexing
-            if folder is not None and downloads:
-                with contextlib.suppress(OSError):  # an empty folder would pass for the dataset next time
-                    folder.rmdir()
-                problem = f"no folder '{folder}', and torchreid cannot download it"
-            else:
-                problem = f"torchreid cannot read it in '{cfg.data.root}'"
-            raise DataError(f"{name}: {problem}: {first_line(error)}") from error
+            raise DataError(f"{name}: torchreid cannot read it in '{cfg.data.root}': {first_line(error)}") from error
         check_images([item[0] for part in ("train", "query", "gallery") for item in getattr(dataset, part)])
         datasets[name] = dataset
     return datasets

@@ -15,7 +15,7 @@ from t2ireid_plugin.config import MODEL_NAME, changed_keys, to_dict
 from t2ireid_plugin.data.benchmarks import BENCHMARKS, VAL_SUFFIX
 from t2ireid_plugin.engine.checks import check_common, check_image_size, check_weights, raise_together
 from t2ireid_plugin.errors import ConfigError, DataError, check_choice
-from t2ireid_plugin.integrations.torchreid.registration import LOSSES, MODELS, private_table
+from t2ireid_plugin.integrations.torchreid.registration import LOSSES, MODELS
 from t2ireid_plugin.modeling.encoders.loading import IMAGE_KEY, check_source, stored_config
 
 # torchreid ignores a name that it does not know.
@@ -91,7 +91,7 @@ def _check_names_of_torchreid(cfg: CfgNode) -> None:
             f"torchrun: torchreid's engines train in one process, not {world_size()}; start without torchrun, or set "
             "loss.name terms"
         )
-    check_choice("model.name", cfg.model.name, tuple(private_table(models, "__model_factory")))
+    check_choice("model.name", cfg.model.name, tuple(vars(models)["__model_factory"]))
     for key in ("sources", "targets"):
         for name in cfg.data[key]:
             if name.removesuffix(VAL_SUFFIX) in BENCHMARKS:
@@ -128,18 +128,13 @@ def check_files(cfg: CfgNode) -> None:
 
 
 def _check_folder(cfg: CfgNode, name: str) -> None:
-    folder = dataset_folder(cfg, name)
-    if folder and not folder.is_dir() and not getattr(_datasets()[name], "dataset_url", None):
+    dataset = _datasets()[name]
+    folder = Path(cfg.data.root, getattr(dataset, "dataset_dir", None) or "")  # not every dataset class has one
+    if not folder.is_dir() and not getattr(dataset, "dataset_url", None):
         raise DataError(f"{name}: no folder '{folder}'; torchreid's documentation of datasets describes its content")
 
 
 def _datasets() -> dict[str, Any]:
     from torchreid import data
 
-    return private_table(data.datasets, "__image_datasets")
-
-
-def dataset_folder(cfg: CfgNode, name: str) -> Path | None:
-    """The folder in which torchreid expects a dataset; None for a dataset class without ``dataset_dir``."""
-    folder = getattr(_datasets()[name], "dataset_dir", None)
-    return Path(cfg.data.root) / folder if isinstance(folder, str) else None
+    return vars(data.datasets)["__image_datasets"]

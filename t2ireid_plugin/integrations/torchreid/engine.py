@@ -83,7 +83,9 @@ class _RecordedEngine(torchreid_engine.Engine):
         torchreid_utils.set_random_seed(self.seed + self.epoch)
         super().train(print_freq=print_freq, **kwargs)
         self.final = self.epoch + 1 == self.max_epoch
-        save_checkpoint(self._state(), self.folder / LAST, self.folder / PREVIOUS)
+        states = {"optimizer": self.optimizer.state_dict(), "scheduler": self.scheduler.state_dict()}
+        # A checkpoint that torchreid's ``resume_from_checkpoint`` also reads.
+        save_checkpoint({**self._weights(self.epoch + 1), **states}, self.folder / LAST, self.folder / PREVIOUS)
 
     def forward_backward(self, data: dict[str, Any]) -> dict[str, float]:
         """Runs torchreid's step and logs its losses.
@@ -116,11 +118,6 @@ class _RecordedEngine(torchreid_engine.Engine):
         state = self.network.state_dict()
         return {"state_dict": state, "digest": weights_digest(state), "epoch": epoch, **self.record}
 
-    def _state(self) -> dict[str, Any]:
-        """A checkpoint that torchreid's ``resume_from_checkpoint`` also reads."""
-        states = {"optimizer": self.optimizer.state_dict(), "scheduler": self.scheduler.state_dict()}
-        return {**self._weights(self.epoch + 1), **states}
-
     def resume(self, path: str | Path) -> int:
         """Restores weights, optimizer and schedule from our or torchreid's checkpoint; returns the epochs done.
 
@@ -152,9 +149,8 @@ class _RecordedEngine(torchreid_engine.Engine):
         visrank: bool = False,
         visrank_topk: int = 10,
         save_dir: str = "",
-        use_metric_cuhk03: bool = False,
         ranks: Sequence[int] = (1, 5, 10, 20),
-        rerank: bool = False,
+        **_: Any,
     ) -> tuple[float, float]:
         """Evaluates like torchreid's method, and stores all metrics in `results`."""
         queries, gallery = self._embed(query_loader), self._embed(gallery_loader)
@@ -164,7 +160,7 @@ class _RecordedEngine(torchreid_engine.Engine):
         samples = self.samples if self.final else 0
         metrics = evaluate_task(task, ranks, self.evaluator, samples, dist_metric).metrics
         self.results[dataset_name] = {PROTOCOL: metrics}
-        if (rerank or self.rerank) and self.final:
+        if self.rerank and self.final:
             reranked = reranked_metrics(task, ranks, samples, dist_metric)
             self.results[dataset_name][f"{PROTOCOL}+rerank"] = reranked
         for protocol, values in self.results[dataset_name].items():

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from t2ireid_plugin.data.benchmarks import BENCHMARKS, VAL_SUFFIX
-from t2ireid_plugin.errors import ConfigError, DependencyError, check_keys
+from t2ireid_plugin.errors import ConfigError, check_keys
 
 if TYPE_CHECKING:
     from t2ireid_plugin.data.dataset import CaptionDataset
@@ -28,14 +28,13 @@ def register() -> None:
 
     Raises:
         ConfigError: when a model's name is taken by another plugin.
-        DependencyError: when this version of torchreid lacks the table of models or of datasets.
         ValueError: from torchreid, when a dataset's name is taken by another plugin.
     """
     from torchreid import data as torchreid_data
 
     for name, options in MODELS.items():
         _add_model(name, options)
-    datasets = private_table(torchreid_data.datasets, "__image_datasets")
+    datasets = vars(torchreid_data.datasets)["__image_datasets"]  # torchreid has no public function
     for spec in BENCHMARKS.values():
         for name, split in ((spec.name, "test"), (spec.name + VAL_SUFFIX, "val")):
             if getattr(datasets.get(name), "func", None) is not _dataset:
@@ -54,7 +53,6 @@ def register_model_variant(name: str, **options: Any) -> None:
 
     Raises:
         ConfigError: for an unknown option or a name that is taken; values are checked when the model is built.
-        DependencyError: when this version of torchreid lacks the table of models.
     """
     check_keys(f"options of model '{name}'", options, ("branch", "vit_pretrained", "disentangle"))
     _add_model(name, options)
@@ -63,8 +61,7 @@ def register_model_variant(name: str, **options: Any) -> None:
 def _add_model(name: str, options: Mapping[str, Any]) -> None:
     from torchreid import models
 
-    table = private_table(models, "__model_factory")
-    builder = table.setdefault(name, functools.partial(_build_model, dict(options)))
+    builder = vars(models)["__model_factory"].setdefault(name, functools.partial(_build_model, dict(options)))
     own = isinstance(builder, functools.partial) and builder.func is _build_model
     if not own or builder.args != (options,):
         taken = f"with the options {builder.args[0]}" if own else "by torchreid"
@@ -78,23 +75,6 @@ def _build_model(
     from t2ireid_plugin.integrations.torchreid.model import T2IReIDImageModel
 
     return T2IReIDImageModel(num_classes, loss, pretrained, **options)
-
-
-def private_table(module: Any, name: str) -> dict[str, Any]:
-    """The private dict ``name`` of a module of torchreid, for which torchreid has no public function.
-
-    Raises:
-        DependencyError: when it does not exist, with torchreid's version.
-    """
-    table = getattr(module, name, None)
-    if not isinstance(table, dict):
-        import torchreid
-
-        version = getattr(torchreid, "__version__", "of unknown version")
-        raise DependencyError(
-            f"torchreid {version}: no table {module.__name__}.{name}; use version 0.2.5 (PyPI) or 1.4.0 (GitHub)"
-        )
-    return table
 
 
 def _dataset(**arguments: Any) -> CaptionDataset:

@@ -260,21 +260,14 @@ def _load(load: Callable[..., T], source: str, key: str) -> T:
     local = find_folder(source)
     if not local and _looks_like_path(source):
         raise _missing(source, key)
-    # Without the argument the library asks on the console for permission to run the Python files of a folder.
-    load = functools.partial(load, trust_remote_code=False)
+    local_only = bool(local) or not _hub_reachable()
     try:
-        return load(str(local or source), local_files_only=True)
+        # Without the first argument the library asks on the console for permission to run a folder's Python files.
+        return load(str(local or source), trust_remote_code=False, local_files_only=local_only)
     except Exception as error:  # damaged files raise anything: SafetensorError, KeyError, RuntimeError, bare Exception
-        if local:
-            raise EncoderError(f"{key}: the folder '{source}' cannot be loaded: {first_line(error)}") from error
-        if not _hub_reachable():
+        if local_only and not local:
             raise _missing(source, key) from error
-    try:
-        return load(source)
-    except Exception as error:
-        raise EncoderError(
-            f"{key}: '{source}' cannot be loaded from the Hugging Face hub: {first_line(error)}"
-        ) from error
+        raise EncoderError(f"{key}: '{source}' cannot be loaded: {first_line(error)}") from error
 
 
 def _missing(source: str, key: str) -> EncoderError:

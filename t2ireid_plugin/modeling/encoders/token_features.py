@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Protocol, TypeAlias
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, TypeAlias
 
 import torch
 from torch import Tensor
@@ -15,19 +15,14 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
 
 Ids: TypeAlias = tuple[int, ...]
+# Stands in for `encode_texts` in training, where a frozen encoder computes the same features every epoch.
+TokenFeatureCache: TypeAlias = "Callable[[PreTrainedModel, Sequence[Ids], int], Tensor]"
 
 TEXTS_AT_ONCE = 64
 # Texts per pass of an encoder without packing: fewer texts differ less in length and need less padding.
 _ROWS_AT_ONCE = 32
 # Model types with absolute positions that count from 0 and masks for each pair of tokens.
 _PACKABLE = ("bert",)
-
-
-class TokenFeatureCache(Protocol):
-    """Stands in for `encode_texts` in training, where a frozen encoder computes the same features every epoch."""
-
-    def __call__(self, encoder: PreTrainedModel, texts: Sequence[Ids], pad: int) -> Tensor:
-        """As `encode_texts`."""
 
 
 def encode_texts(encoder: PreTrainedModel, texts: Sequence[Ids], pad: int) -> Tensor:

@@ -7,7 +7,7 @@ import logging
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -149,10 +149,16 @@ class CachedTokenizer:
         new = [text for text in dict.fromkeys(texts) if text not in self._ids]
         if new:
             encoded = self.tokenizer(new, truncation=True, max_length=self.max_length)["input_ids"]
+            unknown = [text for text, ids in zip(new, encoded) if 2 * ids.count(_unknown_id(self.tokenizer)) > len(ids)]
+            if unknown and not self._warned:
+                self._warned = True  # once is enough: the whole dataset would repeat it
+                logger.warning(
+                    "most of this text is unknown to the tokenizer: %r; choose a text encoder for its language, "
+                    "e.g. model.bert_base_path bert-base-chinese for Chinese.",
+                    unknown[0],
+                )
             fill = (self.pad,) * self.max_length if self.attends_padding else ()
-            fresh = {text: (*ids, *fill[len(ids) :]) for text, ids in zip(new, encoded)}
-            self._warn_about_unknown(fresh)
-            self._ids.update(fresh)
+            self._ids.update((text, (*ids, *fill[len(ids) :])) for text, ids in zip(new, encoded))
         rows = [self._ids[text] for text in texts]
         while len(self._ids) > self.capacity:
             del self._ids[next(iter(self._ids))]
@@ -175,21 +181,6 @@ class CachedTokenizer:
                 describe_words(words, counts.tokens, "tokens are words that the tokenizer does not know as written", 3),
                 sampled,
             )
-
-    def _warn_about_unknown(self, fresh: Mapping[str, Sequence[int]]) -> None:
-        unknown_id = _unknown_id(self.tokenizer)
-        if self._warned or unknown_id is None:
-            return
-        special = set(self.tokenizer.all_special_ids) - {unknown_id}
-        for text, ids in fresh.items():
-            if 2 * ids.count(unknown_id) > sum(token not in special for token in ids):
-                self._warned = True  # once is enough: the whole dataset would repeat it
-                logger.warning(
-                    "most of this text is unknown to the tokenizer: %r; choose a text encoder for its language, "
-                    "e.g. model.bert_base_path bert-base-chinese for Chinese.",
-                    text,
-                )
-                return
 
 
 def learn_wordpiece(captions: Iterable[str], vocab_size: int = 2000) -> PreTrainedTokenizerFast:

@@ -11,7 +11,7 @@ from torchreid import data, engine, models, optim, utils
 
 import t2ireid_plugin
 from t2ireid_plugin.cli import main
-from t2ireid_plugin.errors import ConfigError, DependencyError
+from t2ireid_plugin.errors import ConfigError
 from t2ireid_plugin.integrations.torchreid import registration
 
 TINY = {
@@ -204,17 +204,6 @@ def test_bad_variants_are_refused(name, options, message):
     with pytest.raises(ConfigError, match=message):
         t2ireid_plugin.register_model_variant(name, **options)
     assert "mine" not in getattr(models, "__model_factory")
-
-
-@pytest.mark.parametrize("version", [torchreid.__version__, None])
-@pytest.mark.parametrize(("module", "table"), [(models, "__model_factory"), (data.datasets, "__image_datasets")])
-def test_a_torchreid_without_the_tables_is_refused(monkeypatch, module, table, version):
-    monkeypatch.delattr(module, table)
-    if version is None:
-        monkeypatch.delattr(torchreid, "__version__")
-    with pytest.raises(DependencyError) as error:
-        t2ireid_plugin.register()
-    assert f"torchreid {version or 'of unknown version'}: no table {module.__name__}.{table}" in str(error.value)
 
 
 # docs/frameworks.md, the part on torchreid
