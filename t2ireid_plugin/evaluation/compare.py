@@ -5,60 +5,20 @@ from __future__ import annotations
 import argparse
 import json
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from t2ireid_plugin.errors import DataError, printable
-from t2ireid_plugin.evaluation.bootstrap import FEW, LEVEL, Difference, format_interval, paired_difference
+from t2ireid_plugin.evaluation.bootstrap import FEW, LEVEL, format_interval, paired_difference
 from t2ireid_plugin.evaluation.query_records import load_records, records_path
 from t2ireid_plugin.evaluation.result import RetrievalResult
 from t2ireid_plugin.utils.atomic_io import atomic_write_text
 from t2ireid_plugin.utils.text import text_table
 
 _Results = dict[tuple[str, str], RetrievalResult]  # by target and protocol
-
-
-@dataclass(frozen=True)
-class ComparedTest:
-    """Two runs on one target under one protocol."""
-
-    target: str
-    protocol: str  # of both; "ti2i_sum and ti2i" where A's and B's differ
-    queries: int  # with a positive
-    identities: int  # of these queries
-    metrics: dict[str, Difference]
-
-    @property
-    def clear(self) -> list[str]:
-        """Metrics whose interval excludes zero; none for a single identity, which has no interval."""
-        return [name for name, metric in self.metrics.items() if metric.excludes_zero and self.identities > 1]
-
-
-@dataclass(frozen=True)
-class RunComparison:
-    """Two runs on the targets and protocols that both were tested on."""
-
-    run_a: str
-    run_b: str
-    samples: int
-    seed: int
-    tests: list[ComparedTest]
-    only_a: list[str]  # "target, protocol" that the other run was not tested on
-    only_b: list[str]
-
-    def as_dict(self) -> dict[str, Any]:
-        """Content of the JSON file."""
-        content = {**asdict(self), "level": LEVEL}
-        for item, test in zip(content["tests"], self.tests):
-            item["metrics"] = {
-                name: {**metric._asdict(), "difference": metric.value, "excludes_zero": name in test.clear}
-                for name, metric in test.metrics.items()
-            }
-        return content
 
 
 def compare(
@@ -68,10 +28,11 @@ def compare(
     protocols: Sequence[str] | None = None,
     samples: int = 2000,
     seed: int = 0,
-) -> RunComparison:
+) -> dict[str, Any]:
     """Compares two runs' folders by paired bootstrap on each target and protocol of both, see `paired_difference`.
 
-    Queries are matched by their keys, regardless of order.
+    Queries are matched by their keys, regardless of order. The result is the content of the JSON file: the arguments,
+    under ``tests`` the `Difference` of each metric, and under ``only_a`` and ``only_b`` the tests of one run alone.
 
     Args:
         run_a, run_b: the folders; the same one twice to compare two protocols of one run.
@@ -96,23 +57,36 @@ def compare(
     for test_a, test_b in shared:
         target, protocol = test_a[0], " and ".join(dict.fromkeys((test_a[1], test_b[1])))
         a, b = _match(results_a[test_a], results_b[test_b], f"{target}, {protocol}")
-        metrics = paired_difference([a], [b], samples=samples, seed=seed)
-        tests.append(ComparedTest(target, protocol, len(a.pids), len(np.unique(a.pids)), metrics))
-    only_a = [", ".join(test) for test in results_a if test not in results_b]
-    only_b = [", ".join(test) for test in results_b if test not in results_a]
-    return RunComparison(str(run_a), str(run_b), samples, seed, tests, only_a, only_b)
+        people = len(np.unique(a.pids))
+        metrics = {
+            # The interval of a single identity has no width, so that it says nothing.
+            name: {**row._asdict(), "difference": row.value, "excludes_zero": row.excludes_zero and people > 1}
+            for name, row in paired_difference([a], [b], samples=samples, seed=seed).items()
+        }
+        about = {"target": target, "protocol": protocol, "queries": len(a.pids), "identities": people}
+        tests.append({**about, "metrics": metrics})
+    return {
+        "run_a": str(run_a),
+        "run_b": str(run_b),
+        "samples": samples,
+        "level": LEVEL,
+        "seed": seed,
+        "tests": tests,
+        "only_a": [", ".join(test) for test in results_a if test not in results_b],
+        "only_b": [", ".join(test) for test in results_b if test not in results_a],
+    }
 
 
-def format_comparison(result: RunComparison) -> str:
+def format_comparison(result: Mapping[str, Any]) -> str:
     """The comparison as text: a table per test, the differences that exclude zero, and what the intervals cover."""
-    lines = [f"A  {result.run_a}", f"B  {result.run_b}"]
-    for item in result.tests:
-        lines += ["", *_table(item)]
-    lines += [f"only A was tested on {printable(test)}" for test in result.only_a]
-    lines += [f"only B was tested on {printable(test)}" for test in result.only_b]
+    lines = [f"A  {result['run_a']}", f"B  {result['run_b']}"]
+    for test in result["tests"]:
+        lines += ["", *_table(test)]
+    lines += [f"only A was tested on {printable(test)}" for test in result["only_a"]]
+    lines += [f"only B was tested on {printable(test)}" for test in result["only_b"]]
     lines += [
         "",
-        f"Intervals: {result.samples:,} bootstrap samples of the identities, the same for A and B.",
+        f"Intervals: {result['samples']:,} bootstrap samples of the identities, the same for A and B.",
         "Each covers the choice of test people, not that of the training seed, and only its own metric.",
         "other sign: share of the samples in which B - A is 0 or has the other sign; not a p-value.",
     ]
@@ -140,7 +114,7 @@ def run(options: argparse.Namespace, command: str) -> int:
     )
     print(format_comparison(result))
     if options.json:
-        text = json.dumps({**result.as_dict(), "command": command}, ensure_ascii=False, indent=2) + "\n"
+        text = json.dumps({**result, "command": command}, ensure_ascii=False, indent=2) + "\n"
         atomic_write_text(Path(options.json), text)
     return 0
 
@@ -177,20 +151,22 @@ def _match(a: RetrievalResult, b: RetrievalResult, test: str) -> tuple[Retrieval
     return a, b
 
 
-def _table(item: ComparedTest) -> list[str]:
-    rows, level = [], f"{100 * LEVEL:g} %"
-    for name, metric in item.metrics.items():
-        difference = format_interval(metric.value, metric.low, metric.high, signed=True)
-        clear = "excludes 0" if name in item.clear else ""
-        shares = (f"{100 * metric.a:.2f}", f"{100 * metric.b:.2f}")
-        rows.append((name, *shares, difference, f"{100 * metric.opposite:.1f} %", clear))
+def _table(test: Mapping[str, Any]) -> list[str]:
+    rows, level, people = [], f"{100 * LEVEL:g} %", test["identities"]
+    for name, metric in test["metrics"].items():
+        difference = format_interval(metric["difference"], metric["low"], metric["high"], signed=True)
+        shares = (f"{100 * metric['a']:.2f}", f"{100 * metric['b']:.2f}")
+        clear = "excludes 0" if metric["excludes_zero"] else ""
+        rows.append((name, *shares, difference, f"{100 * metric['opposite']:.1f} %", clear))
+    clear = ", ".join(name for name, metric in test["metrics"].items() if metric["excludes_zero"])
+    title = printable(f"{test['target']}, {test['protocol']}")
     lines = [
-        f"{printable(f'{item.target}, {item.protocol}')}: {item.queries:,} queries of {item.identities:,} identities",
+        f"{title}: {test['queries']:,} queries of {people:,} identities",
         text_table(("", "A", "B", f"B - A [{level} interval]", "other sign", ""), rows),
-        f"The {level} interval of B - A excludes 0 for: {', '.join(item.clear) or 'none'}",
+        f"The {level} interval of B - A excludes 0 for: {clear or 'none'}",
     ]
-    if item.identities == 1:
+    if people == 1:
         lines.append("There is only one identity, so the result says nothing about other people.")
-    elif item.identities < FEW:
+    elif people < FEW:
         lines.append(f"With fewer than {FEW} identities the intervals are too narrow.")
     return lines

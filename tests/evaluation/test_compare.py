@@ -43,15 +43,20 @@ def run_command(*words):
 
 
 def test_a_better_run_is_better(runs):
-    (test,) = compare(*runs).tests
-    assert (test.target, test.protocol, test.queries, test.identities) == ("cuhkpedes", "t2i", 120, 30)
-    assert list(test.metrics) == ["R@1", "R@5", "R@10", "mAP", "mINP"]
-    metric = test.metrics["mAP"]
-    assert metric.a == pytest.approx(model_result(0).AP.mean())
-    assert metric.low < 0.05 < metric.high < 0.06
-    assert metric.opposite == 0.0
-    assert {"mAP", "mINP"} <= set(test.clear)
-    assert "R@1" not in test.clear  # neither has a match at rank 1
+    (test,) = compare(*runs)["tests"]
+    assert tuple(test[name] for name in ("target", "protocol", "queries", "identities")) == (
+        "cuhkpedes",
+        "t2i",
+        120,
+        30,
+    )
+    assert list(test["metrics"]) == ["R@1", "R@5", "R@10", "mAP", "mINP"]
+    metric = test["metrics"]["mAP"]
+    assert metric["a"] == pytest.approx(model_result(0).AP.mean())
+    assert metric["low"] < 0.05 < metric["high"] < 0.06
+    assert metric["opposite"] == 0.0
+    assert test["metrics"]["mAP"]["excludes_zero"] is test["metrics"]["mINP"]["excludes_zero"] is True
+    assert test["metrics"]["R@1"]["excludes_zero"] is False  # neither has a match at rank 1
 
 
 def test_a_run_does_not_differ_from_itself(runs, capsys):
@@ -63,10 +68,10 @@ def test_two_protocols_of_one_run_are_compared(tmp_path, capsys):
     """The same figures as between two runs that have them under one name."""
     fused, plain = model_result(1, better=0.05, protocol="ti2i"), model_result(0, protocol="ti2i_sum")
     run = write(tmp_path / "a", model_result(2), plain, fused)
-    (test,) = compare(run, run, protocols=("ti2i_sum", "ti2i")).tests
+    (test,) = compare(run, run, protocols=("ti2i_sum", "ti2i"))["tests"]
     runs = write(tmp_path / "b", replace(plain, protocol="ti2i")), write(tmp_path / "c", fused)
-    assert test.metrics == compare(*runs).tests[0].metrics
-    assert test.metrics["mAP"].value == pytest.approx(fused.AP.mean() - plain.AP.mean())
+    assert test["metrics"] == compare(*runs)["tests"][0]["metrics"]
+    assert test["metrics"]["mAP"]["difference"] == pytest.approx(fused.AP.mean() - plain.AP.mean())
     assert run_command(run, run, "--protocols", "ti2i_sum", "ti2i") == 0
     printed = capsys.readouterr().out
     assert "cuhkpedes, ti2i_sum and ti2i: 120 queries of 30 identities" in printed
@@ -78,14 +83,14 @@ def test_two_protocols_of_one_run_are_compared(tmp_path, capsys):
 def test_order_of_the_queries_does_not_matter(runs, tmp_path):
     order = np.random.default_rng(0).permutation(PEOPLE * CAPTIONS)
     other = write(tmp_path / "c", model_result(1, better=0.05).select(order))
-    assert compare(runs[0], other).tests == compare(*runs).tests
+    assert compare(runs[0], other)["tests"] == compare(*runs)["tests"]
 
 
 def test_equal_captions_of_a_photo_are_two_queries(tmp_path):
     twice = np.array([0, 0, *range(1, PEOPLE * CAPTIONS)])
     a, b = (model_result(seed).select(twice) for seed in (0, 1))
     runs = write(tmp_path / "a", a), write(tmp_path / "b", b.select(twice[::-1].argsort()))
-    assert compare(*runs).tests[0].queries == 121
+    assert compare(*runs)["tests"][0]["queries"] == 121
     once = write(tmp_path / "c", model_result(0))
     with pytest.raises(DataError, match="the queries differ, 1 are only in A, 0 only in B, 120 in both"):
         compare(runs[0], once)
@@ -107,8 +112,11 @@ def test_only_tests_of_both_runs_are_compared(runs, tmp_path):
     b = write(tmp_path / "b", *(model_result(1, protocol=name) for name in ("both", "t2i")))
     write(b, model_result(5, target="rstpreid"))
     result = compare(a, b)
-    assert [(test.target, test.protocol) for test in result.tests] == [("cuhkpedes", "t2i"), ("cuhkpedes", "both")]
-    assert (result.only_a, result.only_b) == (["cuhkpedes, i2t"], ["rstpreid, t2i"])
+    assert [(test["target"], test["protocol"]) for test in result["tests"]] == [
+        ("cuhkpedes", "t2i"),
+        ("cuhkpedes", "both"),
+    ]
+    assert (result["only_a"], result["only_b"]) == (["cuhkpedes, i2t"], ["rstpreid, t2i"])
     text = format_comparison(result)
     assert "only A was tested on cuhkpedes, i2t\nonly B was tested on rstpreid, t2i\n" in text
 
@@ -133,13 +141,15 @@ def test_the_printed_table(runs, capsys):
     assert lines[0].split() == ["A", str(runs[0])]
     assert lines[3] == "cuhkpedes, t2i: 120 queries of 30 identities"
     assert lines[4].split() == ["A", "B", "B", "-", "A", "[95", "%", "interval]", "other", "sign"]
-    (test,) = compare(*runs).tests
-    metric = test.metrics["mAP"]
+    (test,) = compare(*runs)["tests"]
+    metric = test["metrics"]["mAP"]
     row = next(line for line in lines if line.startswith("mAP"))
-    assert row.split()[1:4] == [f"{100 * metric.a:.2f}", f"{100 * metric.b:.2f}", f"{100 * metric.value:+.2f}"]
+    shares = [f"{100 * metric['a']:.2f}", f"{100 * metric['b']:.2f}", f"{100 * metric['difference']:+.2f}"]
+    assert row.split()[1:4] == shares
     assert row.endswith("0.0 %  excludes 0")
     assert next(line for line in lines if line.startswith("R@1 ")).endswith("100.0 %")
-    assert f"The 95 % interval of B - A excludes 0 for: {', '.join(test.clear)}" in lines
+    clear = [name for name, row in test["metrics"].items() if row["excludes_zero"]]
+    assert f"The 95 % interval of B - A excludes 0 for: {', '.join(clear)}" in lines
     assert "not a p-value" in lines[-1]
 
 
@@ -154,15 +164,14 @@ def test_few_identities_are_pointed_out(people, note, tmp_path):
     notes = [line for line in text.splitlines() if "one identity" in line or "too narrow" in line]
     assert notes == [] if note is None else notes[0].startswith(note)
     if people == 1:  # an interval without width excludes zero, which means nothing
-        assert result.tests[0].clear == []
+        assert not any(metric["excludes_zero"] for metric in result["tests"][0]["metrics"].values())
         assert "excludes 0 for: none" in text
 
 
 def test_the_json_file(runs, tmp_path):
     run_command(*runs, "--json", tmp_path / "out.json", "--samples", 300, "--seed", 4)
     content = json.loads((tmp_path / "out.json").read_text(encoding="utf-8"))
-    result = compare(*runs, samples=300, seed=4)
-    assert content == {**result.as_dict(), "command": "t2ireid compare …"}
+    assert content == {**compare(*runs, samples=300, seed=4), "command": "t2ireid compare …"}
     assert (content["run_a"], content["samples"], content["seed"], content["level"]) == (str(runs[0]), 300, 4, 0.95)
     (test,) = content["tests"]
     assert (test["target"], test["protocol"], test["queries"], test["identities"]) == ("cuhkpedes", "t2i", 120, 30)
