@@ -13,9 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from t2ireid_plugin.modeling.fusion import EnhancedMambaFusion
+from t2ireid_plugin.modeling.fusion import build_fusion
 from t2ireid_plugin.modeling.image_embedder import projection_mlp
-from t2ireid_plugin.modeling.t2ireid import EMBED_DIM, SHARED_DIM, T2IReIDModel, T2IReIDOutput
+from t2ireid_plugin.modeling.t2ireid import DEFAULT_FUSION, EMBED_DIM, SHARED_DIM, T2IReIDModel, T2IReIDOutput
 
 
 class LiteralDisentangle(nn.Module):
@@ -69,7 +69,7 @@ class LiteralModel(nn.Module):
 
     def __init__(self, model: T2IReIDModel) -> None:
         super().__init__()
-        width = model.text_width
+        width = model.visual_encoder.config.hidden_size
         self.text_encoder, self.visual_encoder = model.text_encoder, model.visual_encoder
         self.tokenizer, self.max_length = model.text_cache.tokenizer, model.text_cache.max_length
         self.disentangle = LiteralDisentangle(width)
@@ -79,7 +79,7 @@ class LiteralModel(nn.Module):
         self.text_mlp = projection_mlp(SHARED_DIM, EMBED_DIM)
         self.text_attn = nn.MultiheadAttention(width, 4, dropout=0.1)
         self.text_attn_norm = nn.LayerNorm(width)
-        self.fusion = EnhancedMambaFusion()
+        self.fusion = build_fusion(DEFAULT_FUSION, width)
         self.scale = nn.Parameter(torch.ones(1))
         self.load_state_dict(model.state_dict())
 

@@ -99,7 +99,7 @@ class TrainingLoop(torchreid_engine.Engine):
         start_epoch: int = 0,
         print_freq: int = 10,
         fixbase_epoch: int = 0,
-        open_layers: str | list[str] | None = None,
+        open_layers: list[str] | None = None,
         start_eval: int = 0,
         eval_freq: int = -1,
         **_: Any,
@@ -153,7 +153,7 @@ class TrainingLoop(torchreid_engine.Engine):
         """Saves this epoch's weights in ``folder`` if they are the best so far."""
         raise NotImplementedError
 
-    def train(self, print_freq: int = 10, fixbase_epoch: int = 0, open_layers: str | list[str] | None = None) -> None:
+    def train(self, print_freq: int = 10, fixbase_epoch: int = 0, open_layers: list[str] | None = None) -> None:
         """Trains the rest of the epoch `epoch`, with torchreid's console output and TensorBoard scalars."""
         self.set_model_mode("train")
         self.two_stepped_transfer_learning(self.epoch, fixbase_epoch, open_layers)

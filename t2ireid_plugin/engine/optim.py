@@ -10,7 +10,6 @@ import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from t2ireid_plugin.errors import ConfigError, EncoderError
 from t2ireid_plugin.modeling.encoders.families import layer_numbers
 
 ENCODERS = ("visual_encoder.", "text_encoder.")
@@ -46,7 +45,7 @@ def build_adamw(
             after them depth + 1. 1 is off.
 
     Raises:
-        ConfigError: when ``layer_decay`` is on and an encoder is not a stack of blocks.
+        EncoderError: when ``layer_decay`` is on and an encoder is not a stack of blocks.
     """
     shares = _layer_shares(model, layer_decay) if layer_decay < 1 else {}
     groups: dict[tuple[str, bool, float], list[nn.Parameter]] = defaultdict(list)
@@ -80,12 +79,9 @@ def _layer_shares(model: nn.Module, layer_decay: float) -> dict[str, float]:
     shares: dict[str, float] = {}
     for prefix in ENCODERS:
         encoder: Any = model.get_submodule(prefix.removesuffix("."))
-        try:
-            numbers = layer_numbers(encoder)
-        except EncoderError as error:
-            raise ConfigError(f"train.layer_decay: {layer_decay} is not possible, set it to 1; {error}") from error
         top = encoder.config.num_hidden_layers + 1
-        shares.update({prefix + name: layer_decay ** (top - number) for name, number in numbers.items()})
+        numbers = layer_numbers(encoder).items()
+        shares.update({prefix + name: layer_decay ** (top - number) for name, number in numbers})
     return shares
 
 
@@ -119,11 +115,7 @@ class WarmupCosine:
     """
 
     def __init__(
-        self,
-        optimizer: torch.optim.Optimizer,
-        max_epoch: int,
-        warmup_epochs: float = 0.0,
-        final_mult: float = 0.0,
+        self, optimizer: torch.optim.Optimizer, max_epoch: int, warmup_epochs: float, final_mult: float
     ) -> None:
         self.optimizer = optimizer
         self.max_epoch = max_epoch

@@ -121,7 +121,7 @@ class TextImageEngine(RetrievalEvaluation):
             super().update_lr(names)
 
     def two_stepped_transfer_learning(
-        self, epoch: int, fixbase_epoch: int, open_layers: str | list[str] | None, model: Any = None
+        self, epoch: int, fixbase_epoch: int, open_layers: list[str] | None, model: Any = None
     ) -> None:
         """Trains only ``open_layers`` for ``fixbase_epoch`` epochs, then all that was trainable at the start.
 
@@ -130,11 +130,10 @@ class TextImageEngine(RetrievalEvaluation):
         Raises:
             ConfigError: for a layer that the model does not have.
         """
-        layers = [open_layers] if isinstance(open_layers, str) else open_layers
         valid = list(dict.fromkeys(name.split(".")[0] for name, _ in self.model.named_parameters()))
-        if layers is None:
-            layers = [layer for layer in valid if f"{layer}." not in ENCODERS]
-        only = layers if layers and epoch < fixbase_epoch else None
+        if open_layers is None:
+            open_layers = [layer for layer in valid if f"{layer}." not in ENCODERS]
+        only = open_layers if open_layers and epoch < fixbase_epoch else None
         for layer in only or ():
             if layer not in valid:
                 raise ConfigError(f"train.open_layers: no layer '{layer}'; valid: {', '.join(valid)}")
@@ -193,7 +192,7 @@ def forward_for(
     clothing = cloth_texts if "cloth_text_embeds" in needs else None
     if losses.hidden_share is not None:
         output, masked = model.forward_masked(images, clothing, id_texts, losses.hidden_share)
-        return {**output._asdict(), **masked._asdict()}
+        return {**output._asdict(), **masked}
     identity = id_texts if needs & {"id_text_embeds", "fused_embeds", "gate_weights"} else None
     return model(images, cloth_instruction=clothing, id_instruction=identity)._asdict()
 

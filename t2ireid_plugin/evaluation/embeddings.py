@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from t2ireid_plugin.evaluation.protocols import PROTOCOLS, Embeddings
 from t2ireid_plugin.modeling.t2ireid import T2IReIDModel
-from t2ireid_plugin.utils.distributed import all_gather_interleaved
+from t2ireid_plugin.utils.distributed import all_gather_interleaved, all_gather_list
 
 # Field of `Embeddings` to the text of an item that it embeds.
 _TEXTS = {"captions": "caption", "identity": "id_text", "clothing": "cloth_text"}
@@ -87,14 +87,12 @@ def _fuse_tokens(
 
     ``number`` is the position in the gallery of each path.
     """
-    queries = np.argsort(rows, kind="stable")
-    parts = []
+    parts: list[tuple[Any, Tensor]] = []  # positions of captions, and their fused embeddings
     for batch in tqdm(gallery_loader, desc=f"{label} fusion", leave=False, disable=None):
         start = number[batch["impath"][0]]
-        first, end = np.searchsorted(rows[queries], [start, start + len(batch["img"])])
-        chunks = [chunk for chunk in np.split(queries[first:end], range(64, end - first, 64)) if len(chunk)]
-        texts = ([captions[i] for i in chunk] for chunk in chunks)
-        images = (batch["img"][rows[chunk] - start] for chunk in chunks)
-        parts.append([model(x, id_instruction=t).fused_embeds.cpu() for x, t in zip(images, texts)])
-    whole = torch.cat([part for batch_parts in all_gather_interleaved(parts) for part in batch_parts])
-    return whole[torch.from_numpy(np.argsort(queries, kind="stable"))]
+        own = np.flatnonzero((start <= rows) & (rows < start + len(batch["img"])))
+        for chunk in np.split(own, range(64, len(own), 64)) if len(own) else ():
+            texts = [captions[i] for i in chunk]
+            parts.append((chunk, model(batch["img"][rows[chunk] - start], id_instruction=texts).fused_embeds.cpu()))
+    positions, embeds = zip(*all_gather_list(parts), strict=True)
+    return torch.cat(embeds)[np.argsort(np.concatenate(positions))]

@@ -36,14 +36,13 @@ def evaluate_task(
         evaluator: ``exact`` ranks with `positive_ranks`, ``torchreid`` takes R@k and mAP from
             ``torchreid.metrics.evaluate_rank`` (which has no mINP). They agree except for ties.
         samples: of the bootstrap over identities; 0 for none.
-        metric: ``cosine`` or ``euclidean``. With the latter, features that are not of unit norm take a whole matrix
-            of distances, as torchreid does.
+        metric: ``cosine`` or ``euclidean``, which takes a whole matrix of distances, as torchreid does.
         **fields: of the result, such as ``target`` and ``protocol``.
 
     Raises:
         DataError: when no query has an image of its identity in the gallery.
     """
-    if metric == "cosine" or all(_unit_norm(features) for features in task[:2]):
+    if metric == "cosine":
         positives = positive_ranks(*task)
     else:
         positives = ranks_from_scores(-_distances(*task[:2], metric), *task[2:])
@@ -160,9 +159,3 @@ def _distances(query_features: Any, gallery_features: Any, metric: str) -> npt.N
     if not np.isfinite(distances).all():
         raise DataError("the features have values that are not finite, or distances too large for float32")
     return distances
-
-
-def _unit_norm(features: Any) -> bool:
-    """True if distances order ``features [n, D]`` as cosines do."""
-    norms = torch.linalg.vector_norm(torch.as_tensor(features), dim=1)
-    return torch.allclose(norms, torch.ones_like(norms), rtol=0, atol=1e-5)

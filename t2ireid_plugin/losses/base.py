@@ -47,10 +47,6 @@ class LossTerm(nn.Module):
     def __init__(self) -> None:
         super().__init__()
 
-    def forward(self, inputs: LossInputs) -> Tensor:
-        """Scalar loss of the batch."""
-        raise NotImplementedError
-
 
 def read(inputs: LossInputs, *names: str) -> list[Tensor]:
     """The named tensors of `inputs`, in float32 at least; ConfigError where one is None."""

@@ -10,16 +10,16 @@ from torch import Tensor, nn
 from t2ireid_plugin.errors import ConfigError, check_choice, check_keys
 from t2ireid_plugin.losses import LOSSES
 from t2ireid_plugin.losses.arguments import number
-from t2ireid_plugin.losses.base import MLM_INPUTS, LossInputs, LossTerm
-from t2ireid_plugin.losses.mlm import MaskedLanguage
+from t2ireid_plugin.losses.base import MLM_INPUTS, LossInputs
 
 # Arguments that LossTerms supplies to the terms that take them; a configuration cannot set them.
 SUPPLIED = ("feature_dim", "embed_dim", "num_classes", "vocab_size", "id_projection", "cloth_projection")
 
 
-def arguments_of(term: type[LossTerm]) -> list[str]:
-    """Names of the arguments that `term` takes."""
-    return list(inspect.signature(term).parameters)
+def arguments_of(name: str) -> dict[str, Any]:
+    """Arguments of the loss `name` that a configuration sets, with their defaults."""
+    parameters = inspect.signature(LOSSES[name]).parameters
+    return {key: parameter.default for key, parameter in parameters.items() if key not in SUPPLIED}
 
 
 def read_weight(name: str, settings: object) -> float:
@@ -27,7 +27,7 @@ def read_weight(name: str, settings: object) -> float:
     check_choice("loss", name, LOSSES)
     if not isinstance(settings, Mapping):
         raise ConfigError(f"loss {name!r} must be a mapping such as {{'weight': 1.0}}, got {settings!r}")
-    check_keys(f"loss {name!r}", settings, ["weight", *(a for a in arguments_of(LOSSES[name]) if a not in SUPPLIED)])
+    check_keys(f"loss {name!r}", settings, ["weight", *arguments_of(name)])
     if "weight" not in settings:
         raise ConfigError(f"loss {name!r} has no weight; give it one, 0 to leave the loss out")
     return number(f"loss {name!r}: weight", settings["weight"], low=0.0)
@@ -73,10 +73,10 @@ class LossTerms(nn.Module):
         }
         shared = {"bio": "id_projection", "cloth": "cloth_projection"}
         for name in self.weights:
-            term = LOSSES[name]
-            settings = {**supplied, **terms[name]}
+            term, settings = LOSSES[name], {**supplied, **terms[name]}
+            arguments = {key: settings[key] for key in inspect.signature(term).parameters if key in settings}
             try:
-                self.terms[name] = term(**{key: settings[key] for key in arguments_of(term) if key in settings})
+                self.terms[name] = term(**arguments)
             except ConfigError as error:
                 raise ConfigError(f"loss {name!r}: {error}") from error
             if name in shared:
@@ -107,7 +107,6 @@ class LossTerms(nn.Module):
     def forward(self, inputs: LossInputs) -> tuple[Tensor, dict[str, Tensor]]:
         """Sum of weight * term, and each term's own value without its weight, detached, by name."""
         values = self.each(inputs)
-        total = torch.zeros((), device=inputs.pids.device)
-        for name, value in values.items():
-            total = total + self.weights[name] * value
+        weighted = (self.weights[name] * value for name, value in values.items())
+        total = sum(weighted, start=torch.zeros((), device=inputs.pids.device))
         return total, {name: value.detach() for name, value in values.items()}

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from t2ireid_plugin.errors import check_choice, check_keys
 from t2ireid_plugin.modeling.mamba import Mamba
-from t2ireid_plugin.modeling.settings import FUSIONS
+from t2ireid_plugin.modeling.settings import FUSIONS, NUM_HEADS
 
 
 class EnhancedMambaFusion(nn.Module):
@@ -28,25 +26,15 @@ class EnhancedMambaFusion(nn.Module):
         num_layers: number of Mamba layers.
         output_dim: width of the fused embedding.
         dropout: in the gate and its attention.
-        num_heads: heads of the gate's attention.
     """
 
-    def __init__(
-        self,
-        dim: int = 256,
-        d_state: int = 16,
-        d_conv: int = 4,
-        num_layers: int = 2,
-        output_dim: int = 256,
-        dropout: float = 0.1,
-        num_heads: int = 4,
-    ) -> None:
+    def __init__(self, dim: int, d_state: int, d_conv: int, num_layers: int, output_dim: int, dropout: float) -> None:
         super().__init__()
         pair = 2 * dim
         self.image_align, self.text_align = _align(dim, dim), _align(dim, dim)
         self.mamba_layers = nn.ModuleList(Mamba(pair, d_state, d_conv) for _ in range(num_layers))
         self.mamba_norms = nn.ModuleList(nn.LayerNorm(pair) for _ in range(num_layers))
-        self.gate_attn = nn.MultiheadAttention(pair, num_heads, dropout=dropout, batch_first=True)
+        self.gate_attn = nn.MultiheadAttention(pair, NUM_HEADS, dropout=dropout, batch_first=True)
         self.gate = _gate(dim, dropout)
         self.fc = nn.Linear(pair, output_dim)
         self.norm_final = nn.LayerNorm(output_dim)
@@ -130,14 +118,7 @@ class SequenceMambaFusion(SequenceScan):
     """
 
     def __init__(
-        self,
-        dim: int = 256,
-        d_state: int = 16,
-        d_conv: int = 4,
-        num_layers: int = 2,
-        output_dim: int = 256,
-        dropout: float = 0.1,
-        width: int = 768,
+        self, dim: int, d_state: int, d_conv: int, num_layers: int, output_dim: int, dropout: float, width: int
     ) -> None:
         super().__init__(dim, d_state, d_conv, num_layers, width)
         self.gate = _gate(dim, dropout)
@@ -169,17 +150,9 @@ def _reversed(lengths: Tensor, max_length: int) -> Tensor:
     return torch.where(reverse >= 0, reverse, index)
 
 
-def build_fusion(config: Mapping[str, Any], width: int = 768) -> nn.Module:
-    """Builds the fusion ``config["type"]`` with the rest of ``config`` as arguments; ``width`` is the token width.
-
-    Raises:
-        ConfigError: for an unknown type or argument; the message lists the valid ones.
-    """
-    arguments = dict(config)
-    name = arguments.pop("type", "enhanced_mamba")
-    check_choice("fusion.type", name, FUSIONS)
-    valid = [argument for argument in inspect.signature(FUSIONS[name]).parameters if argument != "width"]
-    check_keys("fusion", arguments, ("type", *valid))
-    if FUSIONS[name] is SequenceMambaFusion:
+def build_fusion(config: Mapping[str, Any], width: int) -> nn.Module:
+    """Builds the fusion that ``config`` describes, see `check_fusion`; ``width`` is the token width."""
+    arguments = {name: value for name, value in config.items() if name != "type"}
+    if config["type"] == "sequence_mamba":
         arguments["width"] = width
-    return FUSIONS[name](**arguments)
+    return FUSIONS[config["type"]](**arguments)

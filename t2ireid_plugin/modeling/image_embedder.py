@@ -13,13 +13,12 @@ from t2ireid_plugin.modeling.disentangle import DisentangleModule
 from t2ireid_plugin.modeling.encoders.families import image_tokens, num_prefix_tokens, patch_grid
 from t2ireid_plugin.modeling.encoders.loading import IMAGE_KEY, Source, build_image_encoder, encoder_config
 from t2ireid_plugin.modeling.encoders.preprocess import image_preprocess
-from t2ireid_plugin.modeling.settings import EMBED_DIM, check_disentangle
+from t2ireid_plugin.modeling.settings import EMBED_DIM, NUM_HEADS, check_disentangle
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 SHARED_DIM = 512
-NUM_HEADS = 4
 BRANCHES = ("identity", "clothing", "both")
 
 

@@ -9,6 +9,7 @@ from t2ireid_plugin.errors import ConfigError, check_choice, check_keys, short_r
 from t2ireid_plugin.utils.lazy_table import LazyTable
 
 EMBED_DIM = 256
+NUM_HEADS = 4  # of every attention but the encoders'
 # Which tokens the two branches read. The specification argues for `all`; the others are there to compare with it.
 TOKENS = ("all", "cls", "mean", "max", "window")
 FUSIONS = LazyTable(
@@ -43,11 +44,13 @@ def check_disentangle(config: Mapping[str, Any]) -> None:
 
 
 def check_fusion(config: Mapping[str, Any], embed_dim: int) -> None:
-    """Checks the numbers of a fusion; one that reads tokens may have any width, the others that of the embeddings.
+    """Checks the settings of a fusion; one that reads tokens may have any width, the others that of the embeddings.
 
     Raises:
-        ConfigError: naming the number and what it must be.
+        ConfigError: for an unknown key or type, or naming the number and what it must be.
     """
+    check_keys("fusion", config, DEFAULT_FUSION)
+    check_choice("fusion.type", config["type"], FUSIONS)
     for name in ("dim", "d_state", "d_conv", "num_layers", "output_dim"):
         if type(config[name]) is not int or config[name] < 1:
             raise ConfigError(f"fusion.{name}: {short_repr(config[name])} must be a whole number of at least 1")

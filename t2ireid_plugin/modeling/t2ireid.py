@@ -20,7 +20,6 @@ from t2ireid_plugin.modeling.encoders.families import (
     attends_padding,
     image_tokens,
     interpolates_on_request,
-    num_prefix_tokens,
     patch_grid,
 )
 from t2ireid_plugin.modeling.encoders.loading import build_image_encoder, build_text_encoder, build_tokenizer
@@ -30,7 +29,6 @@ from t2ireid_plugin.modeling.encoders.token_features import TEXTS_AT_ONCE, Ids, 
 from t2ireid_plugin.modeling.encoders.tokenizer import CachedTokenizer
 from t2ireid_plugin.modeling.fusion import SequenceMambaFusion, build_fusion
 from t2ireid_plugin.modeling.image_embedder import (
-    NUM_HEADS,
     SHARED_DIM,
     build_disentangle,
     check_pixels,
@@ -38,7 +36,7 @@ from t2ireid_plugin.modeling.image_embedder import (
     projection_mlp,
 )
 from t2ireid_plugin.modeling.masking import hide_words
-from t2ireid_plugin.modeling.settings import DEFAULT_FUSION, EMBED_DIM, check_fusion
+from t2ireid_plugin.modeling.settings import DEFAULT_FUSION, EMBED_DIM, NUM_HEADS, check_fusion
 from t2ireid_plugin.modeling.stored import Stored, read_stored
 
 if TYPE_CHECKING:
@@ -78,15 +76,6 @@ class T2IReIDOutput(NamedTuple):
     gate_weights: Tensor | None  # [B, 2] image, text; sums to 1
 
 
-class MaskedPairs(NamedTuple):
-    """Image tokens and texts with some words hidden, see `T2IReIDModel.forward_masked`."""
-
-    image_tokens: Tensor  # [B, L, D]
-    word_tokens: Tensor  # [B, W, D] features of the text's tokens, padded at the end
-    word_mask: Tensor  # [B, W] 1 for tokens and 0 for padding
-    hidden_words: Tensor  # [B, W] ids of the hidden words, -100 elsewhere
-
-
 class T2IReIDModel(nn.Module):
     """Text-to-image person re-identification with ViT, BERT, disentangling and Mamba fusion.
 
@@ -124,12 +113,10 @@ class T2IReIDModel(nn.Module):
         self.text_cache = self._build_tokenizer(config)
         self.visual_encoder = build_image_encoder(config["vit_pretrained"])
         self.preprocess = image_preprocess(config["vit_pretrained"], self.visual_encoder.config)
-        self.num_prefix_tokens = num_prefix_tokens(self.visual_encoder)  # class token and registers
         width: int = self.visual_encoder.config.hidden_size
         text_width: int = self.text_encoder.config.hidden_size
         # Only where needed, so that the parameter names stay those of the specification.
         self.text_adapter = nn.Linear(text_width, width) if text_width != width else None
-        self.text_width = width
 
         self.disentangle = build_disentangle(config["disentangle"], self.visual_encoder)
         self.id_classifier = nn.Linear(width, config["num_classes"])
@@ -252,24 +239,27 @@ class T2IReIDModel(nn.Module):
         cloth_instruction: str | Sequence[str] | None,
         id_instruction: str | Sequence[str],
         share: float = 0.15,
-    ) -> tuple[T2IReIDOutput, MaskedPairs]:
+    ) -> tuple[T2IReIDOutput, dict[str, Tensor | None]]:
         """As `forward`, and in addition the image tokens and the identity texts with a ``share`` of the words hidden.
 
-        The image is encoded once for both; the text with its hidden words is encoded separately. For training only.
+        These are ``image_tokens [B, L, D]``, ``word_tokens [B, W, D]`` padded at the end, ``word_mask [B, W]`` with 1
+        for tokens and 0 for padding, and ``hidden_words [B, W]``, ids of the hidden words and -100 elsewhere. The image
+        is encoded once for both; the text with its hidden words is encoded separately. For training only.
 
         Raises:
             InputError: as `forward`.
             ConfigError: for a tokenizer without a token that can stand for a hidden word.
         """
         output, image_tokens = self._encode(image, cloth_instruction, id_instruction)
-        assert image_tokens is not None
         input_ids, mask = self.text_cache(_as_texts(id_instruction, "id_instruction"))
         masked, hidden = hide_words(input_ids, self.text_cache.tokenizer, share)
         lengths = mask.sum(dim=1).tolist()
         # Not cached: other words are hidden every time.
         features, batch = self._encode_tokens([tuple(ids[:n]) for ids, n in zip(masked.tolist(), lengths)], False)
         tokens, word_mask = batch.padded(self._attend_tokens(features, batch))
-        return output, MaskedPairs(image_tokens, tokens, word_mask, hidden[:, : tokens.shape[1]].to(self.device))
+        hidden = hidden[:, : tokens.shape[1]].to(self.device)
+        words = {"word_tokens": tokens, "word_mask": word_mask, "hidden_words": hidden}
+        return output, {"image_tokens": image_tokens, **words}
 
     def _encode(
         self,
@@ -278,7 +268,16 @@ class T2IReIDModel(nn.Module):
         id_instruction: str | Sequence[str] | None,
     ) -> tuple[T2IReIDOutput, Tensor | None]:
         """The output of `forward`, and the image tokens ``[B, L, D]``."""
-        texts = self._check_inputs(image, cloth_instruction, id_instruction)
+        # Identity last, where `_core` expects it.
+        given = {"cloth_instruction": cloth_instruction, "id_instruction": id_instruction}
+        texts = {name: _as_texts(value, name) for name, value in given.items() if value is not None}
+        counts = {name: len(group) for name, group in texts.items()}
+        if image is not None:
+            check_pixels(image)
+            counts["image"] = len(image)
+        if len(set(counts.values())) > 1:
+            listed = ", ".join(f"{count} in {name}" for name, count in counts.items())
+            raise InputError(f"the numbers of images and texts differ: {listed}")
         features = batch = None
         if texts:
             features, batch = self._encode_tokens(self.text_cache.ids([t for group in texts.values() for t in group]))
@@ -421,22 +420,6 @@ class T2IReIDModel(nn.Module):
     def _project(self, mlp: nn.Module, *features: Tensor) -> tuple[Tensor, ...]:
         """Each ``[n, D]`` to ``[n, 256]`` of unit norm, see `image_embedder.project`."""
         return tuple(F.normalize(embeds, dim=-1) for embeds in project(self.shared_mlp, mlp, features))
-
-    @staticmethod
-    def _check_inputs(
-        image: Tensor | None, cloth: str | Sequence[str] | None, identity: str | Sequence[str] | None
-    ) -> dict[str, list[str]]:
-        """The groups of texts that are given, by argument, after checking that they are as many as the images."""
-        given = {"cloth_instruction": cloth, "id_instruction": identity}  # identity last, where `_core` expects it
-        texts = {name: _as_texts(value, name) for name, value in given.items() if value is not None}
-        counts = {name: len(group) for name, group in texts.items()}
-        if image is not None:
-            check_pixels(image)
-            counts["image"] = len(image)
-        if len(set(counts.values())) > 1:
-            listed = ", ".join(f"{count} in {name}" for name, count in counts.items())
-            raise InputError(f"the numbers of images and texts differ: {listed}")
-        return texts
 
 
 def _complete(net_config: Mapping[str, Any]) -> dict[str, Any]:

@@ -28,7 +28,7 @@ def script(engine, scores):
 
 
 @pytest.mark.parametrize(
-    "options", [{}, {"open_layers": ["id_classifier"], "fixbase_epoch": 2}, {"open_layers": "fusion"}]
+    "options", [{}, {"open_layers": ["id_classifier"], "fixbase_epoch": 2}, {"open_layers": ["fusion"]}]
 )
 def test_a_frozen_text_encoder_stays_frozen_and_in_eval_mode(build, options):
     engine = build(train__max_epoch=5)

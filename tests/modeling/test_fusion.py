@@ -4,9 +4,11 @@ import torch.nn.functional as F
 from torch import nn
 
 from t2ireid_plugin.errors import ConfigError
-from t2ireid_plugin.modeling.fusion import FUSIONS, build_fusion
+from t2ireid_plugin.modeling.fusion import build_fusion
+from t2ireid_plugin.modeling.settings import DEFAULT_FUSION, EMBED_DIM, check_fusion
 
 B, DIM = 5, 8
+WIDTH, PATCHES, WORDS = 10, 6, 7
 TYPES = ["enhanced_mamba", "gated_mamba"]
 
 
@@ -14,7 +16,8 @@ TYPES = ["enhanced_mamba", "gated_mamba"]
 def build(make):
     def build(name, **changes):
         torch.manual_seed(0)
-        return make.stir(build_fusion({"type": name, "dim": DIM, "output_dim": 6, "d_state": 3, **changes})).eval()
+        config = {**DEFAULT_FUSION, "type": name, "dim": DIM, "output_dim": 6, "d_state": 3, **changes}
+        return make.stir(build_fusion(config, width=WIDTH)).eval()
 
     return build
 
@@ -57,7 +60,7 @@ def test_both_types_load_each_others_weights(build):
 
 
 def test_dropout_only_in_training_and_only_at_the_gate(build):
-    default = build_fusion({"type": "gated_mamba", "dim": DIM})
+    default = build_fusion({**DEFAULT_FUSION, "type": "gated_mamba"}, width=WIDTH)
     assert default.gate_attn.dropout == default.gate[2].p == 0.1
     assert len([m for m in default.modules() if isinstance(m, nn.Dropout)]) == 1
     fusion = build("enhanced_mamba", dropout=0.5)
@@ -71,22 +74,16 @@ def test_dropout_only_in_training_and_only_at_the_gate(build):
 
 
 def test_the_type_and_its_arguments():
-    assert type(build_fusion({"dim": DIM})) is FUSIONS["enhanced_mamba"]
     with pytest.raises(ConfigError, match=r"'attention'.*enhanced_mamba.*gated_mamba"):
-        build_fusion({"type": "attention"})
-    with pytest.raises(ConfigError, match=r"d_stat\b.*d_state"):
-        build_fusion({"type": "gated_mamba", "d_stat": 16})
-    with pytest.raises(ConfigError, match=r"unknown num_heads; valid: type, dim, d_state"):
-        build_fusion({"type": "sequence_mamba", "num_heads": 2})
-
-
-WIDTH, PATCHES, WORDS = 10, 6, 7
+        check_fusion({**DEFAULT_FUSION, "type": "attention"}, EMBED_DIM)
+    with pytest.raises(ConfigError, match=r"unknown d_stat; valid: type, dim, d_state"):
+        check_fusion({**DEFAULT_FUSION, "d_stat": 16}, EMBED_DIM)
 
 
 @pytest.fixture
 def sequence(make):
     torch.manual_seed(0)
-    config = {"type": "sequence_mamba", "dim": DIM, "output_dim": 6, "d_state": 3, "num_layers": 2}
+    config = {**DEFAULT_FUSION, "type": "sequence_mamba", "dim": DIM, "output_dim": 6, "d_state": 3, "num_layers": 2}
     return make.stir(build_fusion(config, width=WIDTH)).eval()
 
 

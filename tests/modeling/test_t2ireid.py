@@ -425,12 +425,13 @@ def test_forward_masked_returns_what_forward_does_and_the_masked_pairs(model, ma
         assert torch.equal(getattr(output, name), value), name
     ids, mask = model.text_cache(IDENTITY)
     longest = int(mask.sum(dim=1).max())
-    assert torch.equal(pairs.word_mask, mask[:, :longest])
-    hidden = pairs.hidden_words >= 0
+    assert torch.equal(pairs["word_mask"], mask[:, :longest])
+    hidden = pairs["hidden_words"] >= 0
     assert hidden.any(dim=1).all()
-    assert torch.equal(pairs.hidden_words[hidden], ids[:, :longest][hidden])
-    assert pairs.word_tokens.shape == (2, longest, model.text_width)
-    assert pairs.image_tokens.shape[::2] == (2, model.text_width)
+    assert torch.equal(pairs["hidden_words"][hidden], ids[:, :longest][hidden])
+    width = model.visual_encoder.config.hidden_size
+    assert pairs["word_tokens"].shape == (2, longest, width)
+    assert pairs["image_tokens"].shape[::2] == (2, width)
 
 
 def test_hidden_words_are_hidden_from_the_text_encoder(model, make):
@@ -438,4 +439,4 @@ def test_hidden_words_are_hidden_from_the_text_encoder(model, make):
         features, batch = model._encode_tokens(model.text_cache.ids(IDENTITY))
         plain, _ = batch.padded(model._attend_tokens(features, batch))
         _, pairs = model.forward_masked(make.images(2), None, IDENTITY, share=1.0)
-    assert not torch.allclose(plain, pairs.word_tokens, atol=1e-3)
+    assert not torch.allclose(plain, pairs["word_tokens"], atol=1e-3)

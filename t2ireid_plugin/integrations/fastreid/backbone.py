@@ -8,11 +8,11 @@ from fastreid.modeling.backbones import BACKBONE_REGISTRY
 from torch import Tensor
 
 from t2ireid_plugin.config import to_dict
-from t2ireid_plugin.errors import CheckpointError, ConfigError, check_choice
+from t2ireid_plugin.errors import CheckpointError
 from t2ireid_plugin.integrations.fastreid.checks import check_image_encoder
 from t2ireid_plugin.integrations.fastreid.config import lower
 from t2ireid_plugin.modeling.checkpoint import load_weights
-from t2ireid_plugin.modeling.image_embedder import BRANCHES, ImageEmbedder, check_pixels
+from t2ireid_plugin.modeling.image_embedder import ImageEmbedder, check_pixels
 
 
 class T2IReIDBackbone(ImageEmbedder):
@@ -29,15 +29,12 @@ def build_t2ireid_backbone(cfg: CfgNode) -> T2IReIDBackbone:
     """Builds the backbone from ``T2IREID``; ``MODEL.BACKBONE.PRETRAIN`` loads the checkpoint ``PRETRAIN_PATH``.
 
     Raises:
-        ConfigError: when ``FEAT_DIM`` or ``INPUT`` do not fit or ``PRETRAIN_PATH`` is empty, or as `T2IReIDBackbone`.
+        ConfigError: when ``FEAT_DIM`` or ``INPUT`` do not fit, or as `T2IReIDBackbone`.
         CheckpointError: when the checkpoint is missing, or no tensor in it fits.
     """
     node, stock = cfg.T2IREID, cfg.MODEL.BACKBONE
-    check_choice("T2IREID.BRANCH", node.BRANCH, BRANCHES)
     backbone = T2IReIDBackbone(node.VIT_PRETRAINED or to_dict(node.VIT_CONFIG), lower(node.DISENTANGLE), node.BRANCH)
     check_image_encoder(cfg, backbone.preprocess, backbone.visual_encoder.config, backbone.feature_dim)
-    if stock.PRETRAIN and not stock.PRETRAIN_PATH:
-        raise ConfigError("MODEL.BACKBONE.PRETRAIN_PATH: empty; set a checkpoint, or MODEL.BACKBONE.PRETRAIN False")
     if stock.PRETRAIN:
         try:
             load_weights(stock.PRETRAIN_PATH, backbone)

@@ -2,43 +2,45 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from fastreid.utils.checkpoint import Checkpointer
 
 from t2ireid_plugin.errors import CheckpointError
-from t2ireid_plugin.modeling.checkpoint import extract_state_dict, model_names, read_checkpoint
+from t2ireid_plugin.modeling.checkpoint import Checkpoint, LoadReport, model_names
 
 PREFIX = "backbone."
 
 
 class T2IReIDCheckpointer(Checkpointer):
-    """Loads FastReID's checkpoints and, into the backbone, this package's: ``.pth`` files and ``model.safetensors``."""
+    """Loads FastReID's checkpoints and, into the backbone, this package's: ``.pth`` files and ``model.safetensors``.
 
-    def load(self, path: str, checkpointables: list[str] | None = None) -> Any:
-        """Loads a checkpoint as FastReID does.
+    After `load`, ``report`` says which weights of the backbone the file does not have.
+    """
 
-        Raises:
-            CheckpointError: when the file is missing or damaged, or no tensor in it fits.
-        """
-        if path and "://" not in path and not Path(path).is_file():
-            raise CheckpointError(f"no checkpoint at '{path}'")
-        return super().load(path, checkpointables)
+    report: LoadReport
 
     def _load_file(self, f: str) -> dict[str, Any]:
-        content = read_checkpoint(f)
-        state, own = extract_state_dict(content, f), self.model.state_dict()
+        """The content of a checkpoint with FastReID's names.
+
+        Raises:
+            CheckpointError: when the file is damaged, or no tensor in it fits.
+        """
+        checkpoint = Checkpoint.read(f)
+        state, own = checkpoint.state, self.model.state_dict()
         backbone = {name.removeprefix(PREFIX): value for name, value in own.items() if name.startswith(PREFIX)}
         renamed, names = {}, model_names(state, backbone)
         for name, value in state.items():
             inside = PREFIX + names[name]
             renamed[inside if name not in own and inside in own else name] = value
-        if not any(name in own and own[name].shape == value.shape for name, value in renamed.items()):
+        fitting = {name for name, value in renamed.items() if name in own and own[name].shape == value.shape}
+        if not fitting:
             raise CheckpointError(
                 f"'{f}': none of its {len(state)} tensors fits the model ({', '.join(sorted(state)[:3])}, …)"
             )
-        return {**content, "model": renamed}
+        missing = [name for name in backbone if PREFIX + name not in fitting]
+        self.report = LoadReport(sorted(fitting), missing, unexpected=[], mismatched=[])
+        return {**checkpoint.content, "model": renamed}
 
 
 class SavedValue:

@@ -25,8 +25,6 @@ SAMPLERS = ("TrainingSampler", *IDENTITY_SAMPLERS)
 def check_image_encoder(cfg: CfgNode, own: Preprocess, encoder: PretrainedConfig, width: int) -> None:
     """Checks that ``FEAT_DIM`` is ``width`` and the encoder can read the sizes; warns of another normalisation.
 
-    FastReID's default is ImageNet's, with which a ViT works a little worse, so that nobody would notice.
-
     Raises:
         ConfigError: naming the key.
     """
@@ -41,10 +39,24 @@ def check_image_encoder(cfg: CfgNode, own: Preprocess, encoder: PretrainedConfig
             check_size(encoder, *size)
         except InputError as error:
             raise ConfigError(f"INPUT.{key}: {error}") from error
-    for key, values in (("PIXEL_MEAN", own.mean), ("PIXEL_STD", own.std)):
-        encoders = [round(255 * value, 3) for value in values]
-        if any(abs(a - b) > 0.5 for a, b in zip(cfg.MODEL[key], encoders)):
-            logger.warning(f"MODEL.{key}: {cfg.MODEL[key]} differs from the image encoder's, {encoders}")
+    warn_of_normalisation(cfg, own, "the image encoder's")
+
+
+def warn_of_normalisation(cfg: CfgNode, expected: Preprocess, whose: str) -> None:
+    """Warns of pixel values that differ, as FastReID's, which are ImageNet's: a ViT works a little worse with them."""
+    for key, values in (("PIXEL_MEAN", expected.mean), ("PIXEL_STD", expected.std)):
+        pixels = [round(255 * value, 3) for value in values]
+        if any(abs(a - b) > 0.5 for a, b in zip(cfg.MODEL[key], pixels)):
+            logger.warning(f"MODEL.{key}: {cfg.MODEL[key]} differs from {whose}, {pixels}")
+
+
+def warn_of_preprocess(cfg: CfgNode, trained: Preprocess | None) -> None:
+    """Warns of another image size or normalisation than the weights to evaluate were trained with, where known."""
+    if trained is not None:
+        warn_of_normalisation(cfg, trained, "the training's")
+        size = [trained.height, trained.width]
+        if list(cfg.INPUT.SIZE_TEST) != size:
+            logger.warning(f"INPUT.SIZE_TEST: {cfg.INPUT.SIZE_TEST} differs from the training's, {size}")
 
 
 def check_text_image(cfg: CfgNode) -> None:
@@ -53,13 +65,10 @@ def check_text_image(cfg: CfgNode) -> None:
     Raises:
         ConfigError: naming the key, the value and the fix.
     """
-    names = [name + suffix for name in BENCHMARKS for suffix in ("", VAL_SUFFIX)]
-    for name in (*cfg.DATASETS.NAMES, *cfg.DATASETS.TESTS):
-        check_choice("DATASETS", name, names)
-    if any(name.endswith(VAL_SUFFIX) for name in cfg.DATASETS.NAMES):
-        raise ConfigError(
-            f"DATASETS.NAMES: {cfg.DATASETS.NAMES} contains a val split; training needs the dataset itself"
-        )
+    for name in cfg.DATASETS.NAMES:
+        check_choice("DATASETS.NAMES", name, BENCHMARKS)
+    for name in cfg.DATASETS.TESTS:
+        check_choice("DATASETS.TESTS", name, [test for own in BENCHMARKS for test in (own, own + VAL_SUFFIX)])
     if cfg.DATASETS.COMBINEALL:
         raise ConfigError("DATASETS.COMBINEALL: True would train on the test identities; set it to False")
     for key in ("FLIP", "AQE", "RERANK", "ROC", "PRECISE_BN"):
@@ -70,8 +79,6 @@ def check_text_image(cfg: CfgNode) -> None:
     check_choice("DATALOADER.SAMPLER_TRAIN", cfg.DATALOADER.SAMPLER_TRAIN, SAMPLERS)
     batch, instances = cfg.SOLVER.IMS_PER_BATCH, cfg.DATALOADER.NUM_INSTANCE
     by_identity = cfg.DATALOADER.SAMPLER_TRAIN in IDENTITY_SAMPLERS
-    if batch < 2:
-        raise ConfigError(f"SOLVER.IMS_PER_BATCH: {batch} is too small, batch normalisation needs at least 2 samples")
     if by_identity and batch % instances:
         raise ConfigError(
             f"SOLVER.IMS_PER_BATCH: {batch} is not a multiple of DATALOADER.NUM_INSTANCE {instances}; FastReID's "

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,9 +16,11 @@ from fastreid.engine import default_argument_parser, default_setup, launch
 from t2ireid_plugin.errors import ConfigError, T2IReIDError
 from t2ireid_plugin.integrations.fastreid import add_t2ireid_config, register
 from t2ireid_plugin.integrations.fastreid.checkpointer import T2IReIDCheckpointer
-from t2ireid_plugin.integrations.fastreid.checks import TEXT_IMAGE, check_text_image
+from t2ireid_plugin.integrations.fastreid.checks import TEXT_IMAGE, check_text_image, warn_of_preprocess
 from t2ireid_plugin.integrations.fastreid.loaders import check_data
 from t2ireid_plugin.integrations.fastreid.trainer import T2IReIDTrainer, TextImageTrainer
+from t2ireid_plugin.modeling.checkpoint import Checkpoint
+from t2ireid_plugin.modeling.stored import read_stored
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -70,7 +73,10 @@ def setup(arguments: argparse.Namespace) -> CfgNode:
         raise ConfigError(f"--num-gpus: {arguments.num_gpus}, but this machine has {devices} CUDA devices")
     if cfg.MODEL.META_ARCHITECTURE == TEXT_IMAGE:
         check_text_image(cfg)
-    if arguments.eval_only and not cfg.MODEL.WEIGHTS:
+    weights = cfg.MODEL.WEIGHTS
+    if weights and "://" not in weights and not Path(weights).is_file():
+        raise ConfigError(f"MODEL.WEIGHTS: no checkpoint at '{weights}'")
+    if arguments.eval_only and not weights:
         raise ConfigError("--eval-only needs MODEL.WEIGHTS, the checkpoint to test")
     if arguments.eval_only:
         cfg.MODEL.BACKBONE.PRETRAIN = False  # would be overwritten; FastReID's own tool does the same
@@ -92,7 +98,10 @@ def run(arguments: argparse.Namespace) -> Any:
     default_setup(cfg, arguments)
     if arguments.eval_only:
         model = trainer_class.build_model(cfg)
-        T2IReIDCheckpointer(model).load(cfg.MODEL.WEIGHTS)
+        checkpointer = T2IReIDCheckpointer(model)
+        checkpointer.load(cfg.MODEL.WEIGHTS)
+        checkpointer.report.require_complete(cfg.MODEL.WEIGHTS)
+        warn_of_preprocess(cfg, read_stored(Checkpoint.read(cfg.MODEL.WEIGHTS)).preprocess)
         return trainer_class.test(cfg, model)
     trainer = trainer_class(cfg)
     trainer.resume_or_load(resume=arguments.resume)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import inspect
 from typing import Any
 
 from fastreid.config import CfgNode
 
 from t2ireid_plugin.config import to_dict
-from t2ireid_plugin.losses.terms import LOSSES, SUPPLIED, arguments_of
+from t2ireid_plugin.losses.terms import LOSSES, arguments_of
 from t2ireid_plugin.modeling.t2ireid import DEFAULT_FUSION
 
 
@@ -40,13 +39,7 @@ def add_t2ireid_config(cfg: CfgNode) -> None:
     # Factor on SOLVER.BASE_LR for the image and the text encoder.
     node.ENCODER_LR_FACTOR = 1.0
     # Loss terms by name, with their arguments; weight 0 switches a term off.
-    node.LOSSES = CfgNode({name: _loss_defaults(name) for name in LOSSES})
-
-
-def _loss_defaults(name: str) -> dict[str, Any]:
-    parameters = inspect.signature(LOSSES[name]).parameters
-    own = [argument for argument in arguments_of(LOSSES[name]) if argument not in SUPPLIED]
-    return {"weight": 0.0, **{argument: parameters[argument].default for argument in own}}
+    node.LOSSES = CfgNode({name: {"weight": 0.0, **arguments_of(name)} for name in LOSSES})
 
 
 def lower(node: CfgNode) -> dict[str, Any]:

@@ -11,10 +11,9 @@ from fastreid.evaluation import DatasetEvaluator
 from fastreid.utils import comm
 from torch import Tensor
 
+from t2ireid_plugin.evaluation.bootstrap import RANKS
 from t2ireid_plugin.evaluation.metrics import evaluate_task
 from t2ireid_plugin.evaluation.protocols import RetrievalTask
-
-RANKS = (1, 5, 10)
 
 
 class TextImageEvaluator(DatasetEvaluator):

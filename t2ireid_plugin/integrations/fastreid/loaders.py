@@ -31,21 +31,6 @@ from t2ireid_plugin.modeling.encoders.tokenizer import learn_wordpiece
 from t2ireid_plugin.modeling.stored import read_stored
 
 
-class TextSet(Dataset):
-    """Queries: texts with their labels, under the keys of FastReID's batches."""
-
-    def __init__(self, items: ItemTable) -> None:
-        self.items = items
-
-    def __len__(self) -> int:
-        return len(self.items)
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        """``captions``, ``targets``, ``camids`` and ``img_paths``."""
-        path, pid, camid, _, caption, *_ = self.items[int(index)]
-        return {"captions": caption, "targets": pid, "camids": camid, "img_paths": path}
-
-
 class TextImageSet(Dataset):
     """Images with their texts, which are empty in a gallery, under the keys of FastReID's batches.
 
@@ -160,7 +145,10 @@ def build_test_loader(cfg: CfgNode, dataset_name: str) -> tuple[ChainedLoader, i
     dataset = _build(cfg, dataset_name, "gallery")
     transform = build_transforms(cfg, is_train=False)
     gallery = TextImageSet(dataset.gallery, tuple(cfg.INPUT.SIZE_TEST), transform)
-    queries = TextSet(dataset.query)
+    queries: Any = [
+        {"captions": caption, "targets": pid, "camids": camid, "img_paths": path}
+        for path, pid, camid, _, caption, *_ in dataset.query
+    ]
     cv2.setNumThreads(0)
     workers = cfg.DATALOADER.NUM_WORKERS  # FastReID's own test loader always has 4
     loaders = [

@@ -32,23 +32,18 @@ TEXT_KEYS = {"caption": "captions", "identity": "id_texts", "clothing": "cloth_t
 
 @REID_HEADS_REGISTRY.register()
 class T2IReIDHead(nn.Module):
-    """The weighted loss terms of ``T2IREID.LOSSES``; for the arguments see `LossTerms`."""
+    """The weighted loss terms of ``T2IREID.LOSSES``."""
 
     @configurable
-    def __init__(
-        self, *, terms: Mapping[str, Any], feature_dim: int, num_classes: int, vocab_size: int = 30522
-    ) -> None:
+    def __init__(self, *, losses: LossTerms) -> None:
         super().__init__()
-        self.losses = LossTerms(terms, feature_dim, EMBED_DIM, num_classes, vocab_size)
+        self.losses = losses
 
     @classmethod
-    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
-        """The arguments from ``cfg``; ``vocab_size`` is passed beside it."""
-        return {
-            "terms": to_dict(cfg.T2IREID.LOSSES),
-            "feature_dim": cfg.MODEL.BACKBONE.FEAT_DIM,
-            "num_classes": max(1, cfg.MODEL.HEADS.NUM_CLASSES),
-        }
+    def from_config(cls, cfg: CfgNode, vocab_size: int = 30522) -> dict[str, LossTerms]:
+        """Builds the terms."""
+        width, num_classes = cfg.MODEL.BACKBONE.FEAT_DIM, max(1, cfg.MODEL.HEADS.NUM_CLASSES)
+        return {"losses": LossTerms(to_dict(cfg.T2IREID.LOSSES), width, EMBED_DIM, num_classes, vocab_size)}
 
     def forward(self, features: LossInputs, targets: Tensor | None = None) -> dict[str, Tensor]:
         """Each term times its weight as ``loss_<name>``; ``targets`` is unused, as ``features`` hold the identities."""
@@ -61,27 +56,16 @@ class T2IReIDBaseline(Baseline):
     """FastReID's baseline for images with texts.
 
     Args:
-        backbone: the model.
-        heads: maps `LossInputs` to losses.
-        pixel_mean, pixel_std: for images with values from 0 to 255.
         id_instruction, cloth_instruction: text that describes the identity, and the clothing, see `TEXT_KEYS`.
+        **kwargs: FastReID's; the backbone is a `T2IReIDModel`, and the heads map `LossInputs` to losses.
     """
 
     backbone: T2IReIDModel
     heads: T2IReIDHead
 
     @configurable
-    def __init__(
-        self,
-        *,
-        backbone: T2IReIDModel,
-        heads: nn.Module,
-        pixel_mean: list[float],
-        pixel_std: list[float],
-        id_instruction: str = "caption",
-        cloth_instruction: str = "clothing",
-    ) -> None:
-        super().__init__(backbone=backbone, heads=heads, pixel_mean=pixel_mean, pixel_std=pixel_std)
+    def __init__(self, *, id_instruction: str, cloth_instruction: str, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
         check_choice("T2IREID.ID_INSTRUCTION", id_instruction, tuple(TEXT_KEYS))
         check_choice("T2IREID.CLOTH_INSTRUCTION", cloth_instruction, tuple(TEXT_KEYS))
         self.id_key, self.cloth_key = TEXT_KEYS[id_instruction], TEXT_KEYS[cloth_instruction]

@@ -31,7 +31,7 @@ class T2IReIDTrainer(DefaultTrainer):
 
     def _saved_values(self) -> dict[str, SavedValue]:
         """Preprocessing, to be saved with the weights as `TextImageEngine` does."""
-        height, width = (2 * list(self.cfg.INPUT.SIZE_TEST))[:2]  # FastReID allows one number for both
+        height, width = self.cfg.INPUT.SIZE_TEST
         mean, std = ([value / 255 for value in self.cfg.MODEL[key]] for key in ("PIXEL_MEAN", "PIXEL_STD"))
         preprocess = {"height": height, "width": width, "mean": mean, "std": std}
         return {"preprocess": SavedValue("INPUT.SIZE_TEST, MODEL.PIXEL_MEAN or MODEL.PIXEL_STD", preprocess)}
@@ -51,22 +51,15 @@ class T2IReIDTrainer(DefaultTrainer):
 class TextImageTrainer(T2IReIDTrainer):
     """Trainer for `T2IReIDBaseline`: loaders with texts, text-to-image evaluation."""
 
+    build_train_loader = staticmethod(loaders.build_train_loader)
+    build_test_loader = staticmethod(loaders.build_test_loader)
+
     def _saved_values(self) -> dict[str, SavedValue]:
         values = super()._saved_values()
         if not self.cfg.T2IREID.BERT_BASE_PATH:
             vocabulary = tokenizer_to_json(self.checkpointer.model.backbone.text_cache.tokenizer)
             values["tokenizer"] = SavedValue("vocabulary", vocabulary)
         return values
-
-    @classmethod
-    def build_train_loader(cls, cfg: CfgNode) -> Any:
-        """Loader of captions with their images."""
-        return loaders.build_train_loader(cfg)
-
-    @classmethod
-    def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> Any:
-        """Loader of images, then captions; and the number of captions."""
-        return loaders.build_test_loader(cfg, dataset_name)
 
     @classmethod
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str, output_dir: str | None = None) -> tuple[Any, Any]:

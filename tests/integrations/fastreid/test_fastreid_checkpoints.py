@@ -112,8 +112,29 @@ def test_a_checkpoint_of_another_model_is_refused(make_cfg, image_yaml, tmp_path
     arch = build_model(make_cfg(image_yaml, "MODEL.HEADS.NUM_CLASSES", "24"))
     with pytest.raises(CheckpointError, match="none of its 1 tensors fits"):
         T2IReIDCheckpointer(arch).load(str(tmp_path / "foreign.pth"))
-    with pytest.raises(CheckpointError, match="no checkpoint at"):
-        T2IReIDCheckpointer(arch).load(str(tmp_path / "missing.pth"))
+
+
+def test_partly_fitting_weights_are_not_evaluated(tiny_run, run_tool, synthetic, text_image_yaml, tmp_path) -> None:
+    """Only another dataset's classifier may be missing; FastReID would evaluate random weights."""
+    content = dict(Checkpoint.read(tiny_run.folder / "best.pth").content)
+    content["state_dict"] = {name: value for name, value in content["state_dict"].items() if "shared_mlp" not in name}
+    torch.save(content, tmp_path / "part.pth")
+    words = ("--eval-only", "OUTPUT_DIR", tmp_path, "MODEL.WEIGHTS", tmp_path / "part.pth")
+    with pytest.raises(CheckpointError, match=r"part\.pth' does not have all weights .* 2 are missing .*shared_mlp"):
+        run_tool(synthetic.root, text_image_yaml, *words)
+
+
+def test_another_preprocessing_than_the_trained_one_is_named(
+    tiny_run, run_tool, synthetic, text_image_yaml, tmp_path
+) -> None:
+    weights = ("--eval-only", "OUTPUT_DIR", tmp_path, "MODEL.WEIGHTS", tiny_run.folder / "best.pth")
+    run_tool(synthetic.root, text_image_yaml, *weights)
+    assert "differs from the training's" not in (tmp_path / "log.txt").read_text()
+    words = ("INPUT.SIZE_TEST", "[64, 32]", "MODEL.PIXEL_STD", "[1.0, 1.0, 1.0]")
+    run_tool(synthetic.root, text_image_yaml, *weights, *words)
+    log = (tmp_path / "log.txt").read_text()
+    assert "INPUT.SIZE_TEST: [64, 32] differs from the training's, [32, 16]" in log
+    assert "MODEL.PIXEL_STD: [1.0, 1.0, 1.0] differs from the training's, [127.5, 127.5, 127.5]" in log
 
 
 def test_resuming_with_another_vocabulary_is_refused(text_image_run, run_tool, benchmark_root, tmp_path) -> None:

@@ -10,7 +10,7 @@ from fastreid.modeling import build_model
 from fastreid.utils.checkpoint import Checkpointer
 from fastreid.utils.env import seed_all_rng
 
-from t2ireid_plugin.errors import ConfigError, InputError
+from t2ireid_plugin.errors import CheckpointError, InputError
 from t2ireid_plugin.evaluation.metrics import evaluate_task
 from t2ireid_plugin.evaluation.protocols import RetrievalTask
 
@@ -64,7 +64,7 @@ def test_evaluation_of_a_checkpoint_repeats_the_results(image_run, run_tool) -> 
 
 
 def test_pretraining_without_a_path_is_refused(make_cfg, image_yaml) -> None:
-    with pytest.raises(ConfigError, match=r"MODEL\.BACKBONE\.PRETRAIN_PATH: empty"):
+    with pytest.raises(CheckpointError, match=r"MODEL\.BACKBONE\.PRETRAIN_PATH: no checkpoint at"):
         build_model(make_cfg(image_yaml, "MODEL.BACKBONE.PRETRAIN", "True", "MODEL.HEADS.NUM_CLASSES", "3"))
 
 

@@ -102,7 +102,7 @@ def test_losses_equal_our_weighted_terms(at_synthetic, make_cfg, text_image_yaml
         scale=arch.backbone.scale,
         epoch=3.0,
         **output._asdict(),
-        **masked._asdict(),
+        **masked,
     )
     total, values = terms(inputs)
     assert sum(losses.values()).item() == pytest.approx(total.item(), rel=1e-4)
