@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from t2ireid_plugin.errors import ConfigError, check_choice, check_keys
 from t2ireid_plugin.losses import LOSSES
 from t2ireid_plugin.losses.arguments import number
-from t2ireid_plugin.losses.base import MLM_INPUTS, LossInputs
+from t2ireid_plugin.losses.base import MLM_INPUTS, LossInputs, LossTerm
+from t2ireid_plugin.losses.mlm import MaskedLanguage
 
 # Arguments that LossTerms supplies to the terms that take them; a configuration cannot set them.
 SUPPLIED = ("feature_dim", "embed_dim", "num_classes", "vocab_size", "id_projection", "cloth_projection")
@@ -73,7 +74,8 @@ class LossTerms(nn.Module):
         }
         shared = {"bio": "id_projection", "cloth": "cloth_projection"}
         for name in self.weights:
-            term, settings = LOSSES[name], {**supplied, **terms[name]}
+            term: type[LossTerm] = LOSSES[name]
+            settings = {**supplied, **terms[name]}
             arguments = {key: settings[key] for key in inspect.signature(term).parameters if key in settings}
             try:
                 self.terms[name] = term(**arguments)

@@ -1,5 +1,7 @@
 """Checkpoints of our engine and of FastReID give the same embeddings in both."""
 
+import logging
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -10,6 +12,7 @@ from t2ireid_plugin.config import load_cfg
 from t2ireid_plugin.engine import build
 from t2ireid_plugin.errors import CheckpointError
 from t2ireid_plugin.integrations.fastreid.checkpointer import T2IReIDCheckpointer
+from t2ireid_plugin.integrations.fastreid.checks import warn_of_preprocess
 from t2ireid_plugin.modeling.checkpoint import Checkpoint
 from t2ireid_plugin.modeling.stored import read_stored
 
@@ -125,16 +128,18 @@ def test_partly_fitting_weights_are_not_evaluated(tiny_run, run_tool, synthetic,
 
 
 def test_another_preprocessing_than_the_trained_one_is_named(
-    tiny_run, run_tool, synthetic, text_image_yaml, tmp_path
+    tiny_run, run_tool, make_cfg, synthetic, text_image_yaml, tmp_path, caplog, monkeypatch
 ) -> None:
     weights = ("--eval-only", "OUTPUT_DIR", tmp_path, "MODEL.WEIGHTS", tiny_run.folder / "best.pth")
     run_tool(synthetic.root, text_image_yaml, *weights)
     assert "differs from the training's" not in (tmp_path / "log.txt").read_text()
-    words = ("INPUT.SIZE_TEST", "[64, 32]", "MODEL.PIXEL_STD", "[1.0, 1.0, 1.0]")
-    run_tool(synthetic.root, text_image_yaml, *weights, *words)
+    run_tool(synthetic.root, text_image_yaml, *weights, "MODEL.PIXEL_STD", "[1.0, 1.0, 1.0]")
     log = (tmp_path / "log.txt").read_text()
-    assert "INPUT.SIZE_TEST: [64, 32] differs from the training's, [32, 16]" in log
     assert "MODEL.PIXEL_STD: [1.0, 1.0, 1.0] differs from the training's, [127.5, 127.5, 127.5]" in log
+    monkeypatch.setattr(logging.getLogger("fastreid"), "propagate", True)  # FastReID turns it off
+    trained = read_stored(Checkpoint.read(tiny_run.folder / "best.pth")).preprocess
+    warn_of_preprocess(make_cfg(text_image_yaml, "INPUT.SIZE_TEST", "[64, 32]"), trained)
+    assert "INPUT.SIZE_TEST: [64, 32] differs from the training's, [32, 16]" in caplog.text
 
 
 def test_resuming_with_another_vocabulary_is_refused(text_image_run, run_tool, benchmark_root, tmp_path) -> None:
