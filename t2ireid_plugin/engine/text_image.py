@@ -60,7 +60,14 @@ class TextImageEngine(RetrievalEvaluation):
         super().__init__(*args, **kwargs)
         self.id_field, self.cloth_field = TEXT_FIELDS[id_instruction], TEXT_FIELDS[cloth_instruction]
         self.clip_grad, self.non_finite = clip_grad, non_finite
-        self.training_step = _distribute(TrainingStep(self.model, self.losses, self.precision), self.model.device)
+        self.training_step: nn.Module = TrainingStep(self.model, self.losses, self.precision)
+        if world_size() > 1:
+            convert_sync_batchnorm(self.training_step)
+            devices = [torch.cuda.current_device()] if self.use_gpu else None
+            # Some layers reach no loss, and which layers are trained changes with train.fixbase_epoch.
+            self.training_step = DistributedDataParallel(
+                self.training_step, device_ids=devices, broadcast_buffers=False, find_unused_parameters=True
+            )
         self._trainable = {name for name, p in self.model.named_parameters() if p.requires_grad}
 
     def parse_data_for_train(self, data: dict[str, Any]) -> tuple[Tensor, Tensor, Tensor, list[str], list[str]]:
@@ -195,16 +202,6 @@ def forward_for(
         return {**output._asdict(), **masked}
     identity = id_texts if needs & {"id_text_embeds", "fused_embeds", "gate_weights"} else None
     return model(images, cloth_instruction=clothing, id_instruction=identity)._asdict()
-
-
-def _distribute(step: TrainingStep, device: torch.device) -> nn.Module:
-    """Under torchrun, averages gradients and shares batch statistics across processes; else returns ``step``."""
-    if world_size() == 1:
-        return step
-    convert_sync_batchnorm(step)
-    devices = [torch.cuda.current_device()] if device.type == "cuda" else None
-    # Some layers reach no loss, and which layers are trained changes with train.fixbase_epoch.
-    return DistributedDataParallel(step, device_ids=devices, broadcast_buffers=False, find_unused_parameters=True)
 
 
 def _gather_output(name: str, value: Tensor | None) -> Tensor | None:

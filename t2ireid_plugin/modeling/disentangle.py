@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-
 import torch
 from torch import Tensor, nn
 
@@ -101,7 +99,6 @@ class DisentangleModule(nn.Module):
         return x, None
 
 
-@functools.lru_cache(maxsize=8)
 def outside_window(length: int, rows: int, columns: int, window: int) -> Tensor:
     """Attention mask ``[length, length]``, True where a token must not attend to another (as nn.MultiheadAttention).
 
