@@ -91,16 +91,10 @@ def paired_difference(
 
     Raises:
         DataError: as `intervals`.
-        ValueError: when the numbers of seeds differ, or the results are not of the same queries.
     """
-    if len(a) != len(b) or not a:
-        raise ValueError(f"{len(a)} and {len(b)} seeds to compare")
-    pids = a[0].pids
-    if any(not np.array_equal(result.pids, pids) for result in (*a, *b)):
-        raise ValueError("the results to compare are not of the same queries")
     values = [np.stack([_query_values(result, ranks) for result in side]) for side in (a, b)]  # [S, v, metrics]
     # The same seed draws the same people for each training.
-    parts = [group_means(difference, pids, samples, seed) for difference in values[1] - values[0]]
+    parts = [group_means(difference, a[0].pids, samples, seed) for difference in values[1] - values[0]]
     weights = np.random.default_rng(seed).multinomial(len(a), np.full(len(a), 1 / len(a)), size=samples) / len(a)
     means = np.einsum("ns,snm->nm", weights, np.stack(parts))  # [samples, metrics]
     low, high = percentile_interval(means)

@@ -50,9 +50,8 @@ def evaluate_task(
     if evaluator == "torchreid":
         distances = _distances(*task[:2], metric)
         cmc, mean_ap = torchreid_metrics.evaluate_rank(distances, *task[2:], max_rank=max(ranks))
-        # A gallery smaller than the largest rank gives a shorter curve, which stays 1 beyond the gallery's end.
-        cmc = np.append(cmc, np.ones(max(0, max(ranks) - len(cmc))))
-        result.metrics.update({f"R@{k}": float(cmc[k - 1]) for k in ranks}, mAP=float(mean_ap))
+        # A gallery smaller than the largest rank gives a shorter curve, which ends at 1.
+        result.metrics.update({f"R@{k}": float(cmc[min(k, len(cmc)) - 1]) for k in ranks}, mAP=float(mean_ap))
     return result
 
 

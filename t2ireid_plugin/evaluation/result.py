@@ -57,7 +57,6 @@ class RetrievalResult:
         return np.cumsum(hits) / len(self.first_rank)
 
     def select(self, positions: Array) -> RetrievalResult:
-        """The queries at ``positions [k]``, in that order, without task and metrics."""
+        """The queries at ``positions [k]``, in that order, of a result that was loaded from a file."""
         names = ("first_rank", "AP", "INP", "pids", *(["keys"] if len(self.keys) else []))
-        columns = {name: getattr(self, name)[positions] for name in names}
-        return replace(self, **columns, query_index=_empty(), task=None, metrics={}, reranked=None)
+        return replace(self, **{name: getattr(self, name)[positions] for name in names})

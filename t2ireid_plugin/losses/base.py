@@ -54,7 +54,7 @@ def read(inputs: LossInputs, *names: str) -> list[Tensor]:
     for name in names:
         tensor = getattr(inputs, name)
         if tensor is None:
-            raise ConfigError(f"needs {name}, which the model did not return for this batch")
+            raise ConfigError(f"a loss needs {name}, which the model did not return for this batch")
         # A softmax at tau 0.02 spreads cosines over -50..50, where bfloat16 resolves steps of 0.25.
         tensors.append(tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor)
     return tensors

@@ -96,15 +96,9 @@ class LossTerms(nn.Module):
 
     def each(self, inputs: LossInputs) -> dict[str, Tensor]:
         """Each term's own value without its weight, by name."""
-        values = {}
         # Under autocast the similarities would be computed in half precision, whatever their inputs are.
         with torch.autocast(inputs.pids.device.type, enabled=False):
-            for name, term in self.terms.items():
-                try:
-                    values[name] = term(inputs)
-                except ConfigError as error:
-                    raise ConfigError(f"loss {name!r} {error}") from error
-        return values
+            return {name: term(inputs) for name, term in self.terms.items()}
 
     def forward(self, inputs: LossInputs) -> tuple[Tensor, dict[str, Tensor]]:
         """Sum of weight * term, and each term's own value without its weight, detached, by name."""

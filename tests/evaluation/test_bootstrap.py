@@ -171,11 +171,3 @@ def test_seeds_that_disagree_widen_the_interval():
     # Of two seeds drawn twice, a quarter of the samples has only the first, a quarter only the second.
     assert (apart.low, apart.high) == (pytest.approx(-0.3), pytest.approx(0.3))
     assert apart.value == pytest.approx(0)
-
-
-def test_results_that_cannot_be_compared_are_refused():
-    a, b = random_results(0)
-    with pytest.raises(ValueError, match="2 and 1 seeds"):
-        paired_difference([a, b], [a])
-    with pytest.raises(ValueError, match="not of the same queries"):
-        paired_difference([a], [b.select(np.arange(39))])

@@ -90,9 +90,9 @@ def test_an_invalid_configuration_is_refused_with_the_valid_names(terms, words):
         assert word in str(caught.value)
 
 
-def test_a_missing_field_is_an_error_that_names_term_and_field(make):
+def test_a_missing_field_is_an_error_that_names_it(make):
     losses = LossTerms({"cls": {"weight": 1.0}})
-    with pytest.raises(ConfigError, match="'cls' needs id_logits, which the model did not return"):
+    with pytest.raises(ConfigError, match="a loss needs id_logits, which the model did not return"):
         losses(make.inputs([0, 1, 0])._replace(id_logits=None))
 
 

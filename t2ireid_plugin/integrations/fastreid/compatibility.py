@@ -6,7 +6,6 @@ import collections
 import collections.abc
 import functools
 import importlib.util
-from typing import Any
 
 import torch
 from torch.utils.data import DataLoader
@@ -48,13 +47,6 @@ def enable_compatibility() -> None:
 
     build_optimizer = functools.partial(solver_build.build_optimizer, contiguous=False)
     solver.build_optimizer = defaults.build_optimizer = build_optimizer
-    if not torch.cuda.is_available():
-        data_build.DataLoaderX = _PlainLoader
+    if not torch.cuda.is_available():  # the first argument is the local rank
+        data_build.DataLoaderX = lambda _rank, **options: DataLoader(**{**options, "pin_memory": False})
     reid_evaluation.compile_helper = lambda: None
-
-
-class _PlainLoader(DataLoader):
-    """``DataLoaderX`` without CUDA."""
-
-    def __init__(self, _local_rank: int, **options: Any) -> None:
-        super().__init__(**{**options, "pin_memory": False})

@@ -103,7 +103,7 @@ class T2IReIDBaseline(Baseline):
             "cloth_instruction": node.CLOTH_INSTRUCTION,
         }
 
-    def forward(self, batched_inputs: Mapping[str, Any] | Tensor) -> dict[str, Tensor] | Tensor:
+    def forward(self, batched_inputs: Any) -> dict[str, Tensor] | Tensor:
         """Losses of a batch in training, embeddings ``[B, 256]`` of images or of captions in evaluation.
 
         Args:
@@ -114,7 +114,6 @@ class T2IReIDBaseline(Baseline):
             if isinstance(batched_inputs, Tensor) or "images" in batched_inputs:
                 return self.backbone.encode_image(self.preprocess_image(batched_inputs))
             return self.backbone.encode_text(list(batched_inputs["captions"]))
-        assert not isinstance(batched_inputs, Tensor)
         losses = self.heads(self._loss_inputs(batched_inputs))
         if comm.get_world_size() > 1:
             # On several GPUs FastReID waits for the gradient of every parameter, and not all terms use all of them.
