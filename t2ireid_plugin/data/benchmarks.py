@@ -2,49 +2,22 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import NamedTuple
 
+from t2ireid_plugin.utils.text import text_table
+
 SPLITS = ("train", "val", "test")
 VAL_SUFFIX = "_val"  # ``<benchmark>_val`` evaluates on the val split
-
-
-def no_camera(path: str) -> str:
-    """The camera of every image where cameras are unknown."""
-    return ""
-
-
-def top_folder(path: str) -> str:
-    """The first folder of a relative image path; CUHK-PEDES has one per source of its images."""
-    return next(iter(PurePosixPath(path).parts), "")
-
-
-def name_part(index: int) -> Callable[[str], str]:
-    """Reads the camera from a file name such as ``0000_c14_0031.jpg``: the part at ``index`` between underscores."""
-    return functools.partial(_name_part, index)
-
-
-def _name_part(index: int, path: str) -> str:
-    parts = PurePosixPath(path).stem.split("_")
-    return parts[index] if index < len(parts) else ""
 
 
 class Counts(NamedTuple):
     """Size of one split."""
 
     images: int
-    ids: int
-    captions: int
-
-
-class Official(NamedTuple):
-    """Size of one split as published; None where the publishers give no number."""
-
-    images: int
-    ids: int | None
+    ids: int | None  # None where the publishers give no number
     captions: int
 
 
@@ -58,9 +31,8 @@ class BenchmarkSpec:
         annotations: file names of the annotation in that folder, the publishers' first; glob patterns are allowed.
         images: folder that image paths are relative to.
         licence: terms of its publishers.
-        camera: camera of an image path as a string, which the dataset numbers; a row's own ``camera`` overrides it.
-            Not a lambda, as data workers may receive a pickled copy.
-        has_cameras: False if ``camera`` returns the source of an image, not a camera.
+        camera_part: the part of a file name such as ``0000_c14_0031.jpg``, between underscores, that is the camera.
+        has_cameras: False where the top folder of an image is its source and stands for the camera.
         holds_out_val: the benchmark has no val split, so a share of the training identities is held out for it.
         official: the publishers' counts per split.
     """
@@ -70,15 +42,35 @@ class BenchmarkSpec:
     annotations: tuple[str, ...]
     images: str
     licence: str
-    camera: Callable[[str], str] = no_camera
+    camera_part: int | None = None
     has_cameras: bool = True
     holds_out_val: bool = False
-    official: Mapping[str, Official] = field(default_factory=dict)
+    official: Mapping[str, Counts] = field(default_factory=dict)
+
+    def camera(self, path: str) -> str:
+        """Camera of an image by its relative path, which the dataset numbers; a row's own ``camera`` overrides it."""
+        if not self.has_cameras:
+            return path.partition("/")[0]
+        parts = PurePosixPath(path).stem.split("_")
+        return parts[self.camera_part] if self.camera_part is not None and self.camera_part < len(parts) else ""
 
     def differing(self, split: str, counts: Counts) -> list[str]:
         """Names of a split's counts that differ from the publishers'."""
         official = self.official.get(split)
         return [name for name in Counts._fields if getattr(official, name, None) not in (None, getattr(counts, name))]
+
+    def counts_table(self, counts: Mapping[str, Counts], held_out: bool = False) -> str:
+        """The size of each split beside the publishers', who count people that are ``held_out`` for val as train."""
+        parts = [(split, counts[split], split) for split in SPLITS]
+        if held_out:
+            total = Counts(*(sum(n or 0 for n in both) for both in zip(counts["train"], counts["val"])))
+            parts[:2] = [("train", counts["train"], ""), ("+ val", counts["val"], ""), ("= train", total, "train")]
+        rows = []
+        for label, ours, split in parts:
+            official = " / ".join("?" if n is None else f"{n:,}" for n in self.official.get(split, ()))
+            differs = "   <- differs" if self.differing(split, ours) else ""
+            rows.append([label, *(f"{n:,}" for n in ours), official + differs])
+        return text_table(["split", *Counts._fields, "official images / ids / captions"], rows)
 
 
 CUHKPEDES = BenchmarkSpec(
@@ -87,12 +79,11 @@ CUHKPEDES = BenchmarkSpec(
     annotations=("reid_raw.json",),
     images="imgs",
     licence="academic research only, on request from its authors",
-    camera=top_folder,
     has_cameras=False,
     official={
-        "train": Official(34_054, 11_003, 68_126),
-        "val": Official(3_078, 1_000, 6_158),
-        "test": Official(3_074, 1_000, 6_156),
+        "train": Counts(34_054, 11_003, 68_126),
+        "val": Counts(3_078, 1_000, 6_158),
+        "test": Counts(3_074, 1_000, 6_156),
     },
 )
 ICFGPEDES = BenchmarkSpec(
@@ -101,9 +92,9 @@ ICFGPEDES = BenchmarkSpec(
     annotations=("ICFG-PEDES.json", "ICFG_PEDES.json"),
     images="imgs",
     licence="academic research only, on request from its authors; its images are MSMT17's",
-    camera=name_part(2),  # 0000_000_01_0303morning_0008_0.jpg: identity, number, camera, time, …
+    camera_part=2,  # 0000_000_01_0303morning_0008_0.jpg: identity, number, camera, time, …
     holds_out_val=True,
-    official={"train": Official(34_674, 3_102, 34_674), "test": Official(19_848, 1_000, 19_848)},
+    official={"train": Counts(34_674, 3_102, 34_674), "test": Counts(19_848, 1_000, 19_848)},
 )
 RSTPREID = BenchmarkSpec(
     name="rstpreid",
@@ -111,11 +102,11 @@ RSTPREID = BenchmarkSpec(
     annotations=("data_captions.json",),
     images="imgs",
     licence="academic research only, on request from its authors; its images are MSMT17's",
-    camera=name_part(1),
+    camera_part=1,
     official={
-        "train": Official(18_505, 3_701, 37_010),
-        "val": Official(1_000, 200, 2_000),
-        "test": Official(1_000, 200, 2_000),
+        "train": Counts(18_505, 3_701, 37_010),
+        "val": Counts(1_000, 200, 2_000),
+        "test": Counts(1_000, 200, 2_000),
     },
 )
 UFINE6926 = BenchmarkSpec(
@@ -126,7 +117,7 @@ UFINE6926 = BenchmarkSpec(
     images="images",
     licence="academic research only, on request from its authors",
     holds_out_val=True,
-    official={"train": Official(18_577, None, 37_154), "test": Official(7_629, None, 15_258)},
+    official={"train": Counts(18_577, None, 37_154), "test": Counts(7_629, None, 15_258)},
 )
 # Written by `t2ireid prepare table`.
 CUSTOM = BenchmarkSpec(

@@ -22,7 +22,6 @@ from t2ireid_plugin.data.item_table import CAMID, PATH, PID, SPLIT_CAPTION, Item
 from t2ireid_plugin.data.sampling import SampleKey
 from t2ireid_plugin.data.transforms import TestTransform, TrainTransform
 from t2ireid_plugin.errors import DataError
-from t2ireid_plugin.utils.text import text_table
 
 logger = logging.getLogger(__name__)
 
@@ -219,18 +218,8 @@ class CaptionDataset(torchreid_data.ImageDataset):
 
     def show_summary(self) -> None:
         """Prints the counts of each split beside the publishers'."""
-        parts = [(split, counts, split) for split, counts in self.counts.items()]
-        if self.held_out:  # the publishers count both as train
-            train, val, test = self.counts.values()
-            total = Counts(*map(sum, zip(train, val)))
-            parts = [("train", train, ""), ("+ val", val, ""), ("= train", total, "train"), ("test", test, "test")]
-        rows = []
-        for label, counts, split in parts:
-            official = " / ".join("?" if n is None else f"{n:,}" for n in self.spec.official.get(split, ()))
-            differs = "   <- differs" if self.spec.differing(split, counts) else ""
-            rows.append([label, *map(str, counts), official + differs])
         print(f"=> Loaded {self.spec.name} (evaluating on {self.eval_split})")
-        print(text_table(["split", *Counts._fields, "official images / ids / captions"], rows))
+        print(self.spec.counts_table(self.counts, self.held_out))
 
     def _check_not_empty(self) -> None:
         if not len(self.data):

@@ -13,7 +13,7 @@ from torchreid import data as torchreid_data
 from torchreid import metrics as torchreid_metrics
 
 from t2ireid_plugin.data import transforms as transforms_module
-from t2ireid_plugin.data.benchmarks import BENCHMARKS, Official
+from t2ireid_plugin.data.benchmarks import BENCHMARKS, Counts
 from t2ireid_plugin.data.dataset import CaptionDataset, warn_of_shared_images
 from t2ireid_plugin.data.instructions import split_caption
 from t2ireid_plugin.data.sampling import SampleKey
@@ -209,7 +209,7 @@ def test_images_in_train_and_test_are_reported(cuhk, new_cuhk, tmp_path, caplog)
 
 
 def test_summary_marks_counts_that_differ_from_the_official_ones(cuhk, capsys):
-    official = {"train": Official(4, 2, 8), "val": Official(2, None, 4), "test": Official(3_074, 1_000, 6_156)}
+    official = {"train": Counts(4, 2, 8), "val": Counts(2, None, 4), "test": Counts(3_074, 1_000, 6_156)}
     CaptionDataset(cuhk.root, spec=replace(SPEC, official=official))
     heading, _, train, val, test = capsys.readouterr().out.splitlines()
     assert heading == "=> Loaded cuhkpedes (evaluating on test)"

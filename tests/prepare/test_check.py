@@ -290,15 +290,15 @@ def test_paths_that_leave_the_folder_are_not_opened(cuhk):
         ({"id_captions": ["one for two"]}, {"row_refused"}),
         ({"id": 2**70}, {"row_refused"}),
         ({"file_path": 5}, {"row_refused", "image_unnamed"}),
-        ({"id": "11"}, {"id_not_whole"}),
-        ({"id": 11.0}, {"id_not_whole"}),
-        ({"id": True}, {"id_not_whole"}),
-        ({"captions": ["Fine.", "  \n"]}, {"caption_empty"}),
-        ({"captions": ["Fine.", None]}, {"caption_not_text"}),
-        ({"captions": [["nested"]]}, {"caption_not_text"}),
+        ({"id": "11"}, {"row_refused"}),
+        ({"id": 11.0}, {"row_refused"}),
+        ({"id": True}, {"row_refused"}),
+        ({"captions": ["Fine.", "  \n"]}, {"row_refused"}),
+        ({"captions": ["Fine.", None]}, {"row_refused"}),
+        ({"captions": [["nested"]]}, {"row_refused"}),
         ({"captions": ["half \ud83d"]}, {"row_refused"}),
         ({"captions": ["long " * 3000]}, {"row_refused"}),
-        ({"captions": [""], "id": None, "split": "?"}, {"caption_empty", "id_not_whole", "row_refused"}),
+        ({"captions": [""], "id": None, "split": "?"}, {"row_refused"}),
         ({"captions": ["The same.", "the  same."]}, {"caption_twice_in_row"}),
     ],
 )
@@ -326,10 +326,9 @@ def test_identities_in_two_splits_and_of_one_photo(cuhk):
     cuhk.add("train", 5, "cam_a/0005_0.png", ["Somebody else."])
     cuhk.add("trian", 6, "cam_a/0006_0.png", ["Another one."])
     report = check(cuhk)
-    assert reported(report) == {"identity_in_two_splits": 1, "identity_of_one_photo": 2, "row_refused": 1}
+    assert reported(report) == {"identity_in_two_splits": 1, "identity_of_one_photo": 1, "row_refused": 1}
     assert first(report, "identity_in_two_splits") == (2, "cam_a/0007_0.png", "identity 7 in train and test")
     assert first(report, "identity_of_one_photo") == (8, "cam_a/0005_0.png", "identity 5 in train")
-    assert report.finding("identity_of_one_photo").examples[1].value == "identity 6 in no valid split"
 
 
 @pytest.mark.parametrize("split", ["train", "val", "test"])
@@ -351,7 +350,7 @@ def test_texts_for_images_without_a_row(cuhk):
 def test_counts_beside_the_publishers(cuhk):
     report = check(cuhk)
     assert first(report, "counts_differ").value == "train: 4 images, official 34,054"
-    assert re.search(r"train +4 +34,054\* +2 +11,003\* +8 +68,126\*", report.table())
+    assert re.search(r"train +4 +2 +8 +34,054 / 11,003 / 68,126 +<- differs", report.table())
 
 
 def damaged_folders(cuhk):
@@ -481,13 +480,13 @@ def test_the_vocabulary_without_a_training_split_and_without_captions(cuhk):
 # Output
 
 
-def test_table_and_json_agree(cuhk, tmp_path):
+def test_table_and_json_agree(cuhk, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     replace_image(cuhk, 0, b"")
     cuhk.rows[1]["captions"] = ["半个", "红色外套"]
     (cuhk.base / "imgs" / os.fsdecode(b"\xc4\xd0.jpg")).write_bytes(JPEG)  # a file name in GBK
     report = check(cuhk)
-    (tmp_path / "new").mkdir()
-    report.write_json(tmp_path / "new" / "report.json")
+    assert main(["prepare", "check", str(cuhk.root), "--out", "new"]) == 1
     content = json.loads((tmp_path / "new" / "report.json").read_text(encoding="utf-8"))
     assert content == json.loads(json.dumps(report.as_dict()))
     lines = {line.split()[1]: line.split() for line in report.table().splitlines() if line.startswith(SEVERITIES)}
@@ -497,7 +496,6 @@ def test_table_and_json_agree(cuhk, tmp_path):
         assert (severity, int(count)) == (finding["severity"], finding["count"])
         assert 1 <= len(finding["examples"]) <= 10
         assert finding["about"] == KINDS[finding["kind"]][1]
-    assert [path.name for path in (tmp_path / "new").iterdir()] == ["report.json"]
 
 
 @pytest.fixture(scope="module")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 from pathlib import Path
 
 from t2ireid_plugin.data.annotations import find_annotation
@@ -13,6 +14,7 @@ from t2ireid_plugin.prepare.check.images import check_images
 from t2ireid_plugin.prepare.check.report import CheckReport, Findings
 from t2ireid_plugin.prepare.check.rows import check_counts, check_identities, read_all
 from t2ireid_plugin.prepare.check.sheet import write_sheet
+from t2ireid_plugin.utils.atomic_io import atomic_write
 
 _MIN_LENGTH = 3  # tokens: a special one at either end and one between
 
@@ -112,7 +114,9 @@ def run(options: argparse.Namespace, command: str) -> int:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise DataError(f"--out '{out}' cannot be written: {error.strerror}; choose another folder") from error
-    report.write_json(out / "report.json")
+    # Python represents file names that are not UTF-8 by lone surrogates, which cannot be encoded.
+    content = json.dumps(report.as_dict(), ensure_ascii=False, indent=2).encode("utf-8", "backslashreplace")
+    atomic_write(out / "report.json", lambda draft: draft.write_bytes(content + b"\n"))
     hint = write_sheet(report, out / "sheet.jpg", photos=options.photos, seed=options.seed, font=options.font)
     if hint:
         print(f"sheet: {hint}")

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from t2ireid_plugin.data.benchmarks import SPLITS, BenchmarkSpec, Counts
+from t2ireid_plugin.data.benchmarks import BenchmarkSpec, Counts
 from t2ireid_plugin.errors import printable
-from t2ireid_plugin.utils.atomic_io import atomic_write
 from t2ireid_plugin.utils.text import text_table
 
 if TYPE_CHECKING:
@@ -27,9 +25,6 @@ MIN_HEIGHT, MIN_WIDTH = 32, 16
 # Severity and description by kind. An error is something that training refuses or that falsifies results.
 KINDS: dict[str, tuple[str, str]] = {
     "row_refused": (ERROR, "rows that training refuses"),
-    "id_not_whole": (ERROR, "rows whose id is not an integer"),
-    "caption_not_text": (ERROR, "captions that are not strings"),
-    "caption_empty": (ERROR, "empty captions"),
     "instructions_unknown": (ERROR, "images in instructions.json without a row"),
     "image_missing": (ERROR, "missing images"),
     "image_unreadable": (ERROR, "files that training cannot read as an image"),
@@ -178,7 +173,7 @@ class CheckReport:
             f"captions: {tokens.captions:,} with {tokens.tokens:,} tokens; the longest has {tokens.longest:,}, "
             f"the model reads {self.max_length}",
             "",
-            self._counts_table(),
+            self.spec.counts_table(self.counts),
             "",
         ]
         if not self.findings:
@@ -195,27 +190,3 @@ class CheckReport:
         totals = [(sum(finding.severity == name for finding in self.findings), name) for name in SEVERITIES]
         plural = [f"{count} {name}" + "s" * (count != 1 and name != "info") for count, name in totals]
         return "\n".join([*lines, "", "kinds of findings: " + ", ".join(plural)])
-
-    def write_json(self, path: Path) -> None:
-        """Writes report.json.
-
-        Raises:
-            DataError: when the file cannot be written.
-        """
-        text = json.dumps(self.as_dict(), ensure_ascii=False, indent=2) + "\n"
-        # Python represents file names that are not UTF-8 by lone surrogates, which cannot be encoded.
-        atomic_write(path, lambda draft: draft.write_bytes(text.encode("utf-8", "backslashreplace")))
-
-    def _counts_table(self) -> str:
-        header = ["split", *(cell for name in Counts._fields for cell in (name, "official"))]
-        rows, mark = [], ""
-        for split in SPLITS:
-            ours, official = self.counts[split], self.spec.official.get(split)
-            row = [split]
-            for name in Counts._fields:
-                published = getattr(official, name, None)
-                star = "*" if name in self.spec.differing(split, ours) else ""
-                row += [f"{getattr(ours, name):,}", "-" if published is None else f"{published:,}{star}"]
-                mark = mark or star
-            rows.append(row)
-        return text_table(header, rows) + ("\n* differs from ours" if mark else "")

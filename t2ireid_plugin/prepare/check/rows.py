@@ -6,13 +6,11 @@ import os
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
 from t2ireid_plugin.data.annotations import (
     INSTRUCTIONS,
     PATH_KEYS,
-    Companion,
-    Photo,
     parse_row,
     read_companion,
     read_rows,
@@ -22,23 +20,20 @@ from t2ireid_plugin.data.benchmarks import SPLITS, BenchmarkSpec, Counts
 from t2ireid_plugin.data.image_files import ImageFolder, plain_name
 from t2ireid_plugin.errors import DataError
 from t2ireid_plugin.prepare.check.report import Example, Findings, shorten
-from t2ireid_plugin.utils.safe_io import text_problem
 
-# Replace bad values that are already reported, so that the rest of the row is still checked.
-_PLACEHOLDER_TEXT, _PLACEHOLDER_ID = "-", 0
 T = TypeVar("T")
 K = TypeVar("K")
 
 
 class Row(NamedTuple):
-    """The valid parts of a row."""
+    """A row; of one that training refuses only the path, so that its image is checked."""
 
     number: int
     path: str | None  # of the image file, relative to the folder of images; the same in all rows that name the file
-    pid: int | None
-    split: str | None
-    captions: tuple[str, ...]  # without those of earlier rows of the same image, as training merges them
-    other_texts: tuple[str, ...]  # identity and clothing texts
+    pid: int | None = None
+    split: str | None = None
+    captions: tuple[str, ...] = ()  # without those of earlier rows of the same image, as training merges them
+    other_texts: tuple[str, ...] = ()  # identity and clothing texts
 
 
 def read_all(file: Path, spec: BenchmarkSpec, findings: Findings) -> list[Row]:
@@ -48,7 +43,20 @@ def read_all(file: Path, spec: BenchmarkSpec, findings: Findings) -> list[Row]:
         DataError: when the annotation or its companion file cannot be read at all.
     """
     companion = read_companion(file, spec)
-    rows = [_read_row(raw, number, file, spec, companion, findings) for number, raw in enumerate(read_rows(file))]
+    rows = []
+    for number, raw in enumerate(read_rows(file)):
+        try:
+            photo = parse_row(raw, number, file, spec, companion)
+        except DataError as error:
+            name = next((raw[key] for key in PATH_KEYS if key in raw), None) if isinstance(raw, dict) else None
+            path = name if isinstance(name, str) and name and stays_inside(name) else None
+            reason = str(error).removeprefix(f"'{file}', row {number}").removeprefix(f" ({path})").removeprefix(": ")
+            findings.add("row_refused", [Example(number, path or "", shorten(reason))])
+            rows.append(Row(number, path))
+        else:
+            captions = tuple(caption for caption, *_ in photo.texts)
+            others = tuple(text for _, *texts in photo.texts for text in texts if text)
+            rows.append(Row(number, photo.path, photo.pid, photo.split, captions, others))
     unknown = companion.keys() - {plain_name(row.path, spec.images) for row in rows if row.path}
     findings.add("instructions_unknown", [Example(path=path, value=INSTRUCTIONS) for path in sorted(unknown)])
     return _merge_rows(rows, ImageFolder(file.parent / spec.images))
@@ -67,8 +75,7 @@ def check_identities(rows: Sequence[Row], findings: Findings) -> None:
     """Reports identities in several splits and identities with a single photo."""
     for pid, own in group_by(rows, lambda row: row.pid).items():
         splits = [split for split in SPLITS if any(row.split == split for row in own)]
-        value = f"identity {pid} in {' and '.join(splits) or 'no valid split'}"
-        example = Example(own[0].number, own[0].path or "", value)
+        example = Example(own[0].number, own[0].path or "", f"identity {pid} in {' and '.join(splits)}")
         if len(splits) > 1:
             findings.add("identity_in_two_splits", [example])
         if len({row.path for row in own}) == 1:
@@ -109,45 +116,3 @@ def _merge_rows(rows: Sequence[Row], folder: ImageFolder) -> list[Row]:
             row = row._replace(path=os.path.relpath(file, folder.folder), captions=captions)
         merged.append(row)
     return merged
-
-
-def _read_row(raw: Any, number: int, file: Path, spec: BenchmarkSpec, companion: Companion, findings: Findings) -> Row:
-    fields = raw if isinstance(raw, dict) else {}
-    path = next((fields[key] for key in PATH_KEYS if key in fields), "")
-    path = path if isinstance(path, str) else ""
-    captions, replaced = _captions(fields.get("captions"), number, path, findings)
-    pid = fields.get("id")
-    if "id" in fields and type(pid) is not int:  # bool is a subclass of int
-        findings.add("id_not_whole", [Example(number, path, shorten(repr(pid)))])
-        replaced["id"], pid = _PLACEHOLDER_ID, None
-    photo: Photo | None = None
-    try:
-        photo = parse_row({**fields, **replaced} if fields else raw, number, file, spec, companion)
-    except DataError as error:
-        reason = str(error).removeprefix(f"'{file}', row {number}").removeprefix(f" ({path})").removeprefix(": ")
-        findings.add("row_refused", [Example(number, path, shorten(reason))])
-    split = fields.get("split")
-    split = split.lower() if isinstance(split, str) else None
-    return Row(
-        number=number,
-        path=path if photo is not None or (path and stays_inside(path)) else None,
-        pid=pid,
-        split=split if split in SPLITS else None,
-        captions=captions,
-        other_texts=tuple(text for _, *others in photo.texts for text in others if text) if photo else (),
-    )
-
-
-def _captions(values: Any, number: int, path: str, findings: Findings) -> tuple[tuple[str, ...], dict[str, Any]]:
-    """The valid captions, and the row's field with placeholders for reported ones."""
-    if not isinstance(values, list):
-        return (), {}
-    valid, replaced = [], []
-    for value in values:
-        kind = "caption_not_text" if not isinstance(value, str) else "" if value.strip() else "caption_empty"
-        if kind:
-            findings.add(kind, [Example(number, path, shorten(repr(value)))])
-        elif not text_problem(value):  # else the whole row is refused
-            valid.append(value)
-        replaced.append(_PLACEHOLDER_TEXT if kind else value)
-    return tuple(valid), {"captions": replaced}
