@@ -108,7 +108,7 @@ def run_test(
         source: a run's folder or a checkpoint; None for the one that ``cfg`` names.
         cfg: a configuration, which includes ``typed``; None for that of the run.
         command: typed by the user; stored in ``results.json``.
-        typed: ``KEY VALUE`` from the command line, see `settings_to_test`.
+        typed: ``KEY VALUE`` from the command line, see `open_run`.
         pictures: as in `run_training`.
 
     Raises:

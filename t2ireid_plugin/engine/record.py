@@ -72,50 +72,31 @@ def open_run(
 
     Args:
         source: a run's folder, for its best checkpoint, or a checkpoint; None for the one that ``cfg`` names.
-        cfg, typed: see `settings_to_test`.
-
-    Raises:
-        CheckpointError: when there is no checkpoint, or it is damaged.
-        ConfigError: for a wrong key or value.
-    """
-    own = ("", "") if cfg is None else (cfg.model.load_weights, cfg.data.save_dir)
-    checkpoint = Checkpoint.read(checkpoint_to_test(source, own[0], Path(own[1])))
-    cfg, changed = settings_to_test(checkpoint, cfg, typed)
-    set_setting(cfg, "model.load_weights", str(checkpoint.path))
-    set_setting(cfg, "model.resume", "")
-    return cfg, checkpoint, changed
-
-
-def settings_to_test(
-    checkpoint: Checkpoint, cfg: CfgNode | None, typed: Sequence[str]
-) -> tuple[CfgNode, dict[str, dict[str, Any]]]:
-    """The configuration for testing a checkpoint, and the settings in it that differ from the training.
-
-    Args:
-        checkpoint: of a run, or foreign weights.
         cfg: from a configuration file and ``typed``; None to take everything else from the run too.
         typed: ``KEY VALUE`` from the command line, which count more than the training's.
 
     Raises:
-        CheckpointError: for foreign weights without ``cfg``.
+        CheckpointError: when there is no checkpoint, it is damaged, or it has no settings and there is no ``cfg``.
         ConfigError: for a wrong key or value.
     """
-    path = checkpoint.path
-    stored = checkpoint.content.get("config")
-    if stored is None:
-        if cfg is None:
-            raise CheckpointError(f"'{path}' has no settings of a run; name them with --config-file")
-        return cfg, {}
+    own = ("", "") if cfg is None else (cfg.model.load_weights, cfg.data.save_dir)
+    path = checkpoint_to_test(source, own[0], Path(own[1]))
+    checkpoint = Checkpoint.read(path)
     trained = get_cfg()
-    merge(trained, stored, f"'{path}'")
+    if "config" in checkpoint.content:
+        merge(trained, checkpoint.content["config"], f"'{path}'")
+    elif cfg is None:
+        raise CheckpointError(f"'{path}' has no settings of a run; name them with --config-file")
+    else:
+        trained = cfg
     if cfg is None:
         cfg = trained.clone()
         set_setting(cfg, "data.save_dir", str(path.parent))
         for pair in pairs(typed):
             merge(cfg, pair, "command line")
     explicit = tuple(f"{name}." for pair in pairs(typed) for name, _ in settings(pair))
-    of_weights = _OF_WEIGHTS if image_only(cfg) == image_only(trained) else _OF_IMAGES
     changed = {}
+    of_weights = _OF_WEIGHTS if image_only(cfg) == image_only(trained) else _OF_IMAGES
     for name, _ in settings(trained):
         if not name.startswith(of_weights) or name.startswith(_NOT_OF_WEIGHTS):
             continue
@@ -126,7 +107,9 @@ def settings_to_test(
             changed[name] = {"trained": then, "tested": now}
         else:
             set_setting(cfg, name, then)
-    return cfg, changed
+    set_setting(cfg, "model.load_weights", str(path))
+    set_setting(cfg, "model.resume", "")
+    return cfg, checkpoint, changed
 
 
 def check_same_training(checkpoint: Checkpoint, record: Mapping[str, Any]) -> None:

@@ -52,9 +52,9 @@ DIGEST_LENGTH = 32  # hexadecimal digits
 # The only part that another dataset replaces, so the only one that weights for evaluation may lack.
 _CLASSIFIER = ("id_classifier.", "classifier.")
 # Types of the entries of a run's checkpoints.
-_TYPES: dict[str, type] = {"digest": str, "evaluated": bool, "classes": list, "bad_images": list}
+_TYPES: dict[str, type] = {"digest": str, "net_config": str, "evaluated": bool, "classes": list, "bad_images": list}
 _TYPES |= dict.fromkeys(("epoch", "step", "steps", "log"), int)
-_TYPES |= dict.fromkeys(("state_dict", "best", "config", "data", "held_out", "preprocess", "net_config"), dict)
+_TYPES |= dict.fromkeys(("state_dict", "best", "config", "data", "held_out", "preprocess"), dict)
 _TYPES |= dict.fromkeys(("losses", "optimizer", "scheduler", "scaler"), dict)
 # Parts of the Hugging Face encoders that the model does not use.
 _UNUSED = re.compile(r"^(visual|text)_encoder\.(.*\.)?(pooler\..*|position_ids)$")

@@ -23,9 +23,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-# Names in an exported config.json of arguments of `T2IReIDModel`.
-_EXPORTED = {IMAGE_KEY: "vision_config", TEXT_KEY: "text_config", "max_length": "max_text_length"}
-_STRUCTURE = ("num_classes", "disentangle", "fusion", "freeze_text", "max_length")
+# Arguments of `T2IReIDModel` that have the same name in an exported config.json.
+_STRUCTURE = ("num_classes", "disentangle", "fusion", "freeze_text")
 
 
 class Stored(NamedTuple):
@@ -55,10 +54,15 @@ def describe_model(
     """
     entries: dict[str, Any] = {
         "preprocess": preprocess_entry(preprocess),
-        "net_config": {
-            **{name: structure[name] for name in _STRUCTURE},
-            **{key: json.dumps(config.to_dict(), default=str) for key, config in encoders.items()},
-        },
+        "net_config": json.dumps(
+            {
+                "vision_config": encoders[IMAGE_KEY].to_dict(),
+                "text_config": encoders[TEXT_KEY].to_dict(),
+                "max_text_length": structure["max_length"],
+                **{name: structure[name] for name in _STRUCTURE},
+            },
+            default=str,
+        ),
         "classes": list(classes),
     }
     if getattr(tokenizer, "backend_tokenizer", None) is not None:
@@ -106,8 +110,14 @@ def _preprocess(entry: Any) -> Preprocess:
 
 
 def _net_config(entry: Any) -> dict[str, Any]:
-    encoders = {key: config_from_dict(parse_json(entry[key]), key) for key in (IMAGE_KEY, TEXT_KEY)}
-    return {**{name: entry[name] for name in _STRUCTURE}, **encoders}
+    """Arguments of `T2IReIDModel` from the content of an exported config.json."""
+    config = parse_json(entry)
+    return {
+        IMAGE_KEY: config_from_dict(config["vision_config"], IMAGE_KEY),
+        TEXT_KEY: config_from_dict(config["text_config"], TEXT_KEY),
+        "max_length": config["max_text_length"],
+        **{name: config[name] for name in _STRUCTURE},
+    }
 
 
 def _exported(checkpoint: Checkpoint) -> dict[str, Any]:
@@ -133,6 +143,5 @@ def _exported(checkpoint: Checkpoint) -> dict[str, Any]:
         roles = {role: token for role, token in settings.items() if role.endswith("_token") and isinstance(token, str)}
         content["tokenizer"] = json.dumps({**tokenizer, ROLES: roles} if roles else tokenizer)
     if config.get("model_type") == "t2ireid":
-        entry = {name: config[_EXPORTED.get(name, name)] for name in (*_STRUCTURE, IMAGE_KEY, TEXT_KEY)}
-        content["net_config"] = {**entry, **{key: json.dumps(entry[key]) for key in (IMAGE_KEY, TEXT_KEY)}}
+        content["net_config"] = json.dumps(config)
     return content

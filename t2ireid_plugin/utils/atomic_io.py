@@ -65,7 +65,7 @@ def atomic_folder(root: Path, name: str) -> Iterator[Path]:
     The next call for the same ``root`` removes what a killed process has left behind.
 
     Args:
-        root: a folder that does not exist.
+        root: a folder that does not exist, or that is replaced.
         name: of the option that chooses it, for the message.
 
     Raises:
@@ -81,6 +81,8 @@ def atomic_folder(root: Path, name: str) -> Iterator[Path]:
                 shutil.rmtree(draft, ignore_errors=True)
                 draft.mkdir()
                 yield draft
+                if root.exists():
+                    root.rename(base / "old")
                 draft.rename(root)
             finally:
                 shutil.rmtree(base, ignore_errors=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,13 +15,14 @@ from t2ireid_plugin.config import require_texts
 from t2ireid_plugin.data.benchmarks import BENCHMARKS
 from t2ireid_plugin.engine.record import open_run
 from t2ireid_plugin.engine.training_state import RESULTS
-from t2ireid_plugin.errors import CheckpointError, ConfigError, printable
+from t2ireid_plugin.errors import CheckpointError, ConfigError, DataError, printable
 from t2ireid_plugin.integrations.huggingface.model import T2IReIDConfig, T2IReIDForRetrieval
 from t2ireid_plugin.integrations.huggingface.model_card import describe_encoder, model_card
 from t2ireid_plugin.modeling.checkpoint import Checkpoint, copy_state_dict, weights_digest
-from t2ireid_plugin.modeling.encoders.loading import IMAGE_KEY, TEXT_KEY, build_tokenizer
+from t2ireid_plugin.modeling.encoders.loading import build_tokenizer
 from t2ireid_plugin.modeling.stored import read_stored
 from t2ireid_plugin.synthetic.folder import is_drawn
+from t2ireid_plugin.utils.atomic_io import atomic_folder
 from t2ireid_plugin.utils.text import first_line
 
 
@@ -52,35 +52,20 @@ def export(source: str | Path, folder: str | Path, opts: Sequence[str] = ()) -> 
     model = _build(cfg, checkpoint)
     copy_state_dict(checkpoint.state, model.model, checkpoint.path).require_complete(checkpoint.path)
     out = Path(folder)
-    draft, old = (out.with_name(f".{out.name}.{suffix}") for suffix in ("tmp", "old"))
     try:
-        shutil.rmtree(draft, ignore_errors=True)
-        draft.mkdir(parents=True)
-        model.save_pretrained(draft)
-        card = draft / "README.md"
-        card.write_text(_card(cfg, out.resolve().name, model.config, checkpoint), encoding="utf-8")
-        for file in draft.iterdir():  # safetensors makes files that only their owner can read
-            file.chmod(card.stat().st_mode)
-        _replace(out, draft, old)
-    except (OSError, SafetensorError) as error:
-        reason = getattr(error, "strerror", None) or first_line(error)
-        raise ConfigError(f"cannot write '{out}': {reason}; it is unchanged") from error
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
+        with atomic_folder(out, "OUT") as draft:
+            model.save_pretrained(draft)
+            card = draft / "README.md"
+            card.write_text(_card(cfg, out.resolve().name, model.config, checkpoint), encoding="utf-8")
+            for file in draft.iterdir():  # safetensors makes files that only their owner can read
+                file.chmod(card.stat().st_mode)
+            others = {path.name for path in out.glob("*")} - {path.name for path in draft.iterdir()}
+            if others:
+                name = printable(min(others))
+                raise ConfigError(f"'{out}' holds '{name}', which is not part of an export; choose another folder")
+    except SafetensorError as error:
+        raise DataError(f"'{out}' cannot be written: {first_line(error)}") from error
     return out
-
-
-def _replace(out: Path, draft: Path, old: Path) -> None:
-    """Puts ``draft`` in the place of an older export or an empty folder ``out``, which is ``old`` for a moment."""
-    if out.exists():
-        others = {path.name for path in out.iterdir()} - {path.name for path in draft.iterdir()}
-        if others:
-            name = printable(min(others))
-            raise ConfigError(f"'{out}' holds '{name}', which is not part of an export; choose another folder")
-        shutil.rmtree(old, ignore_errors=True)
-        out.rename(old)
-    draft.rename(out)
-    shutil.rmtree(old, ignore_errors=True)
 
 
 def _build(cfg: CfgNode, checkpoint: Checkpoint) -> T2IReIDForRetrieval:
@@ -88,12 +73,11 @@ def _build(cfg: CfgNode, checkpoint: Checkpoint) -> T2IReIDForRetrieval:
     stored = read_stored(checkpoint)
     if not stored.net_config:
         raise CheckpointError(f"'{checkpoint.path}' does not describe its model; use a checkpoint of a run")
-    structure = dict(stored.net_config)
-    vision_config, text_config = structure.pop(IMAGE_KEY), structure.pop(TEXT_KEY)
-    tokenizer = stored.tokenizer or build_tokenizer(cfg.model.bert_base_path, text_config.vocab_size)
-    structure["max_text_length"] = structure.pop("max_length")
     texts = {"id_instruction": cfg.data.id_instruction, "cloth_instruction": cfg.data.cloth_instruction}
-    config = T2IReIDConfig(vision_config, text_config, **structure, **texts)
+    config = T2IReIDConfig(**json.loads(checkpoint.content["net_config"]), **texts)
+    for encoder in (config.vision_config, config.text_config):
+        encoder._name_or_path = ""  # a folder on this machine
+    tokenizer = stored.tokenizer or build_tokenizer(cfg.model.bert_base_path, config.text_config.vocab_size)
     if stored.classes:
         config.id2label = dict(enumerate(stored.classes))
         config.label2id = {name: number for number, name in config.id2label.items()}

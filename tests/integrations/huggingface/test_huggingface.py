@@ -589,7 +589,7 @@ def test_export_refuses_what_it_cannot_load(tiny_run, tmp_path, capsys, names, w
 def test_export_to_a_file_is_refused(tiny_run, tmp_path, capsys):
     (tmp_path / "out").write_text("")
     assert main(["export", str(tiny_run.folder), str(tmp_path / "out")]) == 2
-    assert f"cannot write '{tmp_path / 'out'}'" in capsys.readouterr().err
+    assert f"'{tmp_path / 'out'}' cannot be written" in capsys.readouterr().err
 
 
 @pytest.mark.slow
