@@ -59,7 +59,8 @@ def export(source: str | Path, folder: str | Path, opts: Sequence[str] = ()) -> 
             card.write_text(_card(cfg, out.resolve().name, model.config, checkpoint), encoding="utf-8")
             for file in draft.iterdir():  # safetensors makes files that only their owner can read
                 file.chmod(card.stat().st_mode)
-            others = {path.name for path in out.glob("*")} - {path.name for path in draft.iterdir()}
+            older = out.iterdir() if out.exists() else ()
+            others = {path.name for path in older} - {path.name for path in draft.iterdir()}
             if others:
                 name = printable(min(others))
                 raise ConfigError(f"'{out}' holds '{name}', which is not part of an export; choose another folder")
