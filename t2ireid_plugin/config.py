@@ -29,16 +29,7 @@ from t2ireid_plugin.utils.safe_io import MAX_CONFIG_BYTES, parse_yaml, read_byte
 
 MODEL_NAME = "t2ireid_vit_mamba"
 # Of images and texts, in the order in which they are applied.
-TRANSFORMS = (
-    "random_flip",
-    "random_crop",
-    "random_patch",
-    "color_jitter",
-    "random_erase",
-    "drop_words",
-    "mask_words",
-)
-
+TRANSFORMS = ("random_flip", "random_crop", "random_patch", "color_jitter", "random_erase", "drop_words", "mask_words")
 
 # Image size, mean and standard deviation are None, the model's own: torchreid's defaults (256 x 128, ImageNet's mean)
 # would reach a ViT that was trained with others, and nobody would notice.

@@ -137,6 +137,8 @@ def check_common(cfg: CfgNode) -> None:
     for key in ("norm_mean", "norm_std"):
         if cfg.data[key] is not None and len(cfg.data[key]) != 3:
             raise ConfigError(f"data.{key}: {cfg.data[key]} must be three numbers")
+    if cfg.data.k_tfm != 1:
+        raise ConfigError(f"data.k_tfm: {cfg.data.k_tfm} must be 1; training reads one view of an image")
     if not cfg.data.sources or not cfg.data.targets:
         raise ConfigError("data.sources and data.targets must each name a dataset")
     divisor = BATCH_DIVISORS.get(cfg.sampler.train_sampler)
@@ -186,8 +188,6 @@ def _check_data(cfg: CfgNode) -> None:
     check_choice("data.on_bad_image", cfg.data.on_bad_image, ("error", "skip"))
     check_choice("data.id_instruction", cfg.data.id_instruction, tuple(TEXT_FIELDS))
     check_choice("data.cloth_instruction", cfg.data.cloth_instruction, tuple(TEXT_FIELDS))
-    if cfg.data.k_tfm != 1:
-        raise ConfigError(f"data.k_tfm: {cfg.data.k_tfm} views of an image are not supported, only 1")
 
 
 def _check_text_feature_cache(cfg: CfgNode) -> None:
@@ -237,14 +237,10 @@ def check_files(cfg: CfgNode) -> None:
         + [functools.partial(check_source, cfg.model[key], key) for key in encoders]
         + [functools.partial(check_weights, cfg)]
     )
-    if not cfg.data.sources:
-        return
-    stored_config(cfg.model.bert_base_path or to_dict(cfg.model.bert_config), TEXT_KEY)
-    check_image_size(
-        stored_config(cfg.model.vit_pretrained or to_dict(cfg.model.vit_config), IMAGE_KEY),
-        cfg.data.height,
-        cfg.data.width,
-    )
+    if cfg.data.sources:
+        stored_config(cfg.model.bert_base_path or to_dict(cfg.model.bert_config), TEXT_KEY)
+        encoder = stored_config(cfg.model.vit_pretrained or to_dict(cfg.model.vit_config), IMAGE_KEY)
+        check_image_size(encoder, cfg.data.height, cfg.data.width)
 
 
 def check_weights(cfg: CfgNode) -> None:

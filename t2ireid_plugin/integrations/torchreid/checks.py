@@ -68,8 +68,6 @@ def check_config(cfg: CfgNode) -> None:
             f"train.fixbase_epoch: {cfg.train.fixbase_epoch} must be 0; with loss.triplet.weight_x 0 the classifier "
             "is not trained"
         )
-    if cfg.data.k_tfm != 1:
-        raise ConfigError(f"data.k_tfm: {cfg.data.k_tfm} must be 1; torchreid's engines read one view of an image")
     _check_names_of_torchreid(cfg)
     used = {**_USED, "model": (*_USED["model"], *(_OUR_MODELS if cfg.model.name in MODELS else ()))}
     for name, value in changed_keys(cfg).items():

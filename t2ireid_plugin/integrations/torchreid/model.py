@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from t2ireid_plugin.errors import ConfigError, InputError, check_choice
+from t2ireid_plugin.errors import InputError, check_choice
 from t2ireid_plugin.integrations.torchreid.registration import LOSSES
 from t2ireid_plugin.modeling.checkpoint import Checkpoint, LoadReport, copy_state_dict
 from t2ireid_plugin.modeling.encoders.loading import IMAGE_KEY
@@ -57,8 +57,6 @@ class T2IReIDImageModel(ImageEmbedder):
         disentangle: Mapping[str, Any] = DEFAULTS["disentangle"],
     ) -> None:
         check_choice("loss", loss, LOSSES)
-        if num_classes < 1:
-            raise ConfigError(f"num_classes: {num_classes} must be at least 1")
         # The default is ViT-B/16, the same as transformers' default configuration: no file is needed for its shape.
         source = {} if vit_pretrained == DEFAULTS[IMAGE_KEY] and not pretrained else vit_pretrained
         super().__init__(source, disentangle, branch, pretrained)

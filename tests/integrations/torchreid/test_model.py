@@ -140,7 +140,6 @@ def test_an_encoder_from_a_folder(folders):
     [
         ({"loss": "terms"}, "loss: unknown 'terms'; valid: softmax, triplet"),
         ({"branch": "face"}, "branch: unknown 'face'; valid: identity, clothing, both"),
-        ({"num_classes": 0}, "num_classes: 0 must be at least 1"),
         ({"disentangle": {"tokens": "some"}}, "disentangle.tokens: unknown 'some'"),
         ({"vit_pretrained": {"hiden_size": 3}}, "vit_pretrained: .*unknown hiden_size"),
         (
