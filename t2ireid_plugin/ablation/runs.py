@@ -5,6 +5,7 @@ After its training a run can be probed, by ``t2ireid probe`` in another process.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shlex
@@ -46,7 +47,7 @@ def train_all(runs: Sequence[Run], jobs: int = 1, threads: int = 1, probe: Seque
         print(f"{len(runs) - len(due)} of {len(runs)} runs are done already", file=sys.stderr)
     failures: list[str] = []
     # The processes end before the pool, whose threads wait for them, so that an interrupted grid stops training.
-    with ThreadPoolExecutor(jobs) as pool, _Processes(threads) as processes:
+    with ThreadPoolExecutor(jobs) as pool, contextlib.closing(_Processes(threads)) as processes:
         futures = {pool.submit(processes.train_and_probe, run, probe): run for run in due}
         for future in show_progress(as_completed(futures), len(due), "training", "run"):
             if (failure := future.result()) is not None:
@@ -91,10 +92,8 @@ class _Processes:
         self.running: set[subprocess.Popen[bytes]] = set()
         self.stopped = False
 
-    def __enter__(self) -> _Processes:
-        return self
-
-    def __exit__(self, *_: object) -> None:
+    def close(self) -> None:
+        """Asks the running processes to save themselves and end, and starts no others."""
         self.stopped = True
         for process in list(self.running):
             process.terminate()

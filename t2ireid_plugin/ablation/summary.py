@@ -46,16 +46,14 @@ def summarize(grid: Grid, runs: Sequence[Run], target: str) -> list[Row]:
             continue
         results = [read_json(run.folder / RESULTS) for run in own]
         metrics = [result["metrics"][target][OFFICIAL] for result in results]
-        shared = [run for run in own if run.seed in baseline] if row != grid.baseline else []
-        differences = None
-        if shared:
-            differences = _differences([baseline[run.seed] for run in shared], [_record(run, target) for run in shared])
+        shared = [run for run in own if run.seed in baseline and row != grid.baseline]
+        pairs = [(baseline[run.seed], _record(run, target)) for run in shared]
         rows.append(
             {
                 "row": row,
                 "seeds": [run.seed for run in own],
                 "metrics": {name: _spread([float(values[name]) for values in metrics]) for name in METRICS},
-                "differences": differences,
+                "differences": _differences(*zip(*pairs)) if pairs else None,
                 "seconds": statistics.median(result["seconds"] for result in results),
                 "parameters": results[0]["parameters"],
             }

@@ -74,7 +74,7 @@ def probes_path(folder: Path, target: str) -> Path:
 def _probe_target(cfg: CfgNode, model: T2IReIDModel, loaders: Loaders, target: str, truth: Truth) -> dict[str, Any]:
     """Measures and prints; returns the results for the file."""
     features = embed_photos(model, loaders["gallery"], target)
-    table = probe_attributes(features, {"identity": truth.identity, "clothing": truth.clothing}, truth.pids)
+    table = probe_attributes(features, truth.attributes, truth.pids)
     print(f"\n{target}, {len(truth.pids):,} photos\n{format_probes(table)}")
     results: dict[str, Any] = {"probes": {"folds": FOLDS, "C": C, "samples": SAMPLES, **table}}
     if truth.outfits.any():  # someone wears a second one

@@ -17,18 +17,18 @@ def pattern_texture(canvas: Canvas, pattern: str, colour: Paint, second: Paint) 
     """Cloth in two colours as an image of the canvas's size [H, W, 4]; a period is 5 to 7 % of the body height."""
     texture = np.full_like(canvas.image, colour)
     height, width = texture.shape[:2]
-    rows, columns = np.arange(height), np.arange(width)
     unit = canvas.scale
+
+    def bands(length: int, period: float) -> np.ndarray:
+        return (np.arange(length) // (period * unit)).astype(int) % 2 == 0
+
     if pattern == "horizontal stripes":
-        texture[(rows // (0.033 * unit)).astype(int) % 2 == 0] = second
+        texture[bands(height, 0.033)] = second
     elif pattern == "vertical stripes":
-        texture[:, (columns // (0.024 * unit)).astype(int) % 2 == 0] = second
+        texture[:, bands(width, 0.024)] = second
     elif pattern == "checked":
-        across = (rows // (0.032 * unit)).astype(int) % 2 == 0
-        along = (columns // (0.032 * unit)).astype(int) % 2 == 0
-        mixed = tuple((a + b) // 2 for a, b in zip(colour, second, strict=True))
-        texture[across] = mixed
-        texture[:, along] = mixed
+        across, along = bands(height, 0.032), bands(width, 0.032)
+        texture[across] = texture[:, along] = tuple((a + b) // 2 for a, b in zip(colour, second, strict=True))
         texture[np.ix_(across, along)] = second
     elif pattern == "dotted":
         step, radius = 0.05 * unit, max(2, round(0.0145 * unit))

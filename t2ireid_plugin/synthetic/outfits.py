@@ -12,7 +12,6 @@ from t2ireid_plugin.synthetic.attributes import Clothing, Person, sample_clothin
 SPLITS = ("train", "val", "test")
 MAX_OUTFITS = 3  # as there are three kinds of shoes, and all outfits of a person have different ones
 _ABSENT = ("none", "plain")
-_MAY_REPEAT = ("sleeve",)  # long or short: of three outfits two must share it
 
 
 def sample_cast(arguments: Mapping[str, int]) -> list[tuple[str, list[Person]]]:
@@ -40,7 +39,8 @@ def sample_cast(arguments: Mapping[str, int]) -> list[tuple[str, list[Person]]]:
 
 def _share_an_item(first: Clothing, second: Clothing) -> bool:
     worn, other = asdict(first), asdict(second)
-    return any(worn[name] == other[name] not in _ABSENT for name in worn if name not in _MAY_REPEAT)
+    del worn["sleeve"]  # long or short: of three outfits two must share it
+    return any(other[name] == value not in _ABSENT for name, value in worn.items())
 
 
 def outfit_of(photo: int, photos: int, outfits: int) -> int:

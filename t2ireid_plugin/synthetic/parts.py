@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
 import cv2
 import numpy as np
@@ -37,14 +37,6 @@ _CHIN = 0.16  # body heights below the top of the head; skin above it is the hea
 _MAX_DIFFERENCE = 10.0
 
 
-class DrawnPhoto(NamedTuple):
-    """A written photo and its segmentation."""
-
-    file_path: str  # as in reid_raw.json
-    pid: int
-    labels: Labels
-
-
 def part_labels(person: Person, shot: Shot) -> Labels:
     """Part of each pixel ``[H, W]`` of the photo that `draw_person` draws."""
     figure = draw_figure(person, shot)
@@ -67,8 +59,10 @@ def part_masks(labels: Labels) -> dict[str, Mask]:
     return {**masks, "garments": np.logical_or.reduce([masks[name] for name in GARMENTS])}
 
 
-def drawn_photos(root: str | Path, split: str = "test") -> Iterator[DrawnPhoto]:
-    """Photos of one split under ``root/CUHK-PEDES``, in the order of their annotations; each is drawn again.
+def drawn_photos(root: str | Path, split: str = "test") -> Iterator[tuple[dict[str, Any], Labels]]:
+    """Rows of one split of ``root/CUHK-PEDES/reid_raw.json``, each with the segmentation of its photo.
+
+    The photos are drawn again.
 
     Raises:
         DataError: when the folder was not written by `write_synthetic`, was drawn by another version, or has no such
@@ -88,4 +82,4 @@ def drawn_photos(root: str | Path, split: str = "test") -> Iterator[DrawnPhoto]:
             written = read_pixels(file)[..., ::-1]
             if written.shape != image.shape or cv2.absdiff(written, image).mean() > _MAX_DIFFERENCE:
                 raise DataError(f"'{file}' is not the photo that the arguments in synthetic.json give; draw it again")
-            yield DrawnPhoto(row["file_path"], pid, part_labels(photo.person, photo.shot))
+            yield row, part_labels(photo.person, photo.shot)

@@ -45,6 +45,19 @@ WORDS: dict[str, tuple[str, ...]] = {  # by sex, age, build, height, skin, glass
     "cap": ("cap", "baseball cap"),
     "beanie": ("beanie", "woolly hat"),
 }
+HAIR = {  # by style; others are "short black hair"
+    "bald": ("a bald head", "a shaved head"),
+    "ponytail": ("{colour} hair tied in a ponytail", "{a_colour} ponytail"),
+    "bun": ("{colour} hair tied in a bun", "{colour} hair worn in a bun"),
+}
+PATTERNS = {
+    "horizontal stripes": ("{both} horizontally striped {noun}", "{colour} {noun} with {second} horizontal stripes"),
+    "vertical stripes": ("{both} vertically striped {noun}", "{colour} {noun} with {second} vertical stripes"),
+    "checked": ("{both} checked {noun}", "{both} plaid {noun}", "{colour} {noun} with {second} checks"),
+    "dotted": ("{colour} {noun} with {second} dots", "{colour} polka dot {noun} with {second} spots"),
+    "logo": ("{colour} {noun} with {a_second} logo", "{colour} {noun} with {a_second} print"),
+    "two-tone": ("{colour} {noun} with {second} sleeves", "{both} two-tone {noun}"),
+}
 
 
 class Phrase(NamedTuple):
@@ -84,17 +97,10 @@ def subject(looks: Looks, details: Set[str], rng: np.random.Generator) -> Phrase
 
 def hair(looks: Looks, rng: np.random.Generator) -> Phrase:
     """The hair: "short black hair", "a brown ponytail", "a bald head"."""
-    style = looks["hair_style"]
-    if style == "bald":
-        return Phrase(choose(rng, "a bald head", "a shaved head"), frozenset({"hair_style"}))
-    colour = colour_word(looks["hair_colour"], rng)
-    if style == "ponytail":
-        text = choose(rng, f"{colour} hair tied in a ponytail", with_article(f"{colour} ponytail"))
-    elif style == "bun":
-        text = choose(rng, f"{colour} hair tied in a bun", f"{colour} hair worn in a bun")
-    else:
-        text = f"{style} {colour} hair"
-    return Phrase(text, frozenset({"hair_style", "hair_colour"}))
+    style, colour = looks["hair_style"], colour_word(looks["hair_colour"], rng)
+    template = choose(rng, *HAIR.get(style, ("{style} {colour} hair",)))
+    text = template.format(style=style, colour=colour, a_colour=with_article(colour))
+    return Phrase(text, frozenset({"hair_style"} if style == "bald" else {"hair_style", "hair_colour"}))
 
 
 def trait(name: str, looks: Looks, rng: np.random.Generator) -> Phrase:
@@ -111,7 +117,9 @@ def upper(looks: Looks, details: Set[str], rng: np.random.Generator) -> Phrase:
         colour = f"{looks['sleeve']}-sleeved {colour}"
         attributes.add("sleeve")
     if "pattern" in details:
-        text = _patterned(looks["pattern"], colour, colour_word(looks["pattern_colour"], rng), noun, rng)
+        second = colour_word(looks["pattern_colour"], rng)
+        words = {"both": f"{colour} and {second}", "second": second, "a_second": with_article(second)}
+        text = with_article(choose(rng, *PATTERNS[looks["pattern"]]).format(colour=colour, noun=noun, **words))
         attributes |= {"pattern", "pattern_colour"}
     else:
         text = with_article(f"{colour} {noun}")
@@ -121,36 +129,12 @@ def upper(looks: Looks, details: Set[str], rng: np.random.Generator) -> Phrase:
     return Phrase(text, frozenset(attributes))
 
 
-def _patterned(pattern: str, colour: str, second: str, noun: str, rng: np.random.Generator) -> str:
-    both = f"{colour} and {second}"
-    options = {
-        "horizontal stripes": (
-            f"{both} horizontally striped {noun}",
-            f"{colour} {noun} with {second} horizontal stripes",
-        ),
-        "vertical stripes": (f"{both} vertically striped {noun}", f"{colour} {noun} with {second} vertical stripes"),
-        "checked": (f"{both} checked {noun}", f"{both} plaid {noun}", f"{colour} {noun} with {second} checks"),
-        "dotted": (f"{colour} {noun} with {second} dots", f"{colour} polka dot {noun} with {second} spots"),
-        "logo": (
-            f"{colour} {noun} with {with_article(second)} logo",
-            f"{colour} {noun} with {with_article(second)} print",
-        ),
-        "two-tone": (f"{colour} {noun} with {second} sleeves", f"{both} two-tone {noun}"),
-    }[pattern]
-    return with_article(choose(rng, *options))
-
-
-def lower(looks: Looks, rng: np.random.Generator) -> Phrase:
-    """Trousers, shorts or a skirt; a dress has no lower garment of its own."""
-    text = f"{colour_word(looks['lower_colour'], rng)} {choose(rng, *WORDS[looks['lower_kind']])}"
-    if looks["lower_kind"] == "skirt":
-        text = with_article(text)
-    elif rng.random() < 0.12:
-        text = f"a pair of {text}"
-    return Phrase(text, frozenset({"lower_kind", "lower_colour"}))
-
-
 def item(name: str, looks: Looks, rng: np.random.Generator) -> Phrase:
-    """The shoes, the bag or the hat: "white trainers", "a black rucksack", "an orange cap"."""
-    text = f"{colour_word(looks[f'{name}_colour'], rng)} {choose(rng, *WORDS[looks[f'{name}_kind']])}"
-    return Phrase(text if name == "shoes" else with_article(text), frozenset({f"{name}_kind", f"{name}_colour"}))
+    """The lower garment, shoes, bag or hat: "blue jeans", "white trainers", "a black rucksack", "an orange cap"."""
+    kind = looks[f"{name}_kind"]
+    text = f"{colour_word(looks[f'{name}_colour'], rng)} {choose(rng, *WORDS[kind])}"
+    if name in ("bag", "hat") or kind == "skirt":
+        text = with_article(text)
+    elif name == "lower" and rng.random() < 0.12:
+        text = f"a pair of {text}"
+    return Phrase(text, frozenset({f"{name}_kind", f"{name}_colour"}))

@@ -97,8 +97,8 @@ def _choose_content(person: Person, visible: Set[str], rng: np.random.Generator)
     if skip > 0.03 or not has_lower:
         parts["upper"] = phrases.upper(looks, details, rng)
     if has_lower and not 0.03 < skip < 0.08:
-        parts["lower"] = phrases.lower(looks, rng)
-    for name in ("shoes", "bag", "hat"):
+        details.add("lower")
+    for name in ("lower", "shoes", "bag", "hat"):
         if name in details:
             parts[name] = phrases.item(name, looks, rng)
     return _Content(looks["sex"], parts)

@@ -24,10 +24,10 @@ _ABSENT = ("none", "plain")
 
 
 class Truth(NamedTuple):
-    """Labels of ``n`` photos: for each attribute strings ``[n]``, `NOT_SHOWN` where a photo does not show it."""
+    """Labels of ``n`` photos."""
 
-    identity: dict[str, npt.NDArray[np.str_]]  # attributes that stay when the person changes clothes
-    clothing: dict[str, npt.NDArray[np.str_]]
+    # By side (identity stays when the person changes clothes) and name: strings [n], `NOT_SHOWN` where not visible.
+    attributes: dict[str, dict[str, npt.NDArray[np.str_]]]
     pids: npt.NDArray[np.int64]  # [n]
     outfits: npt.NDArray[np.int64]  # [n] number of the person's outfit, from 0
 
@@ -45,11 +45,12 @@ def read_truth(root: str | os.PathLike, paths: Sequence[str]) -> Truth:
         if name not in photos:
             raise DataError(f"'{path}' is not one of the drawn photos in '{folder}'")
     rows = [_labels(content["people"], photos[name]) for name in names]
-    identity, clothing = (
-        {key: np.array([row[side][key] for row in rows]) for key in rows[0][side]} for side in ("identity", "clothing")
-    )
+    attributes = {
+        side: {name: np.array([row[side][name] for row in rows]) for name in rows[0][side]}
+        for side in ("identity", "clothing")
+    }
     pids = np.array([photos[name]["id"] for name in names], np.int64)
-    return Truth(identity, clothing, pids, np.array([photos[name].get("outfit", 0) for name in names], np.int64))
+    return Truth(attributes, pids, np.array([photos[name].get("outfit", 0) for name in names], np.int64))
 
 
 def _labels(people: Mapping[str, Any], photo: Mapping[str, Any]) -> dict[str, dict[str, str]]:

@@ -41,8 +41,7 @@ def plot_cmc(curves: Mapping[str, Array]) -> bytes:
     # From 0, unless all curves are so high that they would be hard to distinguish.
     axes.set_ylim(0.0 if lowest < 0.6 else np.floor(10 * lowest - 0.5) / 10, 1.01)
     axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-    axes.set_xlabel("rank k")
-    axes.set_ylabel("queries with a match in the top k")
+    axes.set(xlabel="rank k", ylabel="queries with a match in the top k")
     axes.legend(loc="best", frameon=False, fontsize=9)
     return _png(figure)
 
@@ -73,18 +72,15 @@ def plot_similarities(positives: Array, negatives: Array) -> bytes:
     axes.set_ylim(bottom=0)
     axes.yaxis.set_major_formatter(PercentFormatter(1))
     axes.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
-    axes.set_xlabel("cosine similarity of query and gallery entry")
-    axes.set_ylabel("share of pairs")
+    axes.set(xlabel="cosine similarity of query and gallery entry", ylabel="share of pairs")
     axes.legend(loc="best", frameon=False, title=f"overlap {100 * np.minimum(same, other).sum():.1f} %")
     return _png(figure)
 
 
 def _figure() -> tuple[Figure, Axes]:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(6.4, 4.0), dpi=100, layout="constrained", facecolor="white")
-    FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     axes.grid(color=_GRID, linewidth=0.8)
     axes.set_axisbelow(True)

@@ -103,9 +103,8 @@ def _draw_attention(folder: Path, target: Target, model: T2IReIDModel, transform
     images = Path(target.drawn_root) / FOLDER / "imgs"
     try:
         photos = list(drawn_photos(target.drawn_root, target.split))
-        maps = photo_maps(model, [images / photo.file_path for photo in photos], transform)
-        masks = (part_masks(photo.labels) for photo in photos)
-        shares = attention_shares(maps, masks, [photo.pid for photo in photos])
+        maps = photo_maps(model, [images / row["file_path"] for row, _ in photos], transform)
+        shares = attention_shares(maps, (part_masks(labels) for _, labels in photos), [row["id"] for row, _ in photos])
     except DataError as error:  # drawn by another version, or changed since; the other pictures are unaffected
         return attention_section(pictures, note=f"The body parts of the drawn people are unknown: {error}.")
     content = json.dumps({"photos": len(photos), "parts": shares}, indent=2)

@@ -102,5 +102,5 @@ def test_the_dataset_and_the_parts_read_several_outfits(two):
     """`drawn_photos` draws each photo again and compares it with the file; a person's photos show both outfits."""
     dataset = CaptionDataset(two.parent, spec=BENCHMARKS["cuhkpedes"])
     assert dataset.counts["test"] == (16 * 4, 16, 16 * 4 * 2)
-    for photo in islice(drawn_photos(two.parent), 4):
-        assert photo.labels.shape == read_pixels(two / "imgs" / photo.file_path).shape[:2]
+    for row, labels in islice(drawn_photos(two.parent), 4):
+        assert labels.shape == read_pixels(two / "imgs" / row["file_path"]).shape[:2]

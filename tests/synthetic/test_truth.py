@@ -27,15 +27,15 @@ def test_values_are_those_of_the_person_in_the_outfit(drawn):
     truth = read_truth(root, paths)
     assert truth.pids.tolist() == [photo["id"] for photo in photos]
     assert truth.outfits.tolist() == [photo.get("outfit", 0) for photo in photos]
-    assert list(truth.identity) == [
+    assert list(truth.attributes["identity"]) == [
         "sex", "age", "build", "height", "skin", "hair_style", "hair_colour", "glasses"
     ]  # fmt: skip
-    assert set(truth.clothing).isdisjoint(truth.identity)
-    assert len(truth.clothing) == 14
+    assert set(truth.attributes["clothing"]).isdisjoint(truth.attributes["identity"])
+    assert len(truth.attributes["clothing"]) == 14
     for i, photo in enumerate(photos):
         person = people[str(photo["id"])]
         worn = person["outfits"][photo["outfit"]] if "outfits" in person else person["clothing"]
-        for side, values in ((truth.identity, person["identity"]), (truth.clothing, worn)):
+        for side, values in ((truth.attributes["identity"], person["identity"]), (truth.attributes["clothing"], worn)):
             for name, labels in side.items():
                 assert labels[i] in (values[name], NOT_SHOWN)
                 if values[name] not in ("none", "plain") and name != "age":
@@ -48,16 +48,16 @@ def test_attributes_that_a_photo_does_not_show_have_no_label(drawn):
     back = np.array([photo["viewpoint"] == "back" for photo in photos])
     assert 10 < back.sum() < len(back) - 10
     for name in ("age", "skin", "glasses"):
-        assert (truth.identity[name][back] == NOT_SHOWN).all()
-        assert (truth.identity[name][~back] != NOT_SHOWN).mean() > 0.6
-    assert {"none", "glasses"} <= set(truth.identity["glasses"])
+        assert (truth.attributes["identity"][name][back] == NOT_SHOWN).all()
+        assert (truth.attributes["identity"][name][~back] != NOT_SHOWN).mean() > 0.6
+    assert {"none", "glasses"} <= set(truth.attributes["identity"]["glasses"])
     bald = np.array([people[str(photo["id"])]["identity"]["hair_style"] == "bald" for photo in photos])
-    assert (truth.identity["hair_colour"][bald] == NOT_SHOWN).all()
+    assert (truth.attributes["identity"]["hair_colour"][bald] == NOT_SHOWN).all()
 
 
 def test_an_absent_item_has_a_kind_but_not_a_colour(drawn):
     root, paths, *_ = drawn
-    clothing = read_truth(root, paths).clothing
+    clothing = read_truth(root, paths).attributes["clothing"]
     for kind, colour, nothing in (
         ("bag_kind", "bag_colour", "none"),
         ("hat_kind", "hat_colour", "none"),

@@ -127,13 +127,13 @@ def test_attention_shares_are_the_models(drawn, synthetic, tiny_run, tested):
     model = tested.model.eval()
     assert (transform.height, transform.width) == (32, 16)
     means = {"head": [], "garments": []}
-    for photo in drawn_photos(synthetic.root):
-        image = transform.tensor(transform.load(synthetic.root / "CUHK-PEDES" / "imgs" / photo.file_path))
+    for row, labels in drawn_photos(synthetic.root):
+        image = transform.tensor(transform.load(synthetic.root / "CUHK-PEDES" / "imgs" / row["file_path"]))
         with torch.no_grad():
             tokens = model.visual_encoder(image[None]).last_hidden_state
             weights = model.disentangle.attention_weights(tokens)[0].mean(dim=(1, 2))[0, 1:]  # without the class token
         attention = (weights / weights.sum()).reshape(4, 2).numpy()
-        masks = part_masks(photo.labels)
+        masks = part_masks(labels)
         for part, values in means.items():
             # The same mask, pixel by pixel: each pixel has its patch's attention over the patch's pixels.
             height, width = masks[part].shape
