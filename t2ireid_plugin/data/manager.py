@@ -18,12 +18,12 @@ from typing import Any
 
 import cv2
 import torch
-from torch.utils.data import DataLoader
+from torch.utils.data import BatchSampler, DataLoader
 from torchreid import data as torchreid_data
 
 from t2ireid_plugin.data.dataset import CaptionDataset
 from t2ireid_plugin.data.item_table import labels
-from t2ireid_plugin.data.sampling import SeededBatches, seeded, strided_batches
+from t2ireid_plugin.data.sampling import SeededBatches, seeded
 from t2ireid_plugin.data.transforms import TestTransform, TrainTransform
 from t2ireid_plugin.errors import DataError
 from t2ireid_plugin.utils.signals import STOP_SIGNALS, defer_signals
@@ -122,7 +122,7 @@ class CaptionDataManager(torchreid_data.datamanager.DataManager):
         for name in targets:
             for part in ("query", "gallery"):
                 items = datasets[name].with_mode(part, transform_te)
-                in_order = strided_batches(len(items), batch_size_test, share)
+                in_order = list(BatchSampler(range(len(items)), batch_size_test, drop_last=False))[share[0] :: share[1]]
                 self.test_loader[name][part] = _Loader(items, batch_sampler=in_order, **options)
                 self.test_dataset[name][part] = items.data
 

@@ -93,15 +93,3 @@ class SeededBatches(Sampler[list[SampleKey]]):
             with seeded(derive_seed(self.seed, epoch)):
                 self._drawn = epoch, [int(index) for index in self.sampler]
         return self._drawn[1]
-
-
-def strided_batches(items: int, batch_size: int, share: tuple[int, int]) -> list[list[int]]:
-    """Consecutive batches of ``range(items)`` in order, of which each process takes every n-th.
-
-    Args:
-        items: number of items.
-        batch_size: items per batch; the last batch may be smaller.
-        share: (rank, world size).
-    """
-    starts = range(share[0] * batch_size, items, share[1] * batch_size)
-    return [list(range(start, min(start + batch_size, items))) for start in starts]

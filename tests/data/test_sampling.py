@@ -10,7 +10,7 @@ from torchreid import data as torchreid_data
 from t2ireid_plugin.data.benchmarks import BENCHMARKS
 from t2ireid_plugin.data.dataset import CaptionDataset
 from t2ireid_plugin.data.item_table import labels
-from t2ireid_plugin.data.sampling import SeededBatches, derive_seed, seed_all, seeded, strided_batches
+from t2ireid_plugin.data.sampling import SeededBatches, derive_seed, seed_all, seeded
 from t2ireid_plugin.data.transforms import TRANSFORMS, TrainTransform
 
 LABELS = [("", pid, camid, pid % 2) for pid in range(13) for camid in (0, 1, 2) for _ in range(2 + pid % 3)]
@@ -82,13 +82,6 @@ def test_processes_split_each_batch(processes):
         assert [key for part in parts for key in part] == batch
         for part in parts:  # four items per identity, all in one process
             assert sorted(Counter(LABELS[key.item][1] for key in part).values()) == [4] * (6 // processes)
-
-
-@pytest.mark.parametrize(("items", "size", "processes"), [(10, 3, 1), (10, 3, 2), (10, 3, 4), (2, 3, 3), (12, 3, 2)])
-def test_processes_take_turns_with_test_batches(items, size, processes):
-    expected = [list(range(items))[i : i + size] for i in range(0, items, size)]
-    for rank in range(processes):
-        assert strided_batches(items, size, (rank, processes)) == expected[rank::processes]
 
 
 # With images

@@ -313,9 +313,9 @@ def test_bad_json_lines_are_refused(place, line, words):
     [
         ({"val_share": -0.1}, "--val-share -0.1 must be at least 0"),
         ({"val_share": float("nan")}, "--val-share nan"),
-        ({"test_share": 0}, "--test-share 0 must be between 0 and 1"),
+        ({"test_share": 0}, "--test-share 0 above 0"),
         ({"test_share": 1.0}, "--test-share 1.0"),
-        ({"val_share": 0.5, "test_share": 0.5}, "must sum to less than 1"),
+        ({"val_share": 0.5, "test_share": 0.5}, "their sum less than 1"),
         ({"seed": -1}, "--seed -1"),
         ({"link": "teleport"}, "--link 'teleport' must be one of copy, symlink, hard"),
     ],

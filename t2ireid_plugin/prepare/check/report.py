@@ -42,7 +42,6 @@ KINDS: dict[str, tuple[str, str]] = {
     "caption_twice_in_row": (WARNING, "rows with the same caption twice"),
     "caption_of_two_identities": (WARNING, "captions shared by several identities"),
     "caption_other_script": (WARNING, "captions in another script than most"),
-    "caption_mostly_unknown": (WARNING, "captions mostly of unknown tokens"),
     "counts_differ": (WARNING, "counts that differ from the publishers'"),
     "caption_cut": (INFO, "captions longer than the model reads"),
     "caption_unknown_tokens": (INFO, "captions with unknown tokens"),

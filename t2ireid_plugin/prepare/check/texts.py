@@ -17,7 +17,6 @@ from t2ireid_plugin.modeling.encoders.tokenizer import (
     count_tokens,
     describe_words,
     learn_wordpiece,
-    percent,
     tokenize,
 )
 from t2ireid_plugin.prepare.check.report import ERROR, WARNING, Example, Findings, list_some, shorten
@@ -28,9 +27,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 _WORDS_LISTED = 8
-# A caption with a larger share of unknown tokens carries almost no information; with a larger share of such captions
-# the tokenizer is for another language.
-_MOSTLY = 0.5
+_OTHER_LANGUAGE = 0.5  # with a larger share of unknown tokens the tokenizer is for another language
 # A Chinese character counts as much as a word of a language with spaces: 他穿着Adidas is Chinese.
 _WORD = re.compile(rf"[{CJK}]|[^\W\d_{CJK}]+")
 
@@ -98,32 +95,24 @@ def check_tokens(
         return TokenCounts()
     captions = [(row, caption) for row in rows for caption in row.captions]
     texts = list(zip((row for row, _ in captions), tokenize(tokenizer, [caption for _, caption in captions])))
-    cut = sorted((pair for pair in texts if pair[1].length > max_length), key=lambda pair: -pair[1].length)
-    unknown = [pair for pair in texts if pair[1].unknown]
-    unknown.sort(key=lambda pair: -len(pair[1].unknown) / pair[1].tokens)
-    mostly = [text for _, text in unknown if len(text.unknown) > _MOSTLY * text.tokens]
     counts = count_tokens([text for _, text in texts], max_length)
+    cut = sorted((pair for pair in texts if pair[1].length > max_length), key=lambda pair: -pair[1].length)
     findings.add(
         "caption_cut",
         [_example(row, text, f"{text.length} tokens") for row, text in cut],
         note=counts.describe_cut(max_length),
         severity=WARNING if len(cut) > MANY * counts.captions else None,
     )
+    unknown = [pair for pair in texts if pair[1].unknown]
+    unknown.sort(key=lambda pair: -len(pair[1].unknown) / pair[1].tokens)
     words = [word for _, text in unknown for word in text.unknown]
-    examples = [_example(row, text, f"{len(text.unknown)} of {text.tokens}") for row, text in unknown]
+    note = describe_words(words, counts.tokens, "tokens are unknown", _WORDS_LISTED)
+    other_language = len(words) > _OTHER_LANGUAGE * counts.tokens
     findings.add(
         "caption_unknown_tokens",
-        examples,
-        note=describe_words(words, counts.tokens, "tokens are unknown", _WORDS_LISTED),
-        severity=WARNING if len(words) > MANY * counts.tokens else None,
-    )
-    other_language = len(mostly) > _MOSTLY * counts.captions
-    findings.add(
-        "caption_mostly_unknown",
-        examples[: len(mostly)],
-        note=f"{percent(len(mostly), counts.captions)} of captions"
-        + ("; this tokenizer is for another language" if other_language else ""),
-        severity=ERROR if other_language else None,
+        [_example(row, text, f"{len(text.unknown)} of {text.tokens}") for row, text in unknown],
+        note=note + "; this tokenizer is for another language" * other_language,
+        severity=ERROR if other_language else WARNING if len(words) > MANY * counts.tokens else None,
     )
     return counts
 

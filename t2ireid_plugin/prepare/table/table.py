@@ -103,9 +103,22 @@ def _csv_records(text: str, file: Path, ignore: Sequence[str]) -> Iterator[tuple
     """First line and cells of each record."""
     # The header shows the delimiter more reliably than texts full of commas.
     delimiter = max(_DELIMITERS, key="".join(text.strip().splitlines()[:1]).count)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     header: list[str | None] | None = None
-    for line, cells in _records(text, delimiter, file):
+    while True:
+        line = reader.line_num + 1
         where = f"'{file}', line {line}"
+        try:
+            cells = next(reader, None)
+        except csv.Error as error:
+            raise DataError(
+                f"{where}: not valid CSV ({error}); put a text with quotes in double quotes and double "
+                'its own: "a ""red"" coat"'
+            ) from error
+        if cells is None:
+            return
+        if not any(cell.strip() for cell in cells):  # spreadsheets leave empty rows at the end
+            continue
         if header is None:
             header = _match_columns(cells, ignore, where)
             continue
@@ -115,24 +128,6 @@ def _csv_records(text: str, file: Path, ignore: Sequence[str]) -> Iterator[tuple
                 "line break in double quotes"
             )
         yield line, {column: cell for column, cell in zip(header, cells) if column}
-
-
-def _records(text: str, delimiter: str, file: Path) -> Iterator[tuple[int, list[str]]]:
-    """Records that are not empty, with the line that each begins on."""
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
-    while True:
-        line = reader.line_num + 1
-        try:
-            cells = next(reader, None)
-        except csv.Error as error:
-            raise DataError(
-                f"'{file}', line {line}: not valid CSV ({error}); put a text with quotes in double quotes and double "
-                'its own: "a ""red"" coat"'
-            ) from error
-        if cells is None:
-            return
-        if any(cell.strip() for cell in cells):  # spreadsheets leave empty rows at the end
-            yield line, cells
 
 
 def _json_records(text: str, file: Path, ignore: Sequence[str]) -> Iterator[tuple[int, dict[str, Any]]]:

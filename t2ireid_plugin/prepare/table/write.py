@@ -120,12 +120,10 @@ def run(options: argparse.Namespace, command: str) -> int:
 
 
 def _check_options(val_share: float, test_share: float, seed: int, link: str) -> None:
-    if not 0 <= val_share < 1:  # also refuses NaN
-        raise DataError(f"--val-share {val_share} must be at least 0 and less than 1")
-    if not 0 < test_share < 1:
-        raise DataError(f"--test-share {test_share} must be between 0 and 1")
-    if not val_share + test_share < 1:
-        raise DataError(f"--val-share {val_share} and --test-share {test_share} must sum to less than 1")
+    if not (0 <= val_share < 1 and 0 < test_share < 1 and val_share + test_share < 1):  # also refuses NaN
+        raise DataError(
+            f"--val-share {val_share} must be at least 0, --test-share {test_share} above 0, and their sum less than 1"
+        )
     if seed < 0:
         raise DataError(f"--seed {seed} must be at least 0")
     if link not in _LINKS:
