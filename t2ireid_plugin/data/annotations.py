@@ -69,22 +69,14 @@ def read_photos(root: str | Path, spec: BenchmarkSpec) -> list[Photo]:
     file = find_annotation(root, spec)
     companion = read_companion(file, spec)
     photos = [parse_row(row, i, file, spec, companion) for i, row in enumerate(read_rows(file))]
-    folder = ImageFolder(file.parent / spec.images)
     names = [photo.path for photo in photos]
     unknown = companion.keys() - {plain_name(name, spec.images) for name in names}
     if unknown:
         raise DataError(
             f"'{file.parent / INSTRUCTIONS}' has texts for '{min(unknown)}', which is not in '{file}'; remove them"
         )
-    paths = folder.find(names)
-    missing = [name for name, path in zip(names, paths) if path is None]
-    if missing:
-        hint = folder.difference(missing[0])
-        raise DataError(
-            f"missing image '{os.path.join(folder.folder, missing[0])}'{_and_more(missing)}, listed in '{file}'"
-            f"{'; ' * bool(hint)}{hint}"
-        )
-    photos = _merge_rows([photo._replace(path=path) for photo, path in zip(photos, paths) if path], file, spec)
+    paths = ImageFolder(file.parent / spec.images).find_all(names, file)
+    photos = _merge_rows([photo._replace(path=path) for photo, path in zip(photos, paths)], file, spec)
     _check_identities(photos, file)
     return photos
 

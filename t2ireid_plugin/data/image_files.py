@@ -11,6 +11,7 @@ from hashlib import blake2b
 from pathlib import Path, PurePosixPath
 from typing import TypeVar
 
+from t2ireid_plugin.errors import DataError, printable
 from t2ireid_plugin.utils.safe_io import open_file
 
 T = TypeVar("T")
@@ -48,6 +49,21 @@ class ImageFolder:
                 key = _file_key(path)
             paths.append(first.setdefault(key, path) if key else None)
         return paths
+
+    def find_all(self, names: Sequence[str], file: Path) -> list[str]:
+        """As `find`, for names that are listed in ``file``.
+
+        Raises:
+            DataError: naming the first that is missing, the number of others and a similar name.
+        """
+        paths = self.find(names)
+        missing = list(dict.fromkeys(name for name, path in zip(names, paths) if path is None))
+        if missing:
+            more = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
+            name = printable(os.path.join(self.folder, missing[0]))
+            problem = f"missing image '{name}'{more}, listed in '{file}'"
+            raise DataError("; ".join(filter(None, (problem, self.difference(missing[0])))))
+        return [path for path in paths if path]
 
     def difference(self, name: str) -> str:
         """Describes an existing file whose name resembles one that was not found; empty without such a file."""

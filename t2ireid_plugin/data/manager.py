@@ -36,18 +36,13 @@ _FULL = (
 
 class _Loader(DataLoader):
     def __iter__(self) -> Any:
-        if self.num_workers:
-            self._check_semaphores()
-        with defer_signals():  # a signal while workers start would end them
-            return super().__iter__()
-
-    def _check_semaphores(self) -> None:
-        """Creates as many as the workers need: where that fails, PyTorch's iterator would print a traceback."""
-        try:
-            events = [multiprocessing.Event() for _ in range(self.num_workers + 1)]
+        try:  # as many as the workers need: where that fails, PyTorch's iterator would print a traceback
+            semaphores = [multiprocessing.Event() for _ in range(self.num_workers + 1 if self.num_workers else 0)]
         except OSError as error:
             raise DataError(f"{_FULL} ({error.strerror})") from error
-        events.clear()
+        del semaphores
+        with defer_signals():  # a signal while workers start would end them
+            return super().__iter__()
 
 
 class CaptionDataManager(torchreid_data.datamanager.DataManager):

@@ -89,7 +89,7 @@ def test_missing_images_are_named_and_counted(cuhk):
     assert message(read, cuhk) == f"missing image '{path}' (and 4 more), listed in '{cuhk.file}'"
 
 
-@pytest.mark.parametrize("path", ["cam_a/\0.png", "cam_a/\ud800.png", "a" * 5000, "\x1b[2J\u202e\r\u2028.png"])
+@pytest.mark.parametrize("path", ["cam_a/\0.png", "cam_a/\ud800.png", "a" * 5000, "\x1b[2J\u202e\r\n\u2028.png"])
 def test_messages_about_odd_file_names_can_be_printed(cuhk, path):
     cuhk.rows[2]["file_path"] = path
     assert message(read, cuhk).startswith(f"missing image '{cuhk.base / 'imgs'}")

@@ -27,7 +27,6 @@ def check_dataset(
     max_length: int = 64,
     workers: int | None = None,
     progress: bool = True,
-    examples: int = 10,
 ) -> CheckReport:
     """Checks every row, image and caption of a dataset.
 
@@ -39,18 +38,17 @@ def check_dataset(
         max_length: tokens that the model reads of a caption.
         workers: processes that read images; None for one per core. The report does not depend on it.
         progress: print progress on standard error.
-        examples: examples kept of each kind of finding.
 
     Raises:
         DataError: when there is no such dataset, its annotation cannot be read at all, or a number is too small.
         EncoderError: when the tokenizer cannot be loaded.
     """
-    minimum = {"max_length": (max_length, _MIN_LENGTH), "workers": (workers, 1), "examples": (examples, 1)}
+    minimum = {"max_length": (max_length, _MIN_LENGTH), "workers": (workers, 1)}
     for name, (value, least) in minimum.items():
         if value is not None and value < least:
             raise DataError(f"{name}: must be at least {least}, not {value}")
     file = find_annotation(root, spec)
-    findings = Findings(examples)
+    findings = Findings()
     rows = read_all(file, spec, findings)
     reader = texts.load_tokenizer(tokenizer) if tokenizer else texts.learn_tokenizer(rows)
     description = tokenizer or "none, as there are no captions to learn a vocabulary from"
@@ -87,7 +85,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--max-length", type=int, default=64, metavar="N", help="tokens read of a caption (64)")
     parser.add_argument("--workers", type=int, metavar="N", help="processes that read images (one per core)")
-    parser.add_argument("--examples", type=int, default=10, metavar="N", help="examples per kind of problem (10)")
     parser.add_argument("--out", metavar="DIR", help="folder for report.json and sheet.jpg (log/check_DATASET)")
     parser.add_argument("--photos", type=int, default=36, metavar="N", help="photos on the sheet (36)")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="selects the photos on the sheet (0)")
@@ -106,7 +103,6 @@ def run(options: argparse.Namespace, command: str) -> int:
         tokenizer=options.tokenizer,
         max_length=options.max_length,
         workers=options.workers,
-        examples=options.examples,
     )
     print(report.table())
     out = Path(options.out or Path("log") / f"check_{options.dataset}")

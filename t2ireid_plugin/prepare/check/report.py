@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 ERROR, WARNING, INFO = "error", "warning", "info"
 SEVERITIES = (ERROR, WARNING, INFO)
 
+MAX_EXAMPLES = 10  # of each kind
 # Smaller images hardly show a person; the encoders enlarge them eight times and more.
 MIN_HEIGHT, MIN_WIDTH = 32, 16
 
@@ -71,14 +72,9 @@ class Finding:
 
 
 class Findings:
-    """Collects instances of problems by kind.
+    """Collects instances of problems by kind; all are counted, and a few kept as examples."""
 
-    Args:
-        max_examples: examples kept per kind; all instances are counted.
-    """
-
-    def __init__(self, max_examples: int = 10) -> None:
-        self._max_examples = max_examples
+    def __init__(self) -> None:
         self._findings: dict[str, Finding] = {}
 
     def add(self, kind: str, examples: Iterable[Example], *, note: str = "", severity: str | None = None) -> None:
@@ -99,7 +95,7 @@ class Findings:
         finding.severity = min(finding.severity, severity, key=SEVERITIES.index)
         finding.count += len(new)
         finding.note = note or finding.note
-        finding.examples = (*finding.examples, *new)[: self._max_examples]
+        finding.examples = (*finding.examples, *new)[:MAX_EXAMPLES]
 
     def sorted(self) -> list[Finding]:
         """All findings, the worst first, then in the order of `KINDS`."""

@@ -84,7 +84,10 @@ def check_identities(rows: Sequence[Row], findings: Findings) -> None:
 
 def check_counts(rows: Sequence[Row], spec: BenchmarkSpec, findings: Findings) -> dict[str, Counts]:
     """The size of each split; reports empty splits and differences from the publishers' counts."""
-    counts = {split: _count([row for row in rows if row.split == split]) for split in SPLITS}
+    counts = {}
+    for split, own in ((split, [row for row in rows if row.split == split]) for split in SPLITS):
+        images, ids = {row.path for row in own}, {row.pid for row in own}
+        counts[split] = Counts(len(images), len(ids), sum(len(row.captions) for row in own))
     for split, ours in counts.items():
         if not ours.images and not (split == "val" and spec.holds_out_val):
             findings.add("split_empty", [Example(value=split)])
@@ -93,14 +96,6 @@ def check_counts(rows: Sequence[Row], spec: BenchmarkSpec, findings: Findings) -
             value = f"{split}: {getattr(ours, name):,} {name}, official {official:,}"
             findings.add("counts_differ", [Example(value=value)])
     return counts
-
-
-def _count(rows: Sequence[Row]) -> Counts:
-    return Counts(
-        images=len({row.path for row in rows} - {None}),
-        ids=len({row.pid for row in rows} - {None}),
-        captions=sum(len(row.captions) for row in rows),
-    )
 
 
 def _merge_rows(rows: Sequence[Row], folder: ImageFolder) -> list[Row]:

@@ -43,18 +43,8 @@ def collect_photos(table: Table, folder: Path) -> list[TablePhoto]:
                 "write it relative to that folder, or choose another one with --images"
             )
         names.append(name)
-    images = ImageFolder(folder)
-    files = images.find(names)
-    missing = {name: row.line for name, row, file in zip(names, table.rows, files) if file is None}
-    if missing:
-        some = ", ".join(f"{name!r} (line {line})" for name, line in list(missing.items())[:3])
-        hint = images.difference(next(iter(missing)))
-        raise DataError(
-            f"'{table.file}': {len(missing)} of {len(set(names))} images are missing in '{folder}': "
-            f"{some}{', …' * (len(missing) > 3)}{'; ' * bool(hint)}{hint}"
-        )
     photos: dict[str, TablePhoto] = {}
-    for file, row in zip(filter(None, files), table.rows):
+    for file, row in zip(ImageFolder(folder).find_all(names, table.file), table.rows):
         path = plain_name(os.path.relpath(file, folder))
         identity = row.identity if IDENTITY in table.columns else path
         photo = photos.setdefault(path, TablePhoto(path, identity, file, row, {}))
