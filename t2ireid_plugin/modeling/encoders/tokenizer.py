@@ -211,12 +211,17 @@ def learn_wordpiece(captions: Iterable[str], vocab_size: int = 2000) -> PreTrain
     return tokenizer_from_json(learned.to_str())
 
 
-def tokenizer_to_json(tokenizer: PreTrainedTokenizerFast) -> str:
-    """The whole fast tokenizer as one JSON string, for storing in a checkpoint."""
+def tokenizer_to_json(tokenizer: PreTrainedTokenizerBase) -> str:
+    """The whole tokenizer as one JSON string, for storing in a checkpoint.
+
+    Raises:
+        EncoderError: for a tokenizer that has no JSON form, such as SentencePiece's.
+    """
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        raise EncoderError(f"a {type(tokenizer).__name__} cannot be stored as JSON; keep its folder")
     # The backend knows which tokens are special, but not their roles.
-    return json.dumps(
-        {**json.loads(tokenizer.backend_tokenizer.to_str()), ROLES: tokenizer.special_tokens_map}, ensure_ascii=False
-    )
+    return json.dumps({**json.loads(backend.to_str()), ROLES: tokenizer.special_tokens_map}, ensure_ascii=False)
 
 
 def tokenizer_from_json(text: str) -> PreTrainedTokenizerFast:

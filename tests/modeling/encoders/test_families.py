@@ -395,7 +395,7 @@ def test_every_tower_learns(saved, captions, family):
 def test_attention_maps_cover_only_patches(saved, family):
     """The weights of the last 8 x 4 tokens."""
     model = model_of(saved, family).eval()
-    assert model.num_prefix_tokens == PREFIX[family]
+    assert num_prefix_tokens(model.visual_encoder) == PREFIX[family]
     maps = attention_maps(model, images_of((64, 32)))
     with torch.no_grad():
         tokens = reference_tokens(family, saved(family).model, images_of((64, 32)))
@@ -407,7 +407,7 @@ def test_attention_maps_cover_only_patches(saved, family):
 
 def test_only_encoders_with_a_class_token_support_cls(saved):
     for family in ("clip", "dinov3_vit"):
-        assert model_of(saved, family, disentangle={"tokens": "cls"}).num_prefix_tokens >= 1
+        assert num_prefix_tokens(model_of(saved, family, disentangle={"tokens": "cls"}).visual_encoder) >= 1
     for family in ("siglip", "siglip2"):
         with pytest.raises(ConfigError, match=rf"disentangle\.tokens: 'cls' needs a class token, which {family}"):
             model_of(saved, family, disentangle={"tokens": "cls"})
