@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import unicodedata
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from hashlib import blake2b
 from pathlib import Path, PurePosixPath
@@ -100,7 +100,7 @@ def map_files(function: Callable[[str], T], paths: Sequence[str]) -> list[T]:
         return [value for values in pool.map(lambda chunk: [*map(function, chunk)], chunks) for value in values]
 
 
-def shared_images(first: Iterable[str], second: Iterable[str]) -> list[tuple[str, str]]:
+def shared_images(first: Sequence[str], second: Sequence[str]) -> list[tuple[str, str]]:
     """Files of ``first`` with one of the same content in ``second``; files that cannot be read are left out."""
     for size in (_HEAD, -1):  # the few that begin alike are read to the end
         ours, others = _digests(first, size), _digests(second, size)
@@ -110,7 +110,7 @@ def shared_images(first: Iterable[str], second: Iterable[str]) -> list[tuple[str
     return sorted((path, by_digest[ours[path]]) for path in first)
 
 
-def _digests(paths: Iterable[str], size: int) -> dict[str, bytes]:
+def _digests(paths: Sequence[str], size: int) -> dict[str, bytes]:
     """Digests of the files' lengths and first ``size`` bytes, or all for -1; without empty files."""
 
     def digest(path: str) -> bytes:
@@ -121,8 +121,7 @@ def _digests(paths: Iterable[str], size: int) -> dict[str, bytes]:
             return b""
         return blake2b(start, digest_size=16).digest() + length.to_bytes(8, "big") if start else b""
 
-    every = list(paths)
-    return {path: key for path, key in zip(every, map_files(digest, every), strict=True) if key}
+    return {path: key for path, key in zip(paths, map_files(digest, paths), strict=True) if key}
 
 
 def _file_key(path: str) -> object:

@@ -239,7 +239,7 @@ OUTSIDE = "is not inside 'photos'"
         (HEADER + 'a.jpg,1,x\nb.jpg,2,"A man.\nc.jpg,3,y\n', "line 3: not valid CSV"),
         (HEADER + ",1,A man.\n", "line 2: the column 'image' is empty"),
         (HEADER + "a.jpg,1, \n", "line 2: the column 'caption' is empty"),
-        (HEADER + "a.jpg,,x\nb.jpg,1,y\nc.jpg, ,z\n", "lines 2, 4: the column 'identity' is empty in 2 of 3 rows"),
+        (HEADER + "a.jpg,,x\nb.jpg,1,y\nc.jpg, ,z\n", "line 2: the column 'identity' is empty in 2 of 3 rows"),
         (SPLITTED + "a.jpg,,x\nb.jpg,test,y\n", "line 2: the column 'split' is empty in 1 of 2 rows"),
         (SPLITTED + "a.jpg,valid,x\n", "line 2: split 'valid' must be one of train, val, test"),
         (SPLITTED + "a.jpg,Query,x\n", "line 2: split 'Query' must be one of train, val, test; use test for both"),
@@ -320,11 +320,15 @@ def test_bad_json_lines_are_refused(place, line, words):
         ({"test_share": 1.0}, "--test-share 1.0"),
         ({"val_share": 0.5, "test_share": 0.5}, "their sum less than 1"),
         ({"seed": -1}, "--seed -1"),
-        ({"link": "teleport"}, "--link 'teleport' must be one of copy, symlink, hard"),
     ],
 )
 def test_bad_options_are_refused(place, choices, words):
     assert words in place.error("image,caption\na.jpg,x\n", **choices)
+
+
+def test_unknown_links_are_refused(place):
+    with pytest.raises(ConfigError, match="--link: unknown 'teleport'; valid: copy, symlink, hard"):
+        place.write("image,caption\na.jpg,x\n", link="teleport")
 
 
 def test_bad_files_are_refused(place):

@@ -11,7 +11,7 @@ import numpy as np
 
 from t2ireid_plugin.data.image_files import ImageFolder, plain_name
 from t2ireid_plugin.errors import DataError
-from t2ireid_plugin.prepare.table.table import CLOTH_TEXT, ID_TEXT, IDENTITY, RowTexts, Table, TableRow
+from t2ireid_plugin.prepare.table.table import CLOTH_TEXT, ID_TEXT, IDENTITY, Table, TableRow
 
 
 class TablePhoto(NamedTuple):
@@ -21,7 +21,7 @@ class TablePhoto(NamedTuple):
     identity: str
     source: str  # the user's file
     row: TableRow  # the first
-    texts: dict[str, RowTexts]  # of all rows, by caption
+    texts: dict[str, tuple[str, str, str]]  # of all rows, by caption
 
 
 def collect_photos(table: Table, folder: Path) -> list[TablePhoto]:
@@ -50,7 +50,7 @@ def collect_photos(table: Table, folder: Path) -> list[TablePhoto]:
         photo = photos.setdefault(path, TablePhoto(path, identity, file, row, {}))
         _check_agreement(photo.row, row, f"'{table.file}', lines {photo.row.line} and {row.line}: image {path!r} has")
         for texts in row.texts:
-            photo.texts.setdefault(texts.caption, texts)
+            photo.texts.setdefault(texts[0], texts)
     return list(photos.values())
 
 

@@ -32,14 +32,6 @@ _DELIMITERS = ",;\t"
 _IS_JSON = {".csv": False, ".tsv": False, ".jsonl": True, ".ndjson": True}  # by suffix
 
 
-class RowTexts(NamedTuple):
-    """A caption with its identity and clothing texts, which are empty where the table has none."""
-
-    caption: str
-    id_text: str
-    cloth_text: str
-
-
 class TableRow(NamedTuple):
     """One row; texts are verbatim, other cells stripped, and "" where a cell is empty."""
 
@@ -48,7 +40,7 @@ class TableRow(NamedTuple):
     identity: str
     camera: str
     split: str
-    texts: tuple[RowTexts, ...]
+    texts: list[tuple[str, str, str]]  # captions with their identity and clothing texts
 
 
 class Table(NamedTuple):
@@ -80,10 +72,9 @@ def read_table(file: Path, ignore: Sequence[str] = ()) -> Table:
     for column, effect in _COMPLETE.items():
         gaps = [row.line for row in rows if not getattr(row, column)] if column in columns else []
         if gaps:
-            lines = f"line{'s' * (len(gaps) > 1)} {', '.join(map(str, gaps[:5]))}{', …' * (len(gaps) > 5)}"
             raise DataError(
-                f"'{file}', {lines}: the column '{column}' is empty in {len(gaps)} of {len(rows)} rows; fill it, or "
-                f"leave the whole column out {effect}"
+                f"'{file}', line {gaps[0]}: the column '{column}' is empty in {len(gaps)} of {len(rows)} rows; "
+                f"fill it, or leave the whole column out {effect}"
             )
     return Table(file, frozenset(columns), rows)
 
@@ -184,7 +175,7 @@ def _parse_row(line: int, cells: Mapping[str, Any], where: str) -> TableRow:
     if split and split.lower() not in SPLITS:
         hint = "; use test for both" if split.lower() in ("query", "gallery") else ""
         raise DataError(f"{where}: split {short_repr(split)} must be one of {', '.join(SPLITS)}{hint}")
-    return TableRow(line, image, identity, camera, split.lower(), tuple(map(RowTexts, *columns)))
+    return TableRow(line, image, identity, camera, split.lower(), list(zip(*columns)))
 
 
 def _label(cells: Mapping[str, Any], column: str, where: str) -> str:

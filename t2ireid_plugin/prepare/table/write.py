@@ -15,7 +15,7 @@ from typing import Any
 
 from t2ireid_plugin.data.annotations import check_images
 from t2ireid_plugin.data.benchmarks import CUSTOM, SPLITS
-from t2ireid_plugin.errors import DataError
+from t2ireid_plugin.errors import DataError, check_choice
 from t2ireid_plugin.prepare.table.photos import TablePhoto, collect_photos, drawn_splits, given_splits
 from t2ireid_plugin.prepare.table.table import IDENTITY, SPLIT, read_table
 from t2ireid_plugin.utils.atomic_io import atomic_folder
@@ -57,7 +57,7 @@ def write_table(
         or "images" for whether there was an identity column, and "given" or "drawn" for the splits.
 
     Raises:
-        ConfigError: when another process is writing the same folder.
+        ConfigError: for an unknown ``link``, and when another process is writing the same folder.
         DataError: for a table that cannot be read or contradicts itself, images that are missing, unreadable or not
             inside ``images``, shares and a seed out of range, an existing ``OUT/custom``, and when it cannot be
             written.
@@ -126,8 +126,7 @@ def _check_options(val_share: float, test_share: float, seed: int, link: str) ->
         )
     if seed < 0:
         raise DataError(f"--seed {seed} must be at least 0")
-    if link not in _LINKS:
-        raise DataError(f"--link {link!r} must be one of {', '.join(_LINKS)}")
+    check_choice("--link", link, _LINKS)
 
 
 def _write_dataset(
@@ -162,8 +161,8 @@ def _annotation_row(photo: TablePhoto, pid: int, split: str) -> dict[str, Any]:
     }
     optional = {
         "camera": photo.row.camera,
-        "id_captions": [texts.id_text for texts in photo.texts.values() if texts.id_text],
-        "cloth_captions": [texts.cloth_text for texts in photo.texts.values() if texts.cloth_text],
+        "id_captions": [text for _, text, _ in photo.texts.values() if text],
+        "cloth_captions": [text for _, _, text in photo.texts.values() if text],
     }
     return row | {key: value for key, value in optional.items() if value}
 
