@@ -14,10 +14,6 @@ Array = npt.NDArray
 Metrics = dict[str, Any]
 
 
-def _empty() -> Array:
-    return np.empty(0, np.int64)
-
-
 @dataclass(frozen=True, eq=False)
 class RetrievalResult:
     """Figures of one target under one protocol.
@@ -43,8 +39,8 @@ class RetrievalResult:
     AP: Array
     INP: Array
     pids: Array
-    query_index: Array = field(default_factory=_empty)
-    keys: Array = field(default_factory=_empty)
+    query_index: Array = field(default_factory=lambda: np.empty(0, np.int64))
+    keys: Array = field(default_factory=lambda: np.empty(0, np.uint64))
     target: str = ""
     protocol: str = ""
     task: RetrievalTask | None = None
