@@ -32,11 +32,6 @@ class Run(NamedTuple):
     cfg: CfgNode
 
     @property
-    def name(self) -> str:
-        """Name in messages."""
-        return f"{self.row}, seed {self.seed}"
-
-    @property
     def recipe(self) -> str:
         """The whole configuration as YAML."""
         return dump(self.cfg)

@@ -51,7 +51,7 @@ def train_all(runs: Sequence[Run], jobs: int = 1, threads: int = 1, probe: Seque
         futures = {pool.submit(processes.train_and_probe, run, probe): run for run in due}
         for future in show_progress(as_completed(futures), len(due), "training", "run"):
             if (failure := future.result()) is not None:
-                failures.append(f"{futures[future].name}: {failure}")
+                failures.append(f"{futures[future].row}, seed {futures[future].seed}: {failure}")
     if failures:
         raise T2IReIDError(f"{len(failures)} of {len(due)} runs failed\n" + "\n".join(failures))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +24,11 @@ from t2ireid_plugin.modeling.checkpoint import weights_digest
 from t2ireid_plugin.modeling.t2ireid import T2IReIDModel
 from t2ireid_plugin.probing.cross_outfit import outfit_tasks
 from t2ireid_plugin.probing.probes import FOLDS, SAMPLES, C, format_probes, probe_attributes
-from t2ireid_plugin.synthetic.truth import Truth, read_truth
+from t2ireid_plugin.synthetic.truth import read_truth
 from t2ireid_plugin.utils.logging import versions
 
 # Fields of `T2IReIDOutput`: both branches' gated features, and the embeddings used for retrieval.
 PROBED = ("id_embeds", "cloth_embeds", "image_embeds", "cloth_image_embeds")
-Loaders = Mapping[str, DataLoader]  # query and gallery
 
 
 @explain_dead_workers()
@@ -60,31 +59,25 @@ def run_probes(source: str | Path | None, cfg: CfgNode | None, command: str, typ
     about = {"checkpoint": str(checkpoint.path), "weights": digest, "changed": changed, "data": cfg.data.root}
     about |= {"command": command, "versions": versions()}
     for target, truth in truths.items():
-        scores = _probe_target(cfg, engine.model, loaders[target], target, truth)
-        file = probes_path(folder, target)
-        save_json({"target": target, **about, "photos": len(truth.pids), **scores}, file)
-        print(f"\nResults: '{file}'")
+        query, gallery = (loaders[target][side] for side in ("query", "gallery"))
+        table = probe_attributes(embed_photos(engine.model, gallery, target), truth.attributes, truth.pids)
+        print(f"\n{target}, {len(truth.pids):,} photos\n{format_probes(table)}")
+        results: dict[str, Any] = {"target": target, **about, "photos": len(truth.pids)}
+        results["probes"] = {"folds": FOLDS, "C": C, "samples": SAMPLES, **table}
+        if truth.outfits.any():  # someone wears a second one
+            embeddings = embed_target(engine.model, query, gallery, ["identity"], target)
+            results["outfits"] = {
+                name: evaluate_task(task, cfg.test.ranks, samples=cfg.test.bootstrap).metrics
+                for name, task in outfit_tasks(embeddings, truth.outfits).items()
+            }
+            print(f"\n{format_table({target: results['outfits']})}")
+        save_json(results, probes_path(folder, target))
+        print(f"\nResults: '{probes_path(folder, target)}'")
 
 
 def probes_path(folder: Path, target: str) -> Path:
     """The file for a run's probes on a target."""
     return folder / f"probes_{target}.json"
-
-
-def _probe_target(cfg: CfgNode, model: T2IReIDModel, loaders: Loaders, target: str, truth: Truth) -> dict[str, Any]:
-    """Measures and prints; returns the results for the file."""
-    features = embed_photos(model, loaders["gallery"], target)
-    table = probe_attributes(features, truth.attributes, truth.pids)
-    print(f"\n{target}, {len(truth.pids):,} photos\n{format_probes(table)}")
-    results: dict[str, Any] = {"probes": {"folds": FOLDS, "C": C, "samples": SAMPLES, **table}}
-    if truth.outfits.any():  # someone wears a second one
-        embeddings = embed_target(model, loaders["query"], loaders["gallery"], ["identity"], target)
-        results["outfits"] = {
-            name: evaluate_task(task, cfg.test.ranks, samples=cfg.test.bootstrap).metrics
-            for name, task in outfit_tasks(embeddings, truth.outfits).items()
-        }
-        print(f"\n{format_table({target: results['outfits']})}")
-    return results
 
 
 @torch.no_grad()

@@ -15,13 +15,13 @@ PRONOUN = {"man": "he", "woman": "she"}
 POSSESSIVE = {"man": "his", "woman": "her"}
 IDENTITY_PARTS = ("subject", "hair", "glasses", "skin")
 CLOTHING_PARTS = ("upper", "lower", "shoes", "bag", "hat")
-# Probabilities of the number of details that a caption mentions, and the relative weight of each detail.
-DETAIL_COUNTS = ((2, 0.2), (3, 0.35), (4, 0.3), (5, 0.15))
+# Probabilities of the number of details that a caption mentions, and the relative weight of each attribute as a detail.
+DETAIL_COUNTS = {2: 0.2, 3: 0.35, 4: 0.3, 5: 0.15}
 DETAIL_WEIGHTS = {
-    "hair": 1.6,
-    "bag": 1.8,
-    "shoes": 1.2,
-    "hat": 1.6,
+    "hair_style": 1.6,
+    "bag_kind": 1.8,
+    "shoes_kind": 1.2,
+    "hat_kind": 1.6,
     "glasses": 1.2,
     "age": 0.7,
     "build": 0.5,
@@ -30,8 +30,6 @@ DETAIL_WEIGHTS = {
     "sleeve": 0.4,
     "inner_colour": 1.0,
 }
-# The attribute that must be visible for a detail to be mentioned, where its name is another.
-REQUIRES = {"hair": "hair_style", "bag": "bag_kind", "shoes": "shoes_kind", "hat": "hat_kind"}
 
 
 class Caption(NamedTuple):
@@ -74,22 +72,18 @@ def describe(person: Person, visible: Set[str], rng: np.random.Generator) -> Cap
 
 def _choose_content(person: Person, visible: Set[str], rng: np.random.Generator) -> _Content:
     looks = person.attributes()
-    candidates = [
-        name for name in DETAIL_WEIGHTS if REQUIRES.get(name, name) in visible and looks.get(name) != "average"
-    ]
+    candidates = [name for name in DETAIL_WEIGHTS if name in visible and looks[name] != "average"]
     if looks["upper_kind"] not in ("shirt", "dress"):
         candidates.remove("sleeve")
-    counts, shares = zip(*DETAIL_COUNTS, strict=True)
     weights = np.array([DETAIL_WEIGHTS[name] for name in candidates])
-    count = min(int(rng.choice(counts, p=shares)), len(candidates))
-    chosen = rng.choice(len(candidates), count, replace=False, p=weights / weights.sum())
-    details = {candidates[i] for i in chosen}
+    count = min(int(rng.choice(list(DETAIL_COUNTS), p=list(DETAIL_COUNTS.values()))), len(candidates))
+    details = set(rng.choice(candidates, count, replace=False, p=weights / weights.sum()).tolist())
     if "pattern" in visible and rng.random() < 0.9:
         details.add("pattern")
     has_lower = "lower_kind" in visible and looks["lower_kind"] != "dress"
     skip = rng.random()  # a few captions omit one of the two main garments
     parts = {"subject": phrases.subject(looks, details, rng)}
-    if "hair" in details:
+    if "hair_style" in details:
         parts["hair"] = phrases.hair(looks, rng)
     for name in ("glasses", "skin"):
         if name in details:
@@ -97,9 +91,9 @@ def _choose_content(person: Person, visible: Set[str], rng: np.random.Generator)
     if skip > 0.03 or not has_lower:
         parts["upper"] = phrases.upper(looks, details, rng)
     if has_lower and not 0.03 < skip < 0.08:
-        details.add("lower")
+        details.add("lower_kind")
     for name in ("lower", "shoes", "bag", "hat"):
-        if name in details:
+        if f"{name}_kind" in details:
             parts[name] = phrases.item(name, looks, rng)
     return _Content(looks["sex"], parts)
 

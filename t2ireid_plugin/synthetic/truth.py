@@ -55,14 +55,14 @@ def read_truth(root: str | os.PathLike, paths: Sequence[str]) -> Truth:
 
 def _labels(people: Mapping[str, Any], photo: Mapping[str, Any]) -> dict[str, dict[str, str]]:
     """Labels of one photo, by side and attribute."""
-    person, visible = people[str(photo["id"])], photo["visible"]
+    person = people[str(photo["id"])]
     clothing = person["outfits"][photo["outfit"]] if "outfits" in person else person["clothing"]
+
+    def label(name: str, value: str) -> str:
+        absence = _ABSENCE_VISIBLE_WITH.get(name) if value in _ABSENT else name
+        return value if _VISIBLE_WITH.get(name, absence) in photo["visible"] else NOT_SHOWN
+
     return {
-        side: {name: value if _is_visible(name, value, visible) else NOT_SHOWN for name, value in values.items()}
+        side: {name: label(name, value) for name, value in values.items()}
         for side, values in (("identity", person["identity"]), ("clothing", clothing))
     }
-
-
-def _is_visible(name: str, value: str, visible: Sequence[str]) -> bool:
-    absence = _ABSENCE_VISIBLE_WITH.get(name) if value in _ABSENT else name
-    return _VISIBLE_WITH.get(name, absence) in visible

@@ -168,9 +168,8 @@ def _truth(photo: Photo) -> dict[str, Any]:
         "viewpoint": "back" if photo.shot.back else "front",
         "occlusion": photo.shot.occlusion,
         "visible": sorted(photo.visible),
-        "mentioned": [list(caption.mentioned) for caption in photo.captions],
+        "mentioned": [caption.mentioned for caption in photo.captions],
         "phrases": [
-            {"identity": list(caption.identity_phrases), "clothing": list(caption.clothing_phrases)}
-            for caption in photo.captions
+            {"identity": caption.identity_phrases, "clothing": caption.clothing_phrases} for caption in photo.captions
         ],
     }
