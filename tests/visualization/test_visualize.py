@@ -151,14 +151,16 @@ def test_attention_shares_are_the_models(drawn, synthetic, tiny_run, tested):
 def test_training_visualizes_and_nothing_is_overwritten(tiny_settings, tmp_path, capsys):
     words = tiny_settings(tmp_path, test__pictures=1)
     assert main(["train", "--visualize", *words]) == 0
-    first = {path: path.read_bytes() for path in (tmp_path / "visualize_cuhkpedes").rglob("*") if path.is_file()}
+    tested = tmp_path / "test" / "cuhkpedes"
+    folders = [tmp_path / "visualize_cuhkpedes", tested / "visualize_cuhkpedes", tested / "visualize_cuhkpedes-2"]
+    first = {path: path.read_bytes() for path in folders[0].rglob("*") if path.is_file()}
     assert first
-    assert main(["train", "--eval-only", "--visualize", *words]) == 0
-    assert (tmp_path / "visualize_cuhkpedes-2" / "report.html").is_file()
+    for _ in range(2):
+        assert main(["train", "--eval-only", "--visualize", *words]) == 0
     assert all(path.read_bytes() == content for path, content in first.items())
     printed = capsys.readouterr().out
-    for name in ("visualize_cuhkpedes", "visualize_cuhkpedes-2"):
-        assert f"'{tmp_path / name / 'report.html'}'" in printed
+    assert all(f"'{folder / 'report.html'}'" in printed for folder in folders)
+    assert all((folder / "report.html").is_file() for folder in folders)
 
 
 def test_photographs_with_captions_that_need_a_font(draw, tested, monkeypatch):
