@@ -225,9 +225,9 @@ def _parallel_texts(
     row: Mapping[str, Any], key: str, own: Mapping[str, Any], own_key: str, count: int, where: str
 ) -> Sequence[str | None]:
     """Identity or clothing texts, one per caption: the row's own, else the companion file's, else None."""
-    if key not in row and own_key not in own:
-        return [None] * count
     source, name = (row, key) if key in row else (own, own_key)
+    if name not in source:
+        return [None] * count
     texts = _texts(source[name], f"{where}: {name}")
     if len(texts) != count:
         raise DataError(f"{where}: {len(texts)} {name} for {count} captions; give one per caption")

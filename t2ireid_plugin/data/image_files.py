@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import unicodedata
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from hashlib import blake2b
 from pathlib import Path, PurePosixPath
@@ -45,7 +45,7 @@ class ImageFolder:
         paths = []
         for name, (path, key) in zip(names, map_files(self._locate, names), strict=True):
             if key is None:
-                path = next((self.files[plain] for plain in self._plain(name) if plain in self.files), "")
+                path = next((self.files[other] for other in self._spellings(name) if other in self.files), "")
                 key = _file_key(path)
             paths.append(first.setdefault(key, path) if key else None)
         return paths
@@ -67,7 +67,7 @@ class ImageFolder:
 
     def difference(self, name: str) -> str:
         """Describes an existing file whose name resembles one that was not found; empty without such a file."""
-        similar = self._similar.get(_simplified(self._plain(name)[1]), "")
+        similar = self._similar.get(_simplified(plain_name(name, os.path.basename(self.folder))), "")
         return similar and f"'{self.folder}' has '{similar}', which differs in case, spaces, extension or the like"
 
     @functools.cached_property
@@ -81,12 +81,14 @@ class ImageFolder:
     def _similar(self) -> dict[str, str]:
         return {_simplified(plain): plain for plain in sorted(self.files, reverse=True)}
 
-    def _plain(self, name: str) -> tuple[str, str]:
-        return plain_name(name), plain_name(name, os.path.basename(self.folder))
+    def _spellings(self, name: str) -> Iterator[str]:
+        yield name
+        yield plain_name(name)
+        yield plain_name(name, os.path.basename(self.folder))
 
     def _locate(self, name: str) -> tuple[str, object]:
         """The path of a name and the key of its file, None where there is none."""
-        for spelling in (name, *self._plain(name)):
+        for spelling in self._spellings(name):
             path = os.path.normpath(os.path.join(self.folder, spelling))
             if key := _file_key(path):
                 return path, key
