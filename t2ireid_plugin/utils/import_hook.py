@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib.abc
 import importlib.machinery
@@ -48,4 +49,5 @@ class _Finder(importlib.abc.MetaPathFinder):
                 warnings.filterwarnings("ignore", message=self.ignored_warning)
             exec_module(module)
             self.action()
-        sys.meta_path.remove(self)  # only now: after a failed import the next attempt needs it
+        with contextlib.suppress(ValueError):  # removed already, if the spec is executed twice
+            sys.meta_path.remove(self)  # only now: after a failed import the next attempt needs it
