@@ -69,7 +69,8 @@ def trained_model(folder, num_classes=24):
     """The run's model as the engine builds it."""
     cfg = load_cfg(folder / "config.yaml")
     best = folder / "best.pth"
-    return build_model(cfg, build_tokenizer(cfg, (), best), num_classes).load_param(best).eval()
+    stored = read_stored(Checkpoint.read(best))
+    return build_model(cfg, build_tokenizer(cfg, (), stored), num_classes).load_param(best).eval()
 
 
 @pytest.fixture(scope="module")

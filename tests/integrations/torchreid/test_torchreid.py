@@ -248,12 +248,15 @@ def test_the_pages_commands_run(page, tmp_path):
     (block,) = re.findall(r"```bash\n(.*?)```", page, flags=re.DOTALL)
     commands = [shlex.split(line) for line in block.splitlines()]
     assert len(commands) == 5
-    for program, script, *words in commands:
-        assert (program, script) == ("python", "tools/train_net.py")
-        assert main(["train", *words, *QUICK.split()]) == 0
+    for program, command, *words in commands:
+        assert (program, command) in (("python", "tools/train_net.py"), ("t2ireid", "test"))
+        assert main(["test" if program == "t2ireid" else "train", *words, *QUICK.split()]) == 0
     for name in ("osnet", "market1501_t2ireid", "msmt17_t2ireid", "market1501_to_msmt17_t2ireid"):
         assert (tmp_path / "log" / name / "results.json").is_file()
-    assert len(list((tmp_path / "log" / "market1501_t2ireid" / "visrank_market1501").iterdir())) == 8
+    assert (
+        len(list((tmp_path / "log" / "market1501_t2ireid" / "test" / "market1501" / "visrank_market1501").iterdir()))
+        == 8
+    )
 
 
 def test_the_page_lists_the_registered_models(page):
