@@ -606,13 +606,11 @@ def test_the_pages_commands_and_snippet_run(tiny_run, synthetic, tmp_path):
     (tmp_path / "photos").mkdir()
     for name, photo in zip("ab", sorted((synthetic.root / "CUHK-PEDES" / "imgs").rglob("*.*"))):
         Image.open(photo).save(tmp_path / "photos" / f"{name}.jpg")
-    program, *words = shlex.split(export)
-    assert program == "t2ireid"
-    run_python(["-m", "t2ireid_plugin", *words], tmp_path)
+    (of_export, *export_words), (of_test, *test_words) = shlex.split(export), shlex.split(back)
+    assert of_export == of_test == "t2ireid"
+    run_python(["-m", "t2ireid_plugin", *export_words], tmp_path)
     assert "tensor" in run(["-c", snippet], tmp_path)
     assert (tmp_path / "weights" / "copy" / "model.safetensors").is_file()
-    program, *words = shlex.split(back)
-    assert program == "python"
-    run_python(words, tmp_path)
-    again = json.loads((tmp_path / "log" / "again" / "results.json").read_text())
+    run_python(["-m", "t2ireid_plugin", *test_words], tmp_path)
+    again = json.loads((tmp_path / "log" / "again" / "test" / "cuhkpedes" / "results.json").read_text())
     assert again["metrics"] == tiny_run.results["metrics"]
