@@ -166,12 +166,12 @@ def _settings(options: argparse.Namespace) -> list[str]:
     data_options, rest = ["data.root", options.root] if options.root else [], []
     for name in ("sources", "targets", "transforms"):
         words: list[str] = getattr(options, name) or []
-        end = next((i for i, word in enumerate(words) if "." in word), len(words))
+        end = next((i for i, word in enumerate(words) if "." in word or "/" in word), len(words))
         data_options += [f"data.{name}", str(words[:end])] if end else []
         rest += words[end:]
-    words = list(options.opts)
+    words = [*options.opts, *rest]
     run = words[:1] if options.eval_only and _split_run(words)[0] else []
-    return [*run, *data_options, *words[len(run) :], *rest]
+    return [*run, *data_options, *words[len(run) :]]
 
 
 def _split_run(words: Sequence[str]) -> tuple[str | None, list[str]]:
@@ -180,7 +180,7 @@ def _split_run(words: Sequence[str]) -> tuple[str | None, list[str]]:
 
     first = words[0] if words else ""
     table = re.split("[.=]", first)[0]
-    is_setting = table in get_cfg() and (table != first or not Path(first).exists())
+    is_setting = table in get_cfg() and ("=" in first or not Path(first).exists())
     return (None, list(words)) if not first or is_setting else (first, list(words[1:]))
 
 
@@ -194,7 +194,7 @@ def _train(options: argparse.Namespace, command: str) -> None:
     if cfg.test.evaluate:  # torchreid's key for --eval-only
         _test(options, command)
         return
-    _check(cfg, testing=False)
+    _check(cfg, testing=False, encoders=not options.resume)
     from t2ireid_plugin.run import run_training
 
     run_training(cfg, command, resume=options.resume, overwrite=options.overwrite, pictures=options.visualize)
@@ -207,14 +207,14 @@ def _test(options: argparse.Namespace, command: str) -> None:
     run_test(source, cfg, command, settings, pictures=options.visualize)
 
 
-def _check(cfg: Any, testing: bool) -> None:
+def _check(cfg: Any, testing: bool, encoders: bool = True) -> None:
     """Refuses wrong names, sizes and paths before PyTorch and torchreid are imported, which takes seconds."""
     from t2ireid_plugin.config import image_only
 
     texts = not image_only(cfg)
     checks = importlib.import_module(f"t2ireid_plugin.{'engine' if texts else 'integrations.torchreid'}.checks")
     checks.check_config(cfg)
-    checks.check_files(checks.for_testing(cfg) if testing and texts else cfg)
+    checks.check_files(checks.for_testing(cfg) if testing and texts else cfg, encoders)
     if texts and not testing:
         checks.check_losses(cfg)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import os
 import time
@@ -12,12 +13,12 @@ from typing import Any
 
 from yacs.config import CfgNode
 
-from t2ireid_plugin.config import dump, image_only
+from t2ireid_plugin.config import dump, image_only, to_dict
 from t2ireid_plugin.data.manager import explain_dead_workers
 from t2ireid_plugin.engine import checks as text_checks
 from t2ireid_plugin.engine import train as text_train
 from t2ireid_plugin.engine.evaluation import describe_undecided
-from t2ireid_plugin.engine.record import open_run
+from t2ireid_plugin.engine.record import check_same_settings, open_run
 from t2ireid_plugin.engine.train import Outcome
 from t2ireid_plugin.engine.training_state import (
     RESULTS,
@@ -73,26 +74,32 @@ def run_training(
         checks.check_config(cfg)
         text_checks.check_shares(cfg)
         _check_pictures(cfg, pictures)
-        checks.check_files(cfg)
+        checks.check_files(cfg, encoders=not resume)
         if not image_only(cfg):
             text_checks.check_losses(cfg)
         folder = Path(cfg.data.save_dir)
         with _opened(folder):
             last = finished = None
             if is_main_process():
-                with log_to(folder / "train.log", append=True) if resume else contextlib.nullcontext():
+                with log_to(folder / "train.log") if resume else contextlib.nullcontext():
                     last = checkpoint_to_resume(folder, cfg.model.resume, resume, overwrite)
-                finished = last and results_of_finished(folder, last, cfg.train.max_epoch)
+                finished = _results_of_finished(cfg, folder, last) if last else None
             last, finished = broadcast_object((last, finished))
             if finished:
                 print(f"{format_table(finished['metrics'])}\n")
                 print(f"The run in '{folder}' is finished; its results are in '{folder / RESULTS}'")
                 return finished["metrics"]
             weights = Checkpoint.read(cfg.model.load_weights) if cfg.model.load_weights and last is None else None
-            if overwrite and is_main_process():  # now that weights which may be among its files are read
-                remove_run(folder, last)
-            with _recorded(cfg, folder, "train.log", append=last is not None):
-                return _finish(cfg, folder, command, pictures, lambda: training.train(cfg, folder, weights, last))
+
+            def begin() -> None:  # when model and data are ready, so that an error leaves the folder as it is
+                if is_main_process():
+                    if overwrite:
+                        remove_run(folder, last)
+                    _record(cfg, folder)
+
+            with _logged(folder / "train.log"):
+                run = functools.partial(training.train, cfg, folder, weights, last, begin)
+                return _finish(cfg, folder, command, pictures, run)
 
 
 def run_test(
@@ -122,13 +129,20 @@ def run_test(
         used = cfg if image_only(cfg) else text_checks.for_testing(cfg)
         checks.check_files(used)
         folder = Path(cfg.data.save_dir) / "test" / "+".join(cfg.data.targets)
-        with _opened(folder), _recorded(cfg, folder, "test.log", append=False):
+        with _opened(folder), _logged(folder / "test.log"):
             print(f"Testing '{checkpoint.path}'")
             for name, values in changed.items():
                 trained, tested = short_repr(values["trained"]), short_repr(values["tested"])
                 logger.warning("%s: tested with %s, but trained with %s", name, tested, trained)
             about = {"checkpoint": str(checkpoint.path), "changed": changed}
-            return _finish(cfg, folder, command, pictures, lambda: training.test(used, folder, checkpoint), about)
+
+            def test() -> Outcome:
+                outcome = training.test(used, folder, checkpoint)
+                if is_main_process():
+                    _record(cfg, folder)
+                return outcome
+
+            return _finish(cfg, folder, command, pictures, test, about)
 
 
 def _kind(cfg: CfgNode) -> tuple[Any, Any]:
@@ -177,16 +191,26 @@ def _opened(folder: Path) -> Iterator[None]:
         yield
 
 
-@contextlib.contextmanager
-def _recorded(cfg: CfgNode, folder: Path, log: str, append: bool) -> Iterator[None]:
-    """Writes ``config.yaml`` and ``env.txt``; within, the console is copied to ``log``."""
-    if not is_main_process():
-        yield
-        return
+def _logged(path: Path) -> contextlib.AbstractContextManager[None]:
+    """Within, the console of the main process is copied to a file."""
+    return log_to(path) if is_main_process() else contextlib.nullcontext()
+
+
+def _record(cfg: CfgNode, folder: Path) -> None:
+    """Writes ``config.yaml`` and ``env.txt``."""
     atomic_write_text(folder / "config.yaml", dump(cfg), ConfigError)
     atomic_write_text(folder / "env.txt", describe_environment(), ConfigError)
-    with log_to(folder / log, append=append):
-        yield
+
+
+def _results_of_finished(cfg: CfgNode, folder: Path, last: Path) -> dict[str, Any] | None:
+    """The results of a run that is finished, and trained with these settings."""
+    if not (folder / RESULTS).is_file():
+        return None
+    checkpoint = Checkpoint.read(last)
+    results = results_of_finished(folder, checkpoint, cfg.train.max_epoch)
+    if results:
+        check_same_settings(checkpoint, to_dict(cfg))
+    return results
 
 
 def _save_results(folder: Path, outcome: Outcome, about: Mapping[str, Any]) -> None:

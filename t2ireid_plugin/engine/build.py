@@ -47,12 +47,17 @@ from t2ireid_plugin.utils.distributed import is_main_process, rank, world_size
 _TEXT_COLUMNS = {"caption": CAPTION, "identity": ID_TEXT, "clothing": CLOTH_TEXT}
 
 
-def build_run(cfg: CfgNode, weights: Checkpoint | None = None) -> TextImageEngine:
+# Setting that configures an encoder with random weights, in place of a folder.
+_INLINE = {IMAGE_KEY: "vit_config", TEXT_KEY: "bert_config"}
+
+
+def build_run(cfg: CfgNode, weights: Checkpoint | None = None, described: bool = False) -> TextImageEngine:
     """The engine of a run with its model and data, seeded.
 
     Args:
         cfg: a checked configuration; for testing one from `for_testing`.
         weights: loaded into the model, if any. Image size and normalisation that ``cfg`` leaves open are theirs.
+        described: build the model that ``weights`` describe, as for testing; for resuming.
 
     Raises:
         T2IReIDError: for every problem that the user can fix.
@@ -72,6 +77,7 @@ def build_run(cfg: CfgNode, weights: Checkpoint | None = None) -> TextImageEngin
             warn_of_shared_images(list(sources.values()), targets)
     elif weights:
         check_held_out(weights, datasets)
+    if weights and (described or not sources):
         encoders = _stored_encoders(cfg, weights, stored)
     tokenizer = stored.tokenizer if TEXT_KEY in encoders else build_tokenizer(cfg, sources.values(), stored)
     model = build_model(cfg, tokenizer, num_classes, encoders)
@@ -100,7 +106,8 @@ def _stored_encoders(cfg: CfgNode, weights: Checkpoint, stored: Stored) -> dict[
     return {
         key: stored.net_config[key]
         for key in (IMAGE_KEY, TEXT_KEY)
-        if key in stored.net_config and cfg.model[key] == trained.get(key, cfg.model[key])
+        if key in stored.net_config
+        and all(cfg.model[name] == trained.get(name, cfg.model[name]) for name in (key, _INLINE[key]))
         if key == IMAGE_KEY or stored.tokenizer is not None
     }
 

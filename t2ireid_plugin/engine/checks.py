@@ -220,10 +220,12 @@ def _check_training(cfg: CfgNode) -> None:
         )
 
 
-def check_files(cfg: CfgNode) -> None:
+def check_files(cfg: CfgNode, encoders: bool = True) -> None:
     """Refuses missing datasets, encoders and checkpoints, all in one message, and images that the encoder cannot read.
 
-    Testing (`for_testing`) takes the encoders from the checkpoint, or fails as it builds them.
+    Args:
+        cfg: the configuration.
+        encoders: False where a checkpoint to resume or to test (`for_testing`) may describe them.
 
     Raises:
         DataError, EncoderError, CheckpointError: for missing datasets, encoders and checkpoints, by the first of them.
@@ -231,13 +233,14 @@ def check_files(cfg: CfgNode) -> None:
     """
     names = [*cfg.data.sources, *cfg.data.targets, *val_targets(cfg)]
     benchmarks = dict.fromkeys(name.removesuffix(VAL_SUFFIX) for name in names)
-    encoders = [key for key in (IMAGE_KEY, TEXT_KEY) if cfg.model[key] and cfg.data.sources]
+    encoders = encoders and bool(cfg.data.sources)
+    sources = [key for key in (IMAGE_KEY, TEXT_KEY) if cfg.model[key] and encoders]
     raise_together(
         [functools.partial(find_annotation, cfg.data.root, BENCHMARKS[name]) for name in benchmarks]
-        + [functools.partial(check_source, cfg.model[key], key) for key in encoders]
-        + [functools.partial(check_weights, cfg)]
+        + [functools.partial(check_source, cfg.model[key], key) for key in sources]
+        + [functools.partial(check_weights, cfg)] * (encoders or not cfg.data.sources)
     )
-    if cfg.data.sources:
+    if encoders:
         stored_config(cfg.model.bert_base_path or to_dict(cfg.model.bert_config), TEXT_KEY)
         encoder = stored_config(cfg.model.vit_pretrained or to_dict(cfg.model.vit_config), IMAGE_KEY)
         check_image_size(encoder, cfg.data.height, cfg.data.width)

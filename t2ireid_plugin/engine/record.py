@@ -5,6 +5,7 @@ Testing takes from it what belongs to the weights, and resuming compares all of 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,14 +18,17 @@ from t2ireid_plugin.engine.training_state import checkpoint_to_test
 from t2ireid_plugin.errors import CheckpointError, ConfigError, short_repr
 from t2ireid_plugin.modeling.checkpoint import Checkpoint
 from t2ireid_plugin.modeling.encoders.preprocess import Preprocess
+from t2ireid_plugin.modeling.stored import trained_settings
 
 # Settings that belong to the weights: a test uses the trained values, whatever its configuration file says.
 _OF_WEIGHTS = (
     *("model.", "loss.name", "data.id_instruction", "data.cloth_instruction"),
     *("data.height", "data.width", "data.norm_", "data.val_share", "data.val_seed"),
+    *("test.evaluator", "test.dist_metric", "test.normalize_feature", "test.identity_weight"),
 )
 # Those of them that an image-only configuration has in common with one for images with texts.
-_OF_IMAGES = ("model.vit_", "model.disentangle", "data.height", "data.width", "data.norm_")
+_OF_PIXELS = ("data.height", "data.width", "data.norm_")
+_OF_IMAGES = ("model.vit_", "model.disentangle", *_OF_PIXELS)
 _NOT_OF_WEIGHTS = ("model.load_weights", "model.resume", "model.pretrained")
 # Settings that do not change what a training learns or chooses, but where and how it is computed, saved and reported.
 # The weights of pretrained encoders are in the checkpoint, so that their folders may move.
@@ -35,7 +39,7 @@ _FREE = (
     *("train.print_freq", "train.save_", "train.compile", "train.deterministic", "train.encode_at_once"),
     *("train.checkpoint_encoders", "test."),
 )
-_NOT_FREE = ("test.eval_freq", "test.start_eval")  # they decide which epochs can be chosen
+_NOT_FREE = ("test.eval_freq", "test.start_eval", "test.evaluator")  # they decide which epoch is chosen
 # Schedules whose learning rates do not depend on the last epoch.
 _OPEN_ENDED = ("single_step", "multi_step")
 _ADVICE = "resume with the same, or train from its weights alone with model.load_weights and another data.save_dir"
@@ -46,6 +50,7 @@ def record_settings(cfg: CfgNode, preprocess: Preprocess) -> dict[str, Any]:
     table = to_dict(cfg)
     height, width, mean, std = preprocess
     table["data"] |= {"height": height, "width": width, "norm_mean": list(mean), "norm_std": list(std)}
+    table["data"]["root"] = os.path.abspath(os.path.expanduser(cfg.data.root))  # a test may start elsewhere
     return table
 
 
@@ -81,20 +86,21 @@ def open_run(
     """
     own = ("", "") if cfg is None else (cfg.model.load_weights, cfg.data.save_dir)
     path = checkpoint_to_test(source, own[0], Path(own[1]))
+    typed_names = [name for pair in pairs(typed) for name, _ in settings(pair)]
+    if source and "model.load_weights" in typed_names:
+        raise ConfigError(f"model.load_weights: another checkpoint than '{source}' is to be tested; name one of them")
     checkpoint = Checkpoint.read(path)
-    trained = get_cfg()
-    if "config" in checkpoint.content:
-        merge(trained, checkpoint.content["config"], f"'{path}'")
-    elif cfg is None:
+    if cfg is None and "config" not in checkpoint.content:
         raise CheckpointError(f"'{path}' has no settings of a run; name them with --config-file")
-    else:
-        trained = cfg
+    trained = get_cfg() if cfg is None else cfg.clone()
+    merge(trained, trained_settings(checkpoint), f"'{path}'")
     if cfg is None:
         cfg = trained.clone()
-        set_setting(cfg, "data.save_dir", str(path.parent))
         for pair in pairs(typed):
             merge(cfg, pair, "command line")
-    explicit = tuple(f"{name}." for pair in pairs(typed) for name, _ in settings(pair))
+    if source and "data.save_dir" not in typed_names:
+        set_setting(cfg, "data.save_dir", str(path.parent))
+    explicit = tuple(f"{name}." for name in typed_names)
     changed = {}
     of_weights = _OF_WEIGHTS if image_only(cfg) == image_only(trained) else _OF_IMAGES
     for name, _ in settings(trained):
@@ -123,22 +129,31 @@ def check_same_training(checkpoint: Checkpoint, record: Mapping[str, Any]) -> No
         CheckpointError: naming the first setting or dataset that differs, with both values.
     """
     path, content = checkpoint.path, checkpoint.content
-    then = dict(settings(content["config"]))
-    now = dict(settings(record["config"]))
-    free: tuple[str, ...] = _FREE
-    if now["train.lr_scheduler"] in _OPEN_ENDED and now["train.max_epoch"] >= content["epoch"]:
-        free += ("train.max_epoch",)
-    if now["loss.name"] != "terms":  # the last epoch is the chosen one
-        free += _NOT_FREE
-    for name in then | now:
-        if not name.startswith(free) or (name in _NOT_FREE and name not in free):
-            _compare(path, name, then.get(name), now.get(name))
+    check_same_settings(checkpoint, record["config"])
     for key, label in (("data", "the people and captions of"), ("held_out", "the held-out people of")):
         old, new = content[key], record[key]
         for name in old | new:
             _compare(path, f"{label} {name}", old.get(name), new.get(name))
     if content.get("tokenizer") != record.get("tokenizer"):
         raise CheckpointError(f"'{path}' was trained with another vocabulary; {_ADVICE}")
+
+
+def check_same_settings(checkpoint: Checkpoint, table: Mapping[str, Any]) -> None:
+    """The part of `check_same_training` that needs neither model nor data; image settings may still be None in it.
+
+    Raises:
+        CheckpointError: naming the first setting that differs, with both values.
+    """
+    content, then, now = checkpoint.content, dict(settings(checkpoint.content["config"])), dict(settings(table))
+    free: tuple[str, ...] = _FREE
+    if now["train.lr_scheduler"] in _OPEN_ENDED and now["train.max_epoch"] >= content["epoch"]:
+        free += ("train.max_epoch",)
+    if now["loss.name"] != "terms":  # the last epoch is the chosen one
+        free += _NOT_FREE
+    for name in then | now:
+        open_yet = now.get(name) is None and name.startswith(_OF_PIXELS)
+        if not open_yet and (not name.startswith(free) or (name in _NOT_FREE and name not in free)):
+            _compare(checkpoint.path, name, then.get(name), now.get(name))
 
 
 def _compare(path: Path, name: str, then: Any, now: Any) -> None:

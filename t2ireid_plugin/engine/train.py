@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,7 +30,9 @@ class Outcome(NamedTuple):
     engine: TextImageEngine | None = None  # None for images without texts
 
 
-def train(cfg: CfgNode, folder: Path, weights: Checkpoint | None, last: Path | None) -> Outcome:
+def train(
+    cfg: CfgNode, folder: Path, weights: Checkpoint | None, last: Path | None, begin: Callable[[], None]
+) -> Outcome:
     """Trains, chooses the checkpoint on val and tests it.
 
     Args:
@@ -38,11 +40,13 @@ def train(cfg: CfgNode, folder: Path, weights: Checkpoint | None, last: Path | N
         folder: of the run.
         weights: to start from, if any.
         last: the checkpoint to resume, if any; it describes its model.
+        begin: called when everything is ready to train.
 
     Raises:
         T2IReIDError: for every problem that the user can fix.
     """
-    engine = build_run(cfg, weights if last is None else load_training_state(last))
+    resumed = None if last is None else load_training_state(last)
+    engine = build_run(cfg, resumed or weights, described=resumed is not None)
     best = folder / BEST
     epochs, steps = cfg.train.start_epoch, 0
     if last is not None:
@@ -53,6 +57,7 @@ def train(cfg: CfgNode, folder: Path, weights: Checkpoint | None, last: Path | N
             engine.best = {}
     if epochs >= cfg.train.max_epoch and engine.evaluated and not engine.best:
         raise ConfigError(f"train.max_epoch: {cfg.train.max_epoch} leaves nothing to train after {epochs}; raise it")
+    begin()
     engine.model.text_features = build_feature_cache(cfg, engine.model, engine.train_loader.dataset.train)
     engine.run(start_epoch=epochs, **run_options(cfg, folder))
     chosen = "chosen on val" if engine.val_targets else "the last, as there is no val split"

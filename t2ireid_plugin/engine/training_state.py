@@ -13,8 +13,9 @@ from typing import Any
 import torch
 
 from t2ireid_plugin.errors import CheckpointError, ConfigError
-from t2ireid_plugin.modeling.checkpoint import Checkpoint, append_digest, check_intact, read_checkpoint
+from t2ireid_plugin.modeling.checkpoint import Checkpoint, append_digest, check_intact
 from t2ireid_plugin.utils.atomic_io import atomic_write, atomic_write_text
+from t2ireid_plugin.utils.safe_io import parse_json, read_bytes
 from t2ireid_plugin.utils.text import first_line
 
 logger = logging.getLogger(__name__)
@@ -23,9 +24,12 @@ logger = logging.getLogger(__name__)
 LAST, PREVIOUS, DAMAGED, BEST = "last.pth", "last.prev.pth", "last.damaged.pth", "best.pth"
 RESULTS = "results.json"
 # Everything that a run, its tests and its probes write.
+# Everything that a run, its tests and its probes write, except train.log, which goes on. The files by which a folder
+# holds a run are last, so that it does until all others are removed.
 _RUN_FILES = (
-    *(LAST, PREVIOUS, DAMAGED, BEST, RESULTS, "config.yaml", "env.txt", "train.log", "metrics.jsonl", "nonfinite.json"),
-    *("events.out.tfevents.*", "queries_*.npz", "ranked_*.png", "probes_*.json", "visualize_*", "test"),
+    *("config.yaml", "env.txt", "metrics.jsonl", "nonfinite.json", "events.out.tfevents.*", "queries_*.npz"),
+    *("ranked_*.png", "probes_*.json", "visualize_*/report.html", "test/*/test.log"),
+    *(RESULTS, BEST, DAMAGED, PREVIOUS, LAST),
 )
 # Entries of a training state, see `TrainingLoop.save`.
 _NEEDED = ["state_dict", "losses", "optimizer", "scheduler", "scaler", "epoch", "step", "steps", "evaluated"]
@@ -170,23 +174,30 @@ def checkpoint_to_resume(folder: Path, resume: str, resume_newest: bool, overwri
 def remove_run(folder: Path, last: Path | None) -> None:
     """Removes the files of a run from its folder, unless ``last``, the checkpoint to resume, is one of them."""
     for path in () if _is_in(folder, last) else [path for pattern in _RUN_FILES for path in folder.glob(pattern)]:
-        shutil.rmtree(path) if path.is_dir() else path.unlink()
+        path.unlink() if path.parent == folder else shutil.rmtree(path.parent)  # of a report, or of a test
 
 
 def _is_in(folder: Path, file: Path | None) -> bool:
     return file is not None and file.resolve().parent == folder.resolve()
 
 
-def results_of_finished(folder: Path, last: Path, max_epoch: int) -> dict[str, Any] | None:
+def results_of_finished(folder: Path, last: Checkpoint, max_epoch: int) -> dict[str, Any] | None:
     """``results.json`` of a run that has trained ``max_epoch`` epochs and was tested; None if it is not finished."""
-    file = folder / RESULTS
-    if not file.is_file() or not _is_in(folder, last):
+    results, state = read_results(folder), last.content
+    if results is None or not _is_in(folder, last.path) or "config" not in state:
         return None
-    state = read_checkpoint(last)
-    results: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
     done = state["epoch"] >= max_epoch and state.get("evaluated", True)
-    chosen = state.get("best", {}).get("weights", state.get("digest"))  # the last weights of an image-only run
+    chosen = state.get("best", {}).get("weights", state["digest"])  # the last weights of an image-only run
     return results if done and results.get("weights") == chosen else None
+
+
+def read_results(folder: Path) -> dict[str, Any] | None:
+    """``results.json`` in a run's folder; None if it is missing or damaged."""
+    try:
+        results = parse_json(read_bytes(folder / RESULTS))
+    except (OSError, ValueError):
+        return None
+    return results if isinstance(results, dict) and isinstance(results.get("metrics"), dict) else None
 
 
 def make_folder(folder: Path, name: str = "data.save_dir") -> None:

@@ -70,7 +70,10 @@ class LoadReport(NamedTuple):
 
     def __str__(self) -> str:
         problems = {label: names for label, names in self._asdict().items() if names and label != "loaded"}
-        lines = [f"{label} ({len(names)}): {', '.join(names)}" for label, names in problems.items()]
+        lines = [
+            f"{label} ({len(names)}): {', '.join(names[:5])}{', …' * (len(names) > 5)}"
+            for label, names in problems.items()
+        ]
         return "; ".join([f"loaded {len(self.loaded)} tensors", *lines])
 
     def require_complete(self, path: str | Path) -> None:
@@ -96,8 +99,11 @@ class Checkpoint(NamedTuple):
 
     @property
     def best(self) -> dict[str, Any]:
-        """Epoch and scores of the chosen weights; empty for files that no run has written."""
-        return dict(self.content.get("best", {})) if "digest" in self.content else {}
+        """Epoch, and of the chosen weights also their scores; empty for files that no run has written."""
+        best = self.content.get("best", {}) if "digest" in self.content else {}
+        if best and best.get("weights") != self.content["digest"]:
+            return {"epoch": self.content["epoch"]}
+        return dict(best)
 
     @classmethod
     def read(cls, path: str | Path) -> Checkpoint:

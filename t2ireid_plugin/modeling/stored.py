@@ -34,6 +34,7 @@ class Stored(NamedTuple):
     tokenizer: PreTrainedTokenizerBase | None = None
     net_config: Mapping[str, Any] = {}  # for `T2IReIDModel`; encoders as configuration objects
     classes: Sequence[str] = ()  # person of each class, ``DATASET:PID``
+    texts: Mapping[str, str] = {}  # of an export: ``id_instruction`` and ``cloth_instruction``
 
 
 def describe_model(
@@ -70,6 +71,20 @@ def describe_model(
     return entries
 
 
+def trained_settings(checkpoint: Checkpoint) -> dict[str, Any]:
+    """The settings of the training, by table and key: all of a run's, and of other files those that they describe."""
+    if "config" in checkpoint.content:
+        return dict(checkpoint.content["config"])
+    stored = read_stored(checkpoint)
+    model = {key: value for key, value in stored.net_config.items() if isinstance(value, (dict, bool, int))}
+    model.pop("num_classes", None)
+    data: dict[str, Any] = dict(stored.texts)
+    if stored.preprocess:
+        height, width, mean, std = stored.preprocess
+        data |= {"height": height, "width": width, "norm_mean": list(mean), "norm_std": list(std)}
+    return {"model": model, "data": data}
+
+
 def preprocess_entry(preprocess: Preprocess) -> dict[str, Any]:
     """The entry ``preprocess`` of a checkpoint."""
     height, width, mean, std = preprocess
@@ -89,6 +104,7 @@ def read_stored(checkpoint: Checkpoint) -> Stored:
         tokenizer=read("tokenizer", tokenizer_from_json),
         net_config=read("net_config", _net_config) or {},
         classes=read("classes", list) or (),
+        texts=read("texts", dict) or {},
     )
 
 
@@ -144,4 +160,5 @@ def _exported(checkpoint: Checkpoint) -> dict[str, Any]:
         content["tokenizer"] = json.dumps({**tokenizer, ROLES: roles} if roles else tokenizer)
     if config.get("model_type") == "t2ireid":
         content["net_config"] = json.dumps(config)
+        content["texts"] = {name: config[name] for name in ("id_instruction", "cloth_instruction") if name in config}
     return content

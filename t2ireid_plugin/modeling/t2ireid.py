@@ -118,6 +118,7 @@ class T2IReIDModel(nn.Module):
         # Only where needed, so that the parameter names stay those of the specification.
         self.text_adapter = nn.Linear(text_width, width) if text_width != width else None
 
+        self.pooling: dict[str, Any] = dict(config["disentangle"])
         self.disentangle = build_disentangle(config["disentangle"], self.visual_encoder)
         self.id_classifier = nn.Linear(width, config["num_classes"])
         self.shared_mlp = nn.Linear(width, SHARED_DIM)
@@ -383,6 +384,12 @@ class T2IReIDModel(nn.Module):
         return self
 
     def _load(self, checkpoint: Checkpoint, stored: Stored) -> LoadReport:
+        pooling = stored.net_config.get("disentangle", self.pooling)
+        if any(pooling[name] != self.pooling.get(name, value) for name, value in pooling.items()):
+            raise CheckpointError(
+                f"'{checkpoint.path}' was trained with disentangle {pooling}, but the model has {self.pooling}; build "
+                "it with the same, or with T2IReIDModel.from_checkpoint"
+            )
         self.load_report = copy_state_dict(checkpoint.state, self, checkpoint.path)
         self.preprocess = stored.preprocess or self.preprocess
         self.classes = stored.classes if len(stored.classes) == self.id_classifier.out_features else ()

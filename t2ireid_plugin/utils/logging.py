@@ -53,10 +53,10 @@ class _Handler(logging.StreamHandler):
 
 
 @contextlib.contextmanager
-def log_to(path: str | Path, append: bool = False) -> Iterator[None]:
-    """Copies everything that is printed (as by torchreid) or logged (as by us) to ``path``."""
+def log_to(path: str | Path) -> Iterator[None]:
+    """Appends everything that is printed (as by torchreid) or logged (as by us) to ``path``."""
     console = sys.stdout
-    with open(path, "ab" if append else "wb", buffering=0) as file:
+    with open(path, "ab", buffering=0) as file:
         sys.stdout = _Tee(console, file)
         handler = _Handler(sys.stdout)
         handler.setFormatter(PrintableFormatter("%(levelname)s %(message)s"))

@@ -9,9 +9,11 @@ import stat
 import numpy as np
 import pytest
 import torch
+import yaml
 from states import largest_file, saved
 
 from t2ireid_plugin.cli import main
+from t2ireid_plugin.config import load_cfg, to_dict
 from t2ireid_plugin.errors import CheckpointError
 from t2ireid_plugin.integrations.huggingface import T2IReIDForRetrieval
 from t2ireid_plugin.modeling.checkpoint import Checkpoint, read_state_dict, weights_digest
@@ -85,13 +87,34 @@ def test_a_run_is_not_overwritten(copy, left, tiny_settings, refused):
 def test_overwrite_replaces_everything_of_the_run_and_nothing_else(copy, run, tiny_settings):
     for name in ("queries_old.npz", "ranked_old.png", "probes_old.json", "events.out.tfevents.1", "notes.txt"):
         (copy / name).write_text("")
-    (copy / "test" / "old").mkdir(parents=True)
+    for name in ("test/old/test.log", "visualize_old/report.html", "test/mine/data.txt", "visualize_mine/x.png"):
+        (copy / name).parent.mkdir(parents=True)
+        (copy / name).write_text("")
     assert main(["train", "--overwrite", *tiny_settings(copy, **TYPED)]) == 0
     assert results(copy)["metrics"] == results(run)["metrics"]
     events = {path.name for path in copy.glob("events*")}
-    expected = {path.name for path in run.iterdir() if not path.name.startswith("events")} | {"notes.txt"}
+    expected = {path.name for path in run.iterdir() if not path.name.startswith("events")}
+    expected |= {"notes.txt", "test", "visualize_mine"}
     assert {path.name for path in copy.iterdir()} - events == expected
     assert "events.out.tfevents.1" not in events
+    assert [path.name for path in (copy / "test").iterdir()] == ["mine"]
+
+
+@pytest.mark.parametrize("setting", [["train.batch_size", "4000"], ["model.load_weights", "gone.pth"]])
+def test_a_run_is_replaced_only_when_the_new_one_can_start(copy, tiny_settings, refused, setting):
+    before = contents(copy)
+    refused(["train", "--overwrite", *tiny_settings(copy, **TYPED), *setting])
+    after = contents(copy)
+    assert {**after, "train.log": ""} == {**before, "train.log": ""}  # which has the error
+
+
+def test_a_refused_resume_changes_nothing(copy, tiny_settings, refused):
+    (copy / "results.json").unlink()
+    before = contents(copy)
+    assert "was trained with train.lr 0.001, now it is 0.5" in refused(
+        ["train", "--resume", *tiny_settings(copy, **TYPED, train__lr=0.5)]
+    )
+    assert {**contents(copy), "train.log": ""} == {**before, "train.log": ""}
 
 
 def test_the_weights_to_start_from_may_be_those_of_the_run_to_replace(copy, tiny_settings):
@@ -99,8 +122,10 @@ def test_the_weights_to_start_from_may_be_those_of_the_run_to_replace(copy, tiny
     assert main(["train", "--overwrite", *words]) == 0
 
 
-def test_resume_of_a_finished_run_says_so(copy, tiny_settings, capsys):
+def test_resume_of_a_finished_run_says_so(copy, tiny_settings, refused, capsys):
     before = contents(copy)
+    message = refused(["train", "--resume", *tiny_settings(copy, **TYPED, train__lr=0.5)])
+    assert "was trained with train.lr 0.001, now it is 0.5" in message
     assert main(["train", "--resume", *tiny_settings(copy, **TYPED)]) == 0
     assert f"The run in '{copy}' is finished; its results are in '{copy / 'results.json'}'" in capsys.readouterr().out
     assert contents(copy) == before
@@ -120,6 +145,38 @@ def test_the_best_weights_of_another_training_are_not_tested(build, tiny_run, tm
     shutil.copy(tiny_run.folder / "best.pth", tmp_path / "best.pth")
     with pytest.raises(CheckpointError, match=r"best\.pth' was trained with .*, now it is "):
         engine.load_chosen(tmp_path / "best.pth")
+
+
+def test_a_damaged_results_file_is_none(copy, tiny_settings):
+    (copy / "results.json").write_text("{")
+    assert main(["export", str(copy), str(copy.parent / "out")]) == 0
+    assert "No results are available" in (copy.parent / "out" / "README.md").read_text()
+    assert main(["train", "--resume", *tiny_settings(copy, **TYPED)]) == 0
+    assert results(copy)["metrics"]
+
+
+def test_a_fine_tuned_run_is_resumed_without_the_weights_and_folders_it_started_from(
+    run, encoders, tiny_settings, synthetic, tmp_path, capsys
+):
+    """Its vocabulary and size are those of the weights; pretrained encoders are described by the checkpoint."""
+    start = shutil.copy(run / "best.pth", tmp_path / "start.pth")
+    typed = {name: value for name, value in TYPED.items() if "norm" not in name}
+    for name, settings in (
+        ("weights", {**typed, "model__load_weights": start, "model__bert_config__vocab_size": 300}),
+        ("folders", {"model__vit_pretrained": tmp_path / "vit", "model__bert_base_path": tmp_path / "bert"}),
+    ):
+        for kind in ("vit", "bert"):
+            shutil.copytree(getattr(encoders, kind), tmp_path / kind, dirs_exist_ok=True)
+        sizes = {"data__height": 32, "data__width": 32} if name == "folders" else {}
+        words = tiny_settings(tmp_path / name, **{**settings, **sizes})
+        assert main(["train", *words]) == 0
+        expected = results(tmp_path / name)["metrics"]
+        (tmp_path / name / "results.json").unlink()  # as if killed during the final test
+        for path in (start, tmp_path / "vit", tmp_path / "bert"):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        assert main(["train", "--resume", *words]) == 0, capsys.readouterr().err
+        assert results(tmp_path / name)["metrics"] == expected
+        shutil.copy(run / "best.pth", start)
 
 
 # A run describes itself
@@ -164,6 +221,54 @@ def test_a_typed_value_that_differs_is_used_named_and_recorded(copy, run):
     assert "WARNING data.height: tested with 32, but trained with 48" in log
     assert log.count("tested with") == 1
     assert "Images at 32x16" in log
+
+
+def test_an_export_tested_with_a_configuration_file_gives_the_runs_own_figures(run, tiny_settings, tmp_path):
+    assert main(["export", str(run), str(tmp_path / "out")]) == 0
+    words = tiny_settings(tmp_path / "log", model__vit_config__image_size=32, test__protocols="[t2i, both]")
+    config = tmp_path / "other.yaml"
+    config.write_text(yaml.safe_dump(to_dict(load_cfg(words[1], words[2:]))))
+    weights = ["model.load_weights", str(tmp_path / "out" / "model.safetensors")]
+    assert main(["test", "--config-file", str(config), *weights]) == 0
+    tested = results(tmp_path / "log" / "test" / "cuhkpedes")
+    assert (tested["metrics"], tested["changed"]) == (results(run)["metrics"], {})
+
+
+def test_a_test_of_the_last_weights_has_not_the_figures_of_the_chosen_ones(tiny_run, tmp_path):
+    """The epoch alone is known of weights that val did not choose."""
+    content = saved(tiny_run.folder)
+    content["best"]["weights"] = "of another epoch"
+    torch.save(content, tmp_path / "last.pth")
+    assert main(["test", str(tmp_path / "last.pth"), "test.pictures", "0", "test.bootstrap", "0"]) == 0
+    assert results(tmp_path / "test" / "cuhkpedes")["chosen"] == {"epoch": content["epoch"]}
+
+
+def test_a_run_is_found_by_its_name_and_its_place(run, tmp_path, monkeypatch, refused):
+    """A folder that begins like a setting, a list of names before it, and another working directory."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(run, "data.v2")
+    shutil.copytree(run, tmp_path / "log" / "x")
+    for words in (["data.v2"], ["-t", "cuhkpedes", "log/x/"], ["log/x", "--visualize", "test.pictures", "1"]):
+        assert main(["test", *words]) == 0
+    for folder in ("data.v2", "log/x"):
+        assert results(tmp_path / folder / "test" / "cuhkpedes")["metrics"] == results(run)["metrics"]
+    message = refused(["test", "data.v2", "model.load_weights", "log/x/best.pth"])
+    assert "another checkpoint than 'data.v2' is to be tested; name one of them" in message
+
+
+def test_a_relative_root_is_that_of_the_training(tiny_settings, synthetic, tmp_path, monkeypatch):
+    (tmp_path / "data").symlink_to(synthetic.root)
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", *tiny_settings("log", data__root="data")]) == 0
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert main(["test", "../log"]) == 0
+    assert results(tmp_path / "log" / "test" / "cuhkpedes")["metrics"] == results(tmp_path / "log")["metrics"]
+
+
+def test_load_param_refuses_another_pooling(run, build):
+    with pytest.raises(CheckpointError, match=r"was trained with disentangle .*'mean'.*but the model has .*'all'"):
+        build(model__vit_config__image_size=32).model.load_param(run / "best.pth")
 
 
 def test_tests_leave_the_run_as_it_is(copy):
@@ -330,7 +435,7 @@ def test_a_flipped_bit_of_an_export_is_noticed(run, tmp_path, refused):
         T2IReIDModel.from_checkpoint(file)
 
 
-def test_an_export_is_whole_or_not_there(run, tmp_path, refused):
+def test_an_export_is_whole_or_not_there(run, tmp_path, refused, monkeypatch):
     out = tmp_path / "models" / "out"
     for size in (100, 20_000):
         with largest_file(size):
@@ -344,6 +449,14 @@ def test_an_export_is_whole_or_not_there(run, tmp_path, refused):
     assert main(["export", str(run), str(out)]) == 0  # over the older one
     assert contents(out) == before
     assert [path.name for path in out.parent.iterdir()] == ["out"]
+    monkeypatch.chdir(out.parent)
+    (out.parent / "link").symlink_to(tmp_path / "target")
+    (tmp_path / "target").mkdir()
+    assert main(["export", str(run), "link"]) == 0
+    assert contents(tmp_path / "target") == {**before, "README.md": contents(tmp_path / "target")["README.md"]}
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "README.md").write_text("mine")
+    assert "holds 'README.md', which is not part of an export" in refused(["export", run, tmp_path / "mine"])
     (out / "notes.txt").write_text("mine")
     assert "holds 'notes.txt', which is not part of an export" in refused(["export", run, out])
     assert (out / "notes.txt").read_text() == "mine"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from yacs.config import CfgNode
 from t2ireid_plugin.config import require_texts
 from t2ireid_plugin.data.benchmarks import BENCHMARKS
 from t2ireid_plugin.engine.record import open_run
-from t2ireid_plugin.engine.training_state import RESULTS
+from t2ireid_plugin.engine.training_state import read_results
 from t2ireid_plugin.errors import CheckpointError, ConfigError, DataError, printable
 from t2ireid_plugin.integrations.huggingface.model import T2IReIDConfig, T2IReIDForRetrieval
 from t2ireid_plugin.integrations.huggingface.model_card import describe_encoder, model_card
@@ -51,7 +52,7 @@ def export(source: str | Path, folder: str | Path, opts: Sequence[str] = ()) -> 
         raise ConfigError(f"{fixed[0]}: export writes the model as it was trained; leave this setting out")
     model = _build(cfg, checkpoint)
     copy_state_dict(checkpoint.state, model.model, checkpoint.path).require_complete(checkpoint.path)
-    out = Path(folder)
+    out = Path(os.path.realpath(folder))
     try:
         with atomic_folder(out, "OUT") as draft:
             model.save_pretrained(draft)
@@ -59,14 +60,26 @@ def export(source: str | Path, folder: str | Path, opts: Sequence[str] = ()) -> 
             card.write_text(_card(cfg, out.resolve().name, model.config, checkpoint), encoding="utf-8")
             for file in draft.iterdir():  # safetensors makes files that only their owner can read
                 file.chmod(card.stat().st_mode)
-            older = out.iterdir() if out.exists() else ()
-            others = {path.name for path in older} - {path.name for path in draft.iterdir()}
-            if others:
-                name = printable(min(others))
-                raise ConfigError(f"'{out}' holds '{name}', which is not part of an export; choose another folder")
+            _check_replaceable(out, draft)
     except SafetensorError as error:
         raise DataError(f"'{out}' cannot be written: {first_line(error)}") from error
     return out
+
+
+def _check_replaceable(out: Path, draft: Path) -> None:
+    """Refuses to replace anything but an empty folder and an older export.
+
+    Raises:
+        ConfigError: naming a file that is not part of an export.
+    """
+    older = {path.name for path in out.iterdir()} if out.exists() else set()
+    others = older - {path.name for path in draft.iterdir()}
+    config = out / "config.json"
+    if older and not (config.is_file() and T2IReIDConfig.model_type in config.read_text(encoding="utf-8")):
+        others = older
+    if others:
+        name = printable(min(others))
+        raise ConfigError(f"'{out}' holds '{name}', which is not part of an export; choose another folder")
 
 
 def _build(cfg: CfgNode, checkpoint: Checkpoint) -> T2IReIDForRetrieval:
@@ -105,10 +118,9 @@ def _card(cfg: CfgNode, name: str, config: T2IReIDConfig, checkpoint: Checkpoint
 
 def _results(cfg: CfgNode, checkpoint: Checkpoint) -> tuple[dict[str, Any] | None, str]:
     """The content of the run's ``results.json``, or None, and a remark on it."""
-    file = checkpoint.path.with_name(RESULTS)
-    if not file.is_file():
+    results = read_results(checkpoint.path.parent)
+    if results is None:
         return None, ""
-    results = json.loads(file.read_text(encoding="utf-8"))
     if results.get("weights") != weights_digest(checkpoint.state):
         return None, "The run's `results.json` belongs to other weights than these."
     if any(name in BENCHMARKS and is_drawn(cfg.data.root, BENCHMARKS[name].folder) for name in results["metrics"]):

@@ -107,8 +107,8 @@ def image_datasets() -> list[str]:
     return [name for name in _datasets() if name.removesuffix(VAL_SUFFIX) not in BENCHMARKS]
 
 
-def check_files(cfg: CfgNode) -> None:
-    """Refuses missing datasets and encoders, all in one message, before anything slow happens.
+def check_files(cfg: CfgNode, encoders: bool = True) -> None:
+    """Refuses missing datasets and, with ``encoders``, a missing encoder, all in one message, before anything slow.
 
     Raises:
         DataError: when a dataset is missing that torchreid cannot download, and perhaps the image encoder.
@@ -116,8 +116,10 @@ def check_files(cfg: CfgNode) -> None:
         ConfigError: for a size that the encoder's patches do not divide.
     """
     names = dict.fromkeys([*cfg.data.sources, *cfg.data.targets])
-    checks = [functools.partial(check_weights, cfg), *(functools.partial(_check_folder, cfg, name) for name in names)]
-    if cfg.model.vit_pretrained and cfg.model.pretrained:
+    checks = [functools.partial(_check_folder, cfg, name) for name in names]
+    if encoders:
+        checks.append(functools.partial(check_weights, cfg))
+    if cfg.model.vit_pretrained and cfg.model.pretrained and encoders:
         checks.append(functools.partial(check_source, cfg.model.vit_pretrained, IMAGE_KEY))
     raise_together(checks)
     if cfg.model.name in MODELS:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,9 @@ from t2ireid_plugin.integrations.torchreid.engine import SoftmaxEngine, TripletE
 from t2ireid_plugin.modeling.checkpoint import Checkpoint, copy_state_dict, weights_digest
 
 
-def train(cfg: CfgNode, folder: Path, weights: Checkpoint | None, last: Path | None) -> Outcome:
+def train(
+    cfg: CfgNode, folder: Path, weights: Checkpoint | None, last: Path | None, begin: Callable[[], None]
+) -> Outcome:
     """Trains the model that ``cfg`` describes to the last epoch and tests it.
 
     Args:
@@ -34,6 +37,7 @@ def train(cfg: CfgNode, folder: Path, weights: Checkpoint | None, last: Path | N
         folder: of the run.
         weights: to start from, if any.
         last: the checkpoint to resume, if any.
+        begin: called when everything is ready to train.
 
     Raises:
         T2IReIDError: for every problem that the user can fix.
@@ -49,6 +53,7 @@ def train(cfg: CfgNode, folder: Path, weights: Checkpoint | None, last: Path | N
         print(f"Resuming '{last}' after epoch {start_epoch}")
     elif start_epoch >= max_epoch:
         raise ConfigError(f"train.max_epoch: {max_epoch} leaves nothing to train after {start_epoch}")
+    begin()
     print("The last epoch is tested, as torchreid's datasets have no val split")
     engine.run(test_only=start_epoch >= max_epoch, start_epoch=start_epoch, **_options(cfg, folder))
     chosen = engine.save_chosen(max(start_epoch, max_epoch))
