@@ -15,10 +15,10 @@ from t2ireid_plugin.ablation.grid import Run
 from t2ireid_plugin.ablation.runs import is_probed
 from t2ireid_plugin.cli import main
 from t2ireid_plugin.config import load_cfg
-from t2ireid_plugin.engine.training_state import read_checkpoint
 from t2ireid_plugin.errors import ConfigError
 from t2ireid_plugin.evaluation.bootstrap import paired_difference
 from t2ireid_plugin.evaluation.query_records import load_records
+from t2ireid_plugin.modeling.checkpoint import read_checkpoint
 from t2ireid_plugin.synthetic import write_synthetic
 from t2ireid_plugin.utils.file_lock import lock_folder
 
