@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import torch
+from PIL import Image
 from torch import nn
 from torchreid import data as torchreid_data
 from torchreid import models as torchreid_models
@@ -13,7 +15,6 @@ from torchreid import optim as torchreid_optim
 from yacs.config import CfgNode
 
 from t2ireid_plugin.config import to_dict
-from t2ireid_plugin.data.annotations import check_images
 from t2ireid_plugin.engine.build import (
     build_preprocess,
     build_scheduler,
@@ -27,6 +28,7 @@ from t2ireid_plugin.integrations.torchreid.model import T2IReIDImageModel
 from t2ireid_plugin.integrations.torchreid.registration import MODELS
 from t2ireid_plugin.modeling.encoders.preprocess import Preprocess
 from t2ireid_plugin.modeling.stored import preprocess_entry
+from t2ireid_plugin.utils.progress import show_progress
 from t2ireid_plugin.utils.text import first_line
 
 # torchreid's default image size and ImageNet's normalisation, for torchreid's models.
@@ -34,10 +36,10 @@ _TORCHREID_PREPROCESS = Preprocess(256, 128, (0.485, 0.456, 0.406), (0.229, 0.22
 
 
 def load_datasets(cfg: CfgNode) -> dict[str, Any]:
-    """Sources and targets by name; images are checked, because torchreid's reader retries a truncated one forever.
+    """Sources and targets by name, with every image decoded once: torchreid's reader retries a damaged one forever.
 
     Raises:
-        DataError: naming the dataset with torchreid's error, or a file as `check_images`.
+        DataError: naming the dataset, and the file or torchreid's error.
     """
     datasets = {}
     for name in dict.fromkeys([*cfg.data.sources, *cfg.data.targets]):
@@ -52,9 +54,32 @@ def load_datasets(cfg: CfgNode) -> dict[str, Any]:
             )
         except Exception as error:  # of any class: assertions, downloads, indexing
             raise DataError(f"{name}: torchreid cannot read it in '{cfg.data.root}': {first_line(error)}") from error
-        check_images([item[0] for part in ("train", "query", "gallery") for item in getattr(dataset, part)])
+        _check_readable(name, [item[0] for part in ("train", "query", "gallery") for item in getattr(dataset, part)])
         datasets[name] = dataset
     return datasets
+
+
+def _check_readable(name: str, paths: list[str]) -> None:
+    """Decodes every image, as torchreid's reader will.
+
+    Raises:
+        DataError: naming the first image that cannot be decoded, and how many more there are.
+    """
+
+    def problem(path: str) -> str:
+        try:
+            with Image.open(path) as image:
+                image.load()
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+            return f"'{path}' ({first_line(error)})"
+        return ""
+
+    with ThreadPoolExecutor() as pool:
+        results = show_progress(pool.map(problem, paths), len(paths), f"reading {name}", " images")
+        problems = [result for result in results if result]
+    if problems:
+        more = f" and {len(problems) - 1} more" if len(problems) > 1 else ""
+        raise DataError(f"{name}: unreadable image {problems[0]}{more}")
 
 
 def dataset_counts(datasets: dict[str, Any]) -> dict[str, dict[str, dict[str, int]]]:
