@@ -3,29 +3,27 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import logging
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from yacs.config import CfgNode
 
-from t2ireid_plugin.config import dump, image_only, to_dict
+from t2ireid_plugin.config import dump, image_only
 from t2ireid_plugin.data.manager import explain_dead_workers
 from t2ireid_plugin.engine import checks as text_checks
 from t2ireid_plugin.engine import train as text_train
 from t2ireid_plugin.engine.evaluation import describe_undecided
-from t2ireid_plugin.engine.record import check_same_settings, open_run
+from t2ireid_plugin.engine.record import open_run, results_of_finished
 from t2ireid_plugin.engine.train import Outcome
 from t2ireid_plugin.engine.training_state import (
     RESULTS,
     checkpoint_to_resume,
     make_folder,
     remove_run,
-    results_of_finished,
     save_json,
 )
 from t2ireid_plugin.errors import ConfigError, short_repr
@@ -83,7 +81,7 @@ def run_training(
             if is_main_process():
                 with log_to(folder / "train.log") if resume else contextlib.nullcontext():
                     last = checkpoint_to_resume(folder, cfg.model.resume, resume, overwrite)
-                finished = _results_of_finished(cfg, folder, last) if last else None
+                finished = results_of_finished(folder, last, cfg) if last else None
             last, finished = broadcast_object((last, finished))
             if finished:
                 print(f"{format_table(finished['metrics'])}\n")
@@ -98,8 +96,9 @@ def run_training(
                     _record(cfg, folder)
 
             with _logged(folder / "train.log"):
-                run = functools.partial(training.train, cfg, folder, weights, last, begin)
-                return _finish(cfg, folder, command, pictures, run)
+                started = time.time()
+                outcome = training.train(cfg, folder, weights, last, begin)
+                return _finish(cfg, folder, outcome, pictures, _about(cfg, command, started))
 
 
 def run_test(
@@ -134,15 +133,12 @@ def run_test(
             for name, values in changed.items():
                 trained, tested = short_repr(values["trained"]), short_repr(values["tested"])
                 logger.warning("%s: tested with %s, but trained with %s", name, tested, trained)
-            about = {"checkpoint": str(checkpoint.path), "changed": changed}
-
-            def test() -> Outcome:
-                outcome = training.test(used, folder, checkpoint)
-                if is_main_process():
-                    _record(cfg, folder)
-                return outcome
-
-            return _finish(cfg, folder, command, pictures, test, about)
+            started = time.time()
+            outcome = training.test(used, folder, checkpoint)
+            if is_main_process():
+                _record(cfg, folder)
+            about = {"checkpoint": str(checkpoint.path), "changed": changed, **_about(cfg, command, started)}
+            return _finish(cfg, folder, outcome, pictures, about)
 
 
 def _kind(cfg: CfgNode) -> tuple[Any, Any]:
@@ -155,21 +151,19 @@ def _check_pictures(cfg: CfgNode, pictures: bool) -> None:
         raise ConfigError("--visualize needs texts; without texts use test.visrank True --eval-only")
 
 
+def _about(cfg: CfgNode, command: str, started: float) -> dict[str, Any]:
+    """Entries of ``results.json`` about how the results were made."""
+    seconds = round(time.time() - started, 1)
+    about = {"command": command, "seed": cfg.train.seed, "versions": versions(), "revision": git_revision()}
+    return {**about, "seconds": seconds}
+
+
 def _finish(
-    cfg: CfgNode,
-    folder: Path,
-    command: str,
-    pictures: bool,
-    run: Callable[[], Outcome],
-    more: Mapping[str, Any] | None = None,
+    cfg: CfgNode, folder: Path, outcome: Outcome, pictures: bool, about: Mapping[str, Any]
 ) -> dict[str, dict[str, Metrics]]:
-    """Runs, and saves and draws the results."""
-    started = time.time()
-    outcome = run()
+    """Saves and draws the results."""
     if is_main_process():
-        about = {"command": command, "seed": cfg.train.seed, "versions": versions(), "revision": git_revision()}
-        seconds = round(time.time() - started, 1)
-        _save_results(folder, outcome, {**(more or {}), **about, "seconds": seconds})
+        _save_results(folder, outcome, about)
         print(f"\n{format_table(outcome.metrics)}")
         if undecided := describe_undecided(outcome.chosen):
             print(undecided)
@@ -200,17 +194,6 @@ def _record(cfg: CfgNode, folder: Path) -> None:
     """Writes ``config.yaml`` and ``env.txt``."""
     atomic_write_text(folder / "config.yaml", dump(cfg), ConfigError)
     atomic_write_text(folder / "env.txt", describe_environment(), ConfigError)
-
-
-def _results_of_finished(cfg: CfgNode, folder: Path, last: Path) -> dict[str, Any] | None:
-    """The results of a run that is finished, and trained with these settings."""
-    if not (folder / RESULTS).is_file():
-        return None
-    checkpoint = Checkpoint.read(last)
-    results = results_of_finished(folder, checkpoint, cfg.train.max_epoch)
-    if results:
-        check_same_settings(checkpoint, to_dict(cfg))
-    return results
 
 
 def _save_results(folder: Path, outcome: Outcome, about: Mapping[str, Any]) -> None:

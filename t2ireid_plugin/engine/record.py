@@ -14,7 +14,7 @@ from yacs.config import CfgNode
 
 from t2ireid_plugin.config import get_cfg, get_setting, image_only, merge, pairs, set_setting, settings, to_dict
 from t2ireid_plugin.data.dataset import CaptionDataset
-from t2ireid_plugin.engine.training_state import checkpoint_to_test
+from t2ireid_plugin.engine.training_state import checkpoint_to_test, is_in, read_results
 from t2ireid_plugin.errors import CheckpointError, ConfigError, short_repr
 from t2ireid_plugin.modeling.checkpoint import Checkpoint
 from t2ireid_plugin.modeling.encoders.preprocess import Preprocess
@@ -154,6 +154,26 @@ def check_same_settings(checkpoint: Checkpoint, table: Mapping[str, Any]) -> Non
         open_yet = now.get(name) is None and name.startswith(_OF_PIXELS)
         if not open_yet and (not name.startswith(free) or (name in _NOT_FREE and name not in free)):
             _compare(checkpoint.path, name, then.get(name), now.get(name))
+
+
+def results_of_finished(folder: Path, last: Path, cfg: CfgNode) -> dict[str, Any] | None:
+    """``results.json`` of a run that has trained all epochs of ``cfg`` and was tested; None if it is not finished.
+
+    Raises:
+        CheckpointError: when ``last``, its newest checkpoint, is damaged, or of a training with other settings.
+    """
+    results = read_results(folder) if is_in(folder, last) else None
+    if results is None:
+        return None
+    checkpoint = Checkpoint.read(last)
+    state = checkpoint.content
+    chosen = state.get("best", {}).get("weights", state.get("digest"))  # the last weights of an image-only run
+    if "config" not in state or results.get("weights") != chosen:
+        return None
+    if state["epoch"] < cfg.train.max_epoch or not state.get("evaluated", True):
+        return None
+    check_same_settings(checkpoint, to_dict(cfg))
+    return results
 
 
 def _compare(path: Path, name: str, then: Any, now: Any) -> None:

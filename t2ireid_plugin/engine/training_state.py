@@ -163,7 +163,7 @@ def checkpoint_to_resume(folder: Path, resume: str, resume_newest: bool, overwri
     """
     last = Path(resume) if resume else newest_checkpoint(folder) if resume_newest else None
     holds_run = any((folder / name).exists() for name in (LAST, PREVIOUS, BEST, RESULTS))
-    if holds_run and not overwrite and not _is_in(folder, last):
+    if holds_run and not overwrite and not is_in(folder, last):
         resumable = "" if resume or resume_newest else "--resume continues it, "
         raise ConfigError(
             f"'{folder}' holds a run; {resumable}--overwrite starts again, or choose another data.save_dir"
@@ -173,22 +173,13 @@ def checkpoint_to_resume(folder: Path, resume: str, resume_newest: bool, overwri
 
 def remove_run(folder: Path, last: Path | None) -> None:
     """Removes the files of a run from its folder, unless ``last``, the checkpoint to resume, is one of them."""
-    for path in () if _is_in(folder, last) else [path for pattern in _RUN_FILES for path in folder.glob(pattern)]:
+    for path in () if is_in(folder, last) else [path for pattern in _RUN_FILES for path in folder.glob(pattern)]:
         path.unlink() if path.parent == folder else shutil.rmtree(path.parent)  # of a report, or of a test
 
 
-def _is_in(folder: Path, file: Path | None) -> bool:
+def is_in(folder: Path, file: Path | None) -> bool:
+    """True if a file stands directly in a folder, however both are spelled."""
     return file is not None and file.resolve().parent == folder.resolve()
-
-
-def results_of_finished(folder: Path, last: Checkpoint, max_epoch: int) -> dict[str, Any] | None:
-    """``results.json`` of a run that has trained ``max_epoch`` epochs and was tested; None if it is not finished."""
-    results, state = read_results(folder), last.content
-    if results is None or not _is_in(folder, last.path) or "config" not in state:
-        return None
-    done = state["epoch"] >= max_epoch and state.get("evaluated", True)
-    chosen = state.get("best", {}).get("weights", state["digest"])  # the last weights of an image-only run
-    return results if done and results.get("weights") == chosen else None
 
 
 def read_results(folder: Path) -> dict[str, Any] | None:
