@@ -90,9 +90,12 @@ def open_run(
     if source and "model.load_weights" in typed_names:
         raise ConfigError(f"model.load_weights: another checkpoint than '{source}' is to be tested; name one of them")
     checkpoint = Checkpoint.read(path)
-    if cfg is None and "config" not in checkpoint.content:
+    if "config" in checkpoint.content:
+        trained = get_cfg()
+    elif cfg is not None:  # weights that describe some settings, or none
+        trained = cfg.clone()
+    else:
         raise CheckpointError(f"'{path}' has no settings of a run; name them with --config-file")
-    trained = get_cfg() if cfg is None else cfg.clone()
     merge(trained, trained_settings(checkpoint), f"'{path}'")
     if cfg is None:
         cfg = trained.clone()
