@@ -200,6 +200,18 @@ def test_eval_only_gives_the_same_metrics(osnet_run, tmp_path):
         assert again["chosen"] == expected["chosen"]
 
 
+def test_a_run_is_tested_without_a_configuration_file(osnet_run, tmp_path):
+    """A typed metric differs from the training's, and is recorded."""
+    moved = tmp_path / "best.pth"
+    shutil.copy(osnet_run / "best.pth", moved)
+    assert main(["test", str(moved)]) == 0
+    folder = tmp_path / "test" / "market1501+msmt17"
+    assert results(folder)["metrics"] == results(osnet_run)["metrics"]
+    assert results(folder)["weights"] == results(osnet_run)["weights"]
+    assert main(["test", str(moved), "test.dist_metric", "cosine"]) == 0
+    assert results(folder)["changed"] == {"test.dist_metric": {"trained": "euclidean", "tested": "cosine"}}
+
+
 def test_visrank_and_rerank_when_testing(osnet_run, tmp_path, capsys):
     words = ["--config-file", str(osnet_run / "config.yaml"), "model.load_weights", str(osnet_run / "best.pth")]
     words += ["-t", "market1501", "test.visrank", "True", "test.rerank", "True", "test.visrank_topk", "3"]
