@@ -6,6 +6,7 @@ import io
 import json
 import os
 import shutil
+import signal
 from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
@@ -77,6 +78,7 @@ settings.register_profile("all", deadline=None, max_examples=100, derandomize=Tr
 
 
 def pytest_configure(config):
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under nohup it is ignored, by child processes too
     settings.load_profile("fast" if config.getoption("markexpr") == "not slow" else "all")
 
 

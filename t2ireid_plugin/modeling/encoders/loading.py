@@ -20,7 +20,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
-from huggingface_hub import constants, hf_hub_download
+from huggingface_hub import constants, hf_hub_download, try_to_load_from_cache
 from huggingface_hub.utils import HFValidationError, validate_repo_id
 
 from t2ireid_plugin.errors import ConfigError, EncoderError, check_keys, short_repr
@@ -302,9 +302,14 @@ def find_file(source: str, name: str, download: bool = False) -> Path | None:
     """A file of a folder or hub id, from the cache or with ``download`` from the hub; None if it is not there."""
     if folder := find_folder(source):
         return folder / name if (folder / name).is_file() else None
+    if _looks_like_path(source):
+        return None
+    cached = try_to_load_from_cache(source, name)  # unlike the other function it makes no connection
+    if isinstance(cached, str) or not (download and _hub_reachable()):
+        return Path(cached) if isinstance(cached, str) else None
     try:
-        return Path(hf_hub_download(source, name, local_files_only=not (download and _hub_reachable())))
-    except (OSError, ValueError):  # not a hub id, no such file, or no connection
+        return Path(hf_hub_download(source, name))
+    except (OSError, ValueError):  # no such file, or no connection
         return None
 
 
