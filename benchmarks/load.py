@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
+import shutil
 import sys
 import tempfile
 import time
@@ -49,7 +49,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _write_gallery(folder: Path, images: int) -> None:
-    """Adds test rows with this many image files, four per person: hard links to the drawn ones."""
+    """Adds test rows with this many image files, four per person: copies of the drawn ones."""
     file = folder / "reid_raw.json"
     rows = json.loads(file.read_text(encoding="utf-8"))
     drawn = [row for row in rows if row["split"] == "test"]
@@ -59,7 +59,7 @@ def _write_gallery(folder: Path, images: int) -> None:
         path = f"gallery/{number // _FILES_PER_FOLDER}/{number}.jpg"
         target = folder / "imgs" / path
         target.parent.mkdir(parents=True, exist_ok=True)
-        os.link(folder / "imgs" / row["file_path"], target)
+        shutil.copyfile(folder / "imgs" / row["file_path"], target)  # a link would be the same gallery entry
         one = {key: row[key][:1] for key in row if key.endswith("captions")}
         rows.append({**row, **one, "file_path": path, "id": first_id + number // 4})
     file.write_text(json.dumps([row for row in rows if row not in drawn]), encoding="utf-8")
