@@ -33,7 +33,6 @@ from t2ireid_plugin.evaluation.query_records import records_path, save_records
 from t2ireid_plugin.evaluation.result import Metrics
 from t2ireid_plugin.integrations.torchreid import checks as image_checks
 from t2ireid_plugin.integrations.torchreid import train as image_train
-from t2ireid_plugin.modeling.checkpoint import Checkpoint
 from t2ireid_plugin.synthetic.folder import is_drawn
 from t2ireid_plugin.utils.atomic_io import atomic_write_text, explain_write_errors
 from t2ireid_plugin.utils.distributed import broadcast_object, is_main_process, process_group
@@ -87,7 +86,6 @@ def run_training(
                 print(f"{format_table(finished['metrics'])}\n")
                 print(f"The run in '{folder}' is finished; its results are in '{folder / RESULTS}'")
                 return finished["metrics"]
-            weights = Checkpoint.read(cfg.model.load_weights) if cfg.model.load_weights and last is None else None
 
             def begin() -> None:  # when model and data are ready, so that an error leaves the folder as it is
                 if is_main_process():
@@ -97,7 +95,7 @@ def run_training(
 
             with _logged(folder / "train.log"):
                 started = time.time()
-                outcome = training.train(cfg, folder, weights, last, begin)
+                outcome = training.train(cfg, folder, last, begin)
                 return _finish(cfg, folder, outcome, pictures, _about(cfg, command, started))
 
 

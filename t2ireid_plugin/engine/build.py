@@ -45,8 +45,6 @@ from t2ireid_plugin.utils.distributed import is_main_process, rank, world_size
 
 # The column of an item for each choice of data.id_instruction and data.cloth_instruction.
 _TEXT_COLUMNS = {"caption": CAPTION, "identity": ID_TEXT, "clothing": CLOTH_TEXT}
-
-
 # Setting that configures an encoder with random weights, in place of a folder.
 _INLINE = {IMAGE_KEY: "vit_config", TEXT_KEY: "bert_config"}
 

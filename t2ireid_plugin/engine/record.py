@@ -18,7 +18,7 @@ from t2ireid_plugin.engine.training_state import checkpoint_to_test, is_in, read
 from t2ireid_plugin.errors import CheckpointError, ConfigError, short_repr
 from t2ireid_plugin.modeling.checkpoint import Checkpoint
 from t2ireid_plugin.modeling.encoders.preprocess import Preprocess
-from t2ireid_plugin.modeling.stored import trained_settings
+from t2ireid_plugin.modeling.stored import pixel_settings, trained_settings
 
 # Settings that belong to the weights: a test uses the trained values, whatever its configuration file says.
 _OF_WEIGHTS = (
@@ -48,8 +48,7 @@ _ADVICE = "resume with the same, or train from its weights alone with model.load
 def record_settings(cfg: CfgNode, preprocess: Preprocess) -> dict[str, Any]:
     """All settings of a run as plain values, with the image size and normalisation that it really uses."""
     table = to_dict(cfg)
-    height, width, mean, std = preprocess
-    table["data"] |= {"height": height, "width": width, "norm_mean": list(mean), "norm_std": list(std)}
+    table["data"] |= pixel_settings(preprocess)
     table["data"]["root"] = os.path.abspath(os.path.expanduser(cfg.data.root))  # a test may start elsewhere
     return table
 

@@ -30,23 +30,20 @@ class Outcome(NamedTuple):
     engine: TextImageEngine | None = None  # None for images without texts
 
 
-def train(
-    cfg: CfgNode, folder: Path, weights: Checkpoint | None, last: Path | None, begin: Callable[[], None]
-) -> Outcome:
+def train(cfg: CfgNode, folder: Path, last: Path | None, begin: Callable[[], None]) -> Outcome:
     """Trains, chooses the checkpoint on val and tests it.
 
     Args:
         cfg: a checked configuration.
         folder: of the run.
-        weights: to start from, if any.
-        last: the checkpoint to resume, if any; it describes its model.
+        last: the checkpoint to resume, if any; it describes its model. Else training starts from
+            ``model.load_weights``, if any.
         begin: called when everything is ready to train.
 
     Raises:
         T2IReIDError: for every problem that the user can fix.
     """
-    resumed = None if last is None else load_training_state(last)
-    engine = build_run(cfg, resumed or weights, described=resumed is not None)
+    engine = build_run(cfg, _start(cfg, last), described=last is not None)
     best = folder / BEST
     epochs, steps = cfg.train.start_epoch, 0
     if last is not None:
@@ -64,6 +61,13 @@ def train(
     print(f"Testing epoch {engine.best['epoch']}, {chosen}")
     engine.load_chosen(best)
     return _evaluate(cfg, engine)
+
+
+def _start(cfg: CfgNode, last: Path | None) -> Checkpoint | None:
+    """The checkpoint that a training starts from; nothing keeps it in memory once the engine is built."""
+    if last is not None:
+        return load_training_state(last)
+    return Checkpoint.read(cfg.model.load_weights) if cfg.model.load_weights else None
 
 
 def test(cfg: CfgNode, folder: Path, checkpoint: Checkpoint) -> Outcome:

@@ -80,9 +80,14 @@ def trained_settings(checkpoint: Checkpoint) -> dict[str, Any]:
     model.pop("num_classes", None)
     data: dict[str, Any] = dict(stored.texts)
     if stored.preprocess:
-        height, width, mean, std = stored.preprocess
-        data |= {"height": height, "width": width, "norm_mean": list(mean), "norm_std": list(std)}
+        data |= pixel_settings(stored.preprocess)
     return {"model": model, "data": data}
+
+
+def pixel_settings(preprocess: Preprocess) -> dict[str, Any]:
+    """``preprocess`` as the settings of the table ``data``."""
+    height, width, mean, std = preprocess
+    return {"height": height, "width": width, "norm_mean": list(mean), "norm_std": list(std)}
 
 
 def preprocess_entry(preprocess: Preprocess) -> dict[str, Any]:

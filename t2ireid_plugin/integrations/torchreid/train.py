@@ -24,19 +24,16 @@ from t2ireid_plugin.integrations.torchreid.build import (
     load_datasets,
 )
 from t2ireid_plugin.integrations.torchreid.engine import SoftmaxEngine, TripletEngine
-from t2ireid_plugin.modeling.checkpoint import Checkpoint, copy_state_dict, weights_digest
+from t2ireid_plugin.modeling.checkpoint import Checkpoint, copy_state_dict, load_weights, weights_digest
 
 
-def train(
-    cfg: CfgNode, folder: Path, weights: Checkpoint | None, last: Path | None, begin: Callable[[], None]
-) -> Outcome:
+def train(cfg: CfgNode, folder: Path, last: Path | None, begin: Callable[[], None]) -> Outcome:
     """Trains the model that ``cfg`` describes to the last epoch and tests it.
 
     Args:
         cfg: a checked image-only configuration.
         folder: of the run.
-        weights: to start from, if any.
-        last: the checkpoint to resume, if any.
+        last: the checkpoint to resume, if any. Else training starts from ``model.load_weights``, if any.
         begin: called when everything is ready to train.
 
     Raises:
@@ -45,8 +42,8 @@ def train(
     if cfg.test.visrank:
         raise ConfigError("test.visrank: torchreid draws ranked lists only when testing; add --eval-only")
     engine, datasets = _build(cfg, pretrained=last is None)
-    if weights:
-        copy_state_dict(weights.state, engine.network, weights.path)
+    if cfg.model.load_weights and last is None:
+        load_weights(cfg.model.load_weights, engine.network)
     start_epoch, max_epoch = cfg.train.start_epoch, cfg.train.max_epoch
     if last is not None:
         start_epoch = engine.resume(last)
