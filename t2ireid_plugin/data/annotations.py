@@ -20,6 +20,9 @@ PATH_KEYS = ("file_path", "img_path")
 # Some archives contain this file in place of the annotation.
 _WITHOUT_SPLITS = "caption_all.json"
 
+# Outfit of photos whose row has no ``outfit``.
+UNKNOWN_OUTFIT = -1
+
 Companion = Mapping[str, Mapping[str, Any]]
 
 
@@ -32,6 +35,7 @@ class Photo(NamedTuple):
     split: str
     # Captions with their identity and clothing texts. None: derived from the caption, see `instructions.split_caption`.
     texts: tuple[tuple[str, str | None, str | None], ...]
+    outfit: int = UNKNOWN_OUTFIT  # number among the person's outfits
 
 
 def find_annotation(root: str | Path, spec: BenchmarkSpec) -> Path:
@@ -138,10 +142,13 @@ def parse_row(row: Any, index: int, file: Path, spec: BenchmarkSpec, companion: 
     camera = row.get("camera", spec.camera(name))
     if not isinstance(camera, str | int):
         raise DataError(f"{where}: camera {short_repr(camera)} must be a string or an integer")
+    outfit = row.get("outfit", UNKNOWN_OUTFIT)
+    if type(outfit) is not int or not UNKNOWN_OUTFIT <= outfit < 2**63:
+        raise DataError(f"{where}: outfit {short_repr(outfit)} must be an integer from 0, or -1 where it is unknown")
     own = companion.get(name, {})
     id_texts = _parallel_texts(row, "id_captions", own, "identity", len(captions), where)
     cloth_texts = _parallel_texts(row, "cloth_captions", own, "clothing", len(captions), where)
-    return Photo(relative, row["id"], str(camera), split, tuple(zip(captions, id_texts, cloth_texts)))
+    return Photo(relative, row["id"], str(camera), split, tuple(zip(captions, id_texts, cloth_texts)), outfit)
 
 
 def stays_inside(relative: str) -> bool:
@@ -239,7 +246,8 @@ def _merge_rows(rows: Sequence[Photo], file: Path, spec: BenchmarkSpec) -> list[
     merged: dict[str, tuple[int, Photo]] = {}
     for number, row in enumerate(rows):
         first, photo = merged.setdefault(row.path, (number, row))
-        for field, values in (("pid", "identities"), ("split", "splits"), ("camera", "cameras" * spec.has_cameras)):
+        cameras = "cameras" * spec.has_cameras
+        for field, values in (("pid", "identities"), ("split", "splits"), ("outfit", "outfits"), ("camera", cameras)):
             one, other = getattr(photo, field), getattr(row, field)
             if one != other and values:
                 raise DataError(

@@ -257,7 +257,7 @@ def _read_splits(root: str | Path, spec: BenchmarkSpec) -> dict[str, ItemTable]:
     rows: dict[str, list[tuple[int, ...]]] = {split: [] for split in SPLITS}
     for photo in photos:
         strings.append(photo.path)
-        labels = (len(strings), photo.pid, cameras[photo.camera], 0)
+        labels = (len(strings), photo.pid, cameras[photo.camera], 0, photo.outfit)
         for texts in photo.texts:
             numbers = []
             for text in texts:

@@ -23,8 +23,8 @@ from t2ireid_plugin.data.instructions import split_caption
 
 Item = tuple[str, int, int, int, str, str, str]
 
-# Columns of a table.
-PATH, PID, CAMID, DSETID, CAPTION, ID_TEXT, CLOTH_TEXT = range(7)
+# Columns of a table; the outfit is not part of an item, as torchreid's items have no place for it.
+PATH, PID, CAMID, DSETID, OUTFIT, CAPTION, ID_TEXT, CLOTH_TEXT = range(8)
 # Text numbers: the empty text, and one that `split_caption` derives from the caption on access.
 NO_TEXT, SPLIT_CAPTION = 0, -1
 
@@ -62,7 +62,7 @@ class ItemTable(Sequence[Item]):
 
     Args:
         texts: the strings.
-        columns: ``[n, 7]`` int64; paths and texts by number, labels as they are.
+        columns: ``[n, 8]`` int64; paths and texts by number, labels as they are.
     """
 
     def __init__(self, texts: Texts, columns: Tensor) -> None:
@@ -86,7 +86,9 @@ class ItemTable(Sequence[Item]):
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Sequence) and len(self) == len(other) and all(map(tuple.__eq__, self, other))
 
-    def _item(self, path: int, pid: int, camid: int, dsetid: int, caption: int, id_text: int, cloth_text: int) -> Item:
+    def _item(
+        self, path: int, pid: int, camid: int, dsetid: int, _outfit: int, caption: int, id_text: int, cloth_text: int
+    ) -> Item:
         texts, full = self.texts, self.texts[caption]
         parts = split_caption(full) if SPLIT_CAPTION in (id_text, cloth_text) else ("", "")
         return (
@@ -122,10 +124,10 @@ class ItemTable(Sequence[Item]):
         return len(self.columns[:, column].unique())
 
     def digest(self) -> str:
-        """See `digest`; a text that is derived from its caption counts as such."""
+        """See `digest`; a text that is derived from its caption counts as such, outfits do not count."""
         text = functools.cache(self.texts.__getitem__)
         return digest(
-            (text(row[PATH]), *row[PID:CAPTION], *(n if n <= NO_TEXT else text(n) for n in row[CAPTION:]))
+            (text(row[PATH]), *row[PID:OUTFIT], *(n if n <= NO_TEXT else text(n) for n in row[CAPTION:]))
             for row in self.columns.tolist()
         )
 

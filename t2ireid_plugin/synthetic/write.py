@@ -53,7 +53,7 @@ def write_synthetic(
     """Writes `OUT/CUHK-PEDES` with `photos` images per person and `captions` sentences per image.
 
     Test people wear `outfits` one after the other, those of train and val `train_outfits`, see `sample_cast`; each
-    photo's captions and attributes are those of its outfit, and `attributes.json` numbers the outfits. With several
+    photo's captions and attributes are those of its outfit, whose number is the annotation's `outfit`. With several
     outfits the official text-to-image protocol means little: a match is an equal identity, and most matches of a
     caption wear something else than it says; `probing.cross_outfit` has the protocols for such a set. The number of
     test outfits changes no byte of train and val.
@@ -118,9 +118,13 @@ def _check(arguments: Mapping[str, int]) -> None:
 
 
 def _recorded(arguments: Mapping[str, int]) -> dict[str, int]:
-    """Content of `synthetic.json`; it omits a single outfit, as did versions without this argument."""
+    """Content of `synthetic.json`; it omits a single outfit, as did versions without this argument.
+
+    Versions whose annotation did not number several outfits had no key `annotation`.
+    """
     kept = {name: value for name, value in arguments.items() if value != 1 or not name.endswith("outfits")}
-    return {"format": FORMAT, **kept}
+    several = {"annotation": 2} if max(arguments["outfits"], arguments["train_outfits"]) > 1 else {}
+    return {"format": FORMAT, **kept, **several}
 
 
 def _write_all(draft: Path, arguments: Mapping[str, int], progress: bool) -> None:
@@ -139,9 +143,9 @@ def _write_all(draft: Path, arguments: Mapping[str, int], progress: bool) -> Non
             file.parent.mkdir(parents=True, exist_ok=True)
             _, jpeg = cv2.imencode(".jpg", photo.image, [cv2.IMWRITE_JPEG_QUALITY, camera.quality])
             file.write_bytes(jpeg.tobytes())
-            rows.append(_annotation(photo, split, path))
-            outfit = {"outfit": photo.outfit} if changes_clothes else {}
-            photos[path] = {"id": photo.person.pid, **outfit, **_truth(photo)}
+            outfit = {"outfit": photo.outfit}
+            rows.append(_annotation(photo, split, path) | (outfit if len(outfits) > 1 else {}))
+            photos[path] = {"id": photo.person.pid, **(outfit if changes_clothes else {}), **_truth(photo)}
     contents = {"reid_raw": rows, "attributes": {"people": people, "photos": photos}, "synthetic": _recorded(arguments)}
     for name, content in contents.items():
         (draft / f"{name}.json").write_text(json.dumps(content) + "\n", encoding="utf-8")

@@ -134,6 +134,7 @@ def test_image_formats():
     [
         ({"id": 7}, "the identities 11 and 7"),
         ({"split": "test"}, "the splits 'train' and 'test'"),
+        ({"outfit": 1}, "the outfits -1 and 1"),
         ({"id": 7, "file_path": "cam_b/link.png"}, "the identities 11 and 7"),
     ],
 )
@@ -191,6 +192,8 @@ def test_rows_of_one_image_are_one_photo_with_the_texts_of_both(cuhk):
         ({"id": True}, "id True must be an integer"),
         ({"id": 2**63}, "id 9223372036854775808 must be an integer of at most 64 bits"),
         ({"camera": {"a": 1}}, "camera {'a': 1} must be a string or an integer"),
+        ({"outfit": "red"}, "outfit 'red' must be an integer from 0, or -1 where it is unknown"),
+        ({"outfit": -2}, "outfit -2 must be an integer from 0"),
         ({"file_path": 3}, "file_path 3 must be a path"),
         ({"file_path": ""}, "file_path '' must be a path"),
         ({"file_path": "/etc/passwd"}, "file_path '/etc/passwd' leaves the folder 'imgs'"),

@@ -11,7 +11,7 @@ from preloaded import run_python
 from torch.utils.data import DataLoader, Dataset
 
 from t2ireid_plugin.data.instructions import split_caption
-from t2ireid_plugin.data.item_table import CAPTION, PID, ItemTable, Texts, labels
+from t2ireid_plugin.data.item_table import CAPTION, CLOTH_TEXT, OUTFIT, PID, ItemTable, Texts, labels
 
 TEXT = st.text(max_size=8)
 
@@ -32,8 +32,8 @@ def test_a_path_that_is_not_utf8_round_trips():
 def table(captions, start=1):
     """Items with numbered paths and pids, an own identity text, and the clothing text split from the caption."""
     strings = [text for i, caption in enumerate(captions) for text in (f"{i}.jpg", caption, f"who {i}")]
-    rows = [[3 * i + 1, start + i, i % 3, 0, 3 * i + 2, 3 * i + 3, -1] for i in range(len(captions))]
-    return ItemTable(Texts(strings), torch.tensor(rows, dtype=torch.int64).reshape(-1, 7))
+    rows = [[3 * i + 1, start + i, i % 3, 0, i - 1, 3 * i + 2, 3 * i + 3, -1] for i in range(len(captions))]
+    return ItemTable(Texts(strings), torch.tensor(rows, dtype=torch.int64).reshape(-1, 8))
 
 
 def expected(captions, start=1):
@@ -63,6 +63,8 @@ def test_labels_and_texts():
     assert items.distinct(PID) == items.distinct(CAPTION) == 3
     assert items.images() == [(f"{i}.jpg", i + 1, i % 3, 0, "", "", "") for i in range(3)]
     assert items.paths() == ["0.jpg", "1.jpg", "2.jpg"]
+    assert items.images().columns[:, OUTFIT].tolist() == items.columns[:, OUTFIT].tolist() == [-1, 0, 1]
+    assert items.digest() == items.with_column(OUTFIT, 5).digest()  # so that a run resumes with a completed annotation
 
 
 @given(st.lists(TEXT, min_size=1), st.lists(TEXT, min_size=1))
@@ -116,7 +118,7 @@ def test_workers_share_the_memory_of_a_table(method):
 def measure(method):
     """Prints a worker's private memory and the size of the captions; runs in a process of its own."""
     items = table([f"{i:06} " * 70 for i in range(60_000)])
-    items = items.with_column(6, 0)
+    items = items.with_column(CLOTH_TEXT, 0)
     size = 60_000 * 7 * 70
     used = list(DataLoader(Reader(items), num_workers=2, batch_size=1, multiprocessing_context=method))
     print(max(int(cost) for cost in used), size)
