@@ -33,7 +33,7 @@ from t2ireid_plugin.engine.memory import Precision, encode_in_parts
 from t2ireid_plugin.engine.optim import WarmupCosine, build_adamw, build_ema
 from t2ireid_plugin.engine.record import check_held_out, record_data, record_settings
 from t2ireid_plugin.engine.text_image import TextImageEngine
-from t2ireid_plugin.errors import CheckpointError
+from t2ireid_plugin.errors import CheckpointError, ConfigError
 from t2ireid_plugin.losses import LossTerms
 from t2ireid_plugin.modeling.checkpoint import Checkpoint, copy_state_dict
 from t2ireid_plugin.modeling.encoders.loading import IMAGE_KEY, TEXT_KEY
@@ -322,9 +322,13 @@ def build_engine(cfg: CfgNode, datamanager: CaptionDataManager, model: T2IReIDMo
         save_minutes=cfg.train.save_minutes,
         save_steps=cfg.train.save_steps,
     )
+    if model.visual_encoder.config.model_type == "conv_stack":  # whose batch normalisation needs the whole batch, once
+        for name in ("encode_at_once", "checkpoint_encoders"):
+            if cfg.train[name]:
+                raise ConfigError(f"train.{name}: {cfg.train[name]} excludes the image encoder conv_stack")
     # Last, because the moving average is a copy that does not need it.
     for encoder in [model.visual_encoder] + ([] if cfg.model.freeze_text else [model.text_encoder]):
-        if cfg.train.checkpoint_encoders:
+        if cfg.train.checkpoint_encoders and encoder.config.num_hidden_layers:
             encoder.gradient_checkpointing_enable({"use_reentrant": False})
         if cfg.train.encode_at_once:
             encode_in_parts(encoder, cfg.train.encode_at_once)

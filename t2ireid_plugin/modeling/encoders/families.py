@@ -1,4 +1,4 @@
-"""Differences between families of encoders: CLIP, SigLIP, SigLIP 2, DINOv2, DINOv3, ViT and BERT.
+"""Differences between families of encoders: CLIP, SigLIP, SigLIP 2, DINOv2, DINOv3, ViT, convolutions and BERT.
 
 A two-tower model (CLIP, SigLIP) has an image and a text encoder in one folder; here each is built separately. PyTorch
 is imported on use, because sizes are checked before it is imported.
@@ -93,7 +93,7 @@ def attends_padding(config: PretrainedConfig) -> bool:
 
 _COUNTS = (
     *("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"),
-    *("vocab_size", "max_position_embeddings", "patch_size", "image_size"),
+    *("vocab_size", "max_position_embeddings", "patch_size", "image_size", "channels"),
 )
 _MAX_LAYERS = 1000  # the deepest encoders have about 50; a slip such as 1212 would fill the memory
 
@@ -107,8 +107,9 @@ def check_shape(config: Any, key: str) -> None:
     for name in _COUNTS:
         value = getattr(config, name, None)
         numbers = value if isinstance(value, list | tuple) else [value]  # a number per stage, or height and width
-        if value is not None and not all(type(number) is int and number > 0 for number in numbers):
-            raise ConfigError(f"{key}: {name} {short_repr(value)} must be a whole number of at least 1")
+        lowest = int(name != "num_hidden_layers")  # without layers, an encoder is its embeddings
+        if value is not None and not all(type(number) is int and number >= lowest for number in numbers):
+            raise ConfigError(f"{key}: {name} {short_repr(value)} must be a whole number of at least {lowest}")
     layers = getattr(config, "num_hidden_layers", 1)
     if isinstance(layers, int) and layers > _MAX_LAYERS:
         raise ConfigError(f"{key}: num_hidden_layers {layers} must be at most {_MAX_LAYERS}")

@@ -39,8 +39,11 @@ T = TypeVar("T")
 IMAGE_KEY, TEXT_KEY = "vit_pretrained", "bert_base_path"
 _KIND = {IMAGE_KEY: "image", TEXT_KEY: "text"}
 _DEFAULT_TYPE = {IMAGE_KEY: "vit", TEXT_KEY: "bert"}
-# ViT's sizes where a configuration has none; a test compares them with transformers'.
-_VIT = {"model_type": "vit", "image_size": 224, "patch_size": 16}
+# Sizes where a configuration has none; a test compares them with those of the configuration classes.
+_SIZES: dict[str, dict[str, Any]] = {
+    "vit": {"model_type": "vit", "image_size": 224, "patch_size": 16},
+    "conv_stack": {"image_size": (96, 48), "patch_size": 16},
+}
 _PART = {IMAGE_KEY: "vision_config", TEXT_KEY: "text_config"}
 _NEEDS = {IMAGE_KEY: "patch_size", TEXT_KEY: "vocab_size"}  # an attribute of the right kind of configuration
 
@@ -143,8 +146,8 @@ def stored_config(source: str | Mapping[str, Any], key: str) -> SimpleNamespace 
         config = read_json(file, key)
     part = config.get(_PART[key])
     config = part if isinstance(part, Mapping) else config
-    if key == IMAGE_KEY and config.get("model_type", "vit") == "vit":
-        config = {**_VIT, **config}
+    if key == IMAGE_KEY:
+        config = {**_SIZES.get(str(config.get("model_type", "vit")), {}), **config}
     check_shape(settings := SimpleNamespace(**config), key)
     return settings
 
@@ -161,6 +164,8 @@ def encoder_config(source: Source, key: str) -> PretrainedConfig:
         ConfigError: for an inline configuration with unknown keys.
     """
     from transformers import AutoConfig, PretrainedConfig
+
+    import t2ireid_plugin.modeling.encoders.conv_stack  # noqa: F401 - registers itself
 
     if isinstance(source, PretrainedConfig):
         config = source
@@ -187,6 +192,8 @@ def config_from_dict(settings: Mapping[str, Any] | PretrainedConfig, key: str, n
         ConfigError: for an unknown family, or values that it refuses.
     """
     from transformers import AutoConfig, PretrainedConfig
+
+    import t2ireid_plugin.modeling.encoders.conv_stack  # noqa: F401 - registers itself
 
     if isinstance(settings, PretrainedConfig):
         return settings

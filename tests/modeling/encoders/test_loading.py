@@ -348,7 +348,7 @@ def test_what_the_library_cannot_build_is_one_line(key, settings):
 
 def test_sizes_without_transformers_are_those_of_transformers(folders):
     """So that sizes can be checked before it is imported."""
-    for source in ({}, {"patch_size": 8}, str(folders.image)):
+    for source in ({}, {"patch_size": 8}, str(folders.image), {"model_type": "conv_stack"}):
         quick, whole = stored_config(source, IMAGE_KEY), encoder_config(source, IMAGE_KEY)
         assert (quick.patch_size, quick.image_size) == (whole.patch_size, whole.image_size)
     two_towers = {"model_type": "clip", "vision_config": {"model_type": "clip_vision_model", "patch_size": 14}}
