@@ -24,7 +24,7 @@ import yaml
 from yacs.config import CfgNode
 
 from t2ireid_plugin.errors import ConfigError, short_repr
-from t2ireid_plugin.modeling.settings import DEFAULT_FUSION
+from t2ireid_plugin.modeling.settings import DEFAULT_DISENTANGLE, DEFAULT_FUSION
 from t2ireid_plugin.utils.safe_io import MAX_CONFIG_BYTES, parse_yaml, read_bytes
 
 MODEL_NAME = "t2ireid_vit_mamba"
@@ -47,7 +47,8 @@ _DEFAULTS: dict[str, Any] = {
         "bert_config": {},  # vocab_size: size of the vocabulary that is learned from the training captions
         "freeze_text": True,
         "max_length": 64,
-        "disentangle": {"tokens": "all", "window": 5},  # all (the specification's), cls, mean, max or window
+        # tokens: all, cls, mean, max or window; pool: mean, stripes or attention; cross: other, own or none
+        "disentangle": DEFAULT_DISENTANGLE,
         "fusion": DEFAULT_FUSION,
     },
     "data": {

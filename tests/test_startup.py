@@ -89,6 +89,7 @@ def test_wrong_names_sizes_and_paths_are_reported_before_pytorch_is_imported(rep
         ([*synthetic_cpu, "test.evaluator", "mine"], "test.evaluator: unknown 'mine'; valid: exact"),
         ([*synthetic_cpu, "model.fusion.type", "mamba"], "model.fusion.type: unknown 'mamba'; valid: enhanced_mamba"),
         ([*synthetic_cpu, "model.disentangle.tokens", "some"], "disentangle.tokens: unknown 'some'; valid: all"),
+        ([*synthetic_cpu, "model.disentangle.pool", "max"], "disentangle.pool: unknown 'max'; valid: mean"),
         ([*synthetic_cpu, "train.precision", "fp8"], "train.precision: unknown 'fp8'; valid: fp32"),
         ([*synthetic_cpu, "sampler.train_sampler", "mine"], "unknown 'mine'; valid: RandomSampler, "),
         ([*synthetic_cpu, "adam.beta1", "1"], "adam.beta1: 1.0 must be at least 0 and below 1"),
@@ -96,6 +97,10 @@ def test_wrong_names_sizes_and_paths_are_reported_before_pytorch_is_imported(rep
     ]
     wrong_for_training = [  # a test takes the encoders of its checkpoint
         ([*synthetic_cpu, "data.height", "100"], "data.height 100, data.width 48: images of 100 x 48 pixels"),
+        (
+            [*synthetic_cpu, "model.disentangle.pool=stripes", "model.disentangle.stripes=9"],
+            "disentangle.stripes: 9 is more than the image's 8 rows of patches",
+        ),
         ([*synthetic_cpu, "model.vit_config.patch_size", "0"], "vit_pretrained: patch_size 0 must be a whole number"),
         ([*synthetic_cpu, "model.bert_config.num_attention_heads", "0"], "bert_base_path: num_attention_heads 0 must"),
         ([*synthetic_cpu, "model.vit_pretrained", "./gone"], "vit_pretrained: no folder './gone'"),

@@ -211,7 +211,7 @@ def build_preprocess(cfg: CfgNode, own: Preprocess, encoder: PretrainedConfig | 
         tuple(cfg.data.norm_mean or own.mean),
         tuple(cfg.data.norm_std or own.std),
     )
-    check_image_size(encoder, preprocess.height, preprocess.width)
+    check_image_size(encoder, preprocess.height, preprocess.width, to_dict(cfg.model.disentangle))
     return preprocess
 
 

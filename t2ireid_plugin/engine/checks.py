@@ -20,9 +20,9 @@ from t2ireid_plugin.data.benchmarks import BENCHMARKS, VAL_SUFFIX
 from t2ireid_plugin.errors import CheckpointError, ConfigError, DataError, InputError, T2IReIDError, check_choice
 from t2ireid_plugin.evaluation.protocols import EVALUATORS, OFFICIAL, PROTOCOLS
 from t2ireid_plugin.losses import LOSSES
-from t2ireid_plugin.modeling.encoders.families import check_size
+from t2ireid_plugin.modeling.encoders.families import check_size, patch_size
 from t2ireid_plugin.modeling.encoders.loading import IMAGE_KEY, TEXT_KEY, check_source, stored_config
-from t2ireid_plugin.modeling.settings import EMBED_DIM, FUSIONS, check_disentangle, check_fusion
+from t2ireid_plugin.modeling.settings import EMBED_DIM, FUSIONS, check_disentangle, check_fusion, check_rows
 
 # The setting that a sampler divides a batch by.
 BATCH_DIVISORS = {
@@ -243,7 +243,7 @@ def check_files(cfg: CfgNode, encoders: bool = True) -> None:
     if encoders:
         stored_config(cfg.model.bert_base_path or to_dict(cfg.model.bert_config), TEXT_KEY)
         encoder = stored_config(cfg.model.vit_pretrained or to_dict(cfg.model.vit_config), IMAGE_KEY)
-        check_image_size(encoder, cfg.data.height, cfg.data.width)
+        check_image_size(encoder, cfg.data.height, cfg.data.width, to_dict(cfg.model.disentangle))
 
 
 def check_weights(cfg: CfgNode) -> None:
@@ -273,11 +273,13 @@ def raise_together(checks: Iterable[Callable[[], object]]) -> None:
         raise type(problems[0])("\n".join(map(str, problems)))
 
 
-def check_image_size(encoder: Any, height: int | None, width: int | None) -> None:
-    """Checks the size of images against an image encoder's configuration, where both are known.
+def check_image_size(
+    encoder: Any, height: int | None, width: int | None, disentangle: Mapping[str, Any]
+) -> None:
+    """Checks the size of images against an image encoder's configuration and its stripes, where both are known.
 
     Raises:
-        ConfigError: as `check_size`.
+        ConfigError: as `check_size` and `check_rows`.
     """
     known = hasattr(encoder, "patch_size") and (hasattr(encoder, "image_size") or hasattr(encoder, "num_patches"))
     if known and height and width:
@@ -285,6 +287,7 @@ def check_image_size(encoder: Any, height: int | None, width: int | None) -> Non
             check_size(encoder, height, width)
         except InputError as error:
             raise ConfigError(f"data.height {height}, data.width {width}: {error}") from error
+        check_rows(disentangle, height // patch_size(encoder)[0])
 
 
 def for_testing(cfg: CfgNode) -> CfgNode:

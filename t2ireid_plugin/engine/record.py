@@ -147,6 +147,7 @@ def check_same_settings(checkpoint: Checkpoint, table: Mapping[str, Any]) -> Non
         CheckpointError: naming the first setting that differs, with both values.
     """
     content, then, now = checkpoint.content, dict(settings(checkpoint.content["config"])), dict(settings(table))
+    defaults = dict(settings(get_cfg()))
     free: tuple[str, ...] = _FREE
     if now["train.lr_scheduler"] in _OPEN_ENDED and now["train.max_epoch"] >= content["epoch"]:
         free += ("train.max_epoch",)
@@ -155,7 +156,8 @@ def check_same_settings(checkpoint: Checkpoint, table: Mapping[str, Any]) -> Non
     for name in then | now:
         open_yet = now.get(name) is None and name.startswith(_OF_PIXELS)
         if not open_yet and (not name.startswith(free) or (name in _NOT_FREE and name not in free)):
-            _compare(checkpoint.path, name, then.get(name), now.get(name))
+            # What an older checkpoint does not say was as the default is.
+            _compare(checkpoint.path, name, then.get(name, defaults.get(name)), now.get(name))
 
 
 def results_of_finished(folder: Path, last: Path, cfg: CfgNode) -> dict[str, Any] | None:

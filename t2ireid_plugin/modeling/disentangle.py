@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from t2ireid_plugin.errors import ConfigError
+from t2ireid_plugin.modeling.settings import check_rows
 
 
 class DisentangleModule(nn.Module):
@@ -19,27 +20,52 @@ class DisentangleModule(nn.Module):
             layers keep their parameters. ``window``: a patch attends to the patches around it only, as in a
             convolution; the tokens in front of the patches attend to everything.
         window: width of the window in patches, odd.
+        pool: how a branch's tokens become one feature. ``mean`` is the specification's. ``stripes``: the mean of each
+            horizontal band of patches, side by side through a linear layer, so that places stay apart; ``attention``:
+            what one learned query reads from all tokens. The layers of both are ``id_pool`` and ``cloth_pool``.
+        stripes: number of bands, as even as the rows allow.
+        cross: what the cross-attention reads: the tokens of the ``other`` branch, as in the specification, or the
+            branch's ``own``; ``none`` leaves the cross-attention out.
     """
 
-    def __init__(self, dim: int = 768, num_heads: int = 4, tokens: str = "all", window: int = 5) -> None:
+    def __init__(
+        self,
+        dim: int = 768,
+        num_heads: int = 4,
+        tokens: str = "all",
+        window: int = 5,
+        pool: str = "mean",
+        stripes: int = 6,
+        cross: str = "other",
+    ) -> None:
         super().__init__()
-        self.tokens, self.window = tokens, window
+        self.tokens, self.window, self.pool, self.stripes, self.cross = tokens, window, pool, stripes, cross
         self.id_linear = nn.Linear(dim, dim)
         self.id_attn = nn.MultiheadAttention(dim, num_heads, batch_first=True)
         self.id_norm = nn.LayerNorm(dim)
         self.cloth_linear = nn.Linear(dim, dim)
         self.cloth_attn = nn.MultiheadAttention(dim, num_heads, batch_first=True)
         self.cloth_norm = nn.LayerNorm(dim)
-        self.id_cross_attn = nn.MultiheadAttention(dim, num_heads, batch_first=True)
-        self.cloth_cross_attn = nn.MultiheadAttention(dim, num_heads, batch_first=True)
-        self.id_cross_norm = nn.LayerNorm(dim)
-        self.cloth_cross_norm = nn.LayerNorm(dim)
+        if cross != "none":
+            self.id_cross_attn = nn.MultiheadAttention(dim, num_heads, batch_first=True)
+            self.cloth_cross_attn = nn.MultiheadAttention(dim, num_heads, batch_first=True)
+            self.id_cross_norm = nn.LayerNorm(dim)
+            self.cloth_cross_norm = nn.LayerNorm(dim)
         self.gate = nn.Sequential(nn.Linear(2 * dim, dim), nn.Sigmoid())
+        # Last, so that the layers above start with the same weights as without them.
+        if pool == "stripes":
+            self.id_pool: nn.Module = nn.Linear(stripes * dim, dim)
+            self.cloth_pool: nn.Module = nn.Linear(stripes * dim, dim)
+        elif pool == "attention":
+            self.id_pool, self.cloth_pool = AttentionPool(dim, num_heads), AttentionPool(dim, num_heads)
 
     def forward(self, x: Tensor, grid: tuple[int, int] | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """Tokens ``[B, L, D]`` to identity features, clothing features and gate, ``[B, D]`` each.
 
-        ``grid`` is the rows and columns of patches, which are the last tokens; only ``window`` needs it.
+        ``grid`` is the rows and columns of patches, which are the last tokens; ``window`` and ``stripes`` need it.
+
+        Raises:
+            ConfigError: when the tokens do not hold a grid that is needed, or its rows do not fill the stripes.
         """
         x, mask = self._select_tokens(x, grid)
 
@@ -54,14 +80,24 @@ class DisentangleModule(nn.Module):
         cloth_feat = self.cloth_norm(cloth_attn + x)
 
         # Cross-attention; each branch reads the other one as it was before this step.
-        id_cross = _attend(self.id_cross_attn, id_feat, cloth_feat)
-        cloth_cross = _attend(self.cloth_cross_attn, cloth_feat, id_feat)
-        id_feat = self.id_cross_norm(id_cross + id_feat)
-        cloth_feat = self.cloth_cross_norm(cloth_cross + cloth_feat)
+        if self.cross != "none":
+            id_read, cloth_read = (cloth_feat, id_feat) if self.cross == "other" else (id_feat, cloth_feat)
+            id_cross = _attend(self.id_cross_attn, id_feat, id_read)
+            cloth_cross = _attend(self.cloth_cross_attn, cloth_feat, cloth_read)
+            id_feat = self.id_cross_norm(id_cross + id_feat)
+            cloth_feat = self.cloth_cross_norm(cloth_cross + cloth_feat)
 
-        # Mean pooling
-        id_feat = id_feat.mean(dim=1)  # [B, D]
-        cloth_feat = cloth_feat.mean(dim=1)
+        # Pooling
+        if self.pool == "mean":
+            id_feat = id_feat.mean(dim=1)  # [B, D]
+            cloth_feat = cloth_feat.mean(dim=1)
+        else:
+            if self.pool == "stripes":
+                rows, columns = self._checked_grid(x, grid)
+                check_rows({"pool": self.pool, "stripes": self.stripes}, rows)
+                id_feat = stripe_means(id_feat, rows, columns, self.stripes)  # [B, s * D]
+                cloth_feat = stripe_means(cloth_feat, rows, columns, self.stripes)
+            id_feat, cloth_feat = self.id_pool(id_feat), self.cloth_pool(cloth_feat)
 
         # Gate
         gate = self.gate(torch.cat([id_feat, cloth_feat], dim=-1))  # [B, D]
@@ -93,10 +129,40 @@ class DisentangleModule(nn.Module):
         if self.tokens == "max":
             return x.amax(dim=1, keepdim=True), None
         if self.tokens == "window":
-            if grid is None or x.shape[1] < grid[0] * grid[1]:
-                raise ConfigError(f"disentangle.tokens 'window': {x.shape[1]} tokens do not hold a grid of {grid}")
-            return x, outside_window(x.shape[1], *grid, self.window).to(x.device)
+            return x, outside_window(x.shape[1], *self._checked_grid(x, grid), self.window).to(x.device)
         return x, None
+
+    def _checked_grid(self, x: Tensor, grid: tuple[int, int] | None) -> tuple[int, int]:
+        if grid is None or x.shape[1] < grid[0] * grid[1]:
+            raise ConfigError(
+                f"disentangle.tokens '{self.tokens}' with pool '{self.pool}': {x.shape[1]} tokens do not hold a grid "
+                f"of {grid}"
+            )
+        return grid
+
+
+class AttentionPool(nn.Module):
+    """Tokens ``[B, L, D]`` to what one learned query reads from them, ``[B, D]``, as the head of SigLIP's image tower
+    (Zhai et al., ICCV 2023) does.
+    """
+
+    def __init__(self, dim: int, num_heads: int) -> None:
+        super().__init__()
+        self.query = nn.Parameter(torch.randn(1, 1, dim) * 0.02)
+        self.attn = nn.MultiheadAttention(dim, num_heads, batch_first=True)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return _attend(self.attn, self.query.expand(len(tokens), -1, -1), tokens)[:, 0]
+
+
+def stripe_means(tokens: Tensor, rows: int, columns: int, stripes: int) -> Tensor:
+    """Means of horizontal bands of the patches, ``[B, L, D]`` to ``[B, stripes * D]``; tokens before them are left out.
+
+    Bands are cut as in `torch.nn.AdaptiveAvgPool2d`, which ONNX lacks where the rows do not divide.
+    """
+    patches = tokens[:, tokens.shape[1] - rows * columns :]
+    ends = [(i * rows // stripes * columns, -(-(i + 1) * rows // stripes) * columns) for i in range(stripes)]
+    return torch.cat([patches[:, start:end].mean(dim=1) for start, end in ends], dim=1)
 
 
 def outside_window(length: int, rows: int, columns: int, window: int) -> Tensor:

@@ -29,7 +29,7 @@ class ImageEmbedder(nn.Module):
 
     Args:
         source: the image encoder, see `build_image_encoder`.
-        disentangle: ``{tokens, window}``, see `DisentangleModule`.
+        disentangle: arguments of `DisentangleModule`.
         branch: ``identity``, ``clothing``, or ``both`` one after the other.
         pretrained: if False, the encoder has random weights and only the configuration of a folder or hub id is read.
 

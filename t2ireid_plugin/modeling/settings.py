@@ -12,6 +12,11 @@ EMBED_DIM = 256
 NUM_HEADS = 4  # of every attention but the encoders'
 # Which tokens the two branches read. The specification argues for `all`; the others are there to compare with it.
 TOKENS = ("all", "cls", "mean", "max", "window")
+# How each branch pools its tokens, and what its cross-attention reads.
+POOLS = ("mean", "stripes", "attention")
+CROSSES = ("other", "own", "none")
+# The specification's; what an older checkpoint does not say was so.
+DEFAULT_DISENTANGLE: dict[str, Any] = {"tokens": "all", "window": 5, "pool": "mean", "stripes": 6, "cross": "other"}
 FUSIONS = LazyTable(
     {
         "enhanced_mamba": "t2ireid_plugin.modeling.fusion.EnhancedMambaFusion",
@@ -31,16 +36,38 @@ DEFAULT_FUSION: dict[str, Any] = {
 
 
 def check_disentangle(config: Mapping[str, Any]) -> None:
-    """Checks the arguments ``tokens`` and ``window`` of `DisentangleModule`.
+    """Checks the arguments of `DisentangleModule` that a configuration sets; those left out have their defaults.
 
     Raises:
-        ConfigError: for an unknown key or choice, or an even window.
+        ConfigError: for an unknown key or choice, an even window, a wrong number of stripes, or a pool of places where
+            the branches see one token.
     """
-    check_keys("disentangle", config, ("tokens", "window"))
-    check_choice("disentangle.tokens", config.get("tokens", "all"), TOKENS)
-    window = config.get("window", 5)
+    check_keys("disentangle", config, DEFAULT_DISENTANGLE)
+    tokens, window, pool, stripes, cross = {**DEFAULT_DISENTANGLE, **config}.values()
+    for name, choice, choices in (("tokens", tokens, TOKENS), ("pool", pool, POOLS), ("cross", cross, CROSSES)):
+        check_choice(f"disentangle.{name}", choice, choices)
     if not isinstance(window, int) or window < 1 or window % 2 == 0:
         raise ConfigError(f"disentangle.window: {short_repr(window)} must be an odd number of patches, such as 5")
+    if type(stripes) is not int or stripes < 1:
+        raise ConfigError(f"disentangle.stripes: {short_repr(stripes)} must be a whole number of at least 1")
+    if pool != "mean" and tokens not in ("all", "window"):
+        raise ConfigError(
+            f"disentangle.pool: '{pool}' needs a token per patch; with disentangle.tokens '{tokens}' there is one in all"
+        )
+
+
+def check_rows(config: Mapping[str, Any], rows: int) -> None:
+    """Checks that each stripe of ``pool: stripes`` has a row of patches to itself.
+
+    Raises:
+        ConfigError: for fewer rows than stripes.
+    """
+    config = {**DEFAULT_DISENTANGLE, **config}
+    if config["pool"] == "stripes" and rows < config["stripes"]:
+        raise ConfigError(
+            f"disentangle.stripes: {config['stripes']} is more than the image's {rows} rows of patches; use fewer "
+            "stripes, smaller patches or a higher image"
+        )
 
 
 def check_fusion(config: Mapping[str, Any], embed_dim: int) -> None:

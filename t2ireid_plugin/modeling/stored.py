@@ -16,6 +16,7 @@ from t2ireid_plugin.modeling.checkpoint import Checkpoint, weights_digest
 from t2ireid_plugin.modeling.encoders.loading import IMAGE_KEY, TEXT_KEY, config_from_dict
 from t2ireid_plugin.modeling.encoders.preprocess import Preprocess, checked_preprocess
 from t2ireid_plugin.modeling.encoders.tokenizer import ROLES, tokenizer_from_json, tokenizer_to_json
+from t2ireid_plugin.modeling.settings import DEFAULT_DISENTANGLE
 from t2ireid_plugin.utils.safe_io import MAX_DATA_BYTES, parse_json, read_bytes
 
 if TYPE_CHECKING:
@@ -138,6 +139,7 @@ def _net_config(entry: Any) -> dict[str, Any]:
         TEXT_KEY: config_from_dict(config["text_config"], TEXT_KEY),
         "max_length": config["max_text_length"],
         **{name: config[name] for name in _STRUCTURE},
+        "disentangle": {**DEFAULT_DISENTANGLE, **config["disentangle"]},  # an older file lacks keys
     }
 
 

@@ -36,7 +36,7 @@ from t2ireid_plugin.modeling.image_embedder import (
     projection_mlp,
 )
 from t2ireid_plugin.modeling.masking import hide_words
-from t2ireid_plugin.modeling.settings import DEFAULT_FUSION, EMBED_DIM, NUM_HEADS, check_fusion
+from t2ireid_plugin.modeling.settings import DEFAULT_DISENTANGLE, DEFAULT_FUSION, EMBED_DIM, NUM_HEADS, check_fusion
 from t2ireid_plugin.modeling.stored import Stored, read_stored
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ class T2IReIDModel(nn.Module):
             ``vit_pretrained``, ``bert_base_path``: a folder, a hub id, or a mapping that configures an encoder with
             random weights; both may name one two-tower model such as CLIP, see `modeling.encoders.families`;
             ``tokenizer``: required for a text encoder from a mapping, else the encoder's own;
-            ``num_classes``: training identities; ``disentangle``: ``{tokens, window}``, see `DisentangleModule`;
+            ``num_classes``: training identities; ``disentangle``: arguments of `DisentangleModule`;
             ``fusion``: ``{type, dim, d_state, d_conv, num_layers, output_dim, dropout}`` or None;
             ``freeze_text``: the text encoder gets no gradient and no dropout; ``max_length``: tokens per text.
 
@@ -118,7 +118,7 @@ class T2IReIDModel(nn.Module):
         # Only where needed, so that the parameter names stay those of the specification.
         self.text_adapter = nn.Linear(text_width, width) if text_width != width else None
 
-        self.pooling: dict[str, Any] = dict(config["disentangle"])
+        self.pooling: dict[str, Any] = {**DEFAULT_DISENTANGLE, **config["disentangle"]}
         self.disentangle = build_disentangle(config["disentangle"], self.visual_encoder)
         self.id_classifier = nn.Linear(width, config["num_classes"])
         self.shared_mlp = nn.Linear(width, SHARED_DIM)
@@ -385,7 +385,7 @@ class T2IReIDModel(nn.Module):
 
     def _load(self, checkpoint: Checkpoint, stored: Stored) -> LoadReport:
         pooling = stored.net_config.get("disentangle", self.pooling)
-        if any(pooling[name] != self.pooling.get(name, value) for name, value in pooling.items()):
+        if pooling != self.pooling:
             raise CheckpointError(
                 f"'{checkpoint.path}' was trained with disentangle {pooling}, but the model has {self.pooling}; build "
                 "it with the same, or with T2IReIDModel.from_checkpoint"

@@ -14,6 +14,7 @@ from states import largest_file, saved
 
 from t2ireid_plugin.cli import main
 from t2ireid_plugin.config import load_cfg, to_dict
+from t2ireid_plugin.engine.record import check_same_settings
 from t2ireid_plugin.errors import CheckpointError
 from t2ireid_plugin.integrations.huggingface import T2IReIDForRetrieval
 from t2ireid_plugin.modeling.checkpoint import Checkpoint, read_state_dict, weights_digest
@@ -270,6 +271,26 @@ def test_a_relative_root_is_that_of_the_training(tiny_settings, synthetic, tmp_p
 def test_load_param_refuses_another_pooling(run, build):
     with pytest.raises(CheckpointError, match=r"was trained with disentangle .*'mean'.*but the model has .*'all'"):
         build(model__vit_config__image_size=32).model.load_param(run / "best.pth")
+
+
+def test_a_checkpoint_from_before_a_setting_had_its_default(run, copy, build):
+    """`pool` and `cross` came later: a file without them is of the specification's module, and resumes as such."""
+    content = saved(run, "last.pth")
+    described = json.loads(content["net_config"])
+    for table in (described["disentangle"], content["config"]["model"]["disentangle"]):
+        for name in ("pool", "stripes", "cross"):
+            del table[name]
+    torch.save({**content, "net_config": json.dumps(described)}, copy / "last.pth")
+    old, settings = Checkpoint.read(copy / "last.pth"), content["config"]
+    model = T2IReIDModel.from_checkpoint(copy / "last.pth")
+    assert (model.disentangle.pool, model.disentangle.cross) == ("mean", "other")
+    check_same_settings(old, Checkpoint.read(run / "last.pth").content["config"])
+    settings["model"]["disentangle"]["pool"] = "attention"
+    with pytest.raises(CheckpointError, match="with model.disentangle.pool 'mean', now it is 'attention'"):
+        check_same_settings(old, settings)
+    other = build(model__disentangle__tokens="window", model__disentangle__pool="attention").model
+    with pytest.raises(CheckpointError, match=r"was trained with disentangle .*'mean'.*but the model has .*'attention'"):
+        other.load_param(copy / "last.pth")
 
 
 def test_tests_leave_the_run_as_it_is(copy):

@@ -4,8 +4,8 @@ from torch import nn
 
 from benchmarks.literal import LiteralDisentangle
 from t2ireid_plugin.errors import ConfigError
-from t2ireid_plugin.modeling.disentangle import DisentangleModule, outside_window
-from t2ireid_plugin.modeling.settings import TOKENS, check_disentangle
+from t2ireid_plugin.modeling.disentangle import DisentangleModule, outside_window, stripe_means
+from t2ireid_plugin.modeling.settings import CROSSES, POOLS, TOKENS, check_disentangle, check_rows
 
 B, L, D = 3, 5, 12
 
@@ -133,7 +133,12 @@ def test_one_pooled_token_has_no_attention_weights(module, tokens):
     [
         ({"tokens": "some"}, r"unknown 'some'; valid: all, cls, mean, max, window"),
         ({"window": 4}, r"window: 4 must be an odd number"),
-        ({"token": "all"}, r"unknown token; valid: tokens, window"),
+        ({"pool": "max"}, r"pool: unknown 'max'; valid: mean, stripes, attention"),
+        ({"cross": "both"}, r"cross: unknown 'both'; valid: other, own, none"),
+        ({"stripes": 0}, r"stripes: 0 must be a whole number of at least 1"),
+        ({"pool": "stripes", "tokens": "max"}, r"pool: 'stripes' needs a token per patch; with .*tokens 'max'"),
+        ({"pool": "attention", "tokens": "cls"}, r"pool: 'attention' needs a token per patch"),
+        ({"token": "all"}, r"unknown token; valid: tokens, window, pool, stripes, cross"),
     ],
 )
 def test_bad_settings(config, message):
@@ -145,3 +150,71 @@ def test_a_window_needs_its_grid(module):
     module.tokens = "window"
     with pytest.raises(ConfigError, match="do not hold a grid"):
         module(torch.randn(B, L, D))
+
+
+@pytest.mark.parametrize(("rows", "stripes"), [(6, 3), (5, 5), (7, 3), (8, 6)])
+def test_stripes_are_the_bands_of_adaptive_pooling(rows, stripes):
+    columns, prefix = 3, 2
+    x = torch.randn(B, prefix + rows * columns, D)
+    images = x[:, prefix:].reshape(B, rows, columns, D).permute(0, 3, 1, 2)
+    expected = nn.functional.adaptive_avg_pool2d(images, (stripes, 1))  # [B, D, stripes, 1]
+    torch.testing.assert_close(stripe_means(x, rows, columns, stripes), expected[..., 0].transpose(1, 2).flatten(1))
+
+
+def naive(module, x, rows, columns):
+    """The module as the words of its arguments say, one branch after the other."""
+    features = []
+    for name in ("id", "cloth"):
+        linear = getattr(module, f"{name}_linear")(x)
+        attended = getattr(module, f"{name}_attn")(linear, linear, linear)[0]
+        features.append(getattr(module, f"{name}_norm")(attended + x))
+    pooled = []
+    for name, own, other in (("id", *features), ("cloth", *features[::-1])):
+        if module.cross != "none":
+            read = other if module.cross == "other" else own
+            crossed = getattr(module, f"{name}_cross_attn")(own, read, read)[0]
+            own = getattr(module, f"{name}_cross_norm")(crossed + own)
+        if module.pool == "mean":
+            pooled.append(own.mean(dim=1))
+        elif module.pool == "stripes":
+            patches = own[:, -rows * columns :].reshape(len(x), module.stripes, rows // module.stripes, columns, D)
+            pooled.append(getattr(module, f"{name}_pool")(patches.mean(dim=(2, 3)).flatten(1)))
+        else:
+            pool = getattr(module, f"{name}_pool")
+            pooled.append(torch.cat([pool.attn(pool.query[0], each, each)[0] for each in own]))
+    gate = module.gate(torch.cat(pooled, dim=1))
+    return gate * pooled[0], (1 - gate) * pooled[1], gate
+
+
+@pytest.mark.parametrize("cross", CROSSES)
+@pytest.mark.parametrize("pool", POOLS)
+def test_pools_and_crosses_equal_a_naive_module(make, pool, cross):
+    torch.manual_seed(0)
+    plain = DisentangleModule(D)
+    torch.manual_seed(0)
+    module = DisentangleModule(D, pool=pool, stripes=2, cross=cross)
+    if cross == "other":  # the layers of the specification start as they do without the others
+        for name, value in plain.state_dict().items():
+            assert torch.equal(module.state_dict()[name], value), name
+    names = {name.split(".")[0] for name in module.state_dict()} ^ {name.split(".")[0] for name in plain.state_dict()}
+    extra = set() if pool == "mean" else {"id_pool", "cloth_pool"}
+    missing = {f"{a}_cross_{b}" for a in ("id", "cloth") for b in ("attn", "norm")} if cross == "none" else set()
+    assert names == extra | missing
+    make.stir(module)
+    x = torch.randn(B, 1 + 4 * 3, D)
+    for actual, expected in zip(module(x, (4, 3)), naive(module, x, 4, 3)):
+        torch.testing.assert_close(actual, expected)
+    sum(out.sum() for out in module(x, (4, 3))).backward()
+    assert all(p.grad is not None for p in module.parameters())
+    for weights in module.attention_weights(x, (4, 3)):
+        torch.testing.assert_close(weights.sum(-1), torch.ones(B, 4, 13))
+
+
+def test_stripes_need_as_many_rows(module):
+    striped = DisentangleModule(D, pool="stripes", stripes=3)
+    with pytest.raises(ConfigError, match="stripes: 3 is more than the image's 2 rows"):
+        striped(torch.randn(B, 7, D), (2, 3))
+    with pytest.raises(ConfigError, match="'all' with pool 'stripes': 5 tokens do not hold a grid of None"):
+        striped(torch.randn(B, 5, D))
+    check_rows({"pool": "stripes"}, 6)
+    check_rows({}, 1)

@@ -440,3 +440,24 @@ def test_hidden_words_are_hidden_from_the_text_encoder(model, make):
         plain, _ = batch.padded(model._attend_tokens(features, batch))
         _, pairs = model.forward_masked(make.images(2), None, IDENTITY, share=1.0)
     assert not torch.allclose(plain, pairs["word_tokens"], atol=1e-3)
+
+
+# --- pools ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("disentangle", [{"pool": "mean"}, {"pool": "stripes", "stripes": 3}, {"pool": "attention"}])
+def test_the_image_side_can_be_exported(make, disentangle):
+    """As one graph of fixed size without Python, from which ONNX is written; 4 rows do not divide into 3 stripes."""
+
+    class Images(torch.nn.Module):
+        def __init__(self, model):
+            super().__init__()
+            self.model = model
+
+        def forward(self, images):
+            return self.model.encode_image(images)
+
+    model, images = make.model(disentangle=disentangle), make.images(2, 64, 32)
+    with torch.no_grad():
+        program = torch.export.export(Images(model).eval(), (images,))
+        torch.testing.assert_close(program.module()(images), model.encode_image(images))

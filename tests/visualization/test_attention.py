@@ -16,7 +16,7 @@ TEXTS = ["A man in a red coat, with a blue bag.", "一个穿红色外套的男�
 SMALL = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
 
 
-def build(image_size, tokens="all"):
+def build(image_size, tokens="all", **disentangle):
     """A tiny model with patches of 8 x 8, which knows English words and Chinese characters."""
     torch.manual_seed(0)
     return T2IReIDModel(
@@ -25,7 +25,7 @@ def build(image_size, tokens="all"):
             "bert_base_path": {"max_position_embeddings": 64, **SMALL},
             "tokenizer": learn_wordpiece(TEXTS, 200),
             "num_classes": 3,
-            "disentangle": {"tokens": tokens},
+            "disentangle": {"tokens": tokens, **disentangle},
             "fusion": None,
         }
     ).eval()
@@ -66,6 +66,13 @@ class TestMaps:
                 expected = (patches / patches.sum(dim=1, keepdim=True)).view(3, 6, 2)
                 torch.testing.assert_close(actual, expected, rtol=0, atol=1e-6)
         assert not torch.allclose(maps.identity, maps.clothing, atol=1e-4)
+
+    @pytest.mark.parametrize("disentangle", [{"pool": "stripes", "stripes": 4}, {"pool": "attention", "cross": "none"}])
+    def test_other_pools_have_the_same_maps(self, model, disentangle):
+        other = build([48, 16], **disentangle)
+        other.load_state_dict(model.state_dict(), strict=False)
+        for actual, expected in zip(attention_maps(other, images(2)), attention_maps(model, images(2))):
+            torch.testing.assert_close(actual, expected)
 
     @pytest.mark.parametrize(
         ("native", "height", "width", "grid"),

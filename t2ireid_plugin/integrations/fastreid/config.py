@@ -8,7 +8,7 @@ from fastreid.config import CfgNode
 
 from t2ireid_plugin.config import to_dict
 from t2ireid_plugin.losses.terms import LOSSES, arguments_of
-from t2ireid_plugin.modeling.t2ireid import DEFAULT_FUSION
+from t2ireid_plugin.modeling.settings import DEFAULT_DISENTANGLE, DEFAULT_FUSION
 
 
 def add_t2ireid_config(cfg: CfgNode) -> None:
@@ -26,7 +26,7 @@ def add_t2ireid_config(cfg: CfgNode) -> None:
     node.BERT_CONFIG = CfgNode(new_allowed=True)
     node.FREEZE_TEXT = True
     node.MAX_LENGTH = 64
-    node.DISENTANGLE = CfgNode({"TOKENS": "all", "WINDOW": 5})
+    node.DISENTANGLE = CfgNode({key.upper(): value for key, value in DEFAULT_DISENTANGLE.items()})
     node.FUSION = CfgNode({key.upper(): value for key, value in DEFAULT_FUSION.items()})
     # Embedding of the backbone for images alone: identity, clothing or both.
     node.BRANCH = "identity"

@@ -124,7 +124,7 @@ def check_files(cfg: CfgNode, encoders: bool = True) -> None:
     raise_together(checks)
     if cfg.model.name in MODELS:
         encoder = stored_config(cfg.model.vit_pretrained or to_dict(cfg.model.vit_config), IMAGE_KEY)
-        check_image_size(encoder, cfg.data.height, cfg.data.width)
+        check_image_size(encoder, cfg.data.height, cfg.data.width, to_dict(cfg.model.disentangle))
 
 
 def _check_folder(cfg: CfgNode, name: str) -> None:

@@ -39,7 +39,7 @@ class T2IReIDImageModel(ImageEmbedder):
         branch: ``identity``, ``clothing`` or ``both``.
         vit_pretrained: a folder, a hub id, or a mapping that configures an encoder with random weights, as for
             `T2IReIDModel`.
-        disentangle: ``{tokens, window}``, see `DisentangleModule`.
+        disentangle: arguments of `DisentangleModule`.
 
     Raises:
         ConfigError: for an unknown choice or a value that cannot work.

@@ -45,9 +45,16 @@ def test_embeddings_equal_those_of_the_text_image_model(build, trained, make, br
 
 
 @pytest.mark.parametrize("size", [(32, 32), (48, 16)])
-@pytest.mark.parametrize("tokens", ["all", "cls", "mean", "max", "window"])
-def test_embeddings_are_equal_at_other_sizes_and_with_other_tokens(build, make, size, tokens, tmp_path):
-    options = {"disentangle": {"tokens": tokens, "window": 3}}
+@pytest.mark.parametrize(
+    "disentangle",
+    [
+        *({"tokens": tokens, "window": 3} for tokens in ("all", "cls", "mean", "max", "window")),
+        {"pool": "stripes", "stripes": 2, "cross": "own"},
+        {"pool": "attention", "cross": "none"},
+    ],
+)
+def test_embeddings_are_equal_at_other_sizes_and_with_other_tokens(build, make, size, disentangle, tmp_path):
+    options = {"disentangle": disentangle}
     whole = make.model(seed=4, **options)
     torch.save(whole.state_dict(), tmp_path / "weights.pth")
     images = make.images(2, *size)
