@@ -47,6 +47,7 @@ _DEFAULTS: dict[str, Any] = {
         "bert_config": {},  # vocab_size: size of the vocabulary that is learned from the training captions
         "freeze_text": True,
         "max_length": 64,
+        "projection_dropout": 0.2,  # of the MLPs that end in the embeddings
         # tokens: all, cls, mean, max or window; pool: mean, stripes or attention; cross: other, own or none
         "disentangle": DEFAULT_DISENTANGLE,
         "fusion": DEFAULT_FUSION,

@@ -173,6 +173,7 @@ def build_model(
             "fusion": to_dict(cfg.model.fusion),
             "freeze_text": cfg.model.freeze_text,
             "max_length": cfg.model.max_length,
+            "projection_dropout": cfg.model.projection_dropout,
             "tokenizer": tokenizer,
             **(encoders or {}),
         }

@@ -52,7 +52,7 @@ _LIMITS = {
     "at least 1 and below 4097": ("data.height", "data.width"),
     "at least 0 and below 4294967296": ("train.seed",),
     "at least 0 and at most 1": ("data.bad_image_share", "test.identity_weight"),
-    "at least 0 and below 1": ("adam.beta1", "adam.beta2", "train.ema_decay"),
+    "at least 0 and below 1": ("adam.beta1", "adam.beta2", "train.ema_decay", "model.projection_dropout"),
     "above 0": ("data.norm_std", "data.text_feature_cache_gb"),
     "above 0 and at most 1": ("train.layer_decay",),
     "above 0 and below 1": ("data.val_share",),
@@ -273,9 +273,7 @@ def raise_together(checks: Iterable[Callable[[], object]]) -> None:
         raise type(problems[0])("\n".join(map(str, problems)))
 
 
-def check_image_size(
-    encoder: Any, height: int | None, width: int | None, disentangle: Mapping[str, Any]
-) -> None:
+def check_image_size(encoder: Any, height: int | None, width: int | None, disentangle: Mapping[str, Any]) -> None:
     """Checks the size of images against an image encoder's configuration and its stripes, where both are known.
 
     Raises:

@@ -82,6 +82,7 @@ class TrainingLoop(torchreid_engine.Engine):
         self.position = (0, 0)  # epochs done, steps done of the next one
         self.evaluated = True  # False between the last step of an epoch and the end of its evaluation
         self.steps = 0  # done in all
+        self.values: dict[str, float] = {}  # newest total loss and value of each term
         self.best: dict[str, Any] = {}  # epoch, score and val metrics of the chosen checkpoint
         self._folder: Path | None = None  # of the run
         self._source: Path | None = None  # folder of the checkpoint that was resumed
@@ -179,7 +180,9 @@ class TrainingLoop(torchreid_engine.Engine):
         seed_all(derive_seed(self.seed, self.epoch, step, _STEP, rank()))
         if "bad_image" in data:
             self.bad_images.record(all_gather_list(data["bad_image"]))
-        meters.step_done(self.forward_backward(data))
+        summary = self.forward_backward(data)
+        meters.step_done(summary)
+        self.values |= summary
         self.position, self.steps = (self.epoch, step + 1), self.steps + 1
         self._log_step(meters, print_freq)
         if self._is_time_to_save():
@@ -197,8 +200,7 @@ class TrainingLoop(torchreid_engine.Engine):
                 f"({meters.data.avg:.3f})\teta {eta}\t{meters.losses}\tlr {rate:.6f}"
             )
             if self.metrics_log is not None:
-                values = {name: meter.val for name, meter in meters.losses.meters.items()}
-                self.metrics_log.write(step=self.steps, epoch=self.epoch + 1, lr=rate, **values)
+                self.metrics_log.write(step=self.steps, epoch=self.epoch + 1, lr=rate, **self.values)
         if self.writer is not None:
             averages = {name: meter.avg for name, meter in meters.losses.meters.items()}
             scalars = {"time": meters.time.avg, "data": meters.data.avg, **averages, "lr": rate}
@@ -235,6 +237,7 @@ class TrainingLoop(torchreid_engine.Engine):
             "evaluated": self.evaluated,
             "steps": self.steps,
             "log": self._log_size,
+            "values": self.values,
             "bad_images": self.bad_images.problems,
             "ema": None if self.ema is None else self.ema.state_dict(),
             "losses": self.losses.state_dict(),
@@ -260,6 +263,7 @@ class TrainingLoop(torchreid_engine.Engine):
         self._load(state, path)
         self.position, self.evaluated = (state["epoch"], state["step"]), state["evaluated"]
         self.steps, self._log_size, self._source = state["steps"], state["log"], Path(path).resolve().parent
+        self.values = dict(state.get("values", {}))
         self.best, self.bad_images.problems = dict(state["best"]), list(state["bad_images"])
         return self.position
 

@@ -19,6 +19,7 @@ from t2ireid_plugin.engine.memory import Precision
 from t2ireid_plugin.engine.optim import ENCODERS, WarmupCosine
 from t2ireid_plugin.errors import ConfigError
 from t2ireid_plugin.losses import LossInputs, LossTerms
+from t2ireid_plugin.losses.base import MLM_INPUTS
 from t2ireid_plugin.modeling.masking import NOT_HIDDEN
 from t2ireid_plugin.modeling.t2ireid import T2IReIDModel
 from t2ireid_plugin.utils.distributed import (
@@ -92,7 +93,8 @@ class TextImageEngine(RetrievalEvaluation):
         time_in_epochs = self.epoch + (self.batch_idx + 1) / self.num_batches
         seed = derive_seed(self.seed, self.epoch, self.batch_idx, _LOSSES)
         self.optimizer.zero_grad()  # before the forward pass, which needs the memory
-        total, values = self.training_step(images, id_texts, cloth_texts, (pids, photos), time_in_epochs, seed)
+        time = (time_in_epochs, self.steps + 1)
+        total, values = self.training_step(images, id_texts, cloth_texts, (pids, photos), time, seed)
         summary = {"loss": float(total.detach()), **{name: float(value) for name, value in values.items()}}
         norm = self._backward(total) if math.isfinite(summary["loss"]) else math.nan
         if math.isfinite(norm):
@@ -169,7 +171,7 @@ class TrainingStep(nn.Module):
         id_texts: list[str],
         cloth_texts: list[str],
         labels: tuple[Tensor, Tensor],
-        epoch: float,
+        time: tuple[float, int],
         seed: int,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Total loss, a scalar, and each term's unweighted value.
@@ -178,30 +180,36 @@ class TrainingStep(nn.Module):
             images: ``[B, 3, H, W]`` of this process.
             id_texts, cloth_texts: ``B`` each.
             labels: pids and photo ids ``[B]``.
-            epoch: epochs done, for ramps.
+            time: epochs done, for ramps, and the number of this step in the run, counted from 1.
             seed: for random numbers in the losses; the same in each process.
         """
+        epoch, step = time
         with self.precision.autocast():
-            outputs = forward_for(self.losses, self.model, images, id_texts, cloth_texts)
+            outputs = forward_for(self.losses, self.model, images, id_texts, cloth_texts, step)
         if world_size() > 1:
             outputs = {name: _gather_output(name, value) for name, value in outputs.items()}
             labels = gather_rows(labels[0]), gather_rows(labels[1])
         seed_all(seed)
         pids, photos = labels
-        return self.losses(LossInputs(pids=pids, photos=photos, scale=self.model.scale, epoch=epoch, **outputs))
+        inputs = LossInputs(pids=pids, photos=photos, scale=self.model.scale, epoch=epoch, step=step, **outputs)
+        return self.losses(inputs)
 
 
 def forward_for(
-    losses: LossTerms, model: T2IReIDModel, images: Tensor, id_texts: list[str], cloth_texts: list[str]
+    losses: LossTerms, model: T2IReIDModel, images: Tensor, id_texts: list[str], cloth_texts: list[str], step: int = 0
 ) -> dict[str, Tensor | None]:
-    """The model's outputs for a batch, by field of `LossInputs`; texts that no loss needs are not encoded."""
-    needs = losses.needs
+    """The model's outputs for the batch of a step (0: for all losses), by field of `LossInputs`.
+
+    Texts that no loss of the step needs are not encoded, and nothing is fused for none.
+    """
+    needs = losses.needs_at(step)
+    fuse = not needs.isdisjoint(("fused_embeds", "gate_weights"))
     clothing = cloth_texts if "cloth_text_embeds" in needs else None
-    if losses.hidden_share is not None:
-        output, masked = model.forward_masked(images, clothing, id_texts, losses.hidden_share)
+    if losses.hidden_share is not None and not needs.isdisjoint(MLM_INPUTS):
+        output, masked = model.forward_masked(images, clothing, id_texts, losses.hidden_share, fuse)
         return {**output._asdict(), **masked}
     identity = id_texts if needs & {"id_text_embeds", "fused_embeds", "gate_weights"} else None
-    return model(images, cloth_instruction=clothing, id_instruction=identity)._asdict()
+    return model(images, cloth_instruction=clothing, id_instruction=identity, fuse=fuse)._asdict()
 
 
 def _gather_output(name: str, value: Tensor | None) -> Tensor | None:

@@ -33,6 +33,7 @@ class LossInputs(NamedTuple):
     word_mask: Tensor | None = None  # [B, W] 1 for words, 0 for padding
     hidden_words: Tensor | None = None  # [B, W] long, ids of the hidden words, -100 elsewhere
     epoch: float = 0.0  # completed epochs, for ramps; may be fractional
+    step: int = 0  # training steps with this one, for terms that some steps leave out; at 0 all are computed
 
 
 MLM_INPUTS = ("image_tokens", "word_tokens", "word_mask", "hidden_words")  # filled only when `mlm` has a weight

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from t2ireid_plugin.errors import ConfigError, check_choice, check_keys
+from t2ireid_plugin.errors import ConfigError, check_choice, check_keys, short_repr
 from t2ireid_plugin.losses import LOSSES
 from t2ireid_plugin.losses.arguments import number
 from t2ireid_plugin.losses.base import MLM_INPUTS, LossInputs, LossTerm
@@ -18,9 +18,10 @@ SUPPLIED = ("feature_dim", "embed_dim", "num_classes", "vocab_size", "id_project
 
 
 def arguments_of(name: str) -> dict[str, Any]:
-    """Arguments of the loss `name` that a configuration sets, with their defaults."""
+    """Arguments of the loss `name` that a configuration sets besides its weight, with their defaults."""
     parameters = inspect.signature(LOSSES[name]).parameters
-    return {key: parameter.default for key, parameter in parameters.items() if key not in SUPPLIED}
+    own = {key: parameter.default for key, parameter in parameters.items() if key not in SUPPLIED}
+    return {**own, "every": 1}
 
 
 def read_weight(name: str, settings: object) -> float:
@@ -31,6 +32,9 @@ def read_weight(name: str, settings: object) -> float:
     check_keys(f"loss {name!r}", settings, ["weight", *arguments_of(name)])
     if "weight" not in settings:
         raise ConfigError(f"loss {name!r} has no weight; give it one, 0 to leave the loss out")
+    every = settings.get("every", 1)
+    if type(every) is not int or every < 1:
+        raise ConfigError(f"loss {name!r}: every {short_repr(every)} must be a whole number of steps of at least 1")
     return number(f"loss {name!r}: weight", settings["weight"], low=0.0)
 
 
@@ -43,8 +47,9 @@ class LossTerms(nn.Module):
     """Weighted sum of the losses that a configuration names.
 
     `terms` maps names of `LOSSES` to weights and arguments: `{"info_nce": {"weight": 1.0, "tau": 0.1}}`. A weight of 0
-    leaves a term out. Some terms have parameters (`bio`, `cloth`, `cloth_adv`, `id`, `mlm`): give `parameters()` to the
-    optimizer and `state_dict()` to the checkpoint.
+    leaves a term out; `every: n` computes it on every n-th training step, with n times its weight. Some terms have
+    parameters (`bio`, `cloth`, `cloth_adv`, `id`, `mlm`): give `parameters()` to the optimizer and `state_dict()` to
+    the checkpoint.
     """
 
     def __init__(
@@ -58,6 +63,7 @@ class LossTerms(nn.Module):
         super().__init__()
         weights = {name: read_weight(name, settings) for name, settings in terms.items()}
         self.weights = {name: weights[name] for name in LOSSES if weights.get(name, 0.0) > 0}
+        self.every: dict[str, int] = {name: terms[name].get("every", 1) for name in self.weights}
         if not self.weights:
             raise ConfigError(f"no loss has a weight above 0; valid losses: {', '.join(LOSSES)}")
         for name in self.weights:
@@ -87,7 +93,14 @@ class LossTerms(nn.Module):
     @property
     def needs(self) -> frozenset[str]:
         """Fields of `LossInputs` that the terms read, besides `pids`."""
-        return frozenset(field for name in self.weights for field in LOSSES[name].needs)
+        return self.needs_at(0)
+
+    def needs_at(self, step: int) -> frozenset[str]:
+        """Those of `needs` that the terms of a training step read, counted from 1; 0 for all terms."""
+        return frozenset(field for name in self._due(step) for field in LOSSES[name].needs)
+
+    def _due(self, step: int) -> list[str]:
+        return [name for name, every in self.every.items() if step % every == 0]
 
     @property
     def hidden_share(self) -> float | None:
@@ -95,14 +108,17 @@ class LossTerms(nn.Module):
         return next((term.share for term in self.terms.values() if isinstance(term, MaskedLanguage)), None)
 
     def each(self, inputs: LossInputs) -> dict[str, Tensor]:
-        """Each term's own value without its weight, by name."""
+        """Each term's own value without its weight, by name; without the terms that this step leaves out."""
         # Under autocast the similarities would be computed in half precision, whatever their inputs are.
         with torch.autocast(inputs.pids.device.type, enabled=False):
-            return {name: term(inputs) for name, term in self.terms.items()}
+            return {name: self.terms[name](inputs) for name in self._due(inputs.step)}
+
+    def weighted(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The values of `each` times their weights, so that a term's mean gradient over steps is that of its weight."""
+        return {name: self.weights[name] * self.every[name] * value for name, value in values.items()}
 
     def forward(self, inputs: LossInputs) -> tuple[Tensor, dict[str, Tensor]]:
         """Sum of weight * term, and each term's own value without its weight, detached, by name."""
         values = self.each(inputs)
-        weighted = (self.weights[name] * value for name, value in values.items())
-        total = sum(weighted, start=torch.zeros((), device=inputs.pids.device))
+        total = sum(self.weighted(values).values(), start=torch.zeros((), device=inputs.pids.device))
         return total, {name: value.detach() for name, value in values.items()}

@@ -32,6 +32,7 @@ class ImageEmbedder(nn.Module):
         disentangle: arguments of `DisentangleModule`.
         branch: ``identity``, ``clothing``, or ``both`` one after the other.
         pretrained: if False, the encoder has random weights and only the configuration of a folder or hub id is read.
+        projection_dropout: probability, see `projection_mlp`.
 
     Raises:
         ConfigError: for an unknown branch, or a setting that cannot work.
@@ -39,7 +40,12 @@ class ImageEmbedder(nn.Module):
     """
 
     def __init__(
-        self, source: Source, disentangle: Mapping[str, Any], branch: str = "identity", pretrained: bool = True
+        self,
+        source: Source,
+        disentangle: Mapping[str, Any],
+        branch: str = "identity",
+        pretrained: bool = True,
+        projection_dropout: float = 0.2,
     ) -> None:
         super().__init__()
         check_choice("branch", branch, BRANCHES)
@@ -48,7 +54,7 @@ class ImageEmbedder(nn.Module):
         self.preprocess = image_preprocess(source, self.visual_encoder.config)
         self.disentangle = build_disentangle(disentangle, self.visual_encoder)
         self.shared_mlp = nn.Linear(self.visual_encoder.config.hidden_size, SHARED_DIM)
-        self.image_mlp = projection_mlp(SHARED_DIM, EMBED_DIM)
+        self.image_mlp = projection_mlp(SHARED_DIM, EMBED_DIM, projection_dropout)
         self.feature_dim = EMBED_DIM * (2 if branch == "both" else 1)
 
     def embed(self, images: Tensor) -> tuple[Tensor, ...]:
@@ -94,7 +100,13 @@ def build_disentangle(config: Mapping[str, Any], encoder: PreTrainedModel) -> Di
 
 
 def projection_mlp(in_dim: int = SHARED_DIM, out_dim: int = EMBED_DIM, dropout: float = 0.2) -> nn.Sequential:
-    """``[B, in_dim] -> [B, out_dim]``: BatchNorm, ReLU, Dropout, Linear, twice; the hidden width is ``out_dim``."""
+    """``[B, in_dim] -> [B, out_dim]``: BatchNorm, ReLU, Dropout, Linear, twice; the hidden width is ``out_dim``.
+
+    Raises:
+        ConfigError: unless ``dropout`` is from 0 to below 1.
+    """
+    if not 0 <= dropout < 1:
+        raise ConfigError(f"projection_dropout: {dropout} must be from 0 to below 1")
     return nn.Sequential(
         nn.BatchNorm1d(in_dim),
         nn.ReLU(),

@@ -25,7 +25,9 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 # Arguments of `T2IReIDModel` that have the same name in an exported config.json.
-_STRUCTURE = ("num_classes", "disentangle", "fusion", "freeze_text")
+_STRUCTURE = ("num_classes", "disentangle", "fusion", "freeze_text", "projection_dropout")
+# What a file means that was written before a part of the model could be configured.
+_BEFORE = {"projection_dropout": 0.2}
 
 
 class Stored(NamedTuple):
@@ -77,7 +79,7 @@ def trained_settings(checkpoint: Checkpoint) -> dict[str, Any]:
     if "config" in checkpoint.content:
         return dict(checkpoint.content["config"])
     stored = read_stored(checkpoint)
-    model = {key: value for key, value in stored.net_config.items() if isinstance(value, (dict, bool, int))}
+    model = {key: value for key, value in stored.net_config.items() if isinstance(value, (dict, bool, int, float))}
     model.pop("num_classes", None)
     data: dict[str, Any] = dict(stored.texts)
     if stored.preprocess:
@@ -133,7 +135,7 @@ def _preprocess(entry: Any) -> Preprocess:
 
 def _net_config(entry: Any) -> dict[str, Any]:
     """Arguments of `T2IReIDModel` from the content of an exported config.json."""
-    config = parse_json(entry)
+    config = _BEFORE | parse_json(entry)
     return {
         IMAGE_KEY: config_from_dict(config["vision_config"], IMAGE_KEY),
         TEXT_KEY: config_from_dict(config["text_config"], TEXT_KEY),

@@ -54,6 +54,7 @@ DEFAULTS: dict[str, Any] = {
     "fusion": DEFAULT_FUSION,
     "freeze_text": True,
     "max_length": 64,
+    "projection_dropout": 0.2,
     "tokenizer": None,
 }
 
@@ -86,7 +87,8 @@ class T2IReIDModel(nn.Module):
             ``tokenizer``: required for a text encoder from a mapping, else the encoder's own;
             ``num_classes``: training identities; ``disentangle``: arguments of `DisentangleModule`;
             ``fusion``: ``{type, dim, d_state, d_conv, num_layers, output_dim, dropout}`` or None;
-            ``freeze_text``: the text encoder gets no gradient and no dropout; ``max_length``: tokens per text.
+            ``freeze_text``: the text encoder gets no gradient and no dropout; ``max_length``: tokens per text;
+            ``projection_dropout``: of the MLPs that end in the embeddings.
 
     Raises:
         ConfigError: for an unknown key or a value that cannot work.
@@ -122,8 +124,8 @@ class T2IReIDModel(nn.Module):
         self.disentangle = build_disentangle(config["disentangle"], self.visual_encoder)
         self.id_classifier = nn.Linear(width, config["num_classes"])
         self.shared_mlp = nn.Linear(width, SHARED_DIM)
-        self.image_mlp = projection_mlp(SHARED_DIM, EMBED_DIM)
-        self.text_mlp = projection_mlp(SHARED_DIM, EMBED_DIM)
+        self.image_mlp = projection_mlp(SHARED_DIM, EMBED_DIM, config["projection_dropout"])
+        self.text_mlp = projection_mlp(SHARED_DIM, EMBED_DIM, config["projection_dropout"])
         self.text_attn = nn.MultiheadAttention(width, NUM_HEADS, dropout=0.1, batch_first=True)
         self.text_attn_norm = nn.LayerNorm(width)
         self.fusion = None if config["fusion"] is None else build_fusion(config["fusion"], width)
@@ -220,6 +222,7 @@ class T2IReIDModel(nn.Module):
         image: Tensor | None = None,
         cloth_instruction: str | Sequence[str] | None = None,
         id_instruction: str | Sequence[str] | None = None,
+        fuse: bool = True,
     ) -> T2IReIDOutput:
         """Encodes the inputs that are given; an image and an identity text together are also fused.
 
@@ -227,12 +230,13 @@ class T2IReIDModel(nn.Module):
             image: ``[B, 3, H, W]`` or ``[B, 3, H, W, 1]``.
             cloth_instruction: ``B`` clothing descriptions (one string counts as a batch of one).
             id_instruction: ``B`` identity descriptions.
+            fuse: False leaves the fusion out.
 
         Raises:
             InputError: when the numbers of images and texts differ, for a training batch of one, and as in
                 `encode_image` and `encode_text`.
         """
-        return self._encode(image, cloth_instruction, id_instruction)[0]
+        return self._encode(image, cloth_instruction, id_instruction, fuse)[0]
 
     def forward_masked(
         self,
@@ -240,6 +244,7 @@ class T2IReIDModel(nn.Module):
         cloth_instruction: str | Sequence[str] | None,
         id_instruction: str | Sequence[str],
         share: float = 0.15,
+        fuse: bool = True,
     ) -> tuple[T2IReIDOutput, dict[str, Tensor | None]]:
         """As `forward`, and in addition the image tokens and the identity texts with a ``share`` of the words hidden.
 
@@ -251,7 +256,7 @@ class T2IReIDModel(nn.Module):
             InputError: as `forward`.
             ConfigError: for a tokenizer without a token that can stand for a hidden word.
         """
-        output, image_tokens = self._encode(image, cloth_instruction, id_instruction)
+        output, image_tokens = self._encode(image, cloth_instruction, id_instruction, fuse)
         input_ids, mask = self.text_cache(_as_texts(id_instruction, "id_instruction"))
         masked, hidden = hide_words(input_ids, self.text_cache.tokenizer, share)
         lengths = mask.sum(dim=1).tolist()
@@ -267,6 +272,7 @@ class T2IReIDModel(nn.Module):
         image: Tensor | None,
         cloth_instruction: str | Sequence[str] | None,
         id_instruction: str | Sequence[str] | None,
+        fuse: bool,
     ) -> tuple[T2IReIDOutput, Tensor | None]:
         """The output of `forward`, and the image tokens ``[B, L, D]``."""
         # Identity last, where `_core` expects it.
@@ -283,10 +289,15 @@ class T2IReIDModel(nn.Module):
         if texts:
             features, batch = self._encode_tokens(self.text_cache.ids([t for group in texts.values() for t in group]))
         core = self._compiled_core or self._core
-        return core(image, features, batch, tuple(texts))
+        return core(image, features, batch, tuple(texts), fuse)
 
     def _core(
-        self, image: Tensor | None, features: Tensor | None, batch: PackedBatch | None, groups: tuple[str, ...]
+        self,
+        image: Tensor | None,
+        features: Tensor | None,
+        batch: PackedBatch | None,
+        groups: tuple[str, ...],
+        fuse: bool = True,
     ) -> tuple[T2IReIDOutput, Tensor | None]:
         """`_encode` from tensors to tensors, which a compiler can take as a whole.
 
@@ -294,6 +305,7 @@ class T2IReIDModel(nn.Module):
             image: as in `forward`.
             features, batch: of all texts, from `_encode_tokens`.
             groups: names of the equally large groups of texts, the identity texts last.
+            fuse: as in `forward`.
         """
         image_tokens = image_embeds = id_logits = id_embeds = cloth_embeds = cloth_image_embeds = gate = None
         if image is not None:
@@ -310,7 +322,7 @@ class T2IReIDModel(nn.Module):
         id_text_embeds = text_embeds.get("id_instruction")
 
         fused_embeds = gate_weights = None
-        if self.fusion is not None and image_embeds is not None and id_text_embeds is not None:
+        if fuse and self.fusion is not None and image_embeds is not None and id_text_embeds is not None:
             inputs: tuple[Tensor | None, ...] = (image_embeds, id_text_embeds)
             if self.fuses_tokens and batch is not None and text_tokens is not None:
                 inputs = (image_tokens, *(part[-len(image_embeds) :] for part in batch.padded(text_tokens)))

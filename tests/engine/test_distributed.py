@@ -34,6 +34,7 @@ SETTINGS = {
     "train__print_freq": 1,
     "train__ema_decay": 0.9,
     **{f"loss__terms__{name}__weight": 0.5 for name in LOSSES if name != "mlm"},
+    "loss__terms__fused_query__every": 4,
     "data__transforms": "[random_flip, random_crop, random_erase]",
 }
 

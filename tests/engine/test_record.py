@@ -280,16 +280,20 @@ def test_a_checkpoint_from_before_a_setting_had_its_default(run, copy, build):
     for table in (described["disentangle"], content["config"]["model"]["disentangle"]):
         for name in ("pool", "stripes", "cross"):
             del table[name]
+    del described["projection_dropout"], content["config"]["model"]["projection_dropout"]
     torch.save({**content, "net_config": json.dumps(described)}, copy / "last.pth")
     old, settings = Checkpoint.read(copy / "last.pth"), content["config"]
     model = T2IReIDModel.from_checkpoint(copy / "last.pth")
     assert (model.disentangle.pool, model.disentangle.cross) == ("mean", "other")
+    assert model.image_mlp[2].p == model.text_mlp[6].p == 0.2
     check_same_settings(old, Checkpoint.read(run / "last.pth").content["config"])
     settings["model"]["disentangle"]["pool"] = "attention"
     with pytest.raises(CheckpointError, match="with model.disentangle.pool 'mean', now it is 'attention'"):
         check_same_settings(old, settings)
     other = build(model__disentangle__tokens="window", model__disentangle__pool="attention").model
-    with pytest.raises(CheckpointError, match=r"was trained with disentangle .*'mean'.*but the model has .*'attention'"):
+    with pytest.raises(
+        CheckpointError, match=r"was trained with disentangle .*'mean'.*but the model has .*'attention'"
+    ):
         other.load_param(copy / "last.pth")
 
 

@@ -1,6 +1,7 @@
 """The engine in one process: what learns, what a step computes, which checkpoint is chosen, exact resuming."""
 
 import copy
+import itertools
 import json
 import math
 
@@ -252,12 +253,23 @@ def test_a_resumed_run_is_bit_identical(build, tmp_path):
     settings = {
         "train__max_epoch": 2, "data__transforms": "[random_flip, random_crop, random_erase]",
         "train__ema_decay": 0.8, "model__freeze_text": False,
+        "loss__terms__fused_query__weight": 0.2, "loss__terms__fused_query__every": 4,
     }  # fmt: skip
     run = {"max_epoch": 2, "print_freq": 1, "eval_freq": 1}
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     whole.mkdir()
     parts.mkdir()
-    build(**settings).run(save_dir=str(whole), **run)
+    undisturbed, fused = build(**settings), []
+    undisturbed.model.fusion.register_forward_hook(lambda *_: fused.append(undisturbed.steps))
+    undisturbed.run(save_dir=str(whole), **run)
+    steps = [line for line in map(json.loads, (whole / "metrics.jsonl").read_text().splitlines()) if "step" in line]
+    assert len(steps) % 8 != 0  # an epoch ends between two steps that fuse
+    assert fused == list(range(3, len(steps), 4))
+    for before, line in itertools.pairwise(steps):
+        fresh = before.get("fused_query") != line.get("fused_query")
+        assert fresh == (line["step"] % 4 == 0)
+        total = line["info_nce"] / 2 + line["cls"] / 2 + (0.8 * line["fused_query"] if fresh else 0)
+        assert line["loss"] == pytest.approx(total, abs=1e-4)
 
     engine = build(**settings)
     train = engine.train

@@ -6,7 +6,7 @@ import torch
 from t2ireid_plugin.errors import ConfigError
 from t2ireid_plugin.losses import LOSSES, LossInputs
 
-TENSORS = [name for name in LossInputs._fields if name not in ("pids", "photos", "epoch")]
+TENSORS = [name for name in LossInputs._fields if name not in ("pids", "photos", "epoch", "step")]
 WHOLE_NUMBERS = ("word_mask", "hidden_words")
 DETACHED = {"orthogonality": "cloth_embeds", "cloth_leak": "cloth_text_embeds"}  # read without gradient
 each_term = pytest.mark.parametrize("name", LOSSES)

@@ -27,6 +27,23 @@ def test_total_is_the_weighted_sum_of_the_values(make):
     assert all(parameter.grad is not None for parameter in losses.parameters())
 
 
+def test_a_term_of_every_third_step_has_the_same_mean_gradient(make):
+    inputs = make.inputs([0, 1, 0, 2])
+    terms = {"info_nce": {"weight": 1.0}, "sdm": {"weight": 0.5, "every": 3}, "cls": {"weight": 0.25, "every": 2}}
+    always = LossTerms({name: {"weight": term["weight"]} for name, term in terms.items()})
+    losses = LossTerms(terms)
+    embeds = inputs.image_embeds.clone().requires_grad_()
+    (expected,) = torch.autograd.grad(always(inputs._replace(image_embeds=embeds))[0], embeds)
+    mean = torch.zeros_like(embeds)
+    for step in range(1, 7):
+        total, values = losses(inputs._replace(image_embeds=embeds, step=step))
+        assert list(values) == ["info_nce"] + ["cls"] * (step % 2 == 0) + ["sdm"] * (step % 3 == 0)
+        mean += torch.autograd.grad(total, embeds)[0] / 6
+    torch.testing.assert_close(mean, expected)
+    assert losses.needs_at(1) == losses.needs_at(3) == {"image_embeds", "id_text_embeds"}
+    assert losses.needs_at(2) == losses.needs == {"image_embeds", "id_text_embeds", "id_logits"}
+
+
 def test_values_are_those_of_the_terms_without_weight(make):
     inputs = make.inputs([0, 1, 0, 2])
     _, values = LossTerms({"sdm": {"weight": 3, "tau": 0.05}})(inputs)
@@ -79,6 +96,9 @@ def test_dimensions_reach_the_projections():
         ({"bio": {"weight": 1, "trained": 1}}, ["bio", "trained must be true or false, got 1"]),
         ({"cloth_match": {"weight": 1, "wrong_share": 2}}, ["wrong_share must be between 0 and 1"]),
         ({"gate_regularization": {"weight": 1, "of_each": "yes"}}, ["of_each must be true or false"]),
+        ({"sdm": {"weight": 1, "every": 0}}, ["'sdm': every 0 must be a whole number"]),
+        ({"sdm": {"weight": 1, "every": 2.0}}, ["'sdm': every 2.0 must be a whole number"]),
+        ({"sdm": {"weight": 1, "every": True}}, ["'sdm': every True must be a whole number"]),
         ({}, ["no loss", *NAMES]),
         ({"cls": {"weight": 0}}, ["no loss", *NAMES]),
     ],

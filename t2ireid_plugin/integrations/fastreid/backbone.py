@@ -33,7 +33,9 @@ def build_t2ireid_backbone(cfg: CfgNode) -> T2IReIDBackbone:
         CheckpointError: when the checkpoint is missing, or no tensor in it fits.
     """
     node, stock = cfg.T2IREID, cfg.MODEL.BACKBONE
-    backbone = T2IReIDBackbone(node.VIT_PRETRAINED or to_dict(node.VIT_CONFIG), lower(node.DISENTANGLE), node.BRANCH)
+    source = node.VIT_PRETRAINED or to_dict(node.VIT_CONFIG)
+    others = {"branch": node.BRANCH, "projection_dropout": node.PROJECTION_DROPOUT}
+    backbone = T2IReIDBackbone(source, lower(node.DISENTANGLE), **others)
     check_image_encoder(cfg, backbone.preprocess, backbone.visual_encoder.config, backbone.feature_dim)
     if stock.PRETRAIN:
         try:

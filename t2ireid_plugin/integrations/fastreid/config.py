@@ -26,6 +26,7 @@ def add_t2ireid_config(cfg: CfgNode) -> None:
     node.BERT_CONFIG = CfgNode(new_allowed=True)
     node.FREEZE_TEXT = True
     node.MAX_LENGTH = 64
+    node.PROJECTION_DROPOUT = 0.2
     node.DISENTANGLE = CfgNode({key.upper(): value for key, value in DEFAULT_DISENTANGLE.items()})
     node.FUSION = CfgNode({key.upper(): value for key, value in DEFAULT_FUSION.items()})
     # Embedding of the backbone for images alone: identity, clothing or both.

@@ -48,7 +48,7 @@ class T2IReIDHead(nn.Module):
     def forward(self, features: LossInputs, targets: Tensor | None = None) -> dict[str, Tensor]:
         """Each term times its weight as ``loss_<name>``; ``targets`` is unused, as ``features`` hold the identities."""
         values = self.losses.each(features)
-        return {f"loss_{name}": self.losses.weights[name] * value for name, value in values.items()}
+        return {f"loss_{name}": value for name, value in self.losses.weighted(values).items()}
 
 
 @META_ARCH_REGISTRY.register()
@@ -89,6 +89,7 @@ class T2IReIDBaseline(Baseline):
                 "fusion": lower(node.FUSION),
                 "freeze_text": node.FREEZE_TEXT,
                 "max_length": node.MAX_LENGTH,
+                "projection_dropout": node.PROJECTION_DROPOUT,
                 "tokenizer": build_tokenizer(cfg),
             }
         )
@@ -130,11 +131,13 @@ class T2IReIDBaseline(Baseline):
         numbers = {path: i for i, path in enumerate(dict.fromkeys(batch["img_paths"]))}
         photos = torch.tensor([numbers[path] for path in batch["img_paths"]], device=self.device)
         id_texts, cloth_texts = list(batch[self.id_key]), list(batch[self.cloth_key])
-        output = forward_for(self.heads.losses, self.backbone, self.preprocess_image(batch), id_texts, cloth_texts)
+        images, step = self.preprocess_image(batch), 1 + int(getattr(get_event_storage(), "iter", -1))
+        output = forward_for(self.heads.losses, self.backbone, images, id_texts, cloth_texts, step)
         return LossInputs(
             pids=batch["targets"].to(self.device),
             photos=photos,
             scale=self.backbone.scale,
             epoch=float(getattr(get_event_storage(), "epoch", 0)),
+            step=step,
             **output,
         )

@@ -52,7 +52,7 @@ class T2IReIDConfig(PretrainedConfig):
     Args:
         vision_config, text_config: encoder configurations, as objects or as mappings with the ``model_type`` of a
             family in `modeling.encoders.families`; empty for ViT-B/16 and BERT-base.
-        disentangle, fusion, num_classes, freeze_text: as for `T2IReIDModel`.
+        disentangle, fusion, num_classes, freeze_text, projection_dropout: as for `T2IReIDModel`.
         max_text_length: tokens per text; transformers uses the name ``max_length`` for text generation.
 
     Raises:
@@ -71,6 +71,7 @@ class T2IReIDConfig(PretrainedConfig):
         num_classes: int = DEFAULTS["num_classes"],
         max_text_length: int = DEFAULTS["max_length"],
         freeze_text: bool = DEFAULTS["freeze_text"],
+        projection_dropout: float = DEFAULTS["projection_dropout"],
         **kwargs: Any,
     ) -> None:
         self.vision_config = config_from_dict(vision_config or {}, IMAGE_KEY, "vision_config")
@@ -80,6 +81,7 @@ class T2IReIDConfig(PretrainedConfig):
         self.num_classes = num_classes
         self.max_text_length = max_text_length
         self.freeze_text = freeze_text
+        self.projection_dropout = projection_dropout
         super().__init__(**kwargs)
 
     def net_config(self) -> dict[str, Any]:
@@ -92,6 +94,7 @@ class T2IReIDConfig(PretrainedConfig):
             "fusion": self.fusion,
             "freeze_text": self.freeze_text,
             "max_length": self.max_text_length,
+            "projection_dropout": self.projection_dropout,
         }
 
 

@@ -114,6 +114,7 @@ def build_image_model(cfg: CfgNode, num_classes: int, pretrained: bool = True) -
             **MODELS[cfg.model.name],
             vit_pretrained=cfg.model.vit_pretrained or to_dict(cfg.model.vit_config),
             disentangle=to_dict(cfg.model.disentangle),
+            projection_dropout=cfg.model.projection_dropout,
         )
     else:
         try:

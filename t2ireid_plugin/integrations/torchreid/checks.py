@@ -40,7 +40,12 @@ _USED = {
         *("visrank", "visrank_topk", "evaluator", "bootstrap"),
     ),
 }
-_OUR_MODELS = ("vit_pretrained", "vit_config", "disentangle")  # more keys of the table model, for our models
+_OUR_MODELS = (
+    "vit_pretrained",
+    "vit_config",
+    "disentangle",
+    "projection_dropout",
+)  # more keys of the table model, for our models
 _REASONS = {
     "cuhk03.use_metric_cuhk03": "torchreid's metric for CUHK03 does not run on NumPy 1.24 and later",
     "data.load_train_targets": "torchreid's softmax and triplet engines train on the sources alone",

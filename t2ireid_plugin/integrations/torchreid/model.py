@@ -40,6 +40,7 @@ class T2IReIDImageModel(ImageEmbedder):
         vit_pretrained: a folder, a hub id, or a mapping that configures an encoder with random weights, as for
             `T2IReIDModel`.
         disentangle: arguments of `DisentangleModule`.
+        projection_dropout: of the MLP that ends in the embeddings.
 
     Raises:
         ConfigError: for an unknown choice or a value that cannot work.
@@ -55,11 +56,12 @@ class T2IReIDImageModel(ImageEmbedder):
         branch: str = "identity",
         vit_pretrained: str | Mapping[str, Any] = DEFAULTS[IMAGE_KEY],
         disentangle: Mapping[str, Any] = DEFAULTS["disentangle"],
+        projection_dropout: float = DEFAULTS["projection_dropout"],
     ) -> None:
         check_choice("loss", loss, LOSSES)
         # The default is ViT-B/16, the same as transformers' default configuration: no file is needed for its shape.
         source = {} if vit_pretrained == DEFAULTS[IMAGE_KEY] and not pretrained else vit_pretrained
-        super().__init__(source, disentangle, branch, pretrained)
+        super().__init__(source, disentangle, branch, pretrained, projection_dropout)
         self.loss = loss
         self.load_report: LoadReport | None = None
         self.classifier = nn.Linear(self.feature_dim, num_classes)

@@ -49,12 +49,13 @@ def register_model_variant(name: str, **options: Any) -> None:
 
     Args:
         name: not yet used in torchreid.
-        **options: any of ``branch``, ``vit_pretrained``, ``disentangle``, see `T2IReIDImageModel`.
+        **options: any of ``branch``, ``vit_pretrained``, ``disentangle``, ``projection_dropout``, see
+            `T2IReIDImageModel`.
 
     Raises:
         ConfigError: for an unknown option or a name that is taken; values are checked when the model is built.
     """
-    check_keys(f"options of model '{name}'", options, ("branch", "vit_pretrained", "disentangle"))
+    check_keys(f"options of model '{name}'", options, ("branch", "vit_pretrained", "disentangle", "projection_dropout"))
     _add_model(name, options)
 
 

@@ -110,6 +110,21 @@ def test_losses_equal_our_weighted_terms(at_synthetic, make_cfg, text_image_yaml
         assert losses[f"loss_{name}"].item() == pytest.approx(0.5 * value.item(), rel=1e-3, abs=1e-5), name
 
 
+@pytest.mark.parametrize(("done", "fused"), [(2, False), (3, True)])
+def test_a_term_of_every_fourth_step(at_synthetic, make_cfg, text_image_yaml, done, fused) -> None:
+    """The step is FastReID's; the others do not fuse."""
+    words = ("MODEL.HEADS.NUM_CLASSES", str(at_synthetic.train_ids), *every_term())
+    cfg = make_cfg(text_image_yaml, *words, "T2IREID.LOSSES.fused_query.every", "4", "T2IREID.PROJECTION_DROPOUT", "0")
+    arch, calls = build_model(cfg).train(), []
+    assert {part.p for part in arch.backbone.image_mlp if isinstance(part, torch.nn.Dropout)} == {0}
+    arch.backbone.fusion.register_forward_hook(lambda *_: calls.append(1))
+    with EventStorage(done) as storage:
+        storage.epoch = 0
+        losses = arch(next(iter(build_train_loader(cfg))))
+    assert ("loss_fused_query" in losses, len(calls)) == (fused, int(fused))
+    assert set(losses) == {f"loss_{name}" for name in LOSSES if fused or name != "fused_query"}
+
+
 def test_the_optimizer_has_every_trained_parameter(at_synthetic, make_cfg, text_image_yaml) -> None:
     from t2ireid_plugin.integrations.fastreid.trainer import TextImageTrainer
 

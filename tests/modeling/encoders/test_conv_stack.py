@@ -92,7 +92,12 @@ def recipe(synthetic, tmp_path):
     data = {"root": str(synthetic.root), "workers": 0, "id_instruction": "identity", "keep_images": True}
     settings = {
         "use_gpu": False,
-        "model": {"vit_config": CONV, "bert_config": {**WORDS, "vocab_size": 300}, "freeze_text": False},
+        "model": {
+            "vit_config": CONV,
+            "bert_config": {**WORDS, "vocab_size": 300},
+            "freeze_text": False,
+            "projection_dropout": 0.1,
+        },
         "data": data,
         "sampler": {"train_sampler": "RandomIdentitySampler", "num_instances": 2},
         "train": {"batch_size": 16, "max_epoch": 1, "lr_scheduler": "warmup_cosine", "layer_decay": 0.5},
@@ -115,6 +120,8 @@ def test_a_run_with_both_is_trained_tested_and_exported(recipe, make, tmp_path):
     exported = AutoModel.from_pretrained(folder).eval()
     for encode, value in (("encode_image", pixels), ("encode_text", ["A man in a red coat.", "A woman."])):
         assert torch.equal(getattr(exported, encode)(value), getattr(model, encode)(value))
+    assert model.image_mlp[2].p == exported.model.text_mlp[6].p == 0.1
+    assert T2IReIDModel.from_checkpoint(folder / "model.safetensors").image_mlp[6].p == 0.1
     maps = attention_maps(model, pixels)
     assert maps.identity.shape == (2, 2, 1)
     torch.testing.assert_close(maps.clothing.sum(dim=(1, 2)), torch.ones(2))
