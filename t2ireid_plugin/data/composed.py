@@ -67,4 +67,5 @@ def composed_queries(captions: ItemTable, images: ItemTable) -> ComposedQueries:
             "composed search needs people with photos in two outfits, numbered by `outfit` in the annotation, as "
             "`t2ireid prepare synthetic OUT --outfits 2 --train-outfits 2` draws them"
         )
-    return ComposedQueries(*np.array(queries, np.int64).T, gallery_looks)
+    references, numbers, wanted = np.array(queries, np.int64).T
+    return ComposedQueries(references, numbers, wanted, gallery_looks)
