@@ -74,8 +74,8 @@ _DEFAULTS: dict[str, Any] = {
         "bad_image_share": 0.01,  # with skip: largest share of bad training images before training stops
         "keep_images": False,  # keep decoded images in memory; for small datasets with workers 0
         "load_train_targets": False,
-        "id_instruction": "caption",  # text that describes the identity: caption or identity
-        "cloth_instruction": "clothing",  # text that describes the clothing: clothing or caption
+        "id_instruction": "identity",  # text of the identity branch: identity, or caption; images are ranked by it
+        "cloth_instruction": "clothing",  # text of the clothing branch: clothing, or caption
         "text_feature_cache": "off",  # features of training texts from a frozen text encoder: off, memory or disk
         "text_feature_cache_gb": 8.0,  # size limit of each file; nothing limits the folder
         "text_feature_cache_dir": "",  # for disk; empty: a folder in the user's cache directory
@@ -143,8 +143,8 @@ _DEFAULTS: dict[str, Any] = {
         "visrank": False,
         "visrank_topk": 10,
         "evaluator": "exact",  # exact (ours) or torchreid
-        "protocols": ["t2i"],  # for the final test: t2i, i2t, i2i, ti2i, identity, clothing, both
-        "identity_weight": 0.5,  # weight of the identity text in protocol both; the clothing text has the rest
+        "protocols": ["t2i"],  # for the final test, names in evaluation/protocols.py
+        "identity_weight": None,  # share of the identity branch where both branches score; None: the best on val
         "bootstrap": 2000,  # resamples for the 95 % intervals of the final test; 0 is off
         "pictures": 6,  # number of ranked lists drawn after the final test
     },
@@ -160,6 +160,7 @@ _OPTIONAL = {
     "data.val": [""],
     "data.height": 0,
     "data.width": 0,
+    "test.identity_weight": 0.0,
     "data.norm_mean": [0.0],
     "data.norm_std": [0.0],
     "train.open_layers": [""],

@@ -153,7 +153,7 @@ def test_every_key_of_results_is_documented_and_every_documented_key_is_there(ti
     results = tiny_run.results
     metrics = {f"metrics.<target>.<protocol>.{key}" for key in results["metrics"]["cuhkpedes"]["t2i"]}
     keys = {"metrics.<target>.<protocol>", *metrics, "datasets.<set>.<split>", "chosen.val.<target>"}
-    keys |= {f"metrics.<target>.<protocol>.{key}" for key in ("text_weight", "text_weight_chosen")}  # of ti2i_sum
+    keys |= {f"metrics.<target>.<protocol>.{key}" for key in ("weight", "weight_chosen")}
     keys |= {"checkpoint", "changed"}  # of a test
     keys |= {f"chosen.{key}" for key in results["chosen"] if key != "val"}
     keys |= {f"parameters.{key}" for key in results["parameters"]}

@@ -69,7 +69,7 @@ def test_the_same_command_and_seed_give_the_same_run(train_net, tiny_settings, t
 
 
 def test_a_run_prints_its_metrics(tiny_run):
-    header, row, undecided = tiny_run.printed.strip().splitlines()[-5:-2]
+    header, row, weight, undecided = tiny_run.printed.strip().splitlines()[-6:-2]
     columns = ["target", "protocol", "R@1", "R@5", "R@10", "mAP", "mINP", "queries", "gallery"]
     assert header.split()[:9] == columns
     metrics = tiny_run.results["metrics"]["cuhkpedes"]["t2i"]
@@ -78,6 +78,8 @@ def test_a_run_prints_its_metrics(tiny_run):
     ends = [f"{100 * end:.1f}" for name in ("R@1", "mAP") for end in metrics["interval95"][name]]
     assert [cell for cell in row.split()[9:] if cell != "to"] == ends
     assert f"Testing epoch {tiny_run.results['chosen']['epoch']}, chosen on val" in tiny_run.printed
+    own = tiny_run.results["metrics"]["cuhkpedes"]["t2i"]["weight"]
+    assert weight == f"cuhkpedes t2i: the identity branch's weight is {own:g}, chosen on val"
     few = "Validation could not distinguish the epochs: cuhkpedes_val has 8 people, fewer than 20"
     assert undecided.startswith(few)
 
@@ -117,10 +119,19 @@ def test_the_results_of_a_run(tiny_run):
     assert {"python", "torchreid", "transformers", "t2ireid-plugin"} <= set(content["versions"])
     assert content["seconds"] > 0
     test, val = content["metrics"]["cuhkpedes"]["t2i"], content["chosen"]["val"]["cuhkpedes_val"]
-    assert set(test) - {"interval95"} == set(val) - {"text_weights"}
+    assert set(test) - {"interval95"} == set(val)
     counts = {"queries", "valid_queries", "skipped_queries", "gallery", "identities"}
     for metrics in (test, val):
-        assert set(metrics) - {"interval95", "text_weights"} == {"R@1", "R@5", "R@10", "mAP", "mINP", *counts}
+        assert set(metrics) - {"interval95"} == {
+            "R@1",
+            "R@5",
+            "R@10",
+            "mAP",
+            "mINP",
+            *counts,
+            "weight",
+            "weight_chosen",
+        }
         assert 0 <= metrics["R@1"] <= metrics["R@5"] <= metrics["R@10"] <= 1
         assert 0 < metrics["mINP"] <= metrics["mAP"] <= 1
 

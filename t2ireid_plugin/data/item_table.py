@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from t2ireid_plugin.data.instructions import split_caption
+from t2ireid_plugin.modeling.instructions import split_caption
 
 Item = tuple[str, int, int, int, str, str, str]
 

@@ -39,6 +39,7 @@ from t2ireid_plugin.modeling.checkpoint import Checkpoint, copy_state_dict
 from t2ireid_plugin.modeling.encoders.loading import IMAGE_KEY, TEXT_KEY
 from t2ireid_plugin.modeling.encoders.preprocess import Preprocess
 from t2ireid_plugin.modeling.encoders.tokenizer import learn_wordpiece
+from t2ireid_plugin.modeling.ranking import Ranking
 from t2ireid_plugin.modeling.stored import Stored, describe_model, read_stored
 from t2ireid_plugin.modeling.t2ireid import EMBED_DIM, T2IReIDModel
 from t2ireid_plugin.utils.distributed import is_main_process, rank, world_size
@@ -88,6 +89,7 @@ def build_run(cfg: CfgNode, weights: Checkpoint | None = None, described: bool =
         if not sources:
             report.require_complete(weights.path)
     model.preprocess = preprocess
+    model.ranking = build_ranking(cfg, stored)
     print_parameters(cfg.model.name, model, use_gpu)
     return build_engine(cfg, datamanager, model, use_gpu)
 
@@ -214,6 +216,15 @@ def build_preprocess(cfg: CfgNode, own: Preprocess, encoder: PretrainedConfig | 
     )
     check_image_size(encoder, preprocess.height, preprocess.width, to_dict(cfg.model.disentangle))
     return preprocess
+
+
+def build_ranking(cfg: CfgNode, stored: Stored) -> Ranking:
+    """The ranking of a model trained as ``cfg`` says, with the weight that a checkpoint's run chose on val, if any."""
+    own = Ranking.of_training(cfg.data.id_instruction, cfg.data.cloth_instruction)
+    if cfg.test.identity_weight is not None:
+        return own._replace(weight=cfg.test.identity_weight)
+    then = stored.ranking or own
+    return then if (then.by, then.clothing) == (own.by, own.clothing) else own
 
 
 def build_datamanager(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -15,11 +15,20 @@ from t2ireid_plugin.engine.record import check_same_training
 from t2ireid_plugin.engine.training_state import BEST, save_checkpoint
 from t2ireid_plugin.evaluation.bootstrap import FEW
 from t2ireid_plugin.evaluation.embeddings import embed_target
-from t2ireid_plugin.evaluation.metrics import evaluate_task, format_metrics, reranked_metrics, text_weight_scores
-from t2ireid_plugin.evaluation.protocols import IMAGE_QUERY_PROTOCOLS, OFFICIAL, PROTOCOLS, SUM, with_baselines
+from t2ireid_plugin.evaluation.metrics import choose_weight, evaluate_task, format_metrics, reranked_metrics
+from t2ireid_plugin.evaluation.protocols import (
+    IMAGE_QUERY_PROTOCOLS,
+    OFFICIAL,
+    PROTOCOLS,
+    SUM,
+    WEIGHTS,
+    Embeddings,
+    with_baselines,
+)
 from t2ireid_plugin.evaluation.query_records import query_keys
 from t2ireid_plugin.evaluation.result import Metrics, RetrievalResult
 from t2ireid_plugin.modeling.checkpoint import Checkpoint
+from t2ireid_plugin.modeling.ranking import BOTH, CAPTION, Ranking
 from t2ireid_plugin.modeling.t2ireid import T2IReIDModel
 from t2ireid_plugin.utils.distributed import broadcast_object, broadcast_weights, is_main_process
 from t2ireid_plugin.utils.signals import check_stop, defer_signals
@@ -35,7 +44,7 @@ class RetrievalEvaluation(TrainingLoop):
         val_targets: targets that choose the checkpoint, never the test split; empty takes the last epoch.
         evaluator: see `evaluate_task`.
         ranks: the k of R@k.
-        identity_weight: share of the identity text in the protocol ``both``.
+        identity_weight: of the identity branch wherever both branches score; None for the one that is best on val.
         **kwargs: of `TrainingLoop`; with a moving average, that is evaluated and chosen.
     """
 
@@ -45,7 +54,7 @@ class RetrievalEvaluation(TrainingLoop):
         val_targets: Sequence[str],
         evaluator: str,
         ranks: Sequence[int],
-        identity_weight: float,
+        identity_weight: float | None,
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
@@ -62,8 +71,13 @@ class RetrievalEvaluation(TrainingLoop):
         """Saves this epoch's weights as `BEST` if they are the best on val so far, or without a val set.
 
         The best have the highest mean R@1 over the val sets; of equals, the highest mean mAP; of equals, the last ones.
+        With a ranking by both branches, each epoch is scored at its own best weight of them.
         """
-        val = self.evaluate(self.val_targets)
+        sets = self._embed(self.val_targets, WEIGHTS)
+        if (weight := self._best_weight(OFFICIAL, sets)) is not None:
+            self._set_ranking_weight(weight)
+            sets = {name: e._replace(ranking=self.model.ranking) for name, e in sets.items()}
+        val = self._log_official(sets)
         if is_main_process():
             epoch, scores = self.epoch + 1, _mean_scores(val)
             best = _mean_scores(self.best["val"]) if self.best else ()
@@ -73,12 +87,25 @@ class RetrievalEvaluation(TrainingLoop):
                 self.best = {**self.best, "tied": tied}
             if scores >= best:
                 score = scores[0] if scores else 0.0
+                others = {name: self._best_weight(name, sets) for name in WEIGHTS if name != OFFICIAL}
                 with defer_signals():
                     content = self.weights(self.tested_model, epoch)
-                    self.best = {"epoch": epoch, "score": score, "val": val, "tied": tied}
-                    self.best |= {"text_weight": _best_text_weight(val), "weights": content["digest"]}
+                    self.best = {"epoch": epoch, "score": score, "val": val, "tied": tied, "weights": content["digest"]}
+                    self.best["protocol_weights"] = {OFFICIAL: weight, **others}
                     save_checkpoint({**content, "best": self.best}, folder / BEST)
         self.best = broadcast_object(self.best)
+
+    def _best_weight(self, protocol: str, sets: Mapping[str, Embeddings]) -> float | None:
+        """The weight of a protocol that is best on val; None where there is none to choose, or val cannot tell."""
+        if self.model.ranking.by == (CAPTION if protocol == OFFICIAL else BOTH if protocol == "both" else None):
+            return None  # t2i has one with a ranking by both only, whose weight is then that of `both` as well
+        if self.identity_weight is not None and protocol != SUM:
+            return None
+        return broadcast_object(choose_weight(protocol, list(sets.values())) if is_main_process() else None)
+
+    def _set_ranking_weight(self, weight: float) -> None:
+        for model in (self.model, self.tested_model):
+            model.ranking = model.ranking._replace(weight=weight, chosen=True)
 
     def load_chosen(self, path: str | Path) -> None:
         """Loads the chosen weights into the model and its moving average.
@@ -98,15 +125,20 @@ class RetrievalEvaluation(TrainingLoop):
                 self.best = state["best"]
             self.model.load_state_dict(state["state_dict"])
         self.best = broadcast_object(self.best)
+        if (weight := self.best.get("protocol_weights", {}).get(OFFICIAL)) is not None:
+            self._set_ranking_weight(weight)
         broadcast_weights(self.model)
         if self.tested_model is not self.model:
             self.tested_model.load_state_dict(self.model.state_dict())
 
     def evaluate(self, targets: Iterable[str]) -> dict[str, Metrics]:
         """Text-to-image metrics of each target, printed and logged; empty except in the main process."""
-        metrics = {result.target: result.metrics for result in self._retrieve(targets, [OFFICIAL])}
-        for target, every in metrics.items():
-            values = {key: value for key, value in every.items() if key != "text_weights"}
+        return self._log_official(self._embed(targets, [OFFICIAL]))
+
+    def _log_official(self, sets: Mapping[str, Embeddings]) -> dict[str, Metrics]:
+        metrics: dict[str, Metrics] = {}
+        for target, embeddings in sets.items() if is_main_process() else ():
+            values = metrics[target] = self._result(target, OFFICIAL, embeddings).metrics
             if self.writer is not None:
                 for key, value in values.items():
                     self.writer.add_scalar(f"Test/{target}/{key}", value, self.epoch)
@@ -119,7 +151,7 @@ class RetrievalEvaluation(TrainingLoop):
     ) -> list[RetrievalResult]:
         """Results of each protocol on each target, from one pass over the data; empty except in the main process.
 
-        ``ti2i`` is followed by its baselines. The caption's weight in `SUM` is the one chosen on val, or else 1.
+        ``ti2i`` is followed by its baselines. Weights are those chosen on val, or else even.
 
         Args:
             targets: names of test targets.
@@ -127,40 +159,56 @@ class RetrievalEvaluation(TrainingLoop):
             samples: of the bootstrap for the intervals; 0 for none.
             rerank: also compute each protocol's metrics after k-reciprocal re-ranking.
         """
-        results = []
-        for result in self._retrieve(targets, with_baselines(protocols), samples, rerank):
-            results.append(result)
-            if self.metrics_log is not None:
-                names = {"target": result.target, "protocol": result.protocol}
-                self.metrics_log.write(epoch=self.epoch + 1, **names, **result.metrics)
+        results, protocols = [], with_baselines(protocols)
+        for target in targets:
+            (embeddings,) = self._embed([target], protocols).values()
+            for protocol in protocols if is_main_process() else ():
+                result = self._result(target, protocol, embeddings, samples, rerank)
+                results.append(result)
+                if self.metrics_log is not None:
+                    self.metrics_log.write(epoch=self.epoch + 1, target=target, protocol=protocol, **result.metrics)
         return results
 
-    def _retrieve(
-        self, targets: Iterable[str], protocols: Sequence[str], samples: int = 0, rerank: bool = False
-    ) -> Iterator[RetrievalResult]:
-        """Prints and yields the results that `evaluate_protocols` describes; val's with their `text_weight_scores`."""
-        text_weight = self.best.get("text_weight")
-        weights = {SUM: 1.0 if text_weight is None else text_weight}
+    def _embed(self, targets: Iterable[str], protocols: Iterable[str]) -> dict[str, Embeddings]:
+        """Everything that the protocols need of each target."""
         self.set_model_mode("eval")
+        sets, protocols = {}, list(protocols)
         for target in targets:
             queries, gallery = (self.test_loader[target][side] for side in ("query", "gallery"))
             embeddings = embed_target(self.tested_model, queries, gallery, protocols, target)
             check_stop()
             if not gallery.dataset.spec.has_cameras:
                 embeddings = embeddings._replace(camids=np.zeros_like(embeddings.camids))
-            for protocol in protocols if is_main_process() else ():
-                task = PROTOCOLS[protocol].build_task(embeddings, weights.get(protocol, self.identity_weight))
-                result = evaluate_task(task, self.ranks, self.evaluator, samples, target=target, protocol=protocol)
-                if protocol == SUM:
-                    result.metrics.update(text_weight=weights[SUM], text_weight_chosen=text_weight is not None)
-                if target in self.val_targets:
-                    result.metrics["text_weights"] = text_weight_scores(embeddings)
-                print(format_metrics(target, protocol, result.metrics))
-                by_image = protocol in IMAGE_QUERY_PROTOCOLS
-                items = (gallery if by_image else queries).dataset.data
-                keys = query_keys((path, "" if by_image else caption) for path, _, _, _, caption, *_ in items)
-                reranked = reranked_metrics(task, self.ranks, samples) if rerank else None
-                yield replace(result, keys=keys[result.query_index], reranked=reranked)
+            sets[target] = embeddings
+        return sets
+
+    def _result(
+        self, target: str, protocol: str, embeddings: Embeddings, samples: int = 0, rerank: bool = False
+    ) -> RetrievalResult:
+        """The result of one protocol, printed."""
+        weight, on_val = self._weight(protocol, embeddings.ranking)
+        task = PROTOCOLS[protocol].build_task(embeddings, weight)
+        result = evaluate_task(task, self.ranks, self.evaluator, samples, target=target, protocol=protocol)
+        if protocol in WEIGHTS and (protocol, embeddings.ranking.by) != (OFFICIAL, CAPTION):
+            result.metrics.update(weight=weight, weight_chosen=on_val)
+        print(format_metrics(target, protocol, result.metrics))
+        queries, gallery = (self.test_loader[target][side].dataset.data for side in ("query", "gallery"))
+        by_image = protocol in IMAGE_QUERY_PROTOCOLS
+        items = gallery if by_image else queries
+        keys = query_keys((path, "" if by_image else caption) for path, _, _, _, caption, *_ in items)
+        reranked = reranked_metrics(task, self.ranks, samples) if rerank else None
+        return replace(result, keys=keys[result.query_index], reranked=reranked)
+
+    def _weight(self, protocol: str, ranking: Ranking) -> tuple[float, bool]:
+        """The weight of a protocol, and whether val chose it."""
+        if protocol in (OFFICIAL, "both") and ranking.by == BOTH:
+            return ranking.weight, ranking.chosen
+        chosen = self.best.get("protocol_weights", {}).get(SUM if protocol == "ti2i" else protocol)
+        if chosen is not None:
+            return chosen, True
+        if protocol in ("ti2i", SUM):
+            return 1.0, False
+        return 0.5 if self.identity_weight is None else self.identity_weight, False
 
 
 def describe_undecided(best: Metrics) -> str:
@@ -177,9 +225,3 @@ def describe_undecided(best: Metrics) -> str:
 def _mean_scores(val: Mapping[str, Metrics]) -> tuple[float, ...]:
     """R@1 and mAP, as means over the val sets; empty without one."""
     return tuple(float(np.mean([metrics[name] for metrics in val.values()])) for name in ("R@1", "mAP") if val)
-
-
-def _best_text_weight(val: Mapping[str, Metrics]) -> float | None:
-    """The caption's weight in `SUM` with the highest mean mAP over the val sets that have one."""
-    scores = [metrics["text_weights"] for metrics in val.values() if metrics["text_weights"]]
-    return float(max(scores[0], key=lambda weight: np.mean([own[weight] for own in scores]))) if scores else None

@@ -21,6 +21,7 @@ from t2ireid_plugin.engine.training_state import LAST, PREVIOUS, load_training_s
 from t2ireid_plugin.errors import CheckpointError
 from t2ireid_plugin.losses import LossTerms
 from t2ireid_plugin.modeling.checkpoint import weights_digest
+from t2ireid_plugin.modeling.ranking import Ranking
 from t2ireid_plugin.modeling.t2ireid import T2IReIDModel
 from t2ireid_plugin.utils.distributed import all_gather_list, is_main_process, rank, world_size
 from t2ireid_plugin.utils.logging import MetricsLog
@@ -249,7 +250,8 @@ class TrainingLoop(torchreid_engine.Engine):
     def weights(self, model: T2IReIDModel, epochs: int) -> dict[str, Any]:
         """The content of a checkpoint for inference: weights after a number of epochs, and the run's record."""
         state = model.state_dict()
-        return {"state_dict": state, "digest": weights_digest(state), "epoch": epochs, "best": self.best, **self.record}
+        own = {"epoch": epochs, "best": self.best, "ranking": model.ranking._asdict()}
+        return {"state_dict": state, "digest": weights_digest(state), **own, **self.record}
 
     def resume(self, path: str | Path) -> tuple[int, int]:
         """Restores a saved training state and returns its position.
@@ -264,6 +266,8 @@ class TrainingLoop(torchreid_engine.Engine):
         self.position, self.evaluated = (state["epoch"], state["step"]), state["evaluated"]
         self.steps, self._log_size, self._source = state["steps"], state["log"], Path(path).resolve().parent
         self.values = dict(state.get("values", {}))
+        if "ranking" in state:  # not in older checkpoints
+            self.model.ranking = Ranking.read(state["ranking"])
         self.best, self.bad_images.problems = dict(state["best"]), list(state["bad_images"])
         return self.position
 

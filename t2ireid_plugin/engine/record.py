@@ -39,7 +39,12 @@ _FREE = (
     *("train.print_freq", "train.save_", "train.compile", "train.deterministic", "train.encode_at_once"),
     *("train.checkpoint_encoders", "test."),
 )
-_NOT_FREE = ("test.eval_freq", "test.start_eval", "test.evaluator")  # they decide which epoch is chosen
+_NOT_FREE = (
+    "test.eval_freq",
+    "test.start_eval",
+    "test.evaluator",
+    "test.identity_weight",
+)  # they decide which epoch is chosen
 # Schedules whose learning rates do not depend on the last epoch.
 _OPEN_ENDED = ("single_step", "multi_step")
 _ADVICE = "resume with the same, or train from its weights alone with model.load_weights and another data.save_dir"

@@ -15,12 +15,14 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from t2ireid_plugin.evaluation.protocols import PROTOCOLS, Embeddings
+from t2ireid_plugin.evaluation.protocols import Embeddings, required
+from t2ireid_plugin.modeling.ranking import BOTH
 from t2ireid_plugin.modeling.t2ireid import T2IReIDModel
 from t2ireid_plugin.utils.distributed import all_gather_interleaved, all_gather_list
 
 # Field of `Embeddings` to the text of an item that it embeds.
 _TEXTS = {"captions": "caption", "identity": "id_text", "clothing": "cloth_text"}
+_PARTS = ("identity_parts", "clothing_parts")  # of the caption, as `Ranking.parts` splits it
 
 
 @torch.no_grad()
@@ -39,24 +41,30 @@ def embed_target(
     Raises:
         ConfigError: for ti2i with a model without fusion.
     """
-    needs = {need for name in protocols for need in PROTOCOLS[name].needs}
+    ranking = model.ranking
+    needs = required(protocols, ranking)
     images, cloth_images, pids, camids, paths = _embed_images(model, gallery_loader, "cloth_images" in needs, label)
     number = {path: i for i, path in enumerate(paths)}
-    texts: dict[str, list[Tensor]] = {need: [] for need in _TEXTS if need in needs}
-    queries: list[list[tuple[int, str]]] = []  # position of the described image, and the caption
+    texts: dict[str, list[Tensor]] = {need: [] for need in (*_TEXTS, *_PARTS) if need in needs}
+    queries: list[list[tuple[int, str]]] = []  # position of the described image, and the text to fuse with it
     for batch in tqdm(query_loader, desc=f"{label} queries", leave=False, disable=None):
-        queries.append([(number[path], text) for path, text in zip(batch["impath"], batch["caption"])])
+        captions = list(batch["caption"])
+        own = {need: list(batch[column]) for need, column in _TEXTS.items() if need in needs}
+        if ranking.by == BOTH:
+            own |= zip(_PARTS, ranking.parts(captions))
+        queries.append([(number[path], text) for path, text in zip(batch["impath"], own.get(_PARTS[0], captions))])
         for need, parts in texts.items():
-            parts.append(model.encode_text(list(batch[_TEXTS[need]])).cpu())
+            parts.append(model.encode_text(own[need]).cpu())
     whole = {need: torch.cat(all_gather_interleaved(parts)) for need, parts in texts.items()}
-    described, captions = zip(*(query for batch in all_gather_interleaved(queries) for query in batch), strict=True)
+    described, fusable = zip(*(query for batch in all_gather_interleaved(queries) for query in batch), strict=True)
     rows, fused = np.array(described), None
     if "fused" in needs and model.fuses_tokens:
-        fused = _fuse_tokens(model, gallery_loader, rows, number, captions, label)
+        fused = _fuse_tokens(model, gallery_loader, rows, number, fusable, label)
     elif "fused" in needs:
-        pairs = zip(images[rows].split(1024), whole["captions"].split(1024), strict=True)
+        branch = whole[_PARTS[0] if ranking.by == BOTH else "captions"]
+        pairs = zip(images[rows].split(1024), branch.split(1024), strict=True)
         fused = torch.cat([model.fuse(image, text)[0].cpu() for image, text in pairs])
-    return Embeddings(images, pids, camids, rows, cloth_images=cloth_images, fused=fused, **whole)
+    return Embeddings(images, pids, camids, rows, ranking, cloth_images=cloth_images, fused=fused, **whole)
 
 
 def _embed_images(model: T2IReIDModel, loader: DataLoader, clothing: bool, label: str) -> tuple[Any, ...]:
@@ -80,19 +88,19 @@ def _fuse_tokens(
     gallery_loader: DataLoader,
     rows: Any,
     number: Mapping[str, int],
-    captions: Sequence[str],
+    texts: Sequence[str],
     label: str,
 ) -> Tensor:
-    """Fused embeddings ``[n, D]`` of captions with the images at ``rows [n]`` of the gallery, which is read again.
+    """Fused embeddings ``[n, D]`` of texts with the images at ``rows [n]`` of the gallery, which is read again.
 
     ``number`` is the position in the gallery of each path.
     """
     parts: list[tuple[Any, Tensor]] = []  # positions of captions, and their fused embeddings
     for batch in tqdm(gallery_loader, desc=f"{label} fusion", leave=False, disable=None):
         start = number[batch["impath"][0]]
-        own = np.flatnonzero((start <= rows) & (rows < start + len(batch["img"])))
-        for chunk in np.split(own, range(64, len(own), 64)) if len(own) else ():
-            texts = [captions[i] for i in chunk]
-            parts.append((chunk, model(batch["img"][rows[chunk] - start], id_instruction=texts).fused_embeds.cpu()))
+        here = np.flatnonzero((start <= rows) & (rows < start + len(batch["img"])))
+        for chunk in np.split(here, range(64, len(here), 64)) if len(here) else ():
+            own = [texts[i] for i in chunk]
+            parts.append((chunk, model(batch["img"][rows[chunk] - start], id_instruction=own).fused_embeds.cpu()))
     positions, embeds = zip(*all_gather_list(parts), strict=True)
     return torch.cat(embeds)[np.argsort(np.concatenate(positions))]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -14,7 +15,7 @@ from torchreid import utils as torchreid_utils
 
 from t2ireid_plugin.errors import DataError
 from t2ireid_plugin.evaluation.bootstrap import intervals
-from t2ireid_plugin.evaluation.protocols import PROTOCOLS, SUM, TEXT_WEIGHTS, Embeddings, RetrievalTask
+from t2ireid_plugin.evaluation.protocols import OFFICIAL, PROTOCOLS, SUM, WEIGHTS, Embeddings, RetrievalTask
 from t2ireid_plugin.evaluation.ranks import positive_ranks, ranks_from_scores
 from t2ireid_plugin.evaluation.result import Metrics, RetrievalResult
 from t2ireid_plugin.utils.text import text_table
@@ -88,13 +89,28 @@ def result_from_ranks(
     return replace(result, metrics=metrics)
 
 
-def text_weight_scores(embeddings: Embeddings) -> dict[str, float]:
-    """mAP of `SUM` with each of `TEXT_WEIGHTS`, by its digits; empty where no described person has a second photo."""
-    people, photos = np.unique(embeddings.pids, return_counts=True)
-    if not np.isin(embeddings.pids[embeddings.described], people[photos > 1]).any():
-        return {}
-    tasks = {f"{weight:g}": PROTOCOLS[SUM].build_task(embeddings, weight) for weight in TEXT_WEIGHTS}
-    return {name: evaluate_task(task).metrics["mAP"] for name, task in tasks.items()}
+def choose_weight(protocol: str, sets: Iterable[Embeddings]) -> float | None:
+    """The weight of `WEIGHTS` with the highest mean mAP over some val sets; of equals, the one nearest to the middle.
+
+    None where no set can tell: no described person has a second photo.
+    """
+    tasks = functools.partial(_task, protocol)
+    if protocol == SUM:
+        sets = [e for e in sets if np.isin(e.pids[e.described], _with_several_photos(e.pids)).any()]
+    scores = {w: np.mean([evaluate_task(tasks(e, w)).metrics["mAP"] for e in sets]) for w in WEIGHTS[protocol] if sets}
+    middle = WEIGHTS[protocol][len(WEIGHTS[protocol]) // 2]
+    return max(scores, key=lambda w: (scores[w], -abs(w - middle))) if scores else None
+
+
+def _task(protocol: str, embeddings: Embeddings, weight: float) -> RetrievalTask:
+    if protocol == OFFICIAL:  # its weight is the ranking's
+        embeddings = embeddings._replace(ranking=embeddings.ranking._replace(weight=weight))
+    return PROTOCOLS[protocol].build_task(embeddings, weight)
+
+
+def _with_several_photos(pids: npt.NDArray) -> npt.NDArray:
+    people, photos = np.unique(pids, return_counts=True)
+    return people[photos > 1]
 
 
 def reranked_metrics(
@@ -141,9 +157,10 @@ def format_table(results: Mapping[str, Mapping[str, Metrics]]) -> str:
         cells.append([target, protocol, *shares, str(metrics["queries"]), str(metrics["gallery"]), *ends])
         if number := metrics["skipped_queries"]:
             notes.append(f"{target} {protocol}: {number} queries have no match in their gallery and are left out")
-        if "text_weight" in metrics:
-            origin = "chosen on val" if metrics["text_weight_chosen"] else "fixed, not chosen on val"
-            notes.append(f"{target} {protocol}: the caption's weight is {metrics['text_weight']:g}, {origin}")
+        if "weight" in metrics:
+            whose = "caption's" if protocol == SUM else "identity branch's"
+            origin = "chosen on val" if metrics["weight_chosen"] else "fixed, not chosen on val"
+            notes.append(f"{target} {protocol}: the {whose} weight is {metrics['weight']:g}, {origin}")
     return "\n".join([text_table(header, cells, text_columns=2), *notes])
 
 

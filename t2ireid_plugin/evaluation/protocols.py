@@ -1,29 +1,40 @@
 """The retrieval protocols: queries, gallery, and gallery entries excluded for each query.
 
-==========  =============================  =======================================  ==================================
-name        query                          gallery                                  excluded from a query's gallery
-==========  =============================  =======================================  ==================================
-t2i         each caption                   each image                               nothing: the described photo counts
-i2t         each image                     each caption                             nothing: its own captions count
-i2i         each image                     each image                               itself; where cameras are known all
-                                                                                    of the person by that camera
-ti2i        each image with a caption      each image, encoded without any text     the query's own photo
-ti2i_photo  the photos of ti2i, alone      as ti2i                                  as ti2i
-ti2i_sum    photo + text weight x caption  as ti2i                                  as ti2i
-identity    each identity text             each image                               nothing
-clothing    each clothing text             each image, by its clothing              nothing
-both        identity and clothing text     each image, by both                      nothing
-==========  =============================  =======================================  ==================================
+================  ================================  ====================================  ===========================
+name              query                             gallery                               excluded from the gallery
+================  ================================  ====================================  ===========================
+t2i               each caption                      each image                            nothing: the described photo
+                                                                                          counts
+i2t               each image                        each caption                          nothing: its own captions
+                                                                                          count
+i2i               each image                        each image                            itself; where cameras are
+                                                                                          known all of the person by
+                                                                                          that camera
+ti2i              each image with a caption         each image, encoded without any text  the query's own photo
+ti2i_photo        the photos of ti2i, alone         as ti2i                               as ti2i
+ti2i_sum          photo + text weight x caption     as ti2i                               as ti2i
+caption           each caption, whole               each image                            nothing
+identity          each identity text                each image                            nothing
+clothing          each clothing text                each image, by its clothing           nothing
+both              identity and clothing text        each image, by both                   nothing
+caption_clothing  whole caption and clothing text   each image, by both                   nothing
+================  ================================  ====================================  ===========================
 
 The names are the choices of ``test.protocols``; t2i is the benchmarks' official protocol. A match is an equal identity.
 Gallery images are never fused with their captions, which would leak the answers. i2i is torchreid's protocol with every
 image as a query. A text has no camera: with its photo's, torchreid's filter would exclude the described photo.
 
-``ti2i_photo`` and ``ti2i_sum`` are the baselines of ``ti2i``, reported beside it: the photo's embedding without the
-caption, and ``normalize(photo + weight * caption)`` with a weight chosen on val.
+t2i, i2t, i2i and ti2i score as the model's `Ranking` says: by the whole caption and the identity embedding, or by both
+branches, for which the caption is split. Those from ``caption`` on read the branches that they name, whatever the
+ranking, and the texts of the annotation. ``caption_clothing`` is the best that a model trained on whole captions can do
+with both branches.
 
-An identity and a clothing text together are scored ``w cos(image, identity text) + (1 - w) cos(image's clothing,
-clothing text)``, which is the cosine of both embeddings concatenated, each scaled by the root of its weight.
+``ti2i_photo`` and ``ti2i_sum`` are the baselines of ``ti2i``, reported beside it: the photo's embedding without the
+caption, and ``normalize(photo + weight * caption)``. The fusion reads the identity branch; with a ranking by both, the
+clothing side of a ti2i query is that of ``ti2i_sum``.
+
+Two texts together are scored ``w cos(image, first text) + (1 - w) cos(image's clothing, clothing text)``. All weights
+are chosen on val.
 """
 
 from __future__ import annotations
@@ -34,6 +45,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from t2ireid_plugin.modeling.ranking import BOTH, Ranking, join
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -43,15 +56,29 @@ Labels = npt.NDArray[np.int64]
 class Embeddings(NamedTuple):
     """Embeddings of one target, of unit norm; None for those that no protocol needs. ``n`` captions, ``m`` images."""
 
-    images: Tensor  # [m, D]
+    images: Tensor  # [m, D] identity branch
     pids: Labels  # [m]
     camids: Labels  # [m]
     described: Labels  # [n] position of the image that each caption was written for
+    ranking: Ranking = Ranking()
     captions: Any = None  # [n, D]
-    identity: Any = None  # [n, D]
-    clothing: Any = None  # [n, D]
-    cloth_images: Any = None  # [m, D]
-    fused: Any = None  # [n, D] image and caption
+    identity_parts: Any = None  # [n, D] identity part of each caption
+    clothing_parts: Any = None  # [n, D] clothing part of each caption
+    identity: Any = None  # [n, D] identity text of the annotation
+    clothing: Any = None  # [n, D] clothing text of the annotation
+    cloth_images: Any = None  # [m, D] clothing branch
+    fused: Any = None  # [n, D] image and text of the identity branch
+
+    @property
+    def gallery(self) -> Tensor:
+        """The images as the model's ranking compares them, ``[m, D]`` or ``[m, 2 D]``."""
+        return self.ranking.join(self.images, self.cloth_images) if self.ranking.by == BOTH else self.images
+
+    @property
+    def queries(self) -> Tensor:
+        """The captions as the model's ranking compares them, ``[n, D]`` or ``[n, 2 D]``."""
+        by_both = self.ranking.by == BOTH
+        return self.ranking.join(self.identity_parts, self.clothing_parts) if by_both else self.captions
 
 
 class RetrievalTask(NamedTuple):
@@ -71,8 +98,8 @@ class RetrievalTask(NamedTuple):
 class Protocol(NamedTuple):
     """One protocol."""
 
-    needs: tuple[str, ...]  # fields of `Embeddings`
-    build_task: Callable[[Embeddings, float], RetrievalTask]  # the number is the weight of ``both`` or ``ti2i_sum``
+    needs: tuple[str, ...]  # fields of `Embeddings`; "queries", "gallery" and "fused" depend on the ranking
+    build_task: Callable[[Embeddings, float], RetrievalTask]  # the number is the weight of `WEIGHTS`, where it has one
 
 
 _NO_CAMERA = -1  # a camera that no gallery entry has, so it excludes none
@@ -86,53 +113,84 @@ def text_to_image(e: Embeddings, texts: Tensor, images: Tensor) -> RetrievalTask
 def image_to_text(e: Embeddings, _weight: float) -> RetrievalTask:
     """Images as queries, captions as gallery."""
     pids = e.pids[e.described]
-    return RetrievalTask(e.images, e.captions, e.pids, pids, np.full(len(e.images), _NO_CAMERA), np.zeros_like(pids))
+    return RetrievalTask(e.gallery, e.queries, e.pids, pids, np.full(len(e.images), _NO_CAMERA), np.zeros_like(pids))
 
 
 def image_to_image(e: Embeddings, _weight: float) -> RetrievalTask:
     """Images on both sides; positives are by other cameras, or where cameras are unknown all other images."""
     cameras = e.camids if len(np.unique(e.camids)) > 1 else np.arange(len(e.images))
-    return RetrievalTask(e.images, e.images, e.pids, e.pids, cameras, cameras)
+    return RetrievalTask(e.gallery, e.gallery, e.pids, e.pids, cameras, cameras)
 
 
-def image_and_text_to_image(e: Embeddings, _weight: float) -> RetrievalTask:
-    """Images fused with a caption as queries, images as gallery; excludes only the query's own photo."""
-    photos = np.arange(len(e.images))
-    return RetrievalTask(e.fused, e.images, e.pids[e.described], e.pids, e.described, photos)
+def fused_to_image(e: Embeddings, weight: float) -> RetrievalTask:
+    """Images fused with a caption as queries; ``weight`` is the caption's in the clothing side, where there is one."""
+    queries = e.fused
+    if e.ranking.by == BOTH:
+        queries = e.ranking.join(e.fused, _sum(e.cloth_images[e.described], e.clothing_parts, weight))
+    return photo_and_text_to_image(e, queries)
 
 
 def photo_plus_text_to_image(e: Embeddings, weight: float) -> RetrievalTask:
-    """As `image_and_text_to_image`, with ``normalize(photo + weight * caption)`` in place of the fused embedding."""
-    sums = e.images[e.described] + weight * e.captions
-    return image_and_text_to_image(e._replace(fused=sums / sums.norm(dim=1, keepdim=True)), weight)
+    """``normalize(photo + weight * caption)`` as queries."""
+    return photo_and_text_to_image(e, _sum(e.gallery[e.described], e.queries, weight))
 
 
-def both_to_image(e: Embeddings, weight: float) -> RetrievalTask:
-    """Identity and clothing text together as queries, ``weight`` on identity; both embeddings of images as gallery."""
-    import torch  # here, as names are checked before PyTorch is imported
-
-    roots = weight**0.5, (1 - weight) ** 0.5
-    queries = torch.cat([roots[0] * e.identity, roots[1] * e.clothing], dim=1)
-    gallery = torch.cat([roots[0] * e.images, roots[1] * e.cloth_images], dim=1)
-    return text_to_image(e, queries, gallery)
+def photo_and_text_to_image(e: Embeddings, queries: Tensor) -> RetrievalTask:
+    """Embeddings of photos with captions as queries, images as gallery; excludes only the query's own photo."""
+    photos = np.arange(len(e.images))
+    return RetrievalTask(queries, e.gallery, e.pids[e.described], e.pids, e.described, photos)
 
 
+def _sum(photos: Tensor, texts: Tensor, weight: float) -> Tensor:
+    sums = photos + weight * texts
+    return sums / sums.norm(dim=1, keepdim=True)
+
+
+def pair_to_image(e: Embeddings, first: Tensor, weight: float) -> RetrievalTask:
+    """Two texts as a query, ``first`` for the identity branch with ``weight``, the clothing text for the other."""
+    return text_to_image(e, join(first, e.clothing, weight), join(e.images, e.cloth_images, weight))
+
+
+_OWN = ("queries", "gallery")
 PROTOCOLS: dict[str, Protocol] = {
-    "t2i": Protocol(("captions",), lambda e, _: text_to_image(e, e.captions, e.images)),
-    "i2t": Protocol(("captions",), image_to_text),
-    "i2i": Protocol((), image_to_image),
-    "ti2i": Protocol(("captions", "fused"), image_and_text_to_image),
-    "ti2i_photo": Protocol(("captions",), lambda e, _: photo_plus_text_to_image(e, 0)),
-    "ti2i_sum": Protocol(("captions",), photo_plus_text_to_image),
+    "t2i": Protocol(_OWN, lambda e, _: text_to_image(e, e.queries, e.gallery)),
+    "i2t": Protocol(_OWN, image_to_text),
+    "i2i": Protocol(("gallery",), image_to_image),
+    "ti2i": Protocol((*_OWN, "fused"), fused_to_image),
+    "ti2i_photo": Protocol(_OWN, lambda e, _: photo_plus_text_to_image(e, 0)),
+    "ti2i_sum": Protocol(_OWN, photo_plus_text_to_image),
+    "caption": Protocol(("captions",), lambda e, _: text_to_image(e, e.captions, e.images)),
     "identity": Protocol(("identity",), lambda e, _: text_to_image(e, e.identity, e.images)),
     "clothing": Protocol(("clothing", "cloth_images"), lambda e, _: text_to_image(e, e.clothing, e.cloth_images)),
-    "both": Protocol(("identity", "clothing", "cloth_images"), both_to_image),
+    "both": Protocol(("identity", "clothing", "cloth_images"), lambda e, w: pair_to_image(e, e.identity, w)),
+    "caption_clothing": Protocol(
+        ("captions", "clothing", "cloth_images"), lambda e, w: pair_to_image(e, e.captions, w)
+    ),
 }
 OFFICIAL = "t2i"
 SUM = "ti2i_sum"
-TEXT_WEIGHTS = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)  # of the caption in `SUM`; val chooses one of them
+BRANCH_WEIGHTS = tuple(i / 10 for i in range(11))  # of the identity branch
+# Candidates for the weight of a protocol, of which val chooses one; that of `OFFICIAL` is the weight of `Ranking`.
+WEIGHTS = {
+    OFFICIAL: BRANCH_WEIGHTS,
+    SUM: (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0),  # of the caption
+    "both": BRANCH_WEIGHTS,
+    "caption_clothing": BRANCH_WEIGHTS,
+}
 EVALUATORS = ("exact", "torchreid")  # see `metrics.evaluate_task`
 IMAGE_QUERY_PROTOCOLS = ("i2t", "i2i")  # one query per image; in the others, one per caption
+
+
+def required(protocols: Iterable[str], ranking: Ranking) -> set[str]:
+    """Fields of `Embeddings` that these protocols need with this ranking, besides those of every target."""
+    by_both = ranking.by == BOTH
+    own = {
+        "queries": ("identity_parts", "clothing_parts") if by_both else ("captions",),
+        "gallery": ("cloth_images",) if by_both else (),
+        "fused": ("fused", "identity_parts" if by_both else "captions"),
+    }
+    needs = (need for name in protocols for need in PROTOCOLS[name].needs)
+    return {field for need in needs for field in own.get(need, (need,))}
 
 
 def with_baselines(protocols: Iterable[str]) -> list[str]:

@@ -1,7 +1,8 @@
 """Everything that a checkpoint or an exported folder says about its model besides the weights.
 
-A run's checkpoint has the entries ``preprocess``, ``tokenizer``, ``net_config`` and ``classes``; an exported folder has
-the same in ``preprocessor_config.json``, ``tokenizer.json`` and ``config.json`` beside ``model.safetensors``.
+A run's checkpoint has the entries ``preprocess``, ``tokenizer``, ``net_config``, ``classes`` and ``ranking``. An
+exported folder has the same in ``preprocessor_config.json``, ``tokenizer.json`` and ``config.json`` beside
+``model.safetensors``.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from t2ireid_plugin.modeling.checkpoint import Checkpoint, weights_digest
 from t2ireid_plugin.modeling.encoders.loading import IMAGE_KEY, TEXT_KEY, config_from_dict
 from t2ireid_plugin.modeling.encoders.preprocess import Preprocess, checked_preprocess
 from t2ireid_plugin.modeling.encoders.tokenizer import ROLES, tokenizer_from_json, tokenizer_to_json
+from t2ireid_plugin.modeling.ranking import Ranking
 from t2ireid_plugin.modeling.settings import DEFAULT_DISENTANGLE
 from t2ireid_plugin.utils.safe_io import MAX_DATA_BYTES, parse_json, read_bytes
 
@@ -38,6 +40,7 @@ class Stored(NamedTuple):
     net_config: Mapping[str, Any] = {}  # for `T2IReIDModel`; encoders as configuration objects
     classes: Sequence[str] = ()  # person of each class, ``DATASET:PID``
     texts: Mapping[str, str] = {}  # of an export: ``id_instruction`` and ``cloth_instruction``
+    ranking: Ranking | None = None
 
 
 def describe_model(
@@ -113,7 +116,16 @@ def read_stored(checkpoint: Checkpoint) -> Stored:
         net_config=read("net_config", _net_config) or {},
         classes=read("classes", list) or (),
         texts=read("texts", dict) or {},
+        ranking=read("ranking", Ranking.read) or _ranking_of_texts(content),
     )
+
+
+def _ranking_of_texts(content: Mapping[str, Any]) -> Ranking | None:
+    """The ranking of an older file, from the texts that its model was trained with."""
+    texts = content.get("texts") or content.get("config", {}).get("data", {})
+    if "id_instruction" not in texts:
+        return None
+    return Ranking.of_training(texts["id_instruction"], texts.get("cloth_instruction", "clothing"))
 
 
 def _read(checkpoint: Checkpoint, content: Mapping[str, Any], key: str, parse: Callable[[Any], T]) -> T | None:
@@ -169,5 +181,7 @@ def _exported(checkpoint: Checkpoint) -> dict[str, Any]:
         content["tokenizer"] = json.dumps({**tokenizer, ROLES: roles} if roles else tokenizer)
     if config.get("model_type") == "t2ireid":
         content["net_config"] = json.dumps(config)
+        if "ranking" in config:
+            content["ranking"] = config["ranking"]
         content["texts"] = {name: config[name] for name in ("id_instruction", "cloth_instruction") if name in config}
     return content

@@ -36,6 +36,7 @@ from t2ireid_plugin.modeling.image_embedder import (
     projection_mlp,
 )
 from t2ireid_plugin.modeling.masking import hide_words
+from t2ireid_plugin.modeling.ranking import BOTH, Ranking
 from t2ireid_plugin.modeling.settings import DEFAULT_DISENTANGLE, DEFAULT_FUSION, EMBED_DIM, NUM_HEADS, check_fusion
 from t2ireid_plugin.modeling.stored import Stored, read_stored
 
@@ -104,6 +105,7 @@ class T2IReIDModel(nn.Module):
         self.freeze_text: bool = config["freeze_text"]
         self.load_report: LoadReport | None = None
         self.classes: Sequence[str] = ()  # person of each class, ``DATASET:PID``, from a checkpoint
+        self.ranking = Ranking()  # how `encode_query` and `encode_gallery` score; from a checkpoint
         # Set by the training loop to compute a frozen text encoder's features only once.
         self.text_features: TokenFeatureCache | None = None
         self._compiled_core: Callable[..., tuple[T2IReIDOutput, Tensor | None]] | None = None
@@ -176,6 +178,33 @@ class T2IReIDModel(nn.Module):
         in_order = torch.cat(pooled)[sorted(range(len(ids)), key=order.__getitem__)]
         embeds = self._project(self.text_mlp, in_order)[0]  # [n, 256]
         return embeds[0] if isinstance(text, str) else embeds
+
+    def encode_query(self, text: str | Sequence[str]) -> Tensor:
+        """A caption to ``[d]``, ``n`` captions to ``[n, d]``, of unit norm; ``d`` is 256, or 512 with ranking by both.
+
+        The inner product with `encode_gallery` is the score by which the model ranks images for a caption (`ranking`).
+
+        Raises:
+            InputError: as `encode_text`.
+        """
+        if self.ranking.by != BOTH:
+            return self.encode_text(text)
+        captions = _as_texts(text, "text")
+        identity, clothing = self.ranking.parts(captions)
+        embeds = self.ranking.join(*self.encode_text([*identity, *clothing]).chunk(2))
+        return embeds[0] if isinstance(text, str) else embeds
+
+    def encode_gallery(self, image: Tensor) -> Tensor:
+        """Images ``[B, 3, H, W]`` to vectors ``[B, 256]`` or ``[B, 512]`` of unit norm, see `encode_query`.
+
+        Raises:
+            InputError: as `encode_image`.
+        """
+        if self.ranking.by != BOTH:
+            return self.encode_image(image)
+        check_pixels(image)
+        _, (id_embeds, cloth_embeds, _) = self._encode_image(image)
+        return self.ranking.join(*self._project(self.image_mlp, id_embeds, cloth_embeds))
 
     def _encode_tokens(self, ids: Sequence[Ids], use_cache: bool = True) -> tuple[Tensor, PackedBatch]:
         """Runs the text encoder: token ids of ``n`` texts to token features ``[N, D]``, and their places in rows.
@@ -384,8 +413,8 @@ class T2IReIDModel(nn.Module):
     def load_param(self, trained_path: str | Path) -> T2IReIDModel:
         """Loads weights from a file; `load_report` then lists what was loaded and what was not.
 
-        Takes over everything else that the file says about its model: ``preprocess``, the tokenizer, the number of
-        tokens per text, and the persons of the classes (``classes``).
+        Takes over everything else that the file says about its model: ``preprocess``, ``ranking``, the tokenizer, the
+        number of tokens per text, and the persons of the classes (``classes``).
 
         Raises:
             CheckpointError: when the file is missing, damaged, unsafe, or nothing in it fits.
@@ -404,6 +433,7 @@ class T2IReIDModel(nn.Module):
             )
         self.load_report = copy_state_dict(checkpoint.state, self, checkpoint.path)
         self.preprocess = stored.preprocess or self.preprocess
+        self.ranking = stored.ranking or self.ranking
         self.classes = stored.classes if len(stored.classes) == self.id_classifier.out_features else ()
         own, length = self.text_cache, stored.net_config.get("max_length", self.text_cache.max_length)
         tokenizer = stored.tokenizer or own.tokenizer

@@ -87,13 +87,13 @@ def photo_maps(
 def word_relevance(model: T2IReIDModel, captions: Sequence[str], target_embeds: Tensor) -> list[list[WordRelevance]]:
     """Contribution of each word to a caption's similarity with a target, by occlusion (Zeiler & Fergus 2014).
 
-    A word's relevance is the cosine of the whole caption minus that of the caption without the word. A caption's only
+    A word's relevance is the score of the whole caption minus that of the caption without the word. A caption's only
     word has all of its cosine. Words beyond the model's ``max_length`` have none.
 
     Args:
         model: in eval mode.
         captions: ``n`` texts; a word stands between spaces, without its punctuation, or is one Chinese character.
-        target_embeds: ``[n, 256]`` of unit norm, such as those of the captions' photos.
+        target_embeds: of `T2IReIDModel.encode_gallery`, such as those of the captions' photos, ``[n, d]``.
 
     Returns:
         The words of each caption in their order, each with its relevance.
@@ -109,7 +109,7 @@ def word_relevance(model: T2IReIDModel, captions: Sequence[str], target_embeds: 
         if len(words[row]) > 1
     ]
     rows = [*range(len(captions)), *(row for row, _ in shorter)]
-    embeds = model.encode_text([*captions, *(text for _, text in shorter)])
+    embeds = model.encode_query([*captions, *(text for _, text in shorter)])
     cosines = (embeds * target_embeds.to(embeds)[rows]).sum(dim=1).tolist()
     whole, without = cosines[: len(captions)], iter(cosines[len(captions) :])
     return [

@@ -15,10 +15,10 @@ from torchreid import metrics as torchreid_metrics
 from t2ireid_plugin.data import transforms as transforms_module
 from t2ireid_plugin.data.benchmarks import BENCHMARKS, Counts
 from t2ireid_plugin.data.dataset import CaptionDataset, warn_of_shared_images
-from t2ireid_plugin.data.instructions import split_caption
 from t2ireid_plugin.data.sampling import SampleKey
 from t2ireid_plugin.data.transforms import TestTransform, TrainTransform
 from t2ireid_plugin.errors import DataError
+from t2ireid_plugin.modeling.instructions import split_caption
 
 SPEC = BENCHMARKS["cuhkpedes"]
 

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from preloaded import run_python
 from torch.utils.data import DataLoader, Dataset
 
-from t2ireid_plugin.data.instructions import split_caption
 from t2ireid_plugin.data.item_table import CAPTION, CLOTH_TEXT, OUTFIT, PID, ItemTable, Texts, labels
+from t2ireid_plugin.modeling.instructions import split_caption
 
 TEXT = st.text(max_size=8)
 

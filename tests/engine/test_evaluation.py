@@ -4,25 +4,29 @@ import json
 
 import numpy as np
 import pytest
+import torch
 from states import saved
+from torchreid import metrics as torchreid_metrics
 
 from t2ireid_plugin.cli import main
 from t2ireid_plugin.engine.evaluation import describe_undecided
 from t2ireid_plugin.evaluation.compare import compare
 from t2ireid_plugin.evaluation.metrics import format_table, metrics_by_target
-from t2ireid_plugin.evaluation.protocols import TEXT_WEIGHTS
+from t2ireid_plugin.evaluation.protocols import BRANCH_WEIGHTS, WEIGHTS
 from t2ireid_plugin.evaluation.query_records import load_records, records_path
 from t2ireid_plugin.modeling.checkpoint import weights_digest
 
 
 def run_scripted(engine, folder, scores):
-    """Epochs without training whose `evaluate` returns (R@1, mAP) of `scores[target]`, one pair per epoch."""
+    """Epochs without training, evaluated with (R@1, mAP) of `scores[target]`, one pair per epoch."""
 
-    def evaluate(targets):
-        pairs = {target: scores[target][engine.epoch] for target in targets}
-        return {target: {"R@1": r1, "mAP": mean_ap, "text_weights": {}} for target, (r1, mean_ap) in pairs.items()}
+    def metrics(sets):
+        pairs = {target: scores[target][engine.epoch] for target in sets}
+        return {target: {"R@1": r1, "mAP": mean_ap} for target, (r1, mean_ap) in pairs.items()}
 
-    engine.evaluate, engine.train, engine.val_targets = evaluate, lambda **_: None, list(scores)
+    engine._embed, engine._log_official = lambda targets, _: dict.fromkeys(targets), metrics
+    engine._best_weight = lambda *_: None
+    engine.train, engine.val_targets = lambda **_: None, list(scores)
     engine.run(save_dir=str(folder), max_epoch=len(next(iter(scores.values()))), eval_freq=1)
 
 
@@ -88,8 +92,9 @@ def test_without_val_there_is_nothing_to_distinguish(build, tmp_path):
     engine.train = lambda **_: None
     engine.run(save_dir=str(tmp_path), max_epoch=2, eval_freq=1)
     weights = weights_digest(engine.model.state_dict())
+    none = dict.fromkeys(WEIGHTS)
     assert engine.best == {
-        "epoch": 2, "score": 0.0, "val": {}, "tied": [2], "text_weight": None, "weights": weights
+        "epoch": 2, "score": 0.0, "val": {}, "tied": [2], "protocol_weights": none, "weights": weights
     }  # fmt: skip
     assert describe_undecided(engine.best) == describe_undecided({}) == ""
 
@@ -102,7 +107,7 @@ def fused_test(tiny_run, tiny_settings, tmp_path_factory):
     """The folder of a test under `t2i` and `ti2i`, by the command line, and its output."""
     folder = tmp_path_factory.mktemp("fused") / "log"
     words = tiny_settings(folder, test__bootstrap=100, model__load_weights=tiny_run.folder / "best.pth")
-    assert main(["test", *words, "test.protocols", "[t2i, ti2i]"]) == 0
+    assert main(["test", *words, "test.protocols", "[t2i, ti2i]", "data.id_instruction", "caption"]) == 0
     return folder / "test" / "cuhkpedes"
 
 
@@ -111,13 +116,11 @@ def test_fused_queries_are_reported_beside_their_baselines(fused_test, tiny_run)
     assert list(metrics) == ["t2i", "ti2i", "ti2i_photo", "ti2i_sum"]
     assert {metrics[name]["queries"] for name in metrics} == {64}
     chosen = tiny_run.results["chosen"]
-    on_val = chosen["val"]["cuhkpedes_val"]["text_weights"]
-    assert list(on_val) == [f"{weight:g}" for weight in TEXT_WEIGHTS]
-    assert on_val[f"{chosen['text_weight']:g}"] == max(on_val.values())
-    assert metrics["ti2i_sum"]["text_weight"] == chosen["text_weight"]
-    assert metrics["ti2i_sum"]["text_weight_chosen"] is True
+    weight = chosen["protocol_weights"]["ti2i_sum"]
+    assert weight in WEIGHTS["ti2i_sum"]
+    assert (metrics["ti2i_sum"]["weight"], metrics["ti2i_sum"]["weight_chosen"]) == (weight, True)
     log = (fused_test / "test.log").read_text()
-    assert f"cuhkpedes ti2i_sum: the caption's weight is {chosen['text_weight']:g}, chosen on val" in log
+    assert f"cuhkpedes ti2i_sum: the caption's weight is {weight:g}, chosen on val" in log
 
 
 def test_fusion_and_baselines_are_compared_query_by_query(fused_test):
@@ -130,32 +133,61 @@ def test_fusion_and_baselines_are_compared_query_by_query(fused_test):
     assert difference["difference"] == pytest.approx(fused.AP.mean() - plain.AP.mean())
     assert difference["low"] < difference["high"]
     (same,) = compare(fused_test, fused_test, protocols=("ti2i", "ti2i"))["tests"]
-    assert list(same["metrics"]["mAP"].values()) == [fused.AP.mean(), fused.AP.mean(), 0, 0, 1, 0, False]
-
-
-def test_the_weight_with_the_highest_mean_over_the_val_sets_is_chosen(build, tmp_path):
-    engine = build(train__max_epoch=1)
-    weights = [f"{weight:g}" for weight in TEXT_WEIGHTS]
-    grids = {"a": [0.1, 0.6, 0.2, 0.3, 0.1, 0.1, 0.1], "b": [0.1, 0.1, 0.2, 0.5, 0.6, 0.1, 0.1], "alone": None}
-    values = {
-        target: {"R@1": 0.5, "mAP": 0.5, "text_weights": dict(zip(weights, grid)) if grid else {}}
-        for target, grid in grids.items()
-    }
-    engine.evaluate, engine.train = lambda _: values, lambda **_: None
-    engine.run(save_dir=str(tmp_path), max_epoch=1)
-    assert saved(tmp_path, "best.pth")["best"]["text_weight"] == 1.0  # means 0.1, 0.35, 0.2, 0.4, 0.35, 0.1, 0.1
+    equal = [fused.AP.mean(), fused.AP.mean(), 0, 0, 1, 0, False]
+    assert list(same["metrics"]["mAP"].values()) == pytest.approx(equal)
 
 
 def test_without_val_the_weight_is_one_and_marked_as_not_chosen(build):
     engine = build()
     results = engine.evaluate_protocols(["cuhkpedes"], ["ti2i"])
     metrics = metrics_by_target(results)
-    assert metrics["cuhkpedes"]["ti2i_sum"]["text_weight"] == 1.0
-    assert metrics["cuhkpedes"]["ti2i_sum"]["text_weight_chosen"] is False
+    assert metrics["cuhkpedes"]["ti2i_sum"]["weight"] == 1.0
+    assert metrics["cuhkpedes"]["ti2i_sum"]["weight_chosen"] is False
     assert "cuhkpedes ti2i_sum: the caption's weight is 1, fixed, not chosen on val" in format_table(metrics)
     task = results[-1].task
     assert results[-1].protocol == "ti2i_sum"
-    engine.best = {"text_weight": 5.0}
+    engine.best = {"protocol_weights": {"ti2i_sum": 5.0}}
     other = engine.evaluate_protocols(["cuhkpedes"], ["ti2i"])[-1]
-    assert other.metrics["text_weight"] == 5.0
+    assert other.metrics["weight"] == 5.0
     assert not np.allclose(other.task.queries, task.queries)
+
+
+# Ranking by both branches
+
+
+def test_each_epoch_is_scored_at_its_own_best_weight_of_the_branches(build, tmp_path):
+    """The weight in the checkpoint is the one with the highest mAP on val among all, each evaluated by torchreid."""
+    engine = build(data__id_instruction="identity", train__max_epoch=1)
+    engine.train = lambda **_: None
+    engine.run(save_dir=str(tmp_path), max_epoch=1)
+    (target,) = engine.val_targets
+    (e,) = engine._embed([target], ["t2i"]).values()
+    identity, clothing = e.identity_parts @ e.images.T, e.clothing_parts @ e.cloth_images.T
+    scores = {}
+    for weight in BRANCH_WEIGHTS:
+        distances = 1 - (weight * identity + (1 - weight) * clothing).numpy()
+        labels = e.pids[e.described], e.pids, np.full(len(distances), -1), np.zeros_like(e.pids)
+        scores[weight] = torchreid_metrics.evaluate_rank(distances, *labels, max_rank=5)[1]
+    stored = saved(tmp_path, "best.pth")
+    weight = stored["ranking"]["weight"]
+    assert stored["ranking"] == {"by": "both", "weight": weight, "clothing": "clothing", "chosen": True}
+    assert stored["best"]["protocol_weights"]["t2i"] == engine.model.ranking.weight == weight
+    assert scores[weight] == pytest.approx(max(scores.values()), abs=1e-6)
+    assert stored["best"]["val"][target]["mAP"] == pytest.approx(scores[weight], abs=1e-6)
+
+
+def test_a_fixed_weight_is_not_chosen(build, tmp_path):
+    engine = build(data__id_instruction="identity", test__identity_weight=0.3, train__max_epoch=1)
+    engine.train = lambda **_: None
+    engine.run(save_dir=str(tmp_path), max_epoch=1)
+    stored = saved(tmp_path, "best.pth")
+    assert stored["ranking"]["weight"] == 0.3
+    assert stored["best"]["protocol_weights"]["t2i"] is None
+    assert engine.evaluate(engine.val_targets)["cuhkpedes_val"]["weight_chosen"] is False
+
+
+def test_a_model_trained_on_captions_ranks_by_captions(build):
+    engine = build(data__id_instruction="caption")
+    (e,) = engine._embed(["cuhkpedes"], ["t2i", "i2i"]).values()
+    assert torch.equal(e.queries, e.captions)
+    assert torch.equal(e.gallery, e.images)

@@ -252,7 +252,7 @@ def with_cache(cfg):
 def test_in_training_the_encoder_reads_no_text_that_is_on_disk(configure, passes):
     model, train = with_cache(configure("disk"))
     filled = len(passes)
-    captions, clothes = [train[i][4] for i in (0, 5, 50)], [train[i][6] for i in (0, 5, 50)]
+    captions, clothes = [train[i][5] for i in (0, 5, 50)], [train[i][6] for i in (0, 5, 50)]
     output = model(cloth_instruction=clothes, id_instruction=captions)
     model(cloth_instruction=clothes, id_instruction=[swap_sides(text) for text in captions])
     assert len(passes) == filled > 0

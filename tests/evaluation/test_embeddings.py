@@ -5,14 +5,16 @@ from t2ireid_plugin.config import load_cfg
 from t2ireid_plugin.engine.build import build_run
 from t2ireid_plugin.evaluation.embeddings import embed_target
 from t2ireid_plugin.evaluation.protocols import PROTOCOLS
+from t2ireid_plugin.modeling.instructions import split_caption
 
 
 @pytest.fixture(scope="module")
 def build(tiny_settings, tmp_path_factory):
-    """`build(fusion)`: a model with this fusion, and the loaders of its target."""
+    """`build(fusion, text)`: a model with this fusion that ranks by `text`, and the loaders of its target."""
 
-    def build(fusion):
-        words = tiny_settings(tmp_path_factory.mktemp("log"), test__batch_size=7, model__fusion__type=fusion)
+    def build(fusion, text="caption"):
+        options = {"test__batch_size": 7, "model__fusion__type": fusion, "data__id_instruction": text}
+        words = tiny_settings(tmp_path_factory.mktemp("log"), **options)
         engine = build_run(load_cfg(words[1], words[2:]), None)
         return engine.model.eval(), engine.test_loader["cuhkpedes"]
 
@@ -29,9 +31,12 @@ def embed(model_and_loaders, *protocols):
     return embed_target(model, loaders["query"], loaders["gallery"], protocols)
 
 
+@pytest.mark.parametrize("text", ["caption", "identity"])
 @pytest.mark.parametrize("fusion", ["enhanced_mamba", "sequence_mamba"])
-def test_embeddings_are_the_models_of_each_item(build, fusion):
-    model, loaders = model_and_loaders = build(fusion)
+def test_embeddings_are_the_models_of_each_item(build, fusion, text):
+    model, loaders = model_and_loaders = build(fusion, text)
+    if text == "identity":
+        model.ranking = model.ranking._replace(weight=0.3)
     e = embed(model_and_loaders, *PROTOCOLS)
     images, queries = loaders["gallery"].dataset, loaders["query"].dataset
     assert e.images.shape == e.cloth_images.shape == (32, 256)
@@ -44,10 +49,17 @@ def test_embeddings_are_the_models_of_each_item(build, fusion):
             photo = images[e.described[i]]
             assert photo["impath"] == path
             assert photo["pid"] == pid
-            output = model(photo["img"][None], cloth_instruction=[cloth_text], id_instruction=[caption])
-            assert torch.allclose(e.captions[i], output.id_text_embeds[0], atol=1e-5)
+            identity_part, clothing_part = split_caption(caption)
+            fused = identity_part if text == "identity" else caption
+            output = model(photo["img"][None], cloth_instruction=[cloth_text], id_instruction=[fused])
+            assert torch.allclose(e.captions[i], model.encode_text(caption), atol=1e-5)
             assert torch.allclose(e.clothing[i], output.cloth_text_embeds[0], atol=1e-5)
             assert torch.allclose(e.fused[i], output.fused_embeds[0], atol=1e-5)
+            if text == "identity":
+                assert torch.allclose(e.identity_parts[i], model.encode_text(identity_part), atol=1e-5)
+                assert torch.allclose(e.clothing_parts[i], model.encode_text(clothing_part), atol=1e-5)
+            assert torch.allclose(e.queries[i], model.encode_query(caption), atol=1e-5)
+            assert torch.allclose(e.gallery[e.described[i]], model.encode_gallery(photo["img"][None])[0], atol=1e-5)
             assert torch.allclose(e.identity[i], model.encode_text(id_text), atol=1e-5)
             assert torch.allclose(e.images[e.described[i]], output.image_embeds[0], atol=1e-5)
             assert torch.allclose(e.cloth_images[e.described[i]], output.cloth_image_embeds[0], atol=1e-5)

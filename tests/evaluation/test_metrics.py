@@ -10,14 +10,14 @@ from torchreid import utils as torchreid_utils
 
 from t2ireid_plugin.errors import DataError
 from t2ireid_plugin.evaluation.metrics import (
+    choose_weight,
     evaluate_task,
     format_metrics,
     format_table,
     metrics_by_target,
     reranked_metrics,
-    text_weight_scores,
 )
-from t2ireid_plugin.evaluation.protocols import EVALUATORS, TEXT_WEIGHTS, Embeddings, RetrievalTask
+from t2ireid_plugin.evaluation.protocols import EVALUATORS, SUM, WEIGHTS, Embeddings, RetrievalTask
 
 
 def random_case(seed, queries=12, images=20, people=5):
@@ -50,23 +50,43 @@ def test_named_ranks_are_the_shares_of_queries_with_a_hit(seed):
     assert (metrics["queries"], metrics["valid_queries"], metrics["gallery"]) == (12, 12, 20)
 
 
-def test_each_weight_of_the_caption_is_scored():
+@given(st.lists(st.integers(0, 10**6), min_size=1, max_size=2))
+def test_the_weight_of_the_caption_with_the_highest_mean_map(seeds):
     """mAP by torchreid's evaluator, with a camera for each photo, so that it excludes the query's own."""
-    rng = np.random.default_rng(3)
-    images, captions = (
-        torch.nn.functional.normalize(torch.from_numpy(rng.normal(size=(n, 6)).astype(np.float32))) for n in (15, 30)
-    )
+    sets, scores = [], []
     pids, described = np.arange(15) % 5, np.repeat(np.arange(15), 2)
-    expected = {}
-    for weight in TEXT_WEIGHTS:
-        cosines = torch.nn.functional.normalize(images[described] + weight * captions) @ images.T
-        labels = pids[described], pids, described, np.arange(15)
-        expected[f"{weight:g}"] = torchreid_metrics.evaluate_rank(1 - cosines.numpy(), *labels, max_rank=5)[1]
-    scores = text_weight_scores(Embeddings(images, pids, np.zeros(15, int), described, captions))
-    assert scores == pytest.approx(expected, abs=1e-6)
-    assert len(set(scores.values())) == len(TEXT_WEIGHTS) == 7
-    alone = Embeddings(images, np.arange(15), np.zeros(15, int), described, captions)
-    assert text_weight_scores(alone) == {}  # one photo per person: no query has another to find
+    for seed in seeds:
+        rng = np.random.default_rng(seed)
+        images, captions = (
+            torch.nn.functional.normalize(torch.from_numpy(rng.normal(size=(n, 6)).astype(np.float32)))
+            for n in (15, 30)
+        )
+        sets.append(Embeddings(images, pids, np.zeros(15, int), described, captions=captions))
+        own = []
+        for weight in WEIGHTS[SUM]:
+            cosines = torch.nn.functional.normalize(images[described] + weight * captions) @ images.T
+            labels = pids[described], pids, described, np.arange(15)
+            own.append(torchreid_metrics.evaluate_rank(1 - cosines.numpy(), *labels, max_rank=5)[1])
+        scores.append(own)
+    means = np.mean(scores, axis=0)
+    chosen = means[WEIGHTS[SUM].index(choose_weight(SUM, sets))]
+    assert chosen == pytest.approx(means.max(), abs=1e-6)
+
+
+def test_a_set_without_a_second_photo_chooses_no_weight_of_the_caption():
+    e = Embeddings(torch.eye(4), np.arange(4), np.zeros(4, int), np.arange(4), captions=torch.eye(4))
+    assert choose_weight(SUM, [e]) is None
+    assert choose_weight(SUM, []) is None
+
+
+def test_of_equal_weights_the_one_nearest_to_the_middle():
+    """Texts and images that one branch ranks perfectly and the other not at all: every weight but one does."""
+    right, wrong = torch.eye(4), torch.eye(4).roll(1, 0)
+    pids = np.arange(4)
+    fields = {"cloth_images": right, "identity": right, "clothing": wrong}
+    e = Embeddings(right, pids, np.zeros(4, int), pids, **fields)
+    assert choose_weight("both", [e]) == 0.6  # at 0.5 the branches tie, and ties count against the model
+    assert choose_weight("both", [e._replace(clothing=right)]) == 0.5
 
 
 @pytest.mark.parametrize("evaluator", EVALUATORS)

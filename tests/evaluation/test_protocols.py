@@ -7,8 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from t2ireid_plugin.evaluation.metrics import evaluate_task
-from t2ireid_plugin.evaluation.protocols import PROTOCOLS, Embeddings, RetrievalTask, with_baselines
+from t2ireid_plugin.evaluation.protocols import PROTOCOLS, Embeddings, RetrievalTask, required, with_baselines
 from t2ireid_plugin.evaluation.ranks import positive_ranks
+from t2ireid_plugin.modeling.ranking import Ranking
 
 
 def unit(rng, n, dim=8):
@@ -18,7 +19,8 @@ def unit(rng, n, dim=8):
 def embeddings(seed, images=20, people=5, captions=2, cameras=3):
     rng = np.random.default_rng(seed)
     described = np.repeat(np.arange(images), captions)
-    texts = {name: unit(rng, len(described)) for name in ("captions", "identity", "clothing", "fused")}
+    fields = ("captions", "identity", "clothing", "fused", "identity_parts", "clothing_parts")
+    texts = {name: unit(rng, len(described)) for name in fields}
     pids = rng.permutation(np.arange(images) % people) * 1000 - 7  # any integers
     return Embeddings(
         unit(rng, images), pids, rng.integers(0, cameras, images), described, cloth_images=unit(rng, images), **texts
@@ -137,11 +139,51 @@ def test_identity_and_clothing_are_weighted(seed, weight):
     assert torch.allclose(task.queries.norm(dim=1), torch.ones(40), atol=1e-6)
 
 
+@given(st.integers(0, 10**6), st.floats(0, 1))
+def test_a_ranking_by_both_weighs_both_branches(seed, weight):
+    """Every protocol that follows the ranking, against the weighted sum of two matrices of cosines."""
+    e = embeddings(seed)._replace(ranking=Ranking("both", weight))
+
+    def scores(name, text_weight=1.0):
+        task = build_task(name, e, text_weight)
+        return task.queries @ task.gallery.T
+
+    def weighed(identity, clothing):
+        return weight * identity @ e.images.T + (1 - weight) * clothing @ e.cloth_images.T
+
+    by_text = weighed(e.identity_parts, e.clothing_parts)
+    photos, cloth_photos = e.images[e.described], e.cloth_images[e.described]
+    assert torch.allclose(scores("t2i"), by_text, atol=1e-6)
+    assert torch.allclose(scores("i2t"), by_text.T, atol=1e-6)
+    assert torch.allclose(scores("i2i"), weighed(e.images, e.cloth_images), atol=1e-6)
+    assert torch.allclose(scores("ti2i_photo"), weighed(photos, cloth_photos), atol=1e-6)
+    sums = weighed(photos + 2 * e.identity_parts, cloth_photos + 2 * e.clothing_parts)
+    ratios = scores("ti2i_sum", 2.0).norm(dim=1) / sums.norm(dim=1)  # of each query, which do not change its order
+    assert torch.allclose(scores("ti2i_sum", 2.0), sums * ratios[:, None], atol=1e-5)
+    cloth = torch.nn.functional.normalize(cloth_photos + 2 * e.clothing_parts)
+    assert torch.allclose(scores("ti2i", 2.0), weighed(e.fused, cloth), atol=1e-6)
+
+
+def test_branches_that_are_named_do_not_follow_the_ranking():
+    plain = embeddings(3)
+    both = plain._replace(ranking=Ranking("both", 0.3))
+    for name in ("caption", "identity", "clothing", "both", "caption_clothing"):
+        for a, b in zip(build_task(name, plain), build_task(name, both), strict=True):
+            assert np.array_equal(a, b)
+    scores = build_task("caption_clothing", plain, 0.3)
+    expected = 0.3 * plain.captions @ plain.images.T + 0.7 * plain.clothing @ plain.cloth_images.T
+    assert torch.allclose(scores.queries @ scores.gallery.T, expected, atol=1e-6)
+    assert numbers(build_task("caption", both)) == numbers(build_task("t2i", plain))
+
+
 @pytest.mark.parametrize("name", PROTOCOLS)
-def test_a_protocol_reads_only_the_embeddings_it_needs(name):
-    e = embeddings(6)
-    optional = ("captions", "identity", "clothing", "cloth_images", "fused")
-    e = e._replace(**{field: None for field in optional if field not in PROTOCOLS[name].needs})
+@pytest.mark.parametrize("by", ["caption", "both"])
+def test_a_protocol_reads_only_the_embeddings_it_needs(name, by):
+    e = embeddings(6)._replace(ranking=Ranking(by))
+    optional = ("captions", "identity", "clothing", "cloth_images", "fused", "identity_parts", "clothing_parts")
+    needed = required([name], e.ranking)
+    assert needed <= set(optional)
+    e = e._replace(**{field: None for field in optional if field not in needed})
     task = build_task(name, e)
     assert isinstance(task, RetrievalTask)
     assert len(task.queries) == len(task.q_pids) == len(task.q_camids)

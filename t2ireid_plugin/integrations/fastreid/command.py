@@ -101,7 +101,10 @@ def run(arguments: argparse.Namespace) -> Any:
         checkpointer = T2IReIDCheckpointer(model)
         checkpointer.load(cfg.MODEL.WEIGHTS)
         checkpointer.report.require_complete(cfg.MODEL.WEIGHTS)
-        warn_of_preprocess(cfg, read_stored(Checkpoint.read(cfg.MODEL.WEIGHTS)).preprocess)
+        stored = read_stored(Checkpoint.read(cfg.MODEL.WEIGHTS))
+        warn_of_preprocess(cfg, stored.preprocess)
+        if cfg.MODEL.META_ARCHITECTURE == TEXT_IMAGE and stored.ranking:
+            model.backbone.ranking = stored.ranking
         return trainer_class.test(cfg, model)
     trainer = trainer_class(cfg)
     trainer.resume_or_load(resume=arguments.resume)

@@ -31,9 +31,11 @@ def add_t2ireid_config(cfg: CfgNode) -> None:
     node.FUSION = CfgNode({key.upper(): value for key, value in DEFAULT_FUSION.items()})
     # Embedding of the backbone for images alone: identity, clothing or both.
     node.BRANCH = "identity"
-    # Text that describes the identity and text that describes the clothing: caption, identity or clothing.
-    node.ID_INSTRUCTION = "caption"
+    # Texts of the two branches: caption or identity, caption or clothing; images are ranked by them.
+    node.ID_INSTRUCTION = "identity"
     node.CLOTH_INSTRUCTION = "clothing"
+    # Share of the identity branch in the ranking by both branches, which ID_INSTRUCTION identity means.
+    node.IDENTITY_WEIGHT = 0.5
     # Share of training identities held out for <dataset>_val in DATASETS.TESTS if the dataset has no val split.
     node.VAL_SHARE = 0.05
     node.VAL_SEED = 0

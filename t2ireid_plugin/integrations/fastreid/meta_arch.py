@@ -24,6 +24,7 @@ from t2ireid_plugin.integrations.fastreid.checks import check_image_encoder
 from t2ireid_plugin.integrations.fastreid.config import lower
 from t2ireid_plugin.integrations.fastreid.loaders import build_tokenizer
 from t2ireid_plugin.losses import LossInputs, LossTerms
+from t2ireid_plugin.modeling.ranking import Ranking
 from t2ireid_plugin.modeling.t2ireid import EMBED_DIM, T2IReIDModel
 
 # Choices of T2IREID.ID_INSTRUCTION and CLOTH_INSTRUCTION, with the key of the text in a batch.
@@ -57,6 +58,7 @@ class T2IReIDBaseline(Baseline):
 
     Args:
         id_instruction, cloth_instruction: text that describes the identity, and the clothing, see `TEXT_KEYS`.
+        identity_weight: of the identity branch where both rank, see `Ranking`.
         **kwargs: FastReID's; the backbone is a `T2IReIDModel`, and the heads map `LossInputs` to losses.
     """
 
@@ -64,10 +66,15 @@ class T2IReIDBaseline(Baseline):
     heads: T2IReIDHead
 
     @configurable
-    def __init__(self, *, id_instruction: str, cloth_instruction: str, **kwargs: Any) -> None:
+    def __init__(
+        self, *, id_instruction: str, cloth_instruction: str, identity_weight: float = 0.5, **kwargs: Any
+    ) -> None:
         super().__init__(**kwargs)
         check_choice("T2IREID.ID_INSTRUCTION", id_instruction, tuple(TEXT_KEYS))
         check_choice("T2IREID.CLOTH_INSTRUCTION", cloth_instruction, tuple(TEXT_KEYS))
+        if not 0 <= identity_weight <= 1:
+            raise ConfigError(f"T2IREID.IDENTITY_WEIGHT: {identity_weight} must be from 0 to 1")
+        self.backbone.ranking = Ranking.of_training(id_instruction, cloth_instruction, identity_weight)
         self.id_key, self.cloth_key = TEXT_KEYS[id_instruction], TEXT_KEYS[cloth_instruction]
 
     @classmethod
@@ -102,10 +109,11 @@ class T2IReIDBaseline(Baseline):
             "pixel_std": cfg.MODEL.PIXEL_STD,
             "id_instruction": node.ID_INSTRUCTION,
             "cloth_instruction": node.CLOTH_INSTRUCTION,
+            "identity_weight": float(node.IDENTITY_WEIGHT),
         }
 
     def forward(self, batched_inputs: Any) -> dict[str, Tensor] | Tensor:
-        """Losses of a batch in training, embeddings ``[B, 256]`` of images or of captions in evaluation.
+        """Losses of a batch in training; in evaluation the vectors of images or captions that the ranking compares.
 
         Args:
             batched_inputs: in training ``images [B, 3, H, W]`` from 0 to 255, ``targets [B]``, ``img_paths`` and the
@@ -113,8 +121,8 @@ class T2IReIDBaseline(Baseline):
         """
         if not self.training:
             if isinstance(batched_inputs, Tensor) or "images" in batched_inputs:
-                return self.backbone.encode_image(self.preprocess_image(batched_inputs))
-            return self.backbone.encode_text(list(batched_inputs["captions"]))
+                return self.backbone.encode_gallery(self.preprocess_image(batched_inputs))
+            return self.backbone.encode_query(list(batched_inputs["captions"]))
         losses = self.heads(self._loss_inputs(batched_inputs))
         if comm.get_world_size() > 1:
             # On several GPUs FastReID waits for the gradient of every parameter, and not all terms use all of them.

@@ -56,6 +56,8 @@ class TextImageTrainer(T2IReIDTrainer):
 
     def _saved_values(self) -> dict[str, SavedValue]:
         values = super()._saved_values()
+        ranking = self.checkpointer.model.backbone.ranking._asdict()
+        values["ranking"] = SavedValue("T2IREID.ID_INSTRUCTION, CLOTH_INSTRUCTION or IDENTITY_WEIGHT", ranking)
         if not self.cfg.T2IREID.BERT_BASE_PATH:
             vocabulary = tokenizer_to_json(self.checkpointer.model.backbone.text_cache.tokenizer)
             values["tokenizer"] = SavedValue("vocabulary", vocabulary)

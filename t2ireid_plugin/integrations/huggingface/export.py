@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from yacs.config import CfgNode
 
 from t2ireid_plugin.config import require_texts
 from t2ireid_plugin.data.benchmarks import BENCHMARKS
+from t2ireid_plugin.engine.build import build_ranking
 from t2ireid_plugin.engine.record import open_run
 from t2ireid_plugin.engine.training_state import read_results
 from t2ireid_plugin.errors import CheckpointError, ConfigError, DataError, printable
@@ -21,6 +22,7 @@ from t2ireid_plugin.integrations.huggingface.model import T2IReIDConfig, T2IReID
 from t2ireid_plugin.integrations.huggingface.model_card import describe_encoder, model_card
 from t2ireid_plugin.modeling.checkpoint import Checkpoint, copy_state_dict, weights_digest
 from t2ireid_plugin.modeling.encoders.loading import build_tokenizer
+from t2ireid_plugin.modeling.ranking import BOTH
 from t2ireid_plugin.modeling.stored import read_stored
 from t2ireid_plugin.synthetic.folder import is_drawn
 from t2ireid_plugin.utils.atomic_io import atomic_folder
@@ -88,7 +90,8 @@ def _build(cfg: CfgNode, checkpoint: Checkpoint) -> T2IReIDForRetrieval:
     if not stored.net_config:
         raise CheckpointError(f"'{checkpoint.path}' does not describe its model; use a checkpoint of a run")
     texts = {"id_instruction": cfg.data.id_instruction, "cloth_instruction": cfg.data.cloth_instruction}
-    config = T2IReIDConfig(**json.loads(checkpoint.content["net_config"]), **texts)
+    ranking = build_ranking(cfg, stored)._asdict()
+    config = T2IReIDConfig(**json.loads(checkpoint.content["net_config"]), ranking=ranking, **texts)
     for encoder in (config.vision_config, config.text_config):
         encoder._name_or_path = ""  # a folder on this machine
     tokenizer = stored.tokenizer or build_tokenizer(cfg.model.bert_base_path, config.text_config.vocab_size)
@@ -108,12 +111,20 @@ def _card(cfg: CfgNode, name: str, config: T2IReIDConfig, checkpoint: Checkpoint
         "text encoder": describe_encoder(config.text_config) + (", frozen" if config.freeze_text else ""),
         "disentangling": str(config.disentangle["tokens"]),
         "fusion": "none" if config.fusion is None else str(config.fusion["type"]),
+        "ranking": _describe(config.ranking),
         "training identities": str(config.num_classes),
         "input": f"{size['height']} x {size['width']} pixels (height x width), {config.max_text_length} tokens",
     }
     if "epoch" in content:
         parts["training"] = f"{content['epoch']} of {cfg.train.max_epoch} epochs"
     return model_card(name, parts, results, remark)
+
+
+def _describe(ranking: Mapping[str, Any]) -> str:
+    if ranking["by"] != BOTH:
+        return "by the whole caption, `encode_text` and `encode_image`"
+    weights = f"{ranking['weight']:g} and {1 - ranking['weight']:g}"
+    return f"by both branches, identity and clothing, with the weights {weights}; captions are split"
 
 
 def _results(cfg: CfgNode, checkpoint: Checkpoint) -> tuple[dict[str, Any] | None, str]:

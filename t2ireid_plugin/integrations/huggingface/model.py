@@ -35,6 +35,7 @@ from t2ireid_plugin.modeling.checkpoint import weights_digest
 from t2ireid_plugin.modeling.encoders.loading import IMAGE_KEY, TEXT_KEY, config_from_dict, quiet_loading
 from t2ireid_plugin.modeling.encoders.preprocess import Preprocess
 from t2ireid_plugin.modeling.image_embedder import check_pixels
+from t2ireid_plugin.modeling.ranking import Ranking
 from t2ireid_plugin.modeling.t2ireid import DEFAULT_FUSION, DEFAULTS, T2IReIDModel, T2IReIDOutput
 
 logger = logging.getLogger(__name__)
@@ -54,6 +55,7 @@ class T2IReIDConfig(PretrainedConfig):
             family in `modeling.encoders.families`; empty for ViT-B/16 and BERT-base.
         disentangle, fusion, num_classes, freeze_text, projection_dropout: as for `T2IReIDModel`.
         max_text_length: tokens per text; transformers uses the name ``max_length`` for text generation.
+        ranking: fields of `Ranking`, by which `encode_query` and `encode_gallery` score; None for its defaults.
 
     Raises:
         ConfigError: for an unknown family.
@@ -72,6 +74,7 @@ class T2IReIDConfig(PretrainedConfig):
         max_text_length: int = DEFAULTS["max_length"],
         freeze_text: bool = DEFAULTS["freeze_text"],
         projection_dropout: float = DEFAULTS["projection_dropout"],
+        ranking: Mapping[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
         self.vision_config = config_from_dict(vision_config or {}, IMAGE_KEY, "vision_config")
@@ -82,6 +85,7 @@ class T2IReIDConfig(PretrainedConfig):
         self.max_text_length = max_text_length
         self.freeze_text = freeze_text
         self.projection_dropout = projection_dropout
+        self.ranking = Ranking(**(ranking or {}))._asdict()
         super().__init__(**kwargs)
 
     def net_config(self) -> dict[str, Any]:
@@ -132,6 +136,7 @@ class T2IReIDForRetrieval(PreTrainedModel):
         if not 0.99 * vocab_size <= len(tokenizer) <= vocab_size:
             raise EncoderError(f"the tokenizer has {len(tokenizer)} tokens, but text_config.vocab_size is {vocab_size}")
         self.model = T2IReIDModel({**config.net_config(), "tokenizer": tokenizer})
+        self.model.ranking = Ranking.read(config.ranking)
         if preprocess is not None:
             self.model.preprocess = preprocess
         self.post_init()
@@ -167,6 +172,14 @@ class T2IReIDForRetrieval(PreTrainedModel):
     def encode_image(self, image: Tensor) -> Tensor:
         """Images ``[B, 3, H, W]`` to identity embeddings ``[B, 256]`` of unit norm."""
         return self.model.encode_image(self._pixels(image))
+
+    def encode_query(self, text: str | Sequence[str]) -> Tensor:
+        """Same as `T2IReIDModel.encode_query`: captions to vectors whose inner product with a gallery is the score."""
+        return self.model.encode_query(text)
+
+    def encode_gallery(self, image: Tensor) -> Tensor:
+        """Same as `T2IReIDModel.encode_gallery`."""
+        return self.model.encode_gallery(self._pixels(image))
 
     def _pixels(self, image: Tensor) -> Tensor:
         check_pixels(image)  # first, as whole numbers would become floating point

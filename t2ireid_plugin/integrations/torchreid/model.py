@@ -7,6 +7,7 @@ classifier's is its only loss.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,8 +21,11 @@ from t2ireid_plugin.integrations.torchreid.registration import LOSSES
 from t2ireid_plugin.modeling.checkpoint import Checkpoint, LoadReport, copy_state_dict
 from t2ireid_plugin.modeling.encoders.loading import IMAGE_KEY
 from t2ireid_plugin.modeling.image_embedder import ImageEmbedder, check_pixels
+from t2ireid_plugin.modeling.ranking import BOTH, Ranking, join
 from t2ireid_plugin.modeling.stored import read_stored
 from t2ireid_plugin.modeling.t2ireid import DEFAULTS
+
+logger = logging.getLogger(__name__)
 
 
 class T2IReIDImageModel(ImageEmbedder):
@@ -64,6 +68,7 @@ class T2IReIDImageModel(ImageEmbedder):
         super().__init__(source, disentangle, branch, pretrained, projection_dropout)
         self.loss = loss
         self.load_report: LoadReport | None = None
+        self.identity_weight = 0.5  # of the identity branch, with both; a checkpoint brings the one of its ranking
         self.classifier = nn.Linear(self.feature_dim, num_classes)
 
     def forward(self, images: Tensor) -> Tensor | tuple[Tensor, Tensor]:
@@ -77,7 +82,8 @@ class T2IReIDImageModel(ImageEmbedder):
         if images.dim() != 4 or images.shape[1] != 3:
             raise InputError(f"images must be [B, 3, H, W], not {list(images.shape)}")
         projected = self.embed(images)  # [B, 256] each
-        embeds = torch.cat([F.normalize(part, dim=-1) for part in projected], dim=-1) / len(projected) ** 0.5
+        parts = [F.normalize(part, dim=-1) for part in projected]
+        embeds = join(parts[0], parts[-1], self.identity_weight) if self.branch == "both" else parts[0]
         if not self.training:
             return embeds
         logits = self.classifier(torch.cat(projected, dim=-1))
@@ -86,13 +92,24 @@ class T2IReIDImageModel(ImageEmbedder):
     def load_param(self, trained_path: str | Path) -> T2IReIDImageModel:
         """Loads a checkpoint of this model or the image branch of a `T2IReIDModel`; ``load_report`` lists the rest.
 
-        Takes over the stored ``preprocess``. Unlike torchreid's ``load_pretrained_weights`` it handles names of other
-        transformers versions.
+        Takes over the stored ``preprocess`` and, with both branches, their weights in the ranking. Unlike torchreid's
+        ``load_pretrained_weights`` it handles names of other transformers versions.
 
         Raises:
             CheckpointError: when the file is missing, damaged or unsafe, or no tensor in it fits.
         """
         checkpoint = Checkpoint.read(trained_path)
         self.load_report = copy_state_dict(checkpoint.state, self, trained_path)
-        self.preprocess = read_stored(checkpoint).preprocess or self.preprocess
+        stored = read_stored(checkpoint)
+        self.preprocess = stored.preprocess or self.preprocess
+        self.take_ranking(stored.ranking, trained_path)
         return self
+
+    def take_ranking(self, ranking: Ranking | None, path: str | Path) -> None:
+        """Weighs both branches as the model of a checkpoint does, or warns that it needs both."""
+        if ranking is None or ranking.by != BOTH:
+            return
+        self.identity_weight = ranking.weight
+        if self.branch != BOTH:
+            name = f"t2ireid_vit_mamba_{BOTH}"
+            logger.warning("'%s' ranks by both branches, this model by %s alone; use %s", path, self.branch, name)

@@ -24,7 +24,9 @@ from t2ireid_plugin.integrations.torchreid.build import (
     load_datasets,
 )
 from t2ireid_plugin.integrations.torchreid.engine import SoftmaxEngine, TripletEngine
+from t2ireid_plugin.integrations.torchreid.model import T2IReIDImageModel
 from t2ireid_plugin.modeling.checkpoint import Checkpoint, copy_state_dict, load_weights, weights_digest
+from t2ireid_plugin.modeling.stored import read_stored
 
 
 def train(cfg: CfgNode, folder: Path, last: Path | None, begin: Callable[[], None]) -> Outcome:
@@ -70,6 +72,8 @@ def test(cfg: CfgNode, folder: Path, checkpoint: Checkpoint) -> Outcome:
     """
     engine, datasets = _build(cfg, pretrained=False)
     copy_state_dict(checkpoint.state, engine.network, checkpoint.path).require_complete(checkpoint.path)
+    if isinstance(engine.network, T2IReIDImageModel):
+        engine.network.take_ranking(read_stored(checkpoint).ranking, checkpoint.path)
     engine.run(test_only=True, **_options(cfg, folder))
     return _outcome(engine, datasets, checkpoint.best)
 

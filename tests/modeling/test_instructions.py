@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from t2ireid_plugin.data.instructions import split_caption
+from t2ireid_plugin.modeling.instructions import split_caption
 from t2ireid_plugin.synthetic import write_synthetic
 
 LABELLED = json.loads((Path(__file__).parent / "labelled_captions.json").read_text(encoding="utf-8"))

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
-from t2ireid_plugin.data.lexicon import Kind, chinese_kinds, english_kind
+from t2ireid_plugin.modeling.lexicon import Kind, chinese_kinds, english_kind
 from t2ireid_plugin.utils.text import CJK
 
 IDENTITY, CLOTHING, BOTH = "identity", "clothing", "both"

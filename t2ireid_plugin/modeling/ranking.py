@@ -1,0 +1,63 @@
+"""How a model scores an image for a caption: by the whole caption and one branch, or by both branches."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from t2ireid_plugin.errors import InputError, check_choice
+from t2ireid_plugin.modeling.instructions import split_caption
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+CAPTION, BOTH = "caption", "both"
+
+
+class Ranking(NamedTuple):
+    """The score of an image for a caption; a model ranks by what it was trained for.
+
+    ``caption``: the cosine of the caption and the image's identity embedding. ``both``: ``weight`` times the cosine of
+    the caption's identity part and the identity embedding, plus ``1 - weight`` times the cosine of its clothing part
+    and the clothing embedding.
+    """
+
+    by: str = CAPTION
+    weight: float = 0.5
+    clothing: str = "clothing"  # what the clothing branch reads with ``both``: the clothing part, or the caption
+    chosen: bool = False  # whether val chose the weight
+
+    @classmethod
+    def of_training(cls, id_instruction: str, cloth_instruction: str, weight: float = 0.5) -> Ranking:
+        """The ranking of a model that was trained on these texts, see ``data.id_instruction``."""
+        return cls(BOTH if id_instruction == "identity" else CAPTION, weight, cloth_instruction)
+
+    @classmethod
+    def read(cls, entry: Mapping[str, Any]) -> Ranking:
+        """From the entry of a checkpoint.
+
+        Raises:
+            ConfigError: for another choice than ``caption`` and ``both``.
+            InputError: for a weight that is no share.
+        """
+        ranking = cls(str(entry["by"]), float(entry["weight"]), str(entry["clothing"]), bool(entry["chosen"]))
+        check_choice("ranking", ranking.by, (CAPTION, BOTH))
+        if not 0 <= ranking.weight <= 1:
+            raise InputError(f"ranking: weight {ranking.weight} must be from 0 to 1")
+        return ranking
+
+    def parts(self, captions: Sequence[str]) -> tuple[list[str], list[str]]:
+        """The identity and the clothing part of each caption, as the branches read them with ``both``."""
+        identity, clothing = zip(*map(split_caption, captions))
+        return list(identity), list(captions if self.clothing == CAPTION else clothing)
+
+    def join(self, identity: Tensor, clothing: Tensor) -> Tensor:
+        """Both embeddings ``[n, 256]`` side by side, ``[n, 512]``, so that an inner product is the weighted sum."""
+        return join(identity, clothing, self.weight)
+
+
+def join(identity: Tensor, clothing: Tensor, weight: float) -> Tensor:
+    """Each embedding times the root of its weight, side by side; unit norm stays unit norm."""
+    import torch  # on use, as names are checked before it is imported
+
+    return torch.cat([weight**0.5 * identity, (1 - weight) ** 0.5 * clothing], dim=-1)
