@@ -82,9 +82,9 @@ def test_a_new_loss(tiny_settings, tmp_path) -> None:
 def test_a_new_protocol() -> None:
     try:
         exec(compile(SNIPPETS["protocol"], "ARCHITECTURE.md", "exec"), {"__name__": "page"})
-        protocol = PROTOCOLS.pop("caption_clothing")
+        protocol = PROTOCOLS.pop("caption_by_clothing")
     finally:
-        PROTOCOLS.pop("caption_clothing", None)
+        PROTOCOLS.pop("caption_by_clothing", None)
     images = torch.eye(3)
     labels = np.array([0, 1, 2])
     # Captions equal the clothing embedding of another image, except the first.

@@ -18,7 +18,7 @@ from t2ireid_plugin.config import to_dict
 from t2ireid_plugin.data.annotations import check_images
 from t2ireid_plugin.data.benchmarks import BENCHMARKS, VAL_SUFFIX
 from t2ireid_plugin.data.dataset import CaptionDataset, warn_of_shared_images
-from t2ireid_plugin.data.item_table import CAPTION, CLOTH_TEXT, ID_TEXT, PATH, Item
+from t2ireid_plugin.data.item_table import PATH, Item
 from t2ireid_plugin.data.manager import CaptionDataManager
 from t2ireid_plugin.data.transforms import TestTransform, TrainTransform, swap_sides
 from t2ireid_plugin.engine.checks import (
@@ -44,8 +44,8 @@ from t2ireid_plugin.modeling.stored import Stored, describe_model, read_stored
 from t2ireid_plugin.modeling.t2ireid import EMBED_DIM, T2IReIDModel
 from t2ireid_plugin.utils.distributed import is_main_process, rank, world_size
 
-# The column of an item for each choice of data.id_instruction and data.cloth_instruction.
-_TEXT_COLUMNS = {"caption": CAPTION, "identity": ID_TEXT, "clothing": CLOTH_TEXT}
+# The place in an item of each choice of data.id_instruction and data.cloth_instruction.
+_TEXT_PLACES = {"caption": -3, "identity": -2, "clothing": -1}
 # Setting that configures an encoder with random weights, in place of a folder.
 _INLINE = {IMAGE_KEY: "vit_config", TEXT_KEY: "bert_config"}
 
@@ -358,8 +358,8 @@ def build_feature_cache(cfg: CfgNode, model: T2IReIDModel, items: Sequence[Item]
         return None
     if data.text_feature_cache == "memory":
         return FeatureCache(max_bytes)
-    columns = [_TEXT_COLUMNS[data.id_instruction], _TEXT_COLUMNS[data.cloth_instruction]]
-    texts = dict.fromkeys(str(item[column]) for item in items for column in columns)
+    places = [_TEXT_PLACES[data.id_instruction], _TEXT_PLACES[data.cloth_instruction]]
+    texts = dict.fromkeys(str(item[place]) for item in items for place in places)
     if "random_flip" in data.transforms:
         texts.update(dict.fromkeys(map(swap_sides, list(texts))))
     folder = Path(data.text_feature_cache_dir) if data.text_feature_cache_dir else default_folder()

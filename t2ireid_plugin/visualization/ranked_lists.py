@@ -107,6 +107,7 @@ def query_text(protocol: str, item: Sequence[Any]) -> tuple[str, bool]:
     if protocol in (*IMAGE_QUERY_PROTOCOLS, "ti2i_photo"):
         return "", True
     texts = {"identity": id_text, "clothing": cloth_text, "both": f"{id_text} + {cloth_text}"}
+    texts["caption_clothing"] = f"{caption} + {cloth_text}"
     return texts.get(protocol, caption), protocol in ("ti2i", SUM)
 
 

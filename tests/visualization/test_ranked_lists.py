@@ -92,9 +92,11 @@ QUERIES = {
     "ti2i": ("caption", True),
     "ti2i_photo": ("", True),
     "ti2i_sum": ("caption", True),
+    "caption": ("caption", False),
     "identity": ("identity text", False),
     "clothing": ("clothing text", False),
     "both": ("identity text + clothing text", False),
+    "caption_clothing": ("caption + clothing text", False),
 }
 
 
