@@ -76,6 +76,7 @@ _DEFAULTS: dict[str, Any] = {
         "load_train_targets": False,
         "id_instruction": "identity",  # text of the identity branch: identity, or caption; images are ranked by it
         "cloth_instruction": "clothing",  # text of the clothing branch: clothing, or caption
+        "min_word_count": 100,  # occurrences in the training texts of the words that the terms words and leak read
         "text_feature_cache": "off",  # features of training texts from a frozen text encoder: off, memory or disk
         "text_feature_cache_gb": 8.0,  # size limit of each file; nothing limits the folder
         "text_feature_cache_dir": "",  # for disk; empty: a folder in the user's cache directory

@@ -65,6 +65,8 @@ TINY = {
 FULL = {
     "train.max_epoch": "2",
     **{f"loss.terms.{name}.weight": "0.5" for name in LOSSES},
+    "loss.terms.cross_outfit.weight": "0",  # the drawn people have one outfit
+    "data.min_word_count": "20",
     "loss.terms.mlm.dim": "16",  # its scan over all tokens would take most of the time
     "test.bootstrap": "2000",
     "test.pictures": "6",

@@ -18,7 +18,7 @@ from t2ireid_plugin.data.annotations import read_photos
 from t2ireid_plugin.data.benchmarks import SPLITS, BenchmarkSpec, Counts
 from t2ireid_plugin.data.image_files import shared_images
 from t2ireid_plugin.data.images import Pixels, read_pixels
-from t2ireid_plugin.data.item_table import CAMID, PATH, PID, SPLIT_CAPTION, ItemTable, Texts
+from t2ireid_plugin.data.item_table import CAMID, OUTFIT, PATH, PID, SPLIT_CAPTION, ItemTable, Texts
 from t2ireid_plugin.data.sampling import SampleKey
 from t2ireid_plugin.data.transforms import TestTransform, TrainTransform
 from t2ireid_plugin.errors import DataError
@@ -145,7 +145,8 @@ class CaptionDataset(torchreid_data.ImageDataset):
     def _item(self, index: int | SampleKey) -> dict[str, Any]:
         number, source = (index.item, random.Random(index.seed)) if isinstance(index, SampleKey) else (index, None)
         path, pid, camid, dsetid, *texts = self.data[number]
-        item = {"pid": pid, "camid": camid, "impath": path, "dsetid": dsetid}
+        outfit = int(self.data.columns[number, OUTFIT])
+        item = {"pid": pid, "camid": camid, "impath": path, "dsetid": dsetid, "outfit": outfit}
         if self.mode != "query":
             item["img"], texts = self._image(path, tuple(texts), source)
         return {**item, **dict(zip(("caption", "id_text", "cloth_text"), texts, strict=True))}

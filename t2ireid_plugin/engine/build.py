@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from t2ireid_plugin.data.dataset import CaptionDataset, warn_of_shared_images
 from t2ireid_plugin.data.item_table import PATH, Item
 from t2ireid_plugin.data.manager import CaptionDataManager
 from t2ireid_plugin.data.transforms import TestTransform, TrainTransform, swap_sides
+from t2ireid_plugin.data.words import frequent_words
 from t2ireid_plugin.engine.checks import (
     check_batch,
     check_image_size,
@@ -33,8 +35,10 @@ from t2ireid_plugin.engine.memory import Precision, encode_in_parts
 from t2ireid_plugin.engine.optim import WarmupCosine, build_adamw, build_ema
 from t2ireid_plugin.engine.record import check_held_out, record_data, record_settings
 from t2ireid_plugin.engine.text_image import TextImageEngine
-from t2ireid_plugin.errors import CheckpointError, ConfigError
+from t2ireid_plugin.errors import CheckpointError, ConfigError, DataError
 from t2ireid_plugin.losses import LossTerms
+from t2ireid_plugin.losses.base import WORD_INPUTS
+from t2ireid_plugin.losses.terms import reading
 from t2ireid_plugin.modeling.checkpoint import Checkpoint, copy_state_dict
 from t2ireid_plugin.modeling.encoders.loading import IMAGE_KEY, TEXT_KEY
 from t2ireid_plugin.modeling.encoders.preprocess import Preprocess
@@ -285,12 +289,14 @@ def build_engine(cfg: CfgNode, datamanager: CaptionDataManager, model: T2IReIDMo
     model.to(device)
     if cfg.train.compile:
         model.compile_parts()
+    words = build_words(cfg, datamanager)
     losses = LossTerms(
         to_dict(cfg.loss.terms),
         feature_dim=model.disentangle.id_linear.out_features,
         embed_dim=EMBED_DIM,
         num_classes=model.id_classifier.out_features,
         vocab_size=model.text_encoder.config.vocab_size,
+        num_words=len(words) or 1,
     )
     losses.to(device)
     encoder_mult = cfg.train.base_lr_mult if cfg.train.staged_lr else 1.0
@@ -328,7 +334,8 @@ def build_engine(cfg: CfgNode, datamanager: CaptionDataManager, model: T2IReIDMo
         ranks=cfg.test.ranks,
         identity_weight=cfg.test.identity_weight,
         seed=cfg.train.seed,
-        record={"config": settings, **data, **described},
+        words=words,
+        record={"config": settings, **({"words": words} if words else {}), **data, **described},
         non_finite=NonFiniteGuard(cfg.train.nonfinite_patience),
         bad_images=BadImageCounter(train_images, cfg.data.bad_image_share),
         save_minutes=cfg.train.save_minutes,
@@ -347,6 +354,31 @@ def build_engine(cfg: CfgNode, datamanager: CaptionDataManager, model: T2IReIDMo
     return engine
 
 
+def training_texts(cfg: CfgNode, items: Iterable[Item]) -> Iterator[str]:
+    """The identity and the clothing text of each training item, as the configuration chooses them."""
+    places = [_TEXT_PLACES[cfg.data.id_instruction], _TEXT_PLACES[cfg.data.cloth_instruction]]
+    return (str(item[place]) for item in items for place in places)
+
+
+def build_words(cfg: CfgNode, datamanager: CaptionDataManager) -> list[str]:
+    """The frequent words of the training texts, if a loss reads them.
+
+    Raises:
+        DataError: when there is none.
+    """
+    names = reading(to_dict(cfg.loss.terms), WORD_INPUTS)
+    if not names or not datamanager.sources:
+        return []
+    items = itertools.chain.from_iterable(datamanager.datasets[name].train for name in datamanager.sources)
+    words = frequent_words(training_texts(cfg, items), cfg.data.min_word_count)
+    if not words:
+        raise DataError(
+            f"loss '{names[0]}' needs words that the training texts have data.min_word_count "
+            f"{cfg.data.min_word_count} times, and there is none; set a lower number"
+        )
+    return words
+
+
 def build_feature_cache(cfg: CfgNode, model: T2IReIDModel, items: Sequence[Item]) -> FeatureCache | None:
     """The cache that ``data.text_feature_cache`` asks for; ``disk`` is filled from the training ``items`` here.
 
@@ -358,8 +390,7 @@ def build_feature_cache(cfg: CfgNode, model: T2IReIDModel, items: Sequence[Item]
         return None
     if data.text_feature_cache == "memory":
         return FeatureCache(max_bytes)
-    places = [_TEXT_PLACES[data.id_instruction], _TEXT_PLACES[data.cloth_instruction]]
-    texts = dict.fromkeys(str(item[place]) for item in items for place in places)
+    texts = dict.fromkeys(training_texts(cfg, items))
     if "random_flip" in data.transforms:
         texts.update(dict.fromkeys(map(swap_sides, list(texts))))
     folder = Path(data.text_feature_cache_dir) if data.text_feature_cache_dir else default_folder()

@@ -46,7 +46,7 @@ _LIMITS = {
     ),
     "at least 1": (
         *("sampler.num_instances", "sampler.num_cams", "sampler.num_datasets", "train.nonfinite_patience"),
-        *("train.stepsize", "train.print_freq", "test.batch_size", "test.ranks"),
+        *("train.stepsize", "train.print_freq", "test.batch_size", "test.ranks", "data.min_word_count"),
     ),
     "at least 2": ("train.batch_size",),  # for batch normalisation
     "at least 1 and below 4097": ("data.height", "data.width"),
@@ -108,7 +108,7 @@ def check_losses(cfg: CfgNode) -> None:
     """
     from t2ireid_plugin.losses.terms import LossTerms, comparing_photos
 
-    LossTerms(to_dict(cfg.loss.terms), feature_dim=2, embed_dim=2, num_classes=2, vocab_size=2)
+    LossTerms(to_dict(cfg.loss.terms), feature_dim=2, embed_dim=2, num_classes=2, vocab_size=2, num_words=2)
     if cfg.sampler.train_sampler != "RandomIdentitySampler" or cfg.sampler.num_instances < 2:
         for name in comparing_photos(cfg.loss.terms):
             raise ConfigError(
@@ -335,15 +335,23 @@ def check_batch(cfg: CfgNode, sources: Sequence[Any]) -> None:
 
 
 def check_several_photos(terms: Mapping[str, Mapping[str, Any]], sources: Mapping[str, Any]) -> None:
-    """Refuses a loss that compares photos of one identity where every identity has a single photo.
+    """Refuses a loss that compares photos, or outfits, of one identity where every identity has a single one.
 
     Raises:
         DataError: naming the loss.
     """
-    from t2ireid_plugin.data.item_table import PATH, PID
-    from t2ireid_plugin.losses.terms import comparing_photos
+    from t2ireid_plugin.data.annotations import UNKNOWN_OUTFIT
+    from t2ireid_plugin.data.item_table import OUTFIT, PATH, PID
+    from t2ireid_plugin.losses.terms import comparing_photos, reading
 
     tables = [dataset.train.columns for dataset in sources.values()]
+    numbered = [table[table[:, OUTFIT] != UNKNOWN_OUTFIT] for table in tables]
+    if all(len(table[:, [PID, OUTFIT]].unique(dim=0)) == len(table[:, PID].unique()) for table in numbered):
+        for name in reading(terms, ["outfits"]):
+            raise DataError(
+                f"loss '{name}' compares outfits of one identity, but the annotation of {', '.join(sources)} numbers "
+                f"no two of one; add 'outfit' to its rows, or set loss.terms.{name}.weight 0"
+            )
     if any(len(table[:, [PATH, PID]].unique(dim=0)) > len(table[:, PID].unique()) for table in tables):
         return
     for name in comparing_photos(terms):

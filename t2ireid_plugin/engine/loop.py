@@ -84,6 +84,7 @@ class TrainingLoop(torchreid_engine.Engine):
         self.evaluated = True  # False between the last step of an epoch and the end of its evaluation
         self.steps = 0  # done in all
         self.values: dict[str, float] = {}  # newest total loss and value of each term
+        self.max_epoch = 0  # of `run`
         self.best: dict[str, Any] = {}  # epoch, score and val metrics of the chosen checkpoint
         self._folder: Path | None = None  # of the run
         self._source: Path | None = None  # folder of the checkpoint that was resumed

@@ -16,6 +16,7 @@ from t2ireid_plugin.config import get_cfg, get_setting, image_only, merge, pairs
 from t2ireid_plugin.data.dataset import CaptionDataset
 from t2ireid_plugin.engine.training_state import checkpoint_to_test, is_in, read_results
 from t2ireid_plugin.errors import CheckpointError, ConfigError, short_repr
+from t2ireid_plugin.losses.terms import reading
 from t2ireid_plugin.modeling.checkpoint import Checkpoint
 from t2ireid_plugin.modeling.encoders.preprocess import Preprocess
 from t2ireid_plugin.modeling.stored import pixel_settings, trained_settings
@@ -141,8 +142,9 @@ def check_same_training(checkpoint: Checkpoint, record: Mapping[str, Any]) -> No
         old, new = content[key], record[key]
         for name in old | new:
             _compare(path, f"{label} {name}", old.get(name), new.get(name))
-    if content.get("tokenizer") != record.get("tokenizer"):
-        raise CheckpointError(f"'{path}' was trained with another vocabulary; {_ADVICE}")
+    for key, label in (("tokenizer", "another vocabulary"), ("words", "other words in the losses")):
+        if content.get(key) != record.get(key):
+            raise CheckpointError(f"'{path}' was trained with {label}; {_ADVICE}")
 
 
 def check_same_settings(checkpoint: Checkpoint, table: Mapping[str, Any]) -> None:
@@ -154,7 +156,8 @@ def check_same_settings(checkpoint: Checkpoint, table: Mapping[str, Any]) -> Non
     content, then, now = checkpoint.content, dict(settings(checkpoint.content["config"])), dict(settings(table))
     defaults = dict(settings(get_cfg()))
     free: tuple[str, ...] = _FREE
-    if now["train.lr_scheduler"] in _OPEN_ENDED and now["train.max_epoch"] >= content["epoch"]:
+    by_share = now["loss.name"] == "terms" and reading(now["loss.terms"], ["progress"])
+    if now["train.lr_scheduler"] in _OPEN_ENDED and not by_share and now["train.max_epoch"] >= content["epoch"]:
         free += ("train.max_epoch",)
     if now["loss.name"] != "terms":  # the last epoch is the chosen one
         free += _NOT_FREE

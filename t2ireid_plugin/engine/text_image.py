@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from t2ireid_plugin.data.sampling import derive_seed, seed_all
+from t2ireid_plugin.data.words import word_targets
 from t2ireid_plugin.engine.checks import TEXT_FIELDS
 from t2ireid_plugin.engine.evaluation import RetrievalEvaluation
 from t2ireid_plugin.engine.failures import NonFiniteGuard
@@ -44,6 +46,7 @@ class TextImageEngine(RetrievalEvaluation):
     Args:
         *args: of `TrainingLoop`.
         id_instruction, cloth_instruction: the texts that the model reads, see `TEXT_FIELDS`.
+        words: frequent words of the training texts, for the losses that read them.
         clip_grad: maximum norm of the gradients; 0 disables clipping.
         non_finite: handles steps without a finite loss or finite gradients.
         **kwargs: of `RetrievalEvaluation` and `TrainingLoop`.
@@ -54,13 +57,14 @@ class TextImageEngine(RetrievalEvaluation):
         *args: Any,
         id_instruction: str,
         cloth_instruction: str,
+        words: Sequence[str],
         clip_grad: float,
         non_finite: NonFiniteGuard,
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
         self.id_field, self.cloth_field = TEXT_FIELDS[id_instruction], TEXT_FIELDS[cloth_instruction]
-        self.clip_grad, self.non_finite = clip_grad, non_finite
+        self.words, self.clip_grad, self.non_finite = words, clip_grad, non_finite
         self.training_step: nn.Module = TrainingStep(self.model, self.losses, self.precision)
         if world_size() > 1:
             convert_sync_batchnorm(self.training_step)
@@ -71,13 +75,18 @@ class TextImageEngine(RetrievalEvaluation):
             )
         self._trainable = {name for name, p in self.model.named_parameters() if p.requires_grad}
 
-    def parse_data_for_train(self, data: dict[str, Any]) -> tuple[Tensor, Tensor, Tensor, list[str], list[str]]:
-        """Converts a batch to images ``[B, 3, H, W]``, pids ``[B]``, photo ids ``[B]``, identity and clothing texts."""
+    def parse_data_for_train(self, data: dict[str, Any]) -> tuple[Tensor, dict[str, Tensor], list[str], list[str]]:
+        """Converts a batch to images ``[B, 3, H, W]``, labels by field of `LossInputs`, identity and clothing texts."""
         photos = torch.tensor([_photo_id(path) for path in data["impath"]])
-        images, pids = data["img"], data["pid"]
+        images, id_texts, cloth_texts = data["img"], list(data[self.id_field]), list(data[self.cloth_field])
+        labels = {"pids": data["pid"], "photos": photos, "outfits": data["outfit"]}
+        if self.words:
+            labels["id_words"] = word_targets(id_texts, self.words)
+            labels["cloth_words"] = word_targets(cloth_texts, self.words)
         if self.use_gpu:  # from the loader's pinned memory, while the GPU still computes
-            images, pids, photos = (part.cuda(non_blocking=True) for part in (images, pids, photos))
-        return images, pids, photos, list(data[self.id_field]), list(data[self.cloth_field])
+            images = images.cuda(non_blocking=True)
+            labels = {name: label.cuda(non_blocking=True) for name, label in labels.items()}
+        return images, labels, id_texts, cloth_texts
 
     def forward_backward(self, data: dict[str, Any]) -> dict[str, float]:
         """Trains one step; returns the total loss and each term's unweighted value.
@@ -87,14 +96,16 @@ class TextImageEngine(RetrievalEvaluation):
         Raises:
             T2IReIDError: after too many of these in a row.
         """
-        images, pids, photos, id_texts, cloth_texts = self.parse_data_for_train(data)
+        images, labels, id_texts, cloth_texts = self.parse_data_for_train(data)
         tolerant = self.non_finite.patience > 1
-        buffers = {name: value.clone() for name, value in self.model.named_buffers()} if tolerant else {}
+        modules = (self.model, self.losses) if tolerant else ()
+        buffers = [{name: value.clone() for name, value in module.named_buffers()} for module in modules]
         time_in_epochs = self.epoch + (self.batch_idx + 1) / self.num_batches
         seed = derive_seed(self.seed, self.epoch, self.batch_idx, _LOSSES)
         self.optimizer.zero_grad()  # before the forward pass, which needs the memory
-        time = (time_in_epochs, self.steps + 1)
-        total, values = self.training_step(images, id_texts, cloth_texts, (pids, photos), time, seed)
+        progress = time_in_epochs / max(1, self.max_epoch)
+        time = {"epoch": time_in_epochs, "step": self.steps + 1, "progress": progress}
+        total, values = self.training_step(images, id_texts, cloth_texts, labels, time, seed)
         summary = {"loss": float(total.detach()), **{name: float(value) for name, value in values.items()}}
         norm = self._backward(total) if math.isfinite(summary["loss"]) else math.nan
         if math.isfinite(norm):
@@ -104,9 +115,10 @@ class TextImageEngine(RetrievalEvaluation):
             if self.ema is not None:
                 self.ema.update_parameters(self.model)
         elif not self.precision.scales_down(summary["loss"]):
-            self.model.load_state_dict(buffers, strict=False)  # the batch has changed the batch statistics
+            for module, before in zip(modules, buffers):  # the batch has changed the batch statistics
+                module.load_state_dict(before, strict=False)
             # Paths, texts and pids of all processes.
-            columns = {"pid": pids.tolist(), **{name: data[name] for name in data if isinstance(data[name], list)}}
+            columns = {"pid": data["pid"].tolist()} | {key: data[key] for key in data if isinstance(data[key], list)}
             batch = {name: all_gather_list(column) for name, column in columns.items()}
             folder = self._folder if is_main_process() else None
             self.non_finite.record((self.epoch + 1, self.batch_idx + 1), summary, norm, batch, folder)
@@ -170,8 +182,8 @@ class TrainingStep(nn.Module):
         images: Tensor,
         id_texts: list[str],
         cloth_texts: list[str],
-        labels: tuple[Tensor, Tensor],
-        time: tuple[float, int],
+        labels: dict[str, Any],
+        time: dict[str, Any],
         seed: int,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Total loss, a scalar, and each term's unweighted value.
@@ -179,25 +191,22 @@ class TrainingStep(nn.Module):
         Args:
             images: ``[B, 3, H, W]`` of this process.
             id_texts, cloth_texts: ``B`` each.
-            labels: pids and photo ids ``[B]``.
-            time: epochs done, for ramps, and the number of this step in the run, counted from 1.
+            labels: of each row ``[B, …]``, by field of `LossInputs`.
+            time: its fields ``epoch``, ``step`` and ``progress``.
             seed: for random numbers in the losses; the same in each process.
         """
-        epoch, step = time
         with self.precision.autocast():
-            outputs = forward_for(self.losses, self.model, images, id_texts, cloth_texts, step)
+            outputs = forward_for(self.losses, self.model, images, id_texts, cloth_texts, time["step"])
         if world_size() > 1:
             outputs = {name: _gather_output(name, value) for name, value in outputs.items()}
-            labels = gather_rows(labels[0]), gather_rows(labels[1])
+            labels = {name: gather_rows(label) for name, label in labels.items()}
         seed_all(seed)
-        pids, photos = labels
-        inputs = LossInputs(pids=pids, photos=photos, scale=self.model.scale, epoch=epoch, step=step, **outputs)
-        return self.losses(inputs)
+        return self.losses(LossInputs(scale=self.model.scale, **labels, **time, **outputs))
 
 
 def forward_for(
     losses: LossTerms, model: T2IReIDModel, images: Tensor, id_texts: list[str], cloth_texts: list[str], step: int = 0
-) -> dict[str, Tensor | None]:
+) -> dict[str, Any]:
     """The model's outputs for the batch of a step (0: for all losses), by field of `LossInputs`.
 
     Texts that no loss of the step needs are not encoded, and nothing is fused for none.

@@ -35,6 +35,9 @@ LOSSES = LazyTable(
         "fused_query": "t2ireid_plugin.losses.fused_query.FusedQuery",
         "cloth_leak": "t2ireid_plugin.losses.cloth_leak.ClothingLeak",
         "mlm": "t2ireid_plugin.losses.mlm.MaskedLanguage",
+        "words": "t2ireid_plugin.losses.words.BranchWords",
+        "cross_outfit": "t2ireid_plugin.losses.cross_outfit.CrossOutfit",
+        "leak": "t2ireid_plugin.losses.leak.WordLeak",
     }
 )
 

@@ -32,11 +32,18 @@ class LossInputs(NamedTuple):
     word_tokens: Tensor | None = None  # [B, W, 768], of texts with hidden words
     word_mask: Tensor | None = None  # [B, W] 1 for words, 0 for padding
     hidden_words: Tensor | None = None  # [B, W] long, ids of the hidden words, -100 elsewhere
+    outfits: Tensor | None = None  # [B] long, number among the person's outfits, -1 where it is unknown
+    id_words: Tensor | None = None  # [B, V] 1 where the identity text has a frequent word, else 0
+    cloth_words: Tensor | None = None  # [B, V] of the clothing text
     epoch: float = 0.0  # completed epochs, for ramps; may be fractional
     step: int = 0  # training steps with this one, for terms that some steps leave out; at 0 all are computed
+    progress: float = 0.0  # completed share of the training
 
 
 MLM_INPUTS = ("image_tokens", "word_tokens", "word_mask", "hidden_words")  # filled only when `mlm` has a weight
+
+RUN_INPUTS = ("outfits", "id_words", "cloth_words", "progress")  # only this package's own training has them
+WORD_INPUTS = frozenset(("id_words", "cloth_words"))
 
 
 class LossTerm(nn.Module):

@@ -10,6 +10,11 @@ def cosine_matrix(a: Tensor, b: Tensor) -> Tensor:
     return F.normalize(a, dim=-1) @ F.normalize(b, dim=-1).T
 
 
+def standardised(x: Tensor) -> Tensor:
+    """Columns of `[N, D]` with mean 0 and variance 1 (0 where they do not vary), as batch normalisation gives them."""
+    return (x - x.mean(dim=0)) / (x.var(dim=0, unbiased=False) + 1e-5).sqrt()
+
+
 def same_identity(pids: Tensor) -> Tensor:
     """`[B] -> [B, B]` bool, true where two rows show the same person (so always on the diagonal)."""
     return pids[:, None] == pids[None, :]

@@ -1,7 +1,7 @@
 """The weighted sum of the losses that a configuration names."""
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -14,7 +14,7 @@ from t2ireid_plugin.losses.base import MLM_INPUTS, LossInputs, LossTerm
 from t2ireid_plugin.losses.mlm import MaskedLanguage
 
 # Arguments that LossTerms supplies to the terms that take them; a configuration cannot set them.
-SUPPLIED = ("feature_dim", "embed_dim", "num_classes", "vocab_size", "id_projection", "cloth_projection")
+SUPPLIED = ("feature_dim", "embed_dim", "num_classes", "vocab_size", "num_words", "id_projection", "cloth_projection")
 
 
 def arguments_of(name: str) -> dict[str, Any]:
@@ -43,13 +43,18 @@ def comparing_photos(terms: Mapping[str, Mapping[str, Any]]) -> list[str]:
     return [name for name, settings in terms.items() if settings["weight"] > 0 and LOSSES[name].several_photos]
 
 
+def reading(terms: Mapping[str, Mapping[str, Any]], fields: Iterable[str]) -> list[str]:
+    """Names of the terms with a weight that read one of these fields of `LossInputs`."""
+    return [name for name, settings in terms.items() if settings["weight"] > 0 and {*LOSSES[name].needs} & {*fields}]
+
+
 class LossTerms(nn.Module):
     """Weighted sum of the losses that a configuration names.
 
     `terms` maps names of `LOSSES` to weights and arguments: `{"info_nce": {"weight": 1.0, "tau": 0.1}}`. A weight of 0
     leaves a term out; `every: n` computes it on every n-th training step, with n times its weight. Some terms have
-    parameters (`bio`, `cloth`, `cloth_adv`, `id`, `mlm`): give `parameters()` to the optimizer and `state_dict()` to
-    the checkpoint.
+    parameters (`bio`, `cloth`, `cloth_adv`, `id`, `mlm`, `words`) or a memory (`leak`): give `parameters()` to the
+    optimizer and `state_dict()` to the checkpoint.
     """
 
     def __init__(
@@ -59,6 +64,7 @@ class LossTerms(nn.Module):
         embed_dim: int = 256,
         num_classes: int = 8000,
         vocab_size: int = 30522,
+        num_words: int = 300,
     ) -> None:
         super().__init__()
         weights = {name: read_weight(name, settings) for name, settings in terms.items()}
@@ -77,6 +83,7 @@ class LossTerms(nn.Module):
             "embed_dim": embed_dim,
             "num_classes": num_classes,
             "vocab_size": vocab_size,
+            "num_words": num_words,
         }
         shared = {"bio": "id_projection", "cloth": "cloth_projection"}
         for name in self.weights:

@@ -142,9 +142,7 @@ class DisentangleModule(nn.Module):
 
 
 class AttentionPool(nn.Module):
-    """Tokens ``[B, L, D]`` to what one learned query reads from them, ``[B, D]``, as the head of SigLIP's image tower
-    (Zhai et al., ICCV 2023) does.
-    """
+    """One learned query over the tokens, as the head of SigLIP's image tower (Zhai et al., ICCV 2023)."""
 
     def __init__(self, dim: int, num_heads: int) -> None:
         super().__init__()
@@ -152,6 +150,7 @@ class AttentionPool(nn.Module):
         self.attn = nn.MultiheadAttention(dim, num_heads, batch_first=True)
 
     def forward(self, tokens: Tensor) -> Tensor:
+        """``[B, L, D]`` to ``[B, D]``."""
         return _attend(self.attn, self.query.expand(len(tokens), -1, -1), tokens)[:, 0]
 
 

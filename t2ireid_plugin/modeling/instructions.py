@@ -28,6 +28,7 @@ STARTS = frozenset((Kind.JOIN, Kind.WHICH, Kind.HE, Kind.IT, Kind.NOT, Kind.HAVE
 VERBS = frozenset((Kind.ACT, Kind.WEAR))
 OPENERS = STARTS | {Kind.BE, Kind.THE}
 PLACES = frozenset((Kind.IN, Kind.AT))
+STOP = OPENERS | {Kind.WEAR, Kind.OF}
 # Kinds that are stripped from either end of a phrase. An identity phrase keeps "he" or "she", which tells the sex.
 LOOSE = frozenset((Kind.JOIN, Kind.WHICH, Kind.BE))
 LEADING = LOOSE | {Kind.OF}
@@ -66,6 +67,11 @@ def split_caption(caption: str) -> tuple[str, str]:
     pronoun = _PRONOUN.search(caption)
     identity = _join(caption, pieces, sides, IDENTITY) or (pronoun[0] if pronoun else caption)
     return identity, _join(caption, pieces, sides, CLOTHING) or caption
+
+
+def content_words(text: str) -> list[str]:
+    """The lower-case words of a text in their order, without articles, pronouns, prepositions and verbs of wearing."""
+    return [text[word.start : word.end].lower() for word in _words(text) if word.kind not in STOP]
 
 
 def _join(caption: str, pieces: Sequence[Sequence[_Word]], sides: Sequence[str], side: str) -> str:

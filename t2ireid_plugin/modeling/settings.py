@@ -52,7 +52,7 @@ def check_disentangle(config: Mapping[str, Any]) -> None:
         raise ConfigError(f"disentangle.stripes: {short_repr(stripes)} must be a whole number of at least 1")
     if pool != "mean" and tokens not in ("all", "window"):
         raise ConfigError(
-            f"disentangle.pool: '{pool}' needs a token per patch; with disentangle.tokens '{tokens}' there is one in all"
+            f"disentangle.pool: '{pool}' needs a token per patch, and disentangle.tokens '{tokens}' leaves one in all"
         )
 
 

@@ -4,13 +4,18 @@ import copy
 import itertools
 import json
 import math
+from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from states import changed, differences, saved, train_epoch, weights
 
-from t2ireid_plugin.errors import CheckpointError, ConfigError
+from t2ireid_plugin.engine.record import check_same_training
+from t2ireid_plugin.errors import CheckpointError, ConfigError, DataError
+from t2ireid_plugin.modeling.checkpoint import Checkpoint
+from t2ireid_plugin.modeling.instructions import content_words
 
 
 def script(engine, scores):
@@ -122,9 +127,10 @@ def test_the_norm_of_all_gradients_is_clipped(build, clip, at_most):
 def test_the_configuration_chooses_the_texts_of_a_batch(build, settings, fields):
     engine = build(**settings)
     batch = next(iter(engine.train_loader))
-    images, pids, photos, id_texts, cloth_texts = engine.parse_data_for_train(batch)
+    images, labels, id_texts, cloth_texts = engine.parse_data_for_train(batch)
+    photos = labels["photos"]
     assert images.shape == (32, 3, 32, 16)
-    assert pids.tolist() == batch["pid"].tolist()
+    assert labels["pids"].tolist() == batch["pid"].tolist()
     assert (id_texts, cloth_texts) == (batch[fields[0]], batch[fields[1]])
     paths = np.array(batch["impath"])
     assert np.array_equal(photos[:, None] == photos, paths[:, None] == paths)
@@ -421,3 +427,41 @@ def test_several_processes_save_before_they_evaluate(build, tmp_path, monkeypatc
         engine.run(save_dir=str(tmp_path), max_epoch=2, eval_freq=1)
     state = saved(tmp_path)
     assert (state["epoch"], state["step"], state["evaluated"]) == (1, 0, False)
+
+
+# Words and outfits
+
+
+def test_words_are_those_of_the_texts_that_the_branches_read(build):
+    terms = {"loss__terms__words__weight": 1, "loss__terms__leak__weight": 1, "data__min_word_count": 20}
+    engine = build(data__id_instruction="identity", **terms)
+    train = engine.datamanager.datasets["cuhkpedes"].train
+    texts = [text for item in train for text in item[5:]]
+    counts = Counter(word for text in texts for word in content_words(text))
+    assert engine.words == sorted(word for word, count in counts.items() if count >= 20)
+    assert engine.record["words"] == engine.words
+    batch = next(iter(engine.train_loader))
+    _, labels, id_texts, _ = engine.parse_data_for_train(batch)
+    has = [[float(word in content_words(text)) for word in engine.words] for text in id_texts]
+    assert labels["id_words"].tolist() == has
+    assert labels["cloth_words"].shape == labels["id_words"].shape
+    assert labels["outfits"].tolist() == [-1] * len(id_texts)  # the annotation has none
+    other = Checkpoint(Path("x.pth"), {**engine.record, "words": ["red"], "epoch": 0}, {})
+    with pytest.raises(CheckpointError, match="was trained with other words in the losses"):
+        check_same_training(other, engine.record)
+
+
+def test_losses_whose_targets_the_data_lacks_are_refused(build):
+    with pytest.raises(DataError, match=r"loss 'leak' needs words that the training texts have .*5000 times"):
+        build(loss__terms__leak__weight=1, data__min_word_count=5000)
+    with pytest.raises(DataError, match=r"loss 'cross_outfit' compares outfits .*add 'outfit' to its rows"):
+        build(loss__terms__cross_outfit__weight=1)
+
+
+def test_progress_is_the_share_of_all_epochs(build):
+    engine = build()
+    seen = []
+    engine.losses.register_forward_pre_hook(lambda _, args: seen.append((args[0].epoch, args[0].progress)))
+    train_epoch(engine, 1)  # of five
+    assert [epoch / 5 for epoch, _ in seen] == pytest.approx([progress for _, progress in seen])
+    assert seen[-1] == (2.0, 0.4)

@@ -12,7 +12,7 @@ from t2ireid_plugin.losses import LOSSES, LossInputs
 
 torch.set_num_threads(1)
 
-FEATURE_DIM, EMBED_DIM, NUM_CLASSES, VOCAB, WORDS, PATCHES = 5, 4, 6, 9, 3, 2
+FEATURE_DIM, EMBED_DIM, NUM_CLASSES, VOCAB, WORDS, PATCHES, NUM_WORDS = 5, 4, 6, 9, 3, 2, 3
 
 
 def random_inputs(pids, photos=None, seed=0, dtype=torch.float64, epoch=3.0):
@@ -46,22 +46,29 @@ def random_inputs(pids, photos=None, seed=0, dtype=torch.float64, epoch=3.0):
     words = torch.randint(VOCAB, (batch, WORDS), generator=generator)
     fields["word_mask"] = (torch.arange(WORDS) < lengths).long()
     fields["hidden_words"] = torch.where(torch.arange(WORDS) == 1, words, -100)
+    fields["outfits"] = torch.tensor([pids[:row].count(pid) for row, pid in enumerate(pids)])
+    for name in ("id_words", "cloth_words"):
+        fields[name] = torch.randint(2, (batch, NUM_WORDS), generator=generator).float()
     photos = list(range(batch)) if photos is None else photos
-    return LossInputs(torch.tensor(pids), torch.tensor(photos), epoch=epoch, **fields)
+    return LossInputs(torch.tensor(pids), torch.tensor(photos), epoch=epoch, progress=0.5, **fields)
 
 
 def build(name, **arguments):
-    """The term `name` in float64 at the dimensions of `random_inputs`, its parameters seeded."""
+    """The term `name` in float64 at the dimensions of `random_inputs`, seeded, in eval mode so that it forgets batches.
+
+    No term has dropout.
+    """
     torch.manual_seed(7)
     sizes = {
         "feature_dim": FEATURE_DIM,
         "embed_dim": EMBED_DIM,
         "num_classes": NUM_CLASSES,
         "vocab_size": VOCAB,
+        "num_words": NUM_WORDS,
         "dim": 4,
     }
     taken = inspect.signature(LOSSES[name]).parameters
-    return LOSSES[name](**{key: size for key, size in sizes.items() if key in taken} | arguments).double()
+    return LOSSES[name](**{key: size for key, size in sizes.items() if key in taken} | arguments).double().eval()
 
 
 def dot(a, b):

@@ -6,8 +6,8 @@ import torch
 from t2ireid_plugin.errors import ConfigError
 from t2ireid_plugin.losses import LOSSES, LossInputs
 
-TENSORS = [name for name in LossInputs._fields if name not in ("pids", "photos", "epoch", "step")]
-WHOLE_NUMBERS = ("word_mask", "hidden_words")
+TENSORS = [name for name in LossInputs._fields if name not in ("pids", "photos", "epoch", "step", "progress")]
+WHOLE_NUMBERS = ("word_mask", "hidden_words", "outfits", "id_words", "cloth_words")
 DETACHED = {"orthogonality": "cloth_embeds", "cloth_leak": "cloth_text_embeds"}  # read without gradient
 each_term = pytest.mark.parametrize("name", LOSSES)
 
@@ -78,7 +78,11 @@ def test_needs_names_exactly_what_is_read(make, name):
     inputs = make.inputs([0, 1, 0, 2])
     term = make.term(name)
     only_needed = LossInputs(
-        inputs.pids, inputs.photos, epoch=inputs.epoch, **{f: getattr(inputs, f) for f in read_by(name)}
+        inputs.pids,
+        inputs.photos,
+        epoch=inputs.epoch,
+        progress=inputs.progress,
+        **{f: getattr(inputs, f) for f in read_by(name)},
     )
     assert torch.equal(term(only_needed), term(inputs))
     for field in read_by(name):

@@ -7,13 +7,13 @@ from t2ireid_plugin.losses.terms import comparing_photos
 
 NAMES = [
     "info_nce", "cls", "bio", "cloth", "cloth_adv", "cloth_match", "decouple", "gate_regularization", "sdm", "tal",
-    "id", "supcon", "triplet", "orthogonality", "fused_query", "cloth_leak", "mlm",
+    "id", "supcon", "triplet", "orthogonality", "fused_query", "cloth_leak", "mlm", "words", "cross_outfit", "leak",
 ]  # fmt: skip
 
 
 def all_terms(**changes):
     weights = {name: {"weight": 0.1 * (i + 1)} for i, name in enumerate(NAMES)}
-    return LossTerms({**weights, **changes}, feature_dim=5, embed_dim=4, vocab_size=9)
+    return LossTerms({**weights, **changes}, feature_dim=5, embed_dim=4, vocab_size=9, num_words=3)
 
 
 def test_total_is_the_weighted_sum_of_the_values(make):

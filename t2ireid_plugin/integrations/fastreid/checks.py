@@ -10,7 +10,8 @@ from transformers import PretrainedConfig
 from t2ireid_plugin.config import to_dict
 from t2ireid_plugin.data.benchmarks import BENCHMARKS, VAL_SUFFIX
 from t2ireid_plugin.errors import ConfigError, InputError, check_choice
-from t2ireid_plugin.losses.terms import comparing_photos
+from t2ireid_plugin.losses.base import RUN_INPUTS
+from t2ireid_plugin.losses.terms import comparing_photos, reading
 from t2ireid_plugin.modeling.encoders.families import check_size
 from t2ireid_plugin.modeling.encoders.preprocess import Preprocess
 
@@ -83,6 +84,11 @@ def check_text_image(cfg: CfgNode) -> None:
         raise ConfigError(
             f"SOLVER.IMS_PER_BATCH: {batch} is not a multiple of DATALOADER.NUM_INSTANCE {instances}; FastReID's "
             f"{cfg.DATALOADER.SAMPLER_TRAIN} would never yield a batch"
+        )
+    for name in reading(to_dict(cfg.T2IREID.LOSSES), RUN_INPUTS):
+        raise ConfigError(
+            f"T2IREID.LOSSES.{name} reads outfits or words, which FastReID's batches do not have; train with t2ireid, "
+            "or set its weight to 0"
         )
     for name in comparing_photos(to_dict(cfg.T2IREID.LOSSES)):
         if not (by_identity and instances > 1):
