@@ -41,8 +41,8 @@ class Texts:
         return len(self._starts) - 1
 
     def __getitem__(self, number: int) -> str:
-        start, end = self._starts[number : number + 2].tolist()
-        return self._bytes[start:end].numpy().tobytes().decode("utf-8", "surrogatepass")
+        start, end = self._starts.numpy()[number : number + 2].tolist()  # NumPy's slices take a third of the time
+        return self._bytes.numpy()[start:end].tobytes().decode("utf-8", "surrogatepass")
 
     def many(self, numbers: Iterable[int]) -> list[str]:
         """The strings of these numbers, in a fraction of the time of one by one."""

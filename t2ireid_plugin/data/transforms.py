@@ -6,6 +6,7 @@ Training and evaluation resize alike, see `resize`. Random transforms work on th
 
 from __future__ import annotations
 
+import functools
 import random
 import re
 from collections.abc import Callable, Sequence
@@ -146,6 +147,7 @@ class TrainTransform(TestTransform):
         return pixels, texts
 
 
+@functools.lru_cache(maxsize=100_000)  # the texts return every epoch
 def swap_sides(text: str) -> str:
     """Swaps the words left and right where they are sides, as mirroring the photo does."""
 

@@ -31,7 +31,7 @@ from t2ireid_plugin.engine.checks import (
 )
 from t2ireid_plugin.engine.failures import BadImageCounter, NonFiniteGuard
 from t2ireid_plugin.engine.feature_cache import FeatureCache, default_folder
-from t2ireid_plugin.engine.memory import Precision, encode_in_parts
+from t2ireid_plugin.engine.memory import Precision, encode_in_parts, keep_freed_memory
 from t2ireid_plugin.engine.optim import WarmupCosine, build_adamw, build_ema
 from t2ireid_plugin.engine.record import check_held_out, record_data, record_settings
 from t2ireid_plugin.engine.text_image import TextImageEngine
@@ -75,6 +75,8 @@ def build_run(cfg: CfgNode, weights: Checkpoint | None = None, described: bool =
     num_classes = sum(dataset.num_train_pids for dataset in sources.values()) or _stored_classes(weights)
     encoders = {}
     if sources:
+        if not use_gpu:
+            keep_freed_memory()
         check_several_photos(cfg.loss.terms, sources)
         if is_main_process():
             warn_of_shared_images(list(sources.values()), targets)

@@ -8,6 +8,7 @@ layers after them, including batch normalisation, see the whole batch. So the gr
 
 from __future__ import annotations
 
+import ctypes
 import functools
 import math
 from typing import Any
@@ -41,6 +42,17 @@ def encode_in_parts(encoder: nn.Module, rows: int) -> None:
         return BaseModelOutput(last_hidden_state=tokens)
 
     encoder.forward = forward
+
+
+def keep_freed_memory() -> None:
+    """Makes the C library keep freed memory for the next step, where it can (glibc's mallopt).
+
+    Every step on the CPU allocates the same large tensors; returned to the system, each page of them is mapped anew.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(-3, 2**30)  # M_MMAP_THRESHOLD: bytes from which an allocation is returned alone
+        mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD: free bytes from which the heap's end is returned
 
 
 class Precision:

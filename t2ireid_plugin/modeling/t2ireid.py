@@ -219,7 +219,9 @@ class T2IReIDModel(nn.Module):
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.freeze_text):
             features = encode(self.text_encoder, list(distinct.values()), self.text_cache.pad)
         offsets = dict(zip(distinct, start_offsets([len(text) for text in distinct.values()])))
-        return features, pack([len(text) for text in ids], [offsets[key] for key in keys]).to(self.device)
+        # One attention follows, whose cost is the row's square, and no layers to which padding would matter more.
+        lengths = [len(text) for text in ids]
+        return features, pack(lengths, [offsets[key] for key in keys], max(lengths)).to(self.device)
 
     def _attend_tokens(self, features: Tensor, batch: PackedBatch) -> Tensor:
         """Self-attention within each text: token features ``[N, D]`` to rows ``[R, T, D]``."""

@@ -5,6 +5,7 @@ A row holds one or several texts; each token attends only to its own text and co
 
 from __future__ import annotations
 
+import bisect
 import itertools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -106,15 +107,15 @@ def _fill_rows(lengths: Sequence[int], width: int) -> tuple[int, list[tuple[int,
 
 def _best_fit(lengths: Sequence[int], num_rows: int, row_length: int) -> list[tuple[int, int]] | None:
     """Row and start of each text, the longest first, each into the fullest row that has room; None if one has none."""
-    room = [row_length] * num_rows
+    rooms = [(row_length, row) for row in range(num_rows)]  # sorted: tokens that a row has room for, and the row
     places = [(0, 0)] * len(lengths)
     for text in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
-        rows = [row for row in range(num_rows) if room[row] >= lengths[text]]
-        if not rows:
+        fullest = bisect.bisect_left(rooms, (lengths[text], 0))
+        if fullest == num_rows:
             return None
-        row = min(rows, key=room.__getitem__)
-        places[text] = row, row_length - room[row]
-        room[row] -= lengths[text]
+        room, row = rooms.pop(fullest)
+        places[text] = row, row_length - room
+        bisect.insort(rooms, (room - lengths[text], row))
     return places
 
 

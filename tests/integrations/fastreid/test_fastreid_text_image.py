@@ -118,7 +118,9 @@ def test_losses_equal_our_weighted_terms(at_synthetic, make_cfg, text_image_yaml
 def test_a_term_of_every_fourth_step(at_synthetic, make_cfg, text_image_yaml, done, fused) -> None:
     """The step is FastReID's; the others do not fuse."""
     words = ("MODEL.HEADS.NUM_CLASSES", str(at_synthetic.train_ids), *every_term())
-    cfg = make_cfg(text_image_yaml, *words, "T2IREID.LOSSES.fused_query.every", "4", "T2IREID.PROJECTION_DROPOUT", "0")
+    cfg = make_cfg(
+        text_image_yaml, *words, "T2IREID.LOSSES.fused_query.every", "4", "T2IREID.PROJECTION_DROPOUT", "0.0"
+    )
     arch, calls = build_model(cfg).train(), []
     assert {part.p for part in arch.backbone.image_mlp if isinstance(part, torch.nn.Dropout)} == {0}
     arch.backbone.fusion.register_forward_hook(lambda *_: calls.append(1))
