@@ -139,7 +139,7 @@ def tiny_settings(synthetic):
         changed = {name.replace("__", "."): str(value) for name, value in others.items()}
         settings = {**TINY, **FULL} if full else TINY
         pairs = {**settings, "data.root": str(synthetic.root), "data.save_dir": str(save_dir), **changed}
-        config = str(REPOSITORY / "configs" / "t2i_synthetic_cpu.yaml")
+        config = str(REPOSITORY / "configs" / "t2i_synthetic_vit_cpu.yaml")
         return ["--config-file", config, *(word for pair in pairs.items() for word in pair)]
 
     return words

@@ -11,6 +11,7 @@ from yacs.config import CfgNode
 
 from t2ireid_plugin.config import dump, load_cfg, merge
 from t2ireid_plugin.errors import ConfigError, check_choice, check_keys, short_repr
+from t2ireid_plugin.evaluation.protocols import PROTOCOLS
 from t2ireid_plugin.utils.safe_io import MAX_CONFIG_BYTES, parse_yaml, read_bytes
 
 _FOLDER_NAME = re.compile(r"[a-zA-Z0-9][\w.+-]*")
@@ -21,6 +22,7 @@ class Grid(NamedTuple):
 
     rows: dict[str, dict[str, Any]]  # nested settings over the configuration
     baseline: str
+    protocols: Mapping[str, str] = {}  # protocol whose figures stand for a row, where it is not the official one
 
 
 class Run(NamedTuple):
@@ -40,6 +42,8 @@ class Run(NamedTuple):
 def read_grid(file: str | Path, rows: Sequence[str] | None = None) -> Grid:
     """Reads a grid: ``rows`` maps names to settings, ``baseline`` names one of them (by default the first).
 
+    ``protocols`` may map rows to the protocol whose figures stand for them in the table, by default `OFFICIAL`.
+
     Args:
         file: the YAML file.
         rows: only these of its rows, and the baseline; by default all.
@@ -56,7 +60,7 @@ def read_grid(file: str | Path, rows: Sequence[str] | None = None) -> Grid:
     settings = content.get("rows") if isinstance(content, Mapping) else None
     if not isinstance(settings, Mapping) or not settings:
         raise ConfigError(f"'{file}' must have rows, such as 'rows: {{plain: {{}}, slow: {{train: {{lr: 0.0001}}}}}}'")
-    check_keys(f"'{file}'", content, ("rows", "baseline"))
+    check_keys(f"'{file}'", content, ("rows", "baseline", "protocols"))
     for name, row in settings.items():
         if not isinstance(name, str) or not _FOLDER_NAME.fullmatch(name):
             raise ConfigError(
@@ -66,10 +70,14 @@ def read_grid(file: str | Path, rows: Sequence[str] | None = None) -> Grid:
             raise ConfigError(f"'{file}': the row '{name}' must be a table of settings, not {short_repr(row)}")
     baseline = content.get("baseline", next(iter(settings)))
     check_choice(f"'{file}': baseline", baseline, settings)
+    protocols = content.get("protocols") or {}
+    for name, protocol in protocols.items():
+        check_choice(f"'{file}': protocols", name, settings)
+        check_choice(f"'{file}': protocols: {name}", protocol, PROTOCOLS)
     for name in rows or ():
         check_choice(f"--rows: '{file}'", name, settings)
     chosen = settings if not rows else (*rows, baseline)
-    return Grid({name: dict(row or {}) for name, row in settings.items() if name in chosen}, baseline)
+    return Grid({name: dict(row or {}) for name, row in settings.items() if name in chosen}, baseline, protocols)
 
 
 def plan(

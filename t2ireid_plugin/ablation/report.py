@@ -9,6 +9,7 @@ from typing import Any
 from t2ireid_plugin.ablation.summary import METRICS, Row
 from t2ireid_plugin.engine.training_state import save_json
 from t2ireid_plugin.evaluation.bootstrap import format_interval
+from t2ireid_plugin.evaluation.protocols import OFFICIAL
 from t2ireid_plugin.utils.atomic_io import atomic_write, atomic_write_text
 from t2ireid_plugin.utils.text import markdown_table
 
@@ -24,7 +25,8 @@ def format_summaries(rows: Sequence[Row]) -> str:
             differences = [format_interval(d["b"] - d["a"], d["low"], d["high"], signed=True) for d in each]
         metrics = (_cell(row["metrics"][name]) for name in METRICS)
         size, time = f"{row['parameters']['trained'] / 1e6:.2f} M", f"{row['seconds']:.0f} s"
-        lines.append([row["row"], str(len(row["seeds"])), *metrics, *differences, size, time])
+        name = row["row"] if row["protocol"] == OFFICIAL else f"{row['row']} ({row['protocol']})"
+        lines.append([name, str(len(row["seeds"])), *metrics, *differences, size, time])
     return markdown_table(header, lines)
 
 

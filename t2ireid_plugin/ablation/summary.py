@@ -30,27 +30,31 @@ def summarize(grid: Grid, runs: Sequence[Run], target: str) -> list[Row]:
     """Rows with at least one finished run, for text to image on ``target``.
 
     Returns:
-        Rows of ``row``, ``seeds``, ``metrics`` (the `_spread` of each of METRICS), ``differences`` from the baseline
-        (`Difference` as a dictionary of each of METRICS; None for the baseline and without a common seed), ``seconds``
-        per run (the median) and the number of ``parameters`` (all, trained).
+        Rows of ``row``, ``protocol``, ``seeds``, ``metrics`` (the `_spread` of each of METRICS), ``differences`` from
+        the baseline (`Difference` as a dictionary of each of METRICS; None for the baseline and without a common seed),
+        ``seconds`` per run (the median) and the number of ``parameters`` (all, trained).
 
     Raises:
         DataError: when the runs were tested on different queries.
     """
     done = [run for run in runs if is_done(run)]
-    baseline = {run.seed: _record(run, target) for run in done if run.row == grid.baseline}
+    own_protocol = {row: grid.protocols.get(row, OFFICIAL) for row in grid.rows}
+    first = own_protocol[grid.baseline]
+    baseline = {run.seed: _record(run, target, first) for run in done if run.row == grid.baseline}
     rows = []
     for row in grid.rows:
         own = [run for run in done if run.row == row]
         if not own:
             continue
         results = [read_json(run.folder / RESULTS) for run in own]
-        metrics = [result["metrics"][target][OFFICIAL] for result in results]
+        protocol = own_protocol[row]
+        metrics = [result["metrics"][target][protocol] for result in results]
         shared = [run for run in own if run.seed in baseline and row != grid.baseline]
-        pairs = [(baseline[run.seed], _record(run, target)) for run in shared]
+        pairs = [(baseline[run.seed], _record(run, target, protocol)) for run in shared]
         rows.append(
             {
                 "row": row,
+                "protocol": protocol,
                 "seeds": [run.seed for run in own],
                 "metrics": {name: _spread([float(values[name]) for values in metrics]) for name in METRICS},
                 "differences": _differences(*zip(*pairs)) if pairs else None,
@@ -62,11 +66,11 @@ def summarize(grid: Grid, runs: Sequence[Run], target: str) -> list[Row]:
 
 
 def protocol_figures(grid: Grid, runs: Sequence[Run], target: str) -> list[Row]:
-    """R@1 of every protocol but the official one, for the rows that have others."""
+    """R@1 of every protocol, for the rows that have others than the official one."""
 
     def figures(run: Run) -> dict[str, float]:
         protocols = read_json(run.folder / RESULTS)["metrics"][target] if is_done(run) else {}
-        return {f"{name} R@1": metrics["R@1"] for name, metrics in protocols.items() if name != OFFICIAL}
+        return {f"{name} R@1": metrics["R@1"] for name, metrics in protocols.items()} if len(protocols) > 1 else {}
 
     return _rows(grid, runs, figures)
 
@@ -115,5 +119,5 @@ def _differences(a: Sequence[RetrievalResult], b: Sequence[RetrievalResult]) -> 
     return {name: differences[name]._asdict() for name in METRICS}
 
 
-def _record(run: Run, target: str) -> RetrievalResult:
-    return load_records(records_path(run.folder, target))[OFFICIAL]
+def _record(run: Run, target: str, protocol: str) -> RetrievalResult:
+    return load_records(records_path(run.folder, target))[protocol]
