@@ -98,7 +98,7 @@ def test_losses_equal_our_weighted_terms(at_synthetic, make_cfg, text_image_yaml
     terms: LossTerms = arch.heads.losses
     photos = torch.tensor([batch["img_paths"].index(path) for path in batch["img_paths"]])
     output, masked = arch.backbone.forward_masked(
-        (batch["images"] / 127.5) - 1, batch["cloth_texts"], batch["captions"], terms.hidden_share
+        (batch["images"] / 127.5) - 1, batch["cloth_texts"], batch["id_texts"], terms.hidden_share
     )
     inputs = LossInputs(
         pids=batch["targets"],
@@ -128,7 +128,7 @@ def test_a_term_of_every_fourth_step(at_synthetic, make_cfg, text_image_yaml, do
         storage.epoch = 0
         losses = arch(next(iter(build_train_loader(cfg))))
     assert ("loss_fused_query" in losses, len(calls)) == (fused, int(fused))
-    assert set(losses) == {f"loss_{name}" for name in LOSSES if fused or name != "fused_query"}
+    assert set(losses) == {f"loss_{name}" for name in TERMS_HERE if fused or name != "fused_query"}
 
 
 def test_the_optimizer_has_every_trained_parameter(at_synthetic, make_cfg, text_image_yaml) -> None:
