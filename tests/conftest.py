@@ -129,6 +129,13 @@ def synthetic(make_once):
 
 
 @pytest.fixture(scope="session")
+def two_outfits(make_once):
+    """The folder of drawn people in two outfits each, for data.root."""
+    people = {**COUNTS, "outfits": 2, "train_outfits": 2, "progress": False}
+    return make_once("two_outfits", lambda folder: write_synthetic(folder, **people))
+
+
+@pytest.fixture(scope="session")
 def tiny_settings(synthetic):
     """`tiny_settings(save_dir, full=False, **others)`: command line words for a tiny model on the drawn people.
 

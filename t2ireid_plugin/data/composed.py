@@ -31,6 +31,15 @@ class ComposedQueries(NamedTuple):
     gallery_looks: Labels  # [m] person and outfit of each image, -1 where the outfit is unknown
 
 
+def has_composed(captions: ItemTable, images: ItemTable) -> bool:
+    """Whether `composed_queries` finds a query."""
+    try:
+        composed_queries(captions, images)
+    except DataError:
+        return False
+    return True
+
+
 def composed_queries(captions: ItemTable, images: ItemTable) -> ComposedQueries:
     """One query per caption whose person has photos in another outfit; one of these photos is its reference.
 

@@ -18,6 +18,7 @@ from yacs.config import CfgNode
 from t2ireid_plugin.config import to_dict
 from t2ireid_plugin.data.annotations import check_images
 from t2ireid_plugin.data.benchmarks import BENCHMARKS, VAL_SUFFIX
+from t2ireid_plugin.data.composed import composed_queries
 from t2ireid_plugin.data.dataset import CaptionDataset, warn_of_shared_images
 from t2ireid_plugin.data.item_table import PATH, Item
 from t2ireid_plugin.data.manager import CaptionDataManager
@@ -36,6 +37,7 @@ from t2ireid_plugin.engine.optim import WarmupCosine, build_adamw, build_ema
 from t2ireid_plugin.engine.record import check_held_out, record_data, record_settings
 from t2ireid_plugin.engine.text_image import TextImageEngine
 from t2ireid_plugin.errors import CheckpointError, ConfigError, DataError
+from t2ireid_plugin.evaluation.protocols import COMPOSED
 from t2ireid_plugin.losses import LossTerms
 from t2ireid_plugin.losses.base import WORD_INPUTS
 from t2ireid_plugin.losses.terms import reading
@@ -134,7 +136,7 @@ def build_datasets(cfg: CfgNode) -> dict[str, CaptionDataset]:
     """Sources, targets and val targets by name, without transforms; each benchmark is read once.
 
     Raises:
-        DataError: as `read_photos`, and when a split that the run reads is empty.
+        DataError: as `read_photos`, when a split that the run reads is empty, and for composed search without outfits.
     """
     names = list(dict.fromkeys([*cfg.data.sources, *cfg.data.targets, *val_targets(cfg)]))
     datasets: dict[str, CaptionDataset] = {}
@@ -152,6 +154,12 @@ def build_datasets(cfg: CfgNode) -> dict[str, CaptionDataset]:
         datasets[benchmark] = dataset
         if val in names:
             datasets[val] = dataset.with_eval_split("val")
+    if any(name.startswith(COMPOSED) for name in cfg.test.protocols):
+        for name in cfg.data.targets:
+            try:
+                composed_queries(datasets[name].query, datasets[name].gallery)
+            except DataError as error:
+                raise DataError(f"test.protocols composed, {name}: {error}") from error
     for mode, used in (("train", cfg.data.sources), ("query", [*cfg.data.targets, *val_targets(cfg)])):
         for name in used:
             datasets[name].with_mode(mode, None)  # raises for an empty split

@@ -10,6 +10,7 @@ from typing import Any, cast
 
 import numpy as np
 
+from t2ireid_plugin.data.composed import has_composed
 from t2ireid_plugin.engine.loop import TrainingLoop
 from t2ireid_plugin.engine.record import check_same_training
 from t2ireid_plugin.engine.training_state import BEST, save_checkpoint
@@ -17,10 +18,11 @@ from t2ireid_plugin.evaluation.bootstrap import FEW
 from t2ireid_plugin.evaluation.embeddings import embed_target
 from t2ireid_plugin.evaluation.metrics import choose_weight, evaluate_task, format_metrics, reranked_metrics
 from t2ireid_plugin.evaluation.protocols import (
+    COMPOSED,
     IMAGE_QUERY_PROTOCOLS,
     OFFICIAL,
     PROTOCOLS,
-    SUM,
+    SUMS,
     WEIGHTS,
     Embeddings,
     with_baselines,
@@ -99,7 +101,7 @@ class RetrievalEvaluation(TrainingLoop):
         """The weight of a protocol that is best on val; None where there is none to choose, or val cannot tell."""
         if self.model.ranking.by == (CAPTION if protocol == OFFICIAL else BOTH if protocol == "both" else None):
             return None  # t2i has one with a ranking by both only, whose weight is then that of `both` as well
-        if self.identity_weight is not None and protocol != SUM:
+        if self.identity_weight is not None and protocol not in SUMS:
             return None
         return broadcast_object(choose_weight(protocol, list(sets.values())) if is_main_process() else None)
 
@@ -151,7 +153,7 @@ class RetrievalEvaluation(TrainingLoop):
     ) -> list[RetrievalResult]:
         """Results of each protocol on each target, from one pass over the data; empty except in the main process.
 
-        ``ti2i`` is followed by its baselines. Weights are those chosen on val, or else even.
+        ``ti2i`` and ``composed`` are followed by their baselines. Weights are those chosen on val, or else even.
 
         Args:
             targets: names of test targets.
@@ -175,7 +177,10 @@ class RetrievalEvaluation(TrainingLoop):
         sets, protocols = {}, list(protocols)
         for target in targets:
             queries, gallery = (self.test_loader[target][side] for side in ("query", "gallery"))
-            embeddings = embed_target(self.tested_model, queries, gallery, protocols, target)
+            own = protocols
+            if target in self.val_targets and not has_composed(queries.dataset.data, gallery.dataset.data):
+                own = [name for name in protocols if not name.startswith(COMPOSED)]
+            embeddings = embed_target(self.tested_model, queries, gallery, own, target)
             check_stop()
             if not gallery.dataset.spec.has_cameras:
                 embeddings = embeddings._replace(camids=np.zeros_like(embeddings.camids))
@@ -188,7 +193,9 @@ class RetrievalEvaluation(TrainingLoop):
         """The result of one protocol, printed."""
         weight, on_val = self._weight(protocol, embeddings.ranking)
         task = PROTOCOLS[protocol].build_task(embeddings, weight)
-        result = evaluate_task(task, self.ranks, self.evaluator, samples, target=target, protocol=protocol)
+        people = None if task.left_out is None else embeddings.pids[embeddings.described]
+        names = {"target": target, "protocol": protocol}
+        result = evaluate_task(task, self.ranks, self.evaluator, samples, people=people, **names)
         if protocol in WEIGHTS and (protocol, embeddings.ranking.by) != (OFFICIAL, CAPTION):
             result.metrics.update(weight=weight, weight_chosen=on_val)
         print(format_metrics(target, protocol, result.metrics))
@@ -196,17 +203,17 @@ class RetrievalEvaluation(TrainingLoop):
         by_image = protocol in IMAGE_QUERY_PROTOCOLS
         items = gallery if by_image else queries
         keys = query_keys((path, "" if by_image else caption) for path, _, _, _, caption, *_ in items)
-        reranked = reranked_metrics(task, self.ranks, samples) if rerank else None
+        reranked = reranked_metrics(task, self.ranks, samples, people=people) if rerank else None
         return replace(result, keys=keys[result.query_index], reranked=reranked)
 
     def _weight(self, protocol: str, ranking: Ranking) -> tuple[float, bool]:
         """The weight of a protocol, and whether val chose it."""
         if protocol in (OFFICIAL, "both") and ranking.by == BOTH:
             return ranking.weight, ranking.chosen
-        chosen = self.best.get("protocol_weights", {}).get(SUM if protocol == "ti2i" else protocol)
+        chosen = self.best.get("protocol_weights", {}).get(SUMS.get(protocol, protocol))
         if chosen is not None:
             return chosen, True
-        if protocol in ("ti2i", SUM):
+        if protocol in SUMS:
             return 1.0, False
         return 0.5 if self.identity_weight is None else self.identity_weight, False
 

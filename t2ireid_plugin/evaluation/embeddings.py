@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
+from t2ireid_plugin.data.composed import composed_queries
 from t2ireid_plugin.evaluation.protocols import Embeddings, required
 from t2ireid_plugin.modeling.ranking import BOTH
 from t2ireid_plugin.modeling.t2ireid import T2IReIDModel
@@ -23,6 +24,7 @@ from t2ireid_plugin.utils.distributed import all_gather_interleaved, all_gather_
 # Field of `Embeddings` to the text of an item that it embeds.
 _TEXTS = {"captions": "caption", "identity": "id_text", "clothing": "cloth_text"}
 _PARTS = ("identity_parts", "clothing_parts")  # of the caption, as `Ranking.parts` splits it
+_WORDS = ("identity_words", "clothing_words")  # of the clothing text, likewise
 
 
 @torch.no_grad()
@@ -39,32 +41,43 @@ def embed_target(
         label: the target's name, for the progress bar.
 
     Raises:
-        ConfigError: for ti2i with a model without fusion.
+        ConfigError: for ti2i and composed with a model without fusion.
+        DataError: for composed search where no person has photos in two outfits.
     """
     ranking = model.ranking
     needs = required(protocols, ranking)
     images, cloth_images, pids, camids, paths = _embed_images(model, gallery_loader, "cloth_images" in needs, label)
     number = {path: i for i, path in enumerate(paths)}
-    texts: dict[str, list[Tensor]] = {need: [] for need in (*_TEXTS, *_PARTS) if need in needs}
-    queries: list[list[tuple[int, str]]] = []  # position of the described image, and the text to fuse with it
+    texts: dict[str, list[Tensor]] = {need: [] for need in (*_TEXTS, *_PARTS, *_WORDS) if need in needs}
+    # Position of the described image, and the texts to fuse with it and with the photo of composed search.
+    queries: list[list[tuple[int, str, str]]] = []
     for batch in tqdm(query_loader, desc=f"{label} queries", leave=False, disable=None):
         captions = list(batch["caption"])
         own = {need: list(batch[column]) for need, column in _TEXTS.items() if need in needs}
         if ranking.by == BOTH:
             own |= zip(_PARTS, ranking.parts(captions))
-        queries.append([(number[path], text) for path, text in zip(batch["impath"], own.get(_PARTS[0], captions))])
+            own |= zip(_WORDS, ranking.parts(list(batch["cloth_text"])))
+        fusable = own.get(_PARTS[0], captions), own.get(_WORDS[0], batch["cloth_text"])
+        queries.append(list(zip(map(number.__getitem__, batch["impath"]), *fusable, strict=True)))
         for need, parts in texts.items():
             parts.append(model.encode_text(own[need]).cpu())
     whole = {need: torch.cat(all_gather_interleaved(parts)) for need, parts in texts.items()}
-    described, fusable = zip(*(query for batch in all_gather_interleaved(queries) for query in batch), strict=True)
-    rows, fused = np.array(described), None
-    if "fused" in needs and model.fuses_tokens:
-        fused = _fuse_tokens(model, gallery_loader, rows, number, fusable, label)
-    elif "fused" in needs:
-        branch = whole[_PARTS[0] if ranking.by == BOTH else "captions"]
-        pairs = zip(images[rows].split(1024), branch.split(1024), strict=True)
-        fused = torch.cat([model.fuse(image, text)[0].cpu() for image, text in pairs])
-    return Embeddings(images, pids, camids, rows, ranking, cloth_images=cloth_images, fused=fused, **whole)
+    described, *fusable = zip(*(query for batch in all_gather_interleaved(queries) for query in batch), strict=True)
+    rows, composed = np.array(described), {}
+    if "looks" in needs:
+        search = composed_queries(query_loader.dataset.data, gallery_loader.dataset.data)
+        composed = {"references": rows.copy(), "looks": np.full(len(rows), -2), "gallery_looks": search.gallery_looks}
+        composed["references"][search.captions], composed["looks"][search.captions] = search.references, search.looks
+    by_both = ranking.by == BOTH
+    photos = {"fused": (rows, _PARTS[0] if by_both else "captions")}
+    photos["composed_fused"] = composed.get("references"), _WORDS[0] if by_both else "clothing"
+    for (need, (photo, text)), own_texts in zip(photos.items(), fusable, strict=True):
+        if need in needs and model.fuses_tokens:
+            whole[need] = _fuse_tokens(model, gallery_loader, photo, number, own_texts, label)
+        elif need in needs:
+            pairs = zip(images[photo].split(1024), whole[text].split(1024), strict=True)
+            whole[need] = torch.cat([model.fuse(*pair)[0].cpu() for pair in pairs])
+    return Embeddings(images, pids, camids, rows, ranking, cloth_images=cloth_images, **whole, **composed)
 
 
 def _embed_images(model: T2IReIDModel, loader: DataLoader, clothing: bool, label: str) -> tuple[Any, ...]:

@@ -15,7 +15,16 @@ from torchreid import utils as torchreid_utils
 
 from t2ireid_plugin.errors import DataError
 from t2ireid_plugin.evaluation.bootstrap import intervals
-from t2ireid_plugin.evaluation.protocols import OFFICIAL, PROTOCOLS, SUM, WEIGHTS, Embeddings, RetrievalTask
+from t2ireid_plugin.evaluation.protocols import (
+    COMPOSED_SUM,
+    OFFICIAL,
+    PROTOCOLS,
+    SUM,
+    SUMS,
+    WEIGHTS,
+    Embeddings,
+    RetrievalTask,
+)
 from t2ireid_plugin.evaluation.ranks import positive_ranks, ranks_from_scores
 from t2ireid_plugin.evaluation.result import Metrics, RetrievalResult
 from t2ireid_plugin.utils.text import text_table
@@ -27,6 +36,7 @@ def evaluate_task(
     evaluator: str = "exact",
     samples: int = 0,
     metric: str = "cosine",
+    people: npt.NDArray | None = None,
     **fields: Any,
 ) -> RetrievalResult:
     """The result of a task with its metrics: ``R@k``, ``mAP``, ``mINP`` as shares of 1, counts and intervals.
@@ -38,6 +48,7 @@ def evaluate_task(
             ``torchreid.metrics.evaluate_rank`` (which has no mINP). They agree except for ties.
         samples: of the bootstrap over identities; 0 for none.
         metric: ``cosine`` or ``euclidean``, which takes a whole matrix of distances, as torchreid does.
+        people: identity of each query ``[q]``, where the task's pids are looks.
         **fields: of the result, such as ``target`` and ``protocol``.
 
     Raises:
@@ -47,28 +58,36 @@ def evaluate_task(
         positives = positive_ranks(*task)
     else:
         positives = ranks_from_scores(-_distances(*task[:2], metric), *task[2:])
-    result = result_from_ranks(positives, task, ranks, samples, **fields)
+    result = result_from_ranks(positives, task, ranks, samples, people, **fields)
     if evaluator == "torchreid":
         distances = _distances(*task[:2], metric)
-        cmc, mean_ap = torchreid_metrics.evaluate_rank(distances, *task[2:], max_rank=max(ranks))
+        if task.left_out is not None:
+            distances[np.arange(len(distances)), task.left_out] = np.inf  # last, where it moves no match
+        cmc, mean_ap = torchreid_metrics.evaluate_rank(distances, *task[2:6], max_rank=max(ranks))
         # A gallery smaller than the largest rank gives a shorter curve, which ends at 1.
         result.metrics.update({f"R@{k}": float(cmc[min(k, len(cmc)) - 1]) for k in ranks}, mAP=float(mean_ap))
     return result
 
 
 def result_from_ranks(
-    positives: Sequence[Sequence[int]], task: RetrievalTask, ranks: Sequence[int], samples: int, **fields: Any
+    positives: Sequence[Sequence[int]],
+    task: RetrievalTask,
+    ranks: Sequence[int],
+    samples: int,
+    people: npt.NDArray | None = None,
+    **fields: Any,
 ) -> RetrievalResult:
     """As `evaluate_task`, from the ranks of each query's positives."""
     valid = [own for own in positives if own]
     if not valid:
         raise DataError("no query has an image of its identity in the gallery")
     query_index = np.flatnonzero([len(own) for own in positives])
+    pids = np.asarray(task.q_pids if people is None else people, np.int64)
     result = RetrievalResult(
         first_rank=np.array([own[0] for own in valid], np.int32),
         AP=np.array([sum(place / rank for place, rank in enumerate(own, 1)) / len(own) for own in valid]),
         INP=np.array([len(own) / own[-1] for own in valid]),
-        pids=np.asarray(task.q_pids, np.int64)[query_index],
+        pids=pids[query_index],
         query_index=query_index,
         task=task,
         **fields,
@@ -82,7 +101,7 @@ def result_from_ranks(
         "valid_queries": len(valid),
         "skipped_queries": len(task.q_pids) - len(valid),  # without a match in their gallery; in none of the metrics
         "gallery": len(task.g_pids),
-        "identities": len(np.unique(task.q_pids)),
+        "identities": len(np.unique(pids)),
     }
     if samples:
         metrics["interval95"] = {k: list(ends) for k, ends in intervals(result, ranks=ranks, samples=samples).items()}
@@ -92,11 +111,13 @@ def result_from_ranks(
 def choose_weight(protocol: str, sets: Iterable[Embeddings]) -> float | None:
     """The weight of `WEIGHTS` with the highest mean mAP over some val sets; of equals, the one nearest to the middle.
 
-    None where no set can tell: no described person has a second photo.
+    None where no set can tell: no described person has a second photo, or a second outfit.
     """
     tasks = functools.partial(_task, protocol)
     if protocol == SUM:
         sets = [e for e in sets if np.isin(e.pids[e.described], _with_several_photos(e.pids)).any()]
+    if protocol in (COMPOSED_SUM, "composed_pair"):
+        sets = [e for e in sets if e.looks is not None]
     scores = {w: np.mean([evaluate_task(tasks(e, w)).metrics["mAP"] for e in sets]) for w in WEIGHTS[protocol] if sets}
     middle = WEIGHTS[protocol][len(WEIGHTS[protocol]) // 2]
     return max(scores, key=lambda w: (scores[w], -abs(w - middle))) if scores else None
@@ -114,7 +135,11 @@ def _with_several_photos(pids: npt.NDArray) -> npt.NDArray:
 
 
 def reranked_metrics(
-    task: RetrievalTask, ranks: Sequence[int] = (1, 5, 10), samples: int = 0, metric: str = "cosine"
+    task: RetrievalTask,
+    ranks: Sequence[int] = (1, 5, 10),
+    samples: int = 0,
+    metric: str = "cosine",
+    people: npt.NDArray | None = None,
 ) -> Metrics:
     """The metrics after torchreid's k-reciprocal re-ranking (Zhong et al. 2017), which holds whole distance matrices.
 
@@ -124,7 +149,7 @@ def reranked_metrics(
     queries, gallery = task[:2]
     pairs = (queries, gallery), (queries, queries), (gallery, gallery)
     reranked = torchreid_utils.re_ranking(*(_distances(*pair, metric) for pair in pairs))
-    return result_from_ranks(ranks_from_scores(-reranked, *task[2:]), task, ranks, samples).metrics
+    return result_from_ranks(ranks_from_scores(-reranked, *task[2:]), task, ranks, samples, people).metrics
 
 
 def metrics_by_target(results: Iterable[RetrievalResult]) -> dict[str, dict[str, Metrics]]:
@@ -158,7 +183,7 @@ def format_table(results: Mapping[str, Mapping[str, Metrics]]) -> str:
         if number := metrics["skipped_queries"]:
             notes.append(f"{target} {protocol}: {number} queries have no match in their gallery and are left out")
         if "weight" in metrics:
-            whose = "caption's" if protocol == SUM else "identity branch's"
+            whose = "caption's" if protocol in SUMS else "identity branch's"
             origin = "chosen on val" if metrics["weight_chosen"] else "fixed, not chosen on val"
             notes.append(f"{target} {protocol}: the {whose} weight is {metrics['weight']:g}, {origin}")
     return "\n".join([text_table(header, cells, text_columns=2), *notes])

@@ -18,9 +18,18 @@ identity          each identity text                each image                  
 clothing          each clothing text                each image, by its clothing           nothing
 both              identity and clothing text        each image, by both                   nothing
 caption_clothing  whole caption and clothing text   each image, by both                   nothing
+composed          photo in one outfit and the       each image, encoded without any text  the query's own photo
+                  clothing text of another
+composed_words    the texts of composed, alone      as composed                           as composed
+composed_photo    the photos of composed, alone     as composed                           as composed
+composed_sum      photo + text weight x text        as composed                           as composed
+composed_pair     photo's identity, text's          each image, by both                   as composed
+                  clothing
 ================  ================================  ====================================  ===========================
 
-The names are the choices of ``test.protocols``; t2i is the benchmarks' official protocol. A match is an equal identity.
+The names are the choices of ``test.protocols``; t2i is the benchmarks' official protocol. A match is an equal identity;
+in composed and its baselines it is an equal look: the photo's person in the described outfit, as in ITCPR (see
+`data.composed`).
 Gallery images are never fused with their captions, which would leak the answers. i2i is torchreid's protocol with every
 image as a query. A text has no camera: with its photo's, torchreid's filter would exclude the described photo.
 
@@ -32,6 +41,9 @@ with both branches.
 ``ti2i_photo`` and ``ti2i_sum`` are the baselines of ``ti2i``, reported beside it: the photo's embedding without the
 caption, and ``normalize(photo + weight * caption)``. The fusion reads the identity branch; with a ranking by both, the
 clothing side of a ti2i query is that of ``ti2i_sum``.
+
+``composed_words``, ``_photo``, ``_sum`` and ``_pair`` are those of ``composed``. Its texts name clothes only, so that
+only the photo shows the person; with a ranking by both they are split as a caption is.
 
 Two texts together are scored ``w cos(image, first text) + (1 - w) cos(image's clothing, clothing text)``. All weights
 are chosen on val.
@@ -68,6 +80,13 @@ class Embeddings(NamedTuple):
     clothing: Any = None  # [n, D] clothing text of the annotation
     cloth_images: Any = None  # [m, D] clothing branch
     fused: Any = None  # [n, D] image and text of the identity branch
+    # Of composed search; None where the annotation numbers no outfits.
+    references: Any = None  # [n] position of each query's photo
+    looks: Any = None  # [n] person and described outfit, -2 for a caption that has no query
+    gallery_looks: Any = None  # [m] person and outfit, -1 where the outfit is unknown
+    identity_words: Any = None  # [n, D] identity part of each clothing text
+    clothing_words: Any = None  # [n, D] clothing part of each clothing text
+    composed_fused: Any = None  # [n, D] as `fused`, from references and clothing texts
 
     @property
     def gallery(self) -> Tensor:
@@ -84,7 +103,7 @@ class Embeddings(NamedTuple):
 class RetrievalTask(NamedTuple):
     """Queries and gallery to rank.
 
-    Gallery entries of a query's pid and camid are excluded, as in torchreid's evaluator.
+    Gallery entries of a query's pid and camid are excluded, as in torchreid's evaluator, and its entry of ``left_out``.
     """
 
     queries: Tensor  # [q, D]
@@ -93,6 +112,7 @@ class RetrievalTask(NamedTuple):
     g_pids: Labels  # [g]
     q_camids: Labels  # [q]
     g_camids: Labels  # [g]
+    left_out: Labels | None = None  # [q] position in the gallery, whatever its pid
 
 
 class Protocol(NamedTuple):
@@ -146,12 +166,27 @@ def _sum(photos: Tensor, texts: Tensor, weight: float) -> Tensor:
     return sums / sums.norm(dim=1, keepdim=True)
 
 
+def composed(build_task: Callable[[Embeddings, float], RetrievalTask]) -> Callable[[Embeddings, float], RetrievalTask]:
+    """The same queries from the photos and texts of composed search, matched by look."""
+
+    def build(e: Embeddings, weight: float) -> RetrievalTask:
+        parts = {"identity_parts": e.identity_words, "clothing_parts": e.clothing_words}
+        own = e._replace(described=e.references, captions=e.clothing, fused=e.composed_fused, **parts)
+        no_camera = np.full(len(e.looks), _NO_CAMERA)
+        return build_task(own, weight)._replace(
+            q_pids=e.looks, g_pids=e.gallery_looks, q_camids=no_camera, g_camids=e.camids, left_out=e.references
+        )
+
+    return build
+
+
 def pair_to_image(e: Embeddings, first: Tensor, weight: float) -> RetrievalTask:
     """Two texts as a query, ``first`` for the identity branch with ``weight``, the clothing text for the other."""
     return text_to_image(e, join(first, e.clothing, weight), join(e.images, e.cloth_images, weight))
 
 
 _OWN = ("queries", "gallery")
+_COMPOSED = ("looks", "words", "gallery")
 PROTOCOLS: dict[str, Protocol] = {
     "t2i": Protocol(_OWN, lambda e, _: text_to_image(e, e.queries, e.gallery)),
     "i2t": Protocol(_OWN, image_to_text),
@@ -166,16 +201,27 @@ PROTOCOLS: dict[str, Protocol] = {
     "caption_clothing": Protocol(
         ("captions", "clothing", "cloth_images"), lambda e, w: pair_to_image(e, e.captions, w)
     ),
+    "composed": Protocol((*_COMPOSED, "composed_fused"), composed(fused_to_image)),
+    "composed_words": Protocol(_COMPOSED, composed(lambda e, _: text_to_image(e, e.queries, e.gallery))),
+    "composed_photo": Protocol(_COMPOSED, composed(lambda e, _: photo_plus_text_to_image(e, 0))),
+    "composed_sum": Protocol(_COMPOSED, composed(photo_plus_text_to_image)),
+    "composed_pair": Protocol(
+        ("looks", "clothing", "cloth_images"), composed(lambda e, w: pair_to_image(e, e.images[e.described], w))
+    ),
 }
 OFFICIAL = "t2i"
-SUM = "ti2i_sum"
+SUM, COMPOSED, COMPOSED_SUM = "ti2i_sum", "composed", "composed_sum"
+SUMS = {"ti2i": SUM, SUM: SUM, COMPOSED: COMPOSED_SUM, COMPOSED_SUM: COMPOSED_SUM}  # whose weight each of these has
 BRANCH_WEIGHTS = tuple(i / 10 for i in range(11))  # of the identity branch
+_TEXT_WEIGHTS = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 # Candidates for the weight of a protocol, of which val chooses one; that of `OFFICIAL` is the weight of `Ranking`.
 WEIGHTS = {
     OFFICIAL: BRANCH_WEIGHTS,
-    SUM: (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0),  # of the caption
+    SUM: _TEXT_WEIGHTS,
     "both": BRANCH_WEIGHTS,
     "caption_clothing": BRANCH_WEIGHTS,
+    COMPOSED_SUM: _TEXT_WEIGHTS,
+    "composed_pair": BRANCH_WEIGHTS,
 }
 EVALUATORS = ("exact", "torchreid")  # see `metrics.evaluate_task`
 IMAGE_QUERY_PROTOCOLS = ("i2t", "i2i")  # one query per image; in the others, one per caption
@@ -187,6 +233,8 @@ def required(protocols: Iterable[str], ranking: Ranking) -> set[str]:
     own = {
         "queries": ("identity_parts", "clothing_parts") if by_both else ("captions",),
         "gallery": ("cloth_images",) if by_both else (),
+        "words": ("identity_words", "clothing_words") if by_both else ("clothing",),
+        "looks": ("references", "looks", "gallery_looks"),
         "fused": ("fused", "identity_parts" if by_both else "captions"),
     }
     needs = (need for name in protocols for need in PROTOCOLS[name].needs)
@@ -194,6 +242,7 @@ def required(protocols: Iterable[str], ranking: Ranking) -> set[str]:
 
 
 def with_baselines(protocols: Iterable[str]) -> list[str]:
-    """The names without repetition, ``ti2i`` followed by its baselines."""
-    groups = ((name, "ti2i_photo", SUM) if name == "ti2i" else (name,) for name in protocols)
-    return list(dict.fromkeys(name for group in groups for name in group))
+    """The names without repetition, ``ti2i`` and ``composed`` followed by their baselines."""
+    groups = {"ti2i": ("photo", "sum"), COMPOSED: ("words", "photo", "sum", "pair")}
+    names = ([name, *(f"{name}_{baseline}" for baseline in groups.get(name, ()))] for name in protocols)
+    return list(dict.fromkeys(name for group in names for name in group))

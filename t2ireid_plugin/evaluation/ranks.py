@@ -26,7 +26,13 @@ _CELLS = 1 << 22  # similarities held at once, 16 MiB
 
 
 def positive_ranks(
-    queries: Tensor, gallery: Tensor, q_pids: Array, g_pids: Array, q_camids: Array, g_camids: Array
+    queries: Tensor,
+    gallery: Tensor,
+    q_pids: Array,
+    g_pids: Array,
+    q_camids: Array,
+    g_camids: Array,
+    left_out: Array | None = None,
 ) -> list[list[int]]:
     """Ranks, from 1 and ascending, of each query's positives in the gallery sorted by cosine similarity.
 
@@ -36,24 +42,33 @@ def positive_ranks(
         q_pids, g_pids: identities ``[n]`` and ``[m]``, any integers.
         q_camids, g_camids: cameras ``[n]`` and ``[m]``; gallery images of the query's identity and camera are left out,
             as in ``torchreid.metrics.evaluate_rank``.
+        left_out: position ``[n]`` of one more gallery image that is left out.
 
     Raises:
         DataError: when a feature is not finite.
     """
     rows = _score_rows(_unit_features(queries, "query"), _unit_features(gallery, "gallery"))
-    return ranks_from_scores(rows, q_pids, g_pids, q_camids, g_camids)
+    return ranks_from_scores(rows, q_pids, g_pids, q_camids, g_camids, left_out)
 
 
 def ranks_from_scores(
-    rows: Iterable[Array], q_pids: Array, g_pids: Array, q_camids: Array, g_camids: Array
+    rows: Iterable[Array],
+    q_pids: Array,
+    g_pids: Array,
+    q_camids: Array,
+    g_camids: Array,
+    left_out: Array | None = None,
 ) -> list[list[int]]:
     """Ranks as from `positive_ranks`, given each query's scores ``[m]``, which are overwritten; higher is nearer."""
     images_of = {pid: np.flatnonzero(g_pids == pid) for pid in np.unique(q_pids).tolist()}
     ranks = []
-    for row, pid, camid in zip(rows, q_pids.tolist(), q_camids.tolist(), strict=True):
+    absent = [-1] * len(q_pids) if left_out is None else left_out.tolist()
+    for row, pid, camid, left in zip(rows, q_pids.tolist(), q_camids.tolist(), absent, strict=True):
         same = images_of[pid]
-        positives = np.sort(row[same][g_camids[same] != camid])[::-1]
+        positives = np.sort(row[same][(g_camids[same] != camid) & (same != left)])[::-1]
         row[same] = -np.inf  # only negatives are left to count
+        if left >= 0:
+            row[left] = -np.inf
         ranks.append([place + np.count_nonzero(row >= score) for place, score in enumerate(positives, 1)])
     return ranks
 

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from t2ireid_plugin.evaluation.protocols import IMAGE_QUERY_PROTOCOLS, SUM, RetrievalTask
+from t2ireid_plugin.evaluation.protocols import COMPOSED, IMAGE_QUERY_PROTOCOLS, SUMS, RetrievalTask
 from t2ireid_plugin.evaluation.result import RetrievalResult
 
 Array = npt.NDArray
@@ -30,7 +30,7 @@ class Hit(NamedTuple):
     text: str  # "" for an image
     rank: int  # from 1
     score: float  # cosine similarity
-    correct: bool  # whether it is of the query's person
+    correct: bool  # whether it is of the query's person, in composed search also in the described outfit
 
 
 class RankedList(NamedTuple):
@@ -87,28 +87,34 @@ def _ranked_list(
     task: RetrievalTask, protocol: str, queries: Items, gallery: Items, number: int, scores: Array, top: int
 ) -> RankedList:
     correct = task.g_pids == task.q_pids[number]
-    eligible = np.flatnonzero(~(correct & (task.g_camids == task.q_camids[number])))
+    excluded = correct & (task.g_camids == task.q_camids[number])
+    photo = queries[number][0]
+    if task.left_out is not None:
+        excluded[task.left_out[number]], photo = True, gallery[task.left_out[number]][0]
+    eligible = np.flatnonzero(~excluded)
     order = eligible[np.lexsort((correct[eligible], -scores[eligible]))]  # the last key is the first to sort by
 
     def hit(place: int) -> Hit:
         i = order[place]
-        photo, text = ("", gallery[i][-3]) if protocol == "i2t" else (gallery[i][0], "")
-        return Hit(photo, text, place + 1, float(scores[i]), bool(correct[i]))
+        own, words = ("", gallery[i][-3]) if protocol == "i2t" else (gallery[i][0], "")
+        return Hit(own, words, place + 1, float(scores[i]), bool(correct[i]))
 
     hits = [hit(place) for place in range(min(top, len(order)))]
     first = next((hit(place) for place in np.flatnonzero(correct[order]).tolist()), None)
     text, seen = query_text(protocol, queries[number])
-    return RankedList(number, int(task.q_pids[number]), text, queries[number][0], seen, hits, first)
+    return RankedList(number, int(queries[number][1]), text, photo, seen, hits, first)
 
 
 def query_text(protocol: str, item: Sequence[Any]) -> tuple[str, bool]:
     """The text of an item's query under a protocol, and whether the model sees the item's photo."""
     *_, caption, id_text, cloth_text = item
-    if protocol in (*IMAGE_QUERY_PROTOCOLS, "ti2i_photo"):
+    if protocol in (*IMAGE_QUERY_PROTOCOLS, "ti2i_photo", "composed_photo"):
         return "", True
     texts = {"identity": id_text, "clothing": cloth_text, "both": f"{id_text} + {cloth_text}"}
     texts["caption_clothing"] = f"{caption} + {cloth_text}"
-    return texts.get(protocol, caption), protocol in ("ti2i", SUM)
+    if protocol.startswith(COMPOSED):
+        return cloth_text, protocol != "composed_words"
+    return texts.get(protocol, caption), protocol in SUMS
 
 
 def similarity_histogram(task: RetrievalTask, bins: int = 100) -> tuple[Array, Array]:
@@ -117,15 +123,18 @@ def similarity_histogram(task: RetrievalTask, bins: int = 100) -> tuple[Array, A
     Computed in chunks of queries. Returns the counts of pairs of the same person and of different people, int64
     ``[bins]`` each; entries excluded from a query's gallery are in neither.
     """
-    same, excluded, every = torch.zeros(3, bins, dtype=torch.int64)
-    q_pids, g_pids, q_camids, g_camids = map(torch.as_tensor, task[2:])
+    same, excluded, every, left_out = torch.zeros(4, bins, dtype=torch.int64)
+    q_pids, g_pids, q_camids, g_camids = map(torch.as_tensor, task[2:6])
     chunk = max(1, _CELLS // len(g_pids))
     for start in range(0, len(q_pids), chunk):
         part = slice(start, start + chunk)
         scores = task.queries[part] @ task.gallery.T  # [c, g]
         same_pid = q_pids[part, None] == g_pids
         same_camera = same_pid & (q_camids[part, None] == g_camids)
-        for counts, values in ((every, scores.flatten()), (same, scores[same_pid]), (excluded, scores[same_camera])):
+        groups = [(every, scores.flatten()), (same, scores[same_pid]), (excluded, scores[same_camera])]
+        if task.left_out is not None:
+            groups.append((left_out, scores.gather(1, torch.as_tensor(task.left_out[part, None]))))
+        for counts, values in groups:
             # Rounding may take a product of unit vectors beyond 1, where histc would not count it.
             counts += torch.histc(values.clamp(-1, 1), bins, -1, 1).long()
-    return (same - excluded).numpy(), (every - same).numpy()
+    return (same - excluded).numpy(), (every - same - left_out).numpy()  # what is left out never matches

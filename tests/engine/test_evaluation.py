@@ -152,6 +152,19 @@ def test_without_val_the_weight_is_one_and_marked_as_not_chosen(build):
     assert not np.allclose(other.task.queries, task.queries)
 
 
+def test_composed_search_is_reported_beside_its_baselines_with_weights_from_val(build, two_outfits, tmp_path):
+    engine = build(data__root=two_outfits, data__id_instruction="identity", train__max_epoch=1)
+    engine.train = lambda **_: None
+    engine.run(save_dir=str(tmp_path), max_epoch=1, eval_freq=1)
+    (metrics,) = metrics_by_target(engine.evaluate_protocols(["cuhkpedes"], ["composed"])).values()
+    assert list(metrics) == ["composed", *(f"composed_{name}" for name in ("words", "photo", "sum", "pair"))]
+    weights = engine.best["protocol_weights"]
+    assert weights["composed_sum"] in WEIGHTS["composed_sum"]
+    for name in ("composed_sum", "composed_pair"):
+        assert (metrics[name]["weight"], metrics[name]["weight_chosen"]) == (weights[name], True)
+    assert {own["identities"] for own in metrics.values()} == {8}
+
+
 # Ranking by both branches
 
 

@@ -2,18 +2,25 @@ import pytest
 import torch
 
 from t2ireid_plugin.config import load_cfg
+from t2ireid_plugin.data.composed import composed_queries
 from t2ireid_plugin.engine.build import build_run
+from t2ireid_plugin.errors import DataError
 from t2ireid_plugin.evaluation.embeddings import embed_target
 from t2ireid_plugin.evaluation.protocols import PROTOCOLS
 from t2ireid_plugin.modeling.instructions import split_caption
 
 
 @pytest.fixture(scope="module")
-def build(tiny_settings, tmp_path_factory):
-    """`build(fusion, text)`: a model with this fusion that ranks by `text`, and the loaders of its target."""
+def build(tiny_settings, two_outfits, tmp_path_factory):
+    """`build(fusion, text)`: a model with this fusion that ranks by `text`, and loaders of people in two outfits."""
 
     def build(fusion, text="caption"):
-        options = {"test__batch_size": 7, "model__fusion__type": fusion, "data__id_instruction": text}
+        options = {
+            "data__root": two_outfits,
+            "test__batch_size": 7,
+            "model__fusion__type": fusion,
+            "data__id_instruction": text,
+        }
         words = tiny_settings(tmp_path_factory.mktemp("log"), **options)
         engine = build_run(load_cfg(words[1], words[2:]), None)
         return engine.model.eval(), engine.test_loader["cuhkpedes"]
@@ -39,6 +46,9 @@ def test_embeddings_are_the_models_of_each_item(build, fusion, text):
         model.ranking = model.ranking._replace(weight=0.3)
     e = embed(model_and_loaders, *PROTOCOLS)
     images, queries = loaders["gallery"].dataset, loaders["query"].dataset
+    composed = composed_queries(queries.data, images.data)
+    for name in ("references", "looks", "gallery_looks"):
+        assert getattr(e, name).tolist() == getattr(composed, name).tolist()
     assert e.images.shape == e.cloth_images.shape == (32, 256)
     assert e.captions.shape == e.identity.shape == e.clothing.shape == e.fused.shape == (64, 256)
     assert e.pids.tolist() == [item[1] for item in images.data]
@@ -58,6 +68,13 @@ def test_embeddings_are_the_models_of_each_item(build, fusion, text):
             if text == "identity":
                 assert torch.allclose(e.identity_parts[i], model.encode_text(identity_part), atol=1e-5)
                 assert torch.allclose(e.clothing_parts[i], model.encode_text(clothing_part), atol=1e-5)
+            reference = images[e.references[i]]["img"][None]
+            words = split_caption(cloth_text) if text == "identity" else [cloth_text]
+            output_of_composed = model(reference, id_instruction=[words[0]])
+            assert torch.allclose(e.composed_fused[i], output_of_composed.fused_embeds[0], atol=1e-5)
+            if text == "identity":
+                assert torch.allclose(e.identity_words[i], model.encode_text(words[0]), atol=1e-5)
+                assert torch.allclose(e.clothing_words[i], model.encode_text(words[1]), atol=1e-5)
             assert torch.allclose(e.queries[i], model.encode_query(caption), atol=1e-5)
             assert torch.allclose(e.gallery[e.described[i]], model.encode_gallery(photo["img"][None])[0], atol=1e-5)
             assert torch.allclose(e.identity[i], model.encode_text(id_text), atol=1e-5)
@@ -70,7 +87,13 @@ def test_only_needed_embeddings_are_computed(model_and_loaders):
     assert e.cloth_images is e.fused is e.identity is e.clothing is None
     assert e.captions is not None
     e = embed(model_and_loaders, "i2i")
-    assert e.captions is None
+    assert e.captions is e.looks is None
+
+
+def test_people_in_one_outfit_are_refused_before_training(tiny_settings, tmp_path):
+    words = tiny_settings(tmp_path, test__protocols="[t2i, composed]")
+    with pytest.raises(DataError, match=r"test\.protocols composed, cuhkpedes: .* photos in two outfits"):
+        build_run(load_cfg(words[1], words[2:]), None)
 
 
 def test_each_image_and_text_is_encoded_once(model_and_loaders, monkeypatch):

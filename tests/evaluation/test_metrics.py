@@ -131,7 +131,7 @@ def test_reranking_is_torchreids():
     pairs = (query, gallery), (query, query), (gallery, gallery)
     distances = [torchreid_metrics.compute_distance_matrix(*pair, "cosine").numpy() for pair in pairs]
     reranked = torchreid_utils.re_ranking(*distances)
-    cmc, mean_ap = torchreid_metrics.evaluate_rank(reranked, *case[2:], max_rank=5)
+    cmc, mean_ap = torchreid_metrics.evaluate_rank(reranked, *case[2:6], max_rank=5)
     result = reranked_metrics(case, ranks=(1, 5))
     assert (result["R@1"], result["R@5"], result["mAP"]) == pytest.approx((cmc[0], cmc[4], mean_ap), abs=1e-6)
 

@@ -11,6 +11,9 @@ from t2ireid_plugin.evaluation.protocols import PROTOCOLS, Embeddings, Retrieval
 from t2ireid_plugin.evaluation.ranks import positive_ranks
 from t2ireid_plugin.modeling.ranking import Ranking
 
+TEXTS = ("captions", "identity", "clothing", "fused", "identity_parts", "clothing_parts")
+WORDS = ("identity_words", "clothing_words", "composed_fused")
+
 
 def unit(rng, n, dim=8):
     return torch.nn.functional.normalize(torch.from_numpy(rng.normal(size=(n, dim)).astype(np.float32)), dim=1)
@@ -19,12 +22,23 @@ def unit(rng, n, dim=8):
 def embeddings(seed, images=20, people=5, captions=2, cameras=3):
     rng = np.random.default_rng(seed)
     described = np.repeat(np.arange(images), captions)
-    fields = ("captions", "identity", "clothing", "fused", "identity_parts", "clothing_parts")
-    texts = {name: unit(rng, len(described)) for name in fields}
+    texts = {name: unit(rng, len(described)) for name in TEXTS}
     pids = rng.permutation(np.arange(images) % people) * 1000 - 7  # any integers
     return Embeddings(
         unit(rng, images), pids, rng.integers(0, cameras, images), described, cloth_images=unit(rng, images), **texts
     )
+
+
+def two_outfits(seed):
+    """Composed search among 5 people with 2 outfits: of 2 captions of each of 20 photos, a few have no query."""
+    rng = np.random.default_rng(seed)
+    e = embeddings(seed)
+    outfits = np.array([np.count_nonzero(e.pids[:i] == e.pids[i]) // 2 for i in range(20)])
+    looks = np.unique(np.stack([e.pids, outfits]), axis=1, return_inverse=True)[1].reshape(-1)
+    others = [np.flatnonzero((e.pids == e.pids[i]) & (outfits != outfits[i])) for i in e.described]
+    own = np.where(rng.random(40) < 0.2, -2, looks[e.described])
+    words = {name: unit(rng, 40) for name in WORDS}
+    return e._replace(references=np.array([rng.choice(o) for o in others]), looks=own, gallery_looks=looks, **words)
 
 
 def build_task(name, e, weight=0.5):
@@ -112,9 +126,54 @@ def test_baselines_of_image_and_text(seed, weight):
         assert set(map(len, positive_ranks(*task))) == {3}
 
 
+@given(st.integers(0, 10**6), st.sampled_from(["caption", "both"]), st.floats(0.05, 0.95), st.floats(0, 5))
+def test_composed_search_equals_a_loop_over_queries(seed, by, share, weight):
+    """Scores in float64 branch by branch; a match is an equal look, and only the query's own photo is left out."""
+    e = two_outfits(seed)._replace(ranking=Ranking(by, share))
+    photos, cloth_photos = e.images[e.references].double(), e.cloth_images[e.references].double()
+    images, cloth_images = e.images.double(), e.cloth_images.double()
+
+    def weighed(identity, clothing, share=share):
+        return share * identity @ images.T + (1 - share) * clothing @ cloth_images.T
+
+    unit_sum = torch.nn.functional.normalize(cloth_photos + weight * e.clothing_words.double())
+    scores = {
+        "composed": weighed(e.composed_fused.double(), unit_sum),
+        "composed_words": weighed(e.identity_words.double(), e.clothing_words.double()),
+        "composed_photo": weighed(photos, cloth_photos),
+        "composed_sum": weighed(photos + weight * e.identity_words, cloth_photos + weight * e.clothing_words),
+    }
+    if by == "caption":
+        sides = e.composed_fused, e.clothing, photos, photos + weight * e.clothing
+        scores = {name: side.double() @ images.T for name, side in zip(scores, sides, strict=True)}
+    scores["composed_pair"] = weighed(photos, e.clothing.double(), weight / 5)
+    right, own_photo = np.zeros((2, 40, 20), dtype=bool)
+    for i in range(40):
+        for j in range(20):
+            right[i, j] = e.looks[i] == e.gallery_looks[j]
+            own_photo[i, j] = e.references[i] == j
+    assert not (right & own_photo).any()
+    for name, expected in scores.items():
+        task = build_task(name, e, weight / 5 if name == "composed_pair" else weight)
+        assert numbers(task) == pytest.approx(by_hand(expected, right, own_photo), abs=1e-6)
+        assert numbers(task, "torchreid") == pytest.approx(by_hand(expected, right, own_photo), abs=1e-6)
+        assert set(map(len, positive_ranks(*task))) == {0, 2} if -2 in e.looks else {2}
+
+
+def test_intervals_of_composed_search_are_over_people():
+    e = two_outfits(0)
+    people = e.pids[e.described]
+    result = evaluate_task(build_task("composed_photo", e), people=people)
+    assert result.pids.tolist() == people[e.looks != -2].tolist()
+    assert result.metrics["identities"] == 5
+    assert result.metrics["skipped_queries"] == np.count_nonzero(e.looks == -2) > 0
+
+
 def test_fused_queries_come_with_their_baselines():
     assert with_baselines(["t2i", "ti2i", "i2i", "ti2i"]) == ["t2i", "ti2i", "ti2i_photo", "ti2i_sum", "i2i"]
     assert with_baselines(["t2i", "both"]) == ["t2i", "both"]
+    words, photo, total, pair = (f"composed_{name}" for name in ("words", "photo", "sum", "pair"))
+    assert with_baselines(["composed"]) == ["composed", words, photo, total, pair]
 
 
 def test_photo_camera_would_exclude_the_described_photo():
@@ -179,8 +238,8 @@ def test_branches_that_are_named_do_not_follow_the_ranking():
 @pytest.mark.parametrize("name", PROTOCOLS)
 @pytest.mark.parametrize("by", ["caption", "both"])
 def test_a_protocol_reads_only_the_embeddings_it_needs(name, by):
-    e = embeddings(6)._replace(ranking=Ranking(by))
-    optional = ("captions", "identity", "clothing", "cloth_images", "fused", "identity_parts", "clothing_parts")
+    e = two_outfits(6)._replace(ranking=Ranking(by))
+    optional = (*TEXTS, *WORDS, "cloth_images", "references", "looks", "gallery_looks")
     needed = required([name], e.ranking)
     assert needed <= set(optional)
     e = e._replace(**{field: None for field in optional if field not in needed})

@@ -97,6 +97,11 @@ QUERIES = {
     "clothing": ("clothing text", False),
     "both": ("identity text + clothing text", False),
     "caption_clothing": ("caption + clothing text", False),
+    "composed": ("clothing text", True),
+    "composed_words": ("clothing text", False),
+    "composed_photo": ("", True),
+    "composed_sum": ("clothing text", True),
+    "composed_pair": ("clothing text", True),
 }
 
 
@@ -116,6 +121,16 @@ def test_histogram_counts_every_pair_once(seed, bins, cameras):
     for counts, mask in zip(similarity_histogram(task, bins), (right & ~excluded, ~right), strict=True):
         assert counts.dtype == np.int64
         assert counts.tolist() == np.histogram(scores[mask], bins, (-1, 1))[0].tolist()
+
+
+def test_the_photo_of_composed_search_is_shown_and_not_ranked():
+    scores = np.array([[0.9, 0.5, 0.7, 0.1]], np.float32)
+    task = build(scores, [1], [0, 1, 0, 1])._replace(left_out=np.array([0]))
+    (item,) = lists_of(task, [0], protocol="composed")
+    assert item.photo == "image0"
+    assert [hit.photo for hit in item.hits] == ["image2", "image1", "image3"]
+    same, other = similarity_histogram(task, 2)
+    assert (same.tolist(), other.tolist()) == ([0, 2], [0, 1])
 
 
 def test_histogram_counts_similarities_rounded_beyond_one():
