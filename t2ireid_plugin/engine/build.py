@@ -343,6 +343,7 @@ def build_engine(cfg: CfgNode, datamanager: CaptionDataManager, model: T2IReIDMo
         evaluator=cfg.test.evaluator,
         ranks=cfg.test.ranks,
         identity_weight=cfg.test.identity_weight,
+        protocols=cfg.test.protocols,
         seed=cfg.train.seed,
         words=words,
         record={"config": settings, **({"words": words} if words else {}), **data, **described},

@@ -22,6 +22,7 @@ from t2ireid_plugin.evaluation.protocols import (
     IMAGE_QUERY_PROTOCOLS,
     OFFICIAL,
     PROTOCOLS,
+    SUM,
     SUMS,
     WEIGHTS,
     Embeddings,
@@ -47,6 +48,7 @@ class RetrievalEvaluation(TrainingLoop):
         evaluator: see `evaluate_task`.
         ranks: the k of R@k.
         identity_weight: of the identity branch wherever both branches score; None for the one that is best on val.
+        protocols: those that the final test will report, whose weights are chosen on val.
         **kwargs: of `TrainingLoop`; with a moving average, that is evaluated and chosen.
     """
 
@@ -57,12 +59,14 @@ class RetrievalEvaluation(TrainingLoop):
         evaluator: str,
         ranks: Sequence[int],
         identity_weight: float | None,
+        protocols: Sequence[str],
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
         self.val_targets = list(val_targets)
         self.test_targets = [name for name in self.datamanager.targets if name not in self.val_targets]
         self.evaluator, self.ranks, self.identity_weight = evaluator, list(ranks), identity_weight
+        self.protocols = list(protocols)
 
     @property
     def tested_model(self) -> T2IReIDModel:
@@ -75,7 +79,9 @@ class RetrievalEvaluation(TrainingLoop):
         The best have the highest mean R@1 over the val sets; of equals, the highest mean mAP; of equals, the last ones.
         With a ranking by both branches, each epoch is scored at its own best weight of them.
         """
-        sets = self._embed(self.val_targets, WEIGHTS)
+        # Weights of the protocols that the test will report; the sum's needs nothing more than the official one.
+        weighted = [name for name in WEIGHTS if name in (OFFICIAL, SUM, *with_baselines(self.protocols))]
+        sets = self._embed(self.val_targets, weighted)
         if (weight := self._best_weight(OFFICIAL, sets)) is not None:
             self._set_ranking_weight(weight)
             sets = {name: e._replace(ranking=self.model.ranking) for name, e in sets.items()}
@@ -89,7 +95,7 @@ class RetrievalEvaluation(TrainingLoop):
                 self.best = {**self.best, "tied": tied}
             if scores >= best:
                 score = scores[0] if scores else 0.0
-                others = {name: self._best_weight(name, sets) for name in WEIGHTS if name != OFFICIAL}
+                others = {name: self._best_weight(name, sets) for name in weighted if name != OFFICIAL}
                 with defer_signals():
                     content = self.weights(self.tested_model, epoch)
                     self.best = {"epoch": epoch, "score": score, "val": val, "tied": tied, "weights": content["digest"]}

@@ -59,19 +59,26 @@ def embed_target(
             own |= zip(_WORDS, ranking.parts(list(batch["cloth_text"])))
         fusable = own.get(_PARTS[0], captions), own.get(_WORDS[0], batch["cloth_text"])
         queries.append(list(zip(map(number.__getitem__, batch["impath"]), *fusable, strict=True)))
-        for need, parts in texts.items():
-            parts.append(model.encode_text(own[need]).cpu())
+        # Each text once, as a text of the annotation is often a part of its caption.
+        if distinct := list(dict.fromkeys(text for need in texts for text in own[need])):
+            place = {text: i for i, text in enumerate(distinct)}
+            embeds = model.encode_text(distinct).cpu()
+            for need, parts in texts.items():
+                parts.append(embeds[[place[text] for text in own[need]]])
     whole = {need: torch.cat(all_gather_interleaved(parts)) for need, parts in texts.items()}
-    described, *fusable = zip(*(query for batch in all_gather_interleaved(queries) for query in batch), strict=True)
+    described, *texts_to_fuse = zip(
+        *(query for batch in all_gather_interleaved(queries) for query in batch), strict=True
+    )
     rows, composed = np.array(described), {}
     if "looks" in needs:
-        search = composed_queries(query_loader.dataset.data, gallery_loader.dataset.data)
+        sides: list[Any] = [query_loader.dataset, gallery_loader.dataset]
+        search = composed_queries(*(side.data for side in sides))
         composed = {"references": rows.copy(), "looks": np.full(len(rows), -2), "gallery_looks": search.gallery_looks}
         composed["references"][search.captions], composed["looks"][search.captions] = search.references, search.looks
     by_both = ranking.by == BOTH
-    photos = {"fused": (rows, _PARTS[0] if by_both else "captions")}
+    photos: dict[str, tuple[Any, str]] = {"fused": (rows, _PARTS[0] if by_both else "captions")}
     photos["composed_fused"] = composed.get("references"), _WORDS[0] if by_both else "clothing"
-    for (need, (photo, text)), own_texts in zip(photos.items(), fusable, strict=True):
+    for (need, (photo, text)), own_texts in zip(photos.items(), texts_to_fuse, strict=True):
         if need in needs and model.fuses_tokens:
             whole[need] = _fuse_tokens(model, gallery_loader, photo, number, own_texts, label)
         elif need in needs:

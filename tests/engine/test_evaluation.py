@@ -92,7 +92,7 @@ def test_without_val_there_is_nothing_to_distinguish(build, tmp_path):
     engine.train = lambda **_: None
     engine.run(save_dir=str(tmp_path), max_epoch=2, eval_freq=1)
     weights = weights_digest(engine.model.state_dict())
-    none = dict.fromkeys(WEIGHTS)
+    none = dict.fromkeys(["t2i", "ti2i_sum"])
     assert engine.best == {
         "epoch": 2, "score": 0.0, "val": {}, "tied": [2], "protocol_weights": none, "weights": weights
     }  # fmt: skip
@@ -153,7 +153,8 @@ def test_without_val_the_weight_is_one_and_marked_as_not_chosen(build):
 
 
 def test_composed_search_is_reported_beside_its_baselines_with_weights_from_val(build, two_outfits, tmp_path):
-    engine = build(data__root=two_outfits, data__id_instruction="identity", train__max_epoch=1)
+    settings = {"data__id_instruction": "identity", "test__protocols": "[t2i, composed]", "train__max_epoch": 1}
+    engine = build(data__root=two_outfits, **settings)
     engine.train = lambda **_: None
     engine.run(save_dir=str(tmp_path), max_epoch=1, eval_freq=1)
     (metrics,) = metrics_by_target(engine.evaluate_protocols(["cuhkpedes"], ["composed"])).values()
