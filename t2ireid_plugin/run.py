@@ -40,7 +40,7 @@ from t2ireid_plugin.utils.file_lock import lock_folder
 from t2ireid_plugin.utils.logging import describe_environment, git_revision, log_to, versions
 from t2ireid_plugin.utils.signals import stop_on_signal
 from t2ireid_plugin.visualization.drawing import draw_ranked_lists
-from t2ireid_plugin.visualization.ranked_lists import evenly_spaced, ranked_lists
+from t2ireid_plugin.visualization.ranked_lists import example_lists
 from t2ireid_plugin.visualization.report import Run
 from t2ireid_plugin.visualization.visualize import Target, visualize
 
@@ -85,6 +85,10 @@ def run_training(
             if finished:
                 print(f"{format_table(finished['metrics'])}\n")
                 print(f"The run in '{folder}' is finished; its results are in '{folder / RESULTS}'")
+                pages = sorted(folder.glob("visualize_*/report.html"))
+                if pictures and not pages:
+                    print(f"It has no report with pictures; to draw one: t2ireid test {folder} --visualize")
+                _print_pages(pages)
                 return finished["metrics"]
 
             def begin() -> None:  # when model and data are ready, so that an error leaves the folder as it is
@@ -165,9 +169,16 @@ def _finish(
         print(f"\n{format_table(outcome.metrics)}")
         if undecided := describe_undecided(outcome.chosen):
             print(undecided)
-        _draw_results(cfg, folder, outcome, about, pictures)  # last, when all numbers are saved
+        pages = _draw_results(cfg, folder, outcome, about, pictures)  # last, when all numbers are saved
         print(f"\nResults, log and pictures are in '{folder}'")
+        _print_pages(pages)
     return outcome.metrics
+
+
+def _print_pages(pages: Sequence[Path]) -> None:
+    """Prints each page as an address that a terminal makes clickable."""
+    for page in pages:
+        print(f"Open in a browser: {page.resolve().as_uri()}")
 
 
 @contextlib.contextmanager
@@ -204,24 +215,26 @@ def _save_results(folder: Path, outcome: Outcome, about: Mapping[str, Any]) -> N
     save_json({**numbers, **about}, folder / RESULTS)
 
 
-def _draw_results(cfg: CfgNode, folder: Path, outcome: Outcome, about: Mapping[str, Any], pictures: bool) -> None:
-    """Draws ``ranked_<target>.png``, and with ``pictures`` the report in ``visualize_<target>/``."""
-    engine = outcome.engine
+def _draw_results(cfg: CfgNode, folder: Path, outcome: Outcome, about: Mapping[str, Any], pictures: bool) -> list[Path]:
+    """Draws ``ranked_<target>.png``, and with ``pictures`` the reports in ``visualize_<target>/``, which it returns."""
+    engine, pages = outcome.engine, []
     if engine is None:
-        return
+        return []
     for name, metrics in outcome.metrics.items():
         captions, images = (engine.test_loader[name][side].dataset for side in ("query", "gallery"))
         results = [result for result in outcome.results if result.target == name]
         if cfg.test.pictures > 0:
             (official,) = (result for result in results if result.protocol == OFFICIAL)
-            chosen = evenly_spaced(len(captions.data), cfg.test.pictures)
-            draw_ranked_lists(ranked_lists(official, captions.data, images.data, chosen), folder / f"ranked_{name}.png")
+            groups = example_lists(official, captions.data, images.data, cfg.test.pictures)
+            rows = [item for lists in groups.values() for item in lists]
+            draw_ranked_lists(rows, folder / f"ranked_{name}.png", ". ".join(groups))
         if pictures:
             drawn_root = cfg.data.root if is_drawn(cfg.data.root, images.spec.folder) else None
             target = Target(name, captions.data, images.data, results, drawn_root, images.eval_split)
             run = Run(metrics, outcome.datasets, _facts(outcome, about), dump(cfg))
-            page = visualize(folder, target, engine.model, engine.datamanager.transform_te, run, cfg.test.pictures)
-            print(f"Report with pictures: '{page}'")
+            transform = engine.datamanager.transform_te
+            pages.append(visualize(folder, target, engine.model, transform, run, cfg.test.pictures))
+    return pages
 
 
 def _facts(outcome: Outcome, about: Mapping[str, Any]) -> dict[str, str]:

@@ -103,4 +103,7 @@ def test_make_targets() -> None:
     assert blocks("README.md", "bash")[1].split("\n")[:2] == ["make demo", "make test"]
     planned = subprocess.run(["make", "-n", "demo"], cwd=REPOSITORY, capture_output=True, text=True, check=True).stdout
     assert "prepare synthetic data/synthetic" in planned
-    assert "tools/train_net.py --config-file configs/t2i_synthetic_cpu.yaml" in planned
+    assert "tools/train_net.py --config-file configs/t2i_synthetic_cpu.yaml --resume --visualize" in planned
+    parts = r"about (\d+) minutes .*: drawing people (\d+), training (\d+), test and pictures (\d+)"
+    ((total, *minutes),) = re.findall(parts, planned)
+    assert int(total) == sum(map(int, minutes))

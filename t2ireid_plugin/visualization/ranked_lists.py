@@ -52,7 +52,19 @@ class RankedList(NamedTuple):
 
 def evenly_spaced(count: int, number: int) -> list[int]:
     """Positions of up to ``number`` of ``count`` queries at even distances."""
-    return np.unique(np.linspace(0, count - 1, number).round().astype(int)).tolist()
+    return np.unique(np.linspace(0, count - 1, min(count, number)).round().astype(int)).tolist()
+
+
+def example_positions(result: RetrievalResult, number: int) -> tuple[list[int], list[int]]:
+    """Positions of up to ``number`` queries: those whose first answer is right, and those whose first answer is wrong.
+
+    A third of them is wrong, or less where there are fewer, or more where fewer are right. Each kind is evenly spaced
+    among all of its kind, in the order of the queries. Queries without a match are of neither kind.
+    """
+    right, wrong = (result.query_index[mask] for mask in (result.first_rank == 1, result.first_rank > 1))
+    few = min(len(wrong), max(round(number / 3), number - len(right)))
+    chosen_right, chosen_wrong = evenly_spaced(len(right), number - few), evenly_spaced(len(wrong), few)
+    return right[chosen_right].tolist(), wrong[chosen_wrong].tolist()
 
 
 def worst_failures(result: RetrievalResult, number: int) -> list[int]:
@@ -81,6 +93,25 @@ def ranked_lists(
     chosen = task.queries[list(positions)].double()
     similarities = (chosen @ task.gallery.double().T).float().numpy()
     return [_ranked_list(task, protocol, queries, gallery, *pair, top) for pair in zip(positions, similarities)]
+
+
+def example_lists(result: RetrievalResult, queries: Items, gallery: Items, number: int) -> dict[str, list[RankedList]]:
+    """The ranked lists of `example_positions`, under a heading for each kind; a kind without queries is left out.
+
+    Args:
+        result: with its task.
+        queries: items of the data, one per query ``[q]``.
+        gallery: items of the data, one per gallery entry ``[g]``.
+        number: of lists in all.
+    """
+    kinds, groups = example_positions(result, number), {}
+    right = int((result.first_rank == 1).sum())
+    for word, positions, count in zip(("right", "wrong"), kinds, (right, len(result.first_rank) - right)):
+        if positions:
+            which = f"{len(positions)} of them, evenly spaced" if len(positions) < count else "all of them"
+            heading = f"First answer {word}: {count:,} of {len(result.first_rank):,} queries; {which}"
+            groups[heading] = ranked_lists(result, queries, gallery, positions)
+    return groups
 
 
 def _ranked_list(

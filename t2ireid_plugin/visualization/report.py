@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from PIL import Image
 
+from t2ireid_plugin.evaluation.protocols import OFFICIAL
 from t2ireid_plugin.utils.atomic_io import atomic_write_text
 from t2ireid_plugin.visualization.attention import BRANCHES
 from t2ireid_plugin.visualization.drawing import (
@@ -24,6 +25,10 @@ from t2ireid_plugin.visualization.html import definitions, escape_line, escape_l
 from t2ireid_plugin.visualization.ranked_lists import Hit, RankedList
 
 _HEIGHT, _WIDTH, _QUALITY = 160, 72, 80  # of a thumbnail; about 4 KB each
+_LEGEND = (
+    "The photo in the grey frame belongs to the query; the answers follow, best first. Green ✓ is the query's person, "
+    "red ✗ another person; the number is the cosine similarity."
+)
 
 
 class Run(NamedTuple):
@@ -36,7 +41,7 @@ class Run(NamedTuple):
 
 
 def write_report(
-    path: str | Path, title: str, run: Run, cmc: bytes, sections: Sequence[str], notes: Sequence[str]
+    path: str | Path, title: str, run: Run, first: str, cmc: bytes, sections: Sequence[str], notes: Sequence[str]
 ) -> None:
     """Writes the page over ``path``, atomically. The same arguments give the same bytes.
 
@@ -44,6 +49,7 @@ def write_report(
         path: in an existing folder.
         title: of the page.
         run: the run behind the results.
+        first: HTML of `examples_section`, above everything else.
         cmc: PNG file of the CMC curves.
         sections: HTML of `protocol_section` and `attention_section`.
         notes: sentences below the title.
@@ -53,7 +59,9 @@ def write_report(
     """
     body = [
         f"<h1>{escape_line(title)}</h1>",
+        _summary(run.metrics),
         *map(_faint, notes),
+        first,
         "<h2>Metrics</h2>",
         _metrics_table(run.metrics),
         image(cmc, "CMC"),
@@ -66,8 +74,20 @@ def write_report(
     atomic_write_text(Path(path), page(title, "\n".join(body)))
 
 
+def examples_section(examples: Mapping[str, Sequence[RankedList]]) -> str:
+    """HTML of ranked lists with thumbnails, each group below its heading, see `example_lists`.
+
+    Raises:
+        DataError: when a photo cannot be read.
+    """
+    parts = []
+    for heading, lists in examples.items():
+        parts += [f"<h3>{escape_line(heading)}</h3>", *map(_ranked_list, lists)]
+    return "\n".join([_faint(_LEGEND), *parts] if parts else [])
+
+
 def protocol_section(
-    protocol: str, examples: Sequence[RankedList], failures: Sequence[RankedList], similarities: bytes
+    protocol: str, examples: Mapping[str, Sequence[RankedList]], failures: Sequence[RankedList], similarities: bytes
 ) -> str:
     """HTML of a protocol's similarities (a PNG file), and its ranked lists with thumbnails.
 
@@ -75,13 +95,8 @@ def protocol_section(
         DataError: when a photo cannot be read.
     """
     parts = [f"<h2>{escape_line(protocol)}</h2>", image(similarities, f"Similarities, {protocol}")]
-    legend = "Green ✓ is the query's person, red ✗ another person; the number is the cosine similarity."
-    for name, lists, description in (
-        ("Ranked lists", examples, "Evenly spaced queries, not hand-picked."),
-        ("Worst failures", failures, f"{describe_failures(failures)}."),
-    ):
-        parts += [f"<h3>{name}</h3>", _faint(f"{description} {legend if lists else ''}"), *map(_ranked_list, lists)]
-    return "\n".join(parts)
+    parts += [examples_section(examples), "<h3>Worst failures</h3>", _faint(f"{describe_failures(failures)}.")]
+    return "\n".join([*parts, *map(_ranked_list, failures)])
 
 
 def attention_section(
@@ -117,6 +132,13 @@ def attention_section(
         rows = [[escape_line(part), *map(_share_cell, share.values())] for part, share in shares.items()]
         parts += ["<h3>Attention on body parts</h3>", _faint(legend), table(header, rows)]
     return "\n".join(parts)
+
+
+def _summary(metrics: Mapping[str, Mapping[str, Any]]) -> str:
+    """R@1 of the official protocol in a sentence."""
+    row = metrics[OFFICIAL]
+    share = f"{100 * row['R@1']:.1f} % of {row['valid_queries']:,} sentences"
+    return f"<p>For {share}, the first of {row['gallery']:,} photos shows the right person.</p>"
 
 
 def _metrics_table(metrics: Mapping[str, Mapping[str, Any]]) -> str:

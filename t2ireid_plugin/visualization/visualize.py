@@ -22,12 +22,20 @@ from t2ireid_plugin.visualization.drawing import describe_failures, draw_ranked_
 from t2ireid_plugin.visualization.plots import plot_cmc, plot_similarities
 from t2ireid_plugin.visualization.ranked_lists import (
     Items,
+    RankedList,
     evenly_spaced,
+    example_lists,
     ranked_lists,
     similarity_histogram,
     worst_failures,
 )
-from t2ireid_plugin.visualization.report import Run, attention_section, protocol_section, write_report
+from t2ireid_plugin.visualization.report import (
+    Run,
+    attention_section,
+    examples_section,
+    protocol_section,
+    write_report,
+)
 
 _MAX_RANK = 50  # of the CMC curve
 
@@ -64,32 +72,37 @@ def visualize(
     folder = _new_folder(Path(parent), f"visualize_{target.name}")
     cmc = plot_cmc({result.protocol: result.cmc(_MAX_RANK) for result in target.results})
     atomic_write(folder / "cmc.png", lambda draft: draft.write_bytes(cmc))
-    sections = [_draw_result(folder, target, result, number) for result in target.results]
+    first, sections = "", []
+    for result in target.results:
+        examples, failures, similarities = _draw_result(folder, target, result, number)
+        if result.protocol == OFFICIAL:
+            first, examples = examples_section(examples), {}
+        sections.append(protocol_section(result.protocol, examples, failures, similarities))
     sections.append(_draw_attention(folder, target, model, transform, number))
     notes = ["The same pictures are files in the folder of this page."]
     if any(has_chinese(caption) for *_, caption, _, _ in target.captions) and chinese_font(12) is None:
         notes.append(f"Pictures with text: {NO_CHINESE}.")
-    write_report(folder / "report.html", f"{target.name}: retrieval results", run, cmc, sections, notes)
+    write_report(folder / "report.html", f"{target.name}: retrieval results", run, first, cmc, sections, notes)
     return folder / "report.html"
 
 
-def _draw_result(folder: Path, target: Target, result: RetrievalResult, number: int) -> str:
-    """Draws ``ranked_<protocol>/…``, ``failures_<protocol>.png`` and ``similarities_<protocol>.png``; returns HTML."""
+def _draw_result(
+    folder: Path, target: Target, result: RetrievalResult, number: int
+) -> tuple[dict[str, list[RankedList]], list[RankedList], bytes]:
+    """Draws ``ranked_<protocol>/…``, ``failures_<protocol>.png`` and ``similarities_<protocol>.png``; returns them."""
     protocol, task = result.protocol, result.task
     assert task is not None
     queries = target.images if protocol in IMAGE_QUERY_PROTOCOLS else target.captions
     gallery = target.captions if protocol == "i2t" else target.images
-    examples, failures = (
-        ranked_lists(result, queries, gallery, positions)
-        for positions in (evenly_spaced(len(queries), number), worst_failures(result, number))
-    )
+    examples = example_lists(result, queries, gallery, number)
+    failures = ranked_lists(result, queries, gallery, worst_failures(result, number))
     ranked = _new_folder(folder, f"ranked_{protocol}")
-    for item in examples:
+    for item in (item for lists in examples.values() for item in lists):
         draw_ranked_lists([item], ranked / picture_name(item.number, item.pid))
     draw_ranked_lists(failures, folder / f"failures_{protocol}.png", describe_failures(failures))
     similarities = plot_similarities(*similarity_histogram(task))
     atomic_write(folder / f"similarities_{protocol}.png", lambda draft: draft.write_bytes(similarities))
-    return protocol_section(protocol, examples, failures, similarities)
+    return examples, failures, similarities
 
 
 def _draw_attention(folder: Path, target: Target, model: T2IReIDModel, transform: TestTransform, number: int) -> str:

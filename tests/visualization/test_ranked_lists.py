@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -10,6 +12,8 @@ from t2ireid_plugin.evaluation.result import RetrievalResult
 from t2ireid_plugin.visualization import ranked_lists as module
 from t2ireid_plugin.visualization.ranked_lists import (
     evenly_spaced,
+    example_lists,
+    example_positions,
     query_text,
     ranked_lists,
     similarity_histogram,
@@ -155,6 +159,59 @@ def test_worst_failures_come_first_and_equal_ones_in_order():
     assert worst_failures(result, 10) == [0, 4, 3]
     assert worst_failures(result, 2) == [0, 4]
     assert worst_failures(result, 0) == []
+
+
+def figures(first_rank, query_index):
+    first_rank = np.array(first_rank, int)
+    people = np.full(len(first_rank), 7)
+    return RetrievalResult(first_rank, 1 / first_rank, 1 / first_rank, people, np.array(query_index, int))
+
+
+def naive_examples(first_rank, query_index, number):
+    """Rows are dealt out one by one, to the other kind where one has no query left; then each kind is spaced."""
+    right = [i for rank, i in zip(first_rank, query_index) if rank == 1]
+    wrong = [i for rank, i in zip(first_rank, query_index) if rank != 1]
+    counts = [0, 0]
+    for place in range(number):  # every third to the wrong ones, the second of each three
+        kind = 1 if place % 3 == 1 else 0
+        for candidate in (kind, 1 - kind):
+            if counts[candidate] < len((right, wrong)[candidate]):
+                counts[candidate] += 1
+                break
+
+    return tuple(
+        [kind[place] for place in evenly_spaced(len(kind), count)] for kind, count in zip((right, wrong), counts)
+    )
+
+
+@given(st.lists(st.integers(1, 4), max_size=40), st.integers(0, 12), st.integers(0, 9))
+def test_examples_equal_the_naive_choice(first_rank, number, skipped):
+    query_index = [i + (i >= skipped) for i in range(len(first_rank))]  # one query has no match
+    assert example_positions(figures(first_rank, query_index), number) == naive_examples(
+        first_rank, query_index, number
+    )
+
+
+def test_a_model_that_is_nearly_always_right_shows_its_failures_too():
+    first_rank = np.ones(1200, int)
+    first_rank[[100, 101, 900]] = 3, 2, 40
+    right, wrong = example_positions(figures(first_rank, range(1200)), 6)
+    assert len(right) == 4
+    assert wrong == [100, 900]
+    assert example_positions(figures(first_rank[:101], range(101)), 6)[1] == [100]
+
+
+def test_headings_count_both_kinds_and_say_the_rule():
+    task = build([[0.5, 0.1]] * 5, [1, 1, 1, 0, 1], [1, 0])
+    result = replace(evaluate_task(task), protocol="t2i")
+    items = [("photo", 1, 0, 0, f"text {i}", "", "") for i in range(5)]
+    groups = example_lists(result, items, items[:2], 3)
+    assert list(groups) == [
+        "First answer right: 4 of 5 queries; 2 of them, evenly spaced",
+        "First answer wrong: 1 of 5 queries; all of them",
+    ]
+    assert [[item.number for item in lists] for lists in groups.values()] == [[0, 4], [3]]
+    assert example_lists(result, items, items[:2], 0) == {}
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from PIL import Image
 from t2ireid_plugin.visualization import html
 from t2ireid_plugin.visualization.plots import plot_cmc, plot_similarities
 from t2ireid_plugin.visualization.ranked_lists import Hit, RankedList
-from t2ireid_plugin.visualization.report import Run, attention_section, protocol_section, write_report
+from t2ireid_plugin.visualization.report import Run, attention_section, examples_section, protocol_section, write_report
 
 EVIL = "<script>alert(1)</script>&\"'><img src=http://evil.example/x onerror=alert(2)>"
 
@@ -26,20 +26,29 @@ def ranked(photo, text=EVIL, hit_text="", first=None):
 
 
 def section(name, *lists, failures=()):
-    return protocol_section(name, lists, failures, plot_similarities(np.array([0, 3]), np.array([2, 1])))
+    return protocol_section(
+        name, {"First answer right": lists}, failures, plot_similarities(np.array([0, 3]), np.array([2, 1]))
+    )
 
 
-METRICS = {"R@1": 0.5, "mAP": 0.25, "queries": 1200, "gallery": 600, "interval95": {"R@1": [0.4, 0.625]}}
+METRICS = {
+    "R@1": 0.5,
+    "mAP": 0.25,
+    "queries": 1200,
+    "valid_queries": 1200,
+    "gallery": 600,
+    "interval95": {"R@1": [0.4, 0.625]},
+}
 
 
 @pytest.fixture
 def write(tmp_path, read_page):
     """`write(**changes)`: the page of a small run, as read by `read_page`."""
 
-    def run(sections=(), notes=(), title="a run", metrics=None, facts=None, config="a: 1"):
+    def run(sections=(), notes=(), first="", title="a run", metrics=None, facts=None, config="a: 1"):
         about = Run(metrics or {"t2i": METRICS}, {"cuhkpedes": {"test": {"images": 3074}}}, facts or {}, config)
         cmc = plot_cmc({"t2i": np.array([0.5, 1])})
-        write_report(tmp_path / "report.html", title, about, cmc, sections, notes)
+        write_report(tmp_path / "report.html", title, about, first, cmc, sections, notes)
         return read_page(tmp_path / "report.html")
 
     return run
@@ -53,7 +62,7 @@ def test_markup_in_captions_paths_and_configuration_is_escaped(photo, write):
         ],
         notes=[EVIL],
         title=EVIL,
-        metrics={EVIL: METRICS},
+        metrics={"t2i": METRICS, EVIL: METRICS},
         facts={EVIL: EVIL},
         config=f"model:\n  name: {EVIL}",
     )
@@ -77,6 +86,15 @@ def test_a_list_is_shown_with_its_frames_ranks_and_scores(photo, write):
     assert len(thumbnails) == 4
     assert all(picture.size == (72, 144) for picture in thumbnails)
     assert np.abs(np.asarray(thumbnails[0]).astype(int) - (20, 40, 200)).max() < 12
+
+
+def test_examples_stand_above_the_metrics_below_their_headings(photo, write):
+    first = examples_section({f"Right {EVIL}": [ranked(photo, "A man.")], "Wrong": [ranked(photo, "A woman.")]})
+    page = write(first=first, sections=[section("t2i")])
+    assert "For 50.0 % of 1,200 sentences, the first of 600 photos shows the right person." in page.words
+    order = [page.texts.index(text) for text in (f"Right {EVIL}", "A man.", "Wrong", "A woman.", "Metrics")]
+    assert order == sorted(order)
+    assert examples_section({}) == ""
 
 
 def test_texts_metrics_shares_and_the_run(photo, write, tmp_path):
