@@ -240,6 +240,8 @@ def _draw_results(cfg: CfgNode, folder: Path, outcome: Outcome, about: Mapping[s
 def _facts(outcome: Outcome, about: Mapping[str, Any]) -> dict[str, str]:
     """Names and values for the head of a report."""
     facts = {name: str(about[name]) for name in ("command", "seed", "revision") if about[name] is not None}
+    if outcome.engine:
+        facts["ranking"] = str(outcome.engine.model.ranking)
     if outcome.chosen:
         facts["epoch"] = str(outcome.chosen["epoch"])
     if outcome.chosen.get("val"):

@@ -22,6 +22,7 @@ from t2ireid_plugin.evaluation.protocols import EVALUATORS, OFFICIAL, PROTOCOLS
 from t2ireid_plugin.losses import LOSSES
 from t2ireid_plugin.modeling.encoders.families import check_size, patch_size
 from t2ireid_plugin.modeling.encoders.loading import IMAGE_KEY, TEXT_KEY, check_source, stored_config
+from t2ireid_plugin.modeling.ranking import CLOTH_INSTRUCTIONS, ID_INSTRUCTIONS
 from t2ireid_plugin.modeling.settings import EMBED_DIM, FUSIONS, check_disentangle, check_fusion, check_rows
 
 # The setting that a sampler divides a batch by.
@@ -186,8 +187,8 @@ def _check_data(cfg: CfgNode) -> None:
     for name in cfg.data.transforms:
         check_choice("data.transforms", name, TRANSFORMS)
     check_choice("data.on_bad_image", cfg.data.on_bad_image, ("error", "skip"))
-    check_choice("data.id_instruction", cfg.data.id_instruction, tuple(TEXT_FIELDS))
-    check_choice("data.cloth_instruction", cfg.data.cloth_instruction, tuple(TEXT_FIELDS))
+    check_choice("data.id_instruction", cfg.data.id_instruction, ID_INSTRUCTIONS)
+    check_choice("data.cloth_instruction", cfg.data.cloth_instruction, CLOTH_INSTRUCTIONS)
 
 
 def _check_text_feature_cache(cfg: CfgNode) -> None:

@@ -82,7 +82,8 @@ class RetrievalEvaluation(TrainingLoop):
         # Weights of the protocols that the test will report; the sum's needs nothing more than the official one.
         weighted = [name for name in WEIGHTS if name in (OFFICIAL, SUM, *with_baselines(self.protocols))]
         sets = self._embed(self.val_targets, weighted)
-        if (weight := self._best_weight(OFFICIAL, sets)) is not None:
+        weight = broadcast_object(self._best_weight(OFFICIAL, sets) if is_main_process() else None)
+        if weight is not None:
             self._set_ranking_weight(weight)
             sets = {name: e._replace(ranking=self.model.ranking) for name, e in sets.items()}
         val = self._log_official(sets)
@@ -109,7 +110,7 @@ class RetrievalEvaluation(TrainingLoop):
             return None  # t2i has one with a ranking by both only, whose weight is then that of `both` as well
         if self.identity_weight is not None and protocol not in SUMS:
             return None
-        return broadcast_object(choose_weight(protocol, list(sets.values())) if is_main_process() else None)
+        return choose_weight(protocol, list(sets.values()))
 
     def _set_ranking_weight(self, weight: float) -> None:
         for model in (self.model, self.tested_model):

@@ -60,13 +60,18 @@ def split_caption(caption: str) -> tuple[str, str]:
     or carried. Each text consists of words of the caption in their order. Without an identity phrase, a pronoun for the
     person ("He", "their", 她) is the identity text, because the whole caption would bring the clothing with it.
     """
+    identity, clothing = split_phrases(caption)
+    pronoun = _PRONOUN.search(caption)
+    return identity or (pronoun[0] if pronoun else caption), clothing or caption
+
+
+def split_phrases(caption: str) -> tuple[str, str]:
+    """As `split_caption`, without stand-ins: a side without any phrase is empty."""
     words = _words(caption)
     firsts = _phrase_starts(words)
     pieces = [words[first:last] for first, last in zip(firsts, [*firsts[1:], len(words)])]
     sides = _assign_sides(pieces)
-    pronoun = _PRONOUN.search(caption)
-    identity = _join(caption, pieces, sides, IDENTITY) or (pronoun[0] if pronoun else caption)
-    return identity, _join(caption, pieces, sides, CLOTHING) or caption
+    return _join(caption, pieces, sides, IDENTITY), _join(caption, pieces, sides, CLOTHING)
 
 
 def content_words(text: str) -> list[str]:

@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from t2ireid_plugin.errors import InputError, check_choice
+from t2ireid_plugin.errors import ConfigError, check_choice, check_keys
 from t2ireid_plugin.modeling.instructions import split_caption
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 CAPTION, BOTH = "caption", "both"
+# Texts that each branch may be trained on.
+ID_INSTRUCTIONS, CLOTH_INSTRUCTIONS = (CAPTION, "identity"), (CAPTION, "clothing")
 
 
 class Ranking(NamedTuple):
@@ -34,17 +36,24 @@ class Ranking(NamedTuple):
 
     @classmethod
     def read(cls, entry: Mapping[str, Any]) -> Ranking:
-        """From the entry of a checkpoint.
+        """From the entry of a checkpoint; fields that it lacks have their defaults.
 
         Raises:
-            ConfigError: for another choice than ``caption`` and ``both``.
-            InputError: for a weight that is no share.
+            ConfigError: for an unknown field or choice, or a weight that is not a share.
         """
-        ranking = cls(str(entry["by"]), float(entry["weight"]), str(entry["clothing"]), bool(entry["chosen"]))
-        check_choice("ranking", ranking.by, (CAPTION, BOTH))
-        if not 0 <= ranking.weight <= 1:
-            raise InputError(f"ranking: weight {ranking.weight} must be from 0 to 1")
+        check_keys("ranking", entry, cls._fields)
+        ranking = cls(**entry)
+        check_choice("ranking.by", ranking.by, (CAPTION, BOTH))
+        check_choice("ranking.clothing", ranking.clothing, CLOTH_INSTRUCTIONS)
+        if not (isinstance(ranking.weight, (int, float)) and 0 <= ranking.weight <= 1):
+            raise ConfigError(f"ranking.weight: {ranking.weight!r} must be a number from 0 to 1")
         return ranking
+
+    def __str__(self) -> str:
+        if self.by == CAPTION:
+            return "by the whole caption and the identity branch"
+        shares = f"identity {self.weight:g} and clothing {1 - self.weight:g}"
+        return f"by both branches, {shares}, each with its part of the caption"
 
     def parts(self, captions: Sequence[str]) -> tuple[list[str], list[str]]:
         """The identity and the clothing part of each caption, as the branches read them with ``both``."""

@@ -122,8 +122,9 @@ def read_stored(checkpoint: Checkpoint) -> Stored:
 
 def _ranking_of_texts(content: Mapping[str, Any]) -> Ranking | None:
     """The ranking of an older file, from the texts that its model was trained with."""
-    texts = content.get("texts") or content.get("config", {}).get("data", {})
-    if "id_instruction" not in texts:
+    config = content.get("config", {})
+    texts = content.get("texts") or config.get("data", {})
+    if "id_instruction" not in texts or config.get("loss", {}).get("name", "terms") != "terms":  # images alone
         return None
     return Ranking.of_training(texts["id_instruction"], texts.get("cloth_instruction", "clothing"))
 

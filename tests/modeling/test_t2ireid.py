@@ -9,6 +9,8 @@ from torch import nn
 
 from benchmarks.literal import LiteralModel
 from t2ireid_plugin.errors import ConfigError, EncoderError, InputError
+from t2ireid_plugin.modeling.instructions import split_caption
+from t2ireid_plugin.modeling.ranking import Ranking
 from t2ireid_plugin.modeling.t2ireid import T2IReIDModel
 
 FIELDS = (
@@ -217,6 +219,50 @@ def test_anything_but_normalised_pixels_is_refused(model, image, words):
     for attempt in (model.encode_image, model, lambda given: model(given, ["a"], ["a"])):
         with pytest.raises(InputError, match=f"{words}.*`read_images`"):
             attempt(image)
+
+
+# --- ranking ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("ranking", [Ranking("both", 0.3), Ranking("both", 0.3, "caption")])
+def test_scores_by_both_branches_are_weighted_cosines(make, captions, ranking):
+    model, images, texts = make.model(), make.images(5), captions[::9]
+    model.ranking = ranking
+    identity, clothing = zip(*map(split_caption, texts))
+    if ranking.clothing == "caption":
+        clothing = texts
+    with torch.no_grad():
+        queries, gallery, out = model.encode_query(texts), model.encode_gallery(images), model(images)
+        by_identity = model.encode_text(identity) @ out.image_embeds.T
+        by_clothing = model.encode_text(clothing) @ out.cloth_image_embeds.T
+        alone = model.encode_query(texts[0])
+    assert queries.shape == (len(texts), 512)
+    assert gallery.shape == (5, 512)
+    torch.testing.assert_close(queries @ gallery.T, 0.3 * by_identity + 0.7 * by_clothing, rtol=0, atol=1e-5)
+    for vectors in (queries, gallery):
+        torch.testing.assert_close(vectors.norm(dim=1), torch.ones(len(vectors)), rtol=0, atol=1e-5)
+    assert alone.shape == (512,)
+    torch.testing.assert_close(alone, queries[0], rtol=0, atol=1e-5)
+
+
+def test_scores_by_the_caption_are_those_of_one_branch(model, make):
+    assert model.ranking == Ranking()
+    with torch.no_grad():
+        assert torch.equal(model.encode_query(IDENTITY), model.encode_text(IDENTITY))
+        assert torch.equal(model.encode_query(IDENTITY[0]), model.encode_text(IDENTITY[0]))
+        assert torch.equal(model.encode_gallery(make.images(2)), model.encode_image(make.images(2)))
+
+
+@pytest.mark.parametrize("by", ["caption", "both"])
+def test_queries_and_galleries_refuse_what_encode_text_and_encode_image_refuse(make, by):
+    model = make.model()
+    model.ranking = Ranking(by)
+    for text in ([], " ", ["a boy", 7]):
+        with pytest.raises(InputError, match="text"):
+            model.encode_query(text)
+    for image in ("photo.jpg", torch.zeros(1, 3, 32, 32, dtype=torch.uint8), torch.zeros(3, 32, 32)):
+        with pytest.raises(InputError, match="images"):
+            model.encode_gallery(image)
 
 
 # --- optional inputs and parts ----------------------------------------------------------------------------------------

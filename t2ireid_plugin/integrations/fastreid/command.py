@@ -16,7 +16,7 @@ from fastreid.engine import default_argument_parser, default_setup, launch
 from t2ireid_plugin.errors import ConfigError, T2IReIDError
 from t2ireid_plugin.integrations.fastreid import add_t2ireid_config, register
 from t2ireid_plugin.integrations.fastreid.checkpointer import T2IReIDCheckpointer
-from t2ireid_plugin.integrations.fastreid.checks import TEXT_IMAGE, check_text_image, warn_of_preprocess
+from t2ireid_plugin.integrations.fastreid.checks import TEXT_IMAGE, check_text_image, logger, warn_of_preprocess
 from t2ireid_plugin.integrations.fastreid.loaders import check_data
 from t2ireid_plugin.integrations.fastreid.trainer import T2IReIDTrainer, TextImageTrainer
 from t2ireid_plugin.modeling.checkpoint import Checkpoint
@@ -103,8 +103,10 @@ def run(arguments: argparse.Namespace) -> Any:
         checkpointer.report.require_complete(cfg.MODEL.WEIGHTS)
         stored = read_stored(Checkpoint.read(cfg.MODEL.WEIGHTS))
         warn_of_preprocess(cfg, stored.preprocess)
-        if cfg.MODEL.META_ARCHITECTURE == TEXT_IMAGE and stored.ranking:
-            model.backbone.ranking = stored.ranking
+        if cfg.MODEL.META_ARCHITECTURE == TEXT_IMAGE:
+            model.backbone.ranking = ranking = stored.ranking or model.backbone.ranking
+            whose = "the checkpoint's" if stored.ranking else "of T2IREID.ID_INSTRUCTION, as the checkpoint has none"
+            logger.info(f"ranking, {whose}: {ranking}")
         return trainer_class.test(cfg, model)
     trainer = trainer_class(cfg)
     trainer.resume_or_load(resume=arguments.resume)

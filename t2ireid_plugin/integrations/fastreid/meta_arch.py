@@ -24,7 +24,7 @@ from t2ireid_plugin.integrations.fastreid.checks import check_image_encoder
 from t2ireid_plugin.integrations.fastreid.config import lower
 from t2ireid_plugin.integrations.fastreid.loaders import build_tokenizer
 from t2ireid_plugin.losses import LossInputs, LossTerms
-from t2ireid_plugin.modeling.ranking import Ranking
+from t2ireid_plugin.modeling.ranking import CLOTH_INSTRUCTIONS, ID_INSTRUCTIONS, Ranking
 from t2ireid_plugin.modeling.t2ireid import EMBED_DIM, T2IReIDModel
 
 # Choices of T2IREID.ID_INSTRUCTION and CLOTH_INSTRUCTION, with the key of the text in a batch.
@@ -70,8 +70,8 @@ class T2IReIDBaseline(Baseline):
         self, *, id_instruction: str, cloth_instruction: str, identity_weight: float = 0.5, **kwargs: Any
     ) -> None:
         super().__init__(**kwargs)
-        check_choice("T2IREID.ID_INSTRUCTION", id_instruction, tuple(TEXT_KEYS))
-        check_choice("T2IREID.CLOTH_INSTRUCTION", cloth_instruction, tuple(TEXT_KEYS))
+        check_choice("T2IREID.ID_INSTRUCTION", id_instruction, ID_INSTRUCTIONS)
+        check_choice("T2IREID.CLOTH_INSTRUCTION", cloth_instruction, CLOTH_INSTRUCTIONS)
         if not 0 <= identity_weight <= 1:
             raise ConfigError(f"T2IREID.IDENTITY_WEIGHT: {identity_weight} must be from 0 to 1")
         self.backbone.ranking = Ranking.of_training(id_instruction, cloth_instruction, identity_weight)

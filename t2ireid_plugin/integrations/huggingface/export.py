@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from t2ireid_plugin.integrations.huggingface.model import T2IReIDConfig, T2IReID
 from t2ireid_plugin.integrations.huggingface.model_card import describe_encoder, model_card
 from t2ireid_plugin.modeling.checkpoint import Checkpoint, copy_state_dict, weights_digest
 from t2ireid_plugin.modeling.encoders.loading import build_tokenizer
-from t2ireid_plugin.modeling.ranking import BOTH
+from t2ireid_plugin.modeling.ranking import Ranking
 from t2ireid_plugin.modeling.stored import read_stored
 from t2ireid_plugin.synthetic.folder import is_drawn
 from t2ireid_plugin.utils.atomic_io import atomic_folder
@@ -111,20 +111,13 @@ def _card(cfg: CfgNode, name: str, config: T2IReIDConfig, checkpoint: Checkpoint
         "text encoder": describe_encoder(config.text_config) + (", frozen" if config.freeze_text else ""),
         "disentangling": str(config.disentangle["tokens"]),
         "fusion": "none" if config.fusion is None else str(config.fusion["type"]),
-        "ranking": _describe(config.ranking),
+        "ranking": str(Ranking(**config.ranking)),
         "training identities": str(config.num_classes),
         "input": f"{size['height']} x {size['width']} pixels (height x width), {config.max_text_length} tokens",
     }
     if "epoch" in content:
         parts["training"] = f"{content['epoch']} of {cfg.train.max_epoch} epochs"
     return model_card(name, parts, results, remark)
-
-
-def _describe(ranking: Mapping[str, Any]) -> str:
-    if ranking["by"] != BOTH:
-        return "by the whole caption, `encode_text` and `encode_image`"
-    weights = f"{ranking['weight']:g} and {1 - ranking['weight']:g}"
-    return f"by both branches, identity and clothing, with the weights {weights}; captions are split"
 
 
 def _results(cfg: CfgNode, checkpoint: Checkpoint) -> tuple[dict[str, Any] | None, str]:

@@ -55,7 +55,8 @@ class T2IReIDConfig(PretrainedConfig):
             family in `modeling.encoders.families`; empty for ViT-B/16 and BERT-base.
         disentangle, fusion, num_classes, freeze_text, projection_dropout: as for `T2IReIDModel`.
         max_text_length: tokens per text; transformers uses the name ``max_length`` for text generation.
-        ranking: fields of `Ranking`, by which `encode_query` and `encode_gallery` score; None for its defaults.
+        ranking: fields of `Ranking`, by which `encode_query` and `encode_gallery` score; None for that of the texts
+            ``id_instruction`` and ``cloth_instruction``, which an older export has instead.
 
     Raises:
         ConfigError: for an unknown family.
@@ -85,7 +86,10 @@ class T2IReIDConfig(PretrainedConfig):
         self.max_text_length = max_text_length
         self.freeze_text = freeze_text
         self.projection_dropout = projection_dropout
-        self.ranking = Ranking(**(ranking or {}))._asdict()
+        if ranking is None:
+            texts = (kwargs.get("id_instruction", "caption"), kwargs.get("cloth_instruction", "clothing"))
+            ranking = Ranking.of_training(*texts)._asdict()
+        self.ranking = ranking
         super().__init__(**kwargs)
 
     def net_config(self) -> dict[str, Any]:
@@ -243,6 +247,7 @@ class T2IReIDForRetrieval(PreTrainedModel):
         state = kwargs.pop("state_dict", None) or self.state_dict()
         kwargs["state_dict"] = {name.removeprefix("model."): tensor for name, tensor in state.items()}
         self.config.weights_digest = weights_digest(kwargs["state_dict"])
+        self.config.ranking = self.model.ranking._asdict()
         super().save_pretrained(save_directory, is_main_process=is_main_process, **kwargs)
         if is_main_process:
             write_tokenizer(self.tokenizer, Path(save_directory), self.config.max_text_length)

@@ -14,6 +14,7 @@ from t2ireid_plugin.errors import CheckpointError
 from t2ireid_plugin.integrations.fastreid.checkpointer import T2IReIDCheckpointer
 from t2ireid_plugin.integrations.fastreid.checks import warn_of_preprocess
 from t2ireid_plugin.modeling.checkpoint import Checkpoint
+from t2ireid_plugin.modeling.ranking import Ranking
 from t2ireid_plugin.modeling.stored import read_stored
 
 TEXTS = ["A man in a red coat.", "A woman with long hair and a blue dress carries a bag."]
@@ -45,8 +46,11 @@ def fastreid_model(make_cfg, file, weights):
 
 @torch.no_grad()
 def assert_same(arch, model):
-    torch.testing.assert_close(arch({"images": pixels()}), model.encode_image(normalised()), rtol=0, atol=1e-5)
-    torch.testing.assert_close(arch({"captions": TEXTS}), model.encode_text(TEXTS), rtol=0, atol=1e-5)
+    """Both rank by both branches, FastReID with T2IREID.IDENTITY_WEIGHT."""
+    assert arch.backbone.ranking == Ranking("both", 0.5)
+    model.ranking = model.ranking._replace(weight=0.5)
+    torch.testing.assert_close(arch({"images": pixels()}), model.encode_gallery(normalised()), rtol=0, atol=1e-5)
+    torch.testing.assert_close(arch({"captions": TEXTS}), model.encode_query(TEXTS), rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["best.pth", "last.pth"])
@@ -140,6 +144,23 @@ def test_another_preprocessing_than_the_trained_one_is_named(
     trained = read_stored(Checkpoint.read(tiny_run.folder / "best.pth")).preprocess
     warn_of_preprocess(make_cfg(text_image_yaml, "INPUT.SIZE_TEST", "[64, 32]"), trained)
     assert "INPUT.SIZE_TEST: [64, 32] differs from the training's, [32, 16]" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("words", "name"),
+    [
+        (("ID_INSTRUCTION", "caption"), "ID_INSTRUCTION"),
+        (("IDENTITY_WEIGHT", "0.3"), "IDENTITY_WEIGHT"),
+    ],
+)
+def test_the_ranking_is_stored_and_resuming_with_another_is_refused(text_image_run, run_tool, tmp_path, words, name):
+    stored = read_stored(Checkpoint.read(text_image_run.folder / "model_best.pth"))
+    assert stored.ranking == Ranking("both", 0.5)
+    for file in ("model_final.pth", "last_checkpoint"):
+        (tmp_path / file).write_bytes((text_image_run.folder / file).read_bytes())
+    words = ("OUTPUT_DIR", tmp_path, "SOLVER.MAX_EPOCH", 4, f"T2IREID.{words[0]}", words[1])
+    with pytest.raises(CheckpointError, match=rf"trained with another T2IREID\..*{name}"):
+        run_tool(text_image_run.root, text_image_run.yaml, "--resume", *words)
 
 
 def test_resuming_with_another_vocabulary_is_refused(text_image_run, run_tool, benchmark_root, tmp_path) -> None:

@@ -13,7 +13,8 @@ TEXTS = ["A man in a red coat.", "A woman with long hair and a blue dress carrie
 def test_a_checkpoint_passes_through_all_four_frameworks(circle, make_cfg, text_image_yaml, tmp_path):
     def fastreid(weights, folder):
         """Loads, checks, and saves with FastReID's Checkpointer and, as our trainer does, the vocabulary."""
-        arch = build_model(make_cfg(text_image_yaml, "MODEL.WEIGHTS", str(weights), "MODEL.HEADS.NUM_CLASSES", "24"))
+        words = ("MODEL.WEIGHTS", str(weights), "MODEL.HEADS.NUM_CLASSES", "24", "T2IREID.ID_INSTRUCTION", "caption")
+        arch = build_model(make_cfg(text_image_yaml, *words))
         T2IReIDCheckpointer(arch).load(str(weights))
         with torch.no_grad():
             circle.check(arch.eval()({"images": circle.pixels}), arch({"captions": TEXTS}))

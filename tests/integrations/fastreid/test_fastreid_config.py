@@ -72,6 +72,11 @@ def test_a_bad_setting_is_a_one_line_error(capsys, text_image_yaml, words, messa
     [
         (("SOLVER.IMS_PER_BATCH", "800"), "exceeds the 192 captions"),
         (("SOLVER.IMS_PER_BATCH", "160"), "has 24 identities, a batch needs 40"),
+        (
+            ("T2IREID.ID_INSTRUCTION", "clothing"),
+            "T2IREID.ID_INSTRUCTION: unknown 'clothing'; valid: caption, identity",
+        ),
+        (("T2IREID.IDENTITY_WEIGHT", "1.5"), "T2IREID.IDENTITY_WEIGHT: 1.5 must be from 0 to 1"),
         (("SOLVER.WARMUP_ITERS", "100"), "SOLVER.MAX_EPOCH: 2 leaves no epoch after SOLVER.WARMUP_ITERS"),
         (("INPUT.SIZE_TEST", "[33, 16]"), "INPUT.SIZE_TEST"),
         (("T2IREID.LOSSES.info_nce.tau", "0.0"), "info_nce"),

@@ -50,7 +50,7 @@ def workplace(tmp_path_factory, synthetic, encoders, market, tiny_run) -> Path:
     (folder / "reid-data" / "Market-1501-v15.09.15").symlink_to(market.root / "Market-1501-v15.09.15")
     for name in ("vit", "bert"):
         (folder / "weights" / name).symlink_to(getattr(encoders, name))
-    (folder / "log" / "demo").symlink_to(tiny_run.folder)
+    (folder / "log" / "demo_vit").symlink_to(tiny_run.folder)
     return folder
 
 

@@ -13,6 +13,7 @@ from t2ireid_plugin.integrations.fastreid.loaders import build_test_loader, buil
 from t2ireid_plugin.integrations.fastreid.meta_arch import T2IReIDBaseline
 from t2ireid_plugin.losses import LOSSES, LossInputs, LossTerms
 from t2ireid_plugin.losses.base import RUN_INPUTS
+from t2ireid_plugin.modeling.ranking import Ranking
 
 METRICS = (("R@1", "Rank-1"), ("R@5", "Rank-5"), ("R@10", "Rank-10"), ("mAP", "mAP"), ("mINP", "mINP"))
 TERMS = ("info_nce", "cloth_match", "fused_query")  # of configs/fastreid/synthetic_cpu.yml
@@ -131,6 +132,22 @@ def test_a_term_of_every_fourth_step(at_synthetic, make_cfg, text_image_yaml, do
     assert set(losses) == {f"loss_{name}" for name in TERMS_HERE if fused or name != "fused_query"}
 
 
+def test_settings_reach_the_model(make_cfg, text_image_yaml, at_synthetic) -> None:
+    pool = ("POOL", "stripes", "STRIPES", "2", "CROSS", "own")
+    words = [word for key, value in zip(pool[::2], pool[1::2]) for word in (f"T2IREID.DISENTANGLE.{key}", value)]
+    words += ["T2IREID.IDENTITY_WEIGHT", "0.25", "MODEL.HEADS.NUM_CLASSES", "24"]
+    model = build_model(make_cfg(text_image_yaml, *words)).eval()
+    assert {key: model.backbone.pooling[key] for key in ("pool", "stripes", "cross")} == {
+        "pool": "stripes", "stripes": 2, "cross": "own",
+    }  # fmt: skip
+    assert model.backbone.ranking == Ranking("both", 0.25)
+    caption = build_model(make_cfg(text_image_yaml, *words, "T2IREID.ID_INSTRUCTION", "caption")).eval()
+    assert caption.backbone.ranking == Ranking("caption", 0.25)
+    with torch.no_grad():
+        assert model({"captions": ["A man in a red coat."]}).shape == (1, 512)
+        assert caption({"captions": ["A man in a red coat."]}).shape == (1, 256)
+
+
 def test_the_optimizer_has_every_trained_parameter(at_synthetic, make_cfg, text_image_yaml) -> None:
     from t2ireid_plugin.integrations.fastreid.trainer import TextImageTrainer
 
@@ -228,7 +245,7 @@ def test_the_test_loader_yields_every_image_once_and_every_caption(at_synthetic,
 
 
 def test_evaluation_equals_our_engines(tiny_run, run_tool, synthetic, text_image_yaml, tmp_path) -> None:
-    """Weights of our engine evaluated by FastReID, against the run's results.json."""
+    """Weights and ranking of our engine evaluated by FastReID, against the run's results.json."""
     weights = ("MODEL.WEIGHTS", tiny_run.folder / "best.pth")
     tests = ("DATASETS.TESTS", "('cuhkpedes',)")
     results = run_tool(synthetic.root, text_image_yaml, "--eval-only", "OUTPUT_DIR", tmp_path, *weights, *tests)
@@ -236,6 +253,8 @@ def test_evaluation_equals_our_engines(tiny_run, run_tool, synthetic, text_image
     for ours, theirs in METRICS:
         assert results[theirs] == pytest.approx(100 * expected[ours], abs=1e-9), ours
     assert results["metric"] == pytest.approx((results["Rank-1"] + results["mAP"]) / 2)
+    log = (tmp_path / "log.txt").read_text()
+    assert f"ranking, the checkpoint's: by both branches, identity {expected['weight']:g} and clothing" in log
 
 
 def test_our_engine_gives_the_same_metrics_for_fastreids_weights(text_image_run, tiny_settings, tmp_path) -> None:

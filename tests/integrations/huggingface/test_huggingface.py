@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 from preloaded import run_python
 from safetensors.torch import load_file, save_file
+from torchreid import metrics as torchreid_metrics
 from transformers import AutoConfig, AutoModel, AutoTokenizer
 
 from t2ireid_plugin.cli import main
@@ -25,6 +26,7 @@ from t2ireid_plugin.errors import CheckpointError, ConfigError, EncoderError, In
 from t2ireid_plugin.integrations.huggingface.model import T2IReIDConfig, T2IReIDForRetrieval
 from t2ireid_plugin.modeling.checkpoint import Checkpoint
 from t2ireid_plugin.modeling.encoders.tokenizer import learn_wordpiece
+from t2ireid_plugin.modeling.ranking import Ranking
 from t2ireid_plugin.modeling.stored import Stored, read_stored
 from t2ireid_plugin.modeling.t2ireid import T2IReIDModel
 from t2ireid_plugin.synthetic import write_synthetic
@@ -428,6 +430,51 @@ def test_evaluation_of_an_exported_folder_equals_that_of_the_run(tiny_run, expor
     assert read_stored(Checkpoint.read(exported / "model.safetensors")).tokenizer.get_vocab() == stored
 
 
+# Ranking
+
+
+def test_an_export_ranks_as_its_run(tiny_run, exported, synthetic):
+    """`encode_query` and `encode_gallery` of the test split, evaluated by torchreid, give the run's figures."""
+    expected, model = tiny_run.results["metrics"]["cuhkpedes"]["t2i"], AutoModel.from_pretrained(exported)
+    ranking = Ranking("both", expected["weight"], chosen=True)
+    assert expected["weight"] == tiny_run.results["chosen"]["protocol_weights"]["t2i"]
+    plain = T2IReIDModel.from_checkpoint(tiny_run.folder / "best.pth")
+    again = T2IReIDModel.from_checkpoint(exported / "model.safetensors")
+    assert model.model.ranking == plain.ranking == again.ranking == ranking
+    base = synthetic.root / "CUHK-PEDES"
+    rows = [row for row in json.loads((base / "reid_raw.json").read_text()) if row["split"] == "test"]
+    captions, pids = zip(*((caption, row["id"]) for row in rows for caption in row["captions"]))
+    with torch.no_grad():
+        gallery = model.encode_gallery(model.read_images([base / "imgs" / row["file_path"] for row in rows]))
+        queries = model.encode_query(captions)
+    assert (queries.shape, gallery.shape) == ((64, 512), (32, 512))
+    labels = np.array(pids), np.array([row["id"] for row in rows]), np.full(64, -1), np.zeros(32)
+    cmc, mean_ap = torchreid_metrics.evaluate_rank((1 - queries @ gallery.T).numpy(), *labels, max_rank=10)
+    assert [cmc[0], cmc[4], cmc[9], mean_ap] == pytest.approx([expected[k] for k in ("R@1", "R@5", "R@10", "mAP")])
+
+
+@pytest.mark.parametrize(
+    ("texts", "ranking"),
+    [({"id_instruction": "caption"}, Ranking()), ({"id_instruction": "identity"}, Ranking("both")), ({}, Ranking())],
+    ids=str,
+)
+def test_an_older_export_ranks_by_the_texts_of_its_training(folder, texts, ranking, tmp_path):
+    """Its config.json has no ranking, or not even the texts."""
+    config = json.loads((folder / "config.json").read_text())
+    for name in ("ranking", "id_instruction", "cloth_instruction"):
+        del config[name]
+    texts = {**texts, "cloth_instruction": "clothing"} if texts else {}
+    (folder / "config.json").write_text(json.dumps({**config, **texts}))
+    model = AutoModel.from_pretrained(folder)
+    assert model.model.ranking == ranking
+    assert T2IReIDModel.from_checkpoint(folder / "model.safetensors").ranking == ranking
+    plain = T2IReIDModel({**model.config.net_config(), "tokenizer": model.tokenizer})
+    assert plain.load_param(folder / "model.safetensors").ranking == ranking
+    model.model.ranking = Ranking("both", 0.2)
+    model.save_pretrained(tmp_path / "saved")
+    assert AutoModel.from_pretrained(tmp_path / "saved").model.ranking == Ranking("both", 0.2)
+
+
 # Errors
 
 
@@ -443,6 +490,8 @@ def test_evaluation_of_an_exported_folder_equals_that_of_the_run(tiny_run, expor
         ({"fusion": None}, CheckpointError, r"finder/model\.safetensors'.*config\.json"),
         ({"text_config": {"num_hidden_layers": -1}}, ConfigError, r"finder/config\.json': .*num_hidden_layers -1"),
         ({"text_config": {"num_hidden_layers": 0}}, CheckpointError, r"finder/model\.safetensors'.*config\.json"),
+        ({"ranking": {"by": "sum"}}, ConfigError, r"finder/config\.json': ranking.by: unknown 'sum'"),
+        ({"ranking": "both"}, ConfigError, r"finder/config\.json': ranking: "),
         ({"text_config": {"vocab_size": 999}}, EncoderError, r"finder/tokenizer\.json'.*tokens.*999"),
     ],
     ids=str,
@@ -541,6 +590,7 @@ def test_the_card_reports_results_json(tiny_run, exported):
     for name, version in tiny_run.results["versions"].items():
         assert f"{name} {version}" in card
     assert "- training identities: 24\n" in card
+    assert f"- ranking: by both branches, identity {metrics['weight']:g} and clothing" in card
     assert "synthetic drawings, not photographs" in card
     assert "$" not in card.replace(tiny_run.results["command"], "")
 

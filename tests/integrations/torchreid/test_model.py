@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from t2ireid_plugin.errors import ConfigError, InputError
 from t2ireid_plugin.integrations.torchreid.model import T2IReIDImageModel
 from t2ireid_plugin.modeling.image_embedder import BRANCHES
+from t2ireid_plugin.modeling.ranking import Ranking
 
 SHAPE = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48}
 TINY = {**SHAPE, "image_size": 32, "patch_size": 16}
@@ -42,6 +43,33 @@ def test_embeddings_equal_those_of_the_text_image_model(build, trained, make, br
     expected = {"identity": identity, "clothing": clothing, "both": F.normalize(torch.cat([identity, clothing], 1))}
     torch.testing.assert_close(embeds, expected[branch])
     torch.testing.assert_close(embeds.norm(dim=1), torch.ones(3))
+
+
+@pytest.fixture
+def ranked_by_both(make, tmp_path):
+    """A `T2IReIDModel` that ranks by both branches, and its checkpoint."""
+    model = make.model(seed=4)
+    model.ranking = Ranking("both", 0.3)
+    torch.save({"state_dict": model.state_dict(), "ranking": model.ranking._asdict()}, tmp_path / "both.pth")
+    return model, tmp_path / "both.pth"
+
+
+def test_both_branches_weigh_as_in_the_checkpoints_ranking(build, ranked_by_both, make, caplog):
+    """Their inner product is the checkpoint's score of two photos."""
+    whole, file = ranked_by_both
+    images = make.images(3)
+    with torch.no_grad():
+        model = build("both").load_param(file).eval()
+        torch.testing.assert_close(model(images), whole.encode_gallery(images))
+    assert "branches" not in caplog.text
+
+
+@pytest.mark.parametrize("branch", ["identity", "clothing"])
+def test_one_branch_of_a_ranking_by_both_gives_a_warning(build, ranked_by_both, branch, caplog):
+    with caplog.at_level(logging.WARNING):
+        build(branch).load_param(ranked_by_both[1])
+    (line,) = (record.getMessage() for record in caplog.records if "branches" in record.getMessage())
+    assert line.endswith(f"ranks by both branches, this model by {branch} alone; use t2ireid_vit_mamba_both")
 
 
 @pytest.mark.parametrize("size", [(32, 32), (48, 16)])

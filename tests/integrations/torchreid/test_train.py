@@ -8,6 +8,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torchreid import data, engine, metrics, models, optim, utils
 
 from t2ireid_plugin.cli import main
@@ -16,6 +17,7 @@ from t2ireid_plugin.errors import ConfigError
 from t2ireid_plugin.integrations.torchreid.build import build_image_model
 from t2ireid_plugin.integrations.torchreid.checks import check_config
 from t2ireid_plugin.integrations.torchreid.engine import TripletEngine
+from t2ireid_plugin.modeling.t2ireid import T2IReIDModel
 
 # In the style of torchreid's configuration files.
 OSNET = """
@@ -281,10 +283,37 @@ def test_a_new_run_in_an_old_folder_does_not_resume_the_old_one(tiny_words, tmp_
     assert "Resuming" not in capsys.readouterr().out
 
 
-def test_weights_of_a_text_image_run_are_tested_on_images(tiny_words, tiny_run, tmp_path):
-    words = tiny_words(tmp_path, "model.load_weights", tiny_run.folder / "best.pth")
+@pytest.mark.parametrize("branches", ["", "_both"])
+def test_weights_of_a_text_image_run_are_tested_on_images(tiny_words, tiny_run, reid_data, tmp_path, branches):
+    """With both branches by the scores of the run's model, with one after a warning."""
+    weights = tiny_run.folder / "best.pth"
+    words = tiny_words(tmp_path, "model.load_weights", weights, "model.name", f"t2ireid_vit_mamba{branches}")
     assert main(["test", *words]) == 0
-    assert results(tmp_path / "test" / "market1501")["metrics"]["market1501"]["i2i"]["queries"] == 8
+    log = (tmp_path / "test" / "market1501" / "test.log").read_text()
+    assert log.count("ranks by both branches, this model by identity alone") == (0 if branches else 1)
+    scores = results(tmp_path / "test" / "market1501")["metrics"]["market1501"]["i2i"]
+    assert scores["queries"] == 8
+    if branches:
+        assert scores["mAP"] == pytest.approx(mean_ap_of(weights, reid_data), abs=1e-6)
+
+
+def mean_ap_of(weights, root):
+    """mAP of `encode_gallery` with torchreid's dataset, transforms and evaluator."""
+    model, dataset = (
+        T2IReIDModel.from_checkpoint(weights),
+        data.datasets.init_image_dataset("market1501", root=str(root)),
+    )
+    height, width, mean, std = model.preprocess
+    _, transform = data.transforms.build_transforms(height, width, None, norm_mean=list(mean), norm_std=list(std))
+    embeds, labels = [], []
+    for items in (dataset.query, dataset.gallery):
+        with torch.no_grad():
+            pixels = torch.stack([transform(Image.open(path)) for path, *_ in items])
+            embeds.append(model.encode_gallery(pixels))
+        labels.append(np.array([item[1:3] for item in items]).T)
+    (q_pids, q_cams), (g_pids, g_cams) = labels
+    distances = (1 - embeds[0] @ embeds[1].T).numpy()
+    return metrics.evaluate_rank(distances, q_pids, g_pids, q_cams, g_cams, max_rank=5)[1]
 
 
 def market(reid_data, tmp_path):
