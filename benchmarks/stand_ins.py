@@ -1,8 +1,8 @@
 """Captions that describe only one side of a person: does a text in place of the missing side help, or leaving it out?
 
 For the test split of a run that ranks by both branches: how many captions lack an identity or a clothing phrase, and
-R@1 with the stand-in of `split_caption` against a query whose half for the missing side is zero. As few captions of
-drawn people lack a side, it also reduces every fourth caption to one side.
+R@1 with the stand-in of `split_caption` against `encode_query`, which leaves the side out. As few captions of drawn
+people lack a side, it also reduces every fourth caption to one side.
 
     python -m benchmarks.stand_ins RUN [DATA_ROOT]
 """
@@ -50,13 +50,13 @@ def change(captions: Sequence[str], name: str) -> list[str]:
 def measure(model: T2IReIDModel, e: Embeddings, captions: Sequence[str], name: str) -> list[list[str]]:
     """Rows of the table for ``captions``, in the order of the queries of ``e``."""
     phrases = np.array([[bool(part) for part in split_phrases(caption)] for caption in captions])  # [n, 2]
-    queries = model.encode_query(list(captions)).cpu()  # [n, 512]
+    identity, clothing = model.ranking.parts(captions)
+    with_stand_ins = model.ranking.join(*model.encode_text([*identity, *clothing]).chunk(2))
+    queries = with_stand_ins.cpu(), model.encode_query(list(captions)).cpu()  # [n, 512] each
+    stand_in, left_out = (evaluate_task(text_to_image(e, each, e.gallery)) for each in queries)
     rows = []
     for side, place in (("identity", 0), ("clothing", 1)):
         lacks = np.flatnonzero(~phrases[:, place] & phrases[:, 1 - place])
-        without = queries.clone()
-        without.view(len(queries), 2, -1)[lacks, place] = 0
-        stand_in, left_out = (evaluate_task(text_to_image(e, q, e.gallery)) for q in (queries, without))
         row = [name, side, str(len(lacks))]
         if len(lacks):
             people = np.isin(stand_in.query_index, lacks)

@@ -84,6 +84,10 @@ def embed_target(
         elif need in needs:
             pairs = zip(images[photo].split(1024), whole[text].split(1024), strict=True)
             whole[need] = torch.cat([model.fuse(*pair)[0].cpu() for pair in pairs])
+    for names, column in ((_PARTS, -3), (_WORDS, -1)):
+        if names[0] in whole:
+            read = [item[column] for item in query_loader.dataset.data]
+            whole |= zip(names, ranking.without_missing(read, *(whole[name] for name in names)))
     return Embeddings(images, pids, camids, rows, ranking, cloth_images=cloth_images, **whole, **composed)
 
 

@@ -74,7 +74,7 @@ class Embeddings(NamedTuple):
     described: Labels  # [n] position of the image that each caption was written for
     ranking: Ranking = Ranking()
     captions: Any = None  # [n, D]
-    identity_parts: Any = None  # [n, D] identity part of each caption
+    identity_parts: Any = None  # [n, D] identity part of each caption; zero where it has none, as below
     clothing_parts: Any = None  # [n, D] clothing part of each caption
     identity: Any = None  # [n, D] identity text of the annotation
     clothing: Any = None  # [n, D] clothing text of the annotation

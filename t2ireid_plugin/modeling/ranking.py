@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from t2ireid_plugin.errors import ConfigError, check_choice, check_keys
-from t2ireid_plugin.modeling.instructions import split_caption
+from t2ireid_plugin.modeling.instructions import split_caption, split_phrases
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -21,7 +21,7 @@ class Ranking(NamedTuple):
 
     ``caption``: the cosine of the caption and the image's identity embedding. ``both``: ``weight`` times the cosine of
     the caption's identity part and the identity embedding, plus ``1 - weight`` times the cosine of its clothing part
-    and the clothing embedding.
+    and the clothing embedding. A side that the caption lacks is left out of the score (`without_missing`).
     """
 
     by: str = CAPTION
@@ -56,9 +56,22 @@ class Ranking(NamedTuple):
         return f"by both branches, {shares}, each with its part of the caption"
 
     def parts(self, captions: Sequence[str]) -> tuple[list[str], list[str]]:
-        """The identity and the clothing part of each caption, as the branches read them with ``both``."""
+        """The identity and the clothing part of each caption, as the branches read them with ``both``.
+
+        A part that a caption lacks has the stand-in of `split_caption`, which the fusion reads.
+        """
         identity, clothing = zip(*map(split_caption, captions))
         return list(identity), list(captions if self.clothing == CAPTION else clothing)
+
+    def without_missing(self, captions: Sequence[str], identity: Tensor, clothing: Tensor) -> tuple[Tensor, Tensor]:
+        """The embeddings ``[n, 256]`` of the `parts`, zero for a side that its caption lacks; a stand-in ranks worse.
+
+        A caption without either side keeps both, and so does one that the clothing branch reads whole.
+        """
+        phrases = [split_phrases(caption) for caption in captions]
+        lacks = [(not a and bool(b), not b and bool(a) and self.clothing != CAPTION) for a, b in phrases]
+        present = 1 - identity.new_tensor(lacks)  # [n, 2]
+        return identity * present[:, :1], clothing * present[:, 1:]
 
     def join(self, identity: Tensor, clothing: Tensor) -> Tensor:
         """Both embeddings ``[n, 256]`` side by side, ``[n, 512]``, so that an inner product is the weighted sum."""

@@ -180,9 +180,10 @@ class T2IReIDModel(nn.Module):
         return embeds[0] if isinstance(text, str) else embeds
 
     def encode_query(self, text: str | Sequence[str]) -> Tensor:
-        """A caption to ``[d]``, ``n`` captions to ``[n, d]``, of unit norm; ``d`` is 256, or 512 with ranking by both.
+        """A caption to ``[d]``, ``n`` captions to ``[n, d]``; ``d`` is 256, or 512 with ranking by both.
 
         The inner product with `encode_gallery` is the score by which the model ranks images for a caption (`ranking`).
+        Of unit norm, except that a half is zero where the caption describes only the person, or only the clothing.
 
         Raises:
             InputError: as `encode_text`.
@@ -191,7 +192,8 @@ class T2IReIDModel(nn.Module):
             return self.encode_text(text)
         captions = _as_texts(text, "text")
         identity, clothing = self.ranking.parts(captions)
-        embeds = self.ranking.join(*self.encode_text([*identity, *clothing]).chunk(2))
+        sides = self.encode_text([*identity, *clothing]).chunk(2)
+        embeds = self.ranking.join(*self.ranking.without_missing(captions, *sides))
         return embeds[0] if isinstance(text, str) else embeds
 
     def encode_gallery(self, image: Tensor) -> Tensor:

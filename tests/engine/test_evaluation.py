@@ -9,6 +9,7 @@ from states import saved
 from torchreid import metrics as torchreid_metrics
 
 from t2ireid_plugin.cli import main
+from t2ireid_plugin.engine import evaluation
 from t2ireid_plugin.engine.evaluation import describe_undecided
 from t2ireid_plugin.evaluation.compare import compare
 from t2ireid_plugin.evaluation.metrics import format_table, metrics_by_target
@@ -188,6 +189,18 @@ def test_each_epoch_is_scored_at_its_own_best_weight_of_the_branches(build, tmp_
     assert stored["best"]["protocol_weights"]["t2i"] == engine.model.ranking.weight == weight
     assert scores[weight] == pytest.approx(max(scores.values()), abs=1e-6)
     assert stored["best"]["val"][target]["mAP"] == pytest.approx(scores[weight], abs=1e-6)
+
+
+def test_every_process_broadcasts_equally_often(build, tmp_path, monkeypatch):
+    """Otherwise the others would take a weight for the chosen checkpoint, or wait forever."""
+    counts = []
+    for first in (True, False):
+        engine, sent = build(data__id_instruction="identity"), []
+        monkeypatch.setattr(evaluation, "is_main_process", lambda first=first: first)
+        monkeypatch.setattr(evaluation, "broadcast_object", lambda value, sent=sent: sent.append(value) or value)
+        engine.choose(tmp_path)
+        counts.append(len(sent))
+    assert counts[0] == counts[1] > 0
 
 
 def test_a_fixed_weight_is_not_chosen(build, tmp_path):

@@ -33,6 +33,16 @@ def test_parts_are_the_texts_that_the_branches_were_trained_on():
     assert Ranking("both", clothing="caption").parts(CAPTIONS) == (identity, CAPTIONS)
 
 
+def test_a_side_that_a_caption_lacks_is_zero():
+    captions = ["A tall man in a red coat.", "He wears a red coat.", "An old woman.", "Something.", "A red coat."]
+    identity, clothing = Ranking("both").without_missing(captions, torch.ones(5, 8), torch.ones(5, 8))
+    assert identity.mean(dim=1).tolist() == [1, 0, 1, 1, 0]
+    assert clothing.mean(dim=1).tolist() == [1, 1, 0, 1, 1]
+    whole = Ranking("both", clothing="caption").without_missing(captions, torch.ones(5, 8), torch.ones(5, 8))
+    assert torch.equal(whole[0], identity)
+    assert whole[1].all()
+
+
 @pytest.mark.parametrize(
     ("texts", "ranking"),
     [

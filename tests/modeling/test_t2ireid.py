@@ -245,6 +245,17 @@ def test_scores_by_both_branches_are_weighted_cosines(make, captions, ranking):
     torch.testing.assert_close(alone, queries[0], rtol=0, atol=1e-5)
 
 
+def test_a_side_that_a_caption_lacks_does_not_count(make):
+    model, images = make.model(), make.images(3)
+    model.ranking = Ranking("both", 0.3)
+    with torch.no_grad():
+        out = model(images)
+        scores = model.encode_query(["He wears a red coat.", "An old woman."]) @ model.encode_gallery(images).T
+        by_clothing = model.encode_text("wears a red coat") @ out.cloth_image_embeds.T
+        by_identity = model.encode_text("An old woman") @ out.image_embeds.T
+    torch.testing.assert_close(scores, torch.stack([0.7 * by_clothing, 0.3 * by_identity]), rtol=0, atol=1e-5)
+
+
 def test_scores_by_the_caption_are_those_of_one_branch(model, make):
     assert model.ranking == Ranking()
     with torch.no_grad():
