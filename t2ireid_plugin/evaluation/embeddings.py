@@ -86,7 +86,8 @@ def embed_target(
             whole[need] = torch.cat([model.fuse(*pair)[0].cpu() for pair in pairs])
     for names, column in ((_PARTS, -3), (_WORDS, -1)):
         if names[0] in whole:
-            read = [item[column] for item in query_loader.dataset.data]
+            items: Any = query_loader.dataset
+            read = [item[column] for item in items.data]
             whole |= zip(names, ranking.without_missing(read, *(whole[name] for name in names)))
     return Embeddings(images, pids, camids, rows, ranking, cloth_images=cloth_images, **whole, **composed)
 
