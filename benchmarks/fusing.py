@@ -1,0 +1,218 @@
+"""Does a learned fusion of a photo and words beat a weighted sum? The tables of docs/fusing.md:
+
+    python benchmarks/fusing.py log/two/best.pth data/changes
+
+Embeds the people of a data folder once with a trained model, and trains fusions of the frozen vectors on the training
+people, for the queries that they are meant for. All of them start as a weighted sum whose weights are the best on val,
+see `Fusion`. The step is chosen on val, the test people are used once. Differences are over people and seeds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from t2ireid_plugin.data.benchmarks import BENCHMARKS
+from t2ireid_plugin.data.dataset import CaptionDataset
+from t2ireid_plugin.data.transforms import TestTransform
+from t2ireid_plugin.evaluation.bootstrap import paired_difference
+from t2ireid_plugin.evaluation.embeddings import embed_target
+from t2ireid_plugin.evaluation.metrics import choose_weight, evaluate_task
+from t2ireid_plugin.evaluation.protocols import PROTOCOLS, Embeddings, RetrievalTask
+from t2ireid_plugin.evaluation.result import RetrievalResult
+from t2ireid_plugin.modeling.mamba import Mamba
+from t2ireid_plugin.modeling.t2ireid import T2IReIDModel
+
+NEEDS = ["ti2i_sum", "composed_sum", "composed_pair", "t2i"]
+BASELINES = {
+    "ti2i": ("ti2i_photo", "t2i", "ti2i_sum"),
+    "composed": ("composed_photo", "composed_words", "composed_sum", "composed_pair"),
+}
+TAU = {"ti2i": 0.05, "composed": 0.02}  # the better of 0.02, 0.05 and 0.1 on val
+ANY = {"ti2i": 0.8, "composed": 0.0}  # share of the loss for the nearest match, the rest is for all; likewise
+KINDS = {"weights": 2e-3, "linear": 1e-4, "mlp": 2e-4, "mamba": 1e-4}  # with their learning rates
+PEOPLE, STEPS, EVERY = 100, 200, 50
+
+
+class Queries(NamedTuple):
+    """Photos with texts, each as ``[q, 2, D]`` for both branches, and the task that ranks for them."""
+
+    photos: Tensor
+    texts: Tensor
+    task: RetrievalTask
+
+
+def embed(checkpoint: str, root: str) -> dict[str, Embeddings]:
+    """The embeddings of train, val and test people."""
+    model = T2IReIDModel.from_checkpoint(checkpoint)
+    transform, sets = TestTransform(*model.preprocess), {}
+    dataset = CaptionDataset(root, spec=BENCHMARKS["cuhkpedes"], verbose=False)
+    for split in ("train", "val", "test"):
+        own = dataset.with_eval_split(split)
+        loaders = [DataLoader(own.with_mode(mode, transform), batch_size=128) for mode in ("query", "gallery")]
+        sets[split] = embed_target(model, *loaders, NEEDS, split)
+    return sets
+
+
+def queries_of(name: str, e: Embeddings) -> Queries:
+    """The queries of ``ti2i`` or ``composed``; their task has even weights of the branches, which a fusion learns."""
+    plain = e._replace(ranking=e.ranking._replace(weight=0.5))
+    task = PROTOCOLS[f"{name}_sum"].build_task(plain, 1.0)
+    rows, texts = e.described, (e.identity_parts, e.clothing_parts)
+    if name == "composed":
+        rows, texts = e.references, (e.identity_words, e.clothing_words)
+    return Queries(torch.stack([e.images[rows], e.cloth_images[rows]], 1), torch.stack(texts, 1), task)
+
+
+class Fusion(nn.Module):
+    """``a * photo + b * text`` per branch with four learned weights, plus a residual whose last layer starts at zero.
+
+    Args:
+        kind: of the residual: ``weights`` for none, ``linear`` or ``mlp`` of all four vectors, ``mamba`` for a scan of
+            the four as a sequence in both directions.
+        start: the four weights ``[2, 2]``, branch by photo and text.
+    """
+
+    def __init__(self, kind: str, start: Tensor, dim: int = 256) -> None:
+        super().__init__()
+        self.kind, self.weights, self.drop = kind, nn.Parameter(start.clone()), nn.Dropout(0.1)
+        if kind == "mlp":
+            self.hidden = nn.Sequential(nn.Linear(4 * dim, dim), nn.GELU())
+        if kind == "mamba":
+            self.place, self.norm = nn.Parameter(torch.zeros(4, dim)), nn.LayerNorm(dim)
+            self.ahead, self.back = (Mamba(dim, 16, 4) for _ in range(2))
+        if kind != "weights":
+            self.last = nn.Linear(4 * dim if kind == "linear" else dim, 2 * dim)
+            nn.init.zeros_(self.last.weight)
+            nn.init.zeros_(self.last.bias)
+
+    def forward(self, photos: Tensor, texts: Tensor) -> Tensor:
+        """``[q, 2, D]`` each to queries ``[q, 2 D]``."""
+        query = self.weights[:, 0, None] * photos + self.weights[:, 1, None] * texts
+        if self.kind != "weights":
+            vectors = torch.cat([photos, texts], 1) * photos.shape[2] ** 0.5  # entries of about 1
+            hidden = vectors.flatten(1)
+            if self.kind == "mlp":
+                hidden = self.hidden(hidden)
+            if self.kind == "mamba":
+                tokens = vectors[:, [2, 0, 3, 1]] + self.place  # text, photo; identity before clothing
+                normed = self.norm(tokens)
+                hidden = F.gelu(tokens + self.ahead(normed) + self.back(normed.flip(1)).flip(1)).mean(1)
+            query = query + self.last(self.drop(hidden)).view_as(query) / photos.shape[2] ** 0.5
+        return F.normalize(query.flatten(1))
+
+
+def train_batch(name: str, e: Embeddings, captions: Tensor, rng: torch.Generator) -> tuple[Tensor, ...]:
+    """Photos and texts ``[q, 2, D]``, gallery ``[g, 2 D]``, matches and what is left out ``[q, g]`` of some people."""
+    pids, looks = torch.as_tensor(e.pids), torch.as_tensor(e.gallery_looks)
+    people = pids.unique()
+    chosen = people[torch.randperm(len(people), generator=rng)[:PEOPLE]]
+    rows = torch.isin(pids, chosen).nonzero()[:, 0]
+    texts = captions[rows, torch.randint(captions.shape[1], (len(rows),), generator=rng)]
+    gallery = F.normalize(torch.cat([e.images[rows], e.cloth_images[rows]], 1))
+    same = pids[rows, None] == pids[rows]
+    same_look = looks[rows, None] == looks[rows]
+    photo, own = torch.arange(len(rows)), (e.identity_parts, e.clothing_parts)
+    matches = same & ~torch.eye(len(rows), dtype=torch.bool)
+    if name == "composed":
+        photo = torch.multinomial((same & ~same_look).float(), 1, generator=rng)[:, 0]
+        matches, own = same_look, (e.identity_words, e.clothing_words)
+    photos = torch.stack([e.images[rows[photo]], e.cloth_images[rows[photo]]], 1)
+    left_out = F.one_hot(photo, len(rows)).bool()
+    return photos, torch.stack([part[texts] for part in own], 1), gallery, matches, left_out
+
+
+def evaluate(fusion: Fusion, queries: Queries, people: Any) -> RetrievalResult:
+    """The result of a fusion on one split."""
+    fusion.eval()
+    with torch.no_grad():
+        task = queries.task._replace(queries=fusion(queries.photos, queries.texts))
+    return evaluate_task(task, people=people)
+
+
+def fit(kind: str, name: str, sets: Mapping[str, Embeddings], start: Tensor, seed: int) -> tuple[Any, RetrievalResult]:
+    """Trains a fusion; its mAP on val, and its test result."""
+    torch.manual_seed(seed)
+    rng = torch.Generator().manual_seed(seed)
+    fusion, e = Fusion(kind, start), sets["train"]
+    weights = {"params": [fusion.weights], "weight_decay": 0.0}
+    others = {"params": [p for key, p in fusion.named_parameters() if key != "weights"], "weight_decay": 0.05}
+    optimizer = torch.optim.AdamW([weights, others], lr=KINDS[kind])
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 - step / (STEPS + 1))
+    described = torch.as_tensor(e.described)
+    captions = described.argsort(stable=True).view(len(e.images), -1)  # as many of each photo
+    people = {split: sets[split].pids[sets[split].described] for split in ("val", "test")}
+    queries = {split: queries_of(name, sets[split]) for split in people}
+    best: tuple[float, Any] = (-1.0, None)
+    for step in range(STEPS + 1):
+        if step % EVERY == 0:
+            score = evaluate(fusion, queries["val"], people["val"]).metrics["mAP"]
+            if score > best[0]:
+                best = score, {key: value.clone() for key, value in fusion.state_dict().items()}
+            fusion.train()
+        photos, texts, gallery, matches, left_out = train_batch(name, e, captions, rng)
+        logits = (fusion(photos, texts) @ gallery.T / TAU[name]).masked_fill(left_out, -1e4)
+        logits = logits.log_softmax(1)
+        all_matches = (logits * matches).sum(1) / matches.sum(1)
+        any_match = logits.masked_fill(~matches, -1e4).logsumexp(1)
+        loss = -torch.lerp(all_matches, any_match, ANY[name]).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+    fusion.load_state_dict(best[1])
+    return best[0], evaluate(fusion, queries["test"], people["test"])
+
+
+def starts(name: str, weights: Mapping[str, float]) -> Tensor:
+    """Weights of photo and text ``[2, 2]`` of each branch: those of the best sum, for composed of the best pair."""
+    if name == "ti2i":
+        a = weights["ti2i_sum"]
+        return torch.tensor([[1.0, a], [1.0, a]]) / (1 + a)
+    w = weights["composed_pair"]
+    return torch.tensor([[w, 0.0], [0.0, 1 - w]])
+
+
+def main() -> None:
+    """Prints one table per protocol."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("checkpoint", help="best.pth of a model that ranks by both branches")
+    parser.add_argument("root", help="data.root of people in two outfits")
+    parser.add_argument("--protocols", nargs="+", default=list(BASELINES), choices=list(BASELINES))
+    parser.add_argument("--kinds", nargs="+", default=list(KINDS), choices=list(KINDS))
+    parser.add_argument("--seeds", type=int, default=3)
+    options = parser.parse_args()
+    sets = embed(options.checkpoint, options.root)
+    weights = {name: choose_weight(name, [sets["val"]]) for name in ("ti2i_sum", "composed_sum", "composed_pair")}
+    print(f"weights chosen on val: {weights}")
+    for name in options.protocols:
+        evaluated = functools.partial(evaluate_task, people=sets["test"].pids[sets["test"].described])
+        plain = {
+            row: evaluated(PROTOCOLS[row].build_task(sets["test"], weights.get(row) or 1.0)) for row in BASELINES[name]
+        }
+        best = plain[BASELINES[name][-1]]
+        for row, result in plain.items():
+            print(
+                f"{name} {row}: R@1 {100 * result.metrics['R@1']:.2f} mAP {100 * result.metrics['mAP']:.2f}", flush=True
+            )
+        for kind in options.kinds:
+            runs = [fit(kind, name, sets, starts(name, weights), seed) for seed in range(1, options.seeds + 1)]
+            fused = [result for _, result in runs]
+            line = [f"{name} {kind}: val mAP", ", ".join(f"{100 * score:.2f}" for score, _ in runs)]
+            for base, result in (("sum", plain[f"{name}_sum"]), (BASELINES[name][-1], best)):
+                for metric, d in paired_difference([result] * len(fused), fused).items():
+                    if metric in ("R@1", "mAP"):
+                        ends = f"[{100 * d.low:+.2f}, {100 * d.high:+.2f}]"
+                        line.append(f"{metric} {100 * d.b:.2f}, minus {base} {100 * d.value:+.2f} {ends}")
+            print("; ".join(line), flush=True)
+
+
+if __name__ == "__main__":
+    main()
