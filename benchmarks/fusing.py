@@ -1,6 +1,6 @@
 """Does a learned fusion of a photo and words beat a weighted sum? The tables of docs/fusing.md:
 
-    python benchmarks/fusing.py log/two/best.pth data/changes
+    python -m benchmarks.fusing log/two/best.pth data/changes
 
 Embeds the people of a data folder once with a trained model, and trains fusions of the frozen vectors on the training
 people, for the queries that they are meant for. All of them start as a weighted sum whose weights are the best on val,
@@ -10,8 +10,7 @@ see `Fusion`. The step is chosen on val, the test people are used once. Differen
 from __future__ import annotations
 
 import argparse
-import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -25,12 +24,12 @@ from t2ireid_plugin.data.transforms import TestTransform
 from t2ireid_plugin.evaluation.bootstrap import paired_difference
 from t2ireid_plugin.evaluation.embeddings import embed_target
 from t2ireid_plugin.evaluation.metrics import choose_weight, evaluate_task
-from t2ireid_plugin.evaluation.protocols import PROTOCOLS, Embeddings, RetrievalTask
+from t2ireid_plugin.evaluation.protocols import PROTOCOLS, SUMS, Embeddings, RetrievalTask
 from t2ireid_plugin.evaluation.result import RetrievalResult
 from t2ireid_plugin.modeling.mamba import Mamba
 from t2ireid_plugin.modeling.t2ireid import T2IReIDModel
 
-NEEDS = ["ti2i_sum", "composed_sum", "composed_pair", "t2i"]
+NEEDS = ["t2i", "ti2i", "ti2i_sum", "composed", "composed_sum", "composed_pair"]
 BASELINES = {
     "ti2i": ("ti2i_photo", "t2i", "ti2i_sum"),
     "composed": ("composed_photo", "composed_words", "composed_sum", "composed_pair"),
@@ -56,8 +55,10 @@ def embed(checkpoint: str, root: str) -> dict[str, Embeddings]:
     dataset = CaptionDataset(root, spec=BENCHMARKS["cuhkpedes"], verbose=False)
     for split in ("train", "val", "test"):
         own = dataset.with_eval_split(split)
-        loaders = [DataLoader(own.with_mode(mode, transform), batch_size=128) for mode in ("query", "gallery")]
-        sets[split] = embed_target(model, *loaders, NEEDS, split)
+        sides: dict[str, DataLoader] = {
+            mode: DataLoader(own.with_mode(mode, transform), batch_size=128) for mode in ("query", "gallery")
+        }
+        sets[split] = embed_target(model, sides["query"], sides["gallery"], NEEDS, split)
     return sets
 
 
@@ -180,8 +181,19 @@ def starts(name: str, weights: Mapping[str, float]) -> Tensor:
     return torch.tensor([[w, 0.0], [0.0, 1 - w]])
 
 
+def describe(label: str, results: Sequence[RetrievalResult], baselines: Mapping[str, RetrievalResult]) -> str:
+    """R@1 and mAP of results with several seeds, and their differences from each baseline with intervals."""
+    parts = []
+    for row, baseline in baselines.items():
+        for metric, d in paired_difference([baseline] * len(results), results).items():
+            if metric in ("R@1", "mAP"):
+                ends = f"[{100 * d.low:+.2f}, {100 * d.high:+.2f}]"
+                parts.append(f"{metric} {100 * d.b:.2f}, minus {row} {100 * d.value:+.2f} {ends}")
+    return f"{label}: {'; '.join(parts)}"
+
+
 def main() -> None:
-    """Prints one table per protocol."""
+    """Prints a line per baseline and fusion of each protocol."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoint", help="best.pth of a model that ranks by both branches")
     parser.add_argument("root", help="data.root of people in two outfits")
@@ -190,28 +202,26 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     options = parser.parse_args()
     sets = embed(options.checkpoint, options.root)
-    weights = {name: choose_weight(name, [sets["val"]]) for name in ("ti2i_sum", "composed_sum", "composed_pair")}
+    test = sets["test"]
+    chosen = {name: choose_weight(name, [sets["val"]]) for name in ("ti2i_sum", "composed_sum", "composed_pair")}
+    weights = {name: weight for name, weight in chosen.items() if weight is not None}
     print(f"weights chosen on val: {weights}")
     for name in options.protocols:
-        evaluated = functools.partial(evaluate_task, people=sets["test"].pids[sets["test"].described])
-        plain = {
-            row: evaluated(PROTOCOLS[row].build_task(sets["test"], weights.get(row) or 1.0)) for row in BASELINES[name]
-        }
-        best = plain[BASELINES[name][-1]]
-        for row, result in plain.items():
-            print(
-                f"{name} {row}: R@1 {100 * result.metrics['R@1']:.2f} mAP {100 * result.metrics['mAP']:.2f}", flush=True
-            )
+        plain = {}
+        for row in (*BASELINES[name], name):
+            task = PROTOCOLS[row].build_task(test, weights.get(SUMS.get(row, row), 1.0))
+            plain[row] = evaluate_task(task, people=test.pids[test.described])
+            shares = (f"{metric} {100 * plain[row].metrics[metric]:.2f}" for metric in ("R@1", "mAP"))
+            print(f"{row}: {' '.join(shares)}", flush=True)
+        own = plain.pop(name)
+        best = {row: plain[row] for row in dict.fromkeys((f"{name}_sum", BASELINES[name][-1]))}
+        print(describe(f"{name}, the model's own fusion", [own], best), flush=True)
         for kind in options.kinds:
-            runs = [fit(kind, name, sets, starts(name, weights), seed) for seed in range(1, options.seeds + 1)]
-            fused = [result for _, result in runs]
-            line = [f"{name} {kind}: val mAP", ", ".join(f"{100 * score:.2f}" for score, _ in runs)]
-            for base, result in (("sum", plain[f"{name}_sum"]), (BASELINES[name][-1], best)):
-                for metric, d in paired_difference([result] * len(fused), fused).items():
-                    if metric in ("R@1", "mAP"):
-                        ends = f"[{100 * d.low:+.2f}, {100 * d.high:+.2f}]"
-                        line.append(f"{metric} {100 * d.b:.2f}, minus {base} {100 * d.value:+.2f} {ends}")
-            print("; ".join(line), flush=True)
+            scores, results = zip(
+                *(fit(kind, name, sets, starts(name, weights), seed) for seed in range(1, options.seeds + 1))
+            )
+            on_val = ", ".join(f"{100 * score:.2f}" for score in scores)
+            print(describe(f"{name}, {kind} (val mAP {on_val})", results, best), flush=True)
 
 
 if __name__ == "__main__":
