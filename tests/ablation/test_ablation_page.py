@@ -1,4 +1,4 @@
-"""docs/ablations.md: its commands, tables and snippets agree with the grids."""
+"""docs/ablations.md and docs/separating.md: their commands, tables and snippets agree with the grids."""
 
 import argparse
 import re
@@ -8,7 +8,7 @@ import pytest
 
 from t2ireid_plugin.ablation.grid import plan, read_grid
 from t2ireid_plugin.cli import add_ablate_options
-from t2ireid_plugin.engine.checks import check_config
+from t2ireid_plugin.engine.checks import check_config, check_losses
 
 
 @pytest.fixture(scope="module")
@@ -46,12 +46,33 @@ def test_commands_are_valid_and_plan_the_rows_and_seeds_of_the_tables_that_follo
         runs = planned(shlex.split(command.removeprefix("python tools/ablate.py")))
         for run in runs:
             check_config(run.cfg)
-        seeds = {run.seed for run in runs}
-        tables = re.findall(r"^\| recipe \| seeds \|.*\n\| --- .*\n((?:\|.*\n)+)", text, flags=re.MULTILINE)
-        assert tables, command
-        for table in tables:
-            rows = re.findall(r"^\| (\w+) \| (\d) \|", table, flags=re.MULTILINE)
-            assert rows == [(row, str(len(seeds))) for row in dict.fromkeys(run.row for run in runs)]
+        check_tables(text, runs)
+
+
+def check_tables(text, runs):
+    """Every table of recipes in `text` has the rows of the runs, each with the number of their seeds."""
+    seeds = {run.seed for run in runs}
+    tables = re.findall(r"^\| recipe \| seeds \|.*\n\| --- .*\n((?:\|.*\n)+)", text, flags=re.MULTILINE)
+    assert tables
+    for table in tables:
+        rows = re.findall(r"^\| (\w+)(?: \(\w+\))? \| (\d) \|", table, flags=re.MULTILINE)
+        assert rows == [(row, str(len(seeds))) for row in dict.fromkeys(run.row for run in runs)]
+
+
+def test_the_tables_of_the_page_on_separating_are_those_of_its_commands(repository, monkeypatch):
+    monkeypatch.chdir(repository)
+    page = (repository / "docs" / "separating.md").read_text(encoding="utf-8")
+    parts = re.split(r"^python tools/ablate\.py (.*)$", page, flags=re.MULTILINE)[1:]
+    assert len(parts) >= 2
+    roots = set()
+    for words, text in zip(parts[::2], parts[1::2], strict=True):
+        runs = planned(shlex.split(words))
+        roots |= {run.cfg.data.root for run in runs}
+        for run in runs:
+            check_config(run.cfg)
+            check_losses(run.cfg)
+        check_tables(text, runs)
+    assert {words[0] for words in commands(page, "t2ireid prepare synthetic")} == roots
 
 
 def test_the_drawn_folders_are_those_of_the_configurations(page, repository):
