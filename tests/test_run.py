@@ -380,6 +380,7 @@ def test_chinese_captions_are_learned(tiny_settings, new_cuhk, tmp_path):
             shade = rng.normal(COLOURS[colour], 12, (1, 1, 3)) + rng.normal(0, 20, (32, 16, 3))
             Image.fromarray(shade.clip(0, 255).astype(np.uint8)).save(data.image(row["file_path"]))
     recipe = {
+        "data__id_instruction": "caption",
         "loss__terms__cls__weight": 0,
         "loss__terms__info_nce__weight": 1,
         "train__max_epoch": 12,
