@@ -81,6 +81,7 @@ settings.register_profile("all", deadline=None, max_examples=100, derandomize=Tr
 
 def pytest_configure(config):
     signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under nohup it is ignored, by child processes too
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # likewise in a shell's background
     settings.load_profile("fast" if config.getoption("markexpr") == "not slow" else "all")
 
 

@@ -76,7 +76,7 @@ def test_wrong_names_sizes_and_paths_are_reported_before_pytorch_is_imported(rep
     (folder / "config.json").write_text('{"model_type": "vit", "image_size": 32, "patch_size": 16}')
     (folder / "model.safetensors").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n")
     (tmp_path / "latin.yaml").write_bytes("model: {name: Müller}".encode("latin-1"))
-    synthetic_cpu = ["--config-file", "configs/t2i_synthetic_cpu.yaml", "data.root", str(synthetic.root)]
+    synthetic_cpu = ["--config-file", "configs/t2i_synthetic_vit_cpu.yaml", "data.root", str(synthetic.root)]
     market = ["--config-file", "configs/market1501_t2ireid.yaml"]
     wrong = [
         (["--config-file", "gone.yaml"], "no configuration file 'gone.yaml'"),

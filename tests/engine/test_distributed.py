@@ -107,7 +107,6 @@ def test_two_processes_equal_one(one_and_two):
     first, second = (json.loads((folder / "results.json").read_text()) for folder in one_and_two)
     for result in (first, second):
         del result["chosen"]["weights"]  # a digest of every bit
-        del result["chosen"]["val"]["cuhkpedes_val"]["text_weights"]  # mAP, in which a rounded tie may show
     assert (first["metrics"], first["chosen"]) == (second["metrics"], second["chosen"])
 
 
