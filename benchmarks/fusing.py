@@ -26,6 +26,7 @@ from t2ireid_plugin.evaluation.embeddings import embed_target
 from t2ireid_plugin.evaluation.metrics import choose_weight, evaluate_task
 from t2ireid_plugin.evaluation.protocols import PROTOCOLS, SUMS, Embeddings, RetrievalTask
 from t2ireid_plugin.evaluation.result import RetrievalResult
+from t2ireid_plugin.modeling.fusion import ResidualFusion, zero_linear
 from t2ireid_plugin.modeling.mamba import Mamba
 from t2ireid_plugin.modeling.t2ireid import T2IReIDModel
 
@@ -72,8 +73,8 @@ def queries_of(name: str, e: Embeddings) -> Queries:
     return Queries(torch.stack([e.images[rows], e.cloth_images[rows]], 1), torch.stack(texts, 1), task)
 
 
-class Fusion(nn.Module):
-    """``a * photo + b * text`` per branch with four learned weights, plus a residual whose last layer starts at zero.
+class Fusion(ResidualFusion):
+    """`ResidualFusion` with other starting weights and other residuals.
 
     Args:
         kind: of the residual: ``weights`` for none, ``linear`` or ``mlp`` of all four vectors, ``mamba`` for a scan of
@@ -82,32 +83,25 @@ class Fusion(nn.Module):
     """
 
     def __init__(self, kind: str, start: Tensor, dim: int = 256) -> None:
-        super().__init__()
-        self.kind, self.weights, self.drop = kind, nn.Parameter(start.clone()), nn.Dropout(0.1)
+        super().__init__(dim, dropout=0.1)
+        self.kind, self.weights = kind, nn.Parameter(start.clone())
         if kind == "mlp":
             self.hidden = nn.Sequential(nn.Linear(4 * dim, dim), nn.GELU())
         if kind == "mamba":
             self.place, self.norm = nn.Parameter(torch.zeros(4, dim)), nn.LayerNorm(dim)
             self.ahead, self.back = (Mamba(dim, 16, 4) for _ in range(2))
-        if kind != "weights":
-            self.last = nn.Linear(4 * dim if kind == "linear" else dim, 2 * dim)
-            nn.init.zeros_(self.last.weight)
-            nn.init.zeros_(self.last.bias)
+        if kind in ("mlp", "mamba"):
+            self.last = zero_linear(dim, 2 * dim)
+        if kind == "weights":
+            self.last.requires_grad_(False)
 
-    def forward(self, photos: Tensor, texts: Tensor) -> Tensor:
-        """``[q, 2, D]`` each to queries ``[q, 2 D]``."""
-        query = self.weights[:, 0, None] * photos + self.weights[:, 1, None] * texts
-        if self.kind != "weights":
-            vectors = torch.cat([photos, texts], 1) * photos.shape[2] ** 0.5  # entries of about 1
-            hidden = vectors.flatten(1)
-            if self.kind == "mlp":
-                hidden = self.hidden(hidden)
-            if self.kind == "mamba":
-                tokens = vectors[:, [2, 0, 3, 1]] + self.place  # text, photo; identity before clothing
-                normed = self.norm(tokens)
-                hidden = F.gelu(tokens + self.ahead(normed) + self.back(normed.flip(1)).flip(1)).mean(1)
-            query = query + self.last(self.drop(hidden)).view_as(query) / photos.shape[2] ** 0.5
-        return F.normalize(query.flatten(1))
+    def read(self, vectors: Tensor) -> Tensor:
+        """``[q, 4, D]`` to ``[q, 4 D]``, or to ``[q, D]``."""
+        if self.kind == "mamba":
+            tokens = vectors[:, [2, 0, 3, 1]] + self.place  # text, photo; identity before clothing
+            normed = self.norm(tokens)
+            return F.gelu(tokens + self.ahead(normed) + self.back(normed.flip(1)).flip(1)).mean(1)
+        return self.hidden(vectors.flatten(1)) if self.kind == "mlp" else vectors.flatten(1)
 
 
 def train_batch(name: str, e: Embeddings, captions: Tensor, rng: torch.Generator) -> tuple[Tensor, ...]:

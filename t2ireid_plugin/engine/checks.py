@@ -87,6 +87,11 @@ def check_config(cfg: CfgNode) -> None:
     check_fusion(cfg.model.fusion, EMBED_DIM)
     check_disentangle(to_dict(cfg.model.disentangle))
     _check_data(cfg)
+    if cfg.model.fusion.type == "residual" and cfg.data.id_instruction != "identity":
+        raise ConfigError(
+            f"model.fusion.type: residual fuses both branches, and data.id_instruction '{cfg.data.id_instruction}' "
+            "ranks by one; set it to identity"
+        )
     _check_text_feature_cache(cfg)
     _check_training(cfg)
     for name in cfg.test.protocols:
@@ -107,9 +112,12 @@ def check_losses(cfg: CfgNode) -> None:
     Raises:
         ConfigError: naming the loss.
     """
-    from t2ireid_plugin.losses.terms import LossTerms, comparing_photos
+    from t2ireid_plugin.losses.terms import LossTerms, comparing_photos, reading
 
     LossTerms(to_dict(cfg.loss.terms), feature_dim=2, embed_dim=2, num_classes=2, vocab_size=2, num_words=2)
+    for name in reading(cfg.loss.terms, ("composed_embeds",)):
+        if cfg.model.fusion.type != "residual":
+            raise ConfigError(f"loss '{name}' needs model.fusion.type residual, not {cfg.model.fusion.type}")
     if cfg.sampler.train_sampler != "RandomIdentitySampler" or cfg.sampler.num_instances < 2:
         for name in comparing_photos(cfg.loss.terms):
             raise ConfigError(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -196,7 +196,7 @@ class TrainingStep(nn.Module):
             seed: for random numbers in the losses; the same in each process.
         """
         with self.precision.autocast():
-            outputs = forward_for(self.losses, self.model, images, id_texts, cloth_texts, time["step"])
+            outputs = forward_for(self.losses, self.model, images, id_texts, cloth_texts, time["step"], labels)
         if world_size() > 1:
             outputs = {name: _gather_output(name, value) for name, value in outputs.items()}
             labels = {name: gather_rows(label) for name, label in labels.items()}
@@ -205,20 +205,45 @@ class TrainingStep(nn.Module):
 
 
 def forward_for(
-    losses: LossTerms, model: T2IReIDModel, images: Tensor, id_texts: list[str], cloth_texts: list[str], step: int = 0
+    losses: LossTerms,
+    model: T2IReIDModel,
+    images: Tensor,
+    id_texts: list[str],
+    cloth_texts: list[str],
+    step: int = 0,
+    labels: Mapping[str, Tensor] | None = None,
 ) -> dict[str, Any]:
     """The model's outputs for the batch of a step (0: for all losses), by field of `LossInputs`.
 
-    Texts that no loss of the step needs are not encoded, and nothing is fused for none.
+    Texts that no loss of the step needs are not encoded, and nothing is fused for none. ``labels`` are for composed
+    queries.
     """
     needs = losses.needs_at(step)
     fuse = not needs.isdisjoint(("fused_embeds", "gate_weights"))
-    clothing = cloth_texts if "cloth_text_embeds" in needs else None
+    composed = "composed_embeds" in needs
+    clothing = cloth_texts if "cloth_text_embeds" in needs or composed or (fuse and model.fuses_branches) else None
     if losses.hidden_share is not None and not needs.isdisjoint(MLM_INPUTS):
         output, masked = model.forward_masked(images, clothing, id_texts, losses.hidden_share, fuse)
-        return {**output._asdict(), **masked}
-    identity = id_texts if needs & {"id_text_embeds", "fused_embeds", "gate_weights"} else None
-    return model(images, cloth_instruction=clothing, id_instruction=identity, fuse=fuse)._asdict()
+        outputs = {**output._asdict(), **masked}
+    else:
+        identity = id_texts if needs & {"id_text_embeds", "fused_embeds", "gate_weights"} else None
+        outputs = model(images, cloth_instruction=clothing, id_instruction=identity, fuse=fuse)._asdict()
+    return {**outputs, **compose(model, outputs, labels)} if composed and labels is not None else outputs
+
+
+def compose(model: T2IReIDModel, outputs: Mapping[str, Any], labels: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Fields of `LossInputs`: each image with the clothing text of a random row of its person in another outfit.
+
+    The identity side has no text, as in the evaluation: words for clothes do not describe the person.
+    """
+    pids, outfits = labels["pids"].to(model.device), labels["outfits"].to(model.device)
+    known = outfits >= 0
+    others = (pids[:, None] == pids) & (outfits[:, None] != outfits) & known[:, None] & known
+    other = torch.rand(others.shape, device=others.device).masked_fill(~others, -1.0).argmax(dim=1)
+    texts = outputs["cloth_text_embeds"][other]
+    inputs = outputs["image_embeds"], torch.zeros_like(texts), outputs["cloth_image_embeds"], texts
+    described = outfits[other].masked_fill(~others.any(dim=1), -1)
+    return {"composed_embeds": model.fuse(*inputs)[0], "composed_outfits": described}
 
 
 def _gather_output(name: str, value: Tensor | None) -> Tensor | None:

@@ -75,20 +75,25 @@ def embed_target(
         search = composed_queries(*(side.data for side in sides))
         composed = {"references": rows.copy(), "looks": np.full(len(rows), -2), "gallery_looks": search.gallery_looks}
         composed["references"][search.captions], composed["looks"][search.captions] = search.references, search.looks
-    by_both = ranking.by == BOTH
-    photos: dict[str, tuple[Any, str]] = {"fused": (rows, _PARTS[0] if by_both else "captions")}
-    photos["composed_fused"] = composed.get("references"), _WORDS[0] if by_both else "clothing"
-    for (need, (photo, text)), own_texts in zip(photos.items(), texts_to_fuse, strict=True):
-        if need in needs and model.fuses_tokens:
-            whole[need] = _fuse_tokens(model, gallery_loader, photo, number, own_texts, label)
-        elif need in needs:
-            pairs = zip(images[photo].split(1024), whole[text].split(1024), strict=True)
-            whole[need] = torch.cat([model.fuse(*pair)[0].cpu() for pair in pairs])
+    shown: dict[str, Tensor] = {}  # the parts, zero where a text lacks them
     for names, column in ((_PARTS, -3), (_WORDS, -1)):
         if names[0] in whole:
             items: Any = query_loader.dataset
             read = [item[column] for item in items.data]
-            whole |= zip(names, ranking.without_missing(read, *(whole[name] for name in names)))
+            shown |= zip(names, ranking.without_missing(read, *(whole[name] for name in names)))
+    by_both = ranking.by == BOTH
+    photos: dict[str, tuple[Any, tuple[str, ...]]] = {"fused": (rows, _PARTS if by_both else ("captions",))}
+    photos["composed_fused"] = composed.get("references"), _WORDS if by_both else ("clothing",)
+    for (need, (photo, branches)), own_texts in zip(photos.items(), texts_to_fuse, strict=True):
+        if need in needs and model.fuses_tokens:
+            whole[need] = _fuse_tokens(model, gallery_loader, photo, number, own_texts, label)
+        elif need in needs:
+            inputs = [images[photo], whole[branches[0]]]
+            if model.fuses_branches:
+                inputs = [images[photo], shown[branches[0]], cloth_images[photo], shown[branches[1]]]
+            chunks = zip(*(embeds.split(1024) for embeds in inputs), strict=True)
+            whole[need] = torch.cat([model.fuse(*chunk)[0].cpu() for chunk in chunks])
+    whole |= shown
     return Embeddings(images, pids, camids, rows, ranking, cloth_images=cloth_images, **whole, **composed)
 
 

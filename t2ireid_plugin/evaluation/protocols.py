@@ -39,8 +39,8 @@ ranking, and the texts of the annotation. ``caption_clothing`` is the best that 
 with both branches.
 
 ``ti2i_photo`` and ``ti2i_sum`` are the baselines of ``ti2i``, reported beside it: the photo's embedding without the
-caption, and ``normalize(photo + weight * caption)``. The fusion reads the identity branch; with a ranking by both, the
-clothing side of a ti2i query is that of ``ti2i_sum``.
+caption, and ``normalize(photo + weight * caption)``. ``fusion.type: residual`` gives both sides of a ti2i query. The
+other fusions read the identity branch; with a ranking by both, the clothing side is that of ``ti2i_sum``.
 
 ``composed_words``, ``_photo``, ``_sum`` and ``_pair`` are those of ``composed``. Its texts name clothes only, so that
 only the photo shows the person; with a ranking by both they are split as a caption is.
@@ -79,7 +79,7 @@ class Embeddings(NamedTuple):
     identity: Any = None  # [n, D] identity text of the annotation
     clothing: Any = None  # [n, D] clothing text of the annotation
     cloth_images: Any = None  # [m, D] clothing branch
-    fused: Any = None  # [n, D] image and text of the identity branch
+    fused: Any = None  # [n, D] image and text of the identity branch, or [n, 2 D] of both branches
     # Of composed search; None where the annotation numbers no outfits.
     references: Any = None  # [n] position of each query's photo
     looks: Any = None  # [n] person and described outfit, -2 for a caption that has no query
@@ -143,9 +143,11 @@ def image_to_image(e: Embeddings, _weight: float) -> RetrievalTask:
 
 
 def fused_to_image(e: Embeddings, weight: float) -> RetrievalTask:
-    """Images fused with a caption as queries; ``weight`` is the caption's in the clothing side, where there is one."""
+    """Images fused with a caption as queries; ``weight`` is the caption's in a clothing side that is a sum."""
     queries = e.fused
-    if e.ranking.by == BOTH:
+    if queries.shape[1] == 2 * e.images.shape[1]:  # both sides are fused
+        queries = _unit(e.ranking.join(*queries.chunk(2, dim=1)))
+    elif e.ranking.by == BOTH:
         queries = e.ranking.join(e.fused, _sum(e.cloth_images[e.described], e.clothing_parts, weight))
     return photo_and_text_to_image(e, queries)
 
@@ -162,8 +164,11 @@ def photo_and_text_to_image(e: Embeddings, queries: Tensor) -> RetrievalTask:
 
 
 def _sum(photos: Tensor, texts: Tensor, weight: float) -> Tensor:
-    sums = photos + weight * texts
-    return sums / sums.norm(dim=1, keepdim=True)
+    return _unit(photos + weight * texts)
+
+
+def _unit(queries: Tensor) -> Tensor:
+    return queries / queries.norm(dim=1, keepdim=True)
 
 
 def composed(build_task: Callable[[Embeddings, float], RetrievalTask]) -> Callable[[Embeddings, float], RetrievalTask]:

@@ -33,6 +33,7 @@ LOSSES = LazyTable(
         "triplet": "t2ireid_plugin.losses.triplet.Triplet",
         "orthogonality": "t2ireid_plugin.losses.orthogonality.Orthogonality",
         "fused_query": "t2ireid_plugin.losses.fused_query.FusedQuery",
+        "composed_query": "t2ireid_plugin.losses.composed_query.ComposedQuery",
         "cloth_leak": "t2ireid_plugin.losses.cloth_leak.ClothingLeak",
         "mlm": "t2ireid_plugin.losses.mlm.MaskedLanguage",
         "words": "t2ireid_plugin.losses.words.BranchWords",

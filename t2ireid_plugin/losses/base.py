@@ -19,7 +19,7 @@ class LossInputs(NamedTuple):
     photos: Tensor  # [B] long, equal where two rows come from the same image file
     image_embeds: Tensor | None = None  # [B, 256] unit norm
     id_text_embeds: Tensor | None = None  # [B, 256] unit norm
-    fused_embeds: Tensor | None = None  # [B, 256] unit norm, the pair's own image and text
+    fused_embeds: Tensor | None = None  # [B, 256] unit norm, the pair's own image and text; [B, 512] of both branches
     id_logits: Tensor | None = None  # [B, num_classes]
     id_embeds: Tensor | None = None  # [B, 768] gated, not normalised
     cloth_embeds: Tensor | None = None  # [B, 768] gated, not normalised
@@ -35,6 +35,8 @@ class LossInputs(NamedTuple):
     outfits: Tensor | None = None  # [B] long, number among the person's outfits, -1 where it is unknown
     id_words: Tensor | None = None  # [B, V] 1 where the identity text has a frequent word, else 0
     cloth_words: Tensor | None = None  # [B, V] of the clothing text
+    composed_embeds: Tensor | None = None  # [B, 512] unit norm, the image and the clothing text of another outfit
+    composed_outfits: Tensor | None = None  # [B] long, the outfit of that text, -1 where the batch has none
     epoch: float = 0.0  # completed epochs, for ramps; may be fractional
     step: int = 0  # training steps with this one, for terms that some steps leave out; at 0 all are computed
     progress: float = 0.0  # completed share of the training

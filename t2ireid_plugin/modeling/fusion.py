@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from t2ireid_plugin.modeling.mamba import Mamba
@@ -134,6 +135,46 @@ class SequenceMambaFusion(SequenceScan):
         return self.norm_final(self.fc(GatedMambaFusion.weigh(pair, weights))), weights
 
 
+class ResidualFusion(nn.Module):
+    """``a * image + b * text`` of each branch, plus a residual of all four embeddings that starts at zero.
+
+    It starts as the plain sum: the four weights are equal, and the linear layer is zero. See docs/fusing.md.
+
+    Args:
+        dim: width ``d`` of each embedding.
+        dropout: of what the linear layer reads.
+    """
+
+    def __init__(self, dim: int, dropout: float) -> None:
+        super().__init__()
+        self.weights = nn.Parameter(torch.full((2, 2), 0.5))  # identity and clothing by image and text
+        self.drop = nn.Dropout(dropout)
+        self.last = zero_linear(4 * dim, 2 * dim)
+
+    def forward(self, image: Tensor, text: Tensor) -> Tensor:
+        """Identity and clothing embeddings ``[B, 2, d]`` each, to ``[B, 2 d]`` of unit norm: both halves of the query.
+
+        A text that says nothing for a branch is zero there.
+        """
+        root = image.shape[2] ** 0.5
+        query = self.weights[:, :1] * image + self.weights[:, 1:] * text
+        vectors = torch.cat([image, text], 1) * root  # entries of about 1
+        query = query + self.last(self.drop(self.read(vectors))).view_as(query) / root
+        return F.normalize(query.flatten(1), dim=-1)
+
+    def read(self, vectors: Tensor) -> Tensor:
+        """What the last layer reads of the four vectors ``[B, 4, d]``: identity and clothing of image, then of text."""
+        return vectors.flatten(1)
+
+
+def zero_linear(inputs: int, outputs: int) -> nn.Linear:
+    """A linear layer whose output is zero until it is trained."""
+    layer = nn.Linear(inputs, outputs)
+    nn.init.zeros_(layer.weight)
+    nn.init.zeros_(layer.bias)
+    return layer
+
+
 def _align(width: int, dim: int) -> nn.Sequential:
     return nn.Sequential(nn.Linear(width, dim), nn.ReLU(), nn.LayerNorm(dim))
 
@@ -155,4 +196,6 @@ def build_fusion(config: Mapping[str, Any], width: int) -> nn.Module:
     arguments = {name: value for name, value in config.items() if name != "type"}
     if config["type"] == "sequence_mamba":
         arguments["width"] = width
+    if config["type"] == "residual":
+        arguments = {name: config[name] for name in ("dim", "dropout")}
     return FUSIONS[config["type"]](**arguments)

@@ -22,6 +22,7 @@ FUSIONS = LazyTable(
         "enhanced_mamba": "t2ireid_plugin.modeling.fusion.EnhancedMambaFusion",
         "gated_mamba": "t2ireid_plugin.modeling.fusion.GatedMambaFusion",
         "sequence_mamba": "t2ireid_plugin.modeling.fusion.SequenceMambaFusion",
+        "residual": "t2ireid_plugin.modeling.fusion.ResidualFusion",
     }
 )
 DEFAULT_FUSION: dict[str, Any] = {
@@ -72,6 +73,8 @@ def check_rows(config: Mapping[str, Any], rows: int) -> None:
 
 def check_fusion(config: Mapping[str, Any], embed_dim: int) -> None:
     """Checks the settings of a fusion; one that reads tokens may have any width, the others that of the embeddings.
+
+    ``residual`` has none of ``d_state``, ``d_conv`` and ``num_layers``; they have no effect on it.
 
     Raises:
         ConfigError: for an unknown key or type, or naming the number and what it must be.

@@ -27,7 +27,7 @@ from t2ireid_plugin.modeling.encoders.packing import PackedBatch, pack, start_of
 from t2ireid_plugin.modeling.encoders.preprocess import image_preprocess
 from t2ireid_plugin.modeling.encoders.token_features import TEXTS_AT_ONCE, Ids, TokenFeatureCache, encode_texts
 from t2ireid_plugin.modeling.encoders.tokenizer import CachedTokenizer
-from t2ireid_plugin.modeling.fusion import SequenceMambaFusion, build_fusion
+from t2ireid_plugin.modeling.fusion import ResidualFusion, SequenceMambaFusion, build_fusion
 from t2ireid_plugin.modeling.image_embedder import (
     SHARED_DIM,
     build_disentangle,
@@ -68,14 +68,14 @@ class T2IReIDOutput(NamedTuple):
 
     image_embeds: Tensor | None  # [B, 256] identity branch of the image
     id_text_embeds: Tensor | None  # [B, 256]
-    fused_embeds: Tensor | None  # [B, 256]
+    fused_embeds: Tensor | None  # [B, 256], or [B, 512] of both branches with fusion.type residual
     id_logits: Tensor | None  # [B, num_classes]
     id_embeds: Tensor | None  # [B, D]
     cloth_embeds: Tensor | None  # [B, D]
     cloth_text_embeds: Tensor | None  # [B, 256]
     cloth_image_embeds: Tensor | None  # [B, 256] clothing branch of the image
     gate: Tensor | None  # [B, D] share of the identity branch, 0..1
-    gate_weights: Tensor | None  # [B, 2] image, text; sums to 1
+    gate_weights: Tensor | None  # [B, 2] image, text; sums to 1; None with fusion.type residual
 
 
 class T2IReIDModel(nn.Module):
@@ -145,6 +145,11 @@ class T2IReIDModel(nn.Module):
     def fuses_tokens(self) -> bool:
         """True for a fusion that reads tokens instead of embeddings, so that `fuse` cannot be called."""
         return isinstance(self.fusion, SequenceMambaFusion)
+
+    @property
+    def fuses_branches(self) -> bool:
+        """True for a fusion that reads the embeddings of both branches, see `fuse`."""
+        return isinstance(self.fusion, ResidualFusion)
 
     def train(self, mode: bool = True) -> T2IReIDModel:
         """As `nn.Module.train`, except that a frozen text encoder stays in eval mode, without dropout."""
@@ -236,18 +241,40 @@ class T2IReIDModel(nn.Module):
         attended, _ = self.text_attn(tokens, tokens, tokens, attn_mask=mask, need_weights=False)
         return self.text_attn_norm(attended + tokens)
 
-    def fuse(self, image_embeds: Tensor, id_text_embeds: Tensor) -> tuple[Tensor, Tensor]:
+    def fuse(
+        self,
+        image_embeds: Tensor,
+        id_text_embeds: Tensor,
+        cloth_image_embeds: Tensor | None = None,
+        cloth_text_embeds: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor | None]:
         """Pairs of embeddings ``[B, 256]`` to fused embeddings ``[B, 256]`` of unit norm and gate weights ``[B, 2]``.
+
+        ``fusion.type: residual`` reads both branches and gives ``[B, 512]`` of unit norm, identity before clothing, and no
+        gate weights. A text that says nothing for a branch is zero there. The other fusions ignore the clothing.
 
         Raises:
             ConfigError: when the model was built without fusion, or with one that reads tokens, which only `forward`
                 has.
+            InputError: when a fusion of both branches lacks the clothing.
         """
         if self.fusion is None:
             raise ConfigError("the model has no fusion (model.fusion)")
         if self.fuses_tokens:
             raise ConfigError("fusion.type sequence_mamba reads tokens, not embeddings; call the model with the pairs")
-        fused, gate_weights = self.fusion(image_embeds.to(self.device), id_text_embeds.to(self.device))
+        inputs = (image_embeds.to(self.device), id_text_embeds.to(self.device))
+        if not self.fuses_branches:
+            return self._fuse(inputs)
+        if cloth_image_embeds is None or cloth_text_embeds is None:
+            raise InputError("fusion.type residual reads cloth_image_embeds and cloth_text_embeds as well")
+        return self._fuse((*inputs, cloth_image_embeds.to(self.device), cloth_text_embeds.to(self.device)))
+
+    def _fuse(self, inputs: tuple[Tensor, ...]) -> tuple[Tensor, Tensor | None]:
+        assert self.fusion is not None
+        if self.fuses_branches:
+            fused, gate_weights = self.fusion(torch.stack(inputs[::2], 1), torch.stack(inputs[1::2], 1)), None
+        else:
+            fused, gate_weights = self.fusion(*inputs)
         return F.normalize(self.scale * fused, dim=-1), gate_weights
 
     def forward(
@@ -258,6 +285,8 @@ class T2IReIDModel(nn.Module):
         fuse: bool = True,
     ) -> T2IReIDOutput:
         """Encodes the inputs that are given; an image and an identity text together are also fused.
+
+        ``fusion.type: residual`` fuses an image with both texts, and only with both.
 
         Args:
             image: ``[B, 3, H, W]`` or ``[B, 3, H, W, 1]``.
@@ -354,13 +383,17 @@ class T2IReIDModel(nn.Module):
             text_embeds = dict(zip(groups, self._project(self.text_mlp, *pooled)))
         id_text_embeds = text_embeds.get("id_instruction")
 
+        cloth_text_embeds = text_embeds.get("cloth_instruction")
+
         fused_embeds = gate_weights = None
-        if fuse and self.fusion is not None and image_embeds is not None and id_text_embeds is not None:
-            inputs: tuple[Tensor | None, ...] = (image_embeds, id_text_embeds)
-            if self.fuses_tokens and batch is not None and text_tokens is not None:
-                inputs = (image_tokens, *(part[-len(image_embeds) :] for part in batch.padded(text_tokens)))
-            fused, gate_weights = self.fusion(*inputs)
-            fused_embeds = F.normalize(self.scale * fused, dim=-1)
+        inputs = [image_embeds, id_text_embeds]
+        if self.fuses_branches:
+            inputs += [cloth_image_embeds, cloth_text_embeds]
+        given = tuple(embeds for embeds in inputs if embeds is not None)
+        if fuse and self.fusion is not None and len(given) == len(inputs):
+            if self.fuses_tokens and batch is not None and image_tokens is not None and text_tokens is not None:
+                given = (image_tokens, *(part[-len(image_tokens) :] for part in batch.padded(text_tokens)))
+            fused_embeds, gate_weights = self._fuse(given)
 
         output = T2IReIDOutput(
             image_embeds=image_embeds,
@@ -369,7 +402,7 @@ class T2IReIDModel(nn.Module):
             id_logits=id_logits,
             id_embeds=id_embeds,
             cloth_embeds=cloth_embeds,
-            cloth_text_embeds=text_embeds.get("cloth_instruction"),
+            cloth_text_embeds=cloth_text_embeds,
             cloth_image_embeds=cloth_image_embeds,
             gate=gate,
             gate_weights=gate_weights,

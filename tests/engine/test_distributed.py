@@ -151,6 +151,7 @@ def test_the_pages_torchrun_command_trains_with_every_loss(torchrun, repository,
     quick = "train.max_epoch 1 train.batch_size 16 data.workers 1 test.pictures 0 use_gpu False data.save_dir"
     losses = [word for name in LOSSES for word in (f"loss.terms.{name}.weight", "0.5")]
     losses += ["loss.terms.cross_outfit.weight", "0", "data.min_word_count", "20"]  # the drawn people have one outfit
+    losses += ["loss.terms.composed_query.weight", "0"]
     losses += ["loss.terms.mlm.dim", "16"]  # its scan over all tokens would take most of the time
     done = torchrun(*words.split(), *losses, *quick.split(), tmp_path)
     assert done.returncode == 0, done.stderr

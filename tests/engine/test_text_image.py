@@ -12,10 +12,13 @@ import pytest
 import torch
 from states import changed, differences, saved, train_epoch, weights
 
+from t2ireid_plugin.cli import main
 from t2ireid_plugin.engine.record import check_same_training
+from t2ireid_plugin.engine.text_image import forward_for
 from t2ireid_plugin.errors import CheckpointError, ConfigError, DataError
 from t2ireid_plugin.modeling.checkpoint import Checkpoint
 from t2ireid_plugin.modeling.instructions import content_words
+from t2ireid_plugin.modeling.t2ireid import T2IReIDModel
 
 
 def script(engine, scores):
@@ -456,6 +459,72 @@ def test_losses_whose_targets_the_data_lacks_are_refused(build):
         build(loss__terms__leak__weight=1, data__min_word_count=5000)
     with pytest.raises(DataError, match=r"loss 'cross_outfit' compares outfits .*add 'outfit' to its rows"):
         build(loss__terms__cross_outfit__weight=1)
+
+
+RESIDUAL = {
+    "model__fusion__type": "residual",
+    "data__id_instruction": "identity",
+    "loss__terms__fused_query__weight": 0.5,
+    "loss__terms__fused_query__any_share": 0.8,
+    "loss__terms__composed_query__weight": 0.5,
+    "loss__terms__composed_query__every": 2,
+}
+
+
+def test_a_residual_fusion_learns_from_composed_queries(build, two_outfits):
+    """Each query fuses its row's image with the clothing text of the person's row in another outfit."""
+    engine = build(data__root=two_outfits, train__lr=0.01, **RESIDUAL)
+    before = weights(engine.model.fusion)
+    train_epoch(engine)
+    assert changed(before, weights(engine.model.fusion)) == {"weights", "last.weight", "last.bias"}
+
+    model = engine.model.eval()
+    images, labels, id_texts, cloth_texts = engine.parse_data_for_train(next(iter(engine.train_loader)))
+    pids, outfits = labels["pids"].tolist(), labels["outfits"].tolist()
+    with torch.no_grad():
+        outputs = forward_for(engine.losses, model, images, id_texts, cloth_texts, 2, labels)
+        plain = model(images, cloth_texts, id_texts)
+        described = []
+        for i, query in enumerate(outputs["composed_embeds"]):
+            others = [j for j, pid in enumerate(pids) if pid == pids[i] and outfits[j] != outfits[i]]
+            branches = plain.image_embeds[i], torch.zeros(256), plain.cloth_image_embeds[i]
+            fused = [model.fuse(*(x[None] for x in (*branches, plain.cloth_text_embeds[j])))[0][0] for j in others]
+            described.append(1 - outfits[i] if others else -1)
+            assert not others or any(torch.allclose(query, one, atol=1e-5) for one in fused)
+    assert outputs["composed_outfits"].tolist() == described
+    assert max(described) >= 0
+    torch.testing.assert_close(outputs["fused_embeds"], plain.fused_embeds)
+    assert "composed_embeds" not in forward_for(engine.losses, model, images, id_texts, cloth_texts, 1, labels)
+
+
+def test_a_trained_residual_is_tested_resumed_and_exported(tiny_settings, two_outfits, tmp_path):
+    settings = {**RESIDUAL, "data__root": two_outfits, "test__protocols": "[t2i, ti2i, composed]"}
+    words = tiny_settings(tmp_path / "log", **settings)
+    assert main(["train", *words]) == 0
+    metrics = json.loads((tmp_path / "log" / "results.json").read_text())["metrics"]["cuhkpedes"]
+    assert {"t2i", "ti2i", "ti2i_sum", "composed", "composed_pair"} <= set(metrics)
+    model = T2IReIDModel.from_checkpoint(tmp_path / "log" / "best.pth")
+    assert model.fusion.last.weight.abs().max() > 0
+    assert main(["test", str(tmp_path / "log"), "data.save_dir", str(tmp_path / "again")]) == 0
+    again = json.loads((tmp_path / "again" / "results.json").read_text())["metrics"]["cuhkpedes"]
+    assert again["ti2i"] == metrics["ti2i"]
+    assert main(["export", str(tmp_path / "log"), str(tmp_path / "hub")]) == 0
+    exported = T2IReIDModel.from_checkpoint(tmp_path / "hub" / "model.safetensors")
+    assert torch.equal(exported.fusion.last.weight, model.fusion.last.weight)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"data__id_instruction": "caption"}, "model.fusion.type: residual fuses both branches, and data.id_instr"),
+        ({"model__fusion__type": "gated_mamba"}, "loss 'composed_query' needs model.fusion.type residual, not gated"),
+    ],
+)
+def test_settings_that_a_residual_cannot_have_are_refused(
+    tiny_settings, two_outfits, tmp_path, settings, message, capsys
+):
+    assert main(["train", *tiny_settings(tmp_path, data__root=two_outfits, **{**RESIDUAL, **settings})]) == 2
+    assert message in capsys.readouterr().err
 
 
 def test_progress_is_the_share_of_all_epochs(build):

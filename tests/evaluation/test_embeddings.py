@@ -4,7 +4,7 @@ import torch
 from t2ireid_plugin.config import load_cfg
 from t2ireid_plugin.data.composed import composed_queries
 from t2ireid_plugin.engine.build import build_run
-from t2ireid_plugin.errors import DataError
+from t2ireid_plugin.errors import DataError, InputError
 from t2ireid_plugin.evaluation.embeddings import embed_target
 from t2ireid_plugin.evaluation.protocols import PROTOCOLS
 from t2ireid_plugin.modeling.instructions import split_caption
@@ -82,6 +82,36 @@ def test_embeddings_are_the_models_of_each_item(build, fusion, text):
             assert torch.allclose(e.identity[i], model.encode_text(id_text), atol=1e-5)
             assert torch.allclose(e.images[e.described[i]], output.image_embeds[0], atol=1e-5)
             assert torch.allclose(e.cloth_images[e.described[i]], output.cloth_image_embeds[0], atol=1e-5)
+
+
+def test_an_untrained_residual_is_the_plain_sum_and_fuses_both_branches(build):
+    """`ti2i` and `composed` of `fusion.type: residual`, before and after training."""
+    model, loaders = model_and_loaders = build("residual", "identity")
+    model.ranking = model.ranking._replace(weight=0.3)
+    e = embed(model_and_loaders, "ti2i", "composed")
+    assert e.fused.shape == e.composed_fused.shape == (64, 512)
+    for name in ("ti2i", "composed"):
+        task, plain = (PROTOCOLS[own].build_task(e, 1.0) for own in (name, f"{name}_sum"))
+        assert torch.allclose(task.queries, plain.queries, atol=1e-5)
+        assert torch.equal(task.gallery, plain.gallery)
+    torch.nn.init.normal_(model.fusion.last.weight, std=0.02)
+    e = embed(model_and_loaders, "ti2i", "composed")
+    images, queries = loaders["gallery"].dataset, loaders["query"].dataset
+    with torch.no_grad():
+        for i in (0, 30, 63):
+            identity, clothing = split_caption(queries.data[i][-3])
+            output = model(images[e.described[i]]["img"][None], [clothing], [identity])
+            assert torch.allclose(e.fused[i], output.fused_embeds[0], atol=1e-5)
+            assert output.gate_weights is None
+            photo, words = model(images[e.references[i]]["img"][None]), split_caption(queries.data[i][-1])[1]
+            branches = photo.image_embeds, torch.zeros(1, 256), photo.cloth_image_embeds, model.encode_text([words])
+            assert torch.allclose(e.composed_fused[i], model.fuse(*branches)[0][0], atol=1e-5)
+    halves = e.fused[:, :256] * 0.3**0.5, e.fused[:, 256:] * 0.7**0.5
+    expected = torch.nn.functional.normalize(torch.cat(halves, 1), dim=1)
+    assert torch.allclose(PROTOCOLS["ti2i"].build_task(e, 1.0).queries, expected, atol=1e-6)
+    assert model(images[0]["img"][None], id_instruction=["a man"]).fused_embeds is None
+    with pytest.raises(InputError, match="reads cloth_image_embeds"):
+        model.fuse(photo.image_embeds, photo.image_embeds)
 
 
 def test_only_needed_embeddings_are_computed(model_and_loaders):

@@ -38,6 +38,7 @@ def random_inputs(pids, photos=None, seed=0, dtype=torch.float64, epoch=3.0):
         "gate": normal(FEATURE_DIM).sigmoid(),
         "gate_weights": normal(2).softmax(dim=1),
         "scale": torch.tensor([1.3]),
+        "composed_embeds": F.normalize(torch.cat([unit(), unit()], dim=1), dim=-1),
         "image_tokens": torch.stack([normal(FEATURE_DIM) for _ in range(PATCHES)], dim=1),
         "word_tokens": torch.stack([normal(FEATURE_DIM) for _ in range(WORDS)], dim=1),
     }
@@ -47,6 +48,8 @@ def random_inputs(pids, photos=None, seed=0, dtype=torch.float64, epoch=3.0):
     fields["word_mask"] = (torch.arange(WORDS) < lengths).long()
     fields["hidden_words"] = torch.where(torch.arange(WORDS) == 1, words, -100)
     fields["outfits"] = torch.tensor([pids[:row].count(pid) for row, pid in enumerate(pids)])
+    others = [[other for other, pid in enumerate(pids) if pid == own and other != row] for row, own in enumerate(pids)]
+    fields["composed_outfits"] = torch.tensor([int(fields["outfits"][other[0]]) if other else -1 for other in others])
     for name in ("id_words", "cloth_words"):
         fields[name] = torch.randint(2, (batch, NUM_WORDS), generator=generator).float()
     photos = list(range(batch)) if photos is None else photos

@@ -7,7 +7,7 @@ from t2ireid_plugin.errors import ConfigError
 from t2ireid_plugin.losses import LOSSES, LossInputs
 
 TENSORS = [name for name in LossInputs._fields if name not in ("pids", "photos", "epoch", "step", "progress")]
-WHOLE_NUMBERS = ("word_mask", "hidden_words", "outfits", "id_words", "cloth_words")
+WHOLE_NUMBERS = ("word_mask", "hidden_words", "outfits", "composed_outfits", "id_words", "cloth_words")
 DETACHED = {"orthogonality": "cloth_embeds", "cloth_leak": "cloth_text_embeds"}  # read without gradient
 each_term = pytest.mark.parametrize("name", LOSSES)
 

@@ -132,3 +132,35 @@ def test_padding_has_no_effect_and_gets_no_gradient(sequence):
     sequence(image, text, mask)[0].square().sum().backward()
     assert not text.grad[mask == 0].any()
     assert text.grad[mask == 1].abs().amax(dim=-1).min() > 0
+
+
+def branches():
+    """Identity and clothing of images and of texts, `[B, 2, DIM]` each."""
+    both = torch.randn(2, B, 2, DIM, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    return F.normalize(both, dim=-1).unbind()
+
+
+def test_a_residual_starts_as_the_sum_of_both_branches():
+    fusion = build_fusion({**DEFAULT_FUSION, "type": "residual", "dim": DIM}, width=WIDTH).double()
+    image, text = branches()
+    for mode in (True, False):  # dropout reaches the residual alone
+        sums = image + text
+        expected = sums.flatten(1) / sums.flatten(1).norm(dim=1, keepdim=True)
+        torch.testing.assert_close(fusion.train(mode)(image, text).detach(), expected)
+
+
+def test_a_residual_equals_a_loop(build):
+    fusion = build("residual").double()
+    torch.nn.init.normal_(fusion.weights)
+    image, text = branches()
+    weight, bias, shares = fusion.last.weight.tolist(), fusion.last.bias.tolist(), fusion.weights.tolist()
+    for b in range(B):
+        four = [x for side in (image, text) for branch in side[b].tolist() for x in branch]
+        query = []
+        for k in range(2 * DIM):
+            branch, place = divmod(k, DIM)
+            total = shares[branch][0] * image[b, branch, place] + shares[branch][1] * text[b, branch, place]
+            residual = bias[k] + sum(w * x * DIM**0.5 for w, x in zip(weight[k], four, strict=True))
+            query.append(float(total) + residual / DIM**0.5)
+        length = sum(x * x for x in query) ** 0.5
+        assert fusion(image, text)[b].tolist() == pytest.approx([x / length for x in query])
