@@ -250,8 +250,8 @@ class T2IReIDModel(nn.Module):
     ) -> tuple[Tensor, Tensor | None]:
         """Pairs of embeddings ``[B, 256]`` to fused embeddings ``[B, 256]`` of unit norm and gate weights ``[B, 2]``.
 
-        ``fusion.type: residual`` reads both branches and gives ``[B, 512]`` of unit norm, identity before clothing, and no
-        gate weights. A text that says nothing for a branch is zero there. The other fusions ignore the clothing.
+        ``fusion.type: residual`` reads both branches and gives ``[B, 512]`` of unit norm, identity before clothing,
+        without gate weights. A text that says nothing for a branch is zero there. Other fusions ignore the clothing.
 
         Raises:
             ConfigError: when the model was built without fusion, or with one that reads tokens, which only `forward`

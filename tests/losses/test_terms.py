@@ -7,8 +7,8 @@ from t2ireid_plugin.losses.terms import comparing_photos
 
 NAMES = [
     "info_nce", "cls", "bio", "cloth", "cloth_adv", "cloth_match", "decouple", "gate_regularization", "sdm", "tal",
-    "id", "supcon", "triplet", "orthogonality", "fused_query", "composed_query", "cloth_leak", "mlm", "words", "cross_outfit",
-    "leak",
+    "id", "supcon", "triplet", "orthogonality", "fused_query", "composed_query", "cloth_leak", "mlm", "words",
+    "cross_outfit", "leak",
 ]  # fmt: skip
 
 
