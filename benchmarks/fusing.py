@@ -4,7 +4,7 @@
 
 Embeds the people of a data folder once with a trained model, and trains fusions of the frozen vectors on the training
 people, for the queries that they are meant for. All of them start as a weighted sum whose weights are the best on val,
-see `Fusion`. The step is chosen on val, the test people are used once. Differences are over people and seeds.
+see `Fusion`. The step is chosen on val. Differences are over people and seeds.
 """
 
 from __future__ import annotations
