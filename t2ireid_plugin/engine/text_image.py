@@ -196,11 +196,14 @@ class TrainingStep(nn.Module):
             seed: for random numbers in the losses; the same in each process.
         """
         with self.precision.autocast():
-            outputs = forward_for(self.losses, self.model, images, id_texts, cloth_texts, time["step"], labels)
+            outputs = forward_for(self.losses, self.model, images, id_texts, cloth_texts, time["step"])
         if world_size() > 1:
             outputs = {name: _gather_output(name, value) for name, value in outputs.items()}
             labels = {name: gather_rows(label) for name, label in labels.items()}
         seed_all(seed)
+        if "composed_embeds" in self.losses.needs_at(time["step"]):  # among the rows of all processes
+            with self.precision.autocast():
+                outputs |= compose(self.model, outputs, labels)
         return self.losses(LossInputs(scale=self.model.scale, **labels, **time, **outputs))
 
 
@@ -211,24 +214,20 @@ def forward_for(
     id_texts: list[str],
     cloth_texts: list[str],
     step: int = 0,
-    labels: Mapping[str, Tensor] | None = None,
 ) -> dict[str, Any]:
     """The model's outputs for the batch of a step (0: for all losses), by field of `LossInputs`.
 
-    Texts that no loss of the step needs are not encoded, and nothing is fused for none. ``labels`` are for composed
-    queries.
+    Texts that no loss of the step needs are not encoded, and nothing is fused for none. `compose` adds its fields.
     """
     needs = losses.needs_at(step)
     fuse = not needs.isdisjoint(("fused_embeds", "gate_weights"))
-    composed = "composed_embeds" in needs
-    clothing = cloth_texts if "cloth_text_embeds" in needs or composed or (fuse and model.fuses_branches) else None
+    reads_clothing = needs & {"cloth_text_embeds", "composed_embeds"} or (fuse and model.fuses_branches)
+    clothing = cloth_texts if reads_clothing else None
     if losses.hidden_share is not None and not needs.isdisjoint(MLM_INPUTS):
         output, masked = model.forward_masked(images, clothing, id_texts, losses.hidden_share, fuse)
-        outputs = {**output._asdict(), **masked}
-    else:
-        identity = id_texts if needs & {"id_text_embeds", "fused_embeds", "gate_weights"} else None
-        outputs = model(images, cloth_instruction=clothing, id_instruction=identity, fuse=fuse)._asdict()
-    return {**outputs, **compose(model, outputs, labels)} if composed and labels is not None else outputs
+        return {**output._asdict(), **masked}
+    identity = id_texts if needs & {"id_text_embeds", "fused_embeds", "gate_weights"} else None
+    return model(images, cloth_instruction=clothing, id_instruction=identity, fuse=fuse)._asdict()
 
 
 def compose(model: T2IReIDModel, outputs: Mapping[str, Any], labels: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -38,6 +38,7 @@ SETTINGS = {
     **{f"loss__terms__{name}__weight": 0.5 for name in LOSSES if name != "mlm"},
     "loss__terms__fused_query__every": 4,
     "data__min_word_count": 20,
+    "model__fusion__type": "residual",  # for composed_query
     "data__transforms": "[random_flip, random_crop, random_erase]",
 }
 

@@ -14,7 +14,7 @@ from states import changed, differences, saved, train_epoch, weights
 
 from t2ireid_plugin.cli import main
 from t2ireid_plugin.engine.record import check_same_training
-from t2ireid_plugin.engine.text_image import forward_for
+from t2ireid_plugin.engine.text_image import compose, forward_for
 from t2ireid_plugin.errors import CheckpointError, ConfigError, DataError
 from t2ireid_plugin.modeling.checkpoint import Checkpoint
 from t2ireid_plugin.modeling.instructions import content_words
@@ -482,7 +482,8 @@ def test_a_residual_fusion_learns_from_composed_queries(build, two_outfits):
     images, labels, id_texts, cloth_texts = engine.parse_data_for_train(next(iter(engine.train_loader)))
     pids, outfits = labels["pids"].tolist(), labels["outfits"].tolist()
     with torch.no_grad():
-        outputs = forward_for(engine.losses, model, images, id_texts, cloth_texts, 2, labels)
+        outputs = forward_for(engine.losses, model, images, id_texts, cloth_texts, 2)
+        outputs |= compose(model, outputs, labels)
         plain = model(images, cloth_texts, id_texts)
         described = []
         for i, query in enumerate(outputs["composed_embeds"]):
@@ -494,7 +495,7 @@ def test_a_residual_fusion_learns_from_composed_queries(build, two_outfits):
     assert outputs["composed_outfits"].tolist() == described
     assert max(described) >= 0
     torch.testing.assert_close(outputs["fused_embeds"], plain.fused_embeds)
-    assert "composed_embeds" not in forward_for(engine.losses, model, images, id_texts, cloth_texts, 1, labels)
+    assert "composed_embeds" not in engine.losses.needs_at(1)
 
 
 def test_a_trained_residual_is_tested_and_exported(tiny_settings, two_outfits, tmp_path):
