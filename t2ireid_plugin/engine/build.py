@@ -352,10 +352,11 @@ def build_engine(cfg: CfgNode, datamanager: CaptionDataManager, model: T2IReIDMo
         save_minutes=cfg.train.save_minutes,
         save_steps=cfg.train.save_steps,
     )
-    if model.visual_encoder.config.model_type == "conv_stack":  # whose batch normalisation needs the whole batch, once
-        for name in ("encode_at_once", "checkpoint_encoders"):
+    if any(isinstance(module, torch.nn.BatchNorm2d) for module in model.visual_encoder.modules()):
+        for name in ("encode_at_once", "checkpoint_encoders"):  # batch normalisation needs the whole batch, once
             if cfg.train[name]:
-                raise ConfigError(f"train.{name}: {cfg.train[name]} excludes the image encoder conv_stack")
+                kind = model.visual_encoder.config.model_type
+                raise ConfigError(f"train.{name}: {cfg.train[name]} excludes the image encoder {kind}")
     # Last, because the moving average is a copy that does not need it.
     for encoder in [model.visual_encoder] + ([] if cfg.model.freeze_text else [model.text_encoder]):
         if cfg.train.checkpoint_encoders and encoder.config.num_hidden_layers:

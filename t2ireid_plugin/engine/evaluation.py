@@ -184,9 +184,10 @@ class RetrievalEvaluation(TrainingLoop):
         sets, protocols = {}, list(protocols)
         for target in targets:
             queries, gallery = (self.test_loader[target][side] for side in ("query", "gallery"))
-            own = protocols
-            if target in self.val_targets and not has_composed(queries.dataset.data, gallery.dataset.data):
-                own = [name for name in protocols if not name.startswith(COMPOSED)]
+            own, plain = protocols, [name for name in protocols if not name.startswith(COMPOSED)]
+            # A test target without outfits is refused before; a val target has nothing to choose for composed search.
+            if len(plain) < len(own) and target in self.val_targets:
+                own = own if has_composed(queries.dataset.data, gallery.dataset.data) else plain
             embeddings = embed_target(self.tested_model, queries, gallery, own, target)
             check_stop()
             if not gallery.dataset.spec.has_cameras:

@@ -22,6 +22,7 @@ from t2ireid_plugin.engine.optim import ENCODERS, WarmupCosine
 from t2ireid_plugin.errors import ConfigError
 from t2ireid_plugin.losses import LossInputs, LossTerms
 from t2ireid_plugin.losses.base import MLM_INPUTS
+from t2ireid_plugin.losses.matching import other_outfit
 from t2ireid_plugin.modeling.masking import NOT_HIDDEN
 from t2ireid_plugin.modeling.t2ireid import T2IReIDModel
 from t2ireid_plugin.utils.distributed import (
@@ -235,9 +236,8 @@ def compose(model: T2IReIDModel, outputs: Mapping[str, Any], labels: Mapping[str
 
     The identity side has no text, as in the evaluation: words for clothes do not describe the person.
     """
-    pids, outfits = labels["pids"].to(model.device), labels["outfits"].to(model.device)
-    known = outfits >= 0
-    others = (pids[:, None] == pids) & (outfits[:, None] != outfits) & known[:, None] & known
+    outfits = labels["outfits"].to(model.device)
+    others = other_outfit(labels["pids"].to(model.device), outfits)
     other = torch.rand(others.shape, device=others.device).masked_fill(~others, -1.0).argmax(dim=1)
     texts = outputs["cloth_text_embeds"][other]
     inputs = outputs["image_embeds"], torch.zeros_like(texts), outputs["cloth_image_embeds"], texts

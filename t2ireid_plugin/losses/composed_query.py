@@ -4,8 +4,8 @@ from torch import Tensor
 
 from t2ireid_plugin.losses.arguments import positive
 from t2ireid_plugin.losses.base import LossInputs, LossTerm, read
-from t2ireid_plugin.losses.fused_query import both_branches, query_loss
-from t2ireid_plugin.losses.matching import cosine_matrix, same_identity
+from t2ireid_plugin.losses.fused_query import both_branches
+from t2ireid_plugin.losses.matching import cosine_matrix, query_loss, same_identity
 
 
 class ComposedQuery(LossTerm):

@@ -1,11 +1,10 @@
 """`cross_outfit`: photos of a person in different outfits belong together."""
 
-import torch
 from torch import Tensor
 
 from t2ireid_plugin.losses.arguments import positive
 from t2ireid_plugin.losses.base import LossInputs, LossTerm, read
-from t2ireid_plugin.losses.matching import cosine_matrix, row_normalised, same_identity
+from t2ireid_plugin.losses.matching import cosine_matrix, other_outfit, query_loss, same_identity
 
 
 class CrossOutfit(LossTerm):
@@ -26,9 +25,6 @@ class CrossOutfit(LossTerm):
     def forward(self, inputs: LossInputs) -> Tensor:
         """Mean over the rows with another outfit in the batch, a scalar; 0 without any."""
         images, outfits = read(inputs, *self.needs)
-        known, same = outfits >= 0, same_identity(inputs.pids)
-        positives = same & (outfits[:, None] != outfits) & known[:, None] & known
+        positives = other_outfit(inputs.pids, outfits)
         logits = cosine_matrix(images, images) / self.tau
-        log_p = logits.masked_fill(same & ~positives, torch.finfo(logits.dtype).min).log_softmax(dim=1)
-        total = (row_normalised(positives, log_p.dtype) * log_p.masked_fill(~positives, 0.0)).sum()
-        return -total / positives.any(dim=1).sum().clamp(min=1)
+        return query_loss(logits, positives, left_out=same_identity(inputs.pids) & ~positives)

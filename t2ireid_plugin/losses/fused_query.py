@@ -5,7 +5,7 @@ from torch import Tensor
 
 from t2ireid_plugin.losses.arguments import number, positive
 from t2ireid_plugin.losses.base import LossInputs, LossTerm, read
-from t2ireid_plugin.losses.matching import cosine_matrix, row_normalised, same_identity
+from t2ireid_plugin.losses.matching import cosine_matrix, query_loss, same_identity
 
 
 class FusedQuery(LossTerm):
@@ -43,15 +43,3 @@ class FusedQuery(LossTerm):
 def both_branches(inputs: LossInputs) -> Tensor:
     """The images by both branches with equal weights, `[B, 2 D]`."""
     return torch.cat(read(inputs, "image_embeds", "cloth_image_embeds"), dim=1)
-
-
-def query_loss(logits: Tensor, positives: Tensor, left_out: Tensor, any_share: float = 0.0) -> Tensor:
-    """Mean over the queries with a positive, see `FusedQuery`; all are `[B, B]`, queries by candidates."""
-    # Not -inf: a row that is all left out would be NaN, and so would a target of 0 times -inf.
-    lowest = torch.finfo(logits.dtype).min
-    log_p = logits.masked_fill(left_out, lowest).log_softmax(dim=1)
-    per_query = -(row_normalised(positives, log_p.dtype) * log_p).sum(dim=1)
-    if any_share:
-        any_match = -log_p.masked_fill(~positives, lowest).logsumexp(dim=1).masked_fill(~positives.any(dim=1), 0.0)
-        per_query = torch.lerp(per_query, any_match, any_share)
-    return per_query.sum() / positives.any(dim=1).sum().clamp(min=1)

@@ -5,7 +5,7 @@ from torch import Tensor
 
 from t2ireid_plugin.losses.arguments import positive
 from t2ireid_plugin.losses.base import LossInputs, LossTerm, read
-from t2ireid_plugin.losses.matching import cosine_matrix, row_normalised, same_identity
+from t2ireid_plugin.losses.matching import cosine_matrix, query_loss, same_identity
 
 
 class SupCon(LossTerm):
@@ -26,6 +26,5 @@ class SupCon(LossTerm):
         both = torch.cat(read(inputs, *self.needs))  # [2B, D]
         logits = cosine_matrix(both, both) / self.tau
         itself = torch.eye(len(both), dtype=torch.bool, device=both.device)
-        log_p = logits.masked_fill(itself, torch.finfo(logits.dtype).min).log_softmax(dim=1)
         positives = same_identity(inputs.pids.repeat(2)) & ~itself  # never empty: the other view of the row
-        return -(row_normalised(positives, log_p.dtype) * log_p).sum(dim=1).mean()
+        return query_loss(logits, positives, left_out=itself)

@@ -163,9 +163,7 @@ def encoder_config(source: Source, key: str) -> PretrainedConfig:
         EncoderError: when the files are missing.
         ConfigError: for an inline configuration with unknown keys.
     """
-    from transformers import AutoConfig, PretrainedConfig
-
-    import t2ireid_plugin.modeling.encoders.conv_stack  # noqa: F401 - registers itself
+    from transformers import PretrainedConfig
 
     if isinstance(source, PretrainedConfig):
         config = source
@@ -174,10 +172,19 @@ def encoder_config(source: Source, key: str) -> PretrainedConfig:
         check_keys(f"{key}: {default.model_type}", source, sorted(default.to_dict()))
         config = config_from_dict(source, key)
     else:
-        config = _load(AutoConfig.from_pretrained, source, key)
+        config = _load(_auto_config().from_pretrained, source, key)
     config = getattr(config, _PART[key], config)
     check_shape(config, key)
     return config
+
+
+def _auto_config() -> Any:
+    """transformers' table of configurations, to which `conv_stack` adds itself when it is imported."""
+    from transformers import AutoConfig
+
+    import t2ireid_plugin.modeling.encoders.conv_stack  # noqa: F401 - imported for its registration
+
+    return AutoConfig
 
 
 def config_from_dict(settings: Mapping[str, Any] | PretrainedConfig, key: str, name: str = "") -> PretrainedConfig:
@@ -191,9 +198,7 @@ def config_from_dict(settings: Mapping[str, Any] | PretrainedConfig, key: str, n
     Raises:
         ConfigError: for an unknown family, or values that it refuses.
     """
-    from transformers import AutoConfig, PretrainedConfig
-
-    import t2ireid_plugin.modeling.encoders.conv_stack  # noqa: F401 - registers itself
+    from transformers import PretrainedConfig
 
     if isinstance(settings, PretrainedConfig):
         return settings
@@ -203,7 +208,7 @@ def config_from_dict(settings: Mapping[str, Any] | PretrainedConfig, key: str, n
     family = model_type.removesuffix("_text_model").removesuffix("_vision_model")
     for known in (model_type, family):
         try:
-            default = AutoConfig.for_model(known)
+            default = _auto_config().for_model(known)
         except ValueError:
             continue
         try:
