@@ -124,12 +124,12 @@ def train_batch(name: str, e: Embeddings, captions: Tensor, rng: torch.Generator
     return photos, torch.stack([part[texts] for part in own], 1), gallery, matches, left_out
 
 
-def evaluate(fusion: Fusion, queries: Queries, people: Any) -> RetrievalResult:
+def evaluate(fusion: Fusion, queries: Queries) -> RetrievalResult:
     """The result of a fusion on one split."""
     fusion.eval()
     with torch.no_grad():
         task = queries.task._replace(queries=fusion(queries.photos, queries.texts))
-    return evaluate_task(task, people=people)
+    return evaluate_task(task)
 
 
 def fit(kind: str, name: str, sets: Mapping[str, Embeddings], start: Tensor, seed: int) -> tuple[Any, RetrievalResult]:
@@ -143,12 +143,11 @@ def fit(kind: str, name: str, sets: Mapping[str, Embeddings], start: Tensor, see
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 - step / (STEPS + 1))
     described = torch.as_tensor(e.described)
     captions = described.argsort(stable=True).view(len(e.images), -1)  # as many of each photo
-    people = {split: sets[split].pids[sets[split].described] for split in ("val", "test")}
-    queries = {split: queries_of(name, sets[split]) for split in people}
+    queries = {split: queries_of(name, sets[split]) for split in ("val", "test")}
     best: tuple[float, Any] = (-1.0, None)
     for step in range(STEPS + 1):
         if step % EVERY == 0:
-            score = evaluate(fusion, queries["val"], people["val"]).metrics["mAP"]
+            score = evaluate(fusion, queries["val"]).metrics["mAP"]
             if score > best[0]:
                 best = score, {key: value.clone() for key, value in fusion.state_dict().items()}
             fusion.train()
@@ -163,7 +162,7 @@ def fit(kind: str, name: str, sets: Mapping[str, Embeddings], start: Tensor, see
         optimizer.step()
         schedule.step()
     fusion.load_state_dict(best[1])
-    return best[0], evaluate(fusion, queries["test"], people["test"])
+    return best[0], evaluate(fusion, queries["test"])
 
 
 def starts(name: str, weights: Mapping[str, float]) -> Tensor:
@@ -204,7 +203,7 @@ def main() -> None:
         plain = {}
         for row in (*BASELINES[name], name):
             task = PROTOCOLS[row].build_task(test, weights.get(SUMS.get(row, row), 1.0))
-            plain[row] = evaluate_task(task, people=test.pids[test.described])
+            plain[row] = evaluate_task(task)
             shares = (f"{metric} {100 * plain[row].metrics[metric]:.2f}" for metric in ("R@1", "mAP"))
             print(f"{row}: {' '.join(shares)}", flush=True)
         own = plain.pop(name)

@@ -201,9 +201,8 @@ class RetrievalEvaluation(TrainingLoop):
         """The result of one protocol, printed."""
         weight, on_val = self._weight(protocol, embeddings.ranking)
         task = PROTOCOLS[protocol].build_task(embeddings, weight)
-        people = None if task.left_out is None else embeddings.pids[embeddings.described]
         names = {"target": target, "protocol": protocol}
-        result = evaluate_task(task, self.ranks, self.evaluator, samples, people=people, **names)
+        result = evaluate_task(task, self.ranks, self.evaluator, samples, **names)
         if protocol in WEIGHTS and (protocol, embeddings.ranking.by) != (OFFICIAL, CAPTION):
             result.metrics.update(weight=weight, weight_chosen=on_val)
         print(format_metrics(target, protocol, result.metrics))
@@ -211,7 +210,7 @@ class RetrievalEvaluation(TrainingLoop):
         by_image = protocol in IMAGE_QUERY_PROTOCOLS
         items = gallery if by_image else queries
         keys = query_keys((path, "" if by_image else caption) for path, _, _, _, caption, *_ in items)
-        reranked = reranked_metrics(task, self.ranks, samples, people=people) if rerank else None
+        reranked = reranked_metrics(task, self.ranks, samples) if rerank else None
         return replace(result, keys=keys[result.query_index], reranked=reranked)
 
     def _weight(self, protocol: str, ranking: Ranking) -> tuple[float, bool]:

@@ -23,8 +23,12 @@ from t2ireid_plugin.utils.distributed import all_gather_interleaved, all_gather_
 
 # Field of `Embeddings` to the text of an item that it embeds.
 _TEXTS = {"captions": "caption", "identity": "id_text", "clothing": "cloth_text"}
-_PARTS = ("identity_parts", "clothing_parts")  # of the caption, as `Ranking.parts` splits it
-_WORDS = ("identity_words", "clothing_words")  # of the clothing text, likewise
+# What each fused embedding reads: the column of an item's text, the field of the whole text, and those of its parts, as
+# `Ranking.parts` splits it.
+_FUSED = {
+    "fused": (-3, "captions", ("identity_parts", "clothing_parts")),
+    "composed_fused": (-1, "clothing", ("identity_words", "clothing_words")),
+}
 
 
 @torch.no_grad()
@@ -44,57 +48,58 @@ def embed_target(
         ConfigError: for ti2i and composed with a model without fusion.
         DataError: for composed search where no person has photos in two outfits.
     """
-    ranking = model.ranking
-    needs = required(protocols, ranking)
+    needs, ranking = required(protocols, model.ranking), model.ranking
     images, cloth_images, pids, camids, paths = _embed_images(model, gallery_loader, "cloth_images" in needs, label)
     number = {path: i for i, path in enumerate(paths)}
-    texts: dict[str, list[Tensor]] = {need: [] for need in (*_TEXTS, *_PARTS, *_WORDS) if need in needs}
-    # Position of the described image, and the texts to fuse with it and with the photo of composed search.
-    queries: list[list[tuple[int, str, str]]] = []
-    for batch in tqdm(query_loader, desc=f"{label} queries", leave=False, disable=None):
-        captions = list(batch["caption"])
-        own = {need: list(batch[column]) for need, column in _TEXTS.items() if need in needs}
-        if ranking.by == BOTH:
-            own |= zip(_PARTS, ranking.parts(captions))
-            own |= zip(_WORDS, ranking.parts(list(batch["cloth_text"])))
-        fusable = own.get(_PARTS[0], captions), own.get(_WORDS[0], batch["cloth_text"])
-        queries.append(list(zip(map(number.__getitem__, batch["impath"]), *fusable, strict=True)))
-        # Each text once, as a text of the annotation is often a part of its caption.
-        if distinct := list(dict.fromkeys(text for need in texts for text in own[need])):
-            place = {text: i for i, text in enumerate(distinct)}
-            embeds = model.encode_text(distinct).cpu()
-            for need, parts in texts.items():
-                parts.append(embeds[[place[text] for text in own[need]]])
-    whole = {need: torch.cat(all_gather_interleaved(parts)) for need, parts in texts.items()}
-    described, *texts_to_fuse = zip(
-        *(query for batch in all_gather_interleaved(queries) for query in batch), strict=True
-    )
-    rows, composed = np.array(described), {}
-    if "looks" in needs:
-        sides: list[Any] = [query_loader.dataset, gallery_loader.dataset]
-        search = composed_queries(*(side.data for side in sides))
-        composed = {"references": rows.copy(), "looks": np.full(len(rows), -2), "gallery_looks": search.gallery_looks}
-        composed["references"][search.captions], composed["looks"][search.captions] = search.references, search.looks
-    shown: dict[str, Tensor] = {}  # the parts, zero where a text lacks them
-    for names, column in ((_PARTS, -3), (_WORDS, -1)):
-        if names[0] in whole:
-            items: Any = query_loader.dataset
-            read = [item[column] for item in items.data]
-            shown |= zip(names, ranking.without_missing(read, *(whole[name] for name in names)))
-    by_both = ranking.by == BOTH
-    photos: dict[str, tuple[Any, tuple[str, ...]]] = {"fused": (rows, _PARTS if by_both else ("captions",))}
-    photos["composed_fused"] = composed.get("references"), _WORDS if by_both else ("clothing",)
-    for (need, (photo, branches)), own_texts in zip(photos.items(), texts_to_fuse, strict=True):
+    embeds = _embed_texts(model, query_loader, needs, label)
+    items: Any = query_loader.dataset
+    rows = np.array([number[item[0]] for item in items.data])
+    outfits = _find_composed(items.data, gallery_loader, rows) if "looks" in needs else {}
+    fused = {}
+    for (need, (column, whole, parts)), photos in zip(_FUSED.items(), (rows, outfits.get("references")), strict=True):
+        texts = [item[column] for item in items.data]
+        shown = [embeds[part] for part in parts if part in embeds]
+        by_both = ranking.by == BOTH and bool(shown)
+        first = embeds.get(parts[0] if by_both else whole)
+        if by_both:  # the fusions of one branch read the stand-in of a part that is missing
+            embeds |= zip(parts, ranking.without_missing(texts, *shown), strict=True)
         if need in needs and model.fuses_tokens:
-            whole[need] = _fuse_tokens(model, gallery_loader, photo, number, own_texts, label)
+            read = ranking.parts(texts)[0] if by_both else texts
+            fused[need] = _fuse_tokens(model, gallery_loader, photos, number, read, label)
         elif need in needs:
-            inputs = [images[photo], whole[branches[0]]]
+            inputs = [images[photos], first]
             if model.fuses_branches:
-                inputs = [images[photo], shown[branches[0]], cloth_images[photo], shown[branches[1]]]
-            chunks = zip(*(embeds.split(1024) for embeds in inputs), strict=True)
-            whole[need] = torch.cat([model.fuse(*chunk)[0].cpu() for chunk in chunks])
-    whole |= shown
-    return Embeddings(images, pids, camids, rows, ranking, cloth_images=cloth_images, **whole, **composed)
+                inputs = [images[photos], embeds[parts[0]], cloth_images[photos], embeds[parts[1]]]
+            chunks = zip(*(embed.split(1024) for embed in inputs), strict=True)
+            fused[need] = torch.cat([model.fuse(*chunk)[0].cpu() for chunk in chunks])
+    fields: dict[str, Any] = {"cloth_images": cloth_images, **embeds, **fused, **outfits}
+    return Embeddings(images, pids, camids, rows, ranking, **fields)
+
+
+def _find_composed(captions: Any, gallery_loader: DataLoader, rows: Any) -> dict[str, Any]:
+    """The fields of composed search, with the described photo as the reference of a caption that has no query."""
+    gallery: Any = gallery_loader.dataset
+    search = composed_queries(captions, gallery.data)
+    references, looks = rows.copy(), np.full(len(rows), -2)
+    references[search.captions], looks[search.captions] = search.references, search.looks
+    return {"references": references, "looks": looks, "gallery_looks": search.gallery_looks}
+
+
+def _embed_texts(model: T2IReIDModel, loader: DataLoader, needs: set[str], label: str) -> dict[str, Tensor]:
+    """The texts among the ``needs``, ``[n, D]`` each, in the order of the dataset."""
+    embeds: dict[str, list[Tensor]] = {}
+    for batch in tqdm(loader, desc=f"{label} queries", leave=False, disable=None):
+        own = {need: list(batch[column]) for need, column in _TEXTS.items() if need in needs}
+        for column, (_, _, parts) in zip(("caption", "cloth_text"), _FUSED.values(), strict=True):
+            if parts[0] in needs:
+                own |= zip(parts, model.ranking.parts(list(batch[column])), strict=True)
+        # Each text once, as a text of the annotation is often a part of its caption.
+        if distinct := list(dict.fromkeys(text for texts in own.values() for text in texts)):
+            place = {text: i for i, text in enumerate(distinct)}
+            vectors = model.encode_text(distinct).cpu()
+            for need, texts in own.items():
+                embeds.setdefault(need, []).append(vectors[[place[text] for text in texts]])
+    return {need: torch.cat(all_gather_interleaved(parts)) for need, parts in embeds.items()}
 
 
 def _embed_images(model: T2IReIDModel, loader: DataLoader, clothing: bool, label: str) -> tuple[Any, ...]:

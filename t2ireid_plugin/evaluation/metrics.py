@@ -36,7 +36,6 @@ def evaluate_task(
     evaluator: str = "exact",
     samples: int = 0,
     metric: str = "cosine",
-    people: npt.NDArray | None = None,
     **fields: Any,
 ) -> RetrievalResult:
     """The result of a task with its metrics: ``R@k``, ``mAP``, ``mINP`` as shares of 1, counts and intervals.
@@ -48,17 +47,16 @@ def evaluate_task(
             ``torchreid.metrics.evaluate_rank`` (which has no mINP). They agree except for ties.
         samples: of the bootstrap over identities; 0 for none.
         metric: ``cosine`` or ``euclidean``, which takes a whole matrix of distances, as torchreid does.
-        people: identity of each query ``[q]``, where the task's pids are looks.
         **fields: of the result, such as ``target`` and ``protocol``.
 
     Raises:
         DataError: when no query has an image of its identity in the gallery.
     """
     if metric == "cosine":
-        positives = positive_ranks(*task)
+        positives = positive_ranks(*task[:7])
     else:
-        positives = ranks_from_scores(-_distances(*task[:2], metric), *task[2:])
-    result = result_from_ranks(positives, task, ranks, samples, people, **fields)
+        positives = ranks_from_scores(-_distances(*task[:2], metric), *task[2:7])
+    result = result_from_ranks(positives, task, ranks, samples, **fields)
     if evaluator == "torchreid":
         distances = _distances(*task[:2], metric)
         if task.left_out is not None:
@@ -74,7 +72,6 @@ def result_from_ranks(
     task: RetrievalTask,
     ranks: Sequence[int],
     samples: int,
-    people: npt.NDArray | None = None,
     **fields: Any,
 ) -> RetrievalResult:
     """As `evaluate_task`, from the ranks of each query's positives."""
@@ -82,7 +79,7 @@ def result_from_ranks(
     if not valid:
         raise DataError("no query has an image of its identity in the gallery")
     query_index = np.flatnonzero([len(own) for own in positives])
-    pids = np.asarray(task.q_pids if people is None else people, np.int64)
+    pids = np.asarray(task.q_pids if task.people is None else task.people, np.int64)
     result = RetrievalResult(
         first_rank=np.array([own[0] for own in valid], np.int32),
         AP=np.array([sum(place / rank for place, rank in enumerate(own, 1)) / len(own) for own in valid]),
@@ -139,7 +136,6 @@ def reranked_metrics(
     ranks: Sequence[int] = (1, 5, 10),
     samples: int = 0,
     metric: str = "cosine",
-    people: npt.NDArray | None = None,
 ) -> Metrics:
     """The metrics after torchreid's k-reciprocal re-ranking (Zhong et al. 2017), which holds whole distance matrices.
 
@@ -149,7 +145,7 @@ def reranked_metrics(
     queries, gallery = task[:2]
     pairs = (queries, gallery), (queries, queries), (gallery, gallery)
     reranked = torchreid_utils.re_ranking(*(_distances(*pair, metric) for pair in pairs))
-    return result_from_ranks(ranks_from_scores(-reranked, *task[2:]), task, ranks, samples, people).metrics
+    return result_from_ranks(ranks_from_scores(-reranked, *task[2:7]), task, ranks, samples).metrics
 
 
 def metrics_by_target(results: Iterable[RetrievalResult]) -> dict[str, dict[str, Metrics]]:

@@ -113,6 +113,7 @@ class RetrievalTask(NamedTuple):
     q_camids: Labels  # [q]
     g_camids: Labels  # [g]
     left_out: Labels | None = None  # [q] position in the gallery, whatever its pid
+    people: Labels | None = None  # [q] identity of each query, where the pids are looks
 
 
 class Protocol(NamedTuple):
@@ -179,7 +180,12 @@ def composed(build_task: Callable[[Embeddings, float], RetrievalTask]) -> Callab
         own = e._replace(described=e.references, captions=e.clothing, fused=e.composed_fused, **parts)
         no_camera = np.full(len(e.looks), _NO_CAMERA)
         return build_task(own, weight)._replace(
-            q_pids=e.looks, g_pids=e.gallery_looks, q_camids=no_camera, g_camids=e.camids, left_out=e.references
+            q_pids=e.looks,
+            g_pids=e.gallery_looks,
+            q_camids=no_camera,
+            g_camids=e.camids,
+            left_out=e.references,
+            people=e.pids[e.described],
         )
 
     return build

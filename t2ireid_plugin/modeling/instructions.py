@@ -6,6 +6,7 @@ that "black" goes to identity in "black hair" and to clothing in "black trousers
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Sequence
 from itertools import pairwise
@@ -65,6 +66,7 @@ def split_caption(caption: str) -> tuple[str, str]:
     return identity or (pronoun[0] if pronoun else caption), clothing or caption
 
 
+@functools.lru_cache(maxsize=2**17)  # an evaluation asks several times for each of its captions
 def split_phrases(caption: str) -> tuple[str, str]:
     """As `split_caption`, without stand-ins: a side without any phrase is empty."""
     words = _words(caption)

@@ -98,7 +98,7 @@ def test_image_to_image_without_cameras_excludes_only_the_query():
     right = e.pids[:, None] == e.pids[None, :]
     expected = by_hand(e.images @ e.images.T, right, np.eye(20, dtype=bool))
     assert numbers(build_task("i2i", e)) == pytest.approx(expected, abs=1e-6)
-    assert set(map(len, positive_ranks(*build_task("i2i", e)))) == {3}  # of four photos per person
+    assert set(map(len, positive_ranks(*build_task("i2i", e)[:7]))) == {3}  # of four photos per person
 
 
 @given(st.integers(0, 10**6))
@@ -108,7 +108,7 @@ def test_image_and_text_excludes_its_own_photo(seed):
     right = e.pids[e.described][:, None] == e.pids[None, :]
     expected = by_hand(e.fused @ e.images.T, right, own)
     assert numbers(build_task("ti2i", e)) == pytest.approx(expected, abs=1e-6)
-    assert set(map(len, positive_ranks(*build_task("ti2i", e)))) == {3}
+    assert set(map(len, positive_ranks(*build_task("ti2i", e)[:7]))) == {3}
 
 
 @given(st.integers(0, 10**6), st.floats(0, 20))
@@ -123,7 +123,7 @@ def test_baselines_of_image_and_text(seed, weight):
         scores = queries @ e.images.double().T / queries.norm(dim=1, keepdim=True)
         assert torch.allclose((task.queries @ task.gallery.T).double(), scores, atol=1e-5)
         assert numbers(task) == pytest.approx(by_hand(task.queries @ e.images.T, right, own), abs=1e-6)
-        assert set(map(len, positive_ranks(*task))) == {3}
+        assert set(map(len, positive_ranks(*task[:7]))) == {3}
 
 
 @given(st.integers(0, 10**6), st.sampled_from(["caption", "both"]), st.floats(0.05, 0.95), st.floats(0, 5))
@@ -157,13 +157,13 @@ def test_composed_search_equals_a_loop_over_queries(seed, by, share, weight):
         task = build_task(name, e, weight / 5 if name == "composed_pair" else weight)
         assert numbers(task) == pytest.approx(by_hand(expected, right, own_photo), abs=1e-6)
         assert numbers(task, "torchreid") == pytest.approx(by_hand(expected, right, own_photo), abs=1e-6)
-        assert set(map(len, positive_ranks(*task))) == {0, 2} if -2 in e.looks else {2}
+        assert set(map(len, positive_ranks(*task[:7]))) == {0, 2} if -2 in e.looks else {2}
 
 
 def test_intervals_of_composed_search_are_over_people():
     e = two_outfits(0)
     people = e.pids[e.described]
-    result = evaluate_task(build_task("composed_photo", e), people=people)
+    result = evaluate_task(build_task("composed_photo", e))
     assert result.pids.tolist() == people[e.looks != -2].tolist()
     assert result.metrics["identities"] == 5
     assert result.metrics["skipped_queries"] == np.count_nonzero(e.looks == -2) > 0

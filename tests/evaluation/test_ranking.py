@@ -199,7 +199,7 @@ def test_equal_embeddings_tie_wherever_they_are(monkeypatch, chunk, images, peop
     place = np.argsort(np.argsort(-cosines(queries, once), axis=1), axis=1)  # from 0, were there one of each
     right = names[:images] == q_pids[:, None]
     expected = [sorted(2 * places[own] + 2) for places, own in zip(place, right)]
-    assert positive_ranks(*task_of(queries, twice[order], q_pids, names[order])) == expected
+    assert positive_ranks(*task_of(queries, twice[order], q_pids, names[order])[:7]) == expected
 
 
 @settings(max_examples=30)
@@ -218,7 +218,7 @@ def test_ranks_are_those_of_a_sort(seed, images, people, clear):
     assume(not has_near_ties(queries, gallery, 1e-7))
     order = np.argsort(-cosines(queries, gallery), axis=1)
     expected = [(1 + np.flatnonzero(g_pids[row] == pid)).tolist() for row, pid in zip(order, q_pids)]
-    assert positive_ranks(*task_of(queries, gallery, q_pids, g_pids)) == expected
+    assert positive_ranks(*task_of(queries, gallery, q_pids, g_pids)[:7]) == expected
 
 
 def test_result_from_ranks():
@@ -238,7 +238,7 @@ def test_result_from_ranks():
 @pytest.mark.parametrize(("queries", "images"), [(0, 3), (3, 0), (0, 0)])
 def test_empty_sides(queries, images):
     arguments = np.ones((queries, 2)), np.ones((images, 2)), np.zeros(queries, int), np.zeros(images, int)
-    assert positive_ranks(*task_of(*arguments)) == [[]] * queries
+    assert positive_ranks(*task_of(*arguments)[:7]) == [[]] * queries
     with pytest.raises(DataError, match="no query has an image of its identity"):
         evaluate(*arguments)
 
