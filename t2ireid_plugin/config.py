@@ -92,7 +92,7 @@ _DEFAULTS: dict[str, Any] = {
     },
     "video": {"seq_len": 15, "sample_method": "evenly", "pooling_method": "avg"},
     "train": {
-        "optim": "adamw",
+        "optim": "adamw",  # adamw, adam, amsgrad, radam, sgd or rmsprop
         "lr": 0.0003,
         "weight_decay": 5e-4,
         "max_epoch": 60,
@@ -100,15 +100,16 @@ _DEFAULTS: dict[str, Any] = {
         "batch_size": 32,
         "fixbase_epoch": 0,
         "open_layers": None,  # layers that train.fixbase_epoch trains; None: everything but the encoders
-        "staged_lr": False,  # True: the encoders learn at base_lr_mult times lr
-        "new_layers": ["classifier"],
+        "staged_lr": False,  # True: all layers but new_layers learn at base_lr_mult times lr
+        "new_layers": None,  # None: everything but the encoders
         "base_lr_mult": 0.1,
         "bias_lr_mult": 1.0,  # factor on the learning rate of biases
         "layer_decay": 1.0,  # factor on the encoders' learning rate per block, counted from the last; 1 is off
         "ema_decay": 0.0,  # moving average of the weights, used for evaluation and checkpoint choice; 0 is off
-        "lr_scheduler": "single_step",
-        "warmup_epochs": 0.0,  # for warmup_cosine; may be fractional
-        "final_lr_mult": 0.0,  # last learning rate of warmup_cosine as a share of lr
+        "lr_scheduler": "single_step",  # single_step, multi_step, cosine, poly, linear or warmup_cosine
+        "warmup_epochs": 0.0,  # linear, from a tenth of lr; may be fractional for warmup_cosine
+        "final_lr_mult": 0.0,  # last learning rate of warmup_cosine and linear as a share of lr
+        "power": 0.9,  # of poly
         "clip_grad": 0.0,  # maximum norm of all gradients together; 0 is off
         "nonfinite_patience": 1,  # consecutive steps without finite loss and gradients before training stops
         "stepsize": [20],
@@ -125,7 +126,7 @@ _DEFAULTS: dict[str, Any] = {
     },
     "sgd": {"momentum": 0.9, "dampening": 0.0, "nesterov": False},
     "rmsprop": {"alpha": 0.99},
-    "adam": {"beta1": 0.9, "beta2": 0.999},
+    "adam": {"beta1": 0.9, "beta2": 0.999, "eps": 1e-8},  # also of adamw, amsgrad and radam
     "loss": {
         "name": "terms",  # weighted sum of loss.terms
         "softmax": {"label_smooth": True},
@@ -153,7 +154,7 @@ _DEFAULTS: dict[str, Any] = {
 # Replaces defaults in an image-only configuration.
 _IMAGE_ONLY_DEFAULTS: dict[str, Any] = {
     "data": {"sources": ["market1501"], "targets": ["market1501"]},
-    "train": {"optim": "adam", "open_layers": ["classifier"]},
+    "train": {"optim": "adam", "open_layers": ["classifier"], "new_layers": ["classifier"]},
     "loss": {"name": "softmax"},
 }
 # Keys that may be None, with another value of the right type.
@@ -165,6 +166,7 @@ _OPTIONAL = {
     "data.norm_mean": [0.0],
     "data.norm_std": [0.0],
     "train.open_layers": [""],
+    "train.new_layers": [""],
 }
 # Tables that accept any key: Hugging Face's configurations and the arguments of losses.
 _OPEN_TABLES = ("model.vit_config", "model.bert_config", "loss.terms")

@@ -10,7 +10,7 @@ from torchreid import optim as torchreid_optim
 
 from t2ireid_plugin.config import changed_keys, dump, get_cfg, image_only, load_cfg, to_dict
 from t2ireid_plugin.engine import checks as check
-from t2ireid_plugin.engine.checks import SAMPLERS, SCHEDULERS, check_shares
+from t2ireid_plugin.engine.checks import OPTIMIZERS, SAMPLERS, SCHEDULERS, check_shares
 from t2ireid_plugin.errors import ConfigError
 from t2ireid_plugin.integrations.torchreid import checks as image_checks
 from t2ireid_plugin.utils.safe_io import parse_yaml
@@ -58,6 +58,7 @@ DIFFERENT = {
     "data.norm_std": None,
     "train.optim": "adamw",
     "train.open_layers": None,
+    "train.new_layers": None,
     "loss.name": "terms",
 }
 
@@ -457,8 +458,8 @@ def test_the_full_configuration_is_the_specifications(full):
         ("sampler.train_sampler", "RandomIdSampler", "RandomIdentitySampler"),
         ("data.on_bad_image", "ignore", "error, skip"),
         ("train.precision", "half", "fp32, bf16, fp16"),
-        ("train.optim", "adam", "adamw"),
-        ("train.lr_scheduler", "linear", "warmup_cosine, single_step, multi_step, cosine"),
+        ("train.optim", "lamb", "adamw, adam, amsgrad, radam, sgd, rmsprop"),
+        ("train.lr_scheduler", "exp", "warmup_cosine, single_step, multi_step, cosine, poly, linear"),
         ("test.evaluator", "mine", "exact, torchreid"),
         ("loss.name", "softmaxx", "terms, softmax, triplet"),
     ],
@@ -473,7 +474,8 @@ def test_unknown_names_are_refused_with_the_valid_ones(full, key, value, valid):
 
 def test_offered_names_exist_in_torchreid():
     assert set(SAMPLERS) == set(torchreid_data.sampler.AVAI_SAMPLERS)
-    assert set(SCHEDULERS) - {"warmup_cosine"} <= set(torchreid_optim.lr_scheduler.AVAI_SCH)
+    assert set(SCHEDULERS) - {"warmup_cosine", "poly", "linear"} == set(torchreid_optim.lr_scheduler.AVAI_SCH)
+    assert set(OPTIMIZERS) - {"adamw"} == set(torchreid_optim.optimizer.AVAI_OPTIMS)
 
 
 @pytest.mark.parametrize(
@@ -525,11 +527,22 @@ def test_offered_names_exist_in_torchreid():
         (["data.load_train_targets", "True"], r"data\.load_train_targets: True has no effect"),
         (["sampler.train_sampler_t", "SequentialSampler"], r"train_sampler_t: 'SequentialSampler' has no effect"),
         (
-            ["train.new_layers", "[fusion]"],
-            r"train\.new_layers: \['fusion'\] has no effect .*at a lower rate",
+            ["train.new_layers", "[fusion]", "train.staged_lr", "False"],
+            r"train\.new_layers: \['fusion'\] has no effect with train\.staged_lr False; it is for True",
         ),
         (["test.visrank", "True"], r"test\.visrank: True has no effect .*--visualize"),
-        (["sgd.momentum", "0.8"], r"sgd\.momentum: 0\.8 has no effect .*adamw"),
+        (["sgd.momentum", "0.8"], r"sgd\.momentum: 0\.8 has no effect with train\.optim adamw; it is for sgd, rmsprop"),
+        (["adam.eps", "1e-3", "train.optim", "sgd"], r"adam\.eps: 0\.001 has no effect with train\.optim sgd"),
+        (
+            ["train.gamma", "0.5"],
+            r"train\.gamma: 0\.5 has no effect with train\.lr_scheduler warmup_cosine",
+        ),
+        (
+            ["train.lr_scheduler", "poly", "train.final_lr_mult", "0.1"],
+            r"train\.final_lr_mult: 0\.1 has no effect",
+        ),
+        (["train.lr_scheduler", "poly", "train.warmup_epochs", "0.5"], r"train\.warmup_epochs: 0\.5 must be a whole"),
+        (["train.optim", "sgd", "sgd.nesterov", "True", "sgd.momentum", "0"], r"sgd\.nesterov: True needs sgd\.mom"),
         (["video.seq_len", "3"], r"video\.seq_len"),
         (["loss.triplet.margin", "0.1"], r"loss\.triplet\.margin: 0\.1 has no effect .*loss\.terms"),
     ],

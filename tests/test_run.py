@@ -230,7 +230,7 @@ def test_resume_of_a_finished_run_only_tests(tiny_settings, light_run, tmp_path,
 def test_resume_into_another_folder_chooses_again(tiny_settings, tmp_path):
     """The schedule of the run does not depend on its last epoch, so that it may train longer."""
     run = tmp_path / "run"
-    endless = {**LIGHT, "train__lr_scheduler": "single_step"}
+    endless = {**LIGHT, "train__lr_scheduler": "single_step", "train__warmup_epochs": 0}
     assert main(["train", *tiny_settings(run, **endless)]) == 0
     words = tiny_settings(tmp_path, **endless, train__max_epoch=2)
     assert main(["train", *words, "model.resume", str(run / "last.pth")]) == 0

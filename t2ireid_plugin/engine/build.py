@@ -10,7 +10,6 @@ from typing import Any
 
 import joblib
 import torch
-from torchreid import optim as torchreid_optim
 from torchreid import utils as torchreid_utils
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
 from yacs.config import CfgNode
@@ -24,6 +23,7 @@ from t2ireid_plugin.data.item_table import PATH, Item
 from t2ireid_plugin.data.manager import CaptionDataManager
 from t2ireid_plugin.data.transforms import TestTransform, TrainTransform, swap_sides
 from t2ireid_plugin.data.words import frequent_words
+from t2ireid_plugin.engine import optim
 from t2ireid_plugin.engine.checks import (
     check_batch,
     check_image_size,
@@ -33,7 +33,6 @@ from t2ireid_plugin.engine.checks import (
 from t2ireid_plugin.engine.failures import BadImageCounter, NonFiniteGuard
 from t2ireid_plugin.engine.feature_cache import FeatureCache, default_folder
 from t2ireid_plugin.engine.memory import Precision, encode_in_parts, keep_freed_memory
-from t2ireid_plugin.engine.optim import WarmupCosine, build_adamw, build_ema
 from t2ireid_plugin.engine.record import check_held_out, record_data, record_settings
 from t2ireid_plugin.engine.text_image import TextImageEngine
 from t2ireid_plugin.errors import CheckpointError, ConfigError, DataError
@@ -309,16 +308,23 @@ def build_engine(cfg: CfgNode, datamanager: CaptionDataManager, model: T2IReIDMo
         num_words=len(words) or 1,
     )
     losses.to(device)
-    encoder_mult = cfg.train.base_lr_mult if cfg.train.staged_lr else 1.0
-    optimizer = build_adamw(
+    optimizer = optim.build_optimizer(
         model,
         losses,
+        optim=cfg.train.optim,
         lr=cfg.train.lr,
-        encoder_lr=cfg.train.lr * encoder_mult,
         weight_decay=cfg.train.weight_decay,
-        betas=(cfg.adam.beta1, cfg.adam.beta2),
+        base_lr_mult=cfg.train.base_lr_mult if cfg.train.staged_lr else 1.0,
+        new_layers=cfg.train.new_layers,
         bias_lr_mult=cfg.train.bias_lr_mult,
         layer_decay=cfg.train.layer_decay,
+        eps=cfg.adam.eps,
+        adam_beta1=cfg.adam.beta1,
+        adam_beta2=cfg.adam.beta2,
+        momentum=cfg.sgd.momentum,
+        sgd_dampening=cfg.sgd.dampening,
+        sgd_nesterov=cfg.sgd.nesterov,
+        rmsprop_alpha=cfg.rmsprop.alpha,
     )
     settings = record_settings(cfg, model.preprocess)
     data = record_data(datamanager.datasets, datamanager.sources, val_targets(cfg))
@@ -339,7 +345,7 @@ def build_engine(cfg: CfgNode, datamanager: CaptionDataManager, model: T2IReIDMo
         id_instruction=cfg.data.id_instruction,
         cloth_instruction=cfg.data.cloth_instruction,
         clip_grad=cfg.train.clip_grad,
-        ema=build_ema(model, cfg.train.ema_decay) if cfg.train.ema_decay > 0 else None,
+        ema=optim.build_ema(model, cfg.train.ema_decay) if cfg.train.ema_decay > 0 else None,
         evaluator=cfg.test.evaluator,
         ranks=cfg.test.ranks,
         identity_weight=cfg.test.identity_weight,
@@ -411,16 +417,9 @@ def build_feature_cache(cfg: CfgNode, model: T2IReIDModel, items: Sequence[Item]
 
 
 def build_scheduler(cfg: CfgNode, optimizer: torch.optim.Optimizer) -> Any:
-    """`WarmupCosine`, or the schedule of torchreid's that ``train.lr_scheduler`` names."""
-    if cfg.train.lr_scheduler == "warmup_cosine":
-        return WarmupCosine(optimizer, cfg.train.max_epoch, cfg.train.warmup_epochs, cfg.train.final_lr_mult)
-    return torchreid_optim.build_lr_scheduler(
-        optimizer,
-        lr_scheduler=cfg.train.lr_scheduler,
-        stepsize=list(cfg.train.stepsize),
-        gamma=cfg.train.gamma,
-        max_epoch=cfg.train.max_epoch,
-    )
+    """The schedule that ``train.lr_scheduler`` names."""
+    names = ("max_epoch", "warmup_epochs", "final_lr_mult", "power", "stepsize", "gamma")
+    return optim.build_scheduler(optimizer, cfg.train.lr_scheduler, **{name: cfg.train[name] for name in names})
 
 
 def run_options(cfg: CfgNode, folder: Path) -> dict[str, Any]:

@@ -43,7 +43,8 @@ _LIMITS = {
         *("data.workers", "data.val_seed", "test.bootstrap", "test.pictures", "train.lr", "train.weight_decay"),
         *("train.warmup_epochs", "train.clip_grad", "train.bias_lr_mult", "train.base_lr_mult", "train.gamma"),
         *("train.final_lr_mult", "train.start_epoch", "train.fixbase_epoch", "train.encode_at_once"),
-        *("train.save_minutes", "train.save_steps"),
+        *("train.save_minutes", "train.save_steps", "train.power"),
+        *("sgd.momentum", "sgd.dampening", "rmsprop.alpha", "adam.eps"),
     ),
     "at least 1": (
         *("sampler.num_instances", "sampler.num_cams", "sampler.num_datasets", "train.nonfinite_patience"),
@@ -59,7 +60,20 @@ _LIMITS = {
     "above 0 and below 1": ("data.val_share",),
 }
 _COMPARISONS = {"at least": operator.ge, "above": operator.gt, "at most": operator.le, "below": operator.lt}
-SCHEDULERS = ("warmup_cosine", "single_step", "multi_step", "cosine")
+OPTIMIZERS = ("adamw", "adam", "amsgrad", "radam", "sgd", "rmsprop")  # PyTorch's AdamW, and torchreid's
+_ADAMS = OPTIMIZERS[:4]
+SCHEDULERS = ("warmup_cosine", "single_step", "multi_step", "cosine", "poly", "linear")
+# Settings that only some choices of another setting read.
+_READ_BY = {
+    **dict.fromkeys(("adam.beta1", "adam.beta2", "adam.eps"), ("train.optim", _ADAMS)),
+    **dict.fromkeys(("sgd.dampening", "sgd.nesterov"), ("train.optim", ("sgd",))),
+    "sgd.momentum": ("train.optim", ("sgd", "rmsprop")),
+    "rmsprop.alpha": ("train.optim", ("rmsprop",)),
+    **dict.fromkeys(("train.stepsize", "train.gamma"), ("train.lr_scheduler", ("single_step", "multi_step"))),
+    "train.final_lr_mult": ("train.lr_scheduler", ("warmup_cosine", "linear")),
+    "train.power": ("train.lr_scheduler", ("poly",)),
+    **dict.fromkeys(("train.base_lr_mult", "train.new_layers"), ("train.staged_lr", (True,))),
+}
 # torchreid's settings without effect on the text-image model, by prefix, with the reason. The embeddings have unit
 # norm, so test.dist_metric and test.normalize_feature cannot change a ranking; any value of these is accepted.
 _WITHOUT_EFFECT = {
@@ -68,10 +82,8 @@ _WITHOUT_EFFECT = {
     "data.split_id": "the benchmarks have one split",
     "data.load_train_targets": "it trains on data.sources alone",
     "sampler.train_sampler_t": "it trains on data.sources alone",
-    "train.new_layers": "with train.staged_lr the encoders learn at a lower rate than all other layers",
     "test.visrank": "--visualize draws ranked lists",
     **dict.fromkeys(("market1501.", "cuhk03.", "video."), "it is for torchreid's own datasets"),
-    **dict.fromkeys(("sgd.", "rmsprop."), "train.optim is adamw"),
     **dict.fromkeys(("loss.softmax.", "loss.triplet."), "loss.terms are the losses"),
 }
 
@@ -104,6 +116,10 @@ def check_config(cfg: CfgNode) -> None:
         for prefix, reason in _WITHOUT_EFFECT.items():
             if name.startswith(prefix):
                 raise ConfigError(f"{name}: {value!r} has no effect on {cfg.model.name} with loss.name terms; {reason}")
+        chooser, readers = _READ_BY.get(name, ("", ()))
+        if chooser and (choice := get_setting(cfg, chooser)) not in readers:
+            valid = ", ".join(map(str, readers))
+            raise ConfigError(f"{name}: {value!r} has no effect with {chooser} {choice}; it is for {valid}")
 
 
 def check_losses(cfg: CfgNode) -> None:
@@ -143,6 +159,8 @@ def check_common(cfg: CfgNode) -> None:
                 raise ConfigError(f"{key}: {value} must be {limits}")
     if cfg.train.lr_scheduler == "single_step" and not cfg.train.stepsize:
         raise ConfigError("train.stepsize: [] must name the epoch of train.lr_scheduler single_step")
+    if cfg.train.optim == "sgd" and cfg.sgd.nesterov and (cfg.sgd.momentum == 0 or cfg.sgd.dampening != 0):
+        raise ConfigError("sgd.nesterov: True needs sgd.momentum above 0 and sgd.dampening 0")
     for key in ("norm_mean", "norm_std"):
         if cfg.data[key] is not None and len(cfg.data[key]) != 3:
             raise ConfigError(f"data.{key}: {cfg.data[key]} must be three numbers")
@@ -218,8 +236,13 @@ def _check_text_feature_cache(cfg: CfgNode) -> None:
 
 
 def _check_training(cfg: CfgNode) -> None:
-    check_choice("train.optim", cfg.train.optim, ("adamw",))
+    check_choice("train.optim", cfg.train.optim, OPTIMIZERS)
     check_choice("train.lr_scheduler", cfg.train.lr_scheduler, SCHEDULERS)
+    if cfg.train.lr_scheduler != "warmup_cosine" and cfg.train.warmup_epochs % 1:
+        raise ConfigError(
+            f"train.warmup_epochs: {cfg.train.warmup_epochs} must be a whole number with train.lr_scheduler "
+            f"{cfg.train.lr_scheduler}, which sets the rate once per epoch; warmup_cosine sets it at every step"
+        )
     check_choice("train.precision", cfg.train.precision, tuple(PRECISIONS))
     if cfg.train.compile and (cfg.train.encode_at_once or cfg.train.checkpoint_encoders):
         raise ConfigError("train.compile: True excludes train.encode_at_once and train.checkpoint_encoders")

@@ -1,81 +1,123 @@
-"""AdamW with parameter groups, a warm-up and cosine schedule in fractions of an epoch, and averaged weights."""
+"""Optimizers with parameter groups, learning rate schedules with warm-up, and averaged weights."""
 
 from __future__ import annotations
 
 import math
 from collections import defaultdict
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import nn
+from torch.optim import lr_scheduler
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torchreid import optim as torchreid_optim
 
+from t2ireid_plugin.errors import ConfigError
 from t2ireid_plugin.modeling.encoders.families import layer_numbers
 
 ENCODERS = ("visual_encoder.", "text_encoder.")
 _WARMUP_START = 0.1  # share of the learning rate at the first step
 
 
-def build_adamw(
+def build_optimizer(
     model: nn.Module,
     losses: nn.Module,
     *,
     lr: float,
-    encoder_lr: float,
     weight_decay: float,
-    betas: tuple[float, float] = (0.9, 0.999),
+    optim: str = "adamw",
+    base_lr_mult: float = 1.0,
+    new_layers: Sequence[str] | None = None,
     bias_lr_mult: float = 1.0,
     layer_decay: float = 1.0,
-) -> torch.optim.AdamW:
-    """AdamW over the trainable parameters of the model and of the losses, some of which have projections.
+    eps: float = 1e-8,
+    adam_beta1: float = 0.9,
+    adam_beta2: float = 0.999,
+    **options: Any,
+) -> torch.optim.Optimizer:
+    """An optimizer over the trainable parameters of the model and of the losses, some of which have projections.
 
-    Weight decay applies to matrices only, and not to those marked ``_no_weight_decay`` (Mamba's ``A_log`` and ``D``).
+    AdamW is PyTorch's, all others are those of torchreid's ``build_optimizer``. Weight decay applies to matrices only,
+    and not to those marked ``_no_weight_decay`` (Mamba's ``A_log`` and ``D``).
 
     Args:
         model: `T2IReIDModel`, or another module with the encoders in `ENCODERS`.
         losses: the training terms.
-        lr: learning rate of everything but the encoders.
-        encoder_lr: learning rate of the encoders.
+        lr: learning rate of the new layers and of the losses.
         weight_decay: of matrices.
-        betas: of AdamW.
+        optim: ``adamw``, or a name of torchreid's.
+        base_lr_mult: factor on the learning rate of the base layers, which are all others.
+        new_layers: see `choose_layers`.
         bias_lr_mult: factor on the learning rate of every bias; IRRA and RDE train with 2.
         layer_decay: factor from each encoder block to the one before it, as in BEiT (Bao et al., ICLR 2022) and MAE
-            (He et al., CVPR 2022). With ``depth`` blocks, layer ``i`` learns at
-            ``encoder_lr * layer_decay ** (depth + 1 - i)``: the embeddings are layer 0, the blocks 1 … depth, the norm
+            (He et al., CVPR 2022). With ``depth`` blocks, the rate of layer ``i`` is multiplied by
+            ``layer_decay ** (depth + 1 - i)``: the embeddings are layer 0, the blocks 1 … depth, the norm
             after them depth + 1. 1 is off.
+        eps: of AdamW and the kinds of Adam.
+        adam_beta1, adam_beta2: of AdamW and the kinds of Adam.
+        **options: others of torchreid's ``build_optimizer``.
 
     Raises:
         EncoderError: when ``layer_decay`` is on and an encoder is not a stack of blocks.
+        ConfigError: for a new layer that the model does not have.
     """
     shares = _layer_shares(model, layer_decay) if layer_decay < 1 else {}
-    groups: dict[tuple[str, bool, float], list[nn.Parameter]] = defaultdict(list)
+    new = {"losses", *choose_layers(model, new_layers, "train.new_layers")}
+    split: dict[tuple[str, bool, float], list[nn.Parameter]] = defaultdict(list)
     for prefix, module in (("", model), ("losses.", losses)):
         for name, parameter in module.named_parameters():
             if parameter.requires_grad:
-                kind = "encoders" if (prefix + name).startswith(ENCODERS) else "new layers"
+                kind = "new layers" if (prefix + name).split(".")[0] in new else "base layers"
                 decayed = parameter.ndim > 1 and not getattr(parameter, "_no_weight_decay", False)
-                rate = encoder_lr if kind == "encoders" else lr
+                rate = lr if kind == "new layers" else lr * base_lr_mult
                 rate *= shares.get(prefix + name, 1.0) * (bias_lr_mult if name.endswith("bias") else 1.0)
-                groups[kind, decayed, rate].append(parameter)
+                split[kind, decayed, rate].append(parameter)
     # torchreid prints the rate of the last group; sorting makes it the new layers' matrices.
-    return torch.optim.AdamW(
-        [
-            {
-                "name": f"{kind}, {'decayed' if decayed else 'not decayed'}",
-                "params": parameters,
-                "lr": rate,
-                "weight_decay": weight_decay if decayed else 0.0,
-            }
-            for (kind, decayed, rate), parameters in sorted(groups.items(), key=lambda item: item[0])
-        ],
-        lr=lr,
-        betas=betas,
-        fused=True,  # about 3 times as fast on the CPU
-    )
+    groups = [
+        {
+            "name": f"{kind}, {'decayed' if decayed else 'not decayed'}",
+            "params": parameters,
+            "lr": rate,
+            "weight_decay": weight_decay if decayed else 0.0,
+            **({} if optim in ("sgd", "rmsprop") else {"eps": eps}),  # torchreid's builder has no argument for it
+        }
+        for (kind, decayed, rate), parameters in sorted(split.items(), key=lambda item: item[0])
+    ]
+    if optim == "adamw":  # fused is about 3 times as fast on the CPU
+        return torch.optim.AdamW(groups, lr=lr, betas=(adam_beta1, adam_beta2), fused=True)
+    betas = {"adam_beta1": adam_beta1, "adam_beta2": adam_beta2}
+    return torchreid_optim.build_optimizer(_Groups(groups), optim, lr, weight_decay, **betas, **options)
+
+
+class _Groups(nn.Module):
+    """Parameter groups as a module; torchreid's ``build_optimizer`` passes ``model.parameters()`` to the optimizer."""
+
+    def __init__(self, groups: list[dict[str, Any]]) -> None:
+        super().__init__()
+        self.groups = groups
+
+    def parameters(self, recurse: bool = True) -> Any:
+        return self.groups
+
+
+def choose_layers(model: nn.Module, layers: Sequence[str] | None, setting: str) -> list[str]:
+    """The layers of a model, its direct children and parameters, that a setting names; None is all but the encoders.
+
+    Raises:
+        ConfigError: for a layer that the model does not have.
+    """
+    valid = list(dict.fromkeys(name.split(".")[0] for name, _ in model.named_parameters()))
+    if layers is None:
+        return [layer for layer in valid if f"{layer}." not in ENCODERS]
+    for layer in layers:
+        if layer not in valid:
+            raise ConfigError(f"{setting}: no layer '{layer}'; valid: {', '.join(valid)}")
+    return list(layers)
 
 
 def _layer_shares(model: nn.Module, layer_decay: float) -> dict[str, float]:
-    """The factor on ``encoder_lr`` for each parameter of the encoders, by its name in the model."""
+    """The factor on the rate of each parameter of the encoders, by its name in the model."""
     shares: dict[str, float] = {}
     for prefix in ENCODERS:
         encoder: Any = model.get_submodule(prefix.removesuffix("."))
@@ -99,6 +141,49 @@ def build_ema(model: nn.Module, decay: float) -> AveragedModel:
     """
     average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay))
     return average.requires_grad_(False).eval()
+
+
+def build_scheduler(
+    optimizer: torch.optim.Optimizer,
+    name: str,
+    *,
+    max_epoch: int,
+    warmup_epochs: float,
+    final_lr_mult: float,
+    power: float,
+    stepsize: Sequence[int],
+    gamma: float,
+) -> Any:
+    """`WarmupCosine`, or a schedule of torchreid or PyTorch that is stepped after each epoch.
+
+    The warm-up is linear, from a tenth of each group's rate. ``single_step`` and ``multi_step`` count epochs from the
+    start of training, as FastReID does; the others begin after the warm-up and end at ``max_epoch``.
+
+    Args:
+        optimizer: the current rates of its groups are the peaks.
+        name: a name in `SCHEDULERS`.
+        max_epoch: length of the training.
+        warmup_epochs: whole epochs, except for ``warmup_cosine``.
+        final_lr_mult: last rate of ``warmup_cosine`` and ``linear`` as a share of the peak.
+        power: of ``poly``.
+        stepsize, gamma: of torchreid's ``single_step`` and ``multi_step``.
+    """
+    if name == "warmup_cosine":
+        return WarmupCosine(optimizer, max_epoch, warmup_epochs, final_lr_mult)
+    warmup = int(warmup_epochs)
+    rest = max(1, max_epoch - warmup)
+    if name == "poly":
+        schedule: Any = lr_scheduler.PolynomialLR(optimizer, rest, power)
+    elif name == "linear":
+        schedule = lr_scheduler.LinearLR(optimizer, 1.0, final_lr_mult, rest)
+    else:
+        schedule = torchreid_optim.build_lr_scheduler(optimizer, name, list(stepsize), gamma, rest)
+    if not warmup:
+        return schedule
+    linear = lr_scheduler.LinearLR(optimizer, _WARMUP_START, total_iters=warmup)
+    if name in ("single_step", "multi_step"):
+        return lr_scheduler.ChainedScheduler([linear, schedule])
+    return lr_scheduler.SequentialLR(optimizer, [linear, schedule], milestones=[warmup])
 
 
 class WarmupCosine:
@@ -131,11 +216,12 @@ class WarmupCosine:
         done = (epoch - self.warmup_epochs) / max(self.max_epoch - self.warmup_epochs, 1e-9)
         return self.final_mult + (1 - self.final_mult) * (1 + math.cos(math.pi * min(done, 1.0))) / 2
 
-    def step(self, epoch: float) -> None:
-        """Sets the rates for a time in epochs, such as 2.5."""
-        self.epoch = epoch
+    def step(self, epoch: float | None = None) -> None:
+        """Sets the rates for a time in epochs, such as 2.5; torchreid's engine gives none at the end of an epoch."""
+        if epoch is not None:  # else the last batch has set the end of the epoch
+            self.epoch = epoch
         for group, peak in zip(self.optimizer.param_groups, self.base_lrs):
-            group["lr"] = peak * self.factor(epoch)
+            group["lr"] = peak * self.factor(self.epoch)
 
     def state_dict(self) -> dict[str, Any]:
         """State for a checkpoint."""

@@ -18,8 +18,7 @@ from t2ireid_plugin.engine.checks import TEXT_FIELDS
 from t2ireid_plugin.engine.evaluation import RetrievalEvaluation
 from t2ireid_plugin.engine.failures import NonFiniteGuard
 from t2ireid_plugin.engine.memory import Precision
-from t2ireid_plugin.engine.optim import ENCODERS, WarmupCosine
-from t2ireid_plugin.errors import ConfigError
+from t2ireid_plugin.engine.optim import WarmupCosine, choose_layers
 from t2ireid_plugin.losses import LossInputs, LossTerms
 from t2ireid_plugin.losses.base import MLM_INPUTS
 from t2ireid_plugin.losses.matching import other_outfit
@@ -123,7 +122,7 @@ class TextImageEngine(RetrievalEvaluation):
             batch = {name: all_gather_list(column) for name, column in columns.items()}
             folder = self._folder if is_main_process() else None
             self.non_finite.record((self.epoch + 1, self.batch_idx + 1), summary, norm, batch, folder)
-        if isinstance(self.scheduler, WarmupCosine):
+        if isinstance(self.scheduler, WarmupCosine):  # the others are stepped after each epoch, by `update_lr`
             self.scheduler.step(time_in_epochs)
         return summary
 
@@ -137,11 +136,6 @@ class TextImageEngine(RetrievalEvaluation):
             return float(torch.nn.utils.clip_grad_norm_(parameters, self.clip_grad))
         return float(torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None]))
 
-    def update_lr(self, names: Any = None) -> None:
-        """Steps a scheduler of torchreid at the end of an epoch; `WarmupCosine` is stepped after each batch."""
-        if not isinstance(self.scheduler, WarmupCosine):
-            super().update_lr(names)
-
     def two_stepped_transfer_learning(
         self, epoch: int, fixbase_epoch: int, open_layers: list[str] | None, model: Any = None
     ) -> None:
@@ -152,13 +146,9 @@ class TextImageEngine(RetrievalEvaluation):
         Raises:
             ConfigError: for a layer that the model does not have.
         """
-        valid = list(dict.fromkeys(name.split(".")[0] for name, _ in self.model.named_parameters()))
-        if open_layers is None:
-            open_layers = [layer for layer in valid if f"{layer}." not in ENCODERS]
-        only = open_layers if open_layers and epoch < fixbase_epoch else None
-        for layer in only or ():
-            if layer not in valid:
-                raise ConfigError(f"train.open_layers: no layer '{layer}'; valid: {', '.join(valid)}")
+        only = None
+        if epoch < fixbase_epoch:
+            only = choose_layers(self.model, open_layers, "train.open_layers") or None
         for name, parameter in self.model.named_parameters():
             parameter.requires_grad_(name in self._trainable and (only is None or name.split(".")[0] in only))
         if only is not None:

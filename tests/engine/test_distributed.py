@@ -32,7 +32,10 @@ TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--np
 EXACT = ["tests/engine/exact.py", "train"]
 # Not mlm, which hides random words in each process's own texts; and a schedule that ignores the length of the run.
 SETTINGS = {
-    "train__lr_scheduler": "single_step",
+    "train__optim": "adam",
+    "train__lr_scheduler": "multi_step",
+    "train__stepsize": "[5]",
+    "train__warmup_epochs": 1,
     "train__print_freq": 1,
     "train__ema_decay": 0.9,
     **{f"loss__terms__{name}__weight": 0.5 for name in LOSSES if name != "mlm"},
@@ -75,9 +78,10 @@ def one_and_two(tiny_settings, tmp_path_factory):
         assert done.returncode == 0, done.stderr
 
     train("one", 1, 1)
-    state = saved(base / "one")
-    state["config"]["train"]["max_epoch"] = 6  # as `leak` starts at a share of all epochs, resuming needs the same
-    save_checkpoint(state, base / "one" / "last.pth")
+    for name in ("last.pth", "best.pth"):
+        state = saved(base / "one", name)
+        state["config"]["train"]["max_epoch"] = 6  # as `leak` starts at a share of all epochs, resuming needs the same
+        save_checkpoint(state, base / "one" / name)
     shutil.copytree(base / "one", base / "two")
     train("one", 6, 1)
     train("two", 6, 2)

@@ -125,7 +125,8 @@ def test_a_bad_image_is_replaced_by_another_of_its_identity(tiny_settings, with_
     """Each bad image is logged once, also with other workers and in a resumed run, which trains the same."""
     root, broken = with_bad_images(2)
     settings = {"data__root": root, "data__on_bad_image": "skip", "data__bad_image_share": 0.03}
-    settings["train__lr_scheduler"] = "single_step"  # its rates allow more epochs when resumed
+    # Its rates allow more epochs when resumed.
+    settings |= {"train__lr_scheduler": "single_step", "train__warmup_epochs": 0}
     words = tiny_settings(tmp_path / "log", data__workers=2, train__max_epoch=2, **settings)
     assert main(["train", *words]) == 0
     log = (tmp_path / "log" / "train.log").read_text()

@@ -150,17 +150,17 @@ def test_one_batch_is_overfitted(build):
         assert steps[-1][name] < 0.6 * steps[0][name], name
 
 
-@pytest.mark.parametrize("scheduler", ["single_step", "multi_step", "cosine", "warmup_cosine"])
+@pytest.mark.parametrize("scheduler", ["single_step", "multi_step", "cosine", "poly", "linear", "warmup_cosine"])
 def test_the_rate_follows_the_schedule(build, scheduler):
-    """After one epoch, against the closed forms of torchreid's schedules."""
+    """After one epoch, against the closed forms of torchreid's and PyTorch's schedules."""
     engine = build(
-        train__lr_scheduler=scheduler, train__lr=0.001, train__stepsize="[1]", train__gamma=0.5,
+        train__lr_scheduler=scheduler, train__lr=0.001, train__stepsize="[1]", train__gamma=0.5, train__power=2.0,
         train__max_epoch=4, train__warmup_epochs=0,
     )  # fmt: skip
     train_epoch(engine)
-    cosine = 0.001 * (1 + np.cos(np.pi / 4)) / 2
-    expected = {"single_step": 0.0005, "multi_step": 0.0005, "cosine": cosine, "warmup_cosine": cosine}[scheduler]
-    assert engine.get_current_lr() == pytest.approx(expected)
+    cosine, half = 0.001 * (1 + np.cos(np.pi / 4)) / 2, 0.0005
+    expected = {"single_step": half, "multi_step": half, "poly": 0.001 * 0.75**2, "linear": 0.001 * 0.75}
+    assert engine.get_current_lr() == pytest.approx(expected.get(scheduler, cosine))
 
 
 # The chosen checkpoint
@@ -305,6 +305,34 @@ def test_a_resumed_run_is_bit_identical(build, tmp_path):
     assert (whole / "metrics.jsonl").read_text() == (parts / "metrics.jsonl").read_text()
 
 
+@pytest.mark.parametrize(("optim", "schedule"), [("sgd", "multi_step"), ("adam", "poly")])
+def test_a_run_killed_within_an_epoch_continues_bit_for_bit(build, tmp_path, optim, schedule):
+    """With optimizers and schedules of torchreid and PyTorch, after a warm-up."""
+    settings = {
+        "train__optim": optim, "train__lr_scheduler": schedule, "train__warmup_epochs": 1, "train__max_epoch": 2,
+        "train__stepsize": "[1]", "train__save_steps": 1, "train__batch_size": 64, "data__val": "[]",
+    }  # fmt: skip
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    whole.mkdir()
+    parts.mkdir()
+    build(**settings).run(save_dir=str(whole), max_epoch=2)
+    engine = build(**settings)
+    step = engine.forward_backward
+
+    def dies_in_the_second_epoch(data):
+        if (engine.epoch, engine.batch_idx) == (1, 1):
+            raise Killed
+        return step(data)
+
+    engine.forward_backward = dies_in_the_second_epoch
+    with pytest.raises(Killed):
+        engine.run(save_dir=str(parts), max_epoch=2)
+    heir = build(**settings)
+    assert heir.resume(parts / "last.pth") == (1, 1)
+    heir.run(save_dir=str(parts), max_epoch=2)
+    assert differences(saved(whole), saved(parts), "last.pth") == []
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [
@@ -329,6 +357,7 @@ def test_a_resumed_run_is_bit_identical(build, tmp_path):
         ("train.precision", "bf16"),
         ("train.warmup_epochs", 0.25),
         ("train.lr_scheduler", "cosine"),
+        ("train.optim", "sgd"),
         ("train.max_epoch", 3),
         ("test.eval_freq", 2),
     ],

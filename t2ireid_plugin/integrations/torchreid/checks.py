@@ -34,6 +34,7 @@ _USED = {
         *("optim", "lr", "weight_decay", "max_epoch", "start_epoch", "batch_size", "fixbase_epoch", "open_layers"),
         *("staged_lr", "new_layers", "base_lr_mult", "lr_scheduler", "stepsize", "gamma", "print_freq", "seed"),
     ),
+    "adam": ("beta1", "beta2"),
     "loss": ("name", "softmax", "triplet"),
     "test": (
         *("batch_size", "dist_metric", "normalize_feature", "ranks", "evaluate", "eval_freq", "start_eval", "rerank"),
