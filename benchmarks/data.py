@@ -21,8 +21,8 @@ from torchreid import utils as torchreid_utils
 
 from t2ireid_plugin.data.benchmarks import CUHKPEDES
 from t2ireid_plugin.data.dataset import CaptionDataset
-from t2ireid_plugin.data.images import read_pixels
-from t2ireid_plugin.data.transforms import TestTransform, TrainTransform, resize
+from t2ireid_plugin.data.images import read_pixels, resize
+from t2ireid_plugin.data.transforms import TestTransform, TrainTransform
 from t2ireid_plugin.synthetic import write_synthetic
 from t2ireid_plugin.utils.text import text_table
 

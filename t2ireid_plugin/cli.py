@@ -240,9 +240,17 @@ def _to_test(options: argparse.Namespace, words: Sequence[str]) -> tuple[str | N
     return source, cfg, settings
 
 
-def _export(options: argparse.Namespace, command: str) -> None:
+def _export(options: argparse.Namespace, command: str) -> int | None:
     _check_exists(options.source)
-    _deferred("integrations.huggingface.export")(options, command)
+    if not options.onnx:
+        return _deferred("integrations.huggingface.export")(options, command)
+    if options.opts:
+        raise ConfigError(f"{options.opts[0]}: --onnx writes the model as it was trained; leave this setting out")
+    from t2ireid_plugin.search.encoder import Encoder
+
+    Encoder.load(options.source).save(options.out)
+    print(f"Exported to '{options.out}'; onnx.json names inputs, outputs and the largest difference from PyTorch")
+    return None
 
 
 def _check_exists(run: str) -> None:
@@ -270,12 +278,13 @@ def add_ablate_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_export(commands: Any) -> None:
-    description = "write a trained model as a Hugging Face folder with a model card"
+    description = "write a trained model as a Hugging Face folder with a model card, or as ONNX files"
     parser = _add(commands, "export", description, _export)
     parser.add_argument(
         "source", metavar="RUN_OR_CHECKPOINT", help="a run's folder (exports its best.pth) or a .pth file in it"
     )
     parser.add_argument("out", metavar="OUT", help="folder to write")
+    parser.add_argument("--onnx", action="store_true", help="write ONNX files instead, which need no PyTorch")
     parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="override the run's settings, as encoder paths")
 
 

@@ -1,9 +1,10 @@
-"""Image files: their formats, and decoding to RGB as training, evaluation, `prepare check` and users' code see them."""
+"""Image files: their formats, and pixels at the model's size as training, evaluation and search see them."""
 
 from __future__ import annotations
 
 import io
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
@@ -51,6 +52,26 @@ def read_pixels(path: str | Path) -> Pixels:
     if pixels is None:
         raise DataError(f"unreadable image '{path}': damaged, too large or not an image")
     return pixels
+
+
+def resize(pixels: Pixels, height: int, width: int) -> Pixels:
+    """The image at ``height`` x ``width``: area averaging where it shrinks, bilinear interpolation where it grows.
+
+    If it shrinks in one direction and grows in the other, it is resized bilinearly, which uses every pixel down to half
+    the size; a direction that shrinks by more than that is first resized by area averaging.
+    """
+    old_height, old_width = pixels.shape[:2]
+    if height <= old_height and width <= old_width:
+        return cv2.resize(pixels, (width, height), interpolation=cv2.INTER_AREA)
+    if old_height > 2 * height or old_width > 2 * width:
+        pixels = cv2.resize(pixels, (min(width, old_width), min(height, old_height)), interpolation=cv2.INTER_AREA)
+    return cv2.resize(pixels, (width, height), interpolation=cv2.INTER_LINEAR)
+
+
+def normalise(pixels: Pixels, mean: Sequence[float], std: Sequence[float]) -> npt.NDArray[np.float32]:
+    """``[H, W, 3]`` to ``[3, H, W]``: ``(value / 255 - mean) / std``, rounded as `TestTransform.tensor` rounds it."""
+    means, stds = (np.array(values, np.float32)[:, None, None] for values in (mean, std))
+    return np.array(cv2.split(pixels), np.float32) * (1 / (255 * stds)) + -(means / stds)
 
 
 def on_white(image: Image.Image) -> Image.Image:

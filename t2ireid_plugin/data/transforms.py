@@ -1,6 +1,6 @@
-"""Image resizing and normalization with OpenCV, and the random transforms of training images and texts.
+"""Image normalization with OpenCV, and the random transforms of training images and texts.
 
-Training and evaluation resize alike, see `resize`. Random transforms work on the resized image, in the order of
+Training and evaluation resize alike, see `images.resize`. Random transforms work on the resized image, in the order of
 `TRANSFORMS`.
 """
 
@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from t2ireid_plugin.config import TRANSFORMS
-from t2ireid_plugin.data.images import Pixels, read_pixels
+from t2ireid_plugin.data.images import Pixels, read_pixels, resize
 from t2ireid_plugin.errors import ConfigError, check_choice
 from t2ireid_plugin.utils.text import CJK
 
@@ -37,20 +37,6 @@ _NO_SIDE = r"""
 _SIDE = re.compile(rf"{_NO_SIDE} | \b(left|right)(?=\b|most\b|ward|hand) | ([左右])", re.IGNORECASE | re.VERBOSE)
 # A word of a language with spaces, or one character of Chinese or Japanese.
 _WORD = re.compile(rf"[{CJK}]|[^\s{CJK}]+")
-
-
-def resize(pixels: Pixels, height: int, width: int) -> Pixels:
-    """The image at ``height`` x ``width``: area averaging where it shrinks, bilinear interpolation where it grows.
-
-    If it shrinks in one direction and grows in the other, it is resized bilinearly, which uses every pixel down to half
-    the size; a direction that shrinks by more than that is first resized by area averaging.
-    """
-    old_height, old_width = pixels.shape[:2]
-    if height <= old_height and width <= old_width:
-        return cv2.resize(pixels, (width, height), interpolation=cv2.INTER_AREA)
-    if old_height > 2 * height or old_width > 2 * width:
-        pixels = cv2.resize(pixels, (min(width, old_width), min(height, old_height)), interpolation=cv2.INTER_AREA)
-    return cv2.resize(pixels, (width, height), interpolation=cv2.INTER_LINEAR)
 
 
 class TestTransform:

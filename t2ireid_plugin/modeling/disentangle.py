@@ -151,7 +151,7 @@ class AttentionPool(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """``[B, L, D]`` to ``[B, D]``."""
-        return _attend(self.attn, self.query.expand(len(tokens), -1, -1), tokens)[:, 0]
+        return _attend(self.attn, self.query.expand(tokens.shape[0], -1, -1), tokens)[:, 0]
 
 
 def stripe_means(tokens: Tensor, rows: int, columns: int, stripes: int) -> Tensor:

@@ -125,7 +125,7 @@ def project(shared: nn.Module, mlp: nn.Module, features: Sequence[Tensor]) -> tu
     Raises:
         InputError: for a training batch of one.
     """
-    sizes = [len(part) for part in features]
+    sizes = [part.shape[0] for part in features]  # `len` would fix the batch of an exported graph
     if mlp.training and min(sizes) < 2:
         raise InputError("a training batch of 1: batch normalisation needs at least 2 samples; raise train.batch_size")
     return mlp(shared(torch.cat(list(features)))).split(sizes)

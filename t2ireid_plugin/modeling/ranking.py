@@ -68,10 +68,13 @@ class Ranking(NamedTuple):
 
         A caption without either side keeps both, and so does one that the clothing branch reads whole.
         """
-        phrases = [split_phrases(caption) for caption in captions]
-        lacks = [(not a and bool(b), not b and bool(a) and self.clothing != CAPTION) for a, b in phrases]
-        present = 1 - identity.new_tensor(lacks)  # [n, 2]
+        present = identity.new_tensor(self.present(captions))  # [n, 2]
         return identity * present[:, :1], clothing * present[:, 1:]
+
+    def present(self, captions: Sequence[str]) -> list[tuple[bool, bool]]:
+        """Whether each caption has an identity and a clothing side, see `without_missing`."""
+        phrases = [split_phrases(caption) for caption in captions]
+        return [(bool(a) or not b, bool(b) or not a or self.clothing == CAPTION) for a, b in phrases]
 
     def join(self, identity: Tensor, clothing: Tensor) -> Tensor:
         """Both embeddings ``[n, 256]`` side by side, ``[n, 512]``, so that an inner product is the weighted sum."""

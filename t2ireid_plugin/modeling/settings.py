@@ -9,6 +9,7 @@ from t2ireid_plugin.errors import ConfigError, check_choice, check_keys, short_r
 from t2ireid_plugin.utils.lazy_table import LazyTable
 
 EMBED_DIM = 256
+ONNX_FORMAT = 1  # of an exported ``onnx.json``
 NUM_HEADS = 4  # of every attention but the encoders'
 # Which tokens the two branches read. The specification argues for `all`; the others are there to compare with it.
 TOKENS = ("all", "cls", "mean", "max", "window")

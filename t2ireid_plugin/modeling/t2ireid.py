@@ -174,15 +174,28 @@ class T2IReIDModel(nn.Module):
         Raises:
             InputError: for an empty list, an empty text, an item that is not a string, or a training batch of one.
         """
-        ids = self.text_cache.ids(_as_texts(text, "text"))  # tokenise: a tuple of token ids per text
+        embeds = self.encode_ids(self.text_cache.ids(_as_texts(text, "text")))  # tokenise: a tuple of ids per text
+        return embeds[0] if isinstance(text, str) else embeds
+
+    def encode_ids(self, ids: Sequence[Ids]) -> Tensor:
+        """Token ids of ``n`` texts, special ones included, to ``[n, 256]`` of unit norm."""
         order = sorted(range(len(ids)), key=lambda i: (len(ids[i]), ids[i]))  # similar lengths share a chunk
         pooled = []
         for start in range(0, len(ids), TEXTS_AT_ONCE):
             features, batch = self._encode_tokens([ids[i] for i in order[start : start + TEXTS_AT_ONCE]])  # [N, D]
             pooled.append(batch.mean(self._attend_tokens(features, batch)))  # [R, T, D] to [n, D]
         in_order = torch.cat(pooled)[sorted(range(len(ids)), key=order.__getitem__)]
-        embeds = self._project(self.text_mlp, in_order)[0]  # [n, 256]
-        return embeds[0] if isinstance(text, str) else embeds
+        return self._project(self.text_mlp, in_order)[0]
+
+    def encode_padded(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """As `encode_ids`, from ``[n, L]`` ids and 1 for tokens, 0 for padding: without packing, as ONNX needs."""
+        tokens = self.text_encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state  # [n, L, D]
+        if self.text_adapter is not None:
+            tokens = self.text_adapter(tokens)
+        padding = attention_mask == 0
+        attended, _ = self.text_attn(tokens, tokens, tokens, key_padding_mask=padding, need_weights=False)
+        shares = attention_mask.unsqueeze(-1) / attention_mask.sum(dim=1)[:, None, None]
+        return self._project(self.text_mlp, (self.text_attn_norm(attended + tokens) * shares).sum(dim=1))[0]
 
     def encode_query(self, text: str | Sequence[str]) -> Tensor:
         """A caption to ``[d]``, ``n`` captions to ``[n, d]``; ``d`` is 256, or 512 with ranking by both.
@@ -207,11 +220,19 @@ class T2IReIDModel(nn.Module):
         Raises:
             InputError: as `encode_image`.
         """
-        if self.ranking.by != BOTH:
-            return self.encode_image(image)
+        branches = self.encode_branches(image)
+        return self.ranking.join(*branches) if self.ranking.by == BOTH else branches[0]
+
+    def encode_branches(self, image: Tensor) -> tuple[Tensor, ...]:
+        """Images ``[B, 3, H, W]`` to ``[B, 256]`` for each branch by which the model ranks, identity first.
+
+        Raises:
+            InputError: as `encode_image`.
+        """
         check_pixels(image)
         _, (id_embeds, cloth_embeds, _) = self._encode_image(image)
-        return self.ranking.join(*self._project(self.image_mlp, id_embeds, cloth_embeds))
+        features = (id_embeds, cloth_embeds) if self.ranking.by == BOTH else (id_embeds,)
+        return self._project(self.image_mlp, *features)
 
     def _encode_tokens(self, ids: Sequence[Ids], use_cache: bool = True) -> tuple[Tensor, PackedBatch]:
         """Runs the text encoder: token ids of ``n`` texts to token features ``[N, D]``, and their places in rows.
@@ -431,20 +452,21 @@ class T2IReIDModel(nn.Module):
         return {**super().__getstate__(), "_compiled_core": None}  # copies and pickles have no compiled code
 
     @classmethod
-    def from_checkpoint(cls, path: str | Path) -> T2IReIDModel:
+    def from_checkpoint(cls, file: str | Path | Checkpoint) -> T2IReIDModel:
         """The model of a run's checkpoint or of an exported ``model.safetensors``, in eval mode, from that file alone.
 
         Raises:
             CheckpointError: when the file is missing, damaged or unsafe, does not describe its model, or lacks weights.
         """
-        checkpoint = Checkpoint.read(path)
+        checkpoint = file if isinstance(file, Checkpoint) else Checkpoint.read(file)
         stored = read_stored(checkpoint)
         if not stored.net_config or stored.tokenizer is None:
             raise CheckpointError(
-                f"'{path}' does not describe its model, as a run's checkpoint does; build one, then load_param"
+                f"'{checkpoint.path}' does not describe its model, as a run's checkpoint does; build one, then "
+                "load_param"
             )
         model = cls({**stored.net_config, "tokenizer": stored.tokenizer})
-        model._load(checkpoint, stored).require_complete(path)
+        model._load(checkpoint, stored).require_complete(checkpoint.path)
         return model.eval()
 
     def load_param(self, trained_path: str | Path) -> T2IReIDModel:
@@ -538,4 +560,6 @@ def _as_texts(text: str | Sequence[str], name: str) -> list[str]:
             raise InputError(f"{name}[{i}]: expected a string, not {type(item).__name__} ({item!r})")
         if not item.strip():
             raise InputError(f"{name}[{i}]: the text is empty")
+    if torch.onnx.is_in_onnx_export():  # which would write these texts into the graph as constants
+        raise InputError(f"{name}: strings cannot be inputs of an ONNX graph; t2ireid export RUN OUT --onnx writes one")
     return list(texts)

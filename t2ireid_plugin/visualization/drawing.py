@@ -7,8 +7,7 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageOps
 
-from t2ireid_plugin.data.images import Pixels, read_pixels
-from t2ireid_plugin.data.transforms import resize
+from t2ireid_plugin.data.images import Pixels, read_pixels, resize
 from t2ireid_plugin.utils.atomic_io import atomic_write
 from t2ireid_plugin.utils.fonts import font_for, plain_font, printable, wrap
 from t2ireid_plugin.visualization.ranked_lists import Hit, RankedList

@@ -10,6 +10,7 @@ from PIL import Image
 from torch.nn import functional
 from torchvision.transforms import functional as torchvision_functional
 
+from t2ireid_plugin.data.images import normalise, resize
 from t2ireid_plugin.data.transforms import (
     TRANSFORMS,
     TestTransform,
@@ -19,7 +20,6 @@ from t2ireid_plugin.data.transforms import (
     random_erase,
     random_patch,
     replace_words,
-    resize,
     swap_sides,
 )
 from t2ireid_plugin.errors import ConfigError
@@ -229,3 +229,9 @@ def test_a_tenth_of_the_words_is_replaced():
     assert 4 < np.mean(counts) < 6  # a tenth of 50
     assert replace_words("一名男子穿红色外套", "[MASK]", random.Random(1), chance=0.5).count("[MASK]") > 1
     assert replace_words("one", "[MASK]", random.Random(0), chance=1.0) == "one"
+
+
+def test_normalisation_without_pytorch_is_bit_identical():
+    transform = TestTransform(30, 20, (0.48, 0.46, 0.41), (0.27, 0.26, 0.28))
+    expected = transform.tensor(noise()).numpy()
+    assert np.array_equal(normalise(noise(), transform.mean, transform.std), expected)

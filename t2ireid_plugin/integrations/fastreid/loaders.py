@@ -22,9 +22,9 @@ from transformers import PreTrainedTokenizerBase
 from t2ireid_plugin.data.annotations import check_images
 from t2ireid_plugin.data.benchmarks import VAL_SUFFIX
 from t2ireid_plugin.data.dataset import CaptionDataset
-from t2ireid_plugin.data.images import read_pixels
+from t2ireid_plugin.data.images import read_pixels, resize
 from t2ireid_plugin.data.item_table import PID, ItemTable, labels
-from t2ireid_plugin.data.transforms import resize, swap_sides
+from t2ireid_plugin.data.transforms import swap_sides
 from t2ireid_plugin.integrations.fastreid.checks import check_schedule
 from t2ireid_plugin.modeling.checkpoint import Checkpoint
 from t2ireid_plugin.modeling.encoders.tokenizer import learn_wordpiece

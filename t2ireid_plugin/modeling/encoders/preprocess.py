@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from t2ireid_plugin.errors import EncoderError, short_repr
 from t2ireid_plugin.modeling.encoders.families import own_size
-from t2ireid_plugin.modeling.encoders.loading import IMAGE_KEY, Source, find_file, read_json
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
+
+    from t2ireid_plugin.modeling.encoders.loading import Source
 
 # Normalisation without a preprocessor file: beginnings of model_type and names of transformers' constants.
 _NORMALISATION = {"clip": "OPENAI_CLIP", "dinov": "IMAGENET_DEFAULT", "": "IMAGENET_STANDARD"}  # the last: ViT, SigLIP
@@ -63,6 +64,8 @@ def image_preprocess(source: Source, config: PretrainedConfig) -> Preprocess:
     """
     from transformers import image_utils
 
+    from t2ireid_plugin.modeling.encoders.loading import IMAGE_KEY
+
     settings = _preprocessor_settings(source)
     height, width = own_size(config)
     if height == width:  # positions for a tall image fit no other size
@@ -75,6 +78,9 @@ def image_preprocess(source: Source, config: PretrainedConfig) -> Preprocess:
 
 def _preprocessor_settings(source: Source) -> dict[str, Any]:
     """Content of the encoder's preprocessor file; empty if there is none."""
+    # On use: a search without PyTorch needs `Preprocess` alone.
+    from t2ireid_plugin.modeling.encoders.loading import IMAGE_KEY, find_file, read_json
+
     if not isinstance(source, str):
         return {}
     # transformers 5 writes the second, which has the tokenizer's settings too.

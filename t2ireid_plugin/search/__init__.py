@@ -1,0 +1,22 @@
+"""Search: a sentence or a photo against one's own photos and videos.
+
+Importing this package loads neither PyTorch nor FAISS.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from t2ireid_plugin.search.encoder import Encoder
+
+__all__ = ["Encoder"]
+
+_MODULES = {"Encoder": "encoder"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
+    return getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
