@@ -1,17 +1,19 @@
 """Does a learned fusion of a photo and words beat a weighted sum? The tables of docs/fusing.md:
 
-    python -m benchmarks.fusing log/two/best.pth data/changes
+    python -m benchmarks.fusing log/two/seed*/best.pth --root data/changes
 
-Embeds the people of a data folder once with a trained model, and trains fusions of the frozen vectors on the training
-people, for the queries that they are meant for. All of them start as a weighted sum whose weights are the best on val,
-see `Fusion`. The step is chosen on val. Differences are over people and seeds.
+Embeds the people of a data folder once with each trained model, and trains one fusion per kind on the frozen embeddings
+of the training people, for both searches at once. Every fusion starts as the plain sum, is trained with the same
+batches, loss and learning rate, and ends with the last step: nothing is chosen on the test people. Each checkpoint has
+its own seed; differences are over people and seeds.
 """
 
 from __future__ import annotations
 
 import argparse
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -26,6 +28,7 @@ from t2ireid_plugin.evaluation.embeddings import embed_target
 from t2ireid_plugin.evaluation.metrics import choose_weight, evaluate_task
 from t2ireid_plugin.evaluation.protocols import PROTOCOLS, SUMS, Embeddings, RetrievalTask
 from t2ireid_plugin.evaluation.result import RetrievalResult
+from t2ireid_plugin.losses.matching import query_loss
 from t2ireid_plugin.modeling.fusion import ResidualFusion, zero_linear
 from t2ireid_plugin.modeling.mamba import Mamba
 from t2ireid_plugin.modeling.t2ireid import T2IReIDModel
@@ -35,10 +38,9 @@ BASELINES = {
     "ti2i": ("ti2i_photo", "t2i", "ti2i_sum"),
     "composed": ("composed_photo", "composed_words", "composed_sum", "composed_pair"),
 }
-TAU = {"ti2i": 0.05, "composed": 0.02}  # the better of 0.02, 0.05 and 0.1 on val
-ANY = {"ti2i": 0.8, "composed": 0.0}  # share of the loss for the nearest match, the rest is for all; likewise
-KINDS = {"weights": 2e-3, "linear": 1e-4, "mlp": 2e-4, "mamba": 1e-4}  # with their learning rates
-PEOPLE, STEPS, EVERY = 100, 200, 50
+TAU = {"ti2i": 0.05, "composed": 0.02}
+KINDS = ("gate", "linear", "residual", "mlp", "mamba")
+PEOPLE, PHOTOS, STEPS, LR = 16, 4, 374, 1e-3  # of a batch; an epoch of the demo's configuration
 
 
 class Queries(NamedTuple):
@@ -74,147 +76,143 @@ def queries_of(name: str, e: Embeddings) -> Queries:
 
 
 class Fusion(ResidualFusion):
-    """`ResidualFusion` with other starting weights and other residuals.
+    """`ResidualFusion` (``residual``) and its variants.
 
     Args:
-        kind: of the residual: ``weights`` for none, ``linear`` or ``mlp`` of all four vectors, ``mamba`` for a scan of
-            the four as a sequence in both directions.
-        start: the four weights ``[2, 2]``, branch by photo and text.
+        kind: ``gate`` has no linear layer and ``linear`` no gate; in ``mlp`` a hidden layer takes the linear one's
+            place; in ``mamba`` gate and linear layer read a scan of the four embeddings in both directions.
+        dim: width of each embedding.
     """
 
-    def __init__(self, kind: str, start: Tensor, dim: int = 256) -> None:
+    def __init__(self, kind: str, dim: int = 256) -> None:
         super().__init__(dim, dropout=0.1)
-        self.kind, self.weights = kind, nn.Parameter(start.clone())
+        self.kind = kind
+        if kind in ("linear", "mlp"):
+            self.gate[2].requires_grad_(False)  # stays zero
+        if kind == "gate":
+            self.last.requires_grad_(False)
         if kind == "mlp":
-            self.hidden = nn.Sequential(nn.Linear(4 * dim, dim), nn.GELU())
+            layers = nn.Linear(4 * dim, dim), nn.GELU(), zero_linear(dim, 2 * dim)
+            self.last = nn.Sequential(*layers)  # type: ignore[assignment]
         if kind == "mamba":
             self.place, self.norm = nn.Parameter(torch.zeros(4, dim)), nn.LayerNorm(dim)
             self.ahead, self.back = (Mamba(dim, 16, 4) for _ in range(2))
-        if kind in ("mlp", "mamba"):
-            self.last = zero_linear(dim, 2 * dim)
-        if kind == "weights":
-            self.last.requires_grad_(False)
 
     def read(self, vectors: Tensor) -> Tensor:
-        """``[q, 4, D]`` to ``[q, 4 D]``, or to ``[q, D]``."""
+        """``[q, 4, D]`` to ``[q, 4 D]``."""
         if self.kind == "mamba":
             tokens = vectors[:, [2, 0, 3, 1]] + self.place  # text, photo; identity before clothing
             normed = self.norm(tokens)
-            return F.gelu(tokens + self.ahead(normed) + self.back(normed.flip(1)).flip(1)).mean(1)
-        return self.hidden(vectors.flatten(1)) if self.kind == "mlp" else vectors.flatten(1)
+            vectors = tokens + self.ahead(normed) + self.back(normed.flip(1)).flip(1)
+        return super().read(vectors)
 
 
-def train_batch(name: str, e: Embeddings, captions: Tensor, rng: torch.Generator) -> tuple[Tensor, ...]:
-    """Photos and texts ``[q, 2, D]``, gallery ``[g, 2 D]``, matches and what is left out ``[q, g]`` of some people."""
-    pids, looks = torch.as_tensor(e.pids), torch.as_tensor(e.gallery_looks)
+def draw(e: Embeddings, rng: torch.Generator) -> Tensor:
+    """Rows of the photos of one batch: some people, some photos of each."""
+    pids = torch.as_tensor(e.pids)
     people = pids.unique()
     chosen = people[torch.randperm(len(people), generator=rng)[:PEOPLE]]
-    rows = torch.isin(pids, chosen).nonzero()[:, 0]
+    rows = [(pids == person).nonzero()[:, 0] for person in chosen]
+    return torch.cat([own[torch.randperm(len(own), generator=rng)[:PHOTOS]] for own in rows])
+
+
+def batch_queries(name: str, e: Embeddings, rows: Tensor, captions: Tensor, rng: torch.Generator) -> tuple[Tensor, ...]:
+    """Photos and texts ``[b, 2, D]``, gallery ``[b, 2 D]``, matches and what is left out ``[b, b]``, as in training.
+
+    Args:
+        name: of the search.
+        e: the training people's embeddings.
+        rows: of the photos ``[b]``.
+        captions: rows of the captions of each photo of the split ``[m, c]``.
+        rng: draws captions, and the photos that go with words for another outfit.
+    """
+    pids, looks = torch.as_tensor(e.pids)[rows], torch.as_tensor(e.gallery_looks)[rows]
     texts = captions[rows, torch.randint(captions.shape[1], (len(rows),), generator=rng)]
-    gallery = F.normalize(torch.cat([e.images[rows], e.cloth_images[rows]], 1))
-    same = pids[rows, None] == pids[rows]
-    same_look = looks[rows, None] == looks[rows]
-    photo, own = torch.arange(len(rows)), (e.identity_parts, e.clothing_parts)
-    matches = same & ~torch.eye(len(rows), dtype=torch.bool)
+    photo, matches, own = torch.arange(len(rows)), pids[:, None] == pids, (e.identity_parts, e.clothing_parts)
     if name == "composed":
-        photo = torch.multinomial((same & ~same_look).float(), 1, generator=rng)[:, 0]
-        matches, own = same_look, (e.identity_words, e.clothing_words)
-    photos = torch.stack([e.images[rows[photo]], e.cloth_images[rows[photo]]], 1)
+        others = matches & (looks[:, None] != looks)
+        matches = (looks[:, None] == looks) & others.any(1, keepdim=True)  # without another outfit, no query
+        photo = torch.multinomial(others + 1e-9 * torch.eye(len(rows)), 1, generator=rng)[:, 0]
+        own = e.identity_words, e.clothing_words
     left_out = F.one_hot(photo, len(rows)).bool()
-    return photos, torch.stack([part[texts] for part in own], 1), gallery, matches, left_out
+    photos = torch.stack([e.images[rows[photo]], e.cloth_images[rows[photo]]], 1)
+    gallery = F.normalize(torch.cat([e.images[rows], e.cloth_images[rows]], 1))
+    return photos, torch.stack([part[texts] for part in own], 1), gallery, matches & ~left_out, left_out
 
 
-def evaluate(fusion: Fusion, queries: Queries) -> RetrievalResult:
-    """The result of a fusion on one split."""
-    fusion.eval()
-    with torch.no_grad():
-        task = queries.task._replace(queries=fusion(queries.photos, queries.texts))
-    return evaluate_task(task)
-
-
-def fit(kind: str, name: str, sets: Mapping[str, Embeddings], start: Tensor, seed: int) -> tuple[Any, RetrievalResult]:
-    """Trains a fusion; its mAP on val, and its test result."""
+def train(kind: str, e: Embeddings, seed: int, any_share: float) -> Fusion:
+    """A fusion trained for both searches."""
     torch.manual_seed(seed)
     rng = torch.Generator().manual_seed(seed)
-    fusion, e = Fusion(kind, start), sets["train"]
-    weights = {"params": [fusion.weights], "weight_decay": 0.0}
-    others = {"params": [p for key, p in fusion.named_parameters() if key != "weights"], "weight_decay": 0.05}
-    optimizer = torch.optim.AdamW([weights, others], lr=KINDS[kind])
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 - step / (STEPS + 1))
-    described = torch.as_tensor(e.described)
-    captions = described.argsort(stable=True).view(len(e.images), -1)  # as many of each photo
-    queries = {split: queries_of(name, sets[split]) for split in ("val", "test")}
-    best: tuple[float, Any] = (-1.0, None)
-    for step in range(STEPS + 1):
-        if step % EVERY == 0:
-            score = evaluate(fusion, queries["val"]).metrics["mAP"]
-            if score > best[0]:
-                best = score, {key: value.clone() for key, value in fusion.state_dict().items()}
-            fusion.train()
-        photos, texts, gallery, matches, left_out = train_batch(name, e, captions, rng)
-        logits = (fusion(photos, texts) @ gallery.T / TAU[name]).masked_fill(left_out, -1e4)
-        logits = logits.log_softmax(1)
-        all_matches = (logits * matches).sum(1) / matches.sum(1)
-        any_match = logits.masked_fill(~matches, -1e4).logsumexp(1)
-        loss = -torch.lerp(all_matches, any_match, ANY[name]).mean()
+    fusion = Fusion(kind).train()
+    captions = torch.as_tensor(e.described).argsort(stable=True).view(len(e.images), -1)  # as many of each photo
+    optimizer = torch.optim.AdamW(fusion.parameters(), lr=LR, weight_decay=0.05)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 - step / STEPS)
+    for _ in range(STEPS):
+        rows, loss = draw(e, rng), torch.zeros(())
+        for name, share in (("ti2i", any_share), ("composed", 0.0)):
+            photos, texts, gallery, matches, left_out = batch_queries(name, e, rows, captions, rng)
+            loss = loss + query_loss(fusion(photos, texts) @ gallery.T / TAU[name], matches, left_out, share)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         schedule.step()
-    fusion.load_state_dict(best[1])
-    return best[0], evaluate(fusion, queries["test"])
+    return fusion.eval()
 
 
-def starts(name: str, weights: Mapping[str, float]) -> Tensor:
-    """Weights of photo and text ``[2, 2]`` of each branch: those of the best sum, for composed of the best pair."""
-    if name == "ti2i":
-        a = weights["ti2i_sum"]
-        return torch.tensor([[1.0, a], [1.0, a]]) / (1 + a)
-    w = weights["composed_pair"]
-    return torch.tensor([[w, 0.0], [0.0, 1 - w]])
+@torch.no_grad()
+def evaluate(fusion: Fusion, queries: Queries) -> RetrievalResult:
+    """The result of a fusion for the queries of one search."""
+    return evaluate_task(queries.task._replace(queries=fusion(queries.photos, queries.texts)))
 
 
-def describe(label: str, results: Sequence[RetrievalResult], baselines: Mapping[str, RetrievalResult]) -> str:
-    """R@1 and mAP of results with several seeds, and their differences from each baseline with intervals."""
-    parts = []
-    for row, baseline in baselines.items():
-        for metric, d in paired_difference([baseline] * len(results), results).items():
-            if metric in ("R@1", "mAP"):
-                ends = f"[{100 * d.low:+.2f}, {100 * d.high:+.2f}]"
-                parts.append(f"{metric} {100 * d.b:.2f}, minus {row} {100 * d.value:+.2f} {ends}")
+def baselines(sets: Mapping[str, Embeddings]) -> dict[str, RetrievalResult]:
+    """Test results of the baselines and of the model's own fusion, with weights chosen on val."""
+    results = {}
+    for name, rows in BASELINES.items():
+        for row in (*rows, name):
+            weighted = SUMS.get(row, row) in ("ti2i_sum", "composed_sum", "composed_pair")
+            weight = choose_weight(SUMS.get(row, row), [sets["val"]]) if weighted else None
+            results[row] = evaluate_task(PROTOCOLS[row].build_task(sets["test"], 1.0 if weight is None else weight))
+    return results
+
+
+def describe(label: str, results: Sequence[RetrievalResult], others: Mapping[str, Sequence[RetrievalResult]]) -> str:
+    """R@1 and mAP of results with several seeds, and their differences from others with intervals."""
+    shares = {metric: sum(r.metrics[metric] for r in results) / len(results) for metric in ("R@1", "mAP")}
+    parts = [" ".join(f"{metric} {100 * share:.2f}" for metric, share in shares.items())]
+    for row, baseline in others.items():
+        differences = paired_difference(baseline, results)
+        found = [(metric, 100 * (d.b - d.a), 100 * d.low, 100 * d.high) for metric, d in differences.items()]
+        ends = (f"{m} {value:+.2f} [{low:+.2f}, {high:+.2f}]" for m, value, low, high in found if m in shares)
+        parts.append(f"minus {row} {' '.join(ends)}")
     return f"{label}: {'; '.join(parts)}"
 
 
 def main() -> None:
-    """Prints a line per baseline and fusion of each protocol."""
+    """Prints a line per baseline and fusion of each search."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("checkpoint", help="best.pth of a model that ranks by both branches")
-    parser.add_argument("root", help="data.root of people in two outfits")
-    parser.add_argument("--protocols", nargs="+", default=list(BASELINES), choices=list(BASELINES))
+    parser.add_argument("checkpoints", nargs="+", help="best.pth of models that rank by both branches, one per seed")
+    parser.add_argument("--root", required=True, help="data.root of people in two outfits")
     parser.add_argument("--kinds", nargs="+", default=list(KINDS), choices=list(KINDS))
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--any-share", type=float, default=1.0, help="of fused_query, see docs/losses.md")
     options = parser.parse_args()
-    sets = embed(options.checkpoint, options.root)
-    test = sets["test"]
-    chosen = {name: choose_weight(name, [sets["val"]]) for name in ("ti2i_sum", "composed_sum", "composed_pair")}
-    weights = {name: weight for name, weight in chosen.items() if weight is not None}
-    print(f"weights chosen on val: {weights}")
-    for name in options.protocols:
-        plain = {}
-        for row in (*BASELINES[name], name):
-            task = PROTOCOLS[row].build_task(test, weights.get(SUMS.get(row, row), 1.0))
-            plain[row] = evaluate_task(task)
-            shares = (f"{metric} {100 * plain[row].metrics[metric]:.2f}" for metric in ("R@1", "mAP"))
-            print(f"{row}: {' '.join(shares)}", flush=True)
-        own = plain.pop(name)
-        best = {row: plain[row] for row in dict.fromkeys((f"{name}_sum", BASELINES[name][-1]))}
-        print(describe(f"{name}, the model's own fusion", [own], best), flush=True)
+    plain, learned = defaultdict(list), defaultdict(list)
+    for seed, checkpoint in enumerate(options.checkpoints, 1):
+        sets = embed(checkpoint, options.root)
+        for row, result in baselines(sets).items():
+            plain[row].append(result)
         for kind in options.kinds:
-            scores, results = zip(
-                *(fit(kind, name, sets, starts(name, weights), seed) for seed in range(1, options.seeds + 1))
-            )
-            on_val = ", ".join(f"{100 * score:.2f}" for score in scores)
-            print(describe(f"{name}, {kind} (val mAP {on_val})", results, best), flush=True)
+            fusion = train(kind, sets["train"], seed, options.any_share)
+            for name in BASELINES:
+                learned[name, kind].append(evaluate(fusion, queries_of(name, sets["test"])))
+    for name, rows in BASELINES.items():
+        best = {row: plain[row] for row in dict.fromkeys((f"{name}_sum", rows[-1]))}
+        for row in rows:
+            print(describe(row, plain[row], {}))
+        print(describe(f"{name}, the models' own fusion", plain[name], best))
+        for kind in options.kinds:
+            print(describe(f"{name}, {kind}", learned[name, kind], best))
 
 
 if __name__ == "__main__":

@@ -136,19 +136,21 @@ class SequenceMambaFusion(SequenceScan):
 
 
 class ResidualFusion(nn.Module):
-    """``a * image + b * text`` of each branch, plus a residual of all four embeddings that starts at zero.
+    """``a * image + b * text`` of each branch, with weights for each query, plus a residual of all four embeddings.
 
-    It starts as the plain sum: the four weights are equal, and the linear layer is zero. See docs/fusing.md.
+    What a gate adds to the weights and the residual both start at zero, so that it starts as the plain sum. See
+    docs/fusing.md.
 
     Args:
         dim: width ``d`` of each embedding.
-        dropout: of what the linear layer reads.
+        dropout: of what the gate and the residual read.
     """
 
     def __init__(self, dim: int, dropout: float) -> None:
         super().__init__()
         self.weights = nn.Parameter(torch.full((2, 2), 0.5))  # identity and clothing by image and text
         self.drop = nn.Dropout(dropout)
+        self.gate = nn.Sequential(nn.Linear(4 * dim, dim // 2), nn.GELU(), zero_linear(dim // 2, 4))
         self.last = zero_linear(4 * dim, 2 * dim)
 
     def forward(self, image: Tensor, text: Tensor) -> Tensor:
@@ -157,14 +159,15 @@ class ResidualFusion(nn.Module):
         A text that says nothing for a branch is zero there.
         """
         root = image.shape[2] ** 0.5
-        query = self.weights[:, :1] * image + self.weights[:, 1:] * text
-        vectors = torch.cat([image, text], 1) * root  # entries of about 1
-        query = query + self.last(self.drop(self.read(vectors))).view_as(query) / root
+        four = self.read(torch.cat([image, text], 1) * root)  # entries of about 1
+        weights = self.weights + self.gate(four).view(-1, 2, 2)
+        query = weights[..., :1] * image + weights[..., 1:] * text
+        query = query + self.last(four).view_as(query) / root
         return F.normalize(query.flatten(1), dim=-1)
 
     def read(self, vectors: Tensor) -> Tensor:
-        """What the last layer reads of the four vectors ``[B, 4, d]``: identity and clothing of image, then of text."""
-        return vectors.flatten(1)
+        """Identity and clothing of image, then of text ``[B, 4, d]``, as gate and residual read them ``[B, 4 d]``."""
+        return self.drop(vectors.flatten(1))
 
 
 def zero_linear(inputs: int, outputs: int) -> nn.Linear:

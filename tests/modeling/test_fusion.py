@@ -153,9 +153,13 @@ def test_a_residual_equals_a_loop(build):
     fusion = build("residual").double()
     torch.nn.init.normal_(fusion.weights)
     image, text = branches()
-    weight, bias, shares = fusion.last.weight.tolist(), fusion.last.bias.tolist(), fusion.weights.tolist()
+    weight, bias = fusion.last.weight.tolist(), fusion.last.bias.tolist()
+    hidden, _, gate = fusion.gate
     for b in range(B):
         four = [x for side in (image, text) for branch in side[b].tolist() for x in branch]
+        own = hidden.weight @ torch.tensor(four, dtype=torch.float64) * DIM**0.5 + hidden.bias
+        own = own * (1 + torch.erf(own / 2**0.5)) / 2
+        shares = (fusion.weights + (gate.weight @ own + gate.bias).view(2, 2)).tolist()
         query = []
         for k in range(2 * DIM):
             branch, place = divmod(k, DIM)
