@@ -97,13 +97,16 @@ class Tracker:
         patience: seconds that a track waits for its next detection.
         min_overlap: intersection over union of a detection with the predicted box.
         sure_overlap: from which on one person is taken for granted, if nobody else is near.
+
+    Attributes:
+        tracks: those that have not ended.
     """
 
     def __init__(
         self, embed: Embed, patience: float = 2.0, min_overlap: float = 0.2, sure_overlap: float = 0.5
     ) -> None:
         self._embed, self._patience, self._min_overlap, self._sure = embed, patience, min_overlap, sure_overlap
-        self._tracks: list[Track] = []
+        self.tracks: list[Track] = []
         self._count = 0
         self._usual: deque[float] = deque(maxlen=1000)  # similarities of sure pairs
 
@@ -116,8 +119,8 @@ class Tracker:
             offset: its time in seconds.
             frame: its number.
         """
-        ended = [track for track in self._tracks if offset - track.last_seen > self._patience]
-        self._tracks = [track for track in self._tracks if offset - track.last_seen <= self._patience]
+        ended = [track for track in self.tracks if offset - track.last_seen > self._patience]
+        self.tracks = [track for track in self.tracks if offset - track.last_seen <= self._patience]
         crops = [crop_of(image, box) for box in people.boxes]
         chosen, vectors, rivals = self._assign(people.boxes, crops, offset)
 
@@ -126,7 +129,7 @@ class Tracker:
             if i not in chosen:
                 self._count += 1
                 chosen[i] = Track(self._count)
-                self._tracks.append(chosen[i])
+                self.tracks.append(chosen[i])
             view = View(crops[i], tuple(box.tolist()), offset, frame)
             value = float((box[2:] - box[:2]).prod() * people.scores[i] * (1 - crowding[i].max()))
             chosen[i].add(view, (is_whole(box, image) and not rivals[i], value), vectors.get(i))
@@ -134,33 +137,33 @@ class Tracker:
 
     def finish(self) -> list[Track]:
         """The tracks that have not ended yet."""
-        tracks, self._tracks = self._tracks, []
+        tracks, self.tracks = self.tracks, []
         return tracks
 
     def _assign(
         self, boxes: Boxes, crops: list[Pixels], offset: float
     ) -> tuple[dict[int, Track], dict[int, npt.NDArray[np.float32]], npt.NDArray[np.bool_]]:
         """Detections' tracks where they continue one, the embeddings needed, and [N] whether another person is near."""
-        predicted = np.array([track.predict(offset) for track in self._tracks], np.float32).reshape(-1, 4)
+        predicted = np.array([track.predict(offset) for track in self.tracks], np.float32).reshape(-1, 4)
         overlap = box_overlap(predicted, boxes)  # [T, N]
         possible = overlap >= self._min_overlap
         rivals = (possible & ((possible.sum(axis=0) > 1) | (possible.sum(axis=1, keepdims=True) > 1))).any(axis=0)
         doubtful = possible & (rivals | (overlap < self._sure))
-        due = (possible & np.array([[track.due] for track in self._tracks], bool).reshape(-1, 1)).any(axis=0)
+        due = (possible & np.array([[track.due] for track in self.tracks], bool).reshape(-1, 1)).any(axis=0)
         needed = np.flatnonzero(due | doubtful.any(axis=0) | ~possible.any(axis=0))
         embeds = self._embed([crops[i] for i in needed]) if len(needed) else np.empty((0, 0), np.float32)
 
         similarity = np.zeros_like(overlap)
-        if self._tracks and len(needed):
-            similarity[:, needed] = np.stack([track.vector for track in self._tracks]) @ embeds.T
+        if self.tracks and len(needed):
+            similarity[:, needed] = np.stack([track.vector for track in self.tracks]) @ embeds.T
         if len(self._usual) >= 20:
             spread = max(0.2, 3 * float(np.std(self._usual)))  # of people who stand still it would be too small
             possible &= ~doubtful | (similarity >= np.mean(self._usual) - spread)
         gain = np.where(possible, overlap + similarity.clip(0), 0)
         pairs = [(t, int(i)) for t, i in zip(*linear_sum_assignment(gain, maximize=True)) if possible[t, i]]
-        young = [pair for pair in pairs if self._tracks[pair[0]].frames <= SAMPLES]  # so that all tracks count alike
+        young = [pair for pair in pairs if self.tracks[pair[0]].frames <= SAMPLES]  # so that all tracks count alike
         self._usual.extend(similarity[pair] for pair in young if due[pair[1]] and not doubtful[pair])
-        return {i: self._tracks[t] for t, i in pairs}, dict(zip(needed.tolist(), embeds)), rivals
+        return {i: self.tracks[t] for t, i in pairs}, dict(zip(needed.tolist(), embeds)), rivals
 
 
 def crop_of(image: Pixels, box: npt.NDArray[np.float32]) -> Pixels:

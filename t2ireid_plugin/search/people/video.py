@@ -1,8 +1,9 @@
-"""People in videos and photos: one entry per track or box, with crop, embedding, box and time."""
+"""People in videos: one entry per track, with crop, embedding, box and time."""
 
 from __future__ import annotations
 
 import logging
+import math
 import os
 import re
 import sys
@@ -18,24 +19,33 @@ import numpy.typing as npt
 from t2ireid_plugin.data.images import Pixels
 from t2ireid_plugin.errors import ConfigError, DataError
 from t2ireid_plugin.search.people.detectors import Detector, find_people
-from t2ireid_plugin.search.people.tracking import Embed, Track, Tracker, crop_of
+from t2ireid_plugin.search.people.tracking import Embed, Track, Tracker
 from t2ireid_plugin.utils.progress import show_progress
 from t2ireid_plugin.utils.safe_io import open_file
 
+_QUIET_PART, _LONGEST_PART = 60.0, 600.0  # seconds
 logger = logging.getLogger(__name__)
 os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # else FFmpeg prints a line for every damaged block
 
 
 class PersonEntry(NamedTuple):
-    """A person in a photo or a track of a video."""
+    """A person who was seen for a while, in the frame that shows the person best."""
 
-    crop: Pixels  # uint8 [h, w, 3] RGB; of a track the best one
-    vector: npt.NDArray[np.float32]  # [D]; of a track the mean of at most five
-    box: tuple[float, float, float, float]  # of the crop: left, top, right, bottom in pixels
-    track: int | None = None  # from 1 within a video
-    frame: int | None = None  # of the crop, from 0
-    offset: float | None = None  # of the crop, in seconds since the video's start
-    time: float | None = None  # of the crop, in seconds since 1970 UTC; None when the video's start is unknown
+    crop: Pixels  # uint8 [h, w, 3] RGB
+    vector: npt.NDArray[np.float32]  # [D]: the mean of at most five crops' embeddings, so its norm is 1 or less
+    box: tuple[float, float, float, float]  # left, top, right, bottom in pixels
+    track: int  # from 1, in the order of appearance
+    detections: int  # of the track
+    frame: int  # of the video, from 0
+    offset: float  # in seconds since the video's start
+    time: float | None  # in seconds since 1970 UTC; None when the time of the video's start is unknown
+
+
+class VideoPart(NamedTuple):
+    """What a video shows from the end of the part before it; whoever stores each part can continue after the last."""
+
+    entries: list[PersonEntry]
+    end: float  # seconds since the video's start; infinity for the last part
 
 
 class Frame(NamedTuple):
@@ -46,25 +56,17 @@ class Frame(NamedTuple):
     offset: float  # seconds
 
 
-def people_in_photo(image: Pixels, detect: Detector, embed: Embed) -> list[PersonEntry]:
-    """One entry per person in a photo uint8 [H, W, 3] RGB."""
-    boxes = find_people(image, detect).boxes
-    crops = [crop_of(image, box) for box in boxes]
-    if not crops:
-        return []
-    return [PersonEntry(crop, vector, tuple(box.tolist())) for crop, vector, box in zip(crops, embed(crops), boxes)]
-
-
 def people_in_video(
     path: str | Path,
     detect: Detector,
     embed: Embed,
     fps: float = 5.0,
     start: datetime | None = None,
+    begin: float = 0.0,
     min_frames: int = 3,
     progress: bool = False,
-) -> Iterator[PersonEntry]:
-    """One entry per track, when the track has ended.
+) -> Iterator[VideoPart]:
+    """One entry per track, in parts that end when nobody is in view, or after ten minutes.
 
     Args:
         path: video file that OpenCV can read.
@@ -72,32 +74,38 @@ def people_in_video(
         embed: crops to embeddings [N, D] of unit norm.
         fps: frames per second to look at; all, where the video has fewer.
         start: time of the first frame, with a time zone.
+        begin: ``end`` of the last part that is known already, to continue after it.
         min_frames: tracks with fewer detections are dropped, which are mostly false ones.
         progress: report progress and remaining time on standard error.
 
     Raises:
         DataError: when the file is not a video or has no readable frame.
     """
-    tracker = Tracker(embed)
-    expected = round(video_length(path) * fps)
-    frames = read_frames(path, fps)
+    tracker, entries, last_end = Tracker(embed), list[PersonEntry](), begin
+    expected = round((video_length(path) - begin) * fps)
+    frames = read_frames(path, fps, begin or -1.0)  # the first frame is at 0
     shown = progress and expected > 0
-    for image, number, offset in show_progress(frames, expected, f"people in {path}", "frame", shown):
-        for track in tracker.update(image, find_people(image, detect), offset, number):
-            yield from _entries(track, min_frames, start)
-    for track in tracker.finish():
-        yield from _entries(track, min_frames, start)
+    for image, number, offset in show_progress(frames, expected, f"people in {Path(path).name}", "frame", shown):
+        entries += _entries(tracker.update(image, find_people(image, detect), offset, number), min_frames, start)
+        lasted = offset - last_end
+        if (not tracker.tracks and (entries or lasted > _QUIET_PART)) or lasted > _LONGEST_PART:
+            yield VideoPart(entries + _entries(tracker.finish(), min_frames, start), offset)
+            entries, last_end = [], offset
+    yield VideoPart(entries + _entries(tracker.finish(), min_frames, start), math.inf)
 
 
-def _entries(track: Track, min_frames: int, start: datetime | None) -> Iterator[PersonEntry]:
-    if track.frames >= min_frames and track.best is not None:
-        crop, box, offset, frame = track.best
-        time = None if start is None else start.timestamp() + offset
-        yield PersonEntry(crop, track.vector, box, track.number, frame, offset, time)
+def _entries(tracks: list[Track], min_frames: int, start: datetime | None) -> list[PersonEntry]:
+    entries = []
+    for track in tracks:
+        if track.frames >= min_frames and track.best is not None:
+            crop, box, offset, frame = track.best
+            time = None if start is None else start.timestamp() + offset
+            entries.append(PersonEntry(crop, track.vector, box, track.number, track.frames, frame, offset, time))
+    return entries
 
 
-def read_frames(path: str | Path, fps: float) -> Iterator[Frame]:
-    """Frames of a video, the first of every ``1 / fps`` seconds.
+def read_frames(path: str | Path, fps: float, after: float = -1.0) -> Iterator[Frame]:
+    """Frames of a video later than ``after`` seconds, the first of every ``1 / fps`` seconds.
 
     Raises:
         DataError: when the file is missing, not a video or has no readable frame.
@@ -109,7 +117,7 @@ def read_frames(path: str | Path, fps: float) -> Iterator[Frame]:
             offset = video.get(cv2.CAP_PROP_POS_MSEC) / 1000
             if int(offset * fps + 1e-3) > slot:  # 0.2 s may be stored as 0.1999
                 slot = int(offset * fps + 1e-3)
-                decoded, image = video.retrieve()
+                decoded, image = video.retrieve() if offset > after else (False, None)
                 if decoded:
                     yield Frame(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), number, offset)
             number += 1

@@ -109,7 +109,7 @@ def test_assignment_is_the_best_of_all_on_random_walks(seed):
     tracker, lists = colour_tracker(one_hot), {}
     for number, people in enumerate(frames):
         tracker.update(*seen(people), number / 5, number)
-        for track in tracker._tracks:
+        for track in tracker.tracks:
             if track.last_seen == number / 5:
                 who = next(colour for x, y, colour in people if (x, y) == tuple(track._box[:2].tolist()))
                 lists.setdefault(track.number, []).append((number, who))

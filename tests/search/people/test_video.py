@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from t2ireid_plugin.errors import ConfigError, DataError
-from t2ireid_plugin.search.people import parse_start, people_in_photo, people_in_video
+from t2ireid_plugin.search.people import parse_start, people_in_video, video
 from t2ireid_plugin.search.people.video import read_frames
 
 START = "2026-11-01T08:00:00+01:00"
@@ -15,7 +15,13 @@ START = "2026-11-01T08:00:00+01:00"
 
 @pytest.fixture(scope="module")
 def entries(walkers):
-    return list(people_in_video(walkers.path, walkers.detect, walkers.embed, fps=5, start=parse_start(START)))
+    return entries_of(walkers, start=parse_start(START))
+
+
+def entries_of(walkers, **options):
+    parts = list(people_in_video(walkers.path, walkers.detect, walkers.embed, **{"fps": 5, **options}))
+    assert parts[-1].end == np.inf
+    return [entry for part in parts for entry in part.entries]
 
 
 def person_of(entry, walkers):
@@ -70,12 +76,12 @@ def test_all_frames_when_the_video_has_fewer_than_asked_for(walkers):
 
 
 def test_tracks_of_few_frames_are_dropped(walkers):
-    assert not list(people_in_video(walkers.path, walkers.detect, walkers.embed, fps=5, min_frames=31))
+    assert entries_of(walkers, min_frames=31) == []
+    assert len(entries_of(walkers, min_frames=20)) == 2
 
 
 def test_progress_with_an_eta(walkers, capsys):
-    nobody = lambda image: (np.empty((0, 4)), np.empty(0))  # noqa: E731
-    assert list(people_in_video(walkers.path, nobody, walkers.embed, progress=True)) == []
+    assert len(entries_of(walkers, progress=True)) == 3
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 10
     assert re.search(r"walk.avi: 3 of 30, eta \d:\d\d:\d\d$", lines[0])
@@ -111,11 +117,25 @@ def test_start_in_utc():
     assert parse_start("2026-11-01T07:00:00Z") == parse_start(START)
 
 
-def test_one_entry_per_person_in_a_photo(walkers):
-    image = next(frame.image for frame in read_frames(walkers.path, 15) if frame.number == 40)
-    entries = people_in_photo(image, walkers.detect, walkers.embed)
-    assert [entry.box for entry in entries] == list(walkers.boxes(40).values())
-    assert [person_of(entry, walkers) for entry in entries] == [0, 1, 2]
-    np.testing.assert_array_equal([entry.vector for entry in entries], walkers.embed([e.crop for e in entries]))
-    assert all(entry.track is entry.time is entry.frame is None for entry in entries)
-    assert people_in_photo(image[:60], walkers.detect, walkers.embed) == []
+def test_parts_end_when_nobody_is_in_view_and_can_be_continued(walkers):
+    """Nobody is detected from 2 to 4.5 s; patience is 2 s."""
+
+    def detect(image):
+        people = walkers.detect(image)
+        return people if not 30 <= walkers.number_of(image) < 68 else (people.boxes[:0], people.scores[:0])
+
+    first, second = people_in_video(walkers.path, detect, walkers.embed)
+    assert len(first.entries) == 2
+    assert 3.8 < first.end < 4.5
+    assert second.end == np.inf
+    (rest,) = people_in_video(walkers.path, detect, walkers.embed, begin=first.end)
+    assert [entry.frame for entry in rest.entries] == [entry.frame for entry in second.entries]
+    assert [entry.box for entry in rest.entries] == [entry.box for entry in second.entries]
+    assert min(entry.frame for entry in rest.entries) >= 68
+
+
+def test_a_part_ends_after_its_longest_time_with_people_in_view(walkers, monkeypatch):
+    monkeypatch.setattr(video, "_LONGEST_PART", 3.0)
+    first, second = people_in_video(walkers.path, walkers.detect, walkers.embed)
+    assert first.end == pytest.approx(3.2)
+    assert max(entry.offset for entry in first.entries) <= 3.2 < min(entry.offset for entry in second.entries)
