@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from t2ireid_plugin.search.encoder import Encoder
+    from t2ireid_plugin.search.gallery import Gallery
+    from t2ireid_plugin.search.hits import Hit, Hits
 
-__all__ = ["Encoder"]
+__all__ = ["Encoder", "Gallery", "Hit", "Hits"]
 
-_MODULES = {"Encoder": "encoder"}
+_MODULES = {"Encoder": "encoder", "Gallery": "gallery", "Hit": "hits", "Hits": "hits"}
 
 
 def __getattr__(name: str) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from PIL import Image, ImageDraw, ImageOps
 
@@ -22,6 +23,15 @@ _LABEL = 18  # height of the labels under the photos
 _TEXT, _SMALL, _TINY = 15, 12, 11  # font sizes; rank 10,000 and its score just fit below a photo
 _WIDTH = 2 * MARGIN + 12 * CELL_WIDTH + 9 * GAP + 2 * APART  # the query, ten hits, and a match beyond them
 _MAX_LETTERS = 2000  # of a text
+_COLUMNS = 10  # of a sheet of photos
+
+
+class Cell(NamedTuple):
+    """A photo of a sheet with two lines below it, of about 16 letters each."""
+
+    pixels: Pixels  # [H, W, 3]
+    label: str
+    detail: str
 
 
 def draw_ranked_lists(lists: Sequence[RankedList], path: str | Path, heading: str = "") -> None:
@@ -44,6 +54,28 @@ def draw_ranked_lists(lists: Sequence[RankedList], path: str | Path, heading: st
             ImageDraw.Draw(sheet).line((MARGIN, y, _WIDTH - MARGIN, y), _RULE)
         y += row.height
     atomic_write(Path(path), lambda draft: sheet.save(draft))
+
+
+def draw_cells(title: str, note: str, cells: Sequence[Cell]) -> Image.Image:
+    """A sheet of photos in rows of ten below a title and a note."""
+    room = _WIDTH - 2 * MARGIN
+    blocks = [_text_block(title, _INK, _TEXT, room)] if title.strip() else []
+    blocks.append(_text_block(note, _FAINT, _SMALL, room))
+    top = 2 * GAP + sum(block.height for block in blocks)
+    height = CELL_HEIGHT + 2 * _LABEL + GAP
+    canvas = Image.new("RGB", (_WIDTH, top + MARGIN + height * -(-len(cells) // _COLUMNS)), "white")
+    y = GAP
+    for block in blocks:
+        canvas.paste(block, (MARGIN, y))
+        y += block.height
+    draw, font, step = ImageDraw.Draw(canvas), plain_font(_TINY), (room - CELL_WIDTH) // (_COLUMNS - 1)
+    for number, (pixels, label, detail) in enumerate(cells):
+        row, column = divmod(number, _COLUMNS)
+        x, y = MARGIN + column * step, top + row * height
+        canvas.paste(_framed(pixels, GREY), (x, y))
+        draw.text((x, y + CELL_HEIGHT + 2), label, _INK, font)
+        draw.text((x, y + CELL_HEIGHT + _LABEL - 2), printable(detail), _FAINT, font)
+    return canvas
 
 
 def picture_name(number: int, pid: int) -> str:
@@ -85,13 +117,13 @@ def short_path(path: str) -> str:
     return "/".join(Path(path).parts[-2:])
 
 
-def fit(path: str | Path, width: int, height: int) -> Pixels:
+def fit(photo: str | Path | Pixels, width: int, height: int) -> Pixels:
     """A photo ``[h, w, 3]``, undistorted, as large as ``width`` x ``height`` allows.
 
     Raises:
         DataError: when it cannot be read.
     """
-    pixels = read_pixels(path)
+    pixels = read_pixels(photo) if isinstance(photo, (str, Path)) else photo
     scale = min(width / pixels.shape[1], height / pixels.shape[0])
     return resize(pixels, max(1, round(scale * pixels.shape[0])), max(1, round(scale * pixels.shape[1])))
 
@@ -164,7 +196,7 @@ def _text_block(text: str, colour: Colour, size: int, width: int) -> Image.Image
     return block
 
 
-def _framed(path: str, colour: Colour) -> Image.Image:
+def _framed(path: str | Pixels, colour: Colour) -> Image.Image:
     """A photo, whole and undistorted, in a frame of `CELL_WIDTH` x `CELL_HEIGHT`."""
     cell = Image.new("RGB", (CELL_WIDTH, CELL_HEIGHT), colour)
     width, height = CELL_WIDTH - 2 * FRAME, CELL_HEIGHT - 2 * FRAME
