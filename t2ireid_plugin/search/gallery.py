@@ -33,8 +33,12 @@ class Embedder(Protocol):
     dim: int
     fingerprint: str
 
-    def encode_images(self, images: Sequence[Any]) -> Vectors:
-        """Vectors to store ``[n, d]`` of RGB arrays ``[H, W, 3]``."""
+    def read(self, photo: str) -> npt.NDArray[np.uint8]:
+        """A photo as RGB ``[H, W, 3]`` at the model's size."""
+        ...
+
+    def encode_images(self, photos: Sequence[Any]) -> Vectors:
+        """Vectors to store ``[n, d]`` of RGB arrays ``[H, W, 3]`` or results of `read`."""
         ...
 
     def encode_query(self, text: str | None, image: Any, minus: str | None, weight: float | None) -> npt.NDArray:

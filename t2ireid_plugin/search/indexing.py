@@ -113,6 +113,15 @@ def _embed(
 ) -> Iterator[File]:
     """Adds the rows of files and yields each file when its row is committed; fills ``damaged`` with reasons."""
     encoder = gallery.need_encoder()
+    # A whole photo is reduced at once to what the model sees; people are looked for in all of it.
+    read = encoder.read if find_people is None else read_pixels
+
+    def read_or_explain(file: File) -> Pixels | str:
+        try:
+            return read(file.path)
+        except DataError as error:
+            return str(error)
+
     with ThreadPoolExecutor(max_workers=8) as pool:
         for group in _parts(files, _COMMIT):
             vectors: list[Vectors] = [np.empty((0, encoder.dim), np.float32)]
@@ -120,7 +129,7 @@ def _embed(
             records: list[File] = []
             for part in _parts(group, _BATCH):
                 crops: list[Pixels] = []
-                for file, pixels in zip(part, pool.map(_read, part)):
+                for file, pixels in zip(part, pool.map(read_or_explain, part)):
                     record, row = _stored(gallery, file), photos[file.path]
                     if isinstance(pixels, str):
                         damaged[file.path] = pixels
@@ -134,14 +143,6 @@ def _embed(
                     vectors.append(encoder.encode_images(crops))
             gallery.store.add(np.concatenate(vectors), rows, records, replace=[record.path for record in records])
             yield from group
-
-
-def _read(file: File) -> Pixels | str:
-    """A photo ``[H, W, 3]``, or why it cannot be read."""
-    try:
-        return read_pixels(file.path)
-    except DataError as error:
-        return str(error)
 
 
 def _crop(pixels: Pixels, box: Box | None) -> Pixels:

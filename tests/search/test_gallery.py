@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from t2ireid_plugin.data.images import read_pixels
 from t2ireid_plugin.errors import ConfigError, DataError, InputError
 from t2ireid_plugin.search import Gallery
 
@@ -22,6 +23,9 @@ class ColourEncoder:
 
     def __init__(self):
         self.embedded = 0
+
+    def read(self, photo):
+        return read_pixels(photo)
 
     def encode_images(self, images):
         self.embedded += len(images)
@@ -236,6 +240,6 @@ def test_an_index_of_another_model_is_refused(photos, tmp_path):
     other.fingerprint = "others"
     with pytest.raises(DataError, match=r"fingerprint colours; this model has others"):
         Gallery.open(tmp_path / "people.idx", other)
-    with pytest.raises(DataError, match="no index '.*typo.idx'"):
+    with pytest.raises(DataError, match=r"no index '.*typo\.idx'"):
         Gallery.open(tmp_path / "typo.idx", ColourEncoder(), create=False)
     assert not (tmp_path / "typo.idx").exists()

@@ -1,18 +1,12 @@
 """The folder store against a dictionary of rows and a plain product."""
 
-import json
-import sqlite3
-from contextlib import closing
-
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from t2ireid_plugin.errors import ConfigError, DataError, InputError
-from t2ireid_plugin.search.rows import File, Filter, Move, Row
-from t2ireid_plugin.search.store import codes as codes_module
-from t2ireid_plugin.search.store import database, folder, segments
+from t2ireid_plugin.search.rows import Filter, Row
+from t2ireid_plugin.search.store import folder
 from t2ireid_plugin.search.store.folder import FolderStore
 
 DIM = 8
@@ -97,7 +91,12 @@ def small_codes(monkeypatch):
 
 
 @pytest.mark.parametrize("where", ["folder", "memory"])
-@settings(max_examples=25, deadline=None, phases=[Phase.generate], derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=25,
+    deadline=None,
+    phases=[Phase.explicit, Phase.generate],  # shrinking takes minutes
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
 @given(steps=st.lists(steps, min_size=3, max_size=14), seed=st.integers(0, 1000))
 def test_any_sequence_of_calls_equals_a_plain_model(where, small_codes, tmp_path_factory, steps, seed):
     path = tmp_path_factory.mktemp("index") / "people.idx" if where == "folder" else None
