@@ -216,7 +216,7 @@ def _check(cfg: Any, testing: bool, encoders: bool = True) -> None:
     checks.check_config(cfg)
     checks.check_files(checks.for_testing(cfg) if testing and texts else cfg, encoders)
     if texts and not testing:
-        checks.check_losses(cfg)
+        checks.check_recipe(cfg)
 
 
 def _probe(options: argparse.Namespace, command: str) -> None:

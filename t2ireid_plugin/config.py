@@ -101,7 +101,7 @@ _DEFAULTS: dict[str, Any] = {
         "fixbase_epoch": 0,
         "open_layers": None,  # layers that train.fixbase_epoch trains; None: everything but the encoders
         "staged_lr": False,  # True: all layers but new_layers learn at base_lr_mult times lr
-        "new_layers": None,  # None: everything but the encoders
+        "new_layers": ["classifier"],  # torchreid's default; in T2IReIDModel, everything but the encoders
         "base_lr_mult": 0.1,
         "bias_lr_mult": 1.0,  # factor on the learning rate of biases
         "layer_decay": 1.0,  # factor on the encoders' learning rate per block, counted from the last; 1 is off
@@ -154,7 +154,7 @@ _DEFAULTS: dict[str, Any] = {
 # Replaces defaults in an image-only configuration.
 _IMAGE_ONLY_DEFAULTS: dict[str, Any] = {
     "data": {"sources": ["market1501"], "targets": ["market1501"]},
-    "train": {"optim": "adam", "open_layers": ["classifier"], "new_layers": ["classifier"]},
+    "train": {"optim": "adam", "open_layers": ["classifier"]},
     "loss": {"name": "softmax"},
 }
 # Keys that may be None, with another value of the right type.
@@ -166,7 +166,6 @@ _OPTIONAL = {
     "data.norm_mean": [0.0],
     "data.norm_std": [0.0],
     "train.open_layers": [""],
-    "train.new_layers": [""],
 }
 # Tables that accept any key: Hugging Face's configurations and the arguments of losses.
 _OPEN_TABLES = ("model.vit_config", "model.bert_config", "loss.terms")

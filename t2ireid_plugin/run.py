@@ -73,7 +73,7 @@ def run_training(
         _check_pictures(cfg, pictures)
         checks.check_files(cfg, encoders=not resume)
         if not image_only(cfg):
-            text_checks.check_losses(cfg)
+            text_checks.check_recipe(cfg)
         folder = Path(cfg.data.save_dir)
         with _opened(folder):
             last = finished = None

@@ -20,7 +20,7 @@ def check_config(cfg):
     """The check of the training that ``cfg`` describes."""
     (image_checks if image_only(cfg) else check).check_config(cfg)
     if not image_only(cfg):
-        check.check_losses(cfg)
+        check.check_recipe(cfg)
 
 
 # torchreid's keys and defaults, from its scripts/default_config.py.
@@ -58,7 +58,6 @@ DIFFERENT = {
     "data.norm_std": None,
     "train.optim": "adamw",
     "train.open_layers": None,
-    "train.new_layers": None,
     "loss.name": "terms",
 }
 

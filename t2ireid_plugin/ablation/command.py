@@ -13,7 +13,7 @@ import joblib
 
 from t2ireid_plugin.ablation.grid import Grid, Run, plan, read_grid, target_of
 from t2ireid_plugin.config import require_texts
-from t2ireid_plugin.engine.checks import check_config, check_files, check_losses
+from t2ireid_plugin.engine.checks import check_config, check_files, check_recipe
 from t2ireid_plugin.errors import ConfigError
 from t2ireid_plugin.utils.atomic_io import explain_write_errors
 from t2ireid_plugin.utils.file_lock import lock_folder
@@ -39,7 +39,7 @@ def run(options: argparse.Namespace, command: str) -> None:
             check_config(first.cfg.clone())
             target_of(first, target)
             check_files(first.cfg)
-            check_losses(first.cfg)
+            check_recipe(first.cfg)
         except ConfigError as error:
             raise ConfigError(f"row '{first.row}': {error}") from error
     from t2ireid_plugin.ablation.runs import train_all

@@ -315,7 +315,7 @@ def build_engine(cfg: CfgNode, datamanager: CaptionDataManager, model: T2IReIDMo
         lr=cfg.train.lr,
         weight_decay=cfg.train.weight_decay,
         base_lr_mult=cfg.train.base_lr_mult if cfg.train.staged_lr else 1.0,
-        new_layers=cfg.train.new_layers,
+        new_layers=None if cfg.train.new_layers == ["classifier"] else cfg.train.new_layers,
         bias_lr_mult=cfg.train.bias_lr_mult,
         layer_decay=cfg.train.layer_decay,
         eps=cfg.adam.eps,

@@ -116,18 +116,24 @@ def check_config(cfg: CfgNode) -> None:
         for prefix, reason in _WITHOUT_EFFECT.items():
             if name.startswith(prefix):
                 raise ConfigError(f"{name}: {value!r} has no effect on {cfg.model.name} with loss.name terms; {reason}")
+
+
+def check_recipe(cfg: CfgNode) -> None:
+    """Checks what training alone reads: optimizer, schedule, and the losses, whose classes import PyTorch.
+
+    Raises:
+        ConfigError: naming the key or the loss.
+    """
+    for name, value in changed_keys(cfg).items():
         chooser, readers = _READ_BY.get(name, ("", ()))
         if chooser and (choice := get_setting(cfg, chooser)) not in readers:
             valid = ", ".join(map(str, readers))
             raise ConfigError(f"{name}: {value!r} has no effect with {chooser} {choice}; it is for {valid}")
-
-
-def check_losses(cfg: CfgNode) -> None:
-    """Checks the arguments of the losses, whose classes import PyTorch.
-
-    Raises:
-        ConfigError: naming the loss.
-    """
+    if cfg.train.lr_scheduler != "warmup_cosine" and cfg.train.warmup_epochs % 1:
+        raise ConfigError(
+            f"train.warmup_epochs: {cfg.train.warmup_epochs} must be a whole number with train.lr_scheduler "
+            f"{cfg.train.lr_scheduler}, which sets the rate once per epoch; warmup_cosine sets it at every step"
+        )
     from t2ireid_plugin.losses.terms import LossTerms, comparing_photos, reading
 
     LossTerms(to_dict(cfg.loss.terms), feature_dim=2, embed_dim=2, num_classes=2, vocab_size=2, num_words=2)
@@ -238,11 +244,6 @@ def _check_text_feature_cache(cfg: CfgNode) -> None:
 def _check_training(cfg: CfgNode) -> None:
     check_choice("train.optim", cfg.train.optim, OPTIMIZERS)
     check_choice("train.lr_scheduler", cfg.train.lr_scheduler, SCHEDULERS)
-    if cfg.train.lr_scheduler != "warmup_cosine" and cfg.train.warmup_epochs % 1:
-        raise ConfigError(
-            f"train.warmup_epochs: {cfg.train.warmup_epochs} must be a whole number with train.lr_scheduler "
-            f"{cfg.train.lr_scheduler}, which sets the rate once per epoch; warmup_cosine sets it at every step"
-        )
     check_choice("train.precision", cfg.train.precision, tuple(PRECISIONS))
     if cfg.train.compile and (cfg.train.encode_at_once or cfg.train.checkpoint_encoders):
         raise ConfigError("train.compile: True excludes train.encode_at_once and train.checkpoint_encoders")

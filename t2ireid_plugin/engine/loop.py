@@ -11,7 +11,6 @@ import torch
 from torch.optim.swa_utils import AveragedModel
 from torch.utils.tensorboard import SummaryWriter
 from torchreid import engine as torchreid_engine
-from torchreid import utils as torchreid_utils
 
 from t2ireid_plugin.data.sampling import derive_seed, seed_all
 from t2ireid_plugin.engine.failures import BadImageCounter, explain_compiler_errors
@@ -31,7 +30,7 @@ _STEP = 1  # distinguishes the seeds of steps from other seeds, see `derive_seed
 
 
 class TrainingLoop(torchreid_engine.Engine):
-    """Epochs, logging, checkpoints, stopping and resuming; subclasses add the training step and the evaluation.
+    """torchreid's loop with logs, checkpoints, stopping and resuming; subclasses add training step and evaluation.
 
     The position of a run is the number of epochs done and the number of steps done of the next epoch. All randomness
     of a step follows from seed, epoch and step: the batch (see `SeededBatches`) and the global generators, which are
@@ -81,6 +80,7 @@ class TrainingLoop(torchreid_engine.Engine):
         self.writer: SummaryWriter | None = None
         self.metrics_log: MetricsLog | None = None
         self.position = (0, 0)  # epochs done, steps done of the next one
+        self._first, self._read, self.print_freq = 0, 0, 1  # of the epoch in training, see `train`
         self.evaluated = True  # False between the last step of an epoch and the end of its evaluation
         self.steps = 0  # done in all
         self.values: dict[str, float] = {}  # newest total loss and value of each term
@@ -122,7 +122,7 @@ class TrainingLoop(torchreid_engine.Engine):
         continues = self._source == self._folder.resolve()
         if is_main_process():
             self.metrics_log = MetricsLog(self._folder / "metrics.jsonl", keep=self._log_size if continues else 0)
-            self.writer = SummaryWriter(log_dir=save_dir, purge_step=self.steps or None)
+            self.writer = _Writer(self, save_dir)
         started = time.time()
         try:
             self._saved_at = time.monotonic()
@@ -156,58 +156,45 @@ class TrainingLoop(torchreid_engine.Engine):
         """Saves this epoch's weights in ``folder`` if they are the best so far."""
         raise NotImplementedError
 
+    @property
+    def batch_idx(self) -> int:
+        """Index of the batch in its epoch, where torchreid's loop counts those that it has read."""
+        return self._first + self._read
+
+    @batch_idx.setter
+    def batch_idx(self, read: int) -> None:
+        self._read = read
+
     def train(self, print_freq: int = 10, fixbase_epoch: int = 0, open_layers: list[str] | None = None) -> None:
-        """Trains the rest of the epoch `epoch`, with torchreid's console output and TensorBoard scalars."""
-        self.set_model_mode("train")
-        self.two_stepped_transfer_learning(self.epoch, fixbase_epoch, open_layers)
-        first = self.position[1] if self.position[0] == self.epoch else 0
-        batches = self.train_loader.batch_sampler
-        batches.start_at(self.epoch, first)
-        self.num_batches = len(batches)
-        meters = _Meters()
+        """Trains the rest of the epoch `epoch` with torchreid's loop."""
+        self.print_freq = print_freq
+        self._first = self.position[1] if self.position[0] == self.epoch else 0
+        self.train_loader.batch_sampler.start_at(self.epoch, self._first)
         with defer_signals():  # weights, average, position and log must agree
-            for step, data in enumerate(self.train_loader, start=first):
-                meters.batch_loaded()
-                self._step(step, data, meters, print_freq)
-                check_stop()
-        with defer_signals():
-            self.update_lr()
+            super().train(print_freq, fixbase_epoch, open_layers)
             self.position, self.evaluated = (self.epoch + 1, 0), False
             if self.metrics_log is not None:
                 self._log_size = self.metrics_log.size()
+            check_stop()
 
-    def _step(self, step: int, data: dict[str, Any], meters: _Meters, print_freq: int) -> None:
-        """Trains one batch, logs it and saves if it is time."""
-        self.batch_idx = step
-        seed_all(derive_seed(self.seed, self.epoch, step, _STEP, rank()))
+    def forward_backward(self, data: dict[str, Any]) -> dict[str, float]:
+        """Trains one batch, logs it to ``metrics.jsonl`` every ``print_freq`` steps, and saves if it is time."""
+        check_stop()
+        seed_all(derive_seed(self.seed, self.epoch, self.batch_idx, _STEP, rank()))
         if "bad_image" in data:
             self.bad_images.record(all_gather_list(data["bad_image"]))
-        summary = self.forward_backward(data)
-        meters.step_done(summary)
+        summary = self.train_batch(data)
         self.values |= summary
-        self.position, self.steps = (self.epoch, step + 1), self.steps + 1
-        self._log_step(meters, print_freq)
+        self.position, self.steps = (self.epoch, self.batch_idx + 1), self.steps + 1
+        if self.metrics_log is not None and self.position[1] % self.print_freq == 0:
+            self.metrics_log.write(step=self.steps, epoch=self.epoch + 1, lr=self.get_current_lr(), **self.values)
         if self._is_time_to_save():
             self.save()
+        return summary
 
-    def _log_step(self, meters: _Meters, print_freq: int) -> None:
-        """Logs to TensorBoard, and every ``print_freq`` steps to the console and ``metrics.jsonl``."""
-        step, rate = self.batch_idx + 1, self.get_current_lr()
-        if step % print_freq == 0:
-            left = self.num_batches * (self.max_epoch - self.epoch) - step
-            eta = datetime.timedelta(seconds=int(meters.time.avg * left))
-            print(
-                f"epoch: [{self.epoch + 1}/{self.max_epoch}][{step}/{self.num_batches}]\t"
-                f"time {meters.time.val:.3f} ({meters.time.avg:.3f})\tdata {meters.data.val:.3f} "
-                f"({meters.data.avg:.3f})\teta {eta}\t{meters.losses}\tlr {rate:.6f}"
-            )
-            if self.metrics_log is not None:
-                self.metrics_log.write(step=self.steps, epoch=self.epoch + 1, lr=rate, **self.values)
-        if self.writer is not None:
-            averages = {name: meter.avg for name, meter in meters.losses.meters.items()}
-            scalars = {"time": meters.time.avg, "data": meters.data.avg, **averages, "lr": rate}
-            for name, value in scalars.items():
-                self.writer.add_scalar(f"Train/{name}", value, self.steps - 1)
+    def train_batch(self, data: dict[str, Any]) -> dict[str, float]:
+        """Trains one batch; returns its losses by name."""
+        raise NotImplementedError
 
     # Saving and resuming
 
@@ -290,18 +277,13 @@ class TrainingLoop(torchreid_engine.Engine):
             self.precision.scaler.load_state_dict(state["scaler"])
 
 
-class _Meters:
-    """torchreid's meters of one epoch: seconds per step, seconds spent waiting for data, losses."""
+class _Writer(SummaryWriter):
+    """Counts steps as `TrainingLoop.steps`; torchreid counts ``epoch * num_batches``, but epochs differ in length."""
 
-    def __init__(self) -> None:
-        self.losses = torchreid_utils.MetricMeter()
-        self.time, self.data = torchreid_utils.AverageMeter(), torchreid_utils.AverageMeter()
-        self._since = time.time()
+    def __init__(self, loop: TrainingLoop, folder: str) -> None:
+        super().__init__(folder, purge_step=loop.steps or None)
+        self.loop = loop
 
-    def batch_loaded(self) -> None:
-        self.data.update(time.time() - self._since)
-
-    def step_done(self, losses: dict[str, float]) -> None:
-        self.losses.update(losses)
-        self.time.update(time.time() - self._since)
-        self._since = time.time()
+    def add_scalar(self, tag: str, scalar_value: Any, global_step: Any = None, *args: Any, **kwargs: Any) -> None:
+        step = self.loop.steps - 1 if tag.startswith("Train/") else global_step
+        super().add_scalar(tag, scalar_value, step, *args, **kwargs)

@@ -88,7 +88,7 @@ class TextImageEngine(RetrievalEvaluation):
             labels = {name: label.cuda(non_blocking=True) for name, label in labels.items()}
         return images, labels, id_texts, cloth_texts
 
-    def forward_backward(self, data: dict[str, Any]) -> dict[str, float]:
+    def train_batch(self, data: dict[str, Any]) -> dict[str, float]:
         """Trains one step; returns the total loss and each term's unweighted value.
 
         A step without a finite loss and finite gradients leaves everything as it was, see `NonFiniteGuard`.
@@ -141,7 +141,7 @@ class TextImageEngine(RetrievalEvaluation):
     ) -> None:
         """Trains only ``open_layers`` for ``fixbase_epoch`` epochs, then all that was trainable at the start.
 
-        None is everything but the encoders. torchreid's version would then also train the frozen text encoder.
+        None is everything but the encoders. torchreid's own would then also train the frozen text encoder.
 
         Raises:
             ConfigError: for a layer that the model does not have.
@@ -149,12 +149,11 @@ class TextImageEngine(RetrievalEvaluation):
         only = None
         if epoch < fixbase_epoch:
             only = choose_layers(self.model, open_layers, "train.open_layers") or None
+        super().two_stepped_transfer_learning(epoch, fixbase_epoch, only)
         for name, parameter in self.model.named_parameters():
             parameter.requires_grad_(name in self._trainable and (only is None or name.split(".")[0] in only))
-        if only is not None:
-            print(f"* Only train {only} (epoch: {epoch + 1}/{fixbase_epoch})")
-            for name, child in self.model.named_children():
-                child.train(name in only and child.training)
+        if self.model.freeze_text:
+            self.model.text_encoder.eval()
 
 
 class TrainingStep(nn.Module):

@@ -8,7 +8,7 @@ import pytest
 
 from t2ireid_plugin.ablation.grid import plan, read_grid
 from t2ireid_plugin.cli import add_ablate_options
-from t2ireid_plugin.engine.checks import check_config, check_losses
+from t2ireid_plugin.engine.checks import check_config, check_recipe
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +70,7 @@ def test_the_tables_of_the_page_on_separating_are_those_of_its_commands(reposito
         roots |= {run.cfg.data.root for run in runs}
         for run in runs:
             check_config(run.cfg)
-            check_losses(run.cfg)
+            check_recipe(run.cfg)
         check_tables(text, runs)
     assert {words[0] for words in commands(page, "t2ireid prepare synthetic")} == roots
 

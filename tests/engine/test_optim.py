@@ -99,8 +99,8 @@ def test_new_layers_are_those_that_the_configuration_names(build):
         if parameter.requires_grad:
             new = name.startswith(("id_classifier.", "scale"))
             assert rates[id(parameter)] == pytest.approx(0.05 if new else 0.01), name
-    with pytest.raises(ConfigError, match=r"train\.new_layers: no layer 'classifier'; valid: .*id_classifier"):
-        build(**settings, train__new_layers="[classifier]")
+    with pytest.raises(ConfigError, match=r"train\.new_layers: no layer 'fc'; valid: .*id_classifier"):
+        build(**settings, train__new_layers="[fc]")
 
 
 def test_a_step_without_gradient_only_decays(deep):

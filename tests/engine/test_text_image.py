@@ -4,6 +4,7 @@ import copy
 import itertools
 import json
 import math
+import re
 from collections import Counter
 from pathlib import Path
 
@@ -11,10 +12,12 @@ import numpy as np
 import pytest
 import torch
 from states import changed, differences, saved, train_epoch, weights
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torchreid import engine as torchreid_engine
 
 from t2ireid_plugin.cli import main
 from t2ireid_plugin.engine.record import check_same_training
-from t2ireid_plugin.engine.text_image import compose, forward_for
+from t2ireid_plugin.engine.text_image import TextImageEngine, compose, forward_for
 from t2ireid_plugin.errors import CheckpointError, ConfigError, DataError
 from t2ireid_plugin.modeling.checkpoint import Checkpoint
 from t2ireid_plugin.modeling.instructions import content_words
@@ -249,7 +252,9 @@ def test_the_log_of_a_run(build, tmp_path):
     tests = [line for line in lines if "target" in line]
     assert [(line["epoch"], line["target"]) for line in tests] == [(1, "cuhkpedes_val"), (2, "cuhkpedes_val")]
     assert 0 <= tests[0]["R@1"] <= tests[0]["R@5"] <= 1
-    assert list(tmp_path.glob("events.out.tfevents.*"))
+    events = EventAccumulator(str(tmp_path)).Reload()
+    assert [event.step for event in events.Scalars("Train/mlm")] == list(range(12))
+    assert [event.value for event in events.Scalars("Train/lr")][1::2] == pytest.approx([line["lr"] for line in steps])
 
 
 # Resuming
@@ -564,3 +569,18 @@ def test_progress_is_the_share_of_all_epochs(build):
     train_epoch(engine, 1)  # of five
     assert [epoch / 5 for epoch, _ in seen] == pytest.approx([progress for _, progress in seen])
     assert seen[-1] == (2.0, 0.4)
+
+
+# docs/frameworks.md
+
+
+def test_the_page_says_whose_each_method_of_the_engine_is(repository):
+    page = (repository / "docs" / "frameworks.md").read_text(encoding="utf-8")
+    section = page.split("\n### The engine\n")[1].split("\n## ")[0]
+    rows = re.findall(r"^\| (`.*?) \| (.*?) \|", section, flags=re.MULTILINE)
+    whose = {name: here for names, here in rows for name in re.findall(r"`(\w+)`", names)}
+    methods = {name for name, value in vars(torchreid_engine.Engine).items() if callable(value)}
+    assert set(whose) == methods
+    for name, here in whose.items():
+        replaced = getattr(TextImageEngine, name) is not getattr(torchreid_engine.Engine, name)
+        assert replaced == (here not in ("torchreid's", "not used")), name
