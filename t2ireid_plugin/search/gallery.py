@@ -18,6 +18,7 @@ from t2ireid_plugin.search.store import Ids, Store, Vectors, open_store
 
 if TYPE_CHECKING:
     from t2ireid_plugin.search.indexing import Added, FindPeople
+    from t2ireid_plugin.search.people import Detector
 
 PER = ("photo", "track", "file")
 
@@ -133,6 +134,42 @@ class Gallery:
         places = [paths] if isinstance(paths, (str, Path)) else list(paths)
         photos = describe_photos(places, camera, time, camera_from)
         return update(self, places, photos, find_people, progress)
+
+    def add_video(
+        self,
+        path: str | Path,
+        *,
+        camera: str | None = None,
+        start: str | datetime.datetime | None = None,
+        detector: str | Detector | None = None,
+        fps: float = 5.0,
+        progress: bool = True,
+    ) -> int:
+        """Adds the people of a video, a row per track, with the best crop and the mean embedding of at most five.
+
+        A video that is in the index already is skipped. After an interruption the next call continues where the last
+        commit ended: when nobody was in view, or after ten minutes of video.
+
+        Args:
+            path: a file that OpenCV can read.
+            camera: of the video.
+            start: time of the first frame, with its time zone; without it rows have no time.
+            detector: callable, or folder or hub id of an object-detection model, or "hog", which is the default.
+            fps: frames per second to look at.
+            progress: report it and the remaining time on standard error.
+
+        Returns:
+            How many tracks.
+
+        Raises:
+            ConfigError: without an encoder, for a time without a zone, or while another process is writing.
+            DataError: for a file that is not a video, or an index that cannot be written.
+            EncoderError: for a detector that cannot be loaded.
+        """
+        from t2ireid_plugin.search.videos import index_video
+
+        self.need_encoder()
+        return index_video(self, path, detector or "hog", camera, start, fps, progress)
 
     def add_embeddings(
         self,

@@ -80,7 +80,8 @@ def compare_files(paths: Iterable[str], folders: Iterable[str], known: Mapping[s
     """
     infos = {path: info for path in paths if (info := _stat(path))}
     inside = tuple(f"{folder}{os.sep}" for folder in folders)
-    gone = {path for path in known if path not in infos and path.startswith(inside)}
+    missing = (path for path in known if path not in infos and path.startswith(inside))
+    gone = {path for path in missing if not os.path.exists(path)}  # videos are there but not among the paths
     by_digest = {known[path].digest: path for path in sorted(gone, reverse=True)}
     changes = Changes([], [], [], [], 0)
     unchanged = 0
