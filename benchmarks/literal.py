@@ -14,8 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from t2ireid_plugin.modeling.fusion import build_fusion
-from t2ireid_plugin.modeling.image_embedder import projection_mlp
-from t2ireid_plugin.modeling.t2ireid import DEFAULT_FUSION, EMBED_DIM, SHARED_DIM, T2IReIDModel, T2IReIDOutput
+from t2ireid_plugin.modeling.head import SHARED_DIM, projection_mlp
+from t2ireid_plugin.modeling.t2ireid import DEFAULT_FUSION, EMBED_DIM, T2IReIDModel, T2IReIDOutput
 
 
 class LiteralDisentangle(nn.Module):

@@ -29,7 +29,7 @@ from t2ireid_plugin.config import load_cfg, merge
 from t2ireid_plugin.engine.build import build_feature_cache, build_run
 from t2ireid_plugin.engine.text_image import TextImageEngine
 from t2ireid_plugin.errors import ConfigError
-from t2ireid_plugin.modeling.encoders.families import image_tokens
+from t2ireid_plugin.modeling.encoders.backbones import image_tokens
 from t2ireid_plugin.utils.text import text_table
 
 T = TypeVar("T")
@@ -226,7 +226,7 @@ def _run_bare_steps(engine: TextImageEngine, batch: int, steps: int, clock: _Clo
 
     def step() -> None:
         with precision.autocast():
-            loss = image_tokens(encoder, images).float().square().mean()
+            loss = image_tokens(encoder, images).tokens.float().square().mean()
         optimizer.zero_grad()
         precision.scaler.scale(loss).backward()
         precision.scaler.step(optimizer)

@@ -23,25 +23,48 @@ from t2ireid_plugin.utils.import_hook import when_imported
 if TYPE_CHECKING:
     from t2ireid_plugin.config import get_cfg
     from t2ireid_plugin.integrations.torchreid.model import T2IReIDImageModel
+    from t2ireid_plugin.modeling.disentangle import DisentangleModule
+    from t2ireid_plugin.modeling.encoders.backbones import ImageTokens, image_tokens
+    from t2ireid_plugin.modeling.encoders.loading import build_image_encoder
+    from t2ireid_plugin.modeling.fusion import EnhancedMambaFusion, GatedMambaFusion, SequenceMambaFusion
+    from t2ireid_plugin.modeling.head import DisentangleHead, HeadOutput
     from t2ireid_plugin.modeling.t2ireid import T2IReIDModel, T2IReIDOutput
 
 __version__ = "0.1.0"
 __all__ = [
+    "DisentangleHead",
+    "DisentangleModule",
+    "EnhancedMambaFusion",
+    "GatedMambaFusion",
+    "HeadOutput",
+    "ImageTokens",
+    "SequenceMambaFusion",
     "T2IReIDImageModel",
     "T2IReIDModel",
     "T2IReIDOutput",
     "__version__",
+    "build_image_encoder",
     "get_cfg",
+    "image_tokens",
     "register",
     "register_model_variant",
 ]
 
 # Modules of the public names, imported on first access.
 _MODULES = {
+    "DisentangleHead": "t2ireid_plugin.modeling.head",
+    "DisentangleModule": "t2ireid_plugin.modeling.disentangle",
+    "EnhancedMambaFusion": "t2ireid_plugin.modeling.fusion",
+    "GatedMambaFusion": "t2ireid_plugin.modeling.fusion",
+    "HeadOutput": "t2ireid_plugin.modeling.head",
+    "ImageTokens": "t2ireid_plugin.modeling.encoders.backbones",
+    "SequenceMambaFusion": "t2ireid_plugin.modeling.fusion",
     "T2IReIDImageModel": "t2ireid_plugin.integrations.torchreid.model",
     "T2IReIDModel": "t2ireid_plugin.modeling.t2ireid",
     "T2IReIDOutput": "t2ireid_plugin.modeling.t2ireid",
+    "build_image_encoder": "t2ireid_plugin.modeling.encoders.loading",
     "get_cfg": "t2ireid_plugin.config",
+    "image_tokens": "t2ireid_plugin.modeling.encoders.backbones",
 }
 
 

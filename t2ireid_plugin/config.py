@@ -40,14 +40,17 @@ _DEFAULTS: dict[str, Any] = {
         "pretrained": True,
         "load_weights": "",  # weights to start from, or to evaluate
         "resume": "",
-        # Encoders: a folder or a hub id; with "" the encoder is built with random weights from its *_config.
+        # Encoders: a folder or a hub id, for images also torchreid:NAME or timm:NAME; with "" the encoder is built with
+        # random weights from its *_config.
         "vit_pretrained": "",
         "vit_config": {},
         "bert_base_path": "",
         "bert_config": {},  # vocab_size: size of the vocabulary that is learned from the training captions
         "freeze_text": True,
         "max_length": 64,
+        "projection": "mlp",  # to 256 dimensions; none: embeddings as wide as the tokens, needs fusion.type none
         "projection_dropout": 0.2,  # of the MLPs that end in the embeddings
+        # type: attention, or none for the encoder's own pooled token; dim: width of its tokens, 0 for the default;
         # tokens: all, cls, mean, max or window; pool: mean, stripes or attention; cross: other, own or none
         "disentangle": DEFAULT_DISENTANGLE,
         "fusion": DEFAULT_FUSION,

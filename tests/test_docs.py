@@ -10,6 +10,7 @@ import shlex
 from pathlib import Path
 
 import pytest
+import torch
 from preloaded import run_python
 
 from t2ireid_plugin.cli import main
@@ -115,6 +116,21 @@ def test_paths_and_modules_exist(page) -> None:
             path = REPOSITORY / span.replace(".", "/")
             if not path.is_dir() and not path.with_suffix(".py").is_file():  # a name in a module
                 assert re.search(rf"\b{path.name}\b", path.parent.with_suffix(".py").read_text(encoding="utf-8")), span
+
+
+# docs/parts.md
+
+
+@pytest.mark.parametrize("number", range(4))
+def test_each_part_works_alone(number, capsys) -> None:
+    snippets = blocks("parts.md", "python")
+    assert len(snippets) == 4
+    torch.manual_seed(0)
+    exec(compile(snippets[number], "parts.md", "exec"), {})
+    printed = capsys.readouterr().out
+    promised = [line.split("# ")[1] for line in snippets[number].splitlines() if line.startswith("print(")]
+    for shape in re.findall(r"\[[\d, ]+\]", promised[0] if promised else ""):
+        assert shape in printed
 
 
 # docs/visualize.md

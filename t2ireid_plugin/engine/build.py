@@ -46,7 +46,7 @@ from t2ireid_plugin.modeling.encoders.preprocess import Preprocess
 from t2ireid_plugin.modeling.encoders.tokenizer import learn_wordpiece
 from t2ireid_plugin.modeling.ranking import Ranking
 from t2ireid_plugin.modeling.stored import Stored, describe_model, read_stored
-from t2ireid_plugin.modeling.t2ireid import EMBED_DIM, T2IReIDModel
+from t2ireid_plugin.modeling.t2ireid import T2IReIDModel
 from t2ireid_plugin.utils.distributed import is_main_process, rank, world_size
 
 # The place in an item of each choice of data.id_instruction and data.cloth_instruction.
@@ -188,6 +188,7 @@ def build_model(
             "fusion": to_dict(cfg.model.fusion),
             "freeze_text": cfg.model.freeze_text,
             "max_length": cfg.model.max_length,
+            "projection": cfg.model.projection,
             "projection_dropout": cfg.model.projection_dropout,
             "tokenizer": tokenizer,
             **(encoders or {}),
@@ -301,13 +302,16 @@ def build_engine(cfg: CfgNode, datamanager: CaptionDataManager, model: T2IReIDMo
     words = build_words(cfg, datamanager)
     losses = LossTerms(
         to_dict(cfg.loss.terms),
-        feature_dim=model.disentangle.id_linear.out_features,
-        embed_dim=EMBED_DIM,
+        feature_dim=model.id_classifier.in_features,
+        embed_dim=model.embed_dim,
         num_classes=model.id_classifier.out_features,
         vocab_size=model.text_encoder.config.vocab_size,
         num_words=len(words) or 1,
     )
     losses.to(device)
+    if cfg.train.layer_decay < 1 and not hasattr(model.visual_encoder.config, "num_hidden_layers"):
+        kind = model.visual_encoder.config.model_type
+        raise ConfigError(f"train.layer_decay: {cfg.train.layer_decay} needs equal blocks, not {kind}; set it to 1")
     optimizer = optim.build_optimizer(
         model,
         losses,
@@ -365,7 +369,9 @@ def build_engine(cfg: CfgNode, datamanager: CaptionDataManager, model: T2IReIDMo
                 raise ConfigError(f"train.{name}: {cfg.train[name]} excludes the image encoder {kind}")
     # Last, because the moving average is a copy that does not need it.
     for encoder in [model.visual_encoder] + ([] if cfg.model.freeze_text else [model.text_encoder]):
-        if cfg.train.checkpoint_encoders and encoder.config.num_hidden_layers:
+        if cfg.train.checkpoint_encoders and getattr(encoder.config, "num_hidden_layers", 1):
+            if not encoder.supports_gradient_checkpointing:
+                raise ConfigError(f"train.checkpoint_encoders: True excludes the encoder {encoder.config.model_type}")
             encoder.gradient_checkpointing_enable({"use_reentrant": False})
         if cfg.train.encode_at_once:
             encode_in_parts(encoder, cfg.train.encode_at_once)

@@ -18,12 +18,12 @@ from t2ireid_plugin.config import TRANSFORMS, changed_keys, get_setting, to_dict
 from t2ireid_plugin.data.annotations import find_annotation
 from t2ireid_plugin.data.benchmarks import BENCHMARKS, VAL_SUFFIX
 from t2ireid_plugin.errors import CheckpointError, ConfigError, DataError, InputError, T2IReIDError, check_choice
-from t2ireid_plugin.evaluation.protocols import EVALUATORS, OFFICIAL, PROTOCOLS
+from t2ireid_plugin.evaluation.protocols import EVALUATORS, OFFICIAL, PROTOCOLS, with_baselines
 from t2ireid_plugin.losses import LOSSES
-from t2ireid_plugin.modeling.encoders.families import check_size, patch_size
+from t2ireid_plugin.modeling.encoders.backbones import token_reader
 from t2ireid_plugin.modeling.encoders.loading import IMAGE_KEY, TEXT_KEY, check_source, stored_config
-from t2ireid_plugin.modeling.ranking import CLOTH_INSTRUCTIONS, ID_INSTRUCTIONS
-from t2ireid_plugin.modeling.settings import EMBED_DIM, FUSIONS, check_disentangle, check_fusion, check_rows
+from t2ireid_plugin.modeling.ranking import CAPTION, CLOTH_INSTRUCTIONS, ID_INSTRUCTIONS
+from t2ireid_plugin.modeling.settings import FUSIONS, check_model, check_rows
 
 # The setting that a sampler divides a batch by.
 BATCH_DIVISORS = {
@@ -34,6 +34,9 @@ BATCH_DIVISORS = {
 SAMPLERS = ("RandomSampler", "SequentialSampler", *BATCH_DIVISORS)  # torchreid's; a test compares them with its list
 # The entry of a batch for each choice of data.id_instruction and data.cloth_instruction.
 TEXT_FIELDS = {"caption": "caption", "identity": "id_text", "clothing": "cloth_text"}
+# Fields of `LossInputs` that only both branches give, and those of the fusion.
+_OF_BRANCHES = {"cloth_embeds", "cloth_image_embeds", "composed_embeds", "gate"}
+_OF_FUSION = {"fused_embeds", "gate_weights", "composed_embeds"}
 # The type in PyTorch of the forward pass.
 PRECISIONS = {"fp32": None, "bf16": "bfloat16", "fp16": "float16"}
 TEXT_FEATURE_CACHES = ("off", "memory", "disk")
@@ -95,10 +98,10 @@ def check_config(cfg: CfgNode) -> None:
         ConfigError: naming the key, its value and what is valid.
     """
     check_common(cfg)
-    check_choice("model.fusion.type", cfg.model.fusion.type, tuple(FUSIONS))
-    check_fusion(cfg.model.fusion, EMBED_DIM)
-    check_disentangle(to_dict(cfg.model.disentangle))
+    check_choice("model.fusion.type", cfg.model.fusion.type, (*FUSIONS, "none"))
+    check_model(to_dict(cfg.model))
     _check_data(cfg)
+    _check_parts(cfg)
     if cfg.model.fusion.type == "residual" and cfg.data.id_instruction != "identity":
         raise ConfigError(
             f"model.fusion.type: residual fuses both branches, and data.id_instruction '{cfg.data.id_instruction}' "
@@ -137,6 +140,10 @@ def check_recipe(cfg: CfgNode) -> None:
     from t2ireid_plugin.losses.terms import LossTerms, comparing_photos, reading
 
     LossTerms(to_dict(cfg.loss.terms), feature_dim=2, embed_dim=2, num_classes=2, vocab_size=2, num_words=2)
+    missing = _OF_BRANCHES if cfg.model.disentangle.type == "none" else set()
+    missing = missing | _OF_FUSION if cfg.model.fusion.type == "none" else missing
+    for name in reading(cfg.loss.terms, missing):
+        raise ConfigError(f"loss '{name}' reads {_left_out(cfg)}; set its weight to 0")
     for name in reading(cfg.loss.terms, ("composed_embeds",)):
         if cfg.model.fusion.type != "residual":
             raise ConfigError(f"loss '{name}' needs model.fusion.type residual, not {cfg.model.fusion.type}")
@@ -221,6 +228,25 @@ def _check_data(cfg: CfgNode) -> None:
     check_choice("data.on_bad_image", cfg.data.on_bad_image, ("error", "skip"))
     check_choice("data.id_instruction", cfg.data.id_instruction, ID_INSTRUCTIONS)
     check_choice("data.cloth_instruction", cfg.data.cloth_instruction, CLOTH_INSTRUCTIONS)
+
+
+def _check_parts(cfg: CfgNode) -> None:
+    """Checks that nothing reads parts that ``disentangle.type none`` and ``fusion.type none`` leave out."""
+    no_branches, no_fusion = cfg.model.disentangle.type == "none", cfg.model.fusion.type == "none"
+    if no_branches and cfg.data.id_instruction != CAPTION:
+        raise ConfigError(
+            f"data.id_instruction: {cfg.data.id_instruction} ranks by both branches, and model.disentangle.type none "
+            f"has one; set it to {CAPTION}"
+        )
+    missing = ["cloth_images"] * no_branches + ["fused", "composed_fused"] * no_fusion
+    for name in with_baselines(name for name in cfg.test.protocols if name in PROTOCOLS):
+        if not {*missing}.isdisjoint(PROTOCOLS[name].needs):
+            raise ConfigError(f"test.protocols: {name} reads {_left_out(cfg)}")
+
+
+def _left_out(cfg: CfgNode) -> str:
+    kinds = f"model.disentangle.type {cfg.model.disentangle.type} and model.fusion.type {cfg.model.fusion.type}"
+    return f"a part that {kinds} leave out"
 
 
 def _check_text_feature_cache(cfg: CfgNode) -> None:
@@ -312,13 +338,18 @@ def check_image_size(encoder: Any, height: int | None, width: int | None, disent
     Raises:
         ConfigError: as `check_size` and `check_rows`.
     """
-    known = hasattr(encoder, "patch_size") and (hasattr(encoder, "image_size") or hasattr(encoder, "num_patches"))
-    if known and height and width:
-        try:
-            check_size(encoder, height, width)
-        except InputError as error:
-            raise ConfigError(f"data.height {height}, data.width {width}: {error}") from error
-        check_rows(disentangle, height // patch_size(encoder)[0])
+    reader = None if encoder is None else token_reader(encoder)
+    if reader is None or not height or not width:
+        return
+    try:
+        reader.check_size(height, width)
+        grid = reader.grid(height, width)
+    except InputError as error:
+        raise ConfigError(f"data.height {height}, data.width {width}: {error}") from error
+    except AttributeError:  # a file may leave out what its family has by default
+        return
+    if grid is not None:
+        check_rows(disentangle, grid[0])
 
 
 def for_testing(cfg: CfgNode) -> CfgNode:

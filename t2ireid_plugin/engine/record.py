@@ -29,7 +29,7 @@ _OF_WEIGHTS = (
 )
 # Those of them that an image-only configuration has in common with one for images with texts.
 _OF_PIXELS = ("data.height", "data.width", "data.norm_")
-_OF_IMAGES = ("model.vit_", "model.disentangle", "model.projection_dropout", *_OF_PIXELS)
+_OF_IMAGES = ("model.vit_", "model.disentangle", "model.projection", *_OF_PIXELS)
 _NOT_OF_WEIGHTS = ("model.load_weights", "model.resume", "model.pretrained")
 # Settings that do not change what a training learns or chooses, but where and how it is computed, saved and reported.
 # The weights of pretrained encoders are in the checkpoint, so that their folders may move.

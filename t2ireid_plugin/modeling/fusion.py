@@ -1,4 +1,4 @@
-"""Fusion of an image and a text: of their embeddings, or of their tokens."""
+"""Fusion of two inputs, such as an image and a text: of their embeddings, or of their tokens."""
 
 from __future__ import annotations
 
@@ -29,7 +29,15 @@ class EnhancedMambaFusion(nn.Module):
         dropout: in the gate and its attention.
     """
 
-    def __init__(self, dim: int, d_state: int, d_conv: int, num_layers: int, output_dim: int, dropout: float) -> None:
+    def __init__(
+        self,
+        dim: int = 256,
+        d_state: int = 16,
+        d_conv: int = 4,
+        num_layers: int = 2,
+        output_dim: int = 256,
+        dropout: float = 0.1,
+    ) -> None:
         super().__init__()
         pair = 2 * dim
         self.image_align, self.text_align = _align(dim, dim), _align(dim, dim)
@@ -41,7 +49,7 @@ class EnhancedMambaFusion(nn.Module):
         self.norm_final = nn.LayerNorm(output_dim)
 
     def forward(self, image: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
-        """Embeddings ``[B, d]`` and ``[B, d]`` to ``fused [B, output_dim]`` and ``weights [B, 2]`` (image, text)."""
+        """Two embeddings ``[B, d]`` to ``fused [B, output_dim]`` and ``weights [B, 2]`` of the first and the second."""
         pair = torch.cat([self.image_align(image), self.text_align(text)], dim=-1).unsqueeze(1)  # [B, 1, 2d]
         for mamba, norm in zip(self.mamba_layers, self.mamba_norms):
             pair = norm(mamba(pair) + pair)
@@ -119,15 +127,27 @@ class SequenceMambaFusion(SequenceScan):
     """
 
     def __init__(
-        self, dim: int, d_state: int, d_conv: int, num_layers: int, output_dim: int, dropout: float, width: int
+        self,
+        dim: int = 256,
+        d_state: int = 16,
+        d_conv: int = 4,
+        num_layers: int = 2,
+        output_dim: int = 256,
+        dropout: float = 0.1,
+        width: int = 768,
     ) -> None:
         super().__init__(dim, d_state, d_conv, num_layers, width)
         self.gate = _gate(dim, dropout)
         self.fc = nn.Linear(2 * dim, output_dim)
         self.norm_final = nn.LayerNorm(output_dim)
 
-    def forward(self, image: Tensor, text: Tensor, text_mask: Tensor) -> tuple[Tensor, Tensor]:
-        """As `scan`, to ``fused [B, output_dim]`` and ``weights [B, 2]`` (image, text)."""
+    def forward(self, image: Tensor, text: Tensor, text_mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """As `scan`, to ``fused [B, output_dim]`` and ``weights [B, 2]`` of the first and the second sequence.
+
+        Without ``text_mask`` the second sequence has no padding.
+        """
+        if text_mask is None:
+            text_mask = torch.ones(text.shape[:2], dtype=torch.long, device=text.device)
         patches, words = self.scan(image, text, text_mask)
         mask = text_mask.unsqueeze(-1).to(words.dtype)
         pair = torch.cat([patches.mean(dim=1), (words * mask).sum(dim=1) / mask.sum(dim=1)], dim=-1)  # [B, 2d]

@@ -16,28 +16,26 @@ from torch import Tensor, nn
 
 from t2ireid_plugin.errors import CheckpointError, ConfigError, EncoderError, InputError, check_keys
 from t2ireid_plugin.modeling.checkpoint import Checkpoint, LoadReport, copy_state_dict
-from t2ireid_plugin.modeling.encoders.families import (
-    attends_padding,
-    image_tokens,
-    interpolates_on_request,
-    patch_grid,
-)
+from t2ireid_plugin.modeling.encoders.backbones import image_reader, interpolates_on_request
+from t2ireid_plugin.modeling.encoders.families import attends_padding
 from t2ireid_plugin.modeling.encoders.loading import build_image_encoder, build_text_encoder, build_tokenizer
 from t2ireid_plugin.modeling.encoders.packing import PackedBatch, pack, start_offsets
 from t2ireid_plugin.modeling.encoders.preprocess import image_preprocess
 from t2ireid_plugin.modeling.encoders.token_features import TEXTS_AT_ONCE, Ids, TokenFeatureCache, encode_texts
 from t2ireid_plugin.modeling.encoders.tokenizer import CachedTokenizer
 from t2ireid_plugin.modeling.fusion import ResidualFusion, SequenceMambaFusion, build_fusion
-from t2ireid_plugin.modeling.image_embedder import (
-    SHARED_DIM,
-    build_disentangle,
-    check_pixels,
-    project,
-    projection_mlp,
-)
+from t2ireid_plugin.modeling.head import SHARED_DIM, build_disentangle, disentangled, project, projection_mlp
+from t2ireid_plugin.modeling.image_embedder import check_class_token, check_pixels
 from t2ireid_plugin.modeling.masking import hide_words
 from t2ireid_plugin.modeling.ranking import BOTH, Ranking
-from t2ireid_plugin.modeling.settings import DEFAULT_DISENTANGLE, DEFAULT_FUSION, EMBED_DIM, NUM_HEADS, check_fusion
+from t2ireid_plugin.modeling.settings import (
+    DEFAULT_DISENTANGLE,
+    DEFAULT_FUSION,
+    EMBED_DIM,
+    NUM_HEADS,
+    check_model,
+    disentangle_dim,
+)
 from t2ireid_plugin.modeling.stored import Stored, read_stored
 
 if TYPE_CHECKING:
@@ -55,6 +53,7 @@ DEFAULTS: dict[str, Any] = {
     "fusion": DEFAULT_FUSION,
     "freeze_text": True,
     "max_length": 64,
+    "projection": "mlp",
     "projection_dropout": 0.2,
     "tokenizer": None,
 }
@@ -64,6 +63,8 @@ class T2IReIDOutput(NamedTuple):
     """Output of `T2IReIDModel.forward`; fields whose input was not given are None.
 
     The 256-wide embeddings have unit norm; ``id_embeds`` and ``cloth_embeds`` are the gated features before projection.
+    With ``projection: none`` all embeddings have the width ``D``. With ``disentangle.type: none`` the fields of the
+    clothing branch and ``gate`` are None.
     """
 
     image_embeds: Tensor | None  # [B, 256] identity branch of the image
@@ -84,18 +85,22 @@ class T2IReIDModel(nn.Module):
     Args:
         net_config: any of
             ``vit_pretrained``, ``bert_base_path``: a folder, a hub id, or a mapping that configures an encoder with
-            random weights; both may name one two-tower model such as CLIP, see `modeling.encoders.families`;
+            random weights; both may name one two-tower model such as CLIP; ``vit_pretrained`` also ``torchreid:NAME``
+            and ``timm:NAME``;
             ``tokenizer``: required for a text encoder from a mapping, else the encoder's own;
-            ``num_classes``: training identities; ``disentangle``: arguments of `DisentangleModule`;
+            ``num_classes``: training identities; ``disentangle``: arguments of `DisentangleModule`, ``dim`` (the width
+            that it reads) and ``type``, which is ``none`` for the encoder's own pooled token in its place;
             ``fusion``: ``{type, dim, d_state, d_conv, num_layers, output_dim, dropout}`` or None;
             ``freeze_text``: the text encoder gets no gradient and no dropout; ``max_length``: tokens per text;
-            ``projection_dropout``: of the MLPs that end in the embeddings.
+            ``projection``: ``mlp``, or ``none`` for embeddings as wide as the tokens; ``projection_dropout``: of the
+            MLPs that end in the embeddings.
 
     Raises:
         ConfigError: for an unknown key or a value that cannot work.
         EncoderError: when an encoder's files are missing or do not fit each other.
     """
 
+    image_adapter: nn.Linear | None
     text_adapter: nn.Linear | None
     fusion: nn.Module | None
 
@@ -117,20 +122,27 @@ class T2IReIDModel(nn.Module):
         self.text_cache = self._build_tokenizer(config)
         self.visual_encoder = build_image_encoder(config["vit_pretrained"])
         self.preprocess = image_preprocess(config["vit_pretrained"], self.visual_encoder.config)
-        width: int = self.visual_encoder.config.hidden_size
+        self.reader = image_reader(self.visual_encoder.config)
+        check_class_token(config["disentangle"], self.visual_encoder)
+        width = disentangle_dim(config["disentangle"], self.reader.width, self.reader.feature_map)
         text_width: int = self.text_encoder.config.hidden_size
         # Only where needed, so that the parameter names stay those of the specification.
+        self.image_adapter = nn.Linear(self.reader.width, width) if self.reader.width != width else None
         self.text_adapter = nn.Linear(text_width, width) if text_width != width else None
 
         self.pooling: dict[str, Any] = {**DEFAULT_DISENTANGLE, **config["disentangle"]}
-        self.disentangle = build_disentangle(config["disentangle"], self.visual_encoder)
+        self.disentangle = build_disentangle(config["disentangle"], width)
         self.id_classifier = nn.Linear(width, config["num_classes"])
-        self.shared_mlp = nn.Linear(width, SHARED_DIM)
-        self.image_mlp = projection_mlp(SHARED_DIM, EMBED_DIM, config["projection_dropout"])
-        self.text_mlp = projection_mlp(SHARED_DIM, EMBED_DIM, config["projection_dropout"])
+        self.projection: str = config["projection"]
+        self.embed_dim = EMBED_DIM if self.projection == "mlp" else width
+        if self.projection == "mlp":
+            self.shared_mlp = nn.Linear(width, SHARED_DIM)
+            self.image_mlp = projection_mlp(SHARED_DIM, EMBED_DIM, config["projection_dropout"])
+            self.text_mlp = projection_mlp(SHARED_DIM, EMBED_DIM, config["projection_dropout"])
         self.text_attn = nn.MultiheadAttention(width, NUM_HEADS, dropout=0.1, batch_first=True)
         self.text_attn_norm = nn.LayerNorm(width)
-        self.fusion = None if config["fusion"] is None else build_fusion(config["fusion"], width)
+        no_fusion = config["fusion"] is None or config["fusion"]["type"] == "none"
+        self.fusion = None if no_fusion else build_fusion(config["fusion"], width)
         self.scale = nn.Parameter(torch.full((1,), INITIAL_SCALE))
         if self.freeze_text:
             self.text_encoder.requires_grad_(False).eval()
@@ -166,7 +178,7 @@ class T2IReIDModel(nn.Module):
         """
         check_pixels(image)
         _, (id_embeds, _, _) = self._encode_image(image)
-        return self._project(self.image_mlp, id_embeds)[0]
+        return self._project("image_mlp", id_embeds)[0]
 
     def encode_text(self, text: str | Sequence[str]) -> Tensor:
         """A string to ``[256]``, a list or tuple of ``n`` strings to ``[n, 256]``, of unit norm.
@@ -185,7 +197,7 @@ class T2IReIDModel(nn.Module):
             features, batch = self._encode_tokens([ids[i] for i in order[start : start + TEXTS_AT_ONCE]])  # [N, D]
             pooled.append(batch.mean(self._attend_tokens(features, batch)))  # [R, T, D] to [n, D]
         in_order = torch.cat(pooled)[sorted(range(len(ids)), key=order.__getitem__)]
-        return self._project(self.text_mlp, in_order)[0]
+        return self._project("text_mlp", in_order)[0]
 
     def encode_padded(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """As `encode_ids`, from ``[n, L]`` ids and 1 for tokens, 0 for padding: without packing, as ONNX needs."""
@@ -195,7 +207,7 @@ class T2IReIDModel(nn.Module):
         padding = attention_mask == 0
         attended, _ = self.text_attn(tokens, tokens, tokens, key_padding_mask=padding, need_weights=False)
         shares = attention_mask.unsqueeze(-1) / attention_mask.sum(dim=1)[:, None, None]
-        return self._project(self.text_mlp, (self.text_attn_norm(attended + tokens) * shares).sum(dim=1))[0]
+        return self._project("text_mlp", (self.text_attn_norm(attended + tokens) * shares).sum(dim=1))[0]
 
     def encode_query(self, text: str | Sequence[str]) -> Tensor:
         """A caption to ``[d]``, ``n`` captions to ``[n, d]``; ``d`` is 256, or 512 with ranking by both.
@@ -231,8 +243,11 @@ class T2IReIDModel(nn.Module):
         """
         check_pixels(image)
         _, (id_embeds, cloth_embeds, _) = self._encode_image(image)
-        features = (id_embeds, cloth_embeds) if self.ranking.by == BOTH else (id_embeds,)
-        return self._project(self.image_mlp, *features)
+        if self.ranking.by != BOTH:
+            return self._project("image_mlp", id_embeds)
+        if cloth_embeds is None:
+            raise ConfigError("ranking.by: both needs a clothing branch, which disentangle.type none does not have")
+        return self._project("image_mlp", id_embeds, cloth_embeds)
 
     def _encode_tokens(self, ids: Sequence[Ids], use_cache: bool = True) -> tuple[Tensor, PackedBatch]:
         """Runs the text encoder: token ids of ``n`` texts to token features ``[N, D]``, and their places in rows.
@@ -394,14 +409,15 @@ class T2IReIDModel(nn.Module):
         if image is not None:
             image_tokens, (id_embeds, cloth_embeds, gate) = self._encode_image(image)
             id_logits = self.id_classifier(id_embeds)
-            image_embeds, cloth_image_embeds = self._project(self.image_mlp, id_embeds, cloth_embeds)
+            branches = [id_embeds] if cloth_embeds is None else [id_embeds, cloth_embeds]
+            image_embeds, cloth_image_embeds = (*self._project("image_mlp", *branches), None)[:2]
 
         text_tokens: Tensor | None = None
         text_embeds: dict[str, Tensor] = {}
         if features is not None and batch is not None:
             text_tokens = self._attend_tokens(features, batch)
             pooled = batch.mean(text_tokens).chunk(len(groups))
-            text_embeds = dict(zip(groups, self._project(self.text_mlp, *pooled)))
+            text_embeds = dict(zip(groups, self._project("text_mlp", *pooled)))
         id_text_embeds = text_embeds.get("id_instruction")
 
         cloth_text_embeds = text_embeds.get("cloth_instruction")
@@ -516,18 +532,22 @@ class T2IReIDModel(nn.Module):
             tokenizer = build_tokenizer(config["bert_base_path"], text_config.vocab_size)
         return CachedTokenizer(tokenizer, config["max_length"], attends_padding=padded)
 
-    def _encode_image(self, image: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor]]:
-        """Images to the encoder's tokens ``[B, L, D]`` and the output of `DisentangleModule`."""
+    def _encode_image(self, image: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor | None, Tensor | None]]:
+        """Images to their tokens ``[B, L, D]`` and the output of `disentangled`."""
         if image.dim() == 5 and image.shape[-1] == 1:
             image = image.squeeze(-1)
         if image.dim() != 4 or image.shape[1] != 3:
             raise InputError(f"images must be [B, 3, H, W] or [B, 3, H, W, 1], not {list(image.shape)}")
-        tokens = image_tokens(self.visual_encoder, image.to(self.device, non_blocking=True))
-        return tokens, self.disentangle(tokens, patch_grid(self.visual_encoder.config, image))
+        tokens, grid = self.reader.read(self.visual_encoder, image.to(self.device, non_blocking=True))
+        if self.image_adapter is not None:
+            tokens = self.image_adapter(tokens)
+        return tokens, disentangled(self.disentangle, tokens, grid)
 
-    def _project(self, mlp: nn.Module, *features: Tensor) -> tuple[Tensor, ...]:
-        """Each ``[n, D]`` to ``[n, 256]`` of unit norm, see `image_embedder.project`."""
-        return tuple(F.normalize(embeds, dim=-1) for embeds in project(self.shared_mlp, mlp, features))
+    def _project(self, mlp: str, *features: Tensor) -> tuple[Tensor, ...]:
+        """Each ``[n, D]`` to ``[n, 256]`` of unit norm by the MLP of this name, see `head.project`."""
+        if self.projection == "mlp":
+            features = project(self.shared_mlp, getattr(self, mlp), features)
+        return tuple(F.normalize(embeds, dim=-1) for embeds in features)
 
 
 def _complete(net_config: Mapping[str, Any]) -> dict[str, Any]:
@@ -540,7 +560,7 @@ def _complete(net_config: Mapping[str, Any]) -> dict[str, Any]:
         raise ConfigError(f"max_length: {config['max_length']} leaves no room between [CLS] and [SEP]")
     if config["fusion"] is not None:
         config["fusion"] = {**DEFAULT_FUSION, **config["fusion"]}
-        check_fusion(config["fusion"], EMBED_DIM)
+    check_model(config)
     if config["tokenizer"] is None and isinstance(config["bert_base_path"], Mapping):
         raise EncoderError(
             "bert_base_path: a text encoder built from a configuration has no vocabulary of its own; set "

@@ -82,10 +82,11 @@ def probes_path(folder: Path, target: str) -> Path:
 
 @torch.no_grad()
 def embed_photos(model: T2IReIDModel, gallery_loader: DataLoader, label: str = "") -> dict[str, Tensor]:
-    """The `PROBED` embeddings ``[m, D]`` of each image, on the CPU; the model should be in eval mode."""
-    parts: dict[str, list[Tensor]] = {name: [] for name in PROBED}
+    """The `PROBED` embeddings ``[m, D]`` that the model has, of each image, on the CPU; it should be in eval mode."""
+    probed = PROBED if model.disentangle is not None else [name for name in PROBED if "cloth" not in name]
+    parts: dict[str, list[Tensor]] = {name: [] for name in probed}
     for batch in tqdm(gallery_loader, desc=f"{label} gallery", leave=False, disable=None):
         output = model(batch["img"])
-        for name in PROBED:
+        for name in probed:
             parts[name].append(getattr(output, name).cpu())
     return {name: torch.cat(batches) for name, batches in parts.items()}

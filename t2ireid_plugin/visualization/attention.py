@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from t2ireid_plugin.data.transforms import TestTransform
-from t2ireid_plugin.errors import InputError
+from t2ireid_plugin.errors import ConfigError, InputError
 from t2ireid_plugin.evaluation.bootstrap import group_means, percentile_interval
 from t2ireid_plugin.modeling.t2ireid import T2IReIDModel
 from t2ireid_plugin.utils.text import CJK
@@ -48,8 +48,10 @@ def attention_maps(model: T2IReIDModel, images: Tensor) -> AttentionMaps:
 
     Raises:
         InputError: for images of another shape, or an image encoder whose tokens are not a grid of patches.
-        ConfigError: when the branches see one pooled token (``model.disentangle.tokens``).
+        ConfigError: when the branches see one pooled token (``model.disentangle.tokens``), or there are none.
     """
+    if model.disentangle is None:
+        raise ConfigError("disentangle.type none has no attention to show")
     inputs: list[tuple[Tensor, tuple[int, int]]] = []  # tokens, and rows and columns of patches
     handle = model.disentangle.register_forward_pre_hook(lambda _, args: inputs.append(args))
     try:

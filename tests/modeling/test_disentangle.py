@@ -138,7 +138,7 @@ def test_one_pooled_token_has_no_attention_weights(module, tokens):
         ({"stripes": 0}, r"stripes: 0 must be a whole number of at least 1"),
         ({"pool": "stripes", "tokens": "max"}, r"pool: 'stripes' needs a token per patch, and .*tokens 'max'"),
         ({"pool": "attention", "tokens": "cls"}, r"pool: 'attention' needs a token per patch"),
-        ({"token": "all"}, r"unknown token; valid: tokens, window, pool, stripes, cross"),
+        ({"token": "all"}, r"unknown token; valid: type, dim, tokens, window, pool, stripes, cross"),
     ],
 )
 def test_bad_settings(config, message):

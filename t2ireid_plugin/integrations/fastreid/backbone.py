@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from fastreid.config import CfgNode
 from fastreid.modeling.backbones import BACKBONE_REGISTRY
 from torch import Tensor
@@ -21,7 +20,7 @@ class T2IReIDBackbone(ImageEmbedder):
     def forward(self, images: Tensor) -> Tensor:
         """Images ``[B, 3, H, W]`` to ``[B, feature_dim, 1, 1]``."""
         check_pixels(images)
-        return torch.cat(self.embed(images), dim=1)[..., None, None]
+        return self.embed(images).features[..., None, None]
 
 
 @BACKBONE_REGISTRY.register()

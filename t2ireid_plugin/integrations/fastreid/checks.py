@@ -12,7 +12,7 @@ from t2ireid_plugin.data.benchmarks import BENCHMARKS, VAL_SUFFIX
 from t2ireid_plugin.errors import ConfigError, InputError, check_choice
 from t2ireid_plugin.losses.base import RUN_INPUTS
 from t2ireid_plugin.losses.terms import comparing_photos, reading
-from t2ireid_plugin.modeling.encoders.families import check_size
+from t2ireid_plugin.modeling.encoders.backbones import image_reader
 from t2ireid_plugin.modeling.encoders.preprocess import Preprocess
 
 # A child of FastReID's logger, which prints its messages.
@@ -37,7 +37,7 @@ def check_image_encoder(cfg: CfgNode, own: Preprocess, encoder: PretrainedConfig
         if len(size) != 2:
             raise ConfigError(f"INPUT.{key}: {size} must be [height, width]")
         try:
-            check_size(encoder, *size)
+            image_reader(encoder).check_size(*size)
         except InputError as error:
             raise ConfigError(f"INPUT.{key}: {error}") from error
     warn_of_normalisation(cfg, own, "the image encoder's")

@@ -100,8 +100,7 @@ class T2IReIDBaseline(Baseline):
                 "tokenizer": build_tokenizer(cfg),
             }
         )
-        encoder = model.visual_encoder.config
-        check_image_encoder(cfg, model.preprocess, encoder, encoder.hidden_size)
+        check_image_encoder(cfg, model.preprocess, model.visual_encoder.config, model.id_classifier.in_features)
         return {
             "backbone": model,
             "heads": head(cfg, vocab_size=model.text_encoder.config.vocab_size),

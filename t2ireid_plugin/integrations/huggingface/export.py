@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -109,7 +109,7 @@ def _card(cfg: CfgNode, name: str, config: T2IReIDConfig, checkpoint: Checkpoint
     parts = {
         "image encoder": describe_encoder(config.vision_config),
         "text encoder": describe_encoder(config.text_config) + (", frozen" if config.freeze_text else ""),
-        "disentangling": str(config.disentangle["tokens"]),
+        "disentangling": _disentangling(config.disentangle),
         "fusion": "none" if config.fusion is None else str(config.fusion["type"]),
         "ranking": str(Ranking(**config.ranking)),
         "training identities": str(config.num_classes),
@@ -118,6 +118,10 @@ def _card(cfg: CfgNode, name: str, config: T2IReIDConfig, checkpoint: Checkpoint
     if "epoch" in content:
         parts["training"] = f"{content['epoch']} of {cfg.train.max_epoch} epochs"
     return model_card(name, parts, results, remark)
+
+
+def _disentangling(config: Mapping[str, Any]) -> str:
+    return "none" if config.get("type") == "none" else str(config["tokens"])
 
 
 def _results(cfg: CfgNode, checkpoint: Checkpoint) -> tuple[dict[str, Any] | None, str]:

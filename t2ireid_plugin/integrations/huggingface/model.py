@@ -53,7 +53,7 @@ class T2IReIDConfig(PretrainedConfig):
     Args:
         vision_config, text_config: encoder configurations, as objects or as mappings with the ``model_type`` of a
             family in `modeling.encoders.families`; empty for ViT-B/16 and BERT-base.
-        disentangle, fusion, num_classes, freeze_text, projection_dropout: as for `T2IReIDModel`.
+        disentangle, fusion, num_classes, freeze_text, projection, projection_dropout: as for `T2IReIDModel`.
         max_text_length: tokens per text; transformers uses the name ``max_length`` for text generation.
         ranking: fields of `Ranking`, by which `encode_query` and `encode_gallery` score; None for that of the texts
             ``id_instruction`` and ``cloth_instruction``, which an older export has instead.
@@ -74,6 +74,7 @@ class T2IReIDConfig(PretrainedConfig):
         num_classes: int = DEFAULTS["num_classes"],
         max_text_length: int = DEFAULTS["max_length"],
         freeze_text: bool = DEFAULTS["freeze_text"],
+        projection: str = DEFAULTS["projection"],
         projection_dropout: float = DEFAULTS["projection_dropout"],
         ranking: Mapping[str, Any] | None = None,
         **kwargs: Any,
@@ -85,6 +86,7 @@ class T2IReIDConfig(PretrainedConfig):
         self.num_classes = num_classes
         self.max_text_length = max_text_length
         self.freeze_text = freeze_text
+        self.projection = projection
         self.projection_dropout = projection_dropout
         if ranking is None:
             texts = (kwargs.get("id_instruction", "caption"), kwargs.get("cloth_instruction", "clothing"))
@@ -102,6 +104,7 @@ class T2IReIDConfig(PretrainedConfig):
             "fusion": self.fusion,
             "freeze_text": self.freeze_text,
             "max_length": self.max_text_length,
+            "projection": self.projection,
             "projection_dropout": self.projection_dropout,
         }
 

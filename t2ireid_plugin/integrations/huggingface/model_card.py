@@ -33,7 +33,10 @@ def model_card(name: str, parts: Mapping[str, str], results: Mapping[str, Any] |
 
 def describe_encoder(config: PretrainedConfig) -> str:
     """Family and size of an encoder."""
-    return f"{config.model_type}, {config.num_hidden_layers} layers, width {config.hidden_size}"
+    kind = getattr(config, "architecture", None) or config.model_type
+    layers = f", {config.num_hidden_layers} layers" if hasattr(config, "num_hidden_layers") else ""
+    width = getattr(config, "hidden_size", None) or config.hidden_sizes[-1]
+    return f"{kind}{layers}, width {width}"
 
 
 def _results(results: Mapping[str, Any] | None) -> str:

@@ -23,9 +23,11 @@ from t2ireid_plugin.engine.build import (
 )
 from t2ireid_plugin.engine.record import record_settings
 from t2ireid_plugin.errors import DataError, EncoderError, T2IReIDError, check_choice
+from t2ireid_plugin.integrations.torchreid.checks import head_name
 from t2ireid_plugin.integrations.torchreid.engine import SoftmaxEngine, TripletEngine
 from t2ireid_plugin.integrations.torchreid.model import T2IReIDImageModel
 from t2ireid_plugin.integrations.torchreid.registration import MODELS
+from t2ireid_plugin.modeling.encoders.loading import IMAGE_KEY
 from t2ireid_plugin.modeling.encoders.preprocess import Preprocess
 from t2ireid_plugin.modeling.stored import preprocess_entry
 from t2ireid_plugin.utils.progress import show_progress
@@ -107,15 +109,16 @@ def build_image_model(cfg: CfgNode, num_classes: int, pretrained: bool = True) -
     """
     pretrained = pretrained and cfg.model.pretrained
     if cfg.model.name in MODELS:
-        model: nn.Module = T2IReIDImageModel(
-            num_classes,
-            cfg.loss.name,
-            pretrained,
+        options = {
+            IMAGE_KEY: cfg.model.vit_pretrained or to_dict(cfg.model.vit_config),
+            "head": head_name(cfg),
+            "disentangle": to_dict(cfg.model.disentangle),
+            "projection_dropout": cfg.model.projection_dropout,
             **MODELS[cfg.model.name],
-            vit_pretrained=cfg.model.vit_pretrained or to_dict(cfg.model.vit_config),
-            disentangle=to_dict(cfg.model.disentangle),
-            projection_dropout=cfg.model.projection_dropout,
-        )
+        }
+        if options["branch"] == "fused":
+            options["fusion"] = to_dict(cfg.model.fusion)
+        model: nn.Module = T2IReIDImageModel(num_classes, cfg.loss.name, pretrained, **options)
     else:
         try:
             use_gpu = cfg.use_gpu and torch.cuda.is_available()  # some models create tensors there

@@ -15,8 +15,9 @@ from t2ireid_plugin.config import MODEL_NAME, changed_keys, to_dict
 from t2ireid_plugin.data.benchmarks import BENCHMARKS, VAL_SUFFIX
 from t2ireid_plugin.engine.checks import check_common, check_image_size, check_weights, raise_together
 from t2ireid_plugin.errors import ConfigError, DataError, check_choice
-from t2ireid_plugin.integrations.torchreid.registration import LOSSES, MODELS
+from t2ireid_plugin.integrations.torchreid.registration import HEADS, LOSSES, MODELS
 from t2ireid_plugin.modeling.encoders.loading import IMAGE_KEY, check_source, stored_config
+from t2ireid_plugin.modeling.settings import check_branch
 
 # torchreid ignores a name that it does not know.
 TRANSFORMS = ("random_flip", "random_crop", "random_patch", "color_jitter", "random_erase")
@@ -41,12 +42,7 @@ _USED = {
         *("visrank", "visrank_topk", "evaluator", "bootstrap"),
     ),
 }
-_OUR_MODELS = (
-    "vit_pretrained",
-    "vit_config",
-    "disentangle",
-    "projection_dropout",
-)  # more keys of the table model, for our models
+_OUR_MODELS = ("disentangle", "projection", "projection_dropout")  # more keys of the table model, for our models
 _REASONS = {
     "cuhk03.use_metric_cuhk03": "torchreid's metric for CUHK03 does not run on NumPy 1.24 and later",
     "data.load_train_targets": "torchreid's softmax and triplet engines train on the sources alone",
@@ -75,7 +71,7 @@ def check_config(cfg: CfgNode) -> None:
             "is not trained"
         )
     _check_names_of_torchreid(cfg)
-    used = {**_USED, "model": (*_USED["model"], *(_OUR_MODELS if cfg.model.name in MODELS else ()))}
+    used = {**_USED, "model": (*_USED["model"], *_model_keys(cfg))}
     for name, value in changed_keys(cfg).items():
         table, _, key = name.partition(".")
         if table in used and key.partition(".")[0] not in used[table]:
@@ -83,6 +79,30 @@ def check_config(cfg: CfgNode) -> None:
             raise ConfigError(
                 f"{name}: {value!r} has no effect on {cfg.model.name} with loss.name {cfg.loss.name}; {why}"
             )
+
+
+def _model_keys(cfg: CfgNode) -> list[str]:
+    """Keys of the table model that one of our models reads, besides those of torchreid's."""
+    if cfg.model.name not in MODELS:
+        return []
+    options = MODELS[cfg.model.name]
+    check_branch(options["branch"], to_dict(cfg.model.disentangle), cfg.model.projection)
+    head_name(cfg)
+    backbone = [] if IMAGE_KEY in options else ["vit_pretrained", "vit_config"]
+    return [*_OUR_MODELS, *backbone, *["fusion"] * (options["branch"] == "fused")]
+
+
+def head_name(cfg: CfgNode) -> str:
+    """The name in `HEADS` of the head that a configuration describes.
+
+    Raises:
+        ConfigError: for a combination without a name.
+    """
+    pair = cfg.model.disentangle.type, cfg.model.projection
+    for name, valid in HEADS.items():
+        if valid == pair:
+            return name
+    raise ConfigError(f"model.projection: {pair[1]} needs model.disentangle.type none, not {pair[0]}")
 
 
 def _check_names_of_torchreid(cfg: CfgNode) -> None:
@@ -128,7 +148,7 @@ def check_files(cfg: CfgNode, encoders: bool = True) -> None:
     if cfg.model.vit_pretrained and cfg.model.pretrained and encoders:
         checks.append(functools.partial(check_source, cfg.model.vit_pretrained, IMAGE_KEY))
     raise_together(checks)
-    if cfg.model.name in MODELS:
+    if cfg.model.name in MODELS and IMAGE_KEY not in MODELS[cfg.model.name]:
         encoder = stored_config(cfg.model.vit_pretrained or to_dict(cfg.model.vit_config), IMAGE_KEY)
         check_image_size(encoder, cfg.data.height, cfg.data.width, to_dict(cfg.model.disentangle))
 

@@ -1,4 +1,4 @@
-"""Image branch of `T2IReIDModel` as a torchreid model, for torchreid's image engines and tools.
+"""An image backbone with our head as a torchreid model, for torchreid's image engines and tools.
 
 Its ``classifier`` has torchreid's usual name and reads the embedding that is evaluated. `T2IReIDModel.id_classifier`
 reads the wider features before the projection, which would then stay untrained in torchreid's softmax engine: the
@@ -12,16 +12,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from t2ireid_plugin.errors import InputError, check_choice
-from t2ireid_plugin.integrations.torchreid.registration import LOSSES
+from t2ireid_plugin.integrations.torchreid.registration import HEADS, LOSSES
 from t2ireid_plugin.modeling.checkpoint import Checkpoint, LoadReport, copy_state_dict
 from t2ireid_plugin.modeling.encoders.loading import IMAGE_KEY
 from t2ireid_plugin.modeling.image_embedder import ImageEmbedder, check_pixels
-from t2ireid_plugin.modeling.ranking import BOTH, Ranking, join
+from t2ireid_plugin.modeling.ranking import BOTH, Ranking
 from t2ireid_plugin.modeling.stored import read_stored
 from t2ireid_plugin.modeling.t2ireid import DEFAULTS
 
@@ -29,22 +27,22 @@ logger = logging.getLogger(__name__)
 
 
 class T2IReIDImageModel(ImageEmbedder):
-    """Embeds images by the identity branch, the clothing branch, or both concatenated.
+    """Embeds images by the identity branch, the clothing branch, both concatenated, or both fused by Mamba.
 
-    In eval mode ``forward`` returns the embeddings of `T2IReIDModel`, ``[B, 256]`` (``[B, 512]`` for both) with unit
-    norm. In training it returns logits ``[B, num_classes]`` with ``loss="softmax"``, and logits and embeddings with
-    ``loss="triplet"``.
+    In eval mode ``forward`` returns embeddings ``[B, 256]`` (``[B, 512]`` for both) with unit norm, by one branch or by
+    both those of `T2IReIDModel`. In training it returns logits ``[B, num_classes]`` with ``loss="softmax"``, and logits
+    and embeddings with ``loss="triplet"``.
 
     Args:
         num_classes: number of training identities.
         loss: ``softmax`` or ``triplet``.
         pretrained: load the image encoder's weights; False for random weights, for which at most the ``config.json``
             of ``vit_pretrained`` is read.
-        branch: ``identity``, ``clothing`` or ``both``.
-        vit_pretrained: a folder, a hub id, or a mapping that configures an encoder with random weights, as for
-            `T2IReIDModel`.
-        disentangle: arguments of `DisentangleModule`.
-        projection_dropout: of the MLP that ends in the embeddings.
+        vit_pretrained: the backbone: a folder, a hub id, ``torchreid:NAME``, ``timm:NAME``, or a mapping that
+            configures an encoder with random weights, as for `T2IReIDModel`.
+        head: a name in `HEADS`.
+        branch: ``identity``, ``clothing``, ``both`` or ``fused``.
+        disentangle, projection_dropout, fusion: as for `DisentangleHead`.
 
     Raises:
         ConfigError: for an unknown choice or a value that cannot work.
@@ -59,17 +57,28 @@ class T2IReIDImageModel(ImageEmbedder):
         *,
         branch: str = "identity",
         vit_pretrained: str | Mapping[str, Any] = DEFAULTS[IMAGE_KEY],
+        head: str = "disentangle",
         disentangle: Mapping[str, Any] = DEFAULTS["disentangle"],
         projection_dropout: float = DEFAULTS["projection_dropout"],
+        fusion: Mapping[str, Any] | None = None,
     ) -> None:
         check_choice("loss", loss, LOSSES)
+        check_choice("head", head, HEADS)
         # The default is ViT-B/16, the same as transformers' default configuration: no file is needed for its shape.
         source = {} if vit_pretrained == DEFAULTS[IMAGE_KEY] and not pretrained else vit_pretrained
-        super().__init__(source, disentangle, branch, pretrained, projection_dropout)
+        kind, projection = HEADS[head]
+        super().__init__(
+            source,
+            {**disentangle, "type": kind},
+            branch,
+            pretrained,
+            projection_dropout,
+            projection,
+            fusion,
+            num_classes,
+        )
         self.loss = loss
         self.load_report: LoadReport | None = None
-        self.identity_weight = 0.5  # of the identity branch, with both; a checkpoint brings the one of its ranking
-        self.classifier = nn.Linear(self.feature_dim, num_classes)
 
     def forward(self, images: Tensor) -> Tensor | tuple[Tensor, Tensor]:
         """Images ``[B, 3, H, W]`` to embeddings, logits or both, see the class.
@@ -81,13 +90,11 @@ class T2IReIDImageModel(ImageEmbedder):
         check_pixels(images)
         if images.dim() != 4 or images.shape[1] != 3:
             raise InputError(f"images must be [B, 3, H, W], not {list(images.shape)}")
-        projected = self.embed(images)  # [B, 256] each
-        parts = [F.normalize(part, dim=-1) for part in projected]
-        embeds = join(parts[0], parts[-1], self.identity_weight) if self.branch == "both" else parts[0]
+        output = self.embed(images)
         if not self.training:
-            return embeds
-        logits = self.classifier(torch.cat(projected, dim=-1))
-        return logits if self.loss == "softmax" else (logits, embeds)
+            return output.embeds
+        assert output.logits is not None
+        return output.logits if self.loss == "softmax" else (output.logits, output.embeds)
 
     def load_param(self, trained_path: str | Path) -> T2IReIDImageModel:
         """Loads a checkpoint of this model or the image branch of a `T2IReIDModel`; ``load_report`` lists the rest.

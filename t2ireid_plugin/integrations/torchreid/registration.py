@@ -7,18 +7,27 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from t2ireid_plugin.data.benchmarks import BENCHMARKS, VAL_SUFFIX
-from t2ireid_plugin.errors import ConfigError, check_keys
+from t2ireid_plugin.errors import ConfigError, check_choice, check_keys
+from t2ireid_plugin.modeling.encoders.sources import check_library_model, library_model
+from t2ireid_plugin.modeling.settings import check_branch
 
 if TYPE_CHECKING:
     from t2ireid_plugin.data.dataset import CaptionDataset
 
-# Model names with their options for `T2IReIDImageModel`.
+# Model names with their options for `T2IReIDImageModel`; the backbone is ViT-B/16 unless they name one.
 MODELS: dict[str, dict[str, Any]] = {
     "t2ireid_vit_mamba": {"branch": "identity"},
     "t2ireid_vit_mamba_cloth": {"branch": "clothing"},
     "t2ireid_vit_mamba_both": {"branch": "both"},
+    "t2ireid_vit_mamba_fused": {"branch": "fused"},
+    "t2ireid_resnet50": {"branch": "fused", "vit_pretrained": "torchreid:resnet50"},
+    "t2ireid_osnet_x1_0": {"branch": "fused", "vit_pretrained": "torchreid:osnet_x1_0"},
 }
+# Heads by name, with disentangle.type and projection: the whole head, a projection of the backbone's own pooled token,
+# and that token itself.
+HEADS = {"disentangle": ("attention", "mlp"), "projection": ("none", "mlp"), "none": ("none", "none")}
 LOSSES = ("softmax", "triplet")
+IMAGE_KEY = "vit_pretrained"
 
 
 def register() -> None:
@@ -49,13 +58,22 @@ def register_model_variant(name: str, **options: Any) -> None:
 
     Args:
         name: not yet used in torchreid.
-        **options: any of ``branch``, ``vit_pretrained``, ``disentangle``, ``projection_dropout``, see
-            `T2IReIDImageModel`.
+        **options: any of ``backbone``, ``head``, ``branch``, ``disentangle``, ``projection_dropout`` and ``fusion``,
+            see `T2IReIDImageModel`, where the backbone is ``vit_pretrained``, which is accepted too.
 
     Raises:
-        ConfigError: for an unknown option or a name that is taken; values are checked when the model is built.
+        ConfigError: for an unknown option, backbone, head or branch, a combination that cannot work, or a name that is
+            taken; the other values are checked when the model is built.
     """
-    check_keys(f"options of model '{name}'", options, ("branch", "vit_pretrained", "disentangle", "projection_dropout"))
+    valid = ("backbone", "head", "branch", "disentangle", "projection_dropout", "fusion", "vit_pretrained")
+    check_keys(f"options of model '{name}'", options, valid)
+    if "backbone" in options:
+        options = {IMAGE_KEY: options.pop("backbone"), **options}
+    if model := library_model(options.get(IMAGE_KEY)):
+        check_library_model(*model)
+    check_choice("head", options.get("head", "disentangle"), HEADS)
+    kind, projection = HEADS[options.get("head", "disentangle")]
+    check_branch(options.get("branch", "identity"), {**options.get("disentangle", {}), "type": kind}, projection)
     _add_model(name, options)
 
 

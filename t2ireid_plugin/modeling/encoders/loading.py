@@ -1,4 +1,4 @@
-"""Image and text encoders from Hugging Face: a hub id, a folder, or an inline configuration.
+"""Image and text encoders from Hugging Face: a hub id, a folder, or an inline configuration; `libraries` has others.
 
 Of a two-tower model (CLIP, SigLIP) only the requested tower is built. An inline configuration (a mapping such as
 ``{"hidden_size": 128, "num_hidden_layers": 4}``) builds the encoder with random weights and the library's defaults for
@@ -23,8 +23,10 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 from huggingface_hub import constants, hf_hub_download, try_to_load_from_cache
 from huggingface_hub.utils import HFValidationError, validate_repo_id
 
-from t2ireid_plugin.errors import ConfigError, EncoderError, check_keys, short_repr
+from t2ireid_plugin.errors import ConfigError, EncoderError, T2IReIDError, check_keys, short_repr
+from t2ireid_plugin.modeling.encoders.backbones import token_reader
 from t2ireid_plugin.modeling.encoders.families import check_shape, drop_head, tower_class, without_pooler
+from t2ireid_plugin.modeling.encoders.sources import TORCHREID_MODELS, check_library_model, library_model
 from t2ireid_plugin.utils.safe_io import MAX_CONFIG_BYTES, parse_json, read_bytes, wrong_content
 from t2ireid_plugin.utils.text import first_line
 
@@ -45,11 +47,13 @@ _SIZES: dict[str, dict[str, Any]] = {
     "conv_stack": {"image_size": (96, 48), "patch_size": 16},
 }
 _PART = {IMAGE_KEY: "vision_config", TEXT_KEY: "text_config"}
-_NEEDS = {IMAGE_KEY: "patch_size", TEXT_KEY: "vocab_size"}  # an attribute of the right kind of configuration
 
 
 def build_image_encoder(source: Source) -> PreTrainedModel:
-    """Builds the image encoder without a pooler; `families.image_tokens` reads its tokens.
+    """Builds the image encoder without a pooler; `backbones.token_reader` finds how its tokens are read.
+
+    Args:
+        source: a folder, a hub id, ``torchreid:NAME``, ``timm:NAME``, or a configuration for random weights.
 
     Raises:
         EncoderError: when the files are missing, or weights do not fit; the message says where they belong.
@@ -98,7 +102,9 @@ def check_source(source: Source, key: str) -> None:
     """
     if not isinstance(source, str):
         return
-    if folder := find_folder(source):
+    if model := library_model(source):
+        check_library_model(*model)
+    elif folder := find_folder(source):
         _check_folder(folder, key)
     elif not find_file(source, "config.json") and (_looks_like_path(source) or not _hub_reachable()):
         raise _missing(source, key)
@@ -133,13 +139,15 @@ def read_json(file: Path, key: str) -> dict[str, Any]:
 
 
 def stored_config(source: str | Mapping[str, Any], key: str) -> SimpleNamespace | None:
-    """As `encoder_config`, without transformers and its defaults; None for a hub id that is not in the cache.
+    """As `encoder_config`, without transformers and its defaults; None where only the hub or a library has it.
 
     Raises:
         EncoderError: for a file that is not a JSON object.
         ConfigError: as `check_shape`.
     """
     config: Any = source
+    if library_model(source):
+        return None  # only the library knows
     if isinstance(source, str):
         if (file := find_file(source, "config.json")) is None:
             return None
@@ -167,6 +175,9 @@ def encoder_config(source: Source, key: str) -> PretrainedConfig:
 
     if isinstance(source, PretrainedConfig):
         config = source
+    elif model := library_model(source):
+        check_library_model(*model)
+        config = config_from_dict({"model_type": model[0], "architecture": model[1]}, key)
     elif isinstance(source, Mapping):
         default = config_from_dict({"model_type": source.get("model_type", _DEFAULT_TYPE[key])}, key)
         check_keys(f"{key}: {default.model_type}", source, sorted(default.to_dict()))
@@ -179,10 +190,11 @@ def encoder_config(source: Source, key: str) -> PretrainedConfig:
 
 
 def _auto_config() -> Any:
-    """transformers' table of configurations, to which `conv_stack` adds itself when it is imported."""
+    """transformers' table of configurations, to which our own models add themselves when they are imported."""
     from transformers import AutoConfig
 
-    import t2ireid_plugin.modeling.encoders.conv_stack  # noqa: F401 - imported for its registration
+    import t2ireid_plugin.modeling.encoders.conv_stack
+    import t2ireid_plugin.modeling.encoders.libraries  # noqa: F401 - imported for its registration
 
     return AutoConfig
 
@@ -222,13 +234,18 @@ def _build(source: Source, key: str) -> PreTrainedModel:
     check_source(source, key)
     config = encoder_config(source, key)
     model_class = tower_class(config)
-    if model_class is None or not hasattr(config, _NEEDS[key]):
+    fits = token_reader(config) is not None if key == IMAGE_KEY else hasattr(config, "vocab_size")
+    if model_class is None or not fits:
         name = f"'{source}'" if isinstance(source, str) else "the configuration"
         raise EncoderError(f"{key}: {name} is a {config.model_type} model, which cannot encode {_KIND[key]}s")
     options = without_pooler(model_class, config)
+    if library_model(source):
+        return model_class(config, pretrained=True)
     if not isinstance(source, str):
         try:
             return drop_head(model_class(config, **options))
+        except T2IReIDError:
+            raise
         except Exception as error:  # the layers of each family refuse values in their own way
             reason = f"{type(error).__name__}: {first_line(error)}"
             raise ConfigError(f"{key}: no {config.model_type} can be built with these settings ({reason})") from error
@@ -288,6 +305,8 @@ def _missing(source: str, key: str) -> EncoderError:
             f"{key}: no folder '{source}'; it should hold config.json, model.safetensors and, for text, vocab.txt or "
             "tokenizer.json"
         )
+    if source in TORCHREID_MODELS:
+        return EncoderError(f"{key}: '{source}' is neither a folder nor a hub id; did you mean 'torchreid:{source}'?")
     return EncoderError(
         f"{key}: '{source}' is not a folder, not in the Hugging Face cache, and the hub is not reachable from here; "
         f"on a machine with network access run `hf download {source} --local-dir DIR`, copy DIR here and set "

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from t2ireid_plugin.errors import EncoderError, short_repr
-from t2ireid_plugin.modeling.encoders.families import own_size
+from t2ireid_plugin.modeling.encoders.backbones import image_reader
+from t2ireid_plugin.modeling.encoders.sources import library_model
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
@@ -15,7 +16,11 @@ if TYPE_CHECKING:
     from t2ireid_plugin.modeling.encoders.loading import Source
 
 # Normalisation without a preprocessor file: beginnings of model_type and names of transformers' constants.
-_NORMALISATION = {"clip": "OPENAI_CLIP", "dinov": "IMAGENET_DEFAULT", "": "IMAGENET_STANDARD"}  # the last: ViT, SigLIP
+_NORMALISATION = {
+    "clip": "OPENAI_CLIP",
+    **dict.fromkeys(("dinov", "deit", "swin", "convnext", "resnet"), "IMAGENET_DEFAULT"),
+    "": "IMAGENET_STANDARD",  # ViT, SigLIP, BEiT
+}
 _MAX_SIDE = 4096  # pixels, of resized images
 
 
@@ -67,12 +72,14 @@ def image_preprocess(source: Source, config: PretrainedConfig) -> Preprocess:
     from t2ireid_plugin.modeling.encoders.loading import IMAGE_KEY
 
     settings = _preprocessor_settings(source)
-    height, width = own_size(config)
+    height, width = image_reader(config).own_size
     if height == width:  # positions for a tall image fit no other size
         height, width = _preprocessor_size(settings) or (height, width)
     name = next(name for start, name in _NORMALISATION.items() if config.model_type.startswith(start))
-    mean = settings.get("image_mean", getattr(image_utils, f"{name}_MEAN"))
-    std = settings.get("image_std", getattr(image_utils, f"{name}_STD"))
+    mean, std = (
+        settings.get(f"image_{key}", getattr(config, f"image_{key}", getattr(image_utils, f"{name}_{key.upper()}")))
+        for key in ("mean", "std")
+    )
     return checked_preprocess(height, width, mean, std, f"{IMAGE_KEY}: the preprocessor file of '{source}'")
 
 
@@ -81,7 +88,7 @@ def _preprocessor_settings(source: Source) -> dict[str, Any]:
     # On use: a search without PyTorch needs `Preprocess` alone.
     from t2ireid_plugin.modeling.encoders.loading import IMAGE_KEY, find_file, read_json
 
-    if not isinstance(source, str):
+    if not isinstance(source, str) or library_model(source):
         return {}
     # transformers 5 writes the second, which has the tokenizer's settings too.
     for name in ("preprocessor_config.json", "processor_config.json"):

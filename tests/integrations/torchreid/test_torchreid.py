@@ -23,14 +23,14 @@ TINY = {
     "intermediate_size": 32,
 }
 HALF = [0.5, 0.5, 0.5]
-NAMES = ("t2ireid_vit_mamba", "t2ireid_vit_mamba_cloth", "t2ireid_vit_mamba_both")
+NAMES = ("t2ireid_vit_mamba", "t2ireid_vit_mamba_cloth", "t2ireid_vit_mamba_both", "t2ireid_vit_mamba_fused")
 
 
 @pytest.fixture(scope="module", autouse=True)
 def variants():
-    """Tiny versions of the three models."""
+    """Versions of the models with a tiny ViT."""
     for name, options in registration.MODELS.items():
-        t2ireid_plugin.register_model_variant(f"{name}_tiny", vit_pretrained=TINY, **options)
+        t2ireid_plugin.register_model_variant(f"{name}_tiny", **{**options, "vit_pretrained": TINY})
 
 
 @pytest.fixture(scope="module")
@@ -197,7 +197,7 @@ def test_registering_the_same_models_again_has_no_effect():
             {"branch": "both"},
             "'t2ireid_vit_mamba' is already registered with the options {'branch': 'identity'}",
         ),
-        ("mine", {"banch": "both"}, "model 'mine': unknown banch; valid: branch, vit_pretrained, disentangle"),
+        ("mine", {"banch": "both"}, "model 'mine': unknown banch; valid: backbone, head, branch, disentangle"),
     ],
 )
 def test_bad_variants_are_refused(name, options, message):

@@ -13,7 +13,8 @@ from t2ireid_plugin.config import load_cfg
 from t2ireid_plugin.engine.build import build_run
 from t2ireid_plugin.engine.optim import _layer_shares
 from t2ireid_plugin.errors import ConfigError, InputError
-from t2ireid_plugin.modeling.encoders.families import image_tokens, layer_numbers, num_prefix_tokens
+from t2ireid_plugin.modeling.encoders.backbones import image_tokens, num_prefix_tokens
+from t2ireid_plugin.modeling.encoders.families import layer_numbers
 from t2ireid_plugin.modeling.encoders.loading import build_image_encoder, build_text_encoder
 from t2ireid_plugin.modeling.encoders.preprocess import image_preprocess
 from t2ireid_plugin.modeling.t2ireid import T2IReIDModel
@@ -33,7 +34,7 @@ def test_tokens_are_those_of_the_layers_in_a_plain_layout(make, size):
         norm = [state[f"blocks.{i}.1.{name}"] for name in ("running_mean", "running_var", "weight", "bias")]
         maps = F.relu(F.batch_norm(maps, *norm))
     maps = F.conv2d(maps, state["projection.weight"][:, :, None, None], state["projection.bias"])
-    tokens = image_tokens(encoder, pixels)
+    tokens = image_tokens(encoder, pixels).tokens
     assert tokens.shape == (3, size[0] * size[1] // 256, 16)
     for row in range(size[0] // 16):
         for column in range(size[1] // 16):
@@ -55,7 +56,7 @@ def test_what_the_rest_of_the_package_reads(make, tmp_path):
         build_image_encoder({**CONV, "channels": [4, 0, 8, 8]})
     encoder.save_pretrained(tmp_path)
     for other in (build_image_encoder(str(tmp_path)).eval(), AutoModel.from_pretrained(tmp_path).eval()):
-        assert torch.equal(image_tokens(other, make.images(2)), image_tokens(encoder, make.images(2)))
+        assert torch.equal(image_tokens(other, make.images(2)).tokens, image_tokens(encoder, make.images(2)).tokens)
 
 
 def test_words_without_layers_are_embeddings(make):

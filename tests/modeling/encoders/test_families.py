@@ -33,7 +33,8 @@ from transformers import (
 )
 
 from t2ireid_plugin.errors import ConfigError, EncoderError, InputError
-from t2ireid_plugin.modeling.encoders.families import image_tokens, layer_numbers, num_prefix_tokens
+from t2ireid_plugin.modeling.encoders.backbones import image_tokens, num_prefix_tokens
+from t2ireid_plugin.modeling.encoders.families import layer_numbers
 from t2ireid_plugin.modeling.encoders.loading import build_image_encoder, build_text_encoder, build_tokenizer
 from t2ireid_plugin.modeling.encoders.preprocess import image_preprocess
 from t2ireid_plugin.modeling.encoders.tokenizer import CachedTokenizer, tokenizer_from_json, tokenizer_to_json
@@ -136,7 +137,7 @@ def test_image_tokens_are_the_librarys(saved, family):
     assert num_prefix_tokens(encoder) == PREFIX[family]
     for size in SIZES:
         with torch.no_grad():
-            tokens = image_tokens(encoder, images_of(size))
+            tokens = image_tokens(encoder, images_of(size)).tokens
         torch.testing.assert_close(tokens, reference_tokens(family, saved(family).model, images_of(size)))
         assert tokens.shape == (2, PREFIX[family] + size[0] * size[1] // 64, 32)
 
@@ -163,7 +164,7 @@ def test_a_folder_as_on_the_hub(saved, family, tmp_path):
     tensors["text_model.embeddings.position_ids"] = torch.arange(LENGTH)[None]
     save_file(tensors, tmp_path / "model.safetensors", metadata={"format": "pt"})
     (tmp_path / "config.json").write_text((whole.folder / "config.json").read_text())
-    built = image_tokens(build_image_encoder(str(tmp_path)).eval(), images_of((32, 32)))
+    built = image_tokens(build_image_encoder(str(tmp_path)).eval(), images_of((32, 32))).tokens
     torch.testing.assert_close(built, reference_tokens(family, whole.model, images_of((32, 32))))
 
 
@@ -201,7 +202,7 @@ def test_the_encoders_own_size_need_not_be_divisible():
     """SigLIP so400m reads 384 pixels in patches of 14 and ignores 6 pixels, as in its training."""
     encoder = build_image_encoder({"model_type": "siglip", **IMAGE, "image_size": 36}).eval()
     with torch.no_grad():
-        tokens = image_tokens(encoder, images_of((36, 36)))
+        tokens = image_tokens(encoder, images_of((36, 36))).tokens
         torch.testing.assert_close(tokens, encoder(images_of((36, 36))).last_hidden_state)
     assert tokens.shape == (2, 16, 32)
 
@@ -214,9 +215,9 @@ def test_encoders_with_positions_for_tall_images(family):
         sizes.pop("intermediate_size")
     encoder = build_image_encoder(sizes).eval()
     if family != "dinov2":
-        assert image_tokens(encoder, images_of((64, 16))).shape[0] == 2
+        assert image_tokens(encoder, images_of((64, 16))).tokens.shape[0] == 2
     if family == "dinov3_vit":
-        assert image_tokens(encoder, images_of((32, 32))).shape[0] == 2
+        assert image_tokens(encoder, images_of((32, 32))).tokens.shape[0] == 2
     else:
         with pytest.raises(InputError, match="positions for 64 x 16 pixels cannot read images of 32 x 32"):
             image_tokens(encoder, images_of((32, 32)))
