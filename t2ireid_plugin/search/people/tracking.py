@@ -88,12 +88,12 @@ class Tracker:
     """Assigns detections to tracks, frame by frame.
 
     A detection can continue a track whose predicted box it overlaps. Where several are possible, the assignment with
-    the largest sum of overlap (intersection over union) and similarity of embeddings is chosen. Where the overlap is
+    the largest sum of overlap (intersection over union) and cosine of embeddings is chosen. Where the overlap is
     small, the similarity must be usual for one person, which is learned from the pairs with a large overlap, since it
     depends on the encoder. Only these detections are embedded, those that begin a track, and some for tracks' means.
 
     Args:
-        embed: crops to embeddings of unit norm.
+        embed: crops to embeddings.
         patience: seconds that a track waits for its next detection.
         min_overlap: intersection over union of a detection with the predicted box.
         sure_overlap: from which on one person is taken for granted, if nobody else is near.
@@ -155,7 +155,7 @@ class Tracker:
 
         similarity = np.zeros_like(overlap)
         if self.tracks and len(needed):
-            similarity[:, needed] = np.stack([track.vector for track in self.tracks]) @ embeds.T
+            similarity[:, needed] = cosines(np.stack([track.vector for track in self.tracks]), embeds)
         if len(self._usual) >= 20:
             spread = max(0.2, 3 * float(np.std(self._usual)))  # of people who stand still it would be too small
             possible &= ~doubtful | (similarity >= np.mean(self._usual) - spread)
@@ -184,3 +184,8 @@ def box_overlap(a: Boxes, b: Boxes) -> npt.NDArray[np.float32]:
     common = corners.clip(0).prod(axis=2)
     areas = [(boxes[:, 2:] - boxes[:, :2]).prod(axis=1) for boxes in (a, b)]
     return common / (areas[0][:, None] + areas[1] - common)
+
+
+def cosines(a: Vectors, b: Vectors) -> Vectors:
+    """Cosines [A, B] of vectors [A, D] and [B, D]."""
+    return (a @ b.T) / np.outer(np.linalg.norm(a, axis=1), np.linalg.norm(b, axis=1))

@@ -32,7 +32,7 @@ class PersonEntry(NamedTuple):
     """A person who was seen for a while, in the frame that shows the person best."""
 
     crop: Pixels  # uint8 [h, w, 3] RGB
-    vector: npt.NDArray[np.float32]  # [D]: the mean of at most five crops' embeddings, so its norm is 1 or less
+    vector: npt.NDArray[np.float32]  # [D]: the mean of at most five crops' embeddings, so its norm is at most theirs
     box: tuple[float, float, float, float]  # left, top, right, bottom in pixels
     track: int  # from 1, in the order of appearance
     detections: int  # of the track
@@ -71,7 +71,7 @@ def people_in_video(
     Args:
         path: video file that OpenCV can read.
         detect: detector of people.
-        embed: crops to embeddings [N, D] of unit norm.
+        embed: crops to embeddings [N, D].
         fps: frames per second to look at; all, where the video has fewer.
         start: time of the first frame, with a time zone.
         begin: ``end`` of the last part that is known already, to continue after it.
