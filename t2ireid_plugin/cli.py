@@ -1,4 +1,4 @@
-"""Command line: ``t2ireid train | test | probe | prepare | compare | ablate | export``.
+"""Command line: ``t2ireid train | test | probe | prepare | compare | ablate | export | search | index``.
 
 ``tools/*.py`` run the same commands without installation. torch and the commands' modules are imported only when a
 command runs, so that ``--help`` and errors in arguments come at once.
@@ -96,6 +96,8 @@ def _build_parser() -> argparse.ArgumentParser:
     ablate = _deferred("ablation.command")
     add_ablate_options(_add(commands, "ablate", "train several settings with several seeds and compare them", ablate))
     _add_export(commands)
+    _add_lazy(commands, "search", "search.command", "search photos and videos with a sentence or a photo")
+    _add_lazy(commands, "index", "search.index_command", "make and change an index of photos and videos")
     return parser
 
 

@@ -47,6 +47,7 @@ except SystemExit as end:
 
 
 LIGHT = [[], ["train"], ["probe"], ["prepare"], ["prepare", "synthetic"], ["ablate"], ["export"]]
+LIGHT += [["search"], ["index"], ["index", "build"]]
 LAZY = [["compare"], ["prepare", "table"], ["prepare", "check"]]  # their modules define their options
 
 

@@ -40,6 +40,11 @@ def read_pixels(path: str | Path) -> Pixels:
         data = read_bytes(path)
     except OSError as error:
         raise DataError(f"missing image '{path}' ({error.strerror})") from error
+    return decode_pixels(data, path)
+
+
+def decode_pixels(data: bytes, path: str | Path) -> Pixels:
+    """As `read_pixels`, from the content of a file; ``path`` is named in messages."""
     # OpenCV fills the rest of a truncated JPEG with grey without an error.
     if data.startswith(b"\xff\xd8") and not data.endswith(b"\xff\xd9") and decoding_problem(data):
         raise DataError(f"unreadable image '{path}': the file is truncated")

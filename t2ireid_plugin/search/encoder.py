@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from t2ireid_plugin.data.images import Pixels, normalise, on_white, read_pixels, resize
 from t2ireid_plugin.errors import CheckpointError, ConfigError, DependencyError, InputError, T2IReIDError
 from t2ireid_plugin.modeling.encoders.preprocess import Preprocess, checked_preprocess
 from t2ireid_plugin.modeling.ranking import BOTH, Ranking
@@ -22,6 +21,8 @@ from t2ireid_plugin.utils.atomic_io import atomic_folder
 
 if TYPE_CHECKING:
     from PIL import Image
+
+    from t2ireid_plugin.data.images import Pixels
 
 Vectors: TypeAlias = npt.NDArray[np.float32]
 Photo: TypeAlias = "str | Path | Image.Image | Pixels"  # pixels: [H, W, 3] RGB
@@ -109,13 +110,15 @@ class Encoder:
         Raises:
             DataError: for a file that is missing, damaged or not an image.
         """
+        from t2ireid_plugin.data import images  # on use, as a sentence needs no OpenCV
+
         if isinstance(photo, (str, os.PathLike)):
-            photo = read_pixels(photo)
+            photo = images.read_pixels(photo)
         elif not isinstance(photo, np.ndarray):
-            photo = np.array(on_white(photo))
+            photo = np.array(images.on_white(photo))
         if photo.dtype != np.uint8 or photo.ndim != 3 or photo.shape[2] != 3:
             raise InputError(f"photos must be uint8 arrays [H, W, 3] of RGB, not {photo.dtype} {list(photo.shape)}")
-        return resize(photo, self.about.preprocess.height, self.about.preprocess.width)
+        return images.resize(photo, self.about.preprocess.height, self.about.preprocess.width)
 
     def encode_images(self, photos: Sequence[Photo]) -> Vectors:
         """Files, Pillow images or RGB arrays to vectors to store, ``[n, dim]``.
@@ -123,6 +126,8 @@ class Encoder:
         Raises:
             DataError: as `read`.
         """
+        from t2ireid_plugin.data.images import normalise
+
         _, _, mean, std = self.about.preprocess
 
         def pixels(photo: Photo) -> Vectors:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -56,4 +57,5 @@ def open_model(file: Path) -> tuple[TorchSides, About]:
     model = T2IReIDModel.from_checkpoint(checkpoint)
     weights = checkpoint.best.get("protocol_weights", {})
     about = About(fingerprint(model), model.ranking, model.preprocess, weights.get(SUM) or 1.0)
-    return TorchSides(model.to("cuda" if torch.cuda.is_available() else "cpu"), about.sum_weight), about
+    device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu"
+    return TorchSides(model.to(device), about.sum_weight), about

@@ -87,6 +87,8 @@ def atomic_folder(root: Path, name: str) -> Iterator[Path]:
             finally:
                 shutil.rmtree(base, ignore_errors=True)
     except OSError as error:
+        if isinstance(error, T2IReIDError):  # of the caller's own work
+            raise
         raise DataError(f"'{root}' cannot be written: {error}") from error
 
 

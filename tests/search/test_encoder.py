@@ -146,12 +146,6 @@ def test_a_folder_without_a_model_is_refused(tmp_path):
 # ONNX
 
 
-@pytest.fixture(scope="session")
-def onnx_folder(tiny_run, make_once):
-    """The trained run as ONNX files: ViT and BERT, ranking by both branches."""
-    return make_once("onnx", lambda folder: main(["export", str(tiny_run.folder), str(folder), "--onnx"]))
-
-
 @pytest.mark.slow
 def test_onnx_files_give_the_vectors_of_the_run(tiny_run, onnx_folder, photos):
     run, files = Encoder.load(tiny_run.folder), Encoder.load(onnx_folder)

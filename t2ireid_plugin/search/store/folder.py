@@ -41,7 +41,16 @@ logger = logging.getLogger(__name__)
 FORMAT = 1
 _MAX_MERGED = 1 << 18  # rows of a segment that was put together from smaller ones
 _MAX_SEGMENT = 1 << 20  # rows
-_OURS = (".lock", "segments", "codes", "encoder", "rows.sqlite", "rows.sqlite-wal", "rows.sqlite-shm")
+_OURS = (
+    ".lock",
+    "segments",
+    "codes",
+    "encoder",
+    "rows.sqlite",
+    "rows.sqlite-wal",
+    "rows.sqlite-shm",
+    "rows.sqlite-journal",
+)
 
 
 class FolderStore:
