@@ -87,7 +87,9 @@ def _find_composed(captions: Any, gallery_loader: DataLoader, rows: Any) -> dict
 
 def _embed_texts(model: T2IReIDModel, loader: DataLoader, needs: set[str], label: str) -> dict[str, Tensor]:
     """The texts among the ``needs``, ``[n, D]`` each, in the order of the dataset."""
-    embeds: dict[str, list[Tensor]] = {}
+    names = [*_TEXTS, *(part for _, _, parts in _FUSED.values() for part in parts)]
+    # All of them at once, since a process may have no batch, but must take part in every gathering.
+    embeds: dict[str, list[Tensor]] = {need: [] for need in names if need in needs}
     for batch in tqdm(loader, desc=f"{label} queries", leave=False, disable=None):
         own = {need: list(batch[column]) for need, column in _TEXTS.items() if need in needs}
         for column, (_, _, parts) in zip(("caption", "cloth_text"), _FUSED.values(), strict=True):
@@ -98,7 +100,7 @@ def _embed_texts(model: T2IReIDModel, loader: DataLoader, needs: set[str], label
             place = {text: i for i, text in enumerate(distinct)}
             vectors = model.encode_text(distinct).cpu()
             for need, texts in own.items():
-                embeds.setdefault(need, []).append(vectors[[place[text] for text in texts]])
+                embeds[need].append(vectors[[place[text] for text in texts]])
     return {need: torch.cat(all_gather_interleaved(parts)) for need, parts in embeds.items()}
 
 
