@@ -97,6 +97,7 @@ def _add(options: argparse.Namespace) -> None:
 
 def _add_sources(gallery: Any, options: argparse.Namespace, shard: Any) -> None:
     """Adds each source by its kind."""
+    from t2ireid_plugin.search.indexing import describe_photos
     from t2ireid_plugin.search.sources import PHOTO, add_archive, add_photos
 
     detect = None
@@ -109,13 +110,14 @@ def _add_sources(gallery: Any, options: argparse.Namespace, shard: Any) -> None:
     for source in options.sources:
         if source not in files:
             find = None if detect is None else (lambda pixels: _boxes(detect, pixels))
-            about = {"camera_from": options.camera_from, "find_people": find}
-            report(add_photos(gallery, source, shard, options.camera, **about))
+            how = {"camera_from": options.camera_from, "find_people": find}
+            report(add_photos(gallery, source, shard, options.camera, **how))
         elif source in own and source.lower().endswith((".tar", ".tar.gz", ".tgz")):
             report(add_archive(gallery, source, options.camera, options.camera_from))
         elif source in own:
+            (about,) = describe_photos([source], options.camera, None, options.camera_from).values()
             video = {"start": options.start, "fps": options.fps, "detector": detect}
-            tracks = gallery.add_video(source, camera=options.camera, **video)
+            tracks = gallery.add_video(source, camera=about.camera, **video)
             print(f"index: {tracks:,} tracks of {source}", file=sys.stderr)
 
 
