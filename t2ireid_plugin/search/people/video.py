@@ -146,9 +146,10 @@ def _open(path: str | Path) -> cv2.VideoCapture:
         open_file(path, sys.maxsize).close()  # OpenCV would also open addresses and series of pictures
     except OSError as error:
         raise DataError(f"missing video '{path}' ({error.strerror})") from error
-    level = cv2.utils.logging.setLogLevel(0)  # OpenCV would repeat the error below in its own words
+    set_log_level = getattr(cv2, "setLogLevel", None) or cv2.utils.logging.setLogLevel  # of OpenCV 4, of 5
+    level = set_log_level(0)  # it would repeat the error below in its own words
     video = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG)
-    cv2.utils.logging.setLogLevel(level)
+    set_log_level(level)
     if not video.isOpened():
         raise DataError(f"video '{path}': not a video that OpenCV can read; convert it with ffmpeg, or leave it out")
     return video
