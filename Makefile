@@ -28,7 +28,7 @@ test-layouts: $(VENV)/installed
 		$(PYTEST) tests/integrations/torchreid tests/integrations/test_circle.py tests/test_config.py tests/test_run.py \
 		tests/test_startup.py tests/data/test_dataset.py tests/data/test_sampling.py tests/engine \
 		tests/utils/test_signals.py tests/evaluation/test_ranking.py tests/evaluation/test_metrics.py \
-		tests/evaluation/test_protocols.py tests/modeling/test_checkpoint.py tests/losses/test_more_terms.py
+		tests/evaluation/test_protocols.py tests/modeling/test_checkpoint.py tests/modeling/encoders/test_backbones.py tests/losses/test_more_terms.py
 
 # Against FastReID's real source: make test-fastreid FASTREID_SRC=path/to/fast-reid
 test-fastreid: $(VENV)/installed

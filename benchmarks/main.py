@@ -14,11 +14,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 
-from benchmarks import everything, load, soak
+from benchmarks import everything, head, load, soak
 from benchmarks.machine import describe_machine
 from t2ireid_plugin.errors import T2IReIDError
 
-COMMANDS: dict[str, ModuleType] = {**everything.PARTS, "load": load, "soak": soak, "all": everything}
+COMMANDS: dict[str, ModuleType] = {**everything.PARTS, "head": head, "load": load, "soak": soak, "all": everything}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -142,8 +142,8 @@ def check_recipe(cfg: CfgNode) -> None:
     LossTerms(to_dict(cfg.loss.terms), feature_dim=2, embed_dim=2, num_classes=2, vocab_size=2, num_words=2)
     missing = _OF_BRANCHES if cfg.model.disentangle.type == "none" else set()
     missing = missing | _OF_FUSION if cfg.model.fusion.type == "none" else missing
-    for name in reading(cfg.loss.terms, missing):
-        raise ConfigError(f"loss '{name}' reads {_left_out(cfg)}; set its weight to 0")
+    if names := reading(cfg.loss.terms, missing):
+        raise ConfigError(f"loss.terms: {', '.join(names)} read {_left_out(cfg)}; set their weights to 0")
     for name in reading(cfg.loss.terms, ("composed_embeds",)):
         if cfg.model.fusion.type != "residual":
             raise ConfigError(f"loss '{name}' needs model.fusion.type residual, not {cfg.model.fusion.type}")

@@ -84,8 +84,8 @@ def check_disentangle(config: Mapping[str, Any]) -> None:
 def disentangle_dim(config: Mapping[str, Any], width: int, feature_map: bool) -> int:
     """Width of the tokens that the disentangling reads; a linear layer maps an encoder's width to another one.
 
-    ``dim`` if set. Else it is the encoder's ``width``, but at most 512 for a feature map: with the 2048 channels of a
-    ResNet-50 the head would compute several times as much as the backbone. ``type: none`` keeps the encoder's.
+    ``dim`` if set. Else it is the encoder's ``width``, but at most 512 for a feature map: at the 2048 channels of a
+    ResNet-50 the head would take twice the backbone's time (docs/parts.md). ``type: none`` keeps the encoder's.
     """
     if config.get("dim"):
         return int(config["dim"])
