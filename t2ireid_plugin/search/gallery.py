@@ -341,7 +341,7 @@ class Gallery:
         if self.encoder is None:
             folder = getattr(self.store, "folder", None)
             if folder is None or not (folder / "encoder").exists():
-                raise ConfigError("no encoder: give one to Gallery.open, or use add_embeddings and search_embedding")
+                raise ConfigError("the index has no encoder of its own: name its model (--model, or Gallery.open)")
             from t2ireid_plugin import search
 
             self.encoder = search.Encoder.load(folder / "encoder")

@@ -68,6 +68,6 @@ class Hits(Sequence[Hit]):
         Raises:
             DataError: when a photo cannot be read or the file cannot be written.
         """
-        from t2ireid_plugin.search.sheet import draw_hits  # which loads PyTorch
+        from t2ireid_plugin.search.sheet import draw_hits  # which loads OpenCV
 
         draw_hits(self, Path(path))

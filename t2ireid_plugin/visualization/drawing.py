@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from PIL import Image, ImageDraw, ImageOps
 
 from t2ireid_plugin.data.images import Pixels, read_pixels, resize
 from t2ireid_plugin.utils.atomic_io import atomic_write
 from t2ireid_plugin.utils.fonts import font_for, plain_font, printable, wrap
-from t2ireid_plugin.visualization.ranked_lists import Hit, RankedList
+
+if TYPE_CHECKING:
+    from t2ireid_plugin.visualization.ranked_lists import Hit, RankedList  # which imports PyTorch
 
 Colour = tuple[int, int, int]
 

@@ -263,7 +263,7 @@ def test_a_query_needs_neither_pytorch_nor_the_run(onnx_folder, photos, tmp_path
         environment = {**os.environ, "PYTHONPATH": str(repository)}
         return subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout.splitlines()
 
-    hit, modules = query(str(photos))
+    hit, modules = query(str(photos), "--out", str(tmp_path / "result.html"))
     assert modules == "['cv2']"
     assert main(["index", "build", str(photos), "--model", str(onnx_folder), "--out", str(index)]) == 0
     assert query("--index", str(index)) == [hit, "[]"]
