@@ -106,6 +106,8 @@ def check_source(source: Source, key: str) -> None:
         check_library_model(*model)
     elif folder := find_folder(source):
         _check_folder(folder, key)
+    elif source in TORCHREID_MODELS:
+        raise EncoderError(f"{key}: '{source}' is neither a folder nor a hub id; did you mean 'torchreid:{source}'?")
     elif not find_file(source, "config.json") and (_looks_like_path(source) or not _hub_reachable()):
         raise _missing(source, key)
 
@@ -305,8 +307,6 @@ def _missing(source: str, key: str) -> EncoderError:
             f"{key}: no folder '{source}'; it should hold config.json, model.safetensors and, for text, vocab.txt or "
             "tokenizer.json"
         )
-    if source in TORCHREID_MODELS:
-        return EncoderError(f"{key}: '{source}' is neither a folder nor a hub id; did you mean 'torchreid:{source}'?")
     return EncoderError(
         f"{key}: '{source}' is not a folder, not in the Hugging Face cache, and the hub is not reachable from here; "
         f"on a machine with network access run `hf download {source} --local-dir DIR`, copy DIR here and set "

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torchreid import data, engine, models, optim, utils
 
 import t2ireid_plugin
+from t2ireid_plugin import image_tokens
 from t2ireid_plugin.cli import main
 from t2ireid_plugin.config import load_cfg
 from t2ireid_plugin.errors import ConfigError
@@ -74,6 +75,23 @@ def test_an_epoch_in_torchreids_own_engine(datamanager, tmp_path, capsys, backbo
         embeds = again.eval()(images[:3])
         assert torch.equal(embeds, model.eval()(images[:3]))
     torch.testing.assert_close(embeds.norm(dim=1), torch.ones(3))
+
+
+def test_pretrained_is_torchreids(tmp_path, monkeypatch):
+    """The weights that torchreid keeps reach the backbone of a model that its builder makes."""
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    torch.manual_seed(5)
+    stock = models.build_model("osnet_x1_0", 1000, pretrained=False, use_gpu=False).eval()
+    (tmp_path / "checkpoints").mkdir()
+    torch.save(stock.state_dict(), tmp_path / "checkpoints" / "osnet_x1_0_imagenet.pth")
+    model = models.build_model("t2ireid_osnet_x1_0", 5, pretrained=True, use_gpu=False).eval()
+    images = torch.randn(2, 3, 64, 32)
+    with torch.no_grad():
+        places = image_tokens(model.visual_encoder, images).tokens.mean(dim=1)
+        torch.testing.assert_close(
+            places, stock.global_avgpool(stock.featuremaps(images)).flatten(1), rtol=0, atol=1e-6
+        )
+        assert model(images).shape == (2, 256)
 
 
 @pytest.mark.parametrize(
