@@ -34,8 +34,8 @@ class Embedder(Protocol):
     dim: int
     fingerprint: str
 
-    def read(self, photo: str) -> npt.NDArray[np.uint8]:
-        """A photo as RGB ``[H, W, 3]`` at the model's size."""
+    def read(self, photo: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+        """A photo, RGB ``[H, W, 3]``, at the model's size."""
         ...
 
     def encode_images(self, photos: Sequence[Any]) -> Vectors:
@@ -116,7 +116,7 @@ class Gallery:
         call keeps what it has committed; the next call continues.
 
         Args:
-            paths: photos, and folders of photos; photos that are missing in a folder are removed from the index.
+            paths: photos, and folders and tar files of photos; what is missing in them is removed from the index.
             camera: of all paths, or one per path.
             time: of all paths, or one per path.
             camera_from: regular expression with a group ``camera``, such as ``cam(?P<camera>\d+)``, that is searched in

@@ -98,7 +98,7 @@ def _add(options: argparse.Namespace) -> None:
 def _add_sources(gallery: Any, options: argparse.Namespace, shard: Any) -> None:
     """Adds each source by its kind."""
     from t2ireid_plugin.search.indexing import describe_photos
-    from t2ireid_plugin.search.sources import PHOTO, add_archive, add_photos
+    from t2ireid_plugin.search.sources import PHOTO, Shard, add_photos
 
     detect = None
     if options.detector:
@@ -107,13 +107,12 @@ def _add_sources(gallery: Any, options: argparse.Namespace, shard: Any) -> None:
         detect = load_detector(options.detector)
     files = [s for s in options.sources if not os.path.isdir(s) and not s.lower().endswith((*PHOTO, ".csv"))]
     own = set(shard.of(files))  # of several archives and videos, a shard takes some; of photos, some of each source
+    find = None if detect is None else (lambda pixels: _boxes(detect, pixels))
     for source in options.sources:
-        if source not in files:
-            find = None if detect is None else (lambda pixels: _boxes(detect, pixels))
+        if source not in files or (source in own and source.endswith(".tar")):
+            part = Shard() if source in own else shard
             how = {"camera_from": options.camera_from, "find_people": find}
-            report(add_photos(gallery, source, shard, options.camera, **how))
-        elif source in own and source.lower().endswith((".tar", ".tar.gz", ".tgz")):
-            report(add_archive(gallery, source, options.camera, options.camera_from))
+            report(add_photos(gallery, source, part, options.camera, **how))
         elif source in own:
             (about,) = describe_photos([source], options.camera, None, options.camera_from).values()
             video = {"start": options.start, "fps": options.fps, "detector": detect}

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
 
-from t2ireid_plugin.data.images import Pixels, read_pixels
+from t2ireid_plugin.data.images import Pixels
 from t2ireid_plugin.errors import ConfigError, DataError, InputError
-from t2ireid_plugin.search.photos import compare_files, list_photos
-from t2ireid_plugin.search.rows import Box, File, Filter, Move, Row, Time, to_seconds
+from t2ireid_plugin.search.photos import Stamp, compare_files, is_container, list_photos, read_photo
+from t2ireid_plugin.search.rows import Box, File, Move, Row, Time, to_seconds
 from t2ireid_plugin.search.store import Vectors
 from t2ireid_plugin.utils.progress import show_progress
 
@@ -22,6 +22,16 @@ if TYPE_CHECKING:
     from t2ireid_plugin.search.gallery import Gallery
 
 T = TypeVar("T")
+
+
+class Photo(NamedTuple):
+    """A photo file and what is known of it before it is read."""
+
+    stamp: Stamp
+    camera: str | None
+    time: float | None
+
+
 FindPeople = Callable[[Pixels], Sequence[Box]]
 
 _BATCH = 32  # photos decoded at once
@@ -48,20 +58,20 @@ def describe_photos(
     camera: str | Sequence[str | None] | None,
     time: Time | Sequence[Time | None] | None,
     camera_from: str | None,
-) -> dict[str, Row]:
-    """Rows without boxes of all photos in ``places``, by absolute path; arguments as of `Gallery.add_images`."""
+) -> dict[str, Photo]:
+    """All photos in ``places`` by absolute path; arguments as of `Gallery.add_images`."""
     try:
         pattern = re.compile(camera_from or "(?P<camera>$.)")
         pattern.groupindex["camera"]
     except (re.error, KeyError) as error:
         raise ConfigError(f"camera_from: '{camera_from}' is not an expression with (?P<camera>…): {error}") from error
-    rows: dict[str, Row] = {}
+    photos: dict[str, Photo] = {}
     for place, name, moment in zip(places, per_item(camera, len(places)), per_item(time, len(places))):
         seconds = to_seconds(moment)
-        for path in list_photos(place):
+        for path, stamp in list_photos(place).items():
             match = None if name else pattern.search(path)
-            rows.setdefault(path, Row(path, match["camera"] if match else name, seconds))
-    return rows
+            photos.setdefault(path, Photo(stamp, match["camera"] if match else name, seconds))
+    return photos
 
 
 def per_item(value: Any, count: int) -> Sequence[Any]:
@@ -80,20 +90,24 @@ def per_item(value: Any, count: int) -> Sequence[Any]:
 def update(
     gallery: Gallery,
     places: Sequence[str | Path],
-    photos: Mapping[str, Row],
+    photos: Mapping[str, Photo],
     find_people: FindPeople | None,
     show: bool,
 ) -> Added:
     """Removes, renames and adds rows until the index agrees with ``photos``, all that there are in ``places``."""
-    store, folders = gallery.store, [os.path.abspath(place) for place in places if os.path.isdir(place)]
+    store, folders = gallery.store, [os.path.abspath(place) for place in places if is_container(place)]
     with store.writing():
         known = {gallery.absolute_path(path): file for path, file in store.files().items()}
-        changes = compare_files(photos, folders, known)
-        for gone in _parts(changes.gone, 1000):
-            store.delete(Filter(path=tuple(map(gallery.stored_path, gone))))
-        moves = [(gallery.stored_path(old), _stored(gallery, file), photos[file.path]) for old, file in changes.moved]
+        changes = compare_files({path: photo.stamp for path, photo in photos.items()}, folders, known)
+        if changes.gone:
+            nothing = np.empty((0, gallery.need_encoder().dim), np.float32)
+            store.add(nothing, [], replace=[gallery.stored_path(path) for path in changes.gone])
+        moves = [
+            Move(gallery.stored_path(old), _stored(gallery, file), photos[file.path].camera)
+            for old, file in changes.moved
+        ]
         if moves:
-            store.move([Move(old, file, row.camera) for old, file, row in moves])
+            store.move(moves)
         files = changes.new + changes.replaced
         damaged: dict[str, str] = {}
         done = _embed(gallery, files, photos, find_people, damaged)
@@ -107,18 +121,18 @@ def update(
 def _embed(
     gallery: Gallery,
     files: Sequence[File],
-    photos: Mapping[str, Row],
+    photos: Mapping[str, Photo],
     find_people: FindPeople | None,
     damaged: dict[str, str],
 ) -> Iterator[File]:
     """Adds the rows of files and yields each file when its row is committed; fills ``damaged`` with reasons."""
     encoder = gallery.need_encoder()
-    # A whole photo is reduced at once to what the model sees; people are looked for in all of it.
-    read = encoder.read if find_people is None else read_pixels
 
     def read_or_explain(file: File) -> Pixels | str:
         try:
-            return read(file.path)
+            pixels = read_photo(file.path)
+            # A whole photo is reduced at once to what the model sees; people are looked for in all of it.
+            return encoder.read(pixels) if find_people is None else pixels
         except DataError as error:
             return str(error)
 
@@ -130,14 +144,14 @@ def _embed(
             for part in _parts(group, _BATCH):
                 crops: list[Pixels] = []
                 for file, pixels in zip(part, pool.map(read_or_explain, part)):
-                    record, row = _stored(gallery, file), photos[file.path]
+                    record, photo = _stored(gallery, file), photos[file.path]
                     if isinstance(pixels, str):
                         damaged[file.path] = pixels
                         records.append(record._replace(note=pixels))
                         continue
                     boxes = [None] if find_people is None else find_people(pixels)
                     crops += [_crop(pixels, box) for box in boxes]
-                    rows += [row._replace(path=record.path, box=box) for box in boxes]
+                    rows += [Row(record.path, photo.camera, photo.time, box=box) for box in boxes]
                     records.append(record if boxes else record._replace(note="no person"))
                 if crops:
                     vectors.append(encoder.encode_images(crops))

@@ -49,7 +49,7 @@ class Filter:
     camera: str | tuple[str, ...] | None = None  # one of them
     after: float | None = None  # at this time or later, seconds since 1970
     before: float | None = None  # earlier than this time
-    path: str | tuple[str, ...] | None = None  # these files, and those in these folders
+    path: str | None = None  # this file, or all in this folder
     track: int | None = None
 
     def __bool__(self) -> bool:

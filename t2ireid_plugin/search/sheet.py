@@ -9,9 +9,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from t2ireid_plugin.data.images import Pixels, read_pixels
+from t2ireid_plugin.data.images import Pixels
 from t2ireid_plugin.errors import DataError
 from t2ireid_plugin.search.hits import Hit, Hits
+from t2ireid_plugin.search.photos import read_photo
 from t2ireid_plugin.utils.atomic_io import atomic_write, atomic_write_text
 from t2ireid_plugin.visualization.drawing import Cell, draw_cells, fit
 from t2ireid_plugin.visualization.html import escape_line, image, page
@@ -49,7 +50,7 @@ def read_person(hit: Hit) -> Pixels:
     """
     if hit.crop:
         return np.array(Image.open(io.BytesIO(hit.crop)).convert("RGB"))
-    pixels = read_pixels(hit.path)
+    pixels = read_photo(hit.path)
     if hit.box is None:
         return pixels
     left, top, right, bottom = (max(0, round(edge)) for edge in hit.box)

@@ -1,23 +1,18 @@
-"""Photos and videos by the names of a command line: folders, files, lists, tar archives, and shards of them."""
+"""Photos by the names of a command line: folders, files, tar files and lists, and shards of them."""
 
 from __future__ import annotations
 
 import csv
-import itertools
 import os
 import re
-import tarfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
-import numpy as np
-
-from t2ireid_plugin.data.images import FORMATS, Pixels, decode_pixels
+from t2ireid_plugin.data.images import FORMATS
 from t2ireid_plugin.errors import ConfigError, DataError
-from t2ireid_plugin.search.indexing import Added, describe_photos
-from t2ireid_plugin.search.photos import describe_file, list_photos
-from t2ireid_plugin.search.rows import Filter, Row
+from t2ireid_plugin.search.indexing import Added
+from t2ireid_plugin.search.photos import list_photos
 
 if TYPE_CHECKING:
     from t2ireid_plugin.search.gallery import Gallery
@@ -25,7 +20,6 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _COLUMNS = ("path", "camera", "time")  # of a list
-_COMMIT = 256  # photos of an archive per commit
 PHOTO = tuple(suffix for _, suffixes in FORMATS.values() for suffix in suffixes)
 
 
@@ -61,7 +55,7 @@ class Shard(NamedTuple):
 
 
 def add_photos(gallery: Gallery, source: str, shard: Shard, camera: str | None, **options: Any) -> Added:
-    """Adds a folder, a photo or a list, see `Gallery.add_images`; of several shards, a part of the photos.
+    """Adds a folder, photo, tar file or list, see `Gallery.add_images`; of several shards, a part of the photos.
 
     Raises:
         DataError: as `read_list` and `Gallery.add_images`.
@@ -71,7 +65,7 @@ def add_photos(gallery: Gallery, source: str, shard: Shard, camera: str | None, 
         paths = [path for path, _, _ in rows]
         cameras = [own or camera for _, own, _ in rows]
         return gallery.add_images(paths, camera=cameras, time=[time for _, _, time in rows], **options)
-    paths = [source] if shard.parts == 1 else list(shard.of(list_photos(source)))
+    paths = [source] if shard.parts == 1 else list(shard.of(list(list_photos(source))))
     return gallery.add_images(paths, camera=camera, **options)
 
 
@@ -95,50 +89,3 @@ def read_list(file: Path) -> list[tuple[str, str | None, str | None]]:
     if not rows:
         raise DataError(f"'{file}' lists no photos")
     return [(str(file.parent / (path or "")), camera, time) for path, camera, time in rows]
-
-
-def add_archive(gallery: Gallery, source: str, camera: str | None, camera_from: str | None) -> Added:
-    """Adds the photos of a tar archive, under the archive's path and the name within; a finished one is skipped.
-
-    Raises:
-        DataError: when it is not an archive, or has no photos.
-    """
-    describe_photos([], None, None, camera_from)  # checks the expression
-    store, path, encoder = gallery.store, os.path.abspath(source), gallery.need_encoder()
-    damaged: dict[str, str] = {}
-    count = 0
-    with store.writing():
-        try:
-            file = describe_file(path)._replace(path=gallery.stored_path(path))
-            record = store.files().get(file.path)
-            if record and record.digest == file.digest:
-                return Added(0, 0, 0, 0, 1, {})
-            store.delete(Filter(path=file.path))  # of an interrupted call, or of other content
-            with tarfile.open(path) as archive:
-                photos = _read_photos(archive, path, damaged)
-                while batch := list(itertools.islice(photos, _COMMIT)):
-                    vectors = encoder.encode_images([pixels for _, pixels in batch])
-                    store.add(vectors, [_row(gallery, name, camera, camera_from) for name, _ in batch])
-                    count += len(batch)
-        except (OSError, tarfile.TarError) as error:
-            raise DataError(f"cannot read '{source}': {error}") from error
-        if not count:
-            raise DataError(f"no photos in '{source}'")
-        store.add(np.empty((0, encoder.dim), np.float32), [], [file])
-    return Added(count, 0, 0, 0, 0, damaged)
-
-
-def _row(gallery: Gallery, name: str, camera: str | None, camera_from: str | None) -> Row:
-    match = re.search(camera_from, name) if camera_from and not camera else None
-    return Row(gallery.stored_path(name), match["camera"] if match else camera)
-
-
-def _read_photos(archive: tarfile.TarFile, path: str, damaged: dict[str, str]) -> Iterator[tuple[str, Pixels]]:
-    for member in archive:
-        if member.isfile() and member.name.lower().endswith(PHOTO):
-            name = f"{path}/{member.name.removeprefix('./')}"
-            content = archive.extractfile(member)
-            try:
-                yield name, decode_pixels(content.read() if content else b"", name)
-            except DataError as error:
-                damaged[name] = str(error)

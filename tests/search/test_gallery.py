@@ -4,12 +4,12 @@ import datetime
 import json
 import os
 import shutil
+import tarfile
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from t2ireid_plugin.data.images import read_pixels
 from t2ireid_plugin.errors import ConfigError, DataError, InputError
 from t2ireid_plugin.search import Gallery
 
@@ -25,7 +25,7 @@ class ColourEncoder:
         self.embedded = 0
 
     def read(self, photo):
-        return read_pixels(photo)
+        return photo
 
     def encode_images(self, images):
         self.embedded += len(images)
@@ -129,6 +129,24 @@ def test_root_says_where_photos_are_now(photos, tmp_path):
     with Gallery.open(tmp_path / "people.idx", ColourEncoder(), root=moved) as gallery:
         gallery.search("red").draw(tmp_path / "hits.png")
         assert str(gallery.add_images(moved, progress=False)) == "4 unchanged"
+
+
+def test_photos_in_a_tar_file(photos, tmp_path):
+    with tarfile.open(tmp_path / "photos.tar", "w") as tar:
+        tar.add(photos, "photos")
+    with Gallery.open(tmp_path / "people.idx", ColourEncoder()) as gallery:
+        assert gallery.add_images(tmp_path / "photos.tar", camera_from=CAMERA, progress=False).new == 4
+        assert gallery.add_images(tmp_path / "photos.tar", progress=False).unchanged == 4
+        hits = gallery.search("red", k=1)
+        assert (hits[0].path, hits[0].camera) == (str(tmp_path / "photos.tar" / "photos" / "cam1" / "a.png"), "1")
+        hits.draw(tmp_path / "hits.png")
+        with tarfile.open(tmp_path / "photos.tar", "w") as tar:
+            tar.add(photos / "cam2", "photos/cam2")
+        os.utime(tmp_path / "photos.tar", (5, 5))
+        assert str(gallery.add_images(tmp_path / "photos.tar", progress=False)) == "2 moved, 2 removed"
+        (tmp_path / "zipped.tar").write_bytes(b"\x1f\x8b\x08")
+        with pytest.raises(DataError, match="not a tar file without compression"):
+            gallery.add_images(tmp_path / "zipped.tar", progress=False)
 
 
 def test_people_in_photos_are_rows_of_their_own(tmp_path):

@@ -44,9 +44,16 @@ class Store(Protocol):
     def add(
         self, vectors: Vectors, rows: Iterable[Row], files: Sequence[File] = (), replace: Collection[str] = ()
     ) -> Ids:
-        """Adds vectors ``[n, d]`` with their n rows, records ``files``, and removes earlier rows of paths ``replace``.
+        """Removes the rows and file records of the paths ``replace``, then adds vectors ``[n, d]`` with their n rows.
 
-        Returns their ids ``[n]``.
+        Args:
+            vectors: there may be none.
+            rows: one per vector.
+            files: to record.
+            replace: paths.
+
+        Returns:
+            The ids ``[n]``.
         """
         ...
 

@@ -91,9 +91,8 @@ def where(filter: Filter) -> tuple[str, list[Any]]:
         if value is not None:
             terms[condition] = [value]
     if filter.path is not None:
-        paths = (filter.path,) if isinstance(filter.path, str) else filter.path
-        span = "path = ? OR path >= ? AND path < ?"  # "0" is the character after "/"
-        terms[f"({' OR '.join([span] * len(paths))})"] = [e for p in paths for e in (p, f"{p}/", f"{p}0")]
+        # "0" is the character after "/".
+        terms["(path = ? OR path >= ? AND path < ?)"] = [filter.path, f"{filter.path}/", f"{filter.path}0"]
     return " AND ".join(terms) or "1", [value for values in terms.values() for value in values]
 
 

@@ -41,16 +41,7 @@ logger = logging.getLogger(__name__)
 FORMAT = 1
 _MAX_MERGED = 1 << 18  # rows of a segment that was put together from smaller ones
 _MAX_SEGMENT = 1 << 20  # rows
-_OURS = (
-    ".lock",
-    "segments",
-    "codes",
-    "encoder",
-    "rows.sqlite",
-    "rows.sqlite-wal",
-    "rows.sqlite-shm",
-    "rows.sqlite-journal",
-)
+_OURS = (".lock", "segments", "codes", "encoder", *(f"rows.sqlite{end}" for end in ("", "-wal", "-shm", "-journal")))
 
 
 class FolderStore:
@@ -222,6 +213,7 @@ class FolderStore:
             with self._transaction() as db:
                 for path in replace:
                     database.delete_rows(db, "path = ?", [path])
+                    db.execute("DELETE FROM files WHERE path = ?", (path,))
                 (first,) = db.execute("SELECT next_id FROM counters").fetchone()
                 ids = np.arange(first, first + len(vectors))
                 database.insert_rows(db, ids, rows)
@@ -253,7 +245,7 @@ class FolderStore:
             ids = database.segment_ids(db, number)
             db.executemany("DELETE FROM dead WHERE id = ?", ((int(i),) for i in ids[~database.alive(db, ids)]))
             db.execute("DELETE FROM segments WHERE number = ?", (number,))
-        ids = np.concatenate([ids for ids, _ in parts])
+        ids = np.concatenate([np.empty(0, np.int64), *(ids for ids, _ in parts)])
         if len(ids):
             assert self.dim is not None
             name, crc = self._files.write([part for _, part in parts], len(ids), self.dim)
@@ -431,6 +423,12 @@ class FolderStore:
             if self._db is not None:
                 self._db.close()
                 self._db = None
+
+    def __enter__(self) -> FolderStore:
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self.close()
 
     def _checked(self, vectors: Vectors) -> Vectors:
         vectors = np.ascontiguousarray(vectors, np.float32)

@@ -123,16 +123,13 @@ class Snapshot:
                 others.append(start + _top(scores, min(_CANDIDATES, len(segment.ids))))
             else:
                 scores, places = codes.search(queries, min(_CANDIDATES, len(segment.ids)))
-                coded.append((scores, start + places))
+                coded.append((scores, np.where(places < 0, -1, start + places)))  # -1: FAISS has no further one
         if not coded:
             return None
         scores, slots = (np.concatenate(parts, axis=1) for parts in zip(*coded))
         best = np.take_along_axis(slots, _top(scores, min(_CANDIDATES, scores.shape[1])), axis=1)
-        found = np.concatenate([best, *others], axis=1)
-        if not len(self.dead):
-            return list(found)
-        alive = [row[~np.isin(row, self.dead)] for row in found]
-        return alive if min(map(len, alive)) >= _CANDIDATES // 2 else None
+        alive = [row[(row >= 0) & ~np.isin(row, self.dead)] for row in np.concatenate([best, *others], axis=1)]
+        return alive if min(map(len, alive)) >= min(len(self), _CANDIDATES // 2) else None
 
     def _codes_of(self, name: str) -> Any:
         if name not in self.codes:
