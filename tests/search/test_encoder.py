@@ -14,7 +14,7 @@ from tiny_models import CAPTIONS, images, tiny_model
 
 from t2ireid_plugin.cli import main
 from t2ireid_plugin.data.transforms import TestTransform
-from t2ireid_plugin.errors import CheckpointError, ConfigError, DataError, EncoderError, InputError
+from t2ireid_plugin.errors import CheckpointError, ConfigError, DataError, DependencyError, EncoderError, InputError
 from t2ireid_plugin.evaluation.protocols import PROTOCOLS, Embeddings
 from t2ireid_plugin.modeling import onnx_export
 from t2ireid_plugin.modeling.onnx_export import ImageSide, fingerprint
@@ -251,3 +251,12 @@ def test_other_folders_are_not_replaced(tmp_path):
 def test_export_to_onnx_takes_no_settings(tiny_run, tmp_path, capsys):
     assert main(["export", str(tiny_run.folder), str(tmp_path / "out"), "--onnx", "data.root", "x"]) == 2
     assert "data.root: --onnx writes the model as it was trained" in capsys.readouterr().err
+
+
+def test_export_to_onnx_names_the_missing_package(monkeypatch, tmp_path):
+    monkeypatch.setattr(onnx_export, "_PACKAGES", ("torch", "absent-package"))
+    with pytest.raises(
+        DependencyError, match=r"export to ONNX needs absent-package; pip install 't2ireid-plugin\[onnx\]'"
+    ):
+        encoder_of(tiny_model()).save(tmp_path / "out")
+    assert not (tmp_path / "out").exists()
