@@ -21,11 +21,11 @@ LAYERS = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "
 BACKBONES = {
     "osnet": {"model_type": "torchreid", "architecture": "osnet_x0_25"},
     "resnet": {"model_type": "resnet", "depths": [1, 1], "hidden_sizes": [16, 32], "embedding_size": 8},
-    "vit": {"image_size": [64, 32], "patch_size": 16, **LAYERS},
+    "vit": {"image_size": 32, "patch_size": 16, **LAYERS},
     "timm": {"model_type": "timm", "architecture": "test_vit"},
 }
 BRANCH = {"disentangle": "fused", "projection": "identity", "none": "identity"}
-SIZE = {"height": 64, "width": 32}
+SIZE = {"height": 32, "width": 32}
 STD = [0.25, 0.25, 0.25]
 
 

@@ -83,9 +83,9 @@ def test_torchreids_weights_give_torchreids_features(name, make, tmp_path):
 
 
 @pytest.mark.slow
-def test_every_eighth_listed_model_of_torchreids_has_a_feature_map():
+def test_listed_models_of_torchreids_have_a_feature_map():
     """On the meta device, without computing anything."""
-    for name in TORCHREID_MODELS[::8]:
+    for name in TORCHREID_MODELS[::16]:
         with torch.device("meta"):
             encoder = build_image_encoder({"model_type": "torchreid", "architecture": name}).eval()
             tokens, (rows, columns) = image_tokens(encoder, torch.zeros(1, 3, 128, 64))
