@@ -1,7 +1,7 @@
 """Text-to-image person re-identification for torchreid.
 
-Importing this package registers its models and datasets with torchreid, as soon as torchreid is imported too. The
-package itself imports neither torchreid nor PyTorch before they are needed.
+Importing this package registers its models and datasets with torchreid, and its image models with timm, as soon as
+these are imported too. The package itself imports neither them nor PyTorch before they are needed.
 
 Symbols used in shapes throughout: ``B`` batch, ``n`` number of texts, ``L`` tokens of a sequence, ``D`` width of an
 encoder (768 at full size), ``H`` x ``W`` height and width of an image, ``P`` training identities.
@@ -17,6 +17,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from t2ireid_plugin.integrations.timm.registration import register as register_with_timm
 from t2ireid_plugin.integrations.torchreid.registration import register, register_model_variant
 from t2ireid_plugin.utils.import_hook import when_imported
 
@@ -80,3 +81,4 @@ def __dir__() -> list[str]:
 
 # On import, torchreid warns of its missing Cython evaluator, which we do not need.
 when_imported("torchreid", register, ignored_warning="Cython evaluation")
+when_imported("timm", register_with_timm)

@@ -21,6 +21,7 @@ REPOSITORY = Path(__file__).parents[1]
 PAGES = ("own_data.md", "own_data.zh-CN.md")
 # Shortens a sixty-epoch training.
 QUICK = "train.max_epoch 1 train.batch_size 16 data.workers 0 test.pictures 1 use_gpu False"
+OSNET = {"model_type": "torchreid", "architecture": "osnet_x0_25"}  # with random weights
 PROGRAMS = {"t2ireid": ["-m", "t2ireid_plugin"], "python": []}
 
 
@@ -139,6 +140,19 @@ def test_the_plain_baseline_runs(workplace, synthetic) -> None:
     (workplace / "reid-data").symlink_to(synthetic.root)
     run(f"{command.strip()} data.height 32 data.width 32 test.bootstrap 0", workplace)
     assert (workplace / "log" / "t2i_vit_plain" / "results.json").is_file()
+
+
+# docs/codebases.md
+
+
+def test_the_loop_and_timms_names_work(capsys) -> None:
+    torch.manual_seed(0)
+    loop, registry = blocks("codebases.md", "python")
+    exec(compile(loop, "codebases.md", "exec"), {})
+    losses = [float(line) for line in capsys.readouterr().out.split()]
+    assert losses[-1] < losses[0]
+    exec(compile(registry.replace('"torchreid:osnet_x0_25"', repr(OSNET)), "codebases.md", "exec"), {})
+    assert re.findall(r"\[[\d, ]+\]", capsys.readouterr().out) == re.findall(r"# .*(\[.*\])", registry)
 
 
 # docs/visualize.md

@@ -1,0 +1,1 @@
+"""Our image models in timm's registry, under the names of `registration.MODELS`."""

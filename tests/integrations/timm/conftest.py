@@ -1,0 +1,3 @@
+from tiny_models import make
+
+__all__ = ["make"]
