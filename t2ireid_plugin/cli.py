@@ -1,4 +1,4 @@
-"""Command line: ``t2ireid train | test | probe | prepare | compare | ablate | export | search | index``.
+"""Command line: ``t2ireid train | test | probe | prepare | compare | ablate | export | search | index | serve``.
 
 ``tools/*.py`` run the same commands without installation. torch and the commands' modules are imported only when a
 command runs, so that ``--help`` and errors in arguments come at once.
@@ -98,6 +98,7 @@ def _build_parser() -> argparse.ArgumentParser:
     _add_export(commands)
     _add_lazy(commands, "search", "search.command", "search photos and videos with a sentence or a photo")
     _add_lazy(commands, "index", "search.index_command", "make and change an index of photos and videos")
+    _add_lazy(commands, "serve", "search.serve.command", "search an index on a page in the browser")
     return parser
 
 

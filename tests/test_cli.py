@@ -45,6 +45,7 @@ def refused(capsys):
         (["export"], ["RUN_OR_CHECKPOINT", "model card"]),
         (["ablate"], ["--grid"]),
         (["compare"], ["--samples"]),
+        (["serve"], ["INDEX", "--port", "(8000)", "T2IREID_TOKEN"]),
         (["prepare", "table"], ["--val-share"]),
         (["prepare", "check"], ["--max-length"]),
     ],

@@ -48,7 +48,7 @@ except SystemExit as end:
 
 LIGHT = [[], ["train"], ["probe"], ["prepare"], ["prepare", "synthetic"], ["ablate"], ["export"]]
 LIGHT += [["search"], ["index"], ["index", "build"]]
-LAZY = [["compare"], ["prepare", "table"], ["prepare", "check"]]  # their modules define their options
+LAZY = [["compare"], ["prepare", "table"], ["prepare", "check"], ["serve"]]  # their modules define their options
 
 
 @pytest.mark.slow
