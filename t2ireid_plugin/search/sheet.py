@@ -9,9 +9,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from t2ireid_plugin.data.images import Pixels
 from t2ireid_plugin.errors import DataError
-from t2ireid_plugin.search.crops import read_person
 from t2ireid_plugin.search.hits import Hit, Hits
+from t2ireid_plugin.search.photos import read_photo
 from t2ireid_plugin.utils.atomic_io import atomic_write, atomic_write_text
 from t2ireid_plugin.visualization.drawing import Cell, draw_cells, fit
 from t2ireid_plugin.visualization.html import escape_line, image, page
@@ -39,6 +40,21 @@ def draw_hits(hits: Hits, path: Path) -> None:
     else:
         sheet = draw_cells(hits.query, note, cells)
         atomic_write(path, lambda draft: sheet.save(draft))
+
+
+def read_person(hit: Hit) -> Pixels:
+    """The person of a hit ``[H, W, 3]``: the stored crop, or the part of the photo in its box.
+
+    Raises:
+        DataError: when the photo cannot be read.
+    """
+    if hit.crop:
+        return np.array(Image.open(io.BytesIO(hit.crop)).convert("RGB"))
+    pixels = read_photo(hit.path)
+    if hit.box is None:
+        return pixels
+    left, top, right, bottom = (max(0, round(edge)) for edge in hit.box)
+    return pixels[top:bottom, left:right]
 
 
 def _origin(hit: Hit) -> str:

@@ -22,9 +22,9 @@ from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from t2ireid_plugin.data.images import decode_pixels, resize
 from t2ireid_plugin.errors import DataError, InputError, T2IReIDError
-from t2ireid_plugin.search.crops import read_person
 from t2ireid_plugin.search.gallery import Embedder, Gallery
 from t2ireid_plugin.search.hits import Hit
+from t2ireid_plugin.search.sheet import read_person
 
 _MAX_UPLOAD = 1 << 25  # bytes
 _MAX_HEIGHT = 720  # pixels of a picture
