@@ -21,7 +21,7 @@ __all__ = ["add_t2ireid_config", "enable_compatibility", "register"]
 
 
 def register() -> None:
-    """Registers our backbone, head, meta-architecture and datasets with FastReID; a second call has no effect.
+    """Registers our backbones, heads, meta-architecture and datasets with FastReID; a second call has no effect.
 
     Raises:
         DependencyError: when FastReID's source cannot be imported without `enable_compatibility`.
@@ -33,4 +33,4 @@ def register() -> None:
             f"FastReID: the source cannot be imported on this Python and PyTorch ({error}); call "
             "t2ireid_plugin.integrations.fastreid.enable_compatibility() first"
         ) from error
-    from t2ireid_plugin.integrations.fastreid import backbone, datasets, meta_arch  # noqa: F401
+    from t2ireid_plugin.integrations.fastreid import backbone, datasets, heads, meta_arch  # noqa: F401

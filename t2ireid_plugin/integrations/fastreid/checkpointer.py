@@ -10,12 +10,13 @@ from t2ireid_plugin.errors import CheckpointError
 from t2ireid_plugin.modeling.checkpoint import Checkpoint, LoadReport, model_names
 
 PREFIX = "backbone."
+_EVALUATED = (PREFIX, "heads.pool_layer.")  # parts without which weights are not the model's
 
 
 class T2IReIDCheckpointer(Checkpointer):
     """Loads FastReID's checkpoints and, into the backbone, this package's: ``.pth`` files and ``model.safetensors``.
 
-    After `load`, ``report`` says which weights of the backbone the file does not have.
+    After `load`, ``report`` says which weights of the backbone and of `DisentangleHead` the file does not have.
     """
 
     report: LoadReport
@@ -38,7 +39,7 @@ class T2IReIDCheckpointer(Checkpointer):
             raise CheckpointError(
                 f"'{f}': none of its {len(state)} tensors fits the model ({', '.join(sorted(state)[:3])}, …)"
             )
-        missing = [name for name in backbone if PREFIX + name not in fitting]
+        missing = [name.removeprefix(PREFIX) for name in own if name.startswith(_EVALUATED) and name not in fitting]
         self.report = LoadReport(sorted(fitting), missing, unexpected=[], mismatched=[])
         return {**checkpoint.content, "model": renamed}
 

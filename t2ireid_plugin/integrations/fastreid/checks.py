@@ -18,7 +18,6 @@ from t2ireid_plugin.modeling.encoders.preprocess import Preprocess
 # A child of FastReID's logger, which prints its messages.
 logger = logging.getLogger("fastreid.t2ireid_plugin")
 
-TEXT_IMAGE = "T2IReIDBaseline"  # the meta-architecture
 IDENTITY_SAMPLERS = ("NaiveIdentitySampler", "BalancedIdentitySampler")
 SAMPLERS = ("TrainingSampler", *IDENTITY_SAMPLERS)
 
@@ -77,6 +76,11 @@ def check_text_image(cfg: CfgNode) -> None:
             raise ConfigError(f"TEST.{key}.ENABLED: True works on images alone; set it to False")
     if cfg.TEST.METRIC != "cosine":
         raise ConfigError(f"TEST.METRIC: {cfg.TEST.METRIC} must be cosine, for which the embeddings are trained")
+    by_one = cfg.T2IREID.ID_INSTRUCTION == "caption"
+    if cfg.T2IREID.DISENTANGLE.TYPE == "none" and not by_one:
+        raise ConfigError("T2IREID.DISENTANGLE.TYPE: none has no clothing branch; set T2IREID.ID_INSTRUCTION caption")
+    if cfg.T2IREID.FUSION.TYPE == "residual" and by_one:
+        raise ConfigError("T2IREID.FUSION.TYPE: residual fuses both branches; set T2IREID.ID_INSTRUCTION identity")
     check_choice("DATALOADER.SAMPLER_TRAIN", cfg.DATALOADER.SAMPLER_TRAIN, SAMPLERS)
     batch, instances = cfg.SOLVER.IMS_PER_BATCH, cfg.DATALOADER.NUM_INSTANCE
     by_identity = cfg.DATALOADER.SAMPLER_TRAIN in IDENTITY_SAMPLERS

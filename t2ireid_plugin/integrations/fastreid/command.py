@@ -16,8 +16,9 @@ from fastreid.engine import default_argument_parser, default_setup, launch
 from t2ireid_plugin.errors import ConfigError, T2IReIDError
 from t2ireid_plugin.integrations.fastreid import add_t2ireid_config, register
 from t2ireid_plugin.integrations.fastreid.checkpointer import T2IReIDCheckpointer
-from t2ireid_plugin.integrations.fastreid.checks import TEXT_IMAGE, check_text_image, logger, warn_of_preprocess
+from t2ireid_plugin.integrations.fastreid.checks import check_text_image, logger, warn_of_preprocess
 from t2ireid_plugin.integrations.fastreid.loaders import check_data
+from t2ireid_plugin.integrations.fastreid.parts import TEXT_IMAGE, check_parts
 from t2ireid_plugin.integrations.fastreid.trainer import T2IReIDTrainer, TextImageTrainer
 from t2ireid_plugin.modeling.checkpoint import Checkpoint
 from t2ireid_plugin.modeling.stored import read_stored
@@ -71,6 +72,7 @@ def setup(arguments: argparse.Namespace) -> CfgNode:
         raise ConfigError("SOLVER.AMP.ENABLED: True, but this machine has no CUDA device; set it to False")
     if arguments.num_gpus > max(1, devices):
         raise ConfigError(f"--num-gpus: {arguments.num_gpus}, but this machine has {devices} CUDA devices")
+    check_parts(cfg)
     if cfg.MODEL.META_ARCHITECTURE == TEXT_IMAGE:
         check_text_image(cfg)
     weights = cfg.MODEL.WEIGHTS

@@ -18,7 +18,8 @@ def add_t2ireid_config(cfg: CfgNode) -> None:
     configurations; those can be set in files only, not on the command line.
     """
     node = cfg.T2IREID = CfgNode()
-    # Encoders: a folder or a hub id; with "" the encoder is built with random weights from its *_CONFIG.
+    # Encoders: a folder or a hub id, for images also torchreid:NAME or timm:NAME; with "" the encoder is built with
+    # random weights from its *_CONFIG.
     node.VIT_PRETRAINED = ""
     node.VIT_CONFIG = CfgNode(new_allowed=True)
     node.BERT_BASE_PATH = ""
@@ -26,10 +27,11 @@ def add_t2ireid_config(cfg: CfgNode) -> None:
     node.BERT_CONFIG = CfgNode(new_allowed=True)
     node.FREEZE_TEXT = True
     node.MAX_LENGTH = 64
+    node.PROJECTION = "mlp"  # or none
     node.PROJECTION_DROPOUT = 0.2
     node.DISENTANGLE = CfgNode({key.upper(): value for key, value in DEFAULT_DISENTANGLE.items()})
     node.FUSION = CfgNode({key.upper(): value for key, value in DEFAULT_FUSION.items()})
-    # Embedding of the backbone for images alone: identity, clothing or both.
+    # Embedding of a model for images alone: identity, clothing, both, or fused (both, fused by FUSION).
     node.BRANCH = "identity"
     # Texts of the two branches: caption or identity, caption or clothing; images are ranked by them.
     node.ID_INSTRUCTION = "identity"

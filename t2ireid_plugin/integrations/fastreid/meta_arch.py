@@ -20,12 +20,14 @@ from torch import Tensor, nn
 from t2ireid_plugin.config import to_dict
 from t2ireid_plugin.engine.text_image import forward_for
 from t2ireid_plugin.errors import ConfigError, check_choice
+from t2ireid_plugin.integrations.fastreid.backbone import image_source
 from t2ireid_plugin.integrations.fastreid.checks import check_image_encoder
 from t2ireid_plugin.integrations.fastreid.config import lower
 from t2ireid_plugin.integrations.fastreid.loaders import build_tokenizer
+from t2ireid_plugin.integrations.fastreid.parts import check_parts
 from t2ireid_plugin.losses import LossInputs, LossTerms
 from t2ireid_plugin.modeling.ranking import CLOTH_INSTRUCTIONS, ID_INSTRUCTIONS, Ranking
-from t2ireid_plugin.modeling.t2ireid import EMBED_DIM, T2IReIDModel
+from t2ireid_plugin.modeling.t2ireid import T2IReIDModel
 
 # Choices of T2IREID.ID_INSTRUCTION and CLOTH_INSTRUCTION, with the key of the text in a batch.
 TEXT_KEYS = {"caption": "captions", "identity": "id_texts", "clothing": "cloth_texts"}
@@ -41,10 +43,11 @@ class T2IReIDHead(nn.Module):
         self.losses = losses
 
     @classmethod
-    def from_config(cls, cfg: CfgNode, vocab_size: int = 30522) -> dict[str, LossTerms]:
-        """Builds the terms."""
-        width, num_classes = cfg.MODEL.BACKBONE.FEAT_DIM, max(1, cfg.MODEL.HEADS.NUM_CLASSES)
-        return {"losses": LossTerms(to_dict(cfg.T2IREID.LOSSES), width, EMBED_DIM, num_classes, vocab_size)}
+    def from_config(cls, cfg: CfgNode, model: T2IReIDModel) -> dict[str, LossTerms]:
+        """Builds the terms for the embeddings of ``model``."""
+        width, num_classes = model.id_classifier.in_features, model.id_classifier.out_features
+        vocab_size = model.text_encoder.config.vocab_size
+        return {"losses": LossTerms(to_dict(cfg.T2IREID.LOSSES), width, model.embed_dim, num_classes, vocab_size)}
 
     def forward(self, features: LossInputs, targets: Tensor | None = None) -> dict[str, Tensor]:
         """Each term times its weight as ``loss_<name>``; ``targets`` is unused, as ``features`` hold the identities."""
@@ -84,26 +87,28 @@ class T2IReIDBaseline(Baseline):
         Raises:
             ConfigError, EncoderError: as `T2IReIDModel` and `LossTerms`, and for settings that do not fit together.
         """
+        check_parts(cfg)
         node, head = cfg.T2IREID, REID_HEADS_REGISTRY.get(cfg.MODEL.HEADS.NAME)
         if not (isinstance(head, type) and issubclass(head, T2IReIDHead)):
             raise ConfigError(f"MODEL.HEADS.NAME: {cfg.MODEL.HEADS.NAME} must be T2IReIDHead or a subclass")
         model = T2IReIDModel(
             {
-                "vit_pretrained": node.VIT_PRETRAINED or to_dict(node.VIT_CONFIG),
+                "vit_pretrained": image_source(cfg),
                 "bert_base_path": node.BERT_BASE_PATH or to_dict(node.BERT_CONFIG),
                 "num_classes": max(1, cfg.MODEL.HEADS.NUM_CLASSES),  # 0 for evaluation only
                 "disentangle": lower(node.DISENTANGLE),
                 "fusion": lower(node.FUSION),
                 "freeze_text": node.FREEZE_TEXT,
                 "max_length": node.MAX_LENGTH,
+                "projection": node.PROJECTION,
                 "projection_dropout": node.PROJECTION_DROPOUT,
                 "tokenizer": build_tokenizer(cfg),
             }
         )
-        check_image_encoder(cfg, model.preprocess, model.visual_encoder.config, model.id_classifier.in_features)
+        check_image_encoder(cfg, model.preprocess, model.visual_encoder.config, model.reader.width)
         return {
             "backbone": model,
-            "heads": head(cfg, vocab_size=model.text_encoder.config.vocab_size),
+            "heads": head(cfg, model=model),
             "pixel_mean": cfg.MODEL.PIXEL_MEAN,
             "pixel_std": cfg.MODEL.PIXEL_STD,
             "id_instruction": node.ID_INSTRUCTION,

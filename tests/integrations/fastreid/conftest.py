@@ -40,7 +40,7 @@ MODEL:
 T2IREID:
   VIT_CONFIG: {{image_size: [32, 16], patch_size: 8, hidden_size: 32, num_hidden_layers: 1, intermediate_size: 32,
     num_attention_heads: 2}}
-  BERT_CONFIG: {{vocab_size: 300, hidden_size: 32, num_hidden_layers: 1, intermediate_size: 32}}
+  {text}
 INPUT:
   SIZE_TRAIN: [32, 16]
   SIZE_TEST: [32, 16]
@@ -48,6 +48,7 @@ DATALOADER: {{NUM_INSTANCE: 4}}
 SOLVER: {{IMS_PER_BATCH: 32, MAX_EPOCH: 2, WARMUP_ITERS: 2, CHECKPOINT_PERIOD: 1}}
 TEST: {{EVAL_PERIOD: 1}}
 """
+TINY_BERT = "BERT_CONFIG: {vocab_size: 300, hidden_size: 32, num_hidden_layers: 1, intermediate_size: 32}"
 
 
 @pytest.fixture(autouse=True)
@@ -69,7 +70,7 @@ def configs(repository):
 def text_image_yaml(configs, tmp_path_factory):
     """The drawn people's configuration with the tiny encoders of the engine's tests."""
     file = tmp_path_factory.mktemp("fastreid") / "text_image.yml"
-    file.write_text(TINY_YAML.format(base=configs / "synthetic_cpu.yml", feat_dim=32))
+    file.write_text(TINY_YAML.format(base=configs / "synthetic_cpu.yml", feat_dim=32, text=TINY_BERT))
     return file
 
 
@@ -77,7 +78,7 @@ def text_image_yaml(configs, tmp_path_factory):
 def image_yaml(configs, tmp_path_factory):
     """Market-1501's configuration with the tiny image encoder."""
     file = tmp_path_factory.mktemp("fastreid") / "image.yml"
-    text = TINY_YAML.format(base=configs / "market1501.yml", feat_dim=256)
+    text = TINY_YAML.format(base=configs / "market1501.yml", feat_dim=256, text="")
     text = text.replace("MODEL:\n", "MODEL:\n  DEVICE: cpu\n").replace(
         "T2IREID:\n", "T2IREID:\n  VIT_PRETRAINED: ''\n  ENCODER_LR_FACTOR: 1.0\n"
     )

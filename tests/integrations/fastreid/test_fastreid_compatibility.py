@@ -63,8 +63,10 @@ def test_register_needs_it_and_fastreids_optimizer_changes_no_weight_without_it(
 
 
 def test_all_parts_are_in_fastreids_registries() -> None:
-    assert callable(BACKBONE_REGISTRY.get("build_t2ireid_backbone"))
-    assert callable(REID_HEADS_REGISTRY.get("T2IReIDHead"))
+    for name in ("build_t2ireid_backbone", "build_t2ireid_encoder"):
+        assert callable(BACKBONE_REGISTRY.get(name))
+    for name in ("T2IReIDHead", "DisentangleHead"):
+        assert callable(REID_HEADS_REGISTRY.get(name))
     assert callable(META_ARCH_REGISTRY.get("T2IReIDBaseline"))
     for name in BENCHMARKS:
         assert DATASET_REGISTRY.get(name).eval_split == "test"

@@ -32,7 +32,7 @@ def test_loss_defaults_are_valid_and_unknown_terms_are_refused() -> None:
         cfg.merge_from_list(["T2IREID.LOSSES.tripplet.weight", 1.0])
 
 
-@pytest.mark.parametrize("name", ["market1501", "cuhkpedes", "synthetic_cpu"])
+@pytest.mark.parametrize("name", ["market1501", "market1501_resnet50", "cuhkpedes", "synthetic_cpu"])
 def test_the_configurations_load_and_survive_fastreids_dump(make_cfg, configs, name, tmp_path) -> None:
     cfg = make_cfg(configs / f"{name}.yml")
     (tmp_path / "config.yaml").write_text(cfg.dump())

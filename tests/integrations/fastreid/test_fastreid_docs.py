@@ -30,6 +30,10 @@ TINY = (
     "T2IREID.BERT_CONFIG.hidden_size 32 T2IREID.BERT_CONFIG.intermediate_size 32 T2IREID.BERT_CONFIG.vocab_size 300"
 )
 FOLDERS = "T2IREID.VIT_PRETRAINED weights/vit INPUT.SIZE_TRAIN [32,32] INPUT.SIZE_TEST [32,32]"
+TINY_RESNET = (
+    "MODEL.BACKBONE.PRETRAIN False MODEL.BACKBONE.DEPTH 18x MODEL.BACKBONE.FEAT_DIM 512 "
+    "INPUT.SIZE_TRAIN [64,32] INPUT.SIZE_TEST [64,32]"
+)
 TEXT_FOLDERS = f"{FOLDERS} T2IREID.BERT_BASE_PATH weights/bert MODEL.BACKBONE.FEAT_DIM 32"
 
 
@@ -90,7 +94,7 @@ def test_the_synthetic_example_runs_in_a_shell(drawn, workplace) -> None:
 
 
 def test_full_configurations_train_resume_and_evaluate(at_work, workplace) -> None:
-    export, train, resume, test, images = blocks("bash")[1].strip().splitlines()
+    export, train, resume, test, images, resnet = blocks("bash")[1].strip().splitlines()
     assert "FASTREID_DATASETS=reid-data" in export
     at_work("reid-data")
     assert train_fastreid(words(train, f"{SHORT} {TEXT_FOLDERS}")) == 0
@@ -99,7 +103,9 @@ def test_full_configurations_train_resume_and_evaluate(at_work, workplace) -> No
     assert resumed["epoch"] == 1  # of 0 and 1
     assert train_fastreid(words(test)) == 0
     assert train_fastreid(words(images, f"{SHORT} {FOLDERS}")) == 0
-    assert (workplace / "log" / "fastreid_market1501" / "model_final.pth").is_file()
+    assert train_fastreid(words(resnet, f"{SHORT} {TINY_RESNET}")) == 0
+    for name in ("fastreid_market1501", "fastreid_market1501_resnet50"):
+        assert (workplace / "log" / name / "model_final.pth").is_file()
 
 
 @pytest.mark.usefixtures("drawn")
