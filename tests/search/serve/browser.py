@@ -69,6 +69,12 @@ class Browser:
         self.call("Page.navigate", url=address)
         self.wait(f"document.readyState === 'complete' && ({ready})")
 
+    def choose(self, selector, file):
+        """Gives a file to an input of files."""
+        root = self.call("DOM.getDocument")["root"]["nodeId"]
+        node = self.call("DOM.querySelector", nodeId=root, selector=selector)["nodeId"]
+        self.call("DOM.setFileInputFiles", nodeId=node, files=[str(file)])
+
     def press(self, *keys):
         for key in keys:
             code = {"Enter": 13, "Escape": 27}.get(key, 0)

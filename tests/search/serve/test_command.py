@@ -110,6 +110,8 @@ def test_the_page_in_a_browser(workplace, tmp_path):
     """Search, keys, paging, languages and widths; nothing is asked of another host."""
     shown = "document.querySelectorAll('#hits img').length"
     status = "document.getElementById('status').textContent"
+    with Gallery.open(workplace / "people.idx") as gallery:
+        photo = gallery.absolute_path(gallery.store.rows([7])[7].path)
     with serving(workplace, "--host", "127.0.0.2", T2IREID_TOKEN="sixteen-letters-") as (_, address):
         assert address.endswith("/?token=sixteen-letters-")
         page = address.partition("?")[0]
@@ -151,5 +153,18 @@ def test_the_page_in_a_browser(workplace, tmp_path):
                     assert browser.run("document.documentElement.scrollWidth") <= width
                     browser.screenshot(tmp_path / f"{width}_{scheme}.png")
             browser.open(f"{page}?q=red&camera=cam9", f"{status}.includes('no camera')")
+            chip = "document.querySelector('#photo:not([hidden]) img')"
+            browser.open(page, status)
+            browser.choose("#file", photo)
+            browser.wait(f"{shown} === 24 && {chip}.src.startsWith('blob:')")
+            best = browser.run("results.hits[0].path")
+            assert best == gallery.stored_path(photo)
+            browser.press("ArrowDown", "Enter")
+            browser.wait("document.getElementById('one').open")
+            browser.run("document.getElementById('similar').click()")
+            browser.wait(f"{shown} === 24 && location.search.startsWith('?like=') && {chip}.src.includes('/image/')")
+            assert browser.run("results.hits[0].path") == best
+            browser.run("document.getElementById('drop').click()")
+            browser.wait(f"!{shown} && !{chip} && {status}.includes('60')")
         elsewhere = [one for one in browser.requests if not one.startswith((page, "blob:", "data:"))]
         assert elsewhere == []
