@@ -108,7 +108,7 @@ def test_the_pages_commands_run_without_pytorch(workplace, capsys):
 @pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium (chromium or google-chrome on PATH)")
 def test_the_page_in_a_browser(workplace, tmp_path):
     """Search, keys, paging, languages and widths; nothing is asked of another host."""
-    shown = "document.querySelectorAll('#hits img').length"
+    shown = "document.querySelectorAll('#hits:not(.busy) img').length"
     status = "document.getElementById('status').textContent"
     with Gallery.open(workplace / "people.idx") as gallery:
         photo = gallery.absolute_path(gallery.store.rows([7])[7].path)

@@ -84,8 +84,7 @@ async function search() {
   const number = ++latest, query = parameters();
   showForm();
   document.title = [field.q.value.trim(), "t2ireid"].filter(Boolean).join(" · ");
-  results = null;
-  if (!query.has("q") && !query.has("like") && !photo) { $("hits").replaceChildren(); $("pages").hidden = true; return showStatus("ready"); }
+  if (!query.has("q") && !query.has("like") && !photo) return clear("ready");
   for (const name of ["after", "before"])
     if (query.has(name)) query.set(name, new Date(query.get(name)).toISOString());  // the browser's time zone
   query.set("k", PER_PAGE);
@@ -99,12 +98,20 @@ async function search() {
   } catch { body = { detail: "gone" }; }
   if (number !== latest) return;
   $("hits").className = "";
-  if (!answer?.ok) { $("hits").replaceChildren(); $("pages").hidden = true; return showStatus(body.detail, {}, true); }
+  if (!answer?.ok) return clear(body.detail, true);
   results = body;
   showResults();
 }
 
-/** Searches from the first hit, and makes an entry in the browser's history. */
+function clear(message, wrong) {
+  results = null;
+  $("hits").className = "";
+  $("hits").replaceChildren();
+  $("pages").hidden = true;
+  showStatus(message, {}, wrong);
+}
+
+/** Searches for the hits from ``offset`` on, and makes an entry in the browser's history. */
 function searchAnew(offset = 0) {
   field.offset.value = offset || "";
   history.pushState(null, "", `?${parameters()}`);
