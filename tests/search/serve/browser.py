@@ -15,7 +15,14 @@ class Browser:
 
     def __init__(self, profile):
         ours, theirs = os.pipe(), os.pipe()  # commands, answers
-        flags = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
+        flags = [
+            "--headless",
+            "--no-sandbox",
+            "--disable-gpu",
+            "--disable-dev-shm-usage",
+            "--no-first-run",
+            "--disable-background-networking",
+        ]
         words = [CHROMIUM, *flags, f"--user-data-dir={profile}", "--remote-debugging-pipe", "about:blank"]
         # Chromium reads commands from descriptor 3 and writes answers to 4.
         script = f'exec 3<&{ours[0]} 4>&{theirs[1]}; exec "$@"'
