@@ -144,7 +144,10 @@ def _delete(options: argparse.Namespace) -> None:
 def _purge(options: argparse.Namespace) -> None:
     with _opened(options.index) as gallery:
         gallery.purge()
-    print("purged: no file of the index holds bytes of deleted rows")
+    if options.index.startswith("milvus://"):
+        print("purged: Milvus rewrote its segments; their earlier files stay until its garbage collection removes them")
+    else:
+        print("purged: no file of the index holds bytes of deleted rows")
 
 
 def _info(options: argparse.Namespace) -> int:

@@ -61,7 +61,7 @@ def ray_data():
 
 
 @pytest.mark.slow
-def test_the_page_runs(workplace, monkeypatch, capsys):
+def test_the_page_runs(workplace, milvus_server, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "ray", ray_data())
     for language, content in STEPS:
         if language == "csv":
@@ -71,7 +71,7 @@ def test_the_page_runs(workplace, monkeypatch, capsys):
             continue
         (workplace / "list.csv").write_text(next(text for kind, text in STEPS if kind == "csv"))
         for line in content.strip().splitlines():
-            program, *words = shlex.split(line)
+            program, *words = shlex.split(line.replace("milvus://localhost:19530", milvus_server))
             if program == "pip":
                 continue
             assert main(words) == 0, (line, capsys.readouterr().err)

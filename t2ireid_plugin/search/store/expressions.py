@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any
 
 from t2ireid_plugin.search.rows import Filter
@@ -21,10 +21,8 @@ def expression(filter: Filter) -> str:
     if filter.track is not None:
         terms.append(f"track == {filter.track}")
     if filter.path is not None:
-        paths = [filter.path] if isinstance(filter.path, str) else filter.path
-        # "0" is the character after "/"
-        inside = [f"(path >= {_quoted(f'{path}/')} and path < {_quoted(f'{path}0')})" for path in paths]
-        terms.append(f"({among('path', paths)} or {_any(inside)})")
+        inside = f"path >= {_quoted(f'{filter.path}/')} and path < {_quoted(f'{filter.path}0')}"  # "0" follows "/"
+        terms.append(f"(path == {_quoted(filter.path)} or ({inside}))")
     return " and ".join(terms)
 
 
@@ -35,9 +33,3 @@ def _quoted(value: Any) -> str:
 def among(field: str, values: Iterable[str | int]) -> str:
     """Rows with one of the values in a field."""
     return f"{field} in {_quoted(list(values))}"
-
-
-def _any(terms: Sequence[str]) -> str:
-    """Terms joined by "or" as a balanced tree, for parsers recurse."""
-    half = len(terms) // 2
-    return f"({_any(terms[:half])} or {_any(terms[half:])})" if half else terms[0]

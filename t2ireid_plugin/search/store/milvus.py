@@ -91,7 +91,7 @@ class MilvusStore:
         self.dim, self.fingerprint, self.root = dim, fingerprint or "", "" if root is None else os.path.abspath(root)
         with self._explained():
             server, token = f"http://{address[1]}", os.environ.get("MILVUS_TOKEN", "")
-            self._client = pymilvus.MilvusClient(server, token=token, timeout=TIMEOUT)
+            self._client = pymilvus.MilvusClient(server, token=token, timeout=TIMEOUT, dedicated=True)  # close() closes
             self.exists = self._client.has_collection(self._rows)
             if self.exists:
                 self._open(dim, fingerprint, root)
@@ -172,6 +172,7 @@ class MilvusStore:
             for batch in _parts(entities, _INSERT):
                 ids += self._client.insert(self._rows, batch)["ids"]
             self._remove(self._rows, "id", old)
+            self._remove(self._files, "path", replace)
             records = [{**f._asdict(), "digest": f.digest.hex(), "vector": np.zeros(2, np.float32)} for f in files]
             for batch in _parts(records):
                 self._client.upsert(self._files, batch)
