@@ -168,8 +168,7 @@ class MilvusStore:
             old = [row["id"] for part in _parts(replace) for row in self._query(among("path", part), ["path"])]
             ids: list[int] = []
             pairs = zip(vectors, rows, strict=True)
-            entities = ({**row._asdict(), "crop": _to_text(row.crop), "vector": vector} for vector, row in pairs)
-            for batch in _parts(entities, _INSERT):
+            for batch in _parts((_to_entity(row, vector) for vector, row in pairs), _INSERT):
                 ids += self._client.insert(self._rows, batch)["ids"]
             self._remove(self._rows, "id", old)
             self._remove(self._files, "path", replace)
@@ -236,11 +235,9 @@ class MilvusStore:
         """Entities that match an expression, in the order of their ids."""
         name = collection or self._rows
         found = self._client.query_iterator(name, batch_size=_READ, filter=chosen, output_fields=list(fields))
-        try:
+        with contextlib.closing(found):
             while batch := found.next():
                 yield from batch
-        finally:
-            found.close()
 
     def files(self) -> dict[str, File]:
         """See `Store.files`."""
@@ -362,10 +359,14 @@ def _parts(items: Iterable[Any], size: int = _READ) -> Iterator[list[Any]]:
         yield part
 
 
+def _to_entity(row: Row, vector: npt.NDArray[np.float32]) -> dict[str, Any]:
+    box = row.box and {"corners": [float(edge) for edge in row.box]}
+    return {**row._asdict(), "box": box, "crop": _to_text(row.crop), "vector": vector}
+
+
 def _to_row(entity: dict[str, Any]) -> Row:
-    row = Row(*(entity[name] for name in _ROW))
-    box = None if row.box is None else tuple(row.box)
-    return row._replace(box=box, crop=base64.b64decode(row.crop))  # type: ignore[arg-type]
+    box = entity["box"] and tuple(entity["box"]["corners"])
+    return Row(**{**{name: entity[name] for name in _ROW}, "box": box, "crop": base64.b64decode(entity["crop"])})
 
 
 def _to_text(crop: bytes) -> str:
