@@ -14,11 +14,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 
-from benchmarks import everything, head, load, soak
+from benchmarks import everything, head, load, search_folder, soak
 from benchmarks.machine import describe_machine
 from t2ireid_plugin.errors import T2IReIDError
 
-COMMANDS: dict[str, ModuleType] = {**everything.PARTS, "head": head, "load": load, "soak": soak, "all": everything}
+COMMANDS: dict[str, ModuleType] = {
+    **everything.PARTS,
+    "head": head,
+    "load": load,
+    "soak": soak,
+    "search-folder": search_folder,
+    "all": everything,
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
