@@ -1,4 +1,5 @@
-"""Command line: ``t2ireid train | test | probe | prepare | compare | ablate | export | search | index | serve``.
+# PYTHON_ARGCOMPLETE_OK
+"""Command line: ``t2ireid train | test | search | index | serve | prepare | compare | ablate | export | config …``.
 
 ``tools/*.py`` run the same commands without installation. torch and the commands' modules are imported only when a
 command runs, so that ``--help`` and errors in arguments come at once.
@@ -7,7 +8,9 @@ command runs, so that ``--help`` and errors in arguments come at once.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib
+import os
 import re
 import shlex
 import sys
@@ -15,25 +18,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import t2ireid_plugin
+from t2ireid_plugin.cli_examples import EXAMPLES
 from t2ireid_plugin.errors import ConfigError, T2IReIDError
 from t2ireid_plugin.utils.console import lasting_console
 from t2ireid_plugin.utils.signals import stop_on_signal
 
-_EXAMPLES = {
-    "train": """examples:
-  %(prog)s --config-file configs/t2i_synthetic_cpu.yaml
-  %(prog)s --config-file configs/t2i_vit_mamba.yaml data.root DIR train.batch_size 128
-  %(prog)s --config-file configs/t2i_vit_mamba.yaml --resume
-  %(prog)s --config-file configs/market1501_t2ireid.yaml --root DIR
-  %(prog)s --config-file configs/market1501_t2ireid.yaml -s market1501 -t msmt17 --transforms random_flip
-""",
-    "test": """examples:
-  %(prog)s log/run
-  %(prog)s log/run --visualize
-  %(prog)s log/run data.root DIR data.targets icfgpedes test.protocols "[t2i, i2t]"
-  %(prog)s --config-file configs/t2i_vit_mamba.yaml model.load_weights weights.pth
-""",
-}
 _SYNTHETIC_OPTIONS = {  # with default and help
     "train-ids": (1000, "training identities"),
     "val-ids": (100, "validation identities"),
@@ -64,12 +54,17 @@ def main(argv: Sequence[str] | None = None) -> int:
 @stop_on_signal()
 def _main(arguments: list[str]) -> int:
     parser = _build_parser()
+    with contextlib.suppress(ImportError):  # completes words in the shell, where it is installed
+        importlib.import_module("argcomplete").autocomplete(parser)
     options, rest = parser.parse_known_args(arguments)
     # argparse takes KEY VALUE only before or after options such as --visualize, not on both sides.
     if rest and (not hasattr(options, "opts") or any(re.match(r"-\D", word) for word in rest)):
-        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+        options.parser.error(f"unrecognized arguments: {' '.join(rest)}")
     if rest:
         options.opts += rest
+    if not hasattr(options, "run"):  # `t2ireid` or `t2ireid prepare` alone
+        options.parser.print_help(sys.stderr)
+        return 2
     try:
         return options.run(options, shlex.join(["t2ireid", *arguments])) or 0
     except T2IReIDError as error:
@@ -81,14 +76,15 @@ def _main(arguments: list[str]) -> int:
 
 
 def _build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="t2ireid", description="Text-to-image person re-identification.")
-    commands = parser.add_subparsers(dest="command", required=True, parser_class=_LazyParser)
+    parser = _LazyParser(prog="t2ireid", description="Text-to-image person re-identification.")
+    parser.add_argument("--version", action="version", version=f"%(prog)s {t2ireid_plugin.__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands")
     _add_train(commands, "train", "train a model, select the best checkpoint on val and evaluate it on test")
     _add_train(commands, "test", "evaluate a run or a checkpoint; same as train --eval-only")
     probe = _add(commands, "probe", "measure identity and clothing information in embeddings of drawn people", _probe)
     _add_config(probe, with_run=True)
     parser_of_prepare = commands.add_parser("prepare", help="create and check datasets")
-    prepare = parser_of_prepare.add_subparsers(dest="what", required=True)
+    prepare = parser_of_prepare.add_subparsers(dest="what", metavar="WHAT")
     _add_synthetic(prepare)
     _add_lazy(prepare, "table", "prepare.table.write", "convert your own photos and captions, listed in a table")
     _add_lazy(prepare, "check", "prepare.check.command", "check a dataset's files for problems")
@@ -99,31 +95,53 @@ def _build_parser() -> argparse.ArgumentParser:
     _add_lazy(commands, "search", "search.command", "search photos and videos with a sentence or a photo")
     _add_lazy(commands, "index", "search.index_command", "make and change an index of photos and videos")
     _add_lazy(commands, "serve", "search.serve.command", "search an index on a page in the browser")
+    _add(commands, "configs", "list the configurations that --config-file finds by name", _configs)
+    config = _add(commands, "config", "print all settings of a training with their comments, as YAML", _config)
+    _add_config(config)
     return parser
 
 
 class _LazyParser(argparse.ArgumentParser):
-    """Imports the module of its command, which defines the arguments, when that command is chosen."""
+    """Imports the module of its command, which defines the arguments, when that command is chosen.
+
+    The parsed options name the parser of the command.
+    """
 
     module = ""  # has the functions ``add_arguments`` and ``run``
 
-    def parse_known_args(self, *args: Any, **kwargs: Any) -> Any:
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        command = self.prog.partition(" ")[2]
+        if command in EXAMPLES:
+            self.epilog = "\n  ".join(["examples:", *(f"{self.prog} {words}".rstrip() for words in EXAMPLES[command])])
+            self.formatter_class = argparse.RawDescriptionHelpFormatter
+
+    def load(self) -> None:
+        """Defines the arguments, if that has not been done."""
         if self.module:
             command = importlib.import_module(self.module)
             command.add_arguments(self)
             self.set_defaults(run=command.run)
             self.module = ""
-        return super().parse_known_args(*args, **kwargs)
+
+    def parse_known_args(self, *args: Any, **kwargs: Any) -> Any:
+        self.load()
+        options, rest = super().parse_known_args(*args, **kwargs)
+        options.parser = getattr(options, "parser", self)
+        return options, rest
 
 
-def _add(commands: Any, name: str, description: str, run: _Run, **options: Any) -> argparse.ArgumentParser:
-    parser = commands.add_parser(name, help=description, description=description, **options)
+def _add(commands: Any, name: str, description: str, run: _Run) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = commands.add_parser(name, help=description, description=description)
     parser.set_defaults(run=run)
     return parser
 
 
 def _add_lazy(commands: Any, name: str, module: str, description: str) -> None:
-    commands.add_parser(name, help=description, description=description).module = f"t2ireid_plugin.{module}"
+    parser: _LazyParser = commands.add_parser(name, help=description, description=description)
+    parser.module = f"t2ireid_plugin.{module}"
+    if "_ARGCOMPLETE" in os.environ:  # set by a shell that completes words, for which all arguments must be defined
+        parser.load()
 
 
 def _deferred(module: str) -> _Run:
@@ -132,7 +150,8 @@ def _deferred(module: str) -> _Run:
 
 
 def _add_config(parser: argparse.ArgumentParser, with_run: bool = False) -> None:
-    parser.add_argument("--config-file", metavar="FILE", help="YAML configuration")
+    text = "YAML file, or the name of a configuration, see t2ireid configs"
+    parser.add_argument("--config-file", metavar="FILE", help=text)
     if not with_run:
         text = "override settings in the file, as train.lr 1e-4"
         parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help=text)
@@ -142,8 +161,7 @@ def _add_config(parser: argparse.ArgumentParser, with_run: bool = False) -> None
 
 
 def _add_train(commands: Any, name: str, description: str) -> None:
-    formatter = argparse.RawDescriptionHelpFormatter
-    parser = _add(commands, name, description, _train, epilog=_EXAMPLES[name], formatter_class=formatter)
+    parser = _add(commands, name, description, _train)
     _add_config(parser, with_run=name == "test")
     data = parser.add_argument_group("data, as in torchreid's scripts/main.py")
     data.add_argument("--root", metavar="DIR", help="data.root")
@@ -170,7 +188,7 @@ def _settings(options: argparse.Namespace) -> list[str]:
     for name in ("sources", "targets", "transforms"):
         words: list[str] = getattr(options, name) or []
         end = next((i for i, word in enumerate(words) if "." in word or "/" in word), len(words))
-        data_options += [f"data.{name}", str(words[:end])] if end else []
+        data_options += [f"data.{name}", ",".join(words[:end])] if end else []
         rest += words[end:]
     words = [*options.opts, *rest]
     run = words[:1] if options.eval_only and _split_run(words)[0] else []
@@ -243,6 +261,19 @@ def _to_test(options: argparse.Namespace, words: Sequence[str]) -> tuple[str | N
     return source, cfg, settings
 
 
+def _configs(options: argparse.Namespace, command: str) -> None:
+    from t2ireid_plugin.show_config import describe_configs
+
+    print(describe_configs())
+
+
+def _config(options: argparse.Namespace, command: str) -> None:
+    from t2ireid_plugin.config import load_cfg
+    from t2ireid_plugin.show_config import annotated
+
+    print(annotated(load_cfg(options.config_file, options.opts)))
+
+
 def _export(options: argparse.Namespace, command: str) -> int | None:
     _check_exists(options.source)
     if not options.onnx:
@@ -308,3 +339,7 @@ def _synthetic(options: argparse.Namespace, command: str) -> None:
 def _without_worker_traceback(message: str) -> str:
     """The error itself, without the traceback that PyTorch puts around an error in a data loader's worker."""
     return message.strip().splitlines()[-1].partition(": ")[2] if "Original Traceback" in message else message
+
+
+if __name__ == "__main__":
+    sys.exit(main())

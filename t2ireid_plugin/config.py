@@ -6,9 +6,10 @@ only the tables of encoders and losses accept any key, which their builders chec
 A configuration describes one of two kinds of training. `T2IReIDModel` trains on images with texts with
 ``loss.name: terms``, the default. Any other model, and ``loss.name: softmax`` or ``triplet``, is torchreid's own
 training on images alone (`image_only`). torchreid's YAML files load unchanged for it, and keys that they leave out have
-torchreid's defaults where ours differ (loss, optimizer, datasets). Two defaults stay ours: ``model.name``, which all of
-torchreid's files set, and size, mean and standard deviation of images, which are None for the model's own: 256 x 128
-and ImageNet's for torchreid's models, as there, and the encoder's for ours.
+torchreid's defaults where ours differ (loss, optimizer, datasets). Three defaults stay ours: ``model.name``, which all
+of torchreid's files set, ``data.workers``, which follows the machine, and size, mean and standard deviation of images,
+which are None for the model's own: 256 x 128 and ImageNet's for torchreid's models, as there, and the encoder's for
+ours.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from t2ireid_plugin.modeling.settings import DEFAULT_DISENTANGLE, DEFAULT_FUSION
 from t2ireid_plugin.utils.safe_io import MAX_CONFIG_BYTES, parse_yaml, read_bytes
 
 MODEL_NAME = "t2ireid_vit_mamba"
+CONFIGS = Path(__file__).parent / "configs"  # the repository's configs/, part of the package
 # Of images and texts, in the order in which they are applied.
 TRANSFORMS = ("random_flip", "random_crop", "random_patch", "color_jitter", "random_erase", "drop_words", "mask_words")
 
@@ -37,42 +39,44 @@ _DEFAULTS: dict[str, Any] = {
     "use_gpu": True,  # if there is one
     "model": {
         "name": MODEL_NAME,
-        "pretrained": True,
+        "pretrained": True,  # of torchreid's models: start from ImageNet's weights
         "load_weights": "",  # weights to start from, or to evaluate
-        "resume": "",
+        "resume": "",  # checkpoint to continue from, where it is not in data.save_dir
         # Encoders: a folder or a hub id, for images also torchreid:NAME or timm:NAME; with "" the encoder is built with
         # random weights from its *_config.
         "vit_pretrained": "",
-        "vit_config": {},
+        "vit_config": {},  # as in the encoder's config.json
         "bert_base_path": "",
         "bert_config": {},  # vocab_size: size of the vocabulary that is learned from the training captions
-        "freeze_text": True,
-        "max_length": 64,
+        "freeze_text": True,  # the text encoder keeps its weights
+        "max_length": 64,  # tokens read of a text
         "projection": "mlp",  # to 256 dimensions; none: embeddings as wide as the tokens, needs fusion.type none
         "projection_dropout": 0.2,  # of the MLPs that end in the embeddings
         # type: attention, or none for the encoder's own pooled token; dim: width of its tokens, 0 for the default;
         # tokens: all, cls, mean, max or window; pool: mean, stripes or attention; cross: other, own or none
         "disentangle": DEFAULT_DISENTANGLE,
+        # type: enhanced_mamba, gated_mamba, sequence_mamba, residual or none; the others are of these
         "fusion": DEFAULT_FUSION,
     },
     "data": {
         "type": "image",
-        "root": "reid-data",
-        "sources": ["cuhkpedes"],
-        "targets": ["cuhkpedes"],
+        "root": "reid-data",  # folder that contains the datasets' folders
+        "sources": ["cuhkpedes"],  # datasets to train on
+        "targets": ["cuhkpedes"],  # datasets to test on
         "val": None,  # datasets to choose the checkpoint on; None: val split of each source; []: keep the last epoch
         "val_share": 0.05,  # share of training identities held out for validation if a dataset has no val split
         "val_seed": 0,  # selects those identities
-        "workers": 4,
+        "workers": None,  # processes that load images; None: one per core, at most 8
         "split_id": 0,
-        "height": None,
+        "height": None,  # of images, in pixels; None: the encoder's own
         "width": None,
         "combineall": False,
+        # random_flip, random_crop, random_patch, color_jitter, random_erase; of texts drop_words, mask_words
         "transforms": ["random_flip"],
         "k_tfm": 1,
-        "norm_mean": None,
+        "norm_mean": None,  # of image channels; None: the encoder's own
         "norm_std": None,
-        "save_dir": "log",
+        "save_dir": "log",  # folder of the run
         "on_bad_image": "error",  # a training image that cannot be decoded: error, or skip and take another one
         "bad_image_share": 0.01,  # with skip: largest share of bad training images before training stops
         "keep_images": False,  # keep decoded images in memory; for small datasets with workers 0
@@ -87,7 +91,7 @@ _DEFAULTS: dict[str, Any] = {
     "market1501": {"use_500k_distractors": False},
     "cuhk03": {"labeled_images": False, "classic_split": False, "use_metric_cuhk03": False},
     "sampler": {
-        "train_sampler": "RandomSampler",
+        "train_sampler": "RandomSampler",  # or RandomIdentitySampler, with num_instances images per identity
         "train_sampler_t": "RandomSampler",
         "num_instances": 4,
         "num_cams": 1,
@@ -96,12 +100,12 @@ _DEFAULTS: dict[str, Any] = {
     "video": {"seq_len": 15, "sample_method": "evenly", "pooling_method": "avg"},
     "train": {
         "optim": "adamw",  # adamw, adam, amsgrad, radam, sgd or rmsprop
-        "lr": 0.0003,
+        "lr": 0.0003,  # learning rate
         "weight_decay": 5e-4,
         "max_epoch": 60,
         "start_epoch": 0,
-        "batch_size": 32,
-        "fixbase_epoch": 0,
+        "batch_size": 32,  # images with a text each, over all processes
+        "fixbase_epoch": 0,  # epochs in which only open_layers are trained
         "open_layers": None,  # layers that train.fixbase_epoch trains; None: everything but the encoders
         "staged_lr": False,  # True: all layers but new_layers learn at base_lr_mult times lr
         "new_layers": ["classifier"],  # torchreid's default; in T2IReIDModel, everything but the encoders
@@ -115,10 +119,10 @@ _DEFAULTS: dict[str, Any] = {
         "power": 0.9,  # of poly
         "clip_grad": 0.0,  # maximum norm of all gradients together; 0 is off
         "nonfinite_patience": 1,  # consecutive steps without finite loss and gradients before training stops
-        "stepsize": [20],
+        "stepsize": [20],  # epochs after which single_step and multi_step multiply the learning rate by gamma
         "gamma": 0.1,
-        "print_freq": 20,
-        "seed": 1,
+        "print_freq": 20,  # steps between lines with losses, within an epoch
+        "seed": 1,  # of all randomness
         "precision": "fp32",  # fp32, bf16 or fp16 for the forward pass; weights and losses stay in fp32
         "encode_at_once": 0,  # images (or texts, if their encoder is trained) per encoder call; 0: whole batch
         "checkpoint_encoders": False,  # gradient checkpointing: less memory, slower
@@ -140,11 +144,11 @@ _DEFAULTS: dict[str, Any] = {
         "batch_size": 100,
         "dist_metric": "euclidean",
         "normalize_feature": False,
-        "ranks": [1, 5, 10, 20],
+        "ranks": [1, 5, 10, 20],  # the k of R@k
         "evaluate": False,
-        "eval_freq": -1,
-        "start_eval": 0,
-        "rerank": False,
+        "eval_freq": -1,  # epochs between evaluations on val; -1: after the last epoch alone
+        "start_eval": 0,  # first epoch that is evaluated
+        "rerank": False,  # also report the final test after k-reciprocal re-ranking
         "visrank": False,
         "visrank_topk": 10,
         "evaluator": "exact",  # exact (ours) or torchreid
@@ -163,6 +167,7 @@ _IMAGE_ONLY_DEFAULTS: dict[str, Any] = {
 # Keys that may be None, with another value of the right type.
 _OPTIONAL = {
     "data.val": [""],
+    "data.workers": 0,
     "data.height": 0,
     "data.width": 0,
     "test.identity_weight": 0.0,
@@ -187,17 +192,39 @@ def load_cfg(config_file: str | Path | None = None, opts: Sequence[str] = ()) ->
     """The defaults, overridden by a YAML file, which may have bases, and by pairs from the command line.
 
     Args:
-        config_file: the YAML file.
+        config_file: the YAML file, or the name of one of the package's, see `config_path`.
         opts: ``["train.lr", "1e-4"]`` or ``["train.lr=1e-4"]``.
 
     Raises:
         ConfigError: for a missing or broken file, an unknown key (the message suggests the nearest one), a value of
             the wrong type, or a key without a value.
     """
-    updates = _read_yaml(Path(config_file), ()) if config_file else []
+    updates = _read_yaml(config_path(config_file), ()) if config_file else []
     updates += [(pair, "command line") for pair in pairs(opts)]
     cfg = _merged(updates)
     return _merged([(_IMAGE_ONLY_DEFAULTS, "defaults"), *updates]) if image_only(cfg) else cfg
+
+
+def config_path(name: str | Path) -> Path:
+    """The file ``name``, or else that of the package: ``t2i_vit_mamba`` or ``ablation/drawn``, with suffix or without.
+
+    Raises:
+        ConfigError: for neither.
+    """
+    file, packaged = Path(name), CONFIGS / name
+    for path in (file, packaged, Path(f"{packaged}.yaml"), Path(f"{packaged}.yml")):
+        if path.exists() and not path.is_dir():  # perhaps a pipe
+            return path
+    names = config_names()
+    nearest = difflib.get_close_matches(file.stem, names, n=1)
+    hint = f"did you mean {nearest[0]}? " if nearest else ""
+    raise ConfigError(f"no configuration file '{name}'; {hint}`t2ireid configs` lists those that have a name")
+
+
+def config_names() -> list[str]:
+    """Names of the package's configurations; those in folders last."""
+    files = [path.relative_to(CONFIGS) for path in CONFIGS.rglob("*.y*ml")]
+    return [path.with_suffix("").as_posix() for path in sorted(files, key=lambda path: (len(path.parts), path))]
 
 
 def _merged(updates: Sequence[tuple[Mapping[str, Any], str]]) -> CfgNode:
@@ -344,6 +371,7 @@ def _typed(value: Any, name: str, where: str) -> Any:
     if value is None and name in _OPTIONAL:
         return None
     if isinstance(example, list):
+        value = [item.strip() for item in value.split(",")] if isinstance(value, str) else value
         items = value if isinstance(value, (list, tuple)) else [value]
         return [_check_type(item, type(example[0]), f"{where}: each value") for item in items]
     return _check_type(value, type(example), where)

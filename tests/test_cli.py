@@ -1,14 +1,19 @@
+import os
 import re
+import shlex
 import shutil
 import subprocess
+import sys
 import sysconfig
 from pathlib import Path
 
 import pytest
 import torch
 
+import t2ireid_plugin
 from t2ireid_plugin import run as job
-from t2ireid_plugin.cli import main
+from t2ireid_plugin.cli import _build_parser, _settings, main
+from t2ireid_plugin.cli_examples import EXAMPLES
 from t2ireid_plugin.data.benchmarks import BENCHMARKS
 from t2ireid_plugin.data.dataset import CaptionDataset
 
@@ -32,12 +37,23 @@ def refused(capsys):
 
 # Help
 
+EXAMPLE_LINES = [f"{command} {words}" for command, examples in EXAMPLES.items() for words in examples]
+
 
 @pytest.mark.parametrize(
     ("words", "parts"),
     [
         ([], ["train", "test", "prepare"]),
-        (["train"], ["--config-file FILE", "--eval-only", "--resume", "KEY VALUE", "configs/t2i_synthetic_cpu.yaml"]),
+        (
+            ["train"],
+            [
+                "--config-file FILE",
+                "--eval-only",
+                "--resume",
+                "KEY VALUE",
+                "t2ireid train --config-file t2i_synthetic_cpu",
+            ],
+        ),
         (["test"], ["--config-file FILE", "model.load_weights"]),
         (["prepare"], ["synthetic", "draw synthetic pedestrians"]),
         (["prepare", "synthetic"], ["OUT", "--train-ids", "--photos", "--seed", "(1000)", "--outfits"]),
@@ -48,6 +64,8 @@ def refused(capsys):
         (["serve"], ["INDEX", "--port", "(8000)", "T2IREID_TOKEN"]),
         (["prepare", "table"], ["--val-share"]),
         (["prepare", "check"], ["--max-length"]),
+        (["index"], ["t2ireid index build photos"]),
+        (["config"], ["KEY VALUE", "t2ireid config --config-file t2i_clip_mamba"]),
     ],
 )
 def test_help(capsys, words, parts):
@@ -59,22 +77,81 @@ def test_help(capsys, words, parts):
         assert part in text
 
 
-def test_files_in_the_examples_of_the_help_exist(capsys, repository):
-    for command in ("train", "test"):
-        with pytest.raises(SystemExit):
-            main([command, "--help"])
-    files = re.findall(r"--config-file (\S+\.yaml)", capsys.readouterr().out)
-    assert len(files) == 6
-    for file in files:
-        assert (repository / file).is_file()
+def test_files_in_the_examples_of_the_help_exist(repository):
+    for line in EXAMPLE_LINES:
+        for name in re.findall(r"--(?:config-file|grid) (\S+)", line):
+            assert (repository / "configs" / f"{name}.yaml").is_file()
 
 
-@pytest.mark.parametrize("words", [[], ["fly"], ["prepare"], ["prepare", "synthetic"], ["train", "--fast"]])
+@pytest.mark.parametrize("words", [["fly"], ["prepare", "fly"], ["prepare", "synthetic"], ["train", "--fast"]])
 def test_a_wrong_command_prints_the_usage_with_status_2(capsys, words):
     with pytest.raises(SystemExit) as end:
         main(words)
     assert end.value.code == 2
     assert capsys.readouterr().err.startswith("usage: t2ireid")
+
+
+def test_a_wrong_option_prints_the_usage_of_its_command(capsys):
+    for words in (["train"], ["prepare", "synthetic", "out"], ["compare", "a", "b"]):
+        with pytest.raises(SystemExit) as end:
+            main([*words, "--fast"])
+        assert end.value.code == 2
+        errors = capsys.readouterr().err
+        assert errors.startswith(f"usage: t2ireid {' '.join(words[:2] if words[0] == 'prepare' else words[:1])} [")
+        assert "unrecognized arguments: --fast" in errors
+
+
+@pytest.mark.parametrize(("words", "part"), [([], "  train "), (["prepare"], "  synthetic")])
+def test_a_group_of_commands_alone_prints_its_help(capsys, words, part):
+    assert main(words) == 2
+    errors = capsys.readouterr().err
+    assert errors.startswith("usage: t2ireid")
+    assert part in errors
+    assert "examples:" in errors
+
+
+def test_version(capsys):
+    with pytest.raises(SystemExit) as end:
+        main(["--version"])
+    assert end.value.code == 0
+    assert capsys.readouterr().out == f"t2ireid {t2ireid_plugin.__version__}\n"
+
+
+@pytest.mark.parametrize("line", EXAMPLE_LINES)
+def test_examples_of_the_help_are_valid_arguments(line):
+    options, rest = _build_parser().parse_known_args(shlex.split(line))
+    assert hasattr(options, "run")
+    assert rest == []
+
+
+def test_names_after_an_option_of_torchreid_may_have_commas_between_them():
+    for words in (["a", "b"], ["a,b"]):
+        options = _build_parser().parse_args(["train", "-s", *words, "train.lr", "1"])
+        assert _settings(options) == ["data.sources", "a,b", "train.lr", "1"]
+
+
+@pytest.mark.slow
+def test_the_module_of_the_command_line_runs(repository):
+    words = [sys.executable, "-m", "t2ireid_plugin.cli", "--version"]
+    done = subprocess.run(words, cwd=repository, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, f"t2ireid {t2ireid_plugin.__version__}\n")
+
+
+@pytest.mark.slow
+def test_the_shell_completes_commands_and_options(repository, tmp_path):
+    """As bash calls a program with argcomplete: the line in the environment, answers in a file."""
+    for line, answer in (
+        ("t2ireid comp", "compare"),
+        ("t2ireid train --ov", "--overwrite"),
+        ("t2ireid index bu", "build"),
+    ):
+        environment = {**os.environ, "COMP_LINE": line, "COMP_POINT": str(len(line)), "_ARGCOMPLETE": "1"}
+        file = tmp_path / "answers"
+        environment |= {"_ARGCOMPLETE_STDOUT_FILENAME": str(file), "_ARGCOMPLETE_IFS": "\n"}
+        words = [sys.executable, "-m", "t2ireid_plugin.cli"]
+        done = subprocess.run(words, cwd=repository, env=environment, capture_output=True, check=False)
+        assert done.returncode == 0, done.stderr
+        assert file.read_text().strip() == answer
 
 
 def test_the_installed_command_prints_no_warnings():
@@ -129,7 +206,7 @@ def test_prepare_synthetic_refuses_impossible_numbers(tmp_path, refused, option,
         (["model.vit_pretrained", "./gone"], "vit_pretrained: no folder './gone'; it should hold config.json"),
         (["data.root", "/nowhere"], "(looked for reid_raw.json); '/nowhere' does not exist. Put the dataset there"),
         (["--eval-only"], "nothing to test: no checkpoint at"),
-        (["--config-file", "gone.yaml"], "no configuration file 'gone.yaml' (No such file or directory)"),
+        (["--config-file", "gone.yaml"], "no configuration file 'gone.yaml'; `t2ireid configs` lists"),
     ],
 )
 def test_wrong_settings_are_refused_before_the_folder_is_made(tiny_settings, tmp_path, refused, words, message):

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from torchreid import data as torchreid_data
 from torchreid import optim as torchreid_optim
 
-from t2ireid_plugin.config import changed_keys, dump, get_cfg, image_only, load_cfg, to_dict
+from t2ireid_plugin.config import changed_keys, config_names, config_path, dump, get_cfg, image_only, load_cfg, to_dict
 from t2ireid_plugin.engine import checks as check
 from t2ireid_plugin.engine.checks import OPTIMIZERS, SAMPLERS, SCHEDULERS, check_shares
 from t2ireid_plugin.errors import ConfigError
@@ -52,6 +52,7 @@ DIFFERENT = {
     "model.name": "t2ireid_vit_mamba",
     "data.sources": ["cuhkpedes"],
     "data.targets": ["cuhkpedes"],
+    "data.workers": None,
     "data.height": None,
     "data.width": None,
     "data.norm_mean": None,
@@ -141,9 +142,9 @@ train:
 
 
 def test_torchreids_yaml_has_torchreids_defaults(tmp_path):
-    """Except the model's name, and size and normalisation, which are None for the model's own."""
+    """Except the model's name, data.workers, and size and normalisation, which are None for the model's own."""
     cfg = load_cfg(write(tmp_path, "osnet.yaml", model={"name": "osnet_x1_0"}))
-    own = dict.fromkeys(("data.height", "data.width", "data.norm_mean", "data.norm_std"))
+    own = dict.fromkeys(("data.height", "data.width", "data.norm_mean", "data.norm_std", "data.workers"))
     assert {name: get(cfg, name) for name in TORCHREID} == {**TORCHREID, "model.name": "osnet_x1_0", **own}
 
 
@@ -174,7 +175,7 @@ def test_base_files_form_a_chain(tmp_path):
     child = write(tmp_path / "deep", "child.yaml", _BASE_="../parent.yaml", train={"seed": 4})
     cfg = load_cfg(child, ["train.batch_size", "6"])
     assert (cfg.train.lr, cfg.train.max_epoch, cfg.train.seed, cfg.train.batch_size) == (0.25, 7, 4, 6)
-    assert (cfg.data.root, cfg.data.height, cfg.data.workers) == ("a", 64, 4)
+    assert (cfg.data.root, cfg.data.height, cfg.data.workers) == ("a", 64, None)
     assert "_BASE_" not in cfg
 
 
@@ -182,6 +183,28 @@ def test_base_merges_loss_terms_by_name(tmp_path):
     write(tmp_path, "base.yaml", loss={"terms": {"sdm": {"weight": 1, "tau": 0.5}, "cls": {"weight": 1}}})
     cfg = load_cfg(write(tmp_path, "top.yaml", _BASE_="base.yaml", loss={"terms": {"sdm": {"weight": 2}}}))
     assert to_dict(cfg.loss.terms) == {"sdm": {"weight": 2, "tau": 0.5}, "cls": {"weight": 1}}
+
+
+def test_lists_with_commas_or_brackets_are_equal():
+    for sources, ranks in (("a,b", "1,5"), ("[a, b]", "[1, 5]"), ("a, b", "(1, 5)")):
+        cfg = load_cfg(None, ["data.sources", sources, "test.ranks", ranks])
+        assert (cfg.data.sources, cfg.test.ranks) == (["a", "b"], [1, 5])
+    with pytest.raises(ConfigError, match=r"test\.ranks': each value must be int, not str \('x'\)"):
+        load_cfg(None, ["test.ranks", "x,1"])
+
+
+def test_a_packaged_configuration_is_read_by_name_from_any_folder(repository, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in config_names():
+        if "grid" not in name and "fastreid" not in name and name != "ablation/second":
+            expected = load_cfg(repository / "configs" / f"{name}.yaml")
+            assert load_cfg(name) == load_cfg(f"{name}.yaml") == expected
+    assert config_path("fastreid/cuhkpedes").samefile(repository / "configs" / "fastreid" / "cuhkpedes.yml")
+    write(tmp_path, "t2i_vit_mamba.yaml", train={"lr": 7.0})
+    assert load_cfg("t2i_vit_mamba.yaml").train.lr == 7
+    assert load_cfg("t2i_vit_mamba").train.lr != 7
+    with pytest.raises(ConfigError, match="no configuration file 't2i_vit_manba'; did you mean t2i_vit_mamba"):
+        load_cfg("t2i_vit_manba")
 
 
 def test_cyclic_bases_are_refused(tmp_path):

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from yacs.config import CfgNode
 
-from t2ireid_plugin.config import dump, load_cfg, merge
+from t2ireid_plugin.config import config_path, dump, load_cfg, merge
 from t2ireid_plugin.errors import ConfigError, check_choice, check_keys, short_repr
 from t2ireid_plugin.evaluation.protocols import PROTOCOLS
 from t2ireid_plugin.utils.safe_io import MAX_CONFIG_BYTES, parse_yaml, read_bytes
@@ -45,12 +45,13 @@ def read_grid(file: str | Path, rows: Sequence[str] | None = None) -> Grid:
     ``protocols`` may map rows to the protocol whose figures stand for them in the table, by default `OFFICIAL`.
 
     Args:
-        file: the YAML file.
+        file: the YAML file, or the name of one of the package's, see `config_path`.
         rows: only these of its rows, and the baseline; by default all.
 
     Raises:
         ConfigError: naming the file and its error, or an unknown row.
     """
+    file = config_path(file)
     try:
         content = parse_yaml(read_bytes(file, MAX_CONFIG_BYTES))
     except OSError as error:

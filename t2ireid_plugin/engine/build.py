@@ -50,6 +50,7 @@ from t2ireid_plugin.modeling.t2ireid import T2IReIDModel
 from t2ireid_plugin.utils.distributed import is_main_process, rank, world_size
 
 # The place in an item of each choice of data.id_instruction and data.cloth_instruction.
+MAX_WORKERS = 8  # where data.workers is None
 _TEXT_PLACES = {"caption": -3, "identity": -2, "clothing": -1}
 # Setting that configures an encoder with random weights, in place of a folder.
 _INLINE = {IMAGE_KEY: "vit_config", TEXT_KEY: "bert_config"}
@@ -283,7 +284,8 @@ def loader_options(cfg: CfgNode, use_gpu: bool) -> dict[str, Any]:
     return {
         "batch_size_train": cfg.train.batch_size,
         "batch_size_test": cfg.test.batch_size,
-        "workers": min(cfg.data.workers, joblib.cpu_count()),  # more than the process may use would only wait
+        # More than the cores that the process may use would only wait.
+        "workers": min(MAX_WORKERS if cfg.data.workers is None else cfg.data.workers, joblib.cpu_count()),
         "use_gpu": use_gpu,
     }
 

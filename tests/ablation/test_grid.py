@@ -87,7 +87,7 @@ def test_an_invalid_grid_is_refused_with_its_file_name(grid, text, message):
 
 
 def test_a_grid_can_be_limited_to_some_rows_and_the_baseline(grid, tmp_path):
-    with pytest.raises(ConfigError, match="no grid"):
+    with pytest.raises(ConfigError, match="no configuration file"):
         read_grid(tmp_path / "grid.yaml")
     grid("rows: {a: {}, b: {}, c: {}}\nbaseline: b")
     assert list(read_grid(tmp_path / "grid.yaml", ["c"]).rows) == ["b", "c"]

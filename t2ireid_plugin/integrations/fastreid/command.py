@@ -13,6 +13,7 @@ import yaml
 from fastreid.config import CfgNode, get_cfg
 from fastreid.engine import default_argument_parser, default_setup, launch
 
+from t2ireid_plugin.config import config_path
 from t2ireid_plugin.errors import ConfigError, T2IReIDError
 from t2ireid_plugin.integrations.fastreid import add_t2ireid_config, register
 from t2ireid_plugin.integrations.fastreid.checkpointer import T2IReIDCheckpointer
@@ -57,7 +58,7 @@ def setup(arguments: argparse.Namespace) -> CfgNode:
     add_t2ireid_config(cfg)
     try:
         if arguments.config_file:
-            cfg.merge_from_file(arguments.config_file)
+            cfg.merge_from_file(str(config_path(arguments.config_file)))
         cfg.merge_from_list(arguments.opts)
     except (KeyError, AssertionError, ValueError, OSError, yaml.YAMLError) as error:
         # unknown keys, wrong types, options after the settings, files that are missing or not YAML

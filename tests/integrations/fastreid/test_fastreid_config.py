@@ -98,7 +98,7 @@ def test_missing_data_is_a_one_line_error(capsys, text_image_yaml, monkeypatch, 
 
 
 def test_missing_files_and_flags_are_one_line_errors(capsys, text_image_yaml, tmp_path) -> None:
-    assert "No such file or directory: 'nowhere.yml'" in refused(capsys, "--config-file", "nowhere.yml")
+    assert "no configuration file 'nowhere.yml'" in refused(capsys, "--config-file", "nowhere.yml")
     assert "needs MODEL.WEIGHTS" in refused(capsys, "--config-file", text_image_yaml, "--eval-only")
     (tmp_path / "broken.yml").write_text("MODEL: [1, 2")
     assert "broken.yml" in refused(capsys, "--config-file", tmp_path / "broken.yml")
