@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 
-from benchmarks import everything, head, load, search_folder, soak
+from benchmarks import everything, head, load, search, search_folder, soak
 from benchmarks.machine import describe_machine
 from t2ireid_plugin.errors import T2IReIDError
 
@@ -23,6 +23,7 @@ COMMANDS: dict[str, ModuleType] = {
     "head": head,
     "load": load,
     "soak": soak,
+    "search": search,
     "search-folder": search_folder,
     "all": everything,
 }
