@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PYTEST := $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
 
-.PHONY: demo test test-all test-layouts test-fastreid lint clean
+.PHONY: demo test test-all test-layouts test-fastreid test-codebases lint clean
 
 # Drawn pedestrians in CUHK-PEDES's format, trained and evaluated on the CPU; results in log/demo, with a page of
 # sentences and the photos that the model retrieves for them.
@@ -35,6 +35,14 @@ test-fastreid: $(VENV)/installed
 	@test -n "$(FASTREID_SRC)" || { echo "say where FastReID's source is: make $@ FASTREID_SRC=path/to/fast-reid"; exit 2; }
 	$(BIN)/python -m pip install --quiet --editable '.[dev,fastreid]'
 	FASTREID_SRC="$(abspath $(FASTREID_SRC))" $(PYTEST) tests/integrations/fastreid
+
+# The changes that docs/codebases.md prints, in the sources of reid-strong-baseline and TransReID.
+test-codebases: $(VENV)/installed
+	@test -n "$(STRONG_SRC)" -a -n "$(TRANSREID_SRC)" || \
+		{ echo "usage: make $@ STRONG_SRC=path/to/reid-strong-baseline TRANSREID_SRC=path/to/TransReID"; exit 2; }
+	$(BIN)/python -m pip install --quiet "pytorch-ignite>=0.5"
+	STRONG_SRC="$(abspath $(STRONG_SRC))" TRANSREID_SRC="$(abspath $(TRANSREID_SRC))" \
+		$(PYTEST) tests/integrations/test_codebases.py
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .

@@ -85,12 +85,17 @@ def test_the_example_tables_are_read(tmp_path, page, language, suffix) -> None:
     assert sum(len(row.texts) for row in rows) == (4 if language == "csv" else 3)
 
 
+def prose(page: str) -> str:
+    """A page without its blocks of code."""
+    return re.sub(r"```.*?```", "", (REPOSITORY / page).read_text(encoding="utf-8"), flags=re.DOTALL)
+
+
 ALL_PAGES = [*(REPOSITORY / "docs").glob("*.md"), *REPOSITORY.glob("*.md")]
 
 
 @pytest.mark.parametrize("page", sorted(str(path.relative_to(REPOSITORY)) for path in ALL_PAGES))
 def test_links_exist(page) -> None:
-    text = (REPOSITORY / page).read_text(encoding="utf-8")
+    text = prose(page)
     for target in re.findall(r"\]\(([^)]+)\)", text):
         if target.startswith("http"):
             continue
@@ -106,8 +111,7 @@ def test_links_exist(page) -> None:
 @pytest.mark.parametrize("page", sorted(str(path.relative_to(REPOSITORY)) for path in ALL_PAGES))
 def test_paths_and_modules_exist(page) -> None:
     """Those in code spans; a file name alone may be in any folder."""
-    text = re.sub(r"```.*?```", "", (REPOSITORY / page).read_text(encoding="utf-8"), flags=re.DOTALL)
-    text = text if page != "CHANGELOG.md" else ""  # it names former modules
+    text = prose(page) if page != "CHANGELOG.md" else ""  # it names former modules
     for span in re.findall(r"`([^`\n]+)`", text):
         if re.fullmatch(r"(?:t2ireid_plugin|tests|tools|benchmarks|configs)/[\w./-]*", span):
             assert (REPOSITORY / span).exists(), span
@@ -147,12 +151,20 @@ def test_the_plain_baseline_runs(workplace, synthetic) -> None:
 
 def test_the_loop_and_timms_names_work(capsys) -> None:
     torch.manual_seed(0)
-    loop, registry = blocks("codebases.md", "python")
+    loop, registry, _ = blocks("codebases.md", "python")
     exec(compile(loop, "codebases.md", "exec"), {})
     losses = [float(line) for line in capsys.readouterr().out.split()]
     assert losses[-1] < losses[0]
     exec(compile(registry.replace('"torchreid:osnet_x0_25"', repr(OSNET)), "codebases.md", "exec"), {})
     assert re.findall(r"\[[\d, ]+\]", capsys.readouterr().out) == re.findall(r"# .*(\[.*\])", registry)
+
+
+def test_the_backbone_of_an_export_is_read(tiny_run, tmp_path, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["export", str(tiny_run.folder), "weights/finder"]) == 0
+    capsys.readouterr()
+    exec(compile(blocks("codebases.md", "python")[2], "codebases.md", "exec"), {})
+    assert capsys.readouterr().out == "[32] ('last',)\n"
 
 
 # docs/visualize.md
