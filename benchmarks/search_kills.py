@@ -8,6 +8,7 @@ import random
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -24,18 +25,19 @@ def kill_writers(folder: Path, kills: int, seed: int = 0) -> dict[str, Any]:
     """Kills ``kills`` writers of one index in an empty ``folder``, each action in turn.
 
     Returns:
-        Numbers of kills within a call and of rows checked, and the longest time to open the index afterwards.
+        Numbers of kills by the call they interrupted, and of batches, and the longest time to open the index.
 
     Raises:
         DataError: when an acknowledged row is lost, a deleted one is back, or a batch is there in part.
     """
     draw, index = random.Random(seed), folder / "people.idx"
     expected: dict[int, int | None] = {}  # rows of each batch; None when the call did not return
-    within, longest, first = 0, 0.0, 0
+    within, longest, first = Counter[str](), 0.0, 0
     for trial in range(kills):
         action = ACTIONS[trial % len(ACTIONS)]
-        words = _run_and_kill(index, action, first, draw.uniform(0, 0.5))
-        within += bool(words) and words[-1][0] in ("add", "delete", "purge", "merge", "build")
+        words = _run_and_kill(index, action, first, draw.uniform(0, 1))
+        if words and words[-1][0] in ACTIONS:
+            within[f"killed_in_{words[-1][0]}"] += 1
         first = max([first, *(number + 1 for _, number in words)])
         for word, number in words:
             if word in ("add", "added", "delete", "deleted"):
@@ -54,7 +56,7 @@ def kill_writers(folder: Path, kills: int, seed: int = 0) -> dict[str, Any]:
     content = b"".join(file.read_bytes() for file in index.rglob("*") if file.is_file())
     if left := [number for number, count in expected.items() if count == 0 and batch_name(number).encode() in content]:
         raise DataError(f"batch {left[0]} is still there after purging")
-    return {"kills": kills, "within_a_call": within, "batches": len(expected), "open_cpu_seconds": longest}
+    return {"kills": kills, **within, "batches": len(expected), "open_cpu_seconds": longest}
 
 
 def _run_and_kill(index: Path, action: str, first: int, delay: float) -> list[tuple[str, int]]:

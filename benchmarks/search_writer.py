@@ -59,7 +59,7 @@ def main(place: str, action: str, first: int) -> None:
                     _say("delete", number)
                     store.delete(Filter(path=batch_name(number)))
                     _say("deleted", number)
-                if action == "purge" and number % 4 == 3:
+                if action == "purge":
                     _say("purge", number)
                     store.purge()
                     _say("purged", number)
