@@ -148,11 +148,14 @@ function showResults() {
   else showStatus(searched ? "end" : "none", { total });
 }
 
+// The row's number as text: those of Milvus are larger than JavaScript's numbers hold exactly.
+const rowOf = (hit) => hit.image.slice("image/".length);
+
 function open(place) {
   current = place;
   const hit = results.hits[place], rows = [];
   $("one").querySelector("img").src = hit.image;
-  const facts = { score: hit.score.toFixed(4), camera: hit.camera, time: timeOf(hit), trackname: hit.track, path: hit.path, id: hit.id };
+  const facts = { score: hit.score.toFixed(4), camera: hit.camera, time: timeOf(hit), trackname: hit.track, path: hit.path, id: rowOf(hit) };
   for (const [name, value] of Object.entries(facts)) if (value ?? false) rows.push(element("dt", say(name)), element("dd", `${value}`));
   $("one").querySelector("dl").replaceChildren(...rows);
   if (!$("one").open) $("one").showModal();
@@ -189,7 +192,7 @@ $("file").onchange = () => { setPhoto($("file").files[0]); field.like.value = ""
 $("drop").onclick = () => { setPhoto(null); field.like.value = ""; searchAnew(); };
 $("back").onclick = () => searchAnew(Math.max(0, Number(field.offset.value) - PER_PAGE));
 $("next").onclick = () => searchAnew(Number(field.offset.value) + PER_PAGE);
-$("similar").onclick = () => { $("one").close(); setPhoto(null); field.like.value = results.hits[current].id; field.q.value = ""; searchAnew(); };
+$("similar").onclick = () => { $("one").close(); setPhoto(null); field.like.value = rowOf(results.hits[current]); field.q.value = ""; searchAnew(); };
 $("close").onclick = () => $("one").close();
 $("language").onclick = () => { language = language === "en" ? "zh" : "en"; localStorage.setItem("language", language); translate(); };
 document.onkeydown = onKey;
