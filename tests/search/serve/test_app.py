@@ -13,6 +13,7 @@ from PIL import Image
 from t2ireid_plugin.search import Gallery
 from t2ireid_plugin.search.serve import app as module
 from t2ireid_plugin.search.serve.app import ServedIndex, create_app
+from t2ireid_plugin.search.transfer import copy_rows
 
 from .conftest import COLOURS, ColourEncoder, paint
 
@@ -225,3 +226,18 @@ def test_an_index_that_replaces_another_is_served(client, index, tmp_path):
         gallery.add_images(tmp_path / "photos" / "blue.png", camera="c", progress=False)
     assert names(search(client, q="red", camera="c")) == ["blue.png"]
     assert client.get("/api/index").json()["rows"] == 1
+
+
+def test_an_index_on_milvus_is_served(index, milvus_server):
+    address = f"{milvus_server}/served"
+    with Gallery.open(index) as gallery, Gallery.open(address, ColourEncoder(), root=gallery.store.root) as cluster:
+        copy_rows(gallery.store, cluster.store)
+    answers = []
+    for where in (index, address):
+        app = create_app(ServedIndex(where, ColourEncoder()))
+        with TestClient(app, base_url="http://127.0.0.1") as client:
+            answer = search(client, q="red", k=2, camera="a")
+            like = search(client, like=answer.json()["hits"][0]["id"], k=9)
+            pictures = [client.get(hit["image"]).content for hit in answer.json()["hits"]]
+            answers.append((names(answer), names(like), pictures, client.get("/api/about").json()))
+    assert answers[0] == answers[1]
