@@ -27,7 +27,7 @@ def blocks(readme: str, language: str) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def workplace(tmp_path_factory, synthetic, encoders, benchmark_root) -> Path:
+def workplace(tmp_path_factory, synthetic, encoders, benchmark_root, tiny_run) -> Path:
     """A folder with the files in the places that the README names."""
     folder = tmp_path_factory.mktemp("readme")
     for name in ("tools", "configs"):
@@ -39,6 +39,9 @@ def workplace(tmp_path_factory, synthetic, encoders, benchmark_root) -> Path:
     (folder / "weights").mkdir()
     for name in ("vit", "bert"):
         (folder / "weights" / name).symlink_to(getattr(encoders, name))
+    shutil.copytree(synthetic.root, folder / "data" / "synthetic")  # a search adds its index to the photos
+    (folder / "log").mkdir()
+    (folder / "log" / "demo").symlink_to(tiny_run.folder)
     return folder
 
 
@@ -56,7 +59,7 @@ def test_both_readmes_have_the_same_commands() -> None:
 def test_commands_and_snippets_run(workplace) -> None:
     """In the order of the page: train, resume, test again, then load what was trained."""
     commands = [line for block in blocks("README.md", "bash")[2:] for line in block.strip().splitlines()]
-    assert len(commands) == 6
+    assert len(commands) == 7
     for command in commands:
         program, *arguments = shlex.split(command)
         if "train_net.py" in command:
@@ -66,7 +69,7 @@ def test_commands_and_snippets_run(workplace) -> None:
             few = BENCHMARK.split() if "benchmark.py" in command else []
             assert run([*PROGRAMS[program], *arguments, *few], workplace)
     snippets = blocks("README.md", "python")
-    assert len(snippets) == 2
+    assert len(snippets) == 3
     for snippet in snippets:
         assert run(["-c", snippet], workplace).strip()
 
