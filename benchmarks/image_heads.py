@@ -50,7 +50,7 @@ def train(name: str, seed: int, root: Path, folder: Path, epochs: int) -> dict[s
     """R@1 and mAP of one training."""
     if not (folder / "results.json").is_file():
         steps = f"train.max_epoch {epochs} train.batch_size 32 train.lr 3.5e-4 train.staged_lr False"
-        fixed = "train.fixbase_epoch 0 model.pretrained False data.height 96 data.width 48 data.workers 0"
+        fixed = "train.fixbase_epoch 0 model.pretrained False data.height 64 data.width 32 data.workers 0"
         own = f"model.name {name} train.seed {seed} data.root {root} data.save_dir {folder}"
         status = t2ireid(["train", "--config-file", CONFIG, *f"{steps} {fixed} {own}".split()])
         if status:
