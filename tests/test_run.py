@@ -56,6 +56,29 @@ def light_run(tiny_settings, tmp_path_factory):
 # The files of a run
 
 
+def test_the_console_has_a_line_per_epoch_and_each_table_once(tiny_run):
+    """Its epochs have fewer steps than train.print_freq."""
+    lines = tiny_run.printed.splitlines()
+    records = [json.loads(line) for line in (tiny_run.folder / "metrics.jsonl").read_text().splitlines()]
+    val = {record["epoch"]: record["R@1"] for record in records if record.get("target") == "cuhkpedes_val"}
+    epochs = [line for line in lines if line.startswith("epoch")]
+    for number, line in enumerate(epochs, 1):
+        assert re.match(rf"epoch {number}/2  loss \d\S*  val R@1 {100 * val[number]:.1f}", line)
+        assert ("(best)" in line) == (number in (1, tiny_run.results["chosen"]["epoch"]))
+    assert len(epochs) == 2
+    assert re.search(r"  eta \d:\d\d:\d\d$", epochs[0])
+    assert "eta" not in epochs[1]
+    for table in ("split ", "target "):
+        assert sum(line.startswith(table) for line in lines) == 1
+
+
+def test_the_loss_of_an_epoch_is_the_mean_of_its_steps(light_run):
+    records = [json.loads(line) for line in (light_run / "metrics.jsonl").read_text().splitlines()]
+    losses = [record["loss"] for record in records if "step" in record]
+    (line,) = re.findall(r"^epoch 1/1 .*", (light_run / "train.log").read_text(), flags=re.MULTILINE)
+    assert float(line.split()[3]) == pytest.approx(np.mean(losses), rel=1e-3)
+
+
 @pytest.mark.slow
 def test_the_same_command_and_seed_give_the_same_run(train_net, tiny_settings, tiny_run, tmp_path):
     """In a process of its own."""

@@ -217,10 +217,11 @@ class CaptionDataset(torchreid_data.ImageDataset):
         joined.data = joined.train if self.mode == "train" else self.data
         return joined
 
-    def show_summary(self) -> None:
-        """Prints the counts of each split beside the publishers'."""
+    def show_summary(self, counts: bool = True) -> None:
+        """Prints the name, and the ``counts`` of each split beside the publishers'."""
         print(f"=> Loaded {self.spec.name} (evaluating on {self.eval_split})")
-        print(self.spec.counts_table(self.counts, self.held_out))
+        if counts:
+            print(self.spec.counts_table(self.counts, self.held_out))
 
     def _check_not_empty(self) -> None:
         if not len(self.data):

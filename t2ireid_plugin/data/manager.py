@@ -91,8 +91,10 @@ class CaptionDataManager(torchreid_data.datamanager.DataManager):
         self.transform_tr, self.transform_te = transform_tr, transform_te
         print(f"Images at {transform_te}; training transforms: {', '.join(transform_tr.names) or 'none'}")
         self.datasets = dict(datasets)
+        specs: set[str] = set()
         for dataset in datasets.values():
-            dataset.show_summary()
+            dataset.show_summary(counts=dataset.spec.name not in specs)
+            specs.add(dataset.spec.name)
             if keep_images:
                 dataset.keep_images()
         options: dict[str, Any] = {"num_workers": workers, "pin_memory": self.use_gpu, "worker_init_fn": init_worker}

@@ -16,7 +16,7 @@ from t2ireid_plugin.engine.record import check_same_training
 from t2ireid_plugin.engine.training_state import BEST, save_checkpoint
 from t2ireid_plugin.evaluation.bootstrap import FEW
 from t2ireid_plugin.evaluation.embeddings import embed_target
-from t2ireid_plugin.evaluation.metrics import choose_weight, evaluate_task, format_metrics, reranked_metrics
+from t2ireid_plugin.evaluation.metrics import choose_weight, evaluate_task, reranked_metrics
 from t2ireid_plugin.evaluation.protocols import (
     COMPOSED,
     IMAGE_QUERY_PROTOCOLS,
@@ -73,11 +73,14 @@ class RetrievalEvaluation(TrainingLoop):
         """The model that is evaluated and saved as the best: the moving average, or else the model itself."""
         return self.model if self.ema is None else cast(T2IReIDModel, self.ema.module)
 
-    def choose(self, folder: Path) -> None:
+    def choose(self, folder: Path) -> float | None:
         """Saves this epoch's weights as `BEST` if they are the best on val so far, or without a val set.
 
         The best have the highest mean R@1 over the val sets; of equals, the highest mean mAP; of equals, the last ones.
         With a ranking by both branches, each epoch is scored at its own best weight of them.
+
+        Returns:
+            The mean R@1; None without a val set, and except in the main process.
         """
         # Weights of the protocols that the test will report; the sum's needs nothing more than the official one.
         weighted = [name for name in WEIGHTS if name in (OFFICIAL, SUM, *with_baselines(self.protocols))]
@@ -87,8 +90,9 @@ class RetrievalEvaluation(TrainingLoop):
             self._set_ranking_weight(weight)
             sets = {name: e._replace(ranking=self.model.ranking) for name, e in sets.items()}
         val = self._log_official(sets)
+        scores = _mean_scores(val)
         if is_main_process():
-            epoch, scores = self.epoch + 1, _mean_scores(val)
+            epoch = self.epoch + 1
             best = _mean_scores(self.best["val"]) if self.best else ()
             tied = [epoch]  # epochs that val does not distinguish from the chosen one
             if best and (scores == best or scores[0] == best[0] == 1):
@@ -103,6 +107,7 @@ class RetrievalEvaluation(TrainingLoop):
                     self.best["protocol_weights"] = {OFFICIAL: weight, **others}
                     save_checkpoint({**content, "best": self.best}, folder / BEST)
         self.best = broadcast_object(self.best)
+        return scores[0] if scores else None
 
     def _best_weight(self, protocol: str, sets: Mapping[str, Embeddings]) -> float | None:
         """The weight of a protocol that is best on val; None where there is none to choose, or val cannot tell."""
@@ -141,7 +146,7 @@ class RetrievalEvaluation(TrainingLoop):
             self.tested_model.load_state_dict(self.model.state_dict())
 
     def evaluate(self, targets: Iterable[str]) -> dict[str, Metrics]:
-        """Text-to-image metrics of each target, printed and logged; empty except in the main process."""
+        """Text-to-image metrics of each target, logged; empty except in the main process."""
         return self._log_official(self._embed(targets, [OFFICIAL]))
 
     def _log_official(self, sets: Mapping[str, Embeddings]) -> dict[str, Metrics]:
@@ -198,14 +203,13 @@ class RetrievalEvaluation(TrainingLoop):
     def _result(
         self, target: str, protocol: str, embeddings: Embeddings, samples: int = 0, rerank: bool = False
     ) -> RetrievalResult:
-        """The result of one protocol, printed."""
+        """The result of one protocol."""
         weight, on_val = self._weight(protocol, embeddings.ranking)
         task = PROTOCOLS[protocol].build_task(embeddings, weight)
         names = {"target": target, "protocol": protocol}
         result = evaluate_task(task, self.ranks, self.evaluator, samples, **names)
         if protocol in WEIGHTS and (protocol, embeddings.ranking.by) != (OFFICIAL, CAPTION):
             result.metrics.update(weight=weight, weight_chosen=on_val)
-        print(format_metrics(target, protocol, result.metrics))
         queries, gallery = (self.test_loader[target][side].dataset.data for side in ("query", "gallery"))
         by_image = protocol in IMAGE_QUERY_PROTOCOLS
         items = gallery if by_image else queries

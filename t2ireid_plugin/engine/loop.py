@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import datetime
+import statistics
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +85,7 @@ class TrainingLoop(torchreid_engine.Engine):
         self._first, self._read, self.print_freq = 0, 0, 1  # of the epoch in training, see `train`
         self.evaluated = True  # False between the last step of an epoch and the end of its evaluation
         self.steps = 0  # done in all
+        self._losses: list[float] = []  # of the steps in this epoch
         self.values: dict[str, float] = {}  # newest total loss and value of each term
         self.max_epoch = 0  # of `run`
         self.best: dict[str, Any] = {}  # epoch, score and val metrics of the chosen checkpoint
@@ -123,7 +126,7 @@ class TrainingLoop(torchreid_engine.Engine):
         if is_main_process():
             self.metrics_log = MetricsLog(self._folder / "metrics.jsonl", keep=self._log_size if continues else 0)
             self.writer = _Writer(self, save_dir)
-        started = time.time()
+        started, first = time.time(), 0
         try:
             self._saved_at = time.monotonic()
             if self._source is None:
@@ -131,16 +134,19 @@ class TrainingLoop(torchreid_engine.Engine):
             if not continues:  # shows at once whether the folder can be written to
                 self.save()
             self.epoch = max(0, self.position[0] - 1)  # of the final test, if no epoch is left
-            for epoch in range(self.position[0] - (not self.evaluated), max_epoch):
-                self.epoch, done = epoch, epoch + 1
+            first = self.position[0] - (not self.evaluated)
+            for epoch in range(first, max_epoch):
+                self.epoch, done, score = epoch, epoch + 1, None
                 if self.evaluated:
                     self.train(print_freq=print_freq, fixbase_epoch=fixbase_epoch, open_layers=open_layers)
                 if done == max_epoch or (eval_freq > 0 and done >= start_eval and done % eval_freq == 0):
                     if world_size() > 1:  # one stopped during evaluation cannot save, as the others wait for it
                         self.save()
-                    self.choose(self._folder)
+                    score = self.choose(self._folder)
                 self.position, self.evaluated = (done, 0), True
                 self.save()
+                remaining = (time.time() - started) / (done - first) * (max_epoch - done)
+                print(describe_epoch(done, max_epoch, {"loss": self._losses}, remaining, score, self.best.get("epoch")))
         except Stopped as stop:
             self.save()
             epochs, steps = self.position
@@ -152,8 +158,8 @@ class TrainingLoop(torchreid_engine.Engine):
             self.writer = None
         print(f"Trained in {datetime.timedelta(seconds=round(time.time() - started))}")
 
-    def choose(self, folder: Path) -> None:
-        """Saves this epoch's weights in ``folder`` if they are the best so far."""
+    def choose(self, folder: Path) -> float | None:
+        """Saves this epoch's weights in ``folder`` if they are the best so far; returns their score on val, if any."""
         raise NotImplementedError
 
     @property
@@ -167,7 +173,7 @@ class TrainingLoop(torchreid_engine.Engine):
 
     def train(self, print_freq: int = 10, fixbase_epoch: int = 0, open_layers: list[str] | None = None) -> None:
         """Trains the rest of the epoch `epoch` with torchreid's loop."""
-        self.print_freq = print_freq
+        self.print_freq, self._losses = print_freq, []
         self._first = self.position[1] if self.position[0] == self.epoch else 0
         self.train_loader.batch_sampler.start_at(self.epoch, self._first)
         with defer_signals():  # weights, average, position and log must agree
@@ -185,6 +191,7 @@ class TrainingLoop(torchreid_engine.Engine):
             self.bad_images.record(all_gather_list(data["bad_image"]))
         summary = self.train_batch(data)
         self.values |= summary
+        self._losses.append(summary["loss"])
         self.position, self.steps = (self.epoch, self.batch_idx + 1), self.steps + 1
         if self.metrics_log is not None and self.position[1] % self.print_freq == 0:
             self.metrics_log.write(step=self.steps, epoch=self.epoch + 1, lr=self.get_current_lr(), **self.values)
@@ -275,6 +282,32 @@ class TrainingLoop(torchreid_engine.Engine):
             ) from error
         if state["scaler"]:  # empty except with fp16
             self.precision.scaler.load_state_dict(state["scaler"])
+
+
+def describe_epoch(
+    epoch: int,
+    last: int,
+    losses: Mapping[str, Sequence[float]],
+    remaining: float,
+    score: float | None = None,
+    best: int | None = None,
+) -> str:
+    """One line about an epoch: ``epoch 12/20  loss 5.1  val R@1 75.0 (best)  eta 0:00:30``.
+
+    Args:
+        epoch, last: this one and the last one, counted from 1.
+        losses: of its steps, by name.
+        remaining: seconds up to the end of training.
+        score: R@1 on val, a share of 1; None if the epoch was not evaluated.
+        best: the epoch that is best on val.
+    """
+    means = (f"{name} {statistics.fmean(values):.4g}" for name, values in losses.items() if values)
+    parts = [f"epoch {epoch}/{last}", *means]
+    if score is not None:
+        parts.append(f"val R@1 {100 * score:.1f}{' (best)' if best == epoch else ''}")
+    if epoch < last:
+        parts.append(f"eta {datetime.timedelta(seconds=round(remaining))}")
+    return "  ".join(parts)
 
 
 class _Writer(SummaryWriter):

@@ -231,7 +231,7 @@ def _versions() -> dict[str, str]:
     try:
         return {name: version(name) for name in _PACKAGES}
     except PackageNotFoundError as error:
-        raise DependencyError(f"export to ONNX needs {error.name}; pip install 't2ireid-plugin[onnx]'") from error
+        raise DependencyError(f"export to ONNX needs {error.name}; pip install onnx onnxscript onnxruntime") from error
 
 
 def _generator(seed: int) -> torch.Generator:

@@ -255,7 +255,7 @@ def _session(file: Path) -> Any:
     try:
         import onnxruntime
     except ImportError as error:
-        raise DependencyError(f"'{file}' needs onnxruntime; pip install 't2ireid-plugin[search]'") from error
+        raise DependencyError(f"'{file}' needs onnxruntime; pip install onnxruntime") from error
     options = onnxruntime.SessionOptions()
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # threads that wait burn CPU time
     available = [name for name in ("CUDAExecutionProvider",) if name in onnxruntime.get_available_providers()]

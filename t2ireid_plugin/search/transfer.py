@@ -77,7 +77,7 @@ def export_faiss(gallery: Gallery, file: Path) -> int:
     try:
         import faiss
     except ImportError as error:
-        raise DependencyError("--faiss needs faiss; pip install 't2ireid-plugin[search]'") from error
+        raise DependencyError("--faiss needs faiss; pip install faiss-cpu") from error
     index = faiss.IndexFlatIP(gallery.store.dim or 0)
     names = [name for name in Row._fields if name != "crop"]
 

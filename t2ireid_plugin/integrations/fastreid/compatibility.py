@@ -17,7 +17,7 @@ _specs = {name: importlib.util.find_spec(name) for name in ("fastreid", "faiss",
 if _missing := [name for name, spec in _specs.items() if spec is None or spec.origin is None]:
     raise DependencyError(
         f"FastReID: cannot import {', '.join(_missing)}; put FastReID's source (JDAI-CV/fast-reid on GitHub) on "
-        "PYTHONPATH and run pip install 't2ireid-plugin[fastreid]', which installs the packages that it imports"
+        "PYTHONPATH and run pip install faiss-cpu tabulate termcolor, which it imports"
     )
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import collections
 import json
 import math
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ from torchreid import engine as torchreid_engine
 from torchreid import metrics as torchreid_metrics
 from torchreid import utils as torchreid_utils
 
+from t2ireid_plugin.engine.loop import describe_epoch
 from t2ireid_plugin.engine.record import check_same_training
 from t2ireid_plugin.engine.training_state import BEST, LAST, PREVIOUS, check_resumable, save_checkpoint
 from t2ireid_plugin.errors import CheckpointError, T2IReIDError
@@ -61,6 +64,8 @@ class _RecordedEngine(torchreid_engine.Engine):
         self.metrics_log: MetricsLog | None = None
         self.folder = Path()
         self.print_freq = 1
+        self._losses: dict[str, list[float]] = {}  # of the steps in this epoch, by name
+        self._started = 0.0
         self.final = False
 
     @property
@@ -72,20 +77,23 @@ class _RecordedEngine(torchreid_engine.Engine):
         self, save_dir: str = "log", max_epoch: int = 0, start_epoch: int = 0, *, test_only: bool = False, **kwargs: Any
     ) -> None:
         """Runs torchreid's loop; removes epochs after ``start_epoch`` from ``metrics.jsonl``."""
-        self.folder, self.final = Path(save_dir), test_only
+        self.folder, self.final, self._started = Path(save_dir), test_only, time.time()
         if not test_only:
             self.metrics_log = _log_up_to(self.folder / "metrics.jsonl", start_epoch)
         super().run(save_dir=save_dir, max_epoch=max_epoch, start_epoch=start_epoch, test_only=test_only, **kwargs)
 
     def train(self, print_freq: int = 10, **kwargs: Any) -> None:
         """Trains an epoch and writes ``last.pth``; the previous one stays as ``last.prev.pth``."""
-        self.print_freq = print_freq
+        self.print_freq, self._losses = print_freq, collections.defaultdict(list)
         torchreid_utils.set_random_seed(self.seed + self.epoch)
         super().train(print_freq=print_freq, **kwargs)
         self.final = self.epoch + 1 == self.max_epoch
         states = {"optimizer": self.optimizer.state_dict(), "scheduler": self.scheduler.state_dict()}
         # A checkpoint that torchreid's ``resume_from_checkpoint`` also reads.
         save_checkpoint({**self._weights(self.epoch + 1), **states}, self.folder / LAST, self.folder / PREVIOUS)
+        done = self.epoch + 1
+        remaining = (time.time() - self._started) / (done - self.start_epoch) * (self.max_epoch - done)
+        print(describe_epoch(done, self.max_epoch, self._losses, remaining))
 
     def forward_backward(self, data: dict[str, Any]) -> dict[str, float]:
         """Runs torchreid's step and logs its losses.
@@ -99,6 +107,8 @@ class _RecordedEngine(torchreid_engine.Engine):
                 f"the loss is not finite in epoch {self.epoch + 1}, batch {self.batch_idx + 1} ({summary}); lower "
                 "train.lr"
             )
+        for name, value in summary.items():
+            self._losses[name].append(value)
         if self.metrics_log is not None and (self.batch_idx + 1) % self.print_freq == 0:
             step = self.epoch * self.num_batches + self.batch_idx + 1
             self.metrics_log.write(step=step, epoch=self.epoch + 1, lr=self.get_current_lr(), **summary)

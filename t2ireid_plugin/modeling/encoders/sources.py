@@ -34,4 +34,4 @@ def check_library_model(library: str, name: str) -> None:
     if library == "torchreid":
         check_choice("torchreid", name, TORCHREID_MODELS)
     elif importlib.util.find_spec(library) is None:
-        raise EncoderError(f"{library}:{name} needs the package {library}: pip install 't2ireid-plugin[{library}]'")
+        raise EncoderError(f"{library}:{name} needs the package {library}: pip install {library}")

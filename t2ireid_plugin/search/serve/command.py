@@ -42,7 +42,7 @@ def run(options: argparse.Namespace, command: str) -> None:
 
         from t2ireid_plugin.search.serve.app import ServedIndex, create_app
     except ImportError as error:
-        raise DependencyError(f"serving needs {error.name}; pip install 't2ireid-plugin[search,serve]'") from error
+        raise DependencyError(f"serving needs {error.name}; pip install fastapi uvicorn") from error
     from t2ireid_plugin.search import Encoder
 
     encoder = None if options.model is None else Encoder.load(options.model)

@@ -160,6 +160,11 @@ def by_hand(reid_data, cfg):
     return engine.ImageSoftmaxEngine(datamanager, model, chosen, scheduler=scheduler, use_gpu=False)
 
 
+def test_each_epoch_has_a_line(osnet_run):
+    (line,) = re.findall(r"^epoch 1/1 .*", (osnet_run / "train.log").read_text(), flags=re.MULTILINE)
+    assert re.fullmatch(r"epoch 1/1  loss \d\S*  acc \d\S*", line)
+
+
 def test_training_and_metrics_equal_torchreids(osnet_run, reid_data, tmp_path, capsys):
     """With the same seed before the epoch: the same weights after it, and torchreid's own metrics."""
     trainer = by_hand(reid_data, load_cfg(osnet_run / "config.yaml"))

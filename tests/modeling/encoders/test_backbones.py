@@ -145,9 +145,7 @@ def test_unknown_backbones_are_refused(source, error, message):
 
 def test_a_missing_library_is_named(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(
-        EncoderError, match=r"timm:resnet18 needs the package timm: pip install .t2ireid-plugin\[timm\]"
-    ):
+    with pytest.raises(EncoderError, match=r"timm:resnet18 needs the package timm: pip install timm"):
         check_source("timm:resnet18", "vit_pretrained")
 
 
