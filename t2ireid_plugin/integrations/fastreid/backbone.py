@@ -10,6 +10,7 @@ from typing import Any
 
 from fastreid.config import CfgNode
 from fastreid.modeling.backbones import BACKBONE_REGISTRY
+from fastreid.utils import comm
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel
 
@@ -37,7 +38,7 @@ class T2IReIDBackbone(ImageEmbedder):
     def forward(self, images: Tensor) -> Tensor:
         """Images ``[B, 3, H, W]`` to ``[B, feature_dim, 1, 1]``."""
         check_pixels(images)
-        return self.embed(images).features[..., None, None]
+        return connected(self.embed(images).features[..., None, None], self)
 
 
 class EncoderBackbone(nn.Module):
@@ -154,6 +155,16 @@ class FastReIDModel(LibraryModel):
 
 AutoConfig.register(FastReIDConfig.model_type, FastReIDConfig)
 AutoModel.register(FastReIDConfig, FastReIDModel)
+
+
+def connected(value: Tensor, module: nn.Module) -> Tensor:
+    """The value, in training on several GPUs with a gradient of 0 for parameters that it does not depend on.
+
+    FastReID's DistributedDataParallel waits for the gradient of every parameter.
+    """
+    if not module.training or comm.get_world_size() == 1:
+        return value
+    return value + 0.0 * sum(parameter.sum() for parameter in module.parameters() if parameter.requires_grad)
 
 
 def _own_source(cfg: CfgNode) -> Source:

@@ -9,7 +9,7 @@ from fastreid.modeling.heads import REID_HEADS_REGISTRY, EmbeddingHead
 from torch import Tensor
 
 from t2ireid_plugin.errors import ConfigError
-from t2ireid_plugin.integrations.fastreid.backbone import head_options
+from t2ireid_plugin.integrations.fastreid.backbone import connected, head_options
 from t2ireid_plugin.integrations.fastreid.parts import check_parts
 from t2ireid_plugin.modeling import head
 from t2ireid_plugin.modeling.encoders.backbones import ImageTokens
@@ -34,7 +34,7 @@ class DisentanglePooling(head.DisentangleHead):
             raise ConfigError(
                 f"MODEL.BACKBONE.FEAT_DIM: {self.in_dim} must be {width}, the width of the backbone's features"
             )
-        return super().forward(tokens, grid).features[..., None, None]
+        return connected(super().forward(tokens, grid).features[..., None, None], self)
 
 
 @REID_HEADS_REGISTRY.register()

@@ -13,14 +13,13 @@ import torch
 from fastreid.config import CfgNode, configurable
 from fastreid.modeling.heads import REID_HEADS_REGISTRY
 from fastreid.modeling.meta_arch import META_ARCH_REGISTRY, Baseline
-from fastreid.utils import comm
 from fastreid.utils.events import get_event_storage
 from torch import Tensor, nn
 
 from t2ireid_plugin.config import to_dict
 from t2ireid_plugin.engine.text_image import forward_for
 from t2ireid_plugin.errors import ConfigError, check_choice
-from t2ireid_plugin.integrations.fastreid.backbone import image_source
+from t2ireid_plugin.integrations.fastreid.backbone import connected, image_source
 from t2ireid_plugin.integrations.fastreid.checks import check_image_encoder
 from t2ireid_plugin.integrations.fastreid.config import lower
 from t2ireid_plugin.integrations.fastreid.loaders import build_tokenizer
@@ -128,10 +127,8 @@ class T2IReIDBaseline(Baseline):
                 return self.backbone.encode_gallery(self.preprocess_image(batched_inputs))
             return self.backbone.encode_query(list(batched_inputs["captions"]))
         losses = self.heads(self._loss_inputs(batched_inputs))
-        if comm.get_world_size() > 1:
-            # On several GPUs FastReID waits for the gradient of every parameter, and not all terms use all of them.
-            name = next(iter(losses))
-            losses[name] = losses[name] + 0.0 * sum(p.sum() for p in self.parameters() if p.requires_grad)
+        name = next(iter(losses))
+        losses[name] = connected(losses[name], self)  # not all terms use all parameters
         return losses
 
     def preprocess_image(self, batched_inputs: Mapping[str, Any] | Tensor) -> Tensor:

@@ -117,6 +117,17 @@ def test_the_head_returns_the_embedding_of_the_branch(make_cfg, part_yaml, branc
     assert model(images).shape == (2, width)
 
 
+def test_every_parameter_of_the_head_has_a_gradient_on_several_gpus(make_cfg, part_yaml, monkeypatch) -> None:
+    """The gate of EnhancedMambaFusion does not affect the fused embedding."""
+    words = (*settings("osnet", "fused"), "MODEL.HEADS.NUM_CLASSES", "3")
+    head = build_model(make_cfg(part_yaml("osnet"), *words)).train().heads.pool_layer
+    for processes, complete in ((1, False), (2, True)):
+        monkeypatch.setattr("fastreid.utils.comm.get_world_size", lambda n=processes: n)
+        head.zero_grad()
+        head(torch.rand(4, 128, 4, 2)).sum().backward()
+        assert all(parameter.grad is not None for parameter in head.parameters()) == complete
+
+
 @torch.no_grad()
 def test_our_encoders_return_maps_or_pooled_tokens(make_cfg, part_yaml) -> None:
     images, classes = torch.rand(2, 3, 64, 32), ("MODEL.HEADS.NUM_CLASSES", "3")
