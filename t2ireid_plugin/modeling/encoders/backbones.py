@@ -258,8 +258,10 @@ def pooled_token(tokens: Tensor, grid: tuple[int, int] | None) -> Tensor:
 
 def num_prefix_tokens(encoder: PreTrainedModel) -> int:
     """Number of tokens in front of the patches: the class token, if there is one, and registers."""
-    names = ("cls_token", "class_embedding", "distillation_token")
-    single = sum(name.rpartition(".")[2] in names for name, _ in encoder.named_parameters())
+    shapes = {name.rpartition(".")[2]: parameter.shape for name, parameter in encoder.named_parameters()}
+    single = sum(name in shapes for name in ("cls_token", "class_embedding", "distillation_token", "dist_token"))
+    if "reg_token" in shapes:  # timm's, which `libraries` leaves out without a class token
+        return single + int(shapes["reg_token"][1]) if single else 0
     return single + int(getattr(encoder.config, "num_register_tokens", 0))
 
 

@@ -107,7 +107,9 @@ def test_torchreids_pretrained_weights_are_loaded(tmp_path, monkeypatch, make):
         build_image_encoder("torchreid:mobilenetv2_x1_0")
 
 
-@pytest.mark.parametrize("name", ["resnet18", "test_convnext", "test_vit", "deit_tiny_distilled_patch16_224"])
+@pytest.mark.parametrize(
+    "name", ["resnet18", "test_convnext", "test_vit", "test_vit2", "deit_tiny_distilled_patch16_224"]
+)
 def test_timms_features(name, make):
     encoder = make.stir(build_image_encoder({"model_type": "timm", "architecture": name})).eval()
     stock = timm.create_model(name, num_classes=0, **({"dynamic_img_size": True} if "it" in name else {})).eval()
@@ -118,9 +120,12 @@ def test_timms_features(name, make):
             tokens, (rows, columns) = image_tokens(encoder, pixels(*size))
         if expected.dim() == 4:
             expected = expected.flatten(2).transpose(1, 2)
+        if name == "test_vit2":  # a register, no class token
+            expected = expected[:, 1:]
         torch.testing.assert_close(tokens, expected, rtol=0, atol=1e-6)
         prefix = {"test_vit": 1, "deit_tiny_distilled_patch16_224": 2}.get(name, 0)
         assert tokens.shape == (2, prefix + rows * columns, image_reader(encoder.config).width)
+        assert num_prefix_tokens(encoder) == prefix
 
 
 def test_swin_of_timm_is_channels_last():
