@@ -111,7 +111,7 @@ def test_the_pages_snippet_and_command_run(synthetic, clip, tmp_path) -> None:
     (tmp_path / "clip.yaml").write_text(snippet, encoding="utf-8")
     (command,) = blocks(PAGES[0], "bash")
     program, *words = command.split()
-    assert program == "python"
-    run_python([*words, *QUICK.replace("max_epoch 2", "max_epoch 1").split()], tmp_path)
+    assert program == "t2ireid"
+    run_python(["-m", "t2ireid_plugin", *words, *QUICK.replace("max_epoch 2", "max_epoch 1").split()], tmp_path)
     stored = yaml.safe_load((tmp_path / "log" / "t2i_clip_mamba" / "config.yaml").read_text())
     assert (stored["data"]["height"], stored["train"]["layer_decay"], stored["train"]["ema_decay"]) == (256, 0.8, 0.999)

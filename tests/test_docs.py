@@ -51,7 +51,7 @@ def workplace(tmp_path_factory, synthetic, encoders) -> Path:
 
 def run(command: str, folder: Path) -> str:
     program, *arguments = shlex.split(command)
-    quick = QUICK.split() if "train_net.py" in command else []
+    quick = QUICK.split() if command.startswith("t2ireid train") else []
     return run_python([*PROGRAMS[program], *arguments, *quick], folder).stdout
 
 

@@ -33,17 +33,17 @@ def planned(words):
 def test_commands_are_valid_and_plan_the_rows_and_seeds_of_the_tables_that_follow_them(page, repository, monkeypatch):
     """Tables follow their command, up to the next one; the page's first command is the whole grid and has none."""
     monkeypatch.chdir(repository)
-    _, *parts = re.split(r"^(python tools/ablate\.py .*)$", page, flags=re.MULTILINE)
+    _, *parts = re.split(r"^(t2ireid ablate .*)$", page, flags=re.MULTILINE)
     (whole, _), *others = zip(parts[::2], parts[1::2], strict=True)
     assert "--rows" not in whole
-    runs = planned(shlex.split(whole.removeprefix("python tools/ablate.py")))
+    runs = planned(shlex.split(whole.removeprefix("t2ireid ablate")))
     recipes = {run.recipe.replace(str(run.folder), "") for run in runs if run.seed == 1}
     assert 3 * len(recipes) == len(runs)  # no two rows are the same
     for run in runs:
         check_config(run.cfg)
     assert len(others) == 3
     for command, text in others:
-        runs = planned(shlex.split(command.removeprefix("python tools/ablate.py")))
+        runs = planned(shlex.split(command.removeprefix("t2ireid ablate")))
         for run in runs:
             check_config(run.cfg)
         check_tables(text, runs)
@@ -62,7 +62,7 @@ def check_tables(text, runs):
 def test_the_tables_of_the_page_on_separating_are_those_of_its_commands(repository, monkeypatch):
     monkeypatch.chdir(repository)
     page = (repository / "docs" / "separating.md").read_text(encoding="utf-8")
-    parts = re.split(r"^python tools/ablate\.py (.*)$", page, flags=re.MULTILINE)[1:]
+    parts = re.split(r"^t2ireid ablate (.*)$", page, flags=re.MULTILINE)[1:]
     assert len(parts) >= 2
     roots = set()
     for words, text in zip(parts[::2], parts[1::2], strict=True):
@@ -78,9 +78,7 @@ def test_the_tables_of_the_page_on_separating_are_those_of_its_commands(reposito
 def test_the_drawn_folders_are_those_of_the_configurations(page, repository):
     drawn = {words[0] for words in commands(page, "t2ireid prepare synthetic")}
     used = {run.cfg.data.root for config, grid in GRIDS for run in runs_of(repository, config, grid)}
-    probed = {
-        words[words.index("--probe") + 2] for words in commands(page, "python tools/ablate.py") if "--probe" in words
-    }
+    probed = {words[words.index("--probe") + 2] for words in commands(page, "t2ireid ablate") if "--probe" in words}
     assert drawn == used | probed
 
 

@@ -294,13 +294,13 @@ def test_settings_that_cannot_work_are_refused(configure, cache, changes, messag
 def test_the_pages_command_learns_the_same_with_and_without_the_cache(tiny_settings, tmp_path, repository):
     """The first loss agrees to the rounding of half precision; docs/performance.md's command, on a tiny model."""
     page = (repository / "docs" / "performance.md").read_text(encoding="utf-8")
-    (command,) = re.findall(r"^ *python tools/train_net.py (.+)", page, flags=re.MULTILINE)
+    (command,) = re.findall(r"^ *t2ireid train (.+)", page, flags=re.MULTILINE)
     config, file, *words = command.split()
     assert (config, words) == ("--config-file", ["data.text_feature_cache", "disk"])
     each_step = {"train__max_epoch": 1, "train__print_freq": 1}
     tiny = tiny_settings(tmp_path / "cached", data__text_feature_cache_dir=tmp_path / "cache", **each_step)
     assert main(["train", *tiny_settings(tmp_path / "plain", **each_step)]) == 0
-    assert tiny[1].endswith(file)
+    assert tiny[1].endswith(f"{file}.yaml")
     assert main(["train", *tiny, *words]) == 0
     assert len(files(tmp_path / "cache")) == 1
 

@@ -186,6 +186,6 @@ def _report(summary: Mapping[str, Any], out: str, seed: int) -> list[str]:
         *lines,
         f"Written to '{summary['root']}'; '{IDENTITIES}' there lists the number of each identity. Next:",
         f"  t2ireid prepare check {root} --dataset {CUSTOM.name}",
-        f"  python tools/train_net.py --config-file configs/t2i_vit_mamba.yaml data.root {root} "
+        f"  t2ireid train --config-file t2i_vit_mamba data.root {root} "
         f"data.sources {CUSTOM.name} data.targets {CUSTOM.name}",
     ]
