@@ -36,6 +36,7 @@ FindPeople = Callable[[Pixels], Sequence[Box]]
 
 _BATCH = 32  # photos decoded at once
 _COMMIT = 256  # photos per commit
+_NOT_UTF8 = "the name is not UTF-8; rename the file"  # of some archives unpacked elsewhere; SQLite takes no such text
 
 
 class Added(NamedTuple):
@@ -96,6 +97,8 @@ def update(
 ) -> Added:
     """Removes, renames and adds rows until the index agrees with ``photos``, all that there are in ``places``."""
     store, folders = gallery.store, [os.path.abspath(place) for place in places if is_container(place)]
+    damaged = {path: _NOT_UTF8 for path in photos if not _is_utf8(path)}
+    photos = {path: photo for path, photo in photos.items() if path not in damaged}
     with store.writing():
         known = {gallery.absolute_path(path): file for path, file in store.files().items()}
         changes = compare_files({path: photo.stamp for path, photo in photos.items()}, folders, known)
@@ -109,12 +112,11 @@ def update(
         if moves:
             store.move(moves)
         files = changes.new + changes.replaced
-        damaged: dict[str, str] = {}
         done = _embed(gallery, files, photos, find_people, damaged)
         for _ in show_progress(done, len(files), "embedding", "photo", show and bool(files)):
             pass
     new = sum(file.path not in damaged for file in changes.new)
-    replaced = len(files) - len(damaged) - new
+    replaced = sum(file.path not in damaged for file in changes.replaced)
     return Added(new, replaced, len(changes.moved), len(changes.gone), changes.unchanged, damaged)
 
 
@@ -164,6 +166,14 @@ def _crop(pixels: Pixels, box: Box | None) -> Pixels:
         return pixels
     left, top, right, bottom = (max(0, round(edge)) for edge in box)
     return pixels[top:bottom, left:right].copy()
+
+
+def _is_utf8(path: str) -> bool:
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _stored(gallery: Gallery, file: File) -> File:

@@ -240,6 +240,20 @@ def test_bad_input_is_one_line(photos, act, error, message):
         assert len(gallery) == 4
 
 
+def test_a_name_that_is_not_utf8_is_skipped_and_named(photos, tmp_path):
+    odd = os.fsencode(photos) + "/红.jpg".encode("gbk")  # as unpacked from a Windows archive
+    content = (photos / "cam2" / "d.jpg").read_bytes()
+    try:
+        with open(odd, "wb") as stream:
+            stream.write(content)
+    except OSError:
+        pytest.skip("this file system takes only UTF-8")
+    with Gallery.open(tmp_path / "people.idx", ColourEncoder()) as gallery:
+        added = gallery.add_images(photos, progress=False)
+        assert (str(added), len(gallery)) == ("4 new, 1 damaged", 4)
+        assert "not UTF-8" in added.damaged[os.fsdecode(odd)]
+
+
 def test_an_empty_folder_removes_nothing(photos, tmp_path):
     """A drive that is not mounted is an empty folder."""
     with Gallery.open(tmp_path / "people.idx", ColourEncoder()) as gallery:
