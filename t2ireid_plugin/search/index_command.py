@@ -135,6 +135,8 @@ def _opened(index: str) -> Any:
 
 
 def _delete(options: argparse.Namespace) -> None:
+    if options.keep_days is not None and not options.keep_days >= 0:
+        raise ConfigError(f"--keep-days: {options.keep_days:g} is not a number of days; give 0 or more")
     before = options.before if options.keep_days is None else time.time() - 86_400 * options.keep_days
     about = {name: getattr(options, name) for name in ("path", "track", "camera", "after")}
     with _opened(options.index) as gallery:

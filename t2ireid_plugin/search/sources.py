@@ -75,7 +75,8 @@ def read_list(file: Path) -> list[tuple[str, str | None, str | None]]:
     Paths are relative to the list's folder.
 
     Raises:
-        DataError: for a list without the column ``path``, with unknown ones, without lines, or that cannot be read.
+        DataError: for a list without the column ``path``, with unknown ones, without lines, with a line that names no
+            path, or that cannot be read.
     """
     try:
         with open(file, encoding="utf-8-sig", newline="") as stream:
@@ -88,4 +89,6 @@ def read_list(file: Path) -> list[tuple[str, str | None, str | None]]:
         raise DataError(f"cannot read '{file}': {error}") from error
     if not rows:
         raise DataError(f"'{file}' lists no photos")
-    return [(str(file.parent / (path or "")), camera, time) for path, camera, time in rows]
+    if without := [number for number, (path, _, _) in enumerate(rows, 1) if not path]:
+        raise DataError(f"'{file}': row {without[0]} below the header has no path")
+    return [(str(file.parent / str(path)), camera, time) for path, camera, time in rows]

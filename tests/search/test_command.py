@@ -220,6 +220,8 @@ def test_an_audit_names_the_search_but_not_the_sentence(call, photos, tmp_path):
         (["index", "build", "{empty}", "--model", "{run}", "--out", "x"], "no photos in '{empty}'"),
         (["index", "build", "{empty}/a.csv", "--model", "{run}", "--out", "x"], "cannot read '{empty}/a.csv'"),
         (["index", "build", "{photos}/l.csv", "--model", "{run}", "--out", "x"], "has the columns file; valid: path"),
+        (["index", "build", "{photos}/m.csv", "--model", "{run}", "--out", "x"], "row 2 below the header has no path"),
+        (["index", "delete", "gone.idx", "--keep-days", "-1"], "-1 is not a number of days"),
         (["index", "info", "gone.idx"], "no index 'gone.idx'"),
         (["index", "merge", "x", "gone.idx"], "no index 'gone.idx'"),
     ],
@@ -228,6 +230,7 @@ def test_an_audit_names_the_search_but_not_the_sentence(call, photos, tmp_path):
 def test_what_cannot_work_is_one_line(words, message, photos, tiny_run, tmp_path, capsys, monkeypatch):
     (tmp_path / "empty").mkdir()
     (photos / "l.csv").write_text("file\n1.jpg\n")
+    (photos / "m.csv").write_text("path,camera\n1.jpg,a\n,b\n")
     monkeypatch.chdir(tmp_path)
     names = {"photos": photos, "empty": tmp_path / "empty", "run": tiny_run.folder}
     assert main([word.format(**names) for word in words]) == 2
