@@ -66,6 +66,7 @@ class Hits(Sequence[Hit]):
         """Writes the hits as a picture, or as a page without links for a name that ends in ``.html``.
 
         Raises:
+            ConfigError: for a name that ends otherwise than a page's or a picture's.
             DataError: when a photo cannot be read or the file cannot be written.
         """
         from t2ireid_plugin.search.sheet import draw_hits  # which loads OpenCV

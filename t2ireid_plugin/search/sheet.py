@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from t2ireid_plugin.data.images import Pixels
-from t2ireid_plugin.errors import DataError
+from t2ireid_plugin.errors import ConfigError, DataError
 from t2ireid_plugin.search.hits import Hit, Hits
 from t2ireid_plugin.search.photos import read_photo
 from t2ireid_plugin.utils.atomic_io import atomic_write, atomic_write_text
@@ -24,6 +24,9 @@ _MISSING = np.full((2, 1, 3), 240, np.uint8)
 
 def draw_hits(hits: Hits, path: Path) -> None:
     """See `Hits.draw`."""
+    suffix = path.suffix.lower()
+    if suffix not in (".html", ".htm", *Image.registered_extensions()):
+        raise ConfigError(f"'{path}' is neither a page nor a picture; give a name that ends in .html or .png")
     note = f"{len(hits):,} hits from {hits.searched:,} of {hits.total:,} rows. {_NOTE}"
     cells, problems = [], []
     for number, hit in enumerate(hits, start=1):
@@ -35,7 +38,7 @@ def draw_hits(hits: Hits, path: Path) -> None:
         cells.append(Cell(pixels, f"{number} · {hit.score:.3f}", _origin(hit)))
     if problems and len(problems) == len(cells):
         raise DataError(f"{problems[0]}; if the photos have moved, give their folder as root (--root)")
-    if path.suffix.lower() in (".html", ".htm"):
+    if suffix in (".html", ".htm"):
         atomic_write_text(path, _page(hits, note, cells))
     else:
         sheet = draw_cells(hits.query, note, cells)
