@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from t2ireid_plugin.errors import ConfigError, DataError, check_choice
+from t2ireid_plugin.errors import ConfigError, DataError, InputError, check_choice
 from t2ireid_plugin.search.hits import Hit, Hits
 from t2ireid_plugin.search.rows import Box, Filter, Row, Time, to_seconds
 from t2ireid_plugin.search.store import Ids, Store, Vectors, open_store
@@ -202,9 +202,12 @@ class Gallery:
         from t2ireid_plugin.search.indexing import per_item
 
         stored = [self.stored_path(path) for path in paths]
+        vectors = np.asarray(vectors, np.float32)
+        if vectors.ndim and len(vectors) != len(stored):
+            raise InputError(f"paths: {len(stored)} for {len(vectors)} vectors")
         fields = [per_item(values, len(stored)) for values in (camera, time, track, box)]
         rows = (Row(path, c, to_seconds(t), i, b) for path, c, t, i, b in zip(stored, *fields))
-        return self.store.add(np.asarray(vectors, np.float32), rows, replace=set(stored) if replace else ())
+        return self.store.add(vectors, rows, replace=set(stored) if replace else ())
 
     def search(
         self,

@@ -11,6 +11,8 @@ from t2ireid_plugin.errors import ConfigError
 Box = tuple[float, float, float, float]  # left, top, right, bottom in pixels
 Time = float | str | datetime.datetime
 
+_YEAR_10000 = 253_402_300_800  # seconds since 1970
+
 
 class Row(NamedTuple):
     """One vector's row: a photo, a person in a photo, or a track in a video."""
@@ -60,11 +62,13 @@ def to_seconds(time: Time | None) -> float | None:
     """Seconds since 1970 of a time; a date in ISO 8601 without an offset is local time.
 
     Raises:
-        ConfigError: for a text that is not a date.
+        ConfigError: for a text that is not a date, or a number that is beyond dates, as milliseconds are.
     """
     if isinstance(time, str):
         try:
             time = datetime.datetime.fromisoformat(time.replace("Z", "+00:00"))
         except ValueError as error:
             raise ConfigError(f"time: '{time}' is not a date such as 2026-11-01T08:00:00+01:00") from error
+    if isinstance(time, (int, float)) and abs(time) >= _YEAR_10000:
+        raise ConfigError(f"time: {time:.0f} is not a time in seconds since 1970")
     return time.timestamp() if isinstance(time, datetime.datetime) else time

@@ -229,6 +229,8 @@ def test_page_of_hits(photos, tmp_path):
         (lambda g: g.add_images(".", camera_from="("), ConfigError, r"\(\?P<camera>…\)"),
         (lambda g: g.add_images([], camera=["1"]), InputError, "1 values for 0 items"),
         (lambda g: g.add_embeddings(np.ones((1, 2)), ["a"]), InputError, r"\[1, 2\] is not \[n, 3\]"),
+        (lambda g: g.add_embeddings(np.ones((2, 3)), ["a"]), InputError, "paths: 1 for 2 vectors"),
+        (lambda g: g.add_embeddings(np.ones((1, 3)), ["a"], time=1.7e12), ConfigError, "not a time in seconds"),
         (lambda g: g.add_embeddings(np.full((1, 3), np.nan), ["a"]), InputError, "not finite"),
     ],
 )
