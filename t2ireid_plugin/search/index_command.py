@@ -112,7 +112,11 @@ def _add_sources(gallery: Any, options: argparse.Namespace, shard: Any) -> None:
         if source not in files or (source in own and source.endswith(".tar")):
             part = Shard() if source in own else shard
             how = {"camera_from": options.camera_from, "find_people": find}
-            report(add_photos(gallery, source, part, options.camera, **how))
+            added = add_photos(gallery, source, part, options.camera, **how)
+            report(added)
+            if added.unchanged and (options.camera or source.lower().endswith(".csv")):
+                kept = f"{added.unchanged:,} photos of '{source}' were in the index and keep their camera and time"
+                print(f"index: {kept}", file=sys.stderr)
         elif source in own:
             (about,) = describe_photos([source], options.camera, None, options.camera_from).values()
             video = {"start": options.start, "fps": options.fps, "detector": detect}

@@ -150,6 +150,15 @@ def test_old_rows_are_deleted_by_age(call, photos, tmp_path):
     assert call("index", "delete", index, "--keep-days", 30, model=False).startswith("11 rows deleted")
 
 
+def test_a_list_says_that_known_photos_keep_camera_and_time(call, photos, tmp_path, tiny_run, capsys):
+    (photos / "list.csv").write_text("path,camera\ncam0_3.jpg,entrance\n")
+    index = tmp_path / "people.idx"
+    call("index", "build", photos, "--out", index)
+    assert main(["index", "add", str(index), str(photos / "list.csv"), "--model", str(tiny_run.folder)]) == 0
+    assert "1 photos of" in (said := capsys.readouterr().err)
+    assert "keep their camera and time" in said
+
+
 def test_shards_are_merged_to_the_index_of_one_process(call, photos, tmp_path, monkeypatch):
     whole, part = tmp_path / "whole.idx", tmp_path / "part.idx"
     call("index", "build", photos, "--out", whole)
