@@ -45,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--min-score", type=float, metavar="S", help="leave out hits below this similarity")
     add("--exact", action="store_true", help="compare all vectors, also in a large index")
     add("--camera-from", metavar="REGEX", help=r"camera of new photos from their paths, as 'cam(?P<camera>\d+)'")
-    add("--root", metavar="DIR", help="where the photos are, if they have moved")
+    add("--root", metavar="DIR", help="with --index: where the photos are, if they have moved")
     add("--out", metavar="FILE", help="draw the hits, as .html or .png")
     add("--audit", metavar="FILE", help="append a line about this search: time, user, digest of the sentence, filter")
     form = parser.add_mutually_exclusive_group()
@@ -90,7 +90,7 @@ def _split_words(options: argparse.Namespace) -> tuple[str | None, Path | None]:
     """The sentence and the folder.
 
     Raises:
-        ConfigError: for too many words or too few.
+        ConfigError: for too many words or too few, or ``--root`` with a folder, whose photos would be added twice.
     """
     words = list(options.words)
     folder = Path(words.pop()) if words and options.index is None else None
@@ -98,6 +98,8 @@ def _split_words(options: argparse.Namespace) -> tuple[str | None, Path | None]:
         raise ConfigError("give a sentence in quotes (or --image PHOTO) and a folder of photos (or --index INDEX)")
     if folder is not None and not folder.is_dir():
         raise DataError(f"no folder '{folder}'; the last word is a folder of photos, unless --index is given")
+    if folder is not None and options.root is not None:
+        raise ConfigError("--root goes with --index; the index in a folder of photos moves with them")
     return (words[0] if words else None), folder
 
 

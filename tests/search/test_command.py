@@ -230,6 +230,7 @@ def test_an_audit_names_the_search_but_not_the_sentence(call, photos, tmp_path):
         (["index", "build", "{empty}/a.csv", "--model", "{run}", "--out", "x"], "cannot read '{empty}/a.csv'"),
         (["index", "build", "{photos}/l.csv", "--model", "{run}", "--out", "x"], "has the columns file; valid: path"),
         (["index", "build", "{photos}/m.csv", "--model", "{run}", "--out", "x"], "row 2 below the header has no path"),
+        (["search", "a man", "{photos}", "--root", "{empty}"], "--root goes with --index"),
         (["index", "delete", "gone.idx", "--keep-days", "-1"], "-1 is not a number of days"),
         (["index", "info", "gone.idx"], "no index 'gone.idx'"),
         (["index", "merge", "x", "gone.idx"], "no index 'gone.idx'"),
