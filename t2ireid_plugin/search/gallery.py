@@ -275,11 +275,8 @@ class Gallery:
         chosen = self._filter(camera, after, before, path, track)
         total = self.store.count()
         searched = self.store.count(chosen) if chosen else total
-        if chosen.camera and not searched:
-            known = self.store.cameras()
-            unknown = [name for name in chosen.camera if name not in known]
-            if unknown:
-                raise DataError(f"no camera '{unknown[0]}' in the index; it has {', '.join(known) or 'no cameras'}")
+        if not searched:
+            self._check_cameras(chosen)
         queries, fetch = np.asarray(vector, np.float32)[None], k
         while True:
             scores, ids = self.store.search(queries, fetch, chosen, exact)
@@ -321,11 +318,22 @@ class Gallery:
 
         Raises:
             ConfigError: without a condition.
+            DataError: for a camera that is not in the index.
         """
         chosen = self._filter(camera, after, before, path, track)
         if not chosen:
             raise ConfigError("delete: say which rows, by path, track, camera, after or before")
-        return self.store.delete(chosen)
+        deleted = self.store.delete(chosen)
+        if not deleted:
+            self._check_cameras(chosen)
+        return deleted
+
+    def _check_cameras(self, chosen: Filter) -> None:
+        """Raises DataError for a camera that is not in the index."""
+        known = self.store.cameras() if chosen.camera else []
+        for name in chosen.camera or ():
+            if name not in known:
+                raise DataError(f"no camera '{name}' in the index; it has {', '.join(known) or 'no cameras'}")
 
     def purge(self) -> None:
         """Rewrites the files of the index so that none holds bytes of deleted rows."""

@@ -144,7 +144,9 @@ def _delete(options: argparse.Namespace) -> None:
     before = options.before if options.keep_days is None else time.time() - 86_400 * options.keep_days
     about = {name: getattr(options, name) for name in ("path", "track", "camera", "after")}
     with _opened(options.index) as gallery:
-        print(f"{gallery.delete(before=before, **about):,} rows deleted; `t2ireid index purge` erases their bytes")
+        deleted = gallery.delete(before=before, **about)
+    rest = "; `t2ireid index purge` erases their bytes" if deleted else ": no row fulfils these conditions"
+    print(f"{deleted:,} rows deleted{rest}")
 
 
 def _purge(options: argparse.Namespace) -> None:

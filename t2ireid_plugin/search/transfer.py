@@ -22,11 +22,14 @@ def merge(out: Path, parts: Sequence[str | Path]) -> int:
     """Puts indexes into a new one, in their order; returns its number of rows. It is complete or not there.
 
     Raises:
-        ConfigError: when ``out`` exists.
+        ConfigError: when ``out`` exists, or a part is given twice.
         DataError: when a part is not an index, is damaged, or is of another model than the first.
     """
     if os.path.lexists(out):
         raise ConfigError(f"'{out}' already exists; merge writes a new index")
+    places = [os.path.realpath(part) for part in parts]
+    if twice := [part for i, part in enumerate(parts) if places[i] in places[:i]]:
+        raise ConfigError(f"'{twice[0]}' is given twice; its rows would be in the index twice")
     with Gallery.open(parts[0], create=False) as first:
         dim, fingerprint, root = first.store.dim, first.store.fingerprint, first.store.root
     with atomic_folder(Path(os.path.abspath(out)), "OUT") as draft:

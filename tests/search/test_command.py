@@ -132,6 +132,8 @@ def test_rows_are_deleted_and_their_bytes_erased(call, photos, tmp_path):
     gone = vectors_of(index)[str(photos / "cam0_3.jpg")]
     assert call("index", "delete", index, "--path", photos / "cam0_3.jpg", model=False).startswith("1 rows deleted")
     assert call("index", "delete", index, "--path", photos / "more", model=False).startswith("2 rows deleted")
+    assert "0 rows deleted: no row" in call("index", "delete", index, "--path", photos / "mroe", model=False)
+    assert "no camera 'cam9'" in call("index", "delete", index, "--camera", "cam9", status=2, model=False)
     call("index", "purge", index, model=False)
     content = [file.read_bytes() for file in index.rglob("*") if file.is_file()]
     assert not any(gone.tobytes() in data or b"cam0_3.jpg" in data for data in content)
@@ -175,6 +177,8 @@ def test_shards_are_merged_to_the_index_of_one_process(call, photos, tmp_path, m
         assert a.store.files() == b.store.files()
         assert a.store.root == b.store.root
     assert "already exists" in call("index", "merge", part, whole, status=2, model=False)
+    twice = call("index", "merge", tmp_path / "twice.idx", whole, part, whole, status=2, model=False)
+    assert "is given twice" in twice
 
 
 def test_a_tar_archive_gives_the_vectors_of_its_photos(call, photos, tmp_path):
