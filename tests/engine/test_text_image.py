@@ -510,7 +510,7 @@ def test_a_residual_fusion_learns_from_composed_queries(build, two_outfits):
     engine = build(data__root=two_outfits, train__lr=0.01, **RESIDUAL)
     before = weights(engine.model.fusion)
     train_epoch(engine)
-    assert changed(before, weights(engine.model.fusion)) == {"weights", "last.weight", "last.bias"}
+    assert changed(before, weights(engine.model.fusion)) == set(before)
 
     model = engine.model.eval()
     images, labels, id_texts, cloth_texts = engine.parse_data_for_train(next(iter(engine.train_loader)))
