@@ -325,12 +325,7 @@ def build_engine(cfg: CfgNode, datamanager: CaptionDataManager, model: T2IReIDMo
         bias_lr_mult=cfg.train.bias_lr_mult,
         layer_decay=cfg.train.layer_decay,
         eps=cfg.adam.eps,
-        adam_beta1=cfg.adam.beta1,
-        adam_beta2=cfg.adam.beta2,
-        momentum=cfg.sgd.momentum,
-        sgd_dampening=cfg.sgd.dampening,
-        sgd_nesterov=cfg.sgd.nesterov,
-        rmsprop_alpha=cfg.rmsprop.alpha,
+        **optimizer_options(cfg),
     )
     settings = record_settings(cfg, model.preprocess)
     data = record_data(datamanager.datasets, datamanager.sources, val_targets(cfg))
@@ -428,6 +423,18 @@ def build_scheduler(cfg: CfgNode, optimizer: torch.optim.Optimizer) -> Any:
     """The schedule that ``train.lr_scheduler`` names."""
     names = ("max_epoch", "warmup_epochs", "final_lr_mult", "power", "stepsize", "gamma")
     return optim.build_scheduler(optimizer, cfg.train.lr_scheduler, **{name: cfg.train[name] for name in names})
+
+
+def optimizer_options(cfg: CfgNode) -> dict[str, Any]:
+    """Arguments of torchreid's ``build_optimizer`` for the kinds of Adam, SGD and RMSprop."""
+    return {
+        "momentum": cfg.sgd.momentum,
+        "sgd_dampening": cfg.sgd.dampening,
+        "sgd_nesterov": cfg.sgd.nesterov,
+        "rmsprop_alpha": cfg.rmsprop.alpha,
+        "adam_beta1": cfg.adam.beta1,
+        "adam_beta2": cfg.adam.beta2,
+    }
 
 
 def run_options(cfg: CfgNode, folder: Path) -> dict[str, Any]:

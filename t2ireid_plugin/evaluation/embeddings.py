@@ -57,9 +57,11 @@ def embed_target(
     outfits = _find_composed(items.data, gallery_loader, rows) if "looks" in needs else {}
     fused = {}
     for (need, (column, whole, parts)), photos in zip(_FUSED.items(), (rows, outfits.get("references")), strict=True):
-        texts = [item[column] for item in items.data]
         shown = [embeds[part] for part in parts if part in embeds]
         by_both = ranking.by == BOTH and bool(shown)
+        if not (by_both or need in needs):
+            continue
+        texts = [item[column] for item in items.data]
         first = embeds.get(parts[0] if by_both else whole)
         if by_both:  # the fusions of one branch read the stand-in of a part that is missing
             embeds |= zip(parts, ranking.without_missing(texts, *shown), strict=True)

@@ -19,6 +19,7 @@ from t2ireid_plugin.engine.build import (
     build_preprocess,
     build_scheduler,
     loader_options,
+    optimizer_options,
     sampler_options,
 )
 from t2ireid_plugin.engine.record import record_settings
@@ -195,12 +196,7 @@ def build_image_engine(
         optim=cfg.train.optim,
         lr=cfg.train.lr,
         weight_decay=cfg.train.weight_decay,
-        momentum=cfg.sgd.momentum,
-        sgd_dampening=cfg.sgd.dampening,
-        sgd_nesterov=cfg.sgd.nesterov,
-        rmsprop_alpha=cfg.rmsprop.alpha,
-        adam_beta1=cfg.adam.beta1,
-        adam_beta2=cfg.adam.beta2,
+        **optimizer_options(cfg),
         staged_lr=cfg.train.staged_lr,
         new_layers=list(cfg.train.new_layers),
         base_lr_mult=cfg.train.base_lr_mult,

@@ -26,11 +26,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from t2ireid_plugin.errors import DataError, InputError
+from t2ireid_plugin.errors import DataError
 from t2ireid_plugin.search.rows import File, Filter, Move, Row
 from t2ireid_plugin.search.store import Ids, Vectors, database
 from t2ireid_plugin.search.store.codes import MIN_INDEX, MIN_SEGMENT, build_codes, can_code, has_faiss
-from t2ireid_plugin.search.store.segments import SegmentFiles, checksum, chunks
+from t2ireid_plugin.search.store.segments import SegmentFiles, check_vectors, checksum, chunks
 from t2ireid_plugin.search.store.snapshot import Segment, Snapshot
 from t2ireid_plugin.utils.atomic_io import atomic_write_text
 from t2ireid_plugin.utils.file_lock import lock_folder
@@ -205,7 +205,7 @@ class FolderStore:
             InputError: for vectors of another length or with values that are not finite.
             DataError: when the index cannot be written; then nothing is added.
         """
-        vectors = self._checked(vectors)
+        vectors = check_vectors(vectors, self.dim)
         with self.writing():
             self._open()
             if self._db is None:
@@ -345,7 +345,7 @@ class FolderStore:
         Raises:
             InputError: for queries of another length or with values that are not finite.
         """
-        queries = self._checked(queries)
+        queries = check_vectors(queries, self.dim)
         with self._reading() as db:
             snapshot, ids = self._snapshot, None
             if db is not None and filter:
@@ -429,14 +429,6 @@ class FolderStore:
 
     def __exit__(self, *_: Any) -> None:
         self.close()
-
-    def _checked(self, vectors: Vectors) -> Vectors:
-        vectors = np.ascontiguousarray(vectors, np.float32)
-        if vectors.ndim != 2 or vectors.shape[1] != (self.dim or vectors.shape[1]):
-            raise InputError(f"vectors: shape {list(vectors.shape)} is not [n, {self.dim or 'd'}]")
-        if not all(np.isfinite(part).all() for part in chunks(vectors)):
-            raise InputError("vectors: some values are not finite")
-        return vectors
 
 
 def read_header(folder: Path) -> dict[str, Any]:

@@ -25,10 +25,11 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from t2ireid_plugin.errors import ConfigError, DataError, DependencyError, InputError
+from t2ireid_plugin.errors import ConfigError, DataError, DependencyError
 from t2ireid_plugin.search.rows import File, Filter, Move, Row
 from t2ireid_plugin.search.store import Ids, Vectors
 from t2ireid_plugin.search.store.expressions import among, expression
+from t2ireid_plugin.search.store.segments import check_vectors
 
 FORMAT = 1
 TIMEOUT = 5.0  # seconds to wait for a server to answer the first time
@@ -161,7 +162,7 @@ class MilvusStore:
             InputError: for vectors of another length or with values that are not finite.
             DataError: for errors of the server.
         """
-        vectors = self._checked(vectors)
+        vectors = check_vectors(vectors, self.dim)
         with self._explained():
             if not self.exists:
                 self._create(vectors.shape[1])
@@ -286,7 +287,7 @@ class MilvusStore:
             InputError: for queries of another length or with values that are not finite.
             DataError: for errors of the server.
         """
-        queries = self._checked(queries)
+        queries = check_vectors(queries, self.dim)
         with self._explained():
             chosen, count = expression(filter) if filter else "", max(_CANDIDATES, 2 * k)
             if exact or count > _MAX_CANDIDATES or self.count(filter) <= count:
@@ -339,14 +340,6 @@ class MilvusStore:
     def close(self) -> None:
         """See `Store.close`."""
         self._client.close()
-
-    def _checked(self, vectors: Vectors) -> Vectors:
-        vectors = np.ascontiguousarray(vectors, np.float32)
-        if vectors.ndim != 2 or vectors.shape[1] != (self.dim or vectors.shape[1]):
-            raise InputError(f"vectors: shape {list(vectors.shape)} is not [n, {self.dim or 'd'}]")
-        if not np.isfinite(vectors).all():
-            raise InputError("vectors: some values are not finite")
-        return vectors
 
 
 def _vector(dim: int) -> tuple[str, dict[str, Any]]:

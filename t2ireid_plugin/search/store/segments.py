@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from numpy.lib import format as npy
 
+from t2ireid_plugin.errors import InputError
 from t2ireid_plugin.search.store import Vectors
 from t2ireid_plugin.utils.atomic_io import atomic_write
 
@@ -25,6 +26,20 @@ def chunks(array: npt.NDArray[T]) -> Iterator[npt.NDArray[T]]:
     """Consecutive parts of an array ``[n, …]``."""
     for start in range(0, len(array), _CHUNK):
         yield array[start : start + _CHUNK]
+
+
+def check_vectors(vectors: npt.ArrayLike, dim: int | None) -> Vectors:
+    """Vectors ``[n, dim]``, or of any length for None, as float32 in one block of memory.
+
+    Raises:
+        InputError: for another shape, or values that are not finite.
+    """
+    checked: Vectors = np.ascontiguousarray(vectors, np.float32)
+    if checked.ndim != 2 or checked.shape[1] != (dim or checked.shape[1]):
+        raise InputError(f"vectors: shape {list(checked.shape)} is not [n, {dim or 'd'}]")
+    if not all(np.isfinite(part).all() for part in chunks(checked)):
+        raise InputError("vectors: some values are not finite")
+    return checked
 
 
 def checksum(vectors: Vectors, start: int = 0) -> int:
