@@ -37,7 +37,8 @@ img { height: auto; max-width: 100% }
 .list { margin: 12px 0; padding: 12px; background: var(--card); border-radius: 8px }
 .caption { font-size: 16px; unicode-bidi: isolate }
 .photos { display: flex; flex-wrap: wrap; gap: 8px; margin-top: 8px }
-figure { margin: 0; width: 80px; font-size: 12px; line-height: 1.4; font-variant-numeric: tabular-nums }
+figure { margin: 0; width: 80px; font-size: 12px; line-height: 1.4; font-variant-numeric: tabular-nums;
+  overflow-wrap: anywhere }
 figure div { display: flex; align-items: center; justify-content: center; width: 80px; height: 168px;
   border: 4px solid var(--query); background: var(--page) }
 figure img { display: block }
