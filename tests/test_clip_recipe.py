@@ -87,11 +87,7 @@ def test_a_size_that_does_not_fit_is_refused_with_the_nearest_one(trained, tmp_p
     assert "64 x 32" in error
 
 
-def test_both_pages_have_the_same_code_and_keys() -> None:
-    for language in ("yaml", "bash"):
-        first, second = ([re.sub(r"#.*", "", block) for block in blocks(page, language)] for page in PAGES)
-        assert first == second
-        assert len(first) == 1
+def test_both_pages_have_the_same_keys() -> None:
     keys = [re.findall(r"`((?:model|train|data)\.\w+)", (REPOSITORY / "docs" / page).read_text()) for page in PAGES]
     assert set(keys[0]) == set(keys[1])
     cfg = load_cfg()

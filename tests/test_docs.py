@@ -55,9 +55,7 @@ def run(command: str, folder: Path) -> str:
     return run_python([*PROGRAMS[program], *arguments, *quick], folder).stdout
 
 
-def test_both_pages_have_the_same_commands() -> None:
-    first, second = (blocks(page, "bash") for page in PAGES)
-    assert first == second
+def test_both_pages_have_example_tables() -> None:
     assert [len(blocks(page, "csv")) for page in PAGES] == [len(blocks(page, "json")) for page in PAGES] == [1, 1]
 
 
@@ -174,7 +172,6 @@ def test_the_backbone_of_an_export_is_read(tiny_run, tmp_path, monkeypatch, caps
 def test_the_visualize_command_runs(tiny_run, tiny_settings, tmp_path) -> None:
     """As printed, but with a tiny model in place of the one that `make demo` writes."""
     (command,) = blocks("visualize.md", "bash")
-    assert blocks("visualize.zh-CN.md", "bash") == [command]
     (tmp_path / "configs").symlink_to(REPOSITORY / "configs")
     (tmp_path / "log" / "demo").mkdir(parents=True)
     (tmp_path / "log" / "demo" / "best.pth").symlink_to(tiny_run.folder / "best.pth")
@@ -221,7 +218,6 @@ def test_protocols_are_documented() -> None:
 @pytest.mark.slow
 def test_the_compare_command_runs(tiny_run, tiny_settings, tmp_path) -> None:
     command, _ = blocks("results.md", "bash")
-    assert blocks("results.zh-CN.md", "bash") == blocks("results.md", "bash")
     (tmp_path / "log").mkdir()
     (tmp_path / "log" / "run_a").symlink_to(tiny_run.folder)
     assert main(["test", str(tiny_run.folder / "last.pth"), "data.save_dir", str(tmp_path / "test")]) == 0
