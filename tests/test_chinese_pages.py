@@ -25,7 +25,7 @@ def snippets(page: Path) -> list[tuple[str, str]]:
     """Language and content of each block, without comments."""
     found = FENCED.findall(page.read_text(encoding="utf-8"))
     return [
-        (language, re.sub(r"\s*#.*", "", content))
+        (language, re.sub(r"\s*# .*", "", content))
         for language, content in found
         if language in EXECUTED and not (page.name == REFERENCE and language == "yaml")
     ]
