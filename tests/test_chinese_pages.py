@@ -72,3 +72,10 @@ def test_both_languages_link_to_each_other_at_the_top(page) -> None:
     for first, second in ((page, other), (other, page)):
         head = first.read_text(encoding="utf-8").split("\n## ")[0]
         assert f"]({second.name})" in head
+
+
+@pytest.mark.parametrize("page", CHINESE[1:], ids=lambda page: page.name.split(".")[0])
+def test_links_of_chinese_pages_lead_to_chinese_pages(page) -> None:
+    for text, target in re.findall(r"\[([^\]]*)\]\(([^)#]+\.md)", prose(page)):
+        chinese = (page.parent / target).with_suffix(".zh-CN.md")
+        assert text.startswith("English") or text == "英文页" or not chinese.exists(), f"{text}: {target}"
