@@ -8,6 +8,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+import yaml
 
 REPOSITORY = Path(__file__).parents[1]
 CHINESE = sorted([*(REPOSITORY / "docs").glob("*.zh-CN.md"), REPOSITORY / "README.zh-CN.md"])
@@ -59,6 +60,13 @@ def test_both_languages_have_the_same_commands_and_snippets(page) -> None:
 def test_the_tables_of_both_languages_have_the_same_numbers(page) -> None:
     if page.name != "config.zh-CN.md":  # its table lists the sections of the reference
         assert table_rows(page) == table_rows(english(page))
+
+
+def test_the_chinese_page_of_settings_has_every_section() -> None:
+    page = REPOSITORY / "docs" / "config.zh-CN.md"
+    (reference,) = (text for language, text in FENCED.findall(english(page).read_text("utf-8")) if language == "yaml")
+    rows = re.findall(r"^\| (`.*?) \|", prose(page), flags=re.MULTILINE)
+    assert {name for row in rows for name in re.findall(r"`(\w+)`", row)} == yaml.safe_load(reference).keys()
 
 
 @pages
