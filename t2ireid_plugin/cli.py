@@ -327,12 +327,15 @@ def _add_synthetic(commands: Any) -> None:
     parser.add_argument("out", metavar="OUT", help="folder to write CUHK-PEDES/ into")
     for name, (default, text) in _SYNTHETIC_OPTIONS.items():
         parser.add_argument(f"--{name}", type=int, default=default, metavar="N", help=f"{text} ({default})")
+    parser.add_argument(
+        "--language", default="en", choices=("en", "zh"), help="of the captions: English or Chinese (en)"
+    )
 
 
 def _synthetic(options: argparse.Namespace, command: str) -> None:
     from t2ireid_plugin.synthetic import write_synthetic
 
-    names = [name.replace("-", "_") for name in _SYNTHETIC_OPTIONS]
+    names = [*(name.replace("-", "_") for name in _SYNTHETIC_OPTIONS), "language"]
     write_synthetic(options.out, **{name: getattr(options, name) for name in names})
 
 

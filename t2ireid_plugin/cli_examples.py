@@ -21,7 +21,11 @@ EXAMPLES = {
     ),
     "probe": ("log/run data.root data/outfits",),
     "prepare": ("synthetic data/synthetic", "table people.csv --images photos --out data/own", "check data/own"),
-    "prepare synthetic": ("data/synthetic", "data/small --train-ids 100 --val-ids 30 --test-ids 30"),
+    "prepare synthetic": (
+        "data/synthetic",
+        "data/small --train-ids 100 --val-ids 30 --test-ids 30",
+        "data/synthetic_zh --language zh",
+    ),
     "prepare table": ("people.csv --images photos --out data/own",),
     "prepare check": ("reid-data", "data/own --dataset custom"),
     "compare": ("log/a log/b", "log/a log/a --protocols t2i caption"),

@@ -241,6 +241,6 @@ def _trim(piece: Sequence[_Word], side: str) -> tuple[int, int]:
     before = LEADING if side == IDENTITY else LEADING | PRONOUNS
     while first < last and piece[first].kind in before:
         first += 1
-    while first < last and piece[last - 1].kind in LOOSE | PRONOUNS:
+    while first < last and piece[last - 1].kind in LOOSE | PRONOUNS | {Kind.OF}:
         last -= 1
     return first, last

@@ -9,7 +9,7 @@ import numpy as np
 
 from t2ireid_plugin.synthetic import phrases
 from t2ireid_plugin.synthetic.attributes import Person
-from t2ireid_plugin.synthetic.phrases import Phrase, choose, listing, with_article
+from t2ireid_plugin.synthetic.phrases import Looks, Phrase, choose, listing, with_article
 
 PRONOUN = {"man": "he", "woman": "she"}
 POSSESSIVE = {"man": "his", "woman": "her"}
@@ -43,35 +43,51 @@ class Caption(NamedTuple):
     clothing_phrases: tuple[str, ...]  # as they occur in `text`
 
 
-class _Content(NamedTuple):
+class Content(NamedTuple):
     """The phrases of one caption by part; parts that the caption omits are missing."""
 
-    sex: str
+    looks: Looks
     phrases: dict[str, Phrase]
 
+    @property
+    def sex(self) -> str:
+        """The key of the person's pronoun."""
+        return self.looks["sex"]
+
     def texts(self, *parts: str) -> list[str]:
+        """The phrases of those of the parts that the caption mentions."""
         return [self.phrases[part].text for part in parts if part in self.phrases]
 
     def text(self, part: str) -> str:
         """The phrase of a part, empty if it is omitted."""
         return "".join(self.texts(part))
 
+    def caption(self, full: str, identity: str, clothing: str) -> Caption:
+        """The sentences that were made of the phrases, with what they mention."""
+        sides = self.texts(*IDENTITY_PARTS), self.texts(*CLOTHING_PARTS)
+        identity_phrases, clothing_phrases = (tuple(phrase for phrase in side if phrase in full) for side in sides)
+        mentioned = frozenset().union(*(phrase.attributes for phrase in self.phrases.values()))
+        return Caption(full, identity, clothing, tuple(sorted(mentioned)), identity_phrases, clothing_phrases)
+
 
 def describe(person: Person, visible: Set[str], rng: np.random.Generator) -> Caption:
-    """A random caption of a photo of ``person`` that shows the ``visible`` attributes."""
-    content = _choose_content(person, visible, rng)
-    captions = [choose(rng, *STYLES)(content, rng), _identity_text(content, rng), _clothing_text(content, rng)]
-    groups = [captions, content.texts(*IDENTITY_PARTS), content.texts(*CLOTHING_PARTS)]
-    if rng.random() < 0.4:  # one spelling throughout a caption
-        groups = [[text.replace("grey", "gray").replace("blonde", "blond") for text in group] for group in groups]
-    (full, identity, clothing), *sides = groups
-    identity_phrases, clothing_phrases = (tuple(phrase for phrase in group if phrase in full) for group in sides)
-    mentioned = frozenset().union(*(phrase.attributes for phrase in content.phrases.values()))
-    return Caption(full, identity, clothing, tuple(sorted(mentioned)), identity_phrases, clothing_phrases)
-
-
-def _choose_content(person: Person, visible: Set[str], rng: np.random.Generator) -> _Content:
+    """A random English caption of a photo of ``person`` that shows the ``visible`` attributes."""
     looks = person.attributes()
+    content = Content(looks, _phrases(looks, choose_details(looks, visible, rng), rng))
+    texts = [choose(rng, *STYLES)(content, rng), _identity_text(content, rng), _clothing_text(content, rng)]
+    if rng.random() < 0.4:  # one spelling throughout a caption
+        texts = [_american(text) for text in texts]
+        spelt = {part: phrase._replace(text=_american(phrase.text)) for part, phrase in content.phrases.items()}
+        content = Content(looks, spelt)
+    return content.caption(*texts)
+
+
+def _american(text: str) -> str:
+    return text.replace("grey", "gray").replace("blonde", "blond")
+
+
+def choose_details(looks: Looks, visible: Set[str], rng: np.random.Generator) -> set[str]:
+    """Names of the attributes that a caption mentions besides sex and the colours of what it mentions."""
     candidates = [name for name in DETAIL_WEIGHTS if name in visible and looks[name] != "average"]
     if looks["upper_kind"] not in ("shirt", "dress"):
         candidates.remove("sleeve")
@@ -82,20 +98,27 @@ def _choose_content(person: Person, visible: Set[str], rng: np.random.Generator)
         details.add("pattern")
     has_lower = "lower_kind" in visible and looks["lower_kind"] != "dress"
     skip = rng.random()  # a few captions omit one of the two main garments
+    if skip > 0.03 or not has_lower:
+        details.add("upper_kind")
+    if has_lower and not 0.03 < skip < 0.08:
+        details.add("lower_kind")
+    return details
+
+
+def _phrases(looks: Looks, details: Set[str], rng: np.random.Generator) -> dict[str, Phrase]:
+    """The phrases of a caption that mentions ``details``, by part."""
     parts = {"subject": phrases.subject(looks, details, rng)}
     if "hair_style" in details:
         parts["hair"] = phrases.hair(looks, rng)
     for name in ("glasses", "skin"):
         if name in details:
             parts[name] = phrases.trait(name, looks, rng)
-    if skip > 0.03 or not has_lower:
+    if "upper_kind" in details:
         parts["upper"] = phrases.upper(looks, details, rng)
-    if has_lower and not 0.03 < skip < 0.08:
-        details.add("lower_kind")
     for name in ("lower", "shoes", "bag", "hat"):
         if f"{name}_kind" in details:
             parts[name] = phrases.item(name, looks, rng)
-    return _Content(looks["sex"], parts)
+    return parts
 
 
 def _join(sentences: list[str]) -> str:
@@ -110,12 +133,12 @@ def _carries(bag: str, rng: np.random.Generator) -> str:
     return choose(rng, "carries ", "is carrying ", "has ") + bag
 
 
-def _subject(content: _Content, rng: np.random.Generator) -> str:
+def _subject(content: Content, rng: np.random.Generator) -> str:
     subject = content.text("subject")
     return choose(rng, f"the {subject}", f"the {subject}", with_article(subject))
 
 
-def _garments_then_rest(content: _Content, rng: np.random.Generator) -> str:
+def _garments_then_rest(content: Content, rng: np.random.Generator) -> str:
     """Caption of the form "The man is wearing … and …. He has … and carries …."."""
     first = choose(rng, ("upper", "lower"), ("upper", "lower", "shoes"))
     verb = choose(rng, "is wearing", "wears", "is dressed in", "has on")
@@ -123,7 +146,7 @@ def _garments_then_rest(content: _Content, rng: np.random.Generator) -> str:
     return _join([main, *_remaining(content, first, rng)])
 
 
-def _remaining(content: _Content, mentioned: tuple[str, ...], rng: np.random.Generator) -> list[str]:
+def _remaining(content: Content, mentioned: tuple[str, ...], rng: np.random.Generator) -> list[str]:
     """Sentences with a pronoun for the parts that are not ``mentioned`` yet."""
     clauses = []
     if traits := content.texts("hair", "skin"):
@@ -142,7 +165,7 @@ def _remaining(content: _Content, mentioned: tuple[str, ...], rng: np.random.Gen
     return sentences
 
 
-def _participles(content: _Content, rng: np.random.Generator) -> str:
+def _participles(content: Content, rng: np.random.Generator) -> str:
     """Caption of the form "A woman with …, dressed in …, carrying …." without a main verb."""
     text = with_article(content.text("subject"))
     if traits := content.texts("hair", "skin", "glasses"):
@@ -157,7 +180,7 @@ def _participles(content: _Content, rng: np.random.Generator) -> str:
     return _join([text])
 
 
-def _garments_before_subject(content: _Content, rng: np.random.Generator) -> str:
+def _garments_before_subject(content: Content, rng: np.random.Generator) -> str:
     """Caption of the form "Wearing …, the man … walks …."."""
     first = choose(rng, ("upper", "lower"), ("upper", "lower", "shoes"), ("hat", "upper", "lower"))
     participle = choose(rng, "wearing", "dressed in", "clad in")
@@ -173,7 +196,7 @@ def _garments_before_subject(content: _Content, rng: np.random.Generator) -> str
     return _join(sentences)
 
 
-def _person_then_garments(content: _Content, rng: np.random.Generator) -> str:
+def _person_then_garments(content: Content, rng: np.random.Generator) -> str:
     """Caption of the form "The man has …. He is wearing …."."""
     pronoun = PRONOUN[content.sex]
     traits = content.texts("hair", "skin", "glasses")
@@ -196,14 +219,14 @@ def _person_then_garments(content: _Content, rng: np.random.Generator) -> str:
 STYLES = (_garments_then_rest, _garments_then_rest, _participles, _garments_before_subject, _person_then_garments)
 
 
-def _identity_text(content: _Content, rng: np.random.Generator) -> str:
+def _identity_text(content: Content, rng: np.random.Generator) -> str:
     text = with_article(content.text("subject"))
     if traits := content.texts("hair", "skin", "glasses"):
         text += choose(rng, " with ", " who has ") + listing(traits)
     return _join([text])
 
 
-def _clothing_text(content: _Content, rng: np.random.Generator) -> str:
+def _clothing_text(content: Content, rng: np.random.Generator) -> str:
     worn = content.texts(*choose(rng, ("upper", "lower", "shoes", "hat"), ("hat", "upper", "lower", "shoes")))
     text = choose(rng, "", "", "wearing ", "dressed in ") + listing(worn)
     bag = content.text("bag")

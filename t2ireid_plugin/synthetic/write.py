@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -13,15 +14,20 @@ import cv2
 import numpy as np
 
 from t2ireid_plugin.errors import DataError
+from t2ireid_plugin.synthetic import chinese, sentences
 from t2ireid_plugin.synthetic.attributes import Person
 from t2ireid_plugin.synthetic.cameras import CAMERAS, Camera
 from t2ireid_plugin.synthetic.drawing import draw_person
 from t2ireid_plugin.synthetic.folder import FOLDER, FORMAT, read_json
 from t2ireid_plugin.synthetic.outfits import MAX_OUTFITS, outfit_of, sample_cast
-from t2ireid_plugin.synthetic.sentences import Caption, describe
+from t2ireid_plugin.synthetic.sentences import Caption
 from t2ireid_plugin.synthetic.shot import Shot, plan_shot, visible_attributes
 from t2ireid_plugin.utils.atomic_io import atomic_folder
 from t2ireid_plugin.utils.progress import show_progress
+from t2ireid_plugin.utils.text import CJK
+
+DESCRIBE = {"en": sentences.describe, "zh": chinese.describe}  # by language of the captions
+_TOKEN = re.compile(rf"[{CJK}]|[^\s,.，。、{CJK}]+")  # a word of English, or one Chinese character
 
 
 class Photo(NamedTuple):
@@ -48,10 +54,12 @@ def write_synthetic(
     seed: int = 0,
     outfits: int = 1,
     train_outfits: int = 1,
+    language: str = "en",
     progress: bool = True,
 ) -> None:
     """Writes `OUT/CUHK-PEDES` with `photos` images per person and `captions` sentences per image.
 
+    The sentences are English (`language` ``en``) or Chinese (``zh``); attributes have the same names in both.
     Test people wear `outfits` one after the other, those of train and val `train_outfits`, see `sample_cast`; each
     photo's captions and attributes are those of its outfit, whose number is the annotation's `outfit`. With several
     outfits the official text-to-image protocol means little: a match is an equal identity, and most matches of a
@@ -66,12 +74,15 @@ def write_synthetic(
         DataError: for an argument out of range, for a folder that was not written with these arguments, and when it
             cannot be written; nothing is left of it then.
     """
-    arguments = {
+    arguments: dict[str, Any] = {
         "train_ids": train_ids, "val_ids": val_ids, "test_ids": test_ids,
         "photos": photos, "captions": captions, "cameras": cameras, "seed": seed,
         "outfits": outfits, "train_outfits": train_outfits,
     }  # fmt: skip
     _check(arguments)
+    if language not in DESCRIBE:
+        raise DataError(f"language: '{language}' must be one of {', '.join(DESCRIBE)}")
+    arguments["language"] = language
     root = Path(out) / FOLDER
     if not root.exists():
         with atomic_folder(root, "OUT") as draft:
@@ -85,7 +96,7 @@ def write_synthetic(
         raise DataError(f"'{root}' was drawn with other arguments ({recorded}); choose another folder or remove it")
 
 
-def draw_photos(outfits: list[Person], arguments: Mapping[str, int]) -> Iterator[Photo]:
+def draw_photos(outfits: list[Person], arguments: Mapping[str, Any]) -> Iterator[Photo]:
     """Draws and describes the photos of one person; the order of the random numbers is part of the format.
 
     Args:
@@ -94,6 +105,7 @@ def draw_photos(outfits: list[Person], arguments: Mapping[str, int]) -> Iterator
     """
     rng = np.random.default_rng((arguments["seed"], outfits[0].pid, 1))
     cameras = rng.permutation(arguments["cameras"])
+    describe = DESCRIBE[arguments.get("language", "en")]
     for number in range(arguments["photos"]):
         outfit = outfit_of(number, arguments["photos"], len(outfits))
         person, camera = outfits[outfit], CAMERAS[cameras[number % len(cameras)]]
@@ -117,17 +129,18 @@ def _check(arguments: Mapping[str, int]) -> None:
         raise DataError("train_ids, val_ids and test_ids are all 0; set at least one of them")
 
 
-def _recorded(arguments: Mapping[str, int]) -> dict[str, int]:
-    """Content of `synthetic.json`; it omits a single outfit, as did versions without this argument.
+def _recorded(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Content of `synthetic.json`; it omits a single outfit and English, as did versions without these arguments.
 
     Versions whose annotation did not number several outfits had no key `annotation`.
     """
-    kept = {name: value for name, value in arguments.items() if value != 1 or not name.endswith("outfits")}
+    defaults = {"outfits": 1, "train_outfits": 1, "language": "en"}
+    kept = {name: value for name, value in arguments.items() if value != defaults.get(name)}
     several = {"annotation": 2} if max(arguments["outfits"], arguments["train_outfits"]) > 1 else {}
     return {"format": FORMAT, **kept, **several}
 
 
-def _write_all(draft: Path, arguments: Mapping[str, int], progress: bool) -> None:
+def _write_all(draft: Path, arguments: Mapping[str, Any], progress: bool) -> None:
     cast = sample_cast(arguments)
     changes_clothes = max(arguments["outfits"], arguments["train_outfits"]) > 1
     rows, people, photos = [], {}, {}
@@ -148,7 +161,7 @@ def _write_all(draft: Path, arguments: Mapping[str, int], progress: bool) -> Non
             photos[path] = {"id": photo.person.pid, **(outfit if changes_clothes else {}), **_truth(photo)}
     contents = {"reid_raw": rows, "attributes": {"people": people, "photos": photos}, "synthetic": _recorded(arguments)}
     for name, content in contents.items():
-        (draft / f"{name}.json").write_text(json.dumps(content) + "\n", encoding="utf-8")
+        (draft / f"{name}.json").write_text(json.dumps(content, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def _annotation(photo: Photo, split: str, path: str) -> dict[str, Any]:
@@ -158,7 +171,7 @@ def _annotation(photo: Photo, split: str, path: str) -> dict[str, Any]:
         "split": split,
         "captions": texts,
         "file_path": path,
-        "processed_tokens": [text.lower().replace(",", "").replace(".", "").split() for text in texts],
+        "processed_tokens": [_TOKEN.findall(text.lower()) for text in texts],
         "id": photo.person.pid,
         "id_captions": [caption.identity for caption in photo.captions],
         "cloth_captions": [caption.clothing for caption in photo.captions],
