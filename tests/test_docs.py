@@ -9,9 +9,11 @@ import re
 import shlex
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from preloaded import run_python
+from torchreid.metrics import evaluate_rank
 
 from t2ireid_plugin.cli import main
 from t2ireid_plugin.evaluation.protocols import PROTOCOLS
@@ -215,9 +217,30 @@ def test_protocols_are_documented() -> None:
         assert rows == list(PROTOCOLS)
 
 
+def test_the_ranks_of_another_program_are_compared(tmp_path, monkeypatch) -> None:
+    """Those that the snippet writes; torchreid's evaluator is the oracle of R@1 and mAP."""
+    monkeypatch.chdir(tmp_path)
+    (snippet,) = blocks("results.md", "python")
+    rng, pids = np.random.default_rng(0), np.repeat(np.arange(30), 4)
+    queries = {"images": [f"cam_a/{i}.jpg" for i in range(120)], "captions": [f"caption {i}" for i in range(120)]}
+    sides = []
+    for name in ("run_a", "other"):
+        similarity = rng.normal(size=(120, 120)) + (pids[:, None] == pids)
+        arrays = {"q_pids": pids, "g_pids": pids, "similarity": similarity}
+        exec(snippet.replace("log/other", f"log/{name}"), {**queries, **arrays})
+        sides.append(evaluate_rank(-similarity, pids, pids, pids * 0 - 1, pids * 0, max_rank=10))
+    _, command, _ = blocks("results.md", "bash")
+    assert main([*shlex.split(command)[1:], "--json", "out.json"]) == 0
+    (test,) = json.loads(Path("out.json").read_text())["tests"]
+    assert (test["target"], test["protocol"], test["identities"]) == ("cuhkpedes", "t2i", 30)
+    for name, (cmc, mean_ap) in zip("ab", sides):
+        assert test["metrics"]["R@1"][name] == pytest.approx(cmc[0])
+        assert test["metrics"]["mAP"][name] == pytest.approx(mean_ap)
+
+
 @pytest.mark.slow
 def test_the_compare_command_runs(tiny_run, tiny_settings, tmp_path) -> None:
-    command, _ = blocks("results.md", "bash")
+    command, *_ = blocks("results.md", "bash")
     (tmp_path / "log").mkdir()
     (tmp_path / "log" / "run_a").symlink_to(tiny_run.folder)
     assert main(["test", str(tiny_run.folder / "last.pth"), "data.save_dir", str(tmp_path / "test")]) == 0
@@ -229,7 +252,7 @@ def test_the_compare_command_runs(tiny_run, tiny_settings, tmp_path) -> None:
 
 @pytest.mark.slow
 def test_the_probe_commands_run(tiny_run, tiny_settings, synthetic, tmp_path) -> None:
-    draw, probe = blocks("results.md", "bash")[1].strip().splitlines()
+    draw, probe = blocks("results.md", "bash")[-1].strip().splitlines()
     (tmp_path / "configs").symlink_to(REPOSITORY / "configs")
     run(f"{draw} --train-ids {synthetic.train_ids} --val-ids 2 --test-ids 20 --photos 4", tmp_path)
     (tmp_path / "log" / "demo").mkdir(parents=True)

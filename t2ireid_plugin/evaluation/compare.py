@@ -13,7 +13,7 @@ import numpy as np
 
 from t2ireid_plugin.errors import DataError, printable
 from t2ireid_plugin.evaluation.bootstrap import FEW, LEVEL, format_interval, paired_difference
-from t2ireid_plugin.evaluation.query_records import load_records, records_path
+from t2ireid_plugin.evaluation.query_records import load_ranks, load_records, records_path
 from t2ireid_plugin.evaluation.result import RetrievalResult
 from t2ireid_plugin.utils.atomic_io import atomic_write_text
 from t2ireid_plugin.utils.text import text_table
@@ -35,7 +35,8 @@ def compare(
     under ``tests`` the `Difference` of each metric, and under ``only_a`` and ``only_b`` the tests of one run alone.
 
     Args:
-        run_a, run_b: the folders; the same one twice to compare two protocols of one run.
+        run_a, run_b: the folders; the same one twice to compare two protocols of one run. Either may hold the ranks of
+            another program instead, see `load_ranks`.
         protocols: compares the first in A with the second in B, instead of each protocol with itself.
         samples, seed: see `paired_difference`.
 
@@ -96,7 +97,7 @@ def format_comparison(result: Mapping[str, Any]) -> str:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of ``compare``."""
     parser.add_argument("run_a", metavar="RUN_A", help="a run's folder")
-    parser.add_argument("run_b", metavar="RUN_B", help="another run's folder, tested on the same queries")
+    parser.add_argument("run_b", metavar="RUN_B", help="another, or one with queries_<target>.jsonl")
     parser.add_argument("--protocols", nargs=2, metavar=("A", "B"), help="compare A of RUN_A with B of RUN_B")
     parser.add_argument("--json", metavar="FILE", help="also write the result to FILE")
     parser.add_argument("--samples", type=int, default=2000, metavar="N", help="bootstrap samples (2000)")
@@ -126,8 +127,14 @@ def _load_run(folder: Path) -> _Results:
     for path in sorted(folder.glob(records_path("", "*").name)):
         for protocol, result in load_records(path).items():
             results[result.target, protocol] = result
+    for path in sorted(folder.glob("queries_*.jsonl")):
+        ranks = load_ranks(path)
+        results[ranks.target, ranks.protocol] = ranks
     if not results:
-        raise DataError(f"'{folder}' has no queries_<target>.npz, which every test writes; test that run again")
+        raise DataError(
+            f"'{folder}' has no queries_<target>.npz, which every test writes, nor queries_<target>.jsonl with the "
+            "ranks of another program; test that run again"
+        )
     return results
 
 

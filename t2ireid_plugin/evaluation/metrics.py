@@ -26,7 +26,7 @@ from t2ireid_plugin.evaluation.protocols import (
     RetrievalTask,
 )
 from t2ireid_plugin.evaluation.ranks import positive_ranks, ranks_from_scores
-from t2ireid_plugin.evaluation.result import Metrics, RetrievalResult
+from t2ireid_plugin.evaluation.result import Metrics, RetrievalResult, query_figures
 from t2ireid_plugin.utils.text import text_table
 
 
@@ -81,9 +81,7 @@ def result_from_ranks(
     query_index = np.flatnonzero([len(own) for own in positives])
     pids = np.asarray(task.q_pids if task.people is None else task.people, np.int64)
     result = RetrievalResult(
-        first_rank=np.array([own[0] for own in valid], np.int32),
-        AP=np.array([sum(place / rank for place, rank in enumerate(own, 1)) / len(own) for own in valid]),
-        INP=np.array([len(own) / own[-1] for own in valid]),
+        *query_figures(valid),
         pids=pids[query_index],
         query_index=query_index,
         task=task,

@@ -1,4 +1,7 @@
-"""``queries_<target>.npz``: the figures of each query of a run, by which runs are compared later."""
+"""``queries_<target>.npz``: the figures of each query of a run, by which runs are compared later.
+
+``queries_<target>.jsonl`` has the ranks of another program instead, see `load_ranks`.
+"""
 
 from __future__ import annotations
 
@@ -12,9 +15,10 @@ import numpy as np
 import numpy.typing as npt
 
 from t2ireid_plugin.errors import DataError
-from t2ireid_plugin.evaluation.result import RetrievalResult
+from t2ireid_plugin.evaluation.protocols import OFFICIAL
+from t2ireid_plugin.evaluation.result import RetrievalResult, query_figures
 from t2ireid_plugin.utils.atomic_io import atomic_write
-from t2ireid_plugin.utils.safe_io import open_file
+from t2ireid_plugin.utils.safe_io import decode_utf8, open_file, parse_json, read_bytes
 from t2ireid_plugin.utils.text import first_line
 
 Array = npt.NDArray
@@ -99,6 +103,49 @@ def load_records(path: str | Path) -> dict[str, RetrievalResult]:
     except Exception as error:  # zipfile, zlib and NumPy raise many types for damaged bytes
         reason = f"it lacks {error}" if isinstance(error, KeyError) else first_line(error)
         raise DataError(f"cannot read '{path}' as the queries of a run: {reason}") from error
+
+
+def load_ranks(path: str | Path) -> RetrievalResult:
+    """Reads ``queries_<target>.jsonl``: the text-to-image ranks of any program, a JSON object per query.
+
+    ``image`` (path of the described photo, of which the last two parts count) and ``caption`` identify the query,
+    ``pid`` is its identity in the annotation, and ``ranks`` are those of all its matches, ascending from 1.
+
+    Raises:
+        DataError: naming the line that is wrong.
+    """
+    path = Path(path)
+    try:
+        lines = decode_utf8(read_bytes(path)).strip().split("\n")
+        images, captions, pids, ranks = zip(*(_parse_query(number, line) for number, line in enumerate(lines, 1)))
+    except (OSError, ValueError) as error:
+        raise DataError(f"cannot read '{path}' as ranks: {first_line(error)}") from error
+    return RetrievalResult(
+        *query_figures(ranks),
+        np.array(pids, np.int64),
+        keys=query_keys(zip(images, captions)),
+        target=path.stem.removeprefix("queries_"),
+        protocol=OFFICIAL,
+    )
+
+
+def _parse_query(number: int, line: str) -> tuple[str, str, int, list[int]]:
+    """Image, caption, pid and ranks of a line.
+
+    Raises:
+        ValueError: saying what is wrong with it.
+    """
+    try:
+        row = parse_json(line)
+    except ValueError as error:
+        raise ValueError(f"line {number}: {first_line(error)}") from error
+    kinds = {"image": str, "caption": str, "pid": int, "ranks": list}
+    if not isinstance(row, dict) or any(type(row.get(name)) is not kind for name, kind in kinds.items()):
+        raise ValueError(f'line {number}: it must be {{"image": "…", "caption": "…", "pid": 7, "ranks": [1, 4]}}')
+    ranks = row["ranks"]
+    if not ranks or any(type(rank) is not int for rank in ranks) or ranks[0] < 1 or sorted(set(ranks)) != ranks:
+        raise ValueError(f"line {number}: ranks must be integers from 1, ascending, one for each match in the gallery")
+    return row["image"], row["caption"], row["pid"], ranks
 
 
 def _read(path: Path) -> dict[str, Array]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -56,3 +57,12 @@ class RetrievalResult:
         """The queries at ``positions [k]``, in that order, of a result that was loaded from a file."""
         names = ("first_rank", "AP", "INP", "pids", *(["keys"] if len(self.keys) else []))
         return replace(self, **{name: getattr(self, name)[positions] for name in names})
+
+
+def query_figures(ranks: Sequence[Sequence[int]]) -> tuple[Array, Array, Array]:
+    """``first_rank``, ``AP`` and ``INP`` of a `RetrievalResult` from the ascending ranks of each query's positives."""
+    return (
+        np.array([own[0] for own in ranks], np.int32),
+        np.array([sum(place / rank for place, rank in enumerate(own, 1)) / len(own) for own in ranks]),
+        np.array([len(own) / own[-1] for own in ranks]),
+    )

@@ -1,5 +1,6 @@
 import gc
 import io
+import json
 import pickle
 import zipfile
 from dataclasses import replace
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 
 from t2ireid_plugin.errors import DataError
 from t2ireid_plugin.evaluation import query_records
-from t2ireid_plugin.evaluation.query_records import load_records, query_keys, records_path, save_records
+from t2ireid_plugin.evaluation.query_records import load_ranks, load_records, query_keys, records_path, save_records
 from t2ireid_plugin.evaluation.result import RetrievalResult
 
 KEY = 15747793128181094251  # of the caption and photo below
@@ -170,3 +171,43 @@ def test_a_damaged_file_is_refused_or_reads_the_same(data, tmp_path_factory):
     except DataError:
         return
     assert_same(results["t2i"], RESULT)
+
+
+# The ranks of another program
+
+QUERY = {"image": "imgs/cam_a/000_45.bmp", "caption": "A man in a red coat.", "pid": 7, "ranks": [2, 3, 8]}
+
+
+def ranks_file(folder, *lines):
+    path = folder / "queries_cuhkpedes.jsonl"
+    path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    return path
+
+
+def test_ranks_give_the_figures_of_each_query(tmp_path):
+    other = {**QUERY, "caption": "Ein Mann\u2028im roten Mantel.", "pid": 8, "ranks": [1]}
+    result = load_ranks(ranks_file(tmp_path, *(json.dumps(row, ensure_ascii=False) for row in (QUERY, other))))
+    assert result.first_rank.tolist() == [2, 1]
+    np.testing.assert_allclose(result.AP, [(1 / 2 + 2 / 3 + 3 / 8) / 3, 1])
+    np.testing.assert_allclose(result.INP, [3 / 8, 1])
+    assert (result.pids.tolist(), result.keys[0], result.target, result.protocol) == ([7, 8], KEY, "cuhkpedes", "t2i")
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("", "line 2: "),
+        ("[1, 2]", r'line 2: it must be \{"image": "…", "caption": "…", "pid": 7, "ranks": \[1, 4\]\}'),
+        (json.dumps({**QUERY, "pid": "7"}), "line 2: it must be"),
+        (json.dumps({**QUERY, "ranks": []}), "line 2: ranks must be integers from 1, ascending, one for each match"),
+        (json.dumps({**QUERY, "ranks": [0, 4]}), "line 2: ranks must be integers from 1"),
+        (json.dumps({**QUERY, "ranks": [4, 2]}), "line 2: ranks must be integers from 1, ascending"),
+        (json.dumps({**QUERY, "ranks": [1.5]}), "line 2: ranks must be integers"),
+    ],
+)
+def test_lines_that_are_not_ranks_are_named(line, message, tmp_path):
+    path = ranks_file(tmp_path, json.dumps(QUERY), line, json.dumps(QUERY))
+    with pytest.raises(DataError, match=rf"cannot read '.*queries_cuhkpedes\.jsonl' as ranks: {message}"):
+        load_ranks(path)
+    with pytest.raises(DataError, match="No such file"):
+        load_ranks(tmp_path / "queries_x.jsonl")
