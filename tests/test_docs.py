@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from preloaded import run_python
-from torchreid.metrics import evaluate_rank
+from torchreid import metrics
 
 from t2ireid_plugin.cli import main
 from t2ireid_plugin.evaluation.protocols import PROTOCOLS
@@ -228,7 +228,7 @@ def test_the_ranks_of_another_program_are_compared(tmp_path, monkeypatch) -> Non
         similarity = rng.normal(size=(120, 120)) + (pids[:, None] == pids)
         arrays = {"q_pids": pids, "g_pids": pids, "similarity": similarity}
         exec(snippet.replace("log/other", f"log/{name}"), {**queries, **arrays})
-        sides.append(evaluate_rank(-similarity, pids, pids, pids * 0 - 1, pids * 0, max_rank=10))
+        sides.append(metrics.evaluate_rank(-similarity, pids, pids, pids * 0 - 1, pids * 0, max_rank=10))
     _, command, _ = blocks("results.md", "bash")
     assert main([*shlex.split(command)[1:], "--json", "out.json"]) == 0
     (test,) = json.loads(Path("out.json").read_text())["tests"]
