@@ -108,6 +108,12 @@ def test_links_exist(page) -> None:
             assert heading in names, f"{page}: {target}"
 
 
+def test_every_page_is_in_the_navigation_of_the_site() -> None:
+    named = re.findall(r"^ +- (\S+\.md)$", (REPOSITORY / "mkdocs.yml").read_text(encoding="utf-8"), flags=re.MULTILINE)
+    pages = {path.name.replace("README", "index") for path in ALL_PAGES}
+    assert sorted(named) == sorted({*pages, "api.md"})  # which the site's build writes
+
+
 @pytest.mark.parametrize("page", sorted(str(path.relative_to(REPOSITORY)) for path in ALL_PAGES))
 def test_paths_and_modules_exist(page) -> None:
     """Those in code spans; a file name alone may be in any folder."""
