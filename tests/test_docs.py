@@ -110,8 +110,7 @@ def test_links_exist(page) -> None:
 
 def test_every_page_is_in_the_navigation_of_the_site() -> None:
     named = re.findall(r"^ +- (\S+\.md)$", (REPOSITORY / "mkdocs.yml").read_text(encoding="utf-8"), flags=re.MULTILINE)
-    pages = {path.name.replace("README", "index") for path in ALL_PAGES}
-    assert sorted(named) == sorted({*pages, "api.md"})  # which the site's build writes
+    assert not {path.name.replace("README", "index") for path in ALL_PAGES} - set(named)
 
 
 @pytest.mark.parametrize("page", sorted(str(path.relative_to(REPOSITORY)) for path in ALL_PAGES))
