@@ -15,9 +15,12 @@ from multiprocessing import forkserver
 from pathlib import Path
 from unittest import mock
 
+import pytest
+
 REPOSITORY = Path(__file__).resolve().parent.parent
 _SERVER = multiprocessing.get_context("forkserver")
-_SERVER.set_forkserver_preload(["torchreid", "transformers", "t2ireid_plugin.run"])
+MODELS = [f"transformers.models.{name}.modeling_{name}" for name in ("bert", "vit")]
+_SERVER.set_forkserver_preload(["torchreid", *MODELS, "t2ireid_plugin.run"])
 
 
 def _start_server():
@@ -63,6 +66,28 @@ class Preloaded:
         return subprocess.CompletedProcess(self.words, self.process.exitcode, *printed)
 
 
+class Child(Preloaded):
+    """As `subprocess.Popen` of this interpreter with all output in the file `stdout`, for code that starts such."""
+
+    def __init__(self, command, env, stdout, **_):
+        super().__init__(command[1:], **env)
+        self._stdout = stdout
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.kill()
+
+    def wait(self):
+        done = self.finish()
+        self._stdout.write((done.stdout + done.stderr).encode())
+        return done.returncode
+
+    def terminate(self):
+        self.process.terminate()
+
+
 def _be_python(words, folder, environment, files, start_method):
     os.setsid()
     multiprocessing.set_start_method(start_method, force=True)  # of its own children, as it is by default
@@ -93,6 +118,23 @@ def run_python(words, folder=REPOSITORY, status=0, **environment):
     done = Preloaded(words, folder, **environment).finish()
     assert status is None or done.returncode == status, done.stdout[-2000:] + done.stderr[-4000:]
     return done
+
+
+MOUNT = """
+import ctypes, subprocess, sys
+from t2ireid_plugin.cli import main
+def mount(*words):
+    subprocess.run(["mount", *words], check=True)
+assert ctypes.CDLL(None).unshare(0x00020000) == 0  # CLONE_NEWNS
+mount("--make-rprivate", "/")
+"""
+
+
+def run_mounting(code, *arguments, status=0):
+    """Python code with `mount(*words)`, which nobody else sees, and `main`; skips the test where it is not allowed."""
+    if subprocess.run(["unshare", "-m", "true"], capture_output=True, check=False).returncode:
+        pytest.skip("mounting is not allowed here")
+    return run_python(["-c", MOUNT + code, *arguments], status=status)
 
 
 def run_group(words, processes, folder=REPOSITORY):

@@ -1,16 +1,20 @@
 """``t2ireid ablate`` on tiny trainings."""
 
+import contextlib
+import io
 import json
+import os
 import signal
-import subprocess
-import sys
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import yaml
 from PIL import Image
+from preloaded import Child, Preloaded
 
+from t2ireid_plugin.ablation import runs as runs_module
 from t2ireid_plugin.ablation.grid import Run
 from t2ireid_plugin.ablation.runs import is_probed
 from t2ireid_plugin.cli import main
@@ -36,20 +40,32 @@ def words(tiny_settings, tmp_path_factory):
     (folder / "grid.yaml").write_text(yaml.safe_dump(GRID, sort_keys=False))
 
     def words(out, *more, grid=folder / "grid.yaml"):
-        options = ["--config-file", config, "--grid", grid, "--out", out, "--seeds", 1, 2, *more, "--opts", *opts]
-        return list(map(str, options))
+        options = ["--config-file", config, "--grid", grid, "--out", out, "--seeds", 1, 2, "--jobs", 1, *more]
+        return list(map(str, [*options, "--opts", *opts]))
 
     return words
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _preloaded_trainings():
+    """Trainings of an ablation in this process have the packages loaded; those in a process of its own are real."""
+
+    def start(command, env, stdout, **_):
+        return Child(command, {name: env[name] for name in env if name != "T2IREID_END_WITH_PARENT"}, stdout)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(runs_module, "subprocess", SimpleNamespace(Popen=start, PIPE=None, STDOUT=None))
+        yield
+
+
 @pytest.fixture(scope="module")
-def finished(words, repository, tmp_path_factory):
-    """A finished grid: its folder, the process, and the report."""
+def finished(words, tmp_path_factory):
+    """A finished grid: its folder, what it printed on both streams, and the report."""
     out = tmp_path_factory.mktemp("ablation") / "out"
-    command = [sys.executable, "tools/ablate.py", *words(out, "--jobs", 2)]
-    done = subprocess.run(command, cwd=repository, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return out, done, json.loads((out / "ablation.json").read_text())
+    printed, errors = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(errors):
+        assert main(["ablate", *words(out)]) == 0, errors.getvalue()
+    return out, (printed.getvalue(), errors.getvalue()), json.loads((out / "ablation.json").read_text())
 
 
 def results(out, row):
@@ -64,9 +80,9 @@ def written(out):
 
 @pytest.mark.slow
 def test_every_row_and_seed_is_trained_and_in_the_tables(finished):
-    out, done, report = finished
+    out, (printed, errors), report = finished
     assert [(row["row"], row["seeds"]) for row in report["rows"]] == [("plain", [1, 2]), ("hot", [1, 2])]
-    assert "training: 4 of 4" in done.stderr
+    assert "training: 4 of 4" in errors
     for row in report["rows"]:
         for metric in ("R@1", "mAP"):
             values = [metrics["t2i"][metric] for metrics in results(out, row["row"])]
@@ -77,7 +93,7 @@ def test_every_row_and_seed_is_trained_and_in_the_tables(finished):
     assert (other["row"], report["probes"]) == ("hot", [])
     assert other["identity R@1"]["values"] == [metrics["identity"]["R@1"] for metrics in results(out, "hot")]
     tables = (out / "ablation.md").read_text()
-    assert set(tables.splitlines()) <= set(done.stdout.splitlines())
+    assert set(tables.splitlines()) <= set(printed.splitlines())
     firsts = [[line.split("|")[1].strip() for line in table.splitlines()] for table in tables.split("\n\n")]
     assert firsts == [["recipe", "---", "plain", "hot"], ["recipe", "---", "hot"]]
     with Image.open(out / "ablation.png") as picture:
@@ -141,42 +157,20 @@ def test_other_settings_need_another_folder(finished, words, capsys):
 
 
 @pytest.mark.slow
-def test_an_interrupt_stops_the_runs_after_they_have_saved_themselves(words, repository, tmp_path):
+def test_a_killed_ablation_ends_its_runs_and_the_next_one_resumes_and_saves_them(words, tmp_path, capsys):
+    """Two runs at once; the next ablation is interrupted."""
     out = tmp_path / "out"
-    command = [sys.executable, "tools/ablate.py", *words(out, "--jobs", 2), "train.max_epoch", "10000"]
-    ablate = subprocess.Popen(command, cwd=repository, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    runs = [out / row / "seed1" for row in ("plain", "hot")]
-    until = time.monotonic() + 600
-    while not all((run / "last.prev.pth").is_file() for run in runs):
-        assert ablate.poll() is None, ablate.communicate()[0]
-        assert time.monotonic() < until
-        time.sleep(0.1)
-    ablate.send_signal(signal.SIGINT)
-    output, _ = ablate.communicate(timeout=600)
-    assert ablate.returncode == 130, output
-    assert output.rstrip().endswith("stopped by SIGINT")
-    for run in runs:
-        assert (run / "console.txt").read_text().rstrip().endswith("stopped by SIGTERM")
-        with lock_folder(run):  # nobody is in it any more
-            assert read_checkpoint(run / "last.pth")["steps"] > 0
-    assert not (out / "plain" / "seed2").exists()
-
-
-@pytest.mark.slow
-def test_a_killed_ablation_ends_its_runs_and_the_next_one_resumes_them(words, repository, tmp_path, capsys):
-    out = tmp_path / "out"
-    more = "train.max_epoch", "10000", "train.save_steps", "1"
-    command = [sys.executable, "tools/ablate.py", *words(out, "--jobs", 2), *more]
+    command = ["ablate", *words(out, "--jobs", 2), "train.max_epoch", "10000", "train.save_steps", "1"]
     runs = [out / row / "seed1" for row in ("plain", "hot")]
     until = time.monotonic() + 900
 
     def start(condition):
-        process = subprocess.Popen(command, cwd=repository, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        ablate = Preloaded(["tools/ablate.py", *command[1:]])
         while not all(condition(run) for run in runs):
-            assert process.poll() is None, process.communicate()[0]
+            assert ablate.poll() is None, ablate.finish()
             assert time.monotonic() < until
             time.sleep(0.1)
-        return process
+        return ablate
 
     def is_free(run):
         try:
@@ -186,22 +180,25 @@ def test_a_killed_ablation_ends_its_runs_and_the_next_one_resumes_them(words, re
             return False
 
     first = start(lambda run: (run / "last.prev.pth").is_file())
-    assert main(["ablate", *words(out, "--jobs", 2), *more]) == 2  # two at once
+    assert main(command) == 2  # two at once
     assert f"--out: another run is writing to '{out}' (process {first.pid} on " in capsys.readouterr().err
     first.kill()
-    first.communicate()
     while not all(map(is_free, runs)):
         assert time.monotonic() < until
         time.sleep(0.1)
     second = start(lambda run: "Resuming" in (run / "console.txt").read_text())
-    second.send_signal(signal.SIGHUP)
-    output, _ = second.communicate(timeout=600)
-    assert second.returncode == 129, output
+    os.kill(second.pid, signal.SIGINT)
+    done = second.finish()
+    assert done.returncode == 130, done
+    assert done.stderr.rstrip().endswith("stopped by SIGINT")
     for run in runs:
         console = (run / "console.txt").read_text()
         assert "\0" not in console
         assert console.count("Resuming") == 1
         assert console.rstrip().endswith("stopped by SIGTERM")
+        assert is_free(run)
+        assert read_checkpoint(run / "last.pth")["steps"] > 0
+    assert not (out / "plain" / "seed2").exists()
 
 
 def test_an_out_that_cannot_be_written_is_an_error(words, tmp_path, capsys):

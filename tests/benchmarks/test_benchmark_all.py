@@ -22,6 +22,7 @@ def page(repository, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("preloaded_processes")
 def test_it_fills_the_tables_and_leaves_the_rest_of_the_page(page, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(everything.sweep, "GALLERIES", (20, 40))
     # The parts that start processes have tests of their own.

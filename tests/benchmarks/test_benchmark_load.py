@@ -4,23 +4,26 @@ import json
 
 import pytest
 
-from benchmarks import soak
+from benchmarks import load, soak
 from benchmarks.main import main
 
 
 @pytest.mark.slow
-def test_load_measures_an_evaluation_and_fails_above_its_limit(tmp_path, capsys):
+@pytest.mark.usefixtures("preloaded_processes")
+def test_load_measures_an_evaluation_and_fails_above_its_limit(tmp_path, monkeypatch, capsys):
     file = tmp_path / "load.json"
     assert main(["load", "--gallery", "240", "--queries", "50", "--json", str(file)]) == 0
     figures = json.loads(file.read_text())["load"]
     assert (figures["gallery"], figures["queries"]) == (240, 50)
     assert 0 < figures["start_mb"] < figures["peak_mb"]
     assert "240 images, 50 queries: " in capsys.readouterr().out
+    monkeypatch.setattr(load, "in_subprocess", lambda *_, **__: figures)
     assert main(["load", "--gallery", "8", "--queries", "5", "--most-mb", "10"]) == 2
     assert "more than 10" in capsys.readouterr().err
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("preloaded_processes")
 def test_soak_measures_and_plots_a_training(tmp_path, capsys):
     file, picture = tmp_path / "soak.json", tmp_path / "images" / "memory.png"
     words = ["soak", "--steps", "20", "--most-growth-mb", "1000", "--picture", str(picture), "--json", str(file)]

@@ -1,8 +1,6 @@
 """``tools/benchmark.py ranking``."""
 
 import json
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -21,16 +19,16 @@ def evaluate(task):
 
 
 @pytest.mark.slow
-def test_ranking_measures_checks_and_writes(repository, tmp_path):
+@pytest.mark.usefixtures("preloaded_processes")
+def test_ranking_measures_checks_and_writes(tmp_path, capsys):
     file = tmp_path / "new" / "ranking.json"
     words = ["ranking", "--size", "200x150x20", "--against", "python", "--repeats", "2", "--json", str(file)]
-    command = [sys.executable, "tools/benchmark.py", *words]
-    done = subprocess.run(command, cwd=repository, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert "200 queries, 150 images, 20 identities" in done.stdout
-    assert "queries that rounding does not decide: R@1 0.8" in done.stdout
+    assert main(words) == 0
+    printed = capsys.readouterr().out
+    assert "200 queries, 150 images, 20 identities" in printed
+    assert "queries that rounding does not decide: R@1 0.8" in printed
     report = json.loads(file.read_text())
-    assert report["command"] == "python " + " ".join(command[1:])
+    assert report["command"] == "python tools/benchmark.py " + " ".join(words)
     assert report["machine"]["cores"] >= 1
     assert report["machine"]["versions"]["numpy"]
     figures = report["ranking"]["contenders"]
@@ -42,6 +40,7 @@ def test_ranking_measures_checks_and_writes(repository, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("preloaded_processes")
 def test_the_slow_evaluator_is_timed_on_a_part_of_the_queries(monkeypatch, capsys):
     monkeypatch.setattr("benchmarks.ranking._SLOW_PAIRS", 3000)
     assert main(["ranking", "--size", "120x100x10", "--against", "python", "--repeats", "1"]) == 0

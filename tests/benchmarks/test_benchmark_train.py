@@ -10,6 +10,7 @@ from benchmarks.main import main
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("preloaded_processes")
 def test_settings_are_compared_with_the_first(tmp_path, capsys):
     file = tmp_path / "train.json"
     settings = ["train.precision fp32", "train.checkpoint_encoders true train.encode_at_once 2"]

@@ -8,6 +8,7 @@ import sys
 
 import pytest
 import torch
+from preloaded import run_python
 from torch.utils.data import DataLoader, Dataset
 
 from t2ireid_plugin.cli import main
@@ -89,27 +90,25 @@ def test_a_dead_worker_ends_in_one_line_with_the_fix(number):
 SPAWNED = """
 import multiprocessing, sys
 if __name__ == "__main__":
-    multiprocessing.set_start_method(sys.argv[1])
+    multiprocessing.set_forkserver_preload(["t2ireid_plugin.run"])
+    multiprocessing.set_start_method(sys.argv[1], force=True)
     from t2ireid_plugin.cli import main
     sys.exit(main(sys.argv[2:]))
 """
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("method", "name"), [("spawn", "custom"), ("forkserver", "rstpreid")])
-def test_workers_without_inherited_memory_give_the_same_figures(
-    method, name, benchmark_root, tiny_settings, tmp_path, repository
-):
+def test_workers_without_inherited_memory_give_the_same_figures(benchmark_root, tiny_settings, tmp_path):
     """As on macOS and Windows, and with Python 3.14."""
     (tmp_path / "main.py").write_text(SPAWNED)
+    name = "rstpreid"
     sets = {"data__root": benchmark_root(name), "data__sources": name, "data__targets": name, "data__val": "[]"}
     assert main(["train", *tiny_settings(tmp_path / "inherited", **sets)]) == 0
-    words = tiny_settings(tmp_path / method, data__workers=1, **sets)
-    environment = {**os.environ, "PYTHONPATH": str(repository)}
-    done = subprocess.run([sys.executable, tmp_path / "main.py", method, "train", *words], env=environment, check=False)
-    assert done.returncode == 0
-    metrics = [json.loads((tmp_path / run / "results.json").read_text())["metrics"] for run in ("inherited", method)]
-    assert metrics[0] == metrics[1]
+    expected = json.loads((tmp_path / "inherited" / "results.json").read_text())["metrics"]
+    for method in ("spawn", "forkserver"):
+        words = tiny_settings(tmp_path / method, data__workers=1, **sets)
+        run_python([tmp_path / "main.py", method, "train", *words])
+        assert json.loads((tmp_path / method / "results.json").read_text())["metrics"] == expected
 
 
 @pytest.mark.parametrize("name", BENCHMARKS)

@@ -3,13 +3,13 @@
 import json
 import logging
 import os
-import shlex
 import shutil
 import subprocess
 import sys
 import time
 
 import pytest
+from preloaded import Preloaded, run_mounting
 from states import largest_file, saved
 
 from t2ireid_plugin.cli import main
@@ -25,42 +25,25 @@ from t2ireid_plugin.utils.logging import log_to
 HINT = "existing checkpoints are intact: fix this, then continue with --resume"
 
 
-@pytest.fixture
-def mounted(repository):
-    """`mounted(folder, script)`: runs a shell script with a file system of 1 MB at `folder`, seen by nobody else."""
-    trial = subprocess.run(["unshare", "-m", "true"], capture_output=True, check=False)
-    if trial.returncode:
-        pytest.skip("mounting is not allowed here")
-
-    def run(folder, script):
-        folder.mkdir()
-        lines = f"set -e; mount -t tmpfs -o size=1m none {shlex.quote(str(folder))}; {script}"
-        return subprocess.run(
-            ["unshare", "-m", "sh", "-c", lines], cwd=repository, capture_output=True, text=True, check=False
-        )
-
-    return run
-
-
-def command(words):
-    return shlex.join([sys.executable, "tools/train_net.py", *words])
+FULL = """
+import shutil
+folder, copy, size, *words = sys.argv[1:]
+mount("-t", "tmpfs", "-o", f"size={size}", "none", folder)
+assert main(["train", *words]) == 2
+shutil.copytree(folder, copy)
+mount("-o", "remount,size=1g", "none", folder)
+assert main(["train", "--resume", *words]) == 0
+shutil.copy(f"{folder}/results.json", copy)
+"""
 
 
 @pytest.mark.slow
-def test_a_full_disk_ends_the_run_which_resumes_when_there_is_room(mounted, tiny_settings, tiny_run, tmp_path):
+def test_a_full_disk_ends_the_run_which_resumes_when_there_is_room(tiny_settings, tiny_run, tmp_path):
     """First with room for one checkpoint only."""
     size = (tiny_run.folder / "last.pth").stat().st_size
     folder = tmp_path / "disk"
-    words = tiny_settings(folder, full=True)
-    copy = shlex.quote(str(tmp_path / "copy"))
-    done = mounted(
-        folder,
-        f"mount -o remount,size={size * 2} none {folder}; {command(words)} && exit 99; echo status $?;"
-        f"cp -r {folder} {copy}; mount -o remount,size=1g none {folder}; {command(['--resume', *words])};"
-        f"cp {folder}/results.json {copy}",
-    )
-    assert done.returncode == 0, done.stderr
-    assert "status 2" in done.stdout
+    folder.mkdir()
+    done = run_mounting(FULL, folder, tmp_path / "copy", size * 2, *tiny_settings(folder, full=True))
     assert f"error: cannot write '{folder}" in done.stderr
     assert "No space left on device" in done.stderr
     assert "Traceback" not in done.stderr
@@ -69,30 +52,34 @@ def test_a_full_disk_ends_the_run_which_resumes_when_there_is_room(mounted, tiny
     assert results["metrics"] == tiny_run.results["metrics"]
 
 
+READ_ONLY = """
+mount("-t", "tmpfs", "-o", "ro", "none", sys.argv[1])
+sys.exit(main(["train", *sys.argv[2:]]))
+"""
+
+
 @pytest.mark.slow
-def test_a_read_only_folder_is_an_error(mounted, tiny_settings, tmp_path):
+def test_a_read_only_folder_is_an_error(tiny_settings, tmp_path):
     folder = tmp_path / "disk"
-    done = mounted(folder, f"mount -o remount,ro none {folder}; {command(tiny_settings(folder))}")
-    assert done.returncode == 2
+    folder.mkdir()
+    done = run_mounting(READ_ONLY, folder, *tiny_settings(folder), status=2)
     assert done.stderr == f"error: cannot write '{folder}/.lock': Read-only file system; {HINT}\n"
 
 
 @pytest.mark.slow
-def test_a_removed_folder_ends_the_run(repository, tiny_settings, tmp_path):
+def test_a_removed_folder_ends_the_run(tiny_settings, tmp_path):
     folder = tmp_path / "log"
     words = tiny_settings(folder, train__max_epoch=500, train__print_freq=1)
-    process = subprocess.Popen(
-        [sys.executable, "tools/train_net.py", *words],
-        cwd=repository, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
+    process = Preloaded(["tools/train_net.py", *words])
     deadline = time.monotonic() + 1200
     log = folder / "metrics.jsonl"
     while not (log.exists() and log.stat().st_size) and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.01)
     folder.rename(tmp_path / "elsewhere")
     shutil.rmtree(tmp_path / "elsewhere", ignore_errors=True)  # it may still be written to
-    _, errors = process.communicate(timeout=1200)
-    assert process.returncode == 2, errors
+    done = process.finish()
+    errors = done.stderr
+    assert done.returncode == 2, errors
     # TensorBoard's thread may print a traceback of its own, even into our line.
     assert errors.count("error: cannot write ") == 1, errors
     assert f"error: cannot write '{folder}/" in errors
@@ -124,7 +111,7 @@ def test_a_user_without_a_home_and_a_name_trains_and_draws(synthetic, tiny_setti
     folder = tmp_path / "run"
     folder.mkdir()
     words = [sys.executable, "-m", "t2ireid_plugin", "train", "--visualize", *tiny_settings(folder, test__pictures=2)]
-    environment = {name: value for name, value in os.environ.items() if name in ("PATH", "PYTHONPATH")}
+    environment = {name: os.environ.get(name, "") for name in ("PATH", "PYTHONPATH", "OMP_NUM_THREADS")}
     if os.getuid() == 0:  # may read everything, as the interpreter may be in a home
         folder.chmod(0o777)
         capability = "+dac_read_search"

@@ -1,4 +1,3 @@
-import subprocess
 import sys
 
 import numpy as np
@@ -6,6 +5,7 @@ import pytest
 import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from preloaded import run_python
 from torchreid import metrics as torchreid_metrics
 
 from t2ireid_plugin.errors import DataError
@@ -280,7 +280,6 @@ print(memory_peak() - before)
 @pytest.mark.skipif(sys.platform != "linux", reason="reads and resets Linux's peak of the memory held")
 def test_memory_stays_below_the_whole_matrix():
     """64 MB for 4,000 queries and images in float32; the script's last line shows that the measurement would see it."""
-    process = subprocess.run([sys.executable, "-c", MEMORY], capture_output=True, text=True, check=True)
-    ours, matrix = (int(line) / 1e6 for line in process.stdout.split())
+    ours, matrix = (int(line) / 1e6 for line in run_python(["-c", MEMORY]).stdout.split())
     assert ours < 32
     assert matrix > 60

@@ -17,6 +17,7 @@ IDENTITY = ["A tall boy with a backpack.", "A woman.", "A young man with a black
 CLOTHING = ["A red coat, white shoes and a striped shirt.", "A dark blue dress.", "A dress."]
 ONE = {"num_hidden_layers": 1}
 SMALL = {"vit_pretrained": {**IMAGE, **ONE}, "bert_base_path": {**WIDTH, **ONE}, "fusion": {"num_layers": 1}}
+COMPILED = {"train__compile": True, "model__fusion__type": "none"}  # the tests of the model compile its fusion
 
 
 @pytest.fixture(autouse=True)
@@ -65,11 +66,10 @@ def gradients(model, images, cloth, identity):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("freeze", [True, False])
-def test_compiled_training_is_the_same_over_batches_of_any_length(make, freeze):
+@pytest.mark.parametrize("changes", [{"freeze_text": False}, {"freeze_text": True, "fusion": {"type": "none"}}])
+def test_compiled_training_is_the_same_over_batches_of_any_length(make, changes):
     """A graph break is an error (``fullgraph``); new lengths must not compile again."""
-    plain = without_dropout(make.model(**SMALL, freeze_text=freeze)).train()
-    model = without_dropout(make.model(**SMALL, freeze_text=freeze)).train()
+    plain, model = (without_dropout(make.model(**{**SMALL, **changes})).train() for _ in range(2))
     model.compile_parts(backend="eager")
     for step, number in enumerate([0, 9, 1, 11, 2, 10, 3, 8, 4, 12, 5, 13]):  # which fill one row or several
         batch = make.images(3, seed=step), *texts(number)
@@ -119,7 +119,7 @@ def test_a_run_compiles_if_configured(tiny_settings, tmp_path, monkeypatch):
         compile_parts(self, backend="eager", **options)
 
     monkeypatch.setattr(T2IReIDModel, "compile_parts", counted)
-    words = tiny_settings(tmp_path / "log", train__compile=True, train__max_epoch=1, train__ema_decay=0.5)
+    words = tiny_settings(tmp_path / "log", **COMPILED, train__ema_decay=0.5)
     assert main(["train", *words]) == 0
     assert len(compiled) == 1
     assert counters["stats"]["unique_graphs"] > 1
@@ -134,8 +134,9 @@ def test_sequence_mamba_cannot_be_compiled(tiny_settings, tmp_path, capsys):
 
 @pytest.mark.slow
 def test_without_a_compiler_training_ends_in_one_line(tiny_settings, tmp_path):
-    words = tiny_settings(tmp_path / "log", train__compile=True)
+    words = tiny_settings(tmp_path / "log", **COMPILED)
     none = {"PATH": "/nonexistent", "CXX": "", "TORCHINDUCTOR_CACHE_DIR": tmp_path / "cache"}
+    none["TORCHINDUCTOR_COMPILE_THREADS"] = 1  # in the process itself
     done = run_python(["-m", "t2ireid_plugin", "train", *words], status=2, **none)
     assert "Traceback" not in done.stderr
     assert "error: train.compile: PyTorch cannot compile the model (" in done.stderr

@@ -125,12 +125,12 @@ assert not [path for path in opened if path.endswith((".bin", ".pth", ".pkl"))],
 """
 
 
-def reload(source, tmp_path, height, width, gone, **environment):
-    """Embeddings and preprocessing in a fresh process, which must not open any file under `gone`."""
+def reload(source, tmp_path, height, width, gone, python=run, **environment):
+    """Embeddings and preprocessing in another process, which must not open any file under `gone`."""
     pixels, out = tmp_path / "pixels.pt", tmp_path / "outputs.pt"
     torch.save(images(len(TEXTS), height, width), pixels)
     home = {"HF_HOME": str(tmp_path / "empty_home"), **environment}
-    run(["-c", RELOAD, source, pixels, "|".join(TEXTS), out, gone], folder=tmp_path, **home)
+    python(["-c", RELOAD, source, pixels, "|".join(TEXTS), out, gone], folder=tmp_path, **home)
     return torch.load(out)
 
 
@@ -178,7 +178,7 @@ def test_an_export_does_not_need_the_encoders_folders(family, request, encoders,
     run_python(["-m", "t2ireid_plugin", "export", log, tmp_path / "finder"])
     shutil.rmtree(here)
     shutil.rmtree(log)
-    outputs, preprocess = reload(tmp_path / "finder", tmp_path, 64, 32, str(here))
+    outputs, preprocess = reload(tmp_path / "finder", tmp_path, 64, 32, str(here), run_python)
     assert_same(outputs, expected)
     assert (preprocess["height"], preprocess["width"]) == (64, 32)
     assert str(here) not in (tmp_path / "finder" / "config.json").read_text()
@@ -660,7 +660,7 @@ def test_the_pages_commands_and_snippet_run(tiny_run, synthetic, tmp_path):
     (of_export, *export_words), (of_test, *test_words) = shlex.split(export), shlex.split(back)
     assert of_export == of_test == "t2ireid"
     run_python(["-m", "t2ireid_plugin", *export_words], tmp_path)
-    assert "tensor" in run(["-c", snippet], tmp_path)
+    assert "tensor" in run_python(["-c", snippet], tmp_path).stdout
     assert (tmp_path / "weights" / "copy" / "model.safetensors").is_file()
     run_python(["-m", "t2ireid_plugin", *test_words], tmp_path)
     again = json.loads((tmp_path / "log" / "again" / "test" / "cuhkpedes" / "results.json").read_text())
