@@ -254,9 +254,10 @@ def test_a_timeout_while_joining_names_the_address(monkeypatch, number, there):
         pytest.fail("there is no other")
 
 
-def test_an_error_ends_all_processes_with_its_message(torchrun, tiny_settings, tmp_path):
+def test_an_error_ends_all_processes_with_its_message(tiny_settings, tmp_path):
     """A far too high learning rate; the batch of both processes together has 32 samples."""
-    done = torchrun("tools/train_net.py", *tiny_settings(tmp_path, train__lr=1e30, train__max_epoch=50))
+    words = tiny_settings(tmp_path, train__lr=1e30, train__max_epoch=50)
+    done = run_group(["tools/train_net.py", *words], 2)
     assert done.returncode != 0
     assert "lower train.lr" in done.stderr
     assert not (tmp_path / "results.json").exists()

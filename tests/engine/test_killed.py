@@ -31,6 +31,7 @@ SETTINGS = {
     "train__ema_decay": 0.9,
     "loss__terms__mlm__weight": 0.5,
     "loss__terms__mlm__dim": 16,
+    "model__fusion__type": "none",  # most of a checkpoint, and no loss here trains it
     "data__transforms": "[random_flip, random_crop, random_patch, random_erase, drop_words]",
 }
 
@@ -135,20 +136,18 @@ def test_a_run_killed_during_the_final_test_is_bit_identical(start, tiny_setting
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 129)])
-def test_a_signal_saves_the_run(repository, tiny_settings, undisturbed, tmp_path, number, status):
+def test_a_signal_saves_the_run(tiny_settings, undisturbed, tmp_path, number, status):
     """Sent to all processes of the run, as a terminal or a scheduler does."""
     folder = tmp_path / "log"
     words = tiny_settings(folder, **{**SETTINGS, "data__workers": 2, "train__save_steps": 0})
-    command = [sys.executable, "tools/train_net.py", *words]
-    process = subprocess.Popen(
-        command, cwd=repository, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
-    )
+    process = Preloaded(["tools/train_net.py", *words])
     deadline = time.monotonic() + 1200
     while lines(folder) < 3 and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.001)
     os.killpg(process.pid, number)
-    printed, errors = process.communicate(timeout=1200)
-    assert process.returncode == status, errors
+    done = process.finish()
+    printed, errors = done.stdout, done.stderr
+    assert done.returncode == status, errors
     assert errors.strip().splitlines()[-1] == f"stopped by {number.name}"
     assert "Traceback" not in errors
     state = saved(folder)
