@@ -31,7 +31,10 @@ from t2ireid_plugin.utils.safe_io import MAX_CONFIG_BYTES, parse_yaml, read_byte
 MODEL_NAME = "t2ireid_vit_mamba"
 CONFIGS = Path(__file__).parent / "configs"  # the repository's configs/, part of the package
 # Of images and texts, in the order in which they are applied.
-TRANSFORMS = ("random_flip", "random_crop", "random_patch", "color_jitter", "random_erase", "drop_words", "mask_words")
+TRANSFORMS = (
+    *("random_flip", "random_flip_image", "random_crop", "random_patch", "color_jitter", "random_erase"),
+    *("drop_words", "mask_words"),
+)
 
 # Image size, mean and standard deviation are None, the model's own: torchreid's defaults (256 x 128, ImageNet's mean)
 # would reach a ViT that was trained with others, and nobody would notice.
@@ -50,8 +53,13 @@ _DEFAULTS: dict[str, Any] = {
         "bert_config": {},  # vocab_size: size of the vocabulary that is learned from the training captions
         "freeze_text": True,  # the text encoder keeps its weights
         "max_length": 64,  # tokens read of a text
-        "projection": "mlp",  # to 256 dimensions; none: embeddings as wide as the tokens, needs fusion.type none
+        # mlp: to 256 dimensions; none: embeddings as wide as the tokens; encoder: CLIP's own projections, and its end
+        # of text in place of the attention over the tokens. The last two need fusion.type none.
+        "projection": "mlp",
         "projection_dropout": 0.2,  # of the MLPs that end in the embeddings
+        # bilinear or bicubic: CLIP's positions are resized once, to data.height x data.width; "": in each pass, bicubic
+        "positions": "",
+        "stride": 0,  # pixels from each patch to the next, with model.positions; 0: the patch size
         # type: attention, or none for the encoder's own pooled token; dim: width of its tokens, 0 for the default;
         # tokens: all, cls, mean, max or window; pool: mean, stripes or attention; cross: other, own or none
         "disentangle": DEFAULT_DISENTANGLE,
@@ -71,8 +79,11 @@ _DEFAULTS: dict[str, Any] = {
         "height": None,  # of images, in pixels; None: the encoder's own
         "width": None,
         "combineall": False,
-        # random_flip, random_crop, random_patch, color_jitter, random_erase; of texts drop_words, mask_words
+        # random_flip, random_flip_image (texts keep their left and right), random_crop, random_patch, color_jitter,
+        # random_erase; of texts drop_words, mask_words
         "transforms": ["random_flip"],
+        "crop_fill": None,  # red, green and blue (0 to 1) around a random_crop; None: the mean
+        "erase_fill": None,  # red, green and blue of a random_erase; None: the mean
         "k_tfm": 1,
         "norm_mean": None,  # of image channels; None: the encoder's own
         "norm_std": None,
@@ -111,6 +122,8 @@ _DEFAULTS: dict[str, Any] = {
         "new_layers": ["classifier"],  # torchreid's default; in T2IReIDModel, everything but the encoders
         "base_lr_mult": 0.1,
         "bias_lr_mult": 1.0,  # factor on the learning rate of biases
+        "lr_factors": {},  # by parts of parameters' names, factors on lr in place of all others; the last match counts
+        "decay_vectors": False,  # True: weight decay on all but biases; else on matrices alone
         "layer_decay": 1.0,  # factor on the encoders' learning rate per block, counted from the last; 1 is off
         "ema_decay": 0.0,  # moving average of the weights, used for evaluation and checkpoint choice; 0 is off
         "lr_scheduler": "single_step",  # single_step, multi_step, cosine, poly, linear or warmup_cosine
@@ -173,10 +186,12 @@ _OPTIONAL = {
     "test.identity_weight": 0.0,
     "data.norm_mean": [0.0],
     "data.norm_std": [0.0],
+    "data.crop_fill": [0.0],
+    "data.erase_fill": [0.0],
     "train.open_layers": [""],
 }
-# Tables that accept any key: Hugging Face's configurations and the arguments of losses.
-_OPEN_TABLES = ("model.vit_config", "model.bert_config", "loss.terms")
+# Tables that accept any key: Hugging Face's configurations, the arguments of losses, and parts of names.
+_OPEN_TABLES = ("model.vit_config", "model.bert_config", "loss.terms", "train.lr_factors")
 
 
 def get_cfg() -> CfgNode:

@@ -75,6 +75,7 @@ class TrainTransform(TestTransform):
         height, width, mean, std: as in `TestTransform`.
         names: which of `TRANSFORMS`, in any order.
         mask_token: the tokenizer's, for ``mask_words``.
+        crop_fill, erase_fill: colours from 0 to 1 for ``random_crop`` and ``random_erase``; None for the mean.
 
     Raises:
         ConfigError: for an unknown name, or ``mask_words`` without a mask token.
@@ -90,6 +91,8 @@ class TrainTransform(TestTransform):
         std: Sequence[float],
         names: Sequence[str] = ("random_flip",),
         mask_token: str | None = None,
+        crop_fill: Sequence[float] | None = None,
+        erase_fill: Sequence[float] | None = None,
     ) -> None:
         super().__init__(height, width, mean, std)
         for name in names:
@@ -97,7 +100,9 @@ class TrainTransform(TestTransform):
         if "mask_words" in names and mask_token is None:
             raise ConfigError("data.transforms: mask_words needs a tokenizer with a mask token; use drop_words instead")
         self.names, self.mask_token = tuple(names), mask_token
-        self._fill = [round(255 * value) for value in self.mean]
+        self._crop_fill, self._erase_fill = (
+            [round(255 * value) for value in fill or self.mean] for fill in (crop_fill, erase_fill)
+        )
 
     def change(
         self,
@@ -119,14 +124,16 @@ class TrainTransform(TestTransform):
         source = source or random.Random(random.getrandbits(64))
         if "random_flip" in self.names and source.random() < 0.5:
             pixels, texts = cv2.flip(pixels, 1), tuple(swap_sides(text) for text in texts)
+        if "random_flip_image" in self.names and source.random() < 0.5:
+            pixels = cv2.flip(pixels, 1)
         if "random_crop" in self.names:
-            pixels = random_crop(pixels, self._fill, source)
+            pixels = random_crop(pixels, self._crop_fill, source)
         if "random_patch" in self.names and source.random() < 0.5:
             pixels = random_patch(pixels, pixels if other is None else other(source), source)
         if "color_jitter" in self.names:
             pixels = color_jitter(pixels, source)
         if "random_erase" in self.names:
-            pixels = random_erase(pixels, self._fill, source)
+            pixels = random_erase(pixels, self._erase_fill, source)
         for name, token in (("drop_words", ""), ("mask_words", self.mask_token)):
             if name in self.names:
                 texts = tuple(replace_words(text, token or "", source) for text in texts)

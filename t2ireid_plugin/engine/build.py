@@ -191,10 +191,17 @@ def build_model(
             "max_length": cfg.model.max_length,
             "projection": cfg.model.projection,
             "projection_dropout": cfg.model.projection_dropout,
+            "image_grid": image_grid(cfg),
             "tokenizer": tokenizer,
             **(encoders or {}),
         }
     )
+
+
+def image_grid(cfg: CfgNode) -> dict[str, Any] | None:
+    """The size of images to which ``model.positions`` resizes the encoder's positions; None where it does not."""
+    grid = {"height": cfg.data.height, "width": cfg.data.width, "stride": cfg.model.stride, "mode": cfg.model.positions}
+    return grid if cfg.model.positions else None
 
 
 def build_tokenizer(cfg: CfgNode, sources: Iterable[CaptionDataset], stored: Stored) -> PreTrainedTokenizerBase | None:
@@ -264,11 +271,12 @@ def build_datamanager(
         parts += [source.train for source in sources]
     check_images(list(dict.fromkeys(path for part in parts for path in part.paths())))
     height, width, mean, std = preprocess
+    fills = cfg.data.crop_fill, cfg.data.erase_fill
     return CaptionDataManager(
         datasets,
         list(cfg.data.sources),
         targets,
-        TrainTransform(height, width, mean, std, cfg.data.transforms, mask_token),
+        TrainTransform(height, width, mean, std, cfg.data.transforms, mask_token, *fills),
         TestTransform(height, width, mean, std),
         **loader_options(cfg, use_gpu),
         sampler=sampler_options(cfg),
@@ -323,6 +331,8 @@ def build_engine(cfg: CfgNode, datamanager: CaptionDataManager, model: T2IReIDMo
         base_lr_mult=cfg.train.base_lr_mult if cfg.train.staged_lr else 1.0,
         new_layers=None if cfg.train.new_layers == ["classifier"] else cfg.train.new_layers,
         bias_lr_mult=cfg.train.bias_lr_mult,
+        lr_factors=to_dict(cfg.train.lr_factors),
+        decay_vectors=cfg.train.decay_vectors,
         layer_decay=cfg.train.layer_decay,
         eps=cfg.adam.eps,
         **optimizer_options(cfg),

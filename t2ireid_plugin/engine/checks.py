@@ -17,13 +17,21 @@ from yacs.config import CfgNode
 from t2ireid_plugin.config import TRANSFORMS, changed_keys, get_setting, to_dict
 from t2ireid_plugin.data.annotations import find_annotation
 from t2ireid_plugin.data.benchmarks import BENCHMARKS, VAL_SUFFIX
-from t2ireid_plugin.errors import CheckpointError, ConfigError, DataError, InputError, T2IReIDError, check_choice
+from t2ireid_plugin.errors import (
+    CheckpointError,
+    ConfigError,
+    DataError,
+    InputError,
+    T2IReIDError,
+    check_choice,
+    short_repr,
+)
 from t2ireid_plugin.evaluation.protocols import EVALUATORS, OFFICIAL, PROTOCOLS, with_baselines
 from t2ireid_plugin.losses import LOSSES
 from t2ireid_plugin.modeling.encoders.backbones import token_reader
 from t2ireid_plugin.modeling.encoders.loading import IMAGE_KEY, TEXT_KEY, check_source, stored_config
 from t2ireid_plugin.modeling.ranking import CAPTION, CLOTH_INSTRUCTIONS, ID_INSTRUCTIONS
-from t2ireid_plugin.modeling.settings import FUSIONS, check_model, check_rows
+from t2ireid_plugin.modeling.settings import FUSIONS, POSITIONS, check_model, check_rows
 
 # The setting that a sampler divides a batch by.
 BATCH_DIVISORS = {
@@ -46,7 +54,7 @@ _LIMITS = {
         *("data.workers", "data.val_seed", "test.bootstrap", "test.pictures", "train.lr", "train.weight_decay"),
         *("train.warmup_epochs", "train.clip_grad", "train.bias_lr_mult", "train.base_lr_mult", "train.gamma"),
         *("train.final_lr_mult", "train.start_epoch", "train.fixbase_epoch", "train.encode_at_once"),
-        *("train.save_minutes", "train.save_steps", "train.power"),
+        *("train.save_minutes", "train.save_steps", "train.power", "model.stride"),
         *("sgd.momentum", "sgd.dampening", "rmsprop.alpha", "adam.eps"),
     ),
     "at least 1": (
@@ -56,7 +64,7 @@ _LIMITS = {
     "at least 2": ("train.batch_size",),  # for batch normalisation
     "at least 1 and below 4097": ("data.height", "data.width"),
     "at least 0 and below 4294967296": ("train.seed",),
-    "at least 0 and at most 1": ("data.bad_image_share", "test.identity_weight"),
+    "at least 0 and at most 1": ("data.bad_image_share", "test.identity_weight", "data.crop_fill", "data.erase_fill"),
     "at least 0 and below 1": ("adam.beta1", "adam.beta2", "train.ema_decay", "model.projection_dropout"),
     "above 0": ("data.norm_std", "data.text_feature_cache_gb"),
     "above 0 and at most 1": ("train.layer_decay",),
@@ -100,6 +108,7 @@ def check_config(cfg: CfgNode) -> None:
     check_common(cfg)
     check_choice("model.fusion.type", cfg.model.fusion.type, (*FUSIONS, "none"))
     check_model(to_dict(cfg.model))
+    _check_positions(cfg)
     _check_data(cfg)
     _check_parts(cfg)
     if cfg.model.fusion.type == "residual" and cfg.data.id_instruction != "identity":
@@ -147,6 +156,8 @@ def check_recipe(cfg: CfgNode) -> None:
     for name in reading(cfg.loss.terms, ("composed_embeds",)):
         if cfg.model.fusion.type != "residual":
             raise ConfigError(f"loss '{name}' needs model.fusion.type residual, not {cfg.model.fusion.type}")
+    if cfg.loss.terms.get("irr", {"weight": 0})["weight"] > 0 and cfg.model.projection != "encoder":
+        raise ConfigError(f"loss 'irr' needs model.projection encoder, not {cfg.model.projection}, and CLIP's encoders")
     if cfg.sampler.train_sampler != "RandomIdentitySampler" or cfg.sampler.num_instances < 2:
         for name in comparing_photos(cfg.loss.terms):
             raise ConfigError(
@@ -174,7 +185,7 @@ def check_common(cfg: CfgNode) -> None:
         raise ConfigError("train.stepsize: [] must name the epoch of train.lr_scheduler single_step")
     if cfg.train.optim == "sgd" and cfg.sgd.nesterov and (cfg.sgd.momentum == 0 or cfg.sgd.dampening != 0):
         raise ConfigError("sgd.nesterov: True needs sgd.momentum above 0 and sgd.dampening 0")
-    for key in ("norm_mean", "norm_std"):
+    for key in ("norm_mean", "norm_std", "crop_fill", "erase_fill"):
         if cfg.data[key] is not None and len(cfg.data[key]) != 3:
             raise ConfigError(f"data.{key}: {cfg.data[key]} must be three numbers")
     if cfg.data.k_tfm != 1:
@@ -230,6 +241,14 @@ def _check_data(cfg: CfgNode) -> None:
     check_choice("data.cloth_instruction", cfg.data.cloth_instruction, CLOTH_INSTRUCTIONS)
 
 
+def _check_positions(cfg: CfgNode) -> None:
+    check_choice("model.positions", cfg.model.positions, POSITIONS)
+    if cfg.model.positions and not (cfg.data.height and cfg.data.width):
+        raise ConfigError(f"model.positions: {cfg.model.positions} resizes to data.height x data.width; set both")
+    if cfg.model.stride and not cfg.model.positions:
+        raise ConfigError(f"model.stride: {cfg.model.stride} has no effect without model.positions; set it to bilinear")
+
+
 def _check_parts(cfg: CfgNode) -> None:
     """Checks that nothing reads parts that ``disentangle.type none`` and ``fusion.type none`` leave out."""
     no_branches, no_fusion = cfg.model.disentangle.type == "none", cfg.model.fusion.type == "none"
@@ -269,6 +288,9 @@ def _check_text_feature_cache(cfg: CfgNode) -> None:
 
 def _check_training(cfg: CfgNode) -> None:
     check_choice("train.optim", cfg.train.optim, OPTIMIZERS)
+    for part, factor in cfg.train.lr_factors.items():
+        if type(factor) not in (int, float) or factor < 0:
+            raise ConfigError(f"train.lr_factors.{part}: {short_repr(factor)} must be a number of at least 0")
     check_choice("train.lr_scheduler", cfg.train.lr_scheduler, SCHEDULERS)
     check_choice("train.precision", cfg.train.precision, tuple(PRECISIONS))
     if cfg.train.compile and (cfg.train.encode_at_once or cfg.train.checkpoint_encoders):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -30,6 +30,8 @@ def build_optimizer(
     base_lr_mult: float = 1.0,
     new_layers: Sequence[str] | None = None,
     bias_lr_mult: float = 1.0,
+    lr_factors: Mapping[str, float] | None = None,
+    decay_vectors: bool = False,
     layer_decay: float = 1.0,
     eps: float = 1e-8,
     adam_beta1: float = 0.9,
@@ -39,13 +41,16 @@ def build_optimizer(
     """An optimizer over the trainable parameters of the model and of the losses, some of which have projections.
 
     AdamW is PyTorch's, all others are those of torchreid's ``build_optimizer``. Weight decay applies to matrices only,
-    and not to those marked ``_no_weight_decay`` (Mamba's ``A_log`` and ``D``).
+    and not to those marked ``_no_weight_decay`` (Mamba's ``A_log`` and ``D``), unless ``decay_vectors`` is set.
 
     Args:
         model: `T2IReIDModel`, or another module with the encoders in `ENCODERS`.
         losses: the training terms.
         lr: learning rate of the new layers and of the losses.
         weight_decay: of matrices.
+        lr_factors: by a part of a parameter's name, the factor on ``lr`` in place of all others; where several match,
+            the last one counts.
+        decay_vectors: weight decay for all parameters but biases.
         optim: ``adamw``, or a name of torchreid's.
         base_lr_mult: factor on the learning rate of the base layers, which are all others.
         new_layers: see `choose_layers`.
@@ -72,6 +77,9 @@ def build_optimizer(
                 decayed = parameter.ndim > 1 and not getattr(parameter, "_no_weight_decay", False)
                 rate = lr if kind == "new layers" else lr * base_lr_mult
                 rate *= shares.get(prefix + name, 1.0) * (bias_lr_mult if name.endswith("bias") else 1.0)
+                named = [factor for part, factor in (lr_factors or {}).items() if part in name]
+                rate = lr * named[-1] if named else rate
+                decayed = not name.endswith("bias") if decay_vectors else decayed
                 split[kind, decayed, rate].append(parameter)
     # torchreid prints the rate of the last group; sorting makes it the new layers' matrices.
     groups = [

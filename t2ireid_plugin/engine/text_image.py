@@ -213,10 +213,13 @@ def forward_for(
     fuse = not needs.isdisjoint(("fused_embeds", "gate_weights"))
     reads_clothing = needs & {"cloth_text_embeds", "composed_embeds"} or (fuse and model.fuses_branches)
     clothing = cloth_texts if reads_clothing else None
+    if losses.irr is not None and not needs.isdisjoint(MLM_INPUTS):
+        output, masked = model.forward_irr(images, clothing, id_texts, losses.irr.share, losses.irr.masked_captions)
+        return {**output._asdict(), **masked}
     if losses.hidden_share is not None and not needs.isdisjoint(MLM_INPUTS):
         output, masked = model.forward_masked(images, clothing, id_texts, losses.hidden_share, fuse)
         return {**output._asdict(), **masked}
-    identity = id_texts if needs & {"id_text_embeds", "fused_embeds", "gate_weights"} else None
+    identity = id_texts if needs & {"id_text_embeds", "id_text_features", "fused_embeds", "gate_weights"} else None
     return model(images, cloth_instruction=clothing, id_instruction=identity, fuse=fuse)._asdict()
 
 

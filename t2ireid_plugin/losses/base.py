@@ -35,6 +35,7 @@ class LossInputs(NamedTuple):
     outfits: Tensor | None = None  # [B] long, number among the person's outfits, -1 where it is unknown
     id_words: Tensor | None = None  # [B, V] 1 where the identity text has a frequent word, else 0
     cloth_words: Tensor | None = None  # [B, V] of the clothing text
+    id_text_features: Tensor | None = None  # [B, 768] pooled identity text before projection, not normalised
     composed_embeds: Tensor | None = None  # [B, 512] unit norm, the image and the clothing text of another outfit
     composed_outfits: Tensor | None = None  # [B] long, the outfit of that text, -1 where the batch has none
     epoch: float = 0.0  # completed epochs, for ramps; may be fractional
@@ -42,7 +43,8 @@ class LossInputs(NamedTuple):
     progress: float = 0.0  # completed share of the training
 
 
-MLM_INPUTS = ("image_tokens", "word_tokens", "word_mask", "hidden_words")  # filled only when `mlm` has a weight
+MLM_INPUTS = ("image_tokens", "word_tokens", "word_mask", "hidden_words")  # filled only for one of MLM_TERMS
+MLM_TERMS = ("mlm", "irr")  # they hide words by different rules, so a run has one of them
 
 RUN_INPUTS = ("outfits", "id_words", "cloth_words", "progress")  # only this package's own training has them
 WORD_INPUTS = frozenset(("id_words", "cloth_words"))

@@ -1,4 +1,4 @@
-"""`id`: identity classification of images and texts by one classifier."""
+"""`id` and `id_features`: identity classification of images and texts by one classifier."""
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -30,6 +30,30 @@ class SharedIdentity(LossTerm):
         """Mean over the batch and both sides, a scalar."""
         image, text = (
             F.cross_entropy(self.classifier(self.scale * side), inputs.pids, label_smoothing=self.label_smoothing)
+            for side in read(inputs, *self.needs)
+        )
+        return 0.5 * (image + text)
+
+
+class FeatureIdentity(LossTerm):
+    """As `SharedIdentity`, of image and text features `[B, D]` before projection and normalisation.
+
+    With `model.projection: encoder` these are CLIP's vectors, and the term is IRRA's.
+    """
+
+    needs = ("id_embeds", "id_text_features")
+
+    def __init__(self, num_classes: int = 8000, feature_dim: int = 512, label_smoothing: float = 0.0) -> None:
+        super().__init__()
+        self.label_smoothing = number("label_smoothing", label_smoothing, low=0.0, high=1.0)
+        self.classifier = nn.Linear(feature_dim, num_classes)
+        nn.init.normal_(self.classifier.weight, std=0.001)
+        nn.init.zeros_(self.classifier.bias)
+
+    def forward(self, inputs: LossInputs) -> Tensor:
+        """Mean over the batch and both sides, a scalar."""
+        image, text = (
+            F.cross_entropy(self.classifier(side), inputs.pids, label_smoothing=self.label_smoothing)
             for side in read(inputs, *self.needs)
         )
         return 0.5 * (image + text)

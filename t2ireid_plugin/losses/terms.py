@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from t2ireid_plugin.errors import ConfigError, check_choice, check_keys, short_repr
 from t2ireid_plugin.losses import LOSSES
 from t2ireid_plugin.losses.arguments import number
-from t2ireid_plugin.losses.base import MLM_INPUTS, LossInputs, LossTerm
+from t2ireid_plugin.losses.base import MLM_INPUTS, MLM_TERMS, LossInputs, LossTerm
+from t2ireid_plugin.losses.irr import ImplicitRelations
 from t2ireid_plugin.losses.mlm import MaskedLanguage
 
 # Arguments that LossTerms supplies to the terms that take them; a configuration cannot set them.
@@ -53,8 +54,8 @@ class LossTerms(nn.Module):
 
     `terms` maps names of `LOSSES` to weights and arguments: `{"info_nce": {"weight": 1.0, "tau": 0.1}}`. A weight of 0
     leaves a term out; `every: n` computes it on every n-th training step, with n times its weight. Some terms have
-    parameters (`bio`, `cloth`, `cloth_adv`, `id`, `mlm`, `words`) or a memory (`leak`): give `parameters()` to the
-    optimizer and `state_dict()` to the checkpoint.
+    parameters (`bio`, `cloth`, `cloth_adv`, `id`, `id_features`, `irr`, `mlm`, `words`) or a memory (`leak`): give
+    `parameters()` to the optimizer and `state_dict()` to the checkpoint.
     """
 
     def __init__(
@@ -75,8 +76,12 @@ class LossTerms(nn.Module):
         for name in self.weights:
             for field in LOSSES[name].needs:
                 check_choice(f"loss {name!r}: needs", field, LossInputs._fields)
-                if field in MLM_INPUTS and "mlm" not in self.weights:
-                    raise ConfigError(f"loss {name!r} needs {field!r}, which only 'mlm' provides; give mlm a weight")
+                if field in MLM_INPUTS and not {*MLM_TERMS} & {*self.weights}:
+                    raise ConfigError(
+                        f"loss {name!r} needs {field!r}, which only mlm or irr provides; give one of them a weight"
+                    )
+        if {*MLM_TERMS} <= {*self.weights}:
+            raise ConfigError("losses 'mlm' and 'irr' hide words by different rules; give one of them weight 0")
         self.terms = nn.ModuleDict()
         supplied: dict[str, Any] = {
             "feature_dim": feature_dim,
@@ -113,6 +118,11 @@ class LossTerms(nn.Module):
     def hidden_share(self) -> float | None:
         """Share of the words that the model must hide for `mlm`; None without it."""
         return next((term.share for term in self.terms.values() if isinstance(term, MaskedLanguage)), None)
+
+    @property
+    def irr(self) -> ImplicitRelations | None:
+        """The term `irr`; None without it."""
+        return next((term for term in self.terms.values() if isinstance(term, ImplicitRelations)), None)
 
     def each(self, inputs: LossInputs) -> dict[str, Tensor]:
         """Each term's own value without its weight, by name; without the terms that this step leaves out."""

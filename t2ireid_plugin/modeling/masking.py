@@ -44,3 +44,21 @@ def hide_words(input_ids: Tensor, tokenizer: PreTrainedTokenizerBase, share: flo
     becomes_random = hidden & (replacement >= _MASKED) & (replacement < _MASKED + _RANDOM)
     masked = torch.where(becomes_random, any_token, masked)
     return masked, torch.where(hidden, input_ids, NOT_HIDDEN)
+
+
+def hide_tokens(input_ids: Tensor, tokenizer: PreTrainedTokenizerBase, share: float = 0.15) -> tuple[Tensor, Tensor]:
+    """As `hide_words`, by the rule of IRRA's code for CLIP's tokens, padded with 0.
+
+    The last token that is not special stands for a hidden word (49405 of CLIP's 49408). The words are all others except
+    0, which is also the padding. A text of which none is drawn hides its first token.
+    """
+    special = set(tokenizer.all_special_ids)
+    mask_id = next(i for i in reversed(range(len(tokenizer))) if i not in special)
+    is_word = (input_ids > 0) & (input_ids != mask_id) & ~torch.isin(input_ids, torch.tensor(sorted(special)))
+    draw = torch.rand(input_ids.shape).masked_fill(~is_word, 1.0)
+    draw[:, 1].masked_fill_((draw >= share).all(dim=1), -1.0)
+    hidden = draw < share
+    any_word = torch.randint(1, mask_id, input_ids.shape)
+    masked = torch.where(hidden & (draw < _MASKED * share), mask_id, input_ids)
+    becomes_random = hidden & (draw >= _MASKED * share) & (draw < (_MASKED + _RANDOM) * share)
+    return torch.where(becomes_random, any_word, masked), torch.where(hidden, input_ids, NOT_HIDDEN)

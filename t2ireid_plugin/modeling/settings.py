@@ -13,8 +13,10 @@ ONNX_FORMAT = 1  # of an exported ``onnx.json``
 NUM_HEADS = 4  # of every attention but the encoders'
 # `attention` separates identity from clothing (`DisentangleModule`); `none` keeps the encoder's own pooled token.
 TYPES = ("attention", "none")
-# How pooled features become the embedding: two linear layers with normalisation, or not at all.
-PROJECTIONS = ("mlp", "none")
+# How pooled features become the embedding: two linear layers with normalisation, not at all, or as in CLIP, whose own
+# projections of the tokens come before the pooling.
+PROJECTIONS = ("mlp", "none", "encoder")
+POSITIONS = ("", "bilinear", "bicubic")
 # Which embedding an image-only model has.
 BRANCHES = ("identity", "clothing", "both", "fused")
 MAX_MAP_DIM = 512  # of the tokens that a head reads of a feature map, by default
@@ -115,11 +117,15 @@ def check_model(config: Mapping[str, Any]) -> None:
     disentangle, fusion, projection = config["disentangle"], config["fusion"], config["projection"]
     check_disentangle(disentangle)
     check_choice("projection", projection, PROJECTIONS)
+    if projection == "encoder" and disentangle.get("dim"):
+        raise ConfigError(f"disentangle.dim: {disentangle['dim']} must be 0 with projection encoder, which has its own")
     if fusion is None or fusion["type"] == "none":
         return
     check_fusion(fusion, EMBED_DIM)
-    if projection == "none":
-        raise ConfigError(f"projection: none needs fusion.type none, as {fusion['type']} fuses projected embeddings")
+    if projection != "mlp":
+        raise ConfigError(
+            f"projection: {projection} needs fusion.type none, as {fusion['type']} fuses projected embeddings"
+        )
     if fusion["type"] == "residual" and disentangle.get("type") == "none":
         raise ConfigError("fusion.type: residual fuses both branches, which disentangle.type none does not have")
 
@@ -131,7 +137,7 @@ def check_branch(branch: str, disentangle: Mapping[str, Any], projection: str) -
         ConfigError: for an unknown branch, or one whose parts are missing.
     """
     check_choice("branch", branch, BRANCHES)
-    check_choice("projection", projection, PROJECTIONS)
+    check_choice("projection", projection, PROJECTIONS[:2])
     check_disentangle(disentangle)
     if disentangle.get("type") == "none" and branch != "identity":
         raise ConfigError(f"branch: {branch} needs disentangle.type attention; with none there is only identity")

@@ -18,7 +18,15 @@ from t2ireid_plugin.errors import CheckpointError, ConfigError, EncoderError, In
 from t2ireid_plugin.modeling.checkpoint import Checkpoint, LoadReport, copy_state_dict
 from t2ireid_plugin.modeling.encoders.backbones import image_reader, interpolates_on_request
 from t2ireid_plugin.modeling.encoders.families import attends_padding
-from t2ireid_plugin.modeling.encoders.loading import build_image_encoder, build_text_encoder, build_tokenizer
+from t2ireid_plugin.modeling.encoders.grid import resize_grid
+from t2ireid_plugin.modeling.encoders.loading import (
+    IMAGE_KEY,
+    TEXT_KEY,
+    build_image_encoder,
+    build_projection,
+    build_text_encoder,
+    build_tokenizer,
+)
 from t2ireid_plugin.modeling.encoders.packing import PackedBatch, pack, start_offsets
 from t2ireid_plugin.modeling.encoders.preprocess import image_preprocess
 from t2ireid_plugin.modeling.encoders.token_features import TEXTS_AT_ONCE, Ids, TokenFeatureCache, encode_texts
@@ -26,7 +34,7 @@ from t2ireid_plugin.modeling.encoders.tokenizer import CachedTokenizer
 from t2ireid_plugin.modeling.fusion import ResidualFusion, SequenceMambaFusion, build_fusion
 from t2ireid_plugin.modeling.head import SHARED_DIM, build_disentangle, disentangled, project, projection_mlp
 from t2ireid_plugin.modeling.image_embedder import check_class_token, check_pixels
-from t2ireid_plugin.modeling.masking import hide_words
+from t2ireid_plugin.modeling.masking import hide_tokens, hide_words
 from t2ireid_plugin.modeling.ranking import BOTH, Ranking
 from t2ireid_plugin.modeling.settings import (
     DEFAULT_DISENTANGLE,
@@ -55,6 +63,7 @@ DEFAULTS: dict[str, Any] = {
     "max_length": 64,
     "projection": "mlp",
     "projection_dropout": 0.2,
+    "image_grid": None,
     "tokenizer": None,
 }
 
@@ -63,8 +72,8 @@ class T2IReIDOutput(NamedTuple):
     """Output of `T2IReIDModel.forward`; fields whose input was not given are None.
 
     The 256-wide embeddings have unit norm; ``id_embeds`` and ``cloth_embeds`` are the gated features before projection.
-    With ``projection: none`` all embeddings have the width ``D``. With ``disentangle.type: none`` the fields of the
-    clothing branch and ``gate`` are None.
+    With ``projection: none`` or ``encoder`` all embeddings have the width ``D``. With ``disentangle.type: none`` the
+    fields of the clothing branch and ``gate`` are None.
     """
 
     image_embeds: Tensor | None  # [B, 256] identity branch of the image
@@ -77,6 +86,7 @@ class T2IReIDOutput(NamedTuple):
     cloth_image_embeds: Tensor | None  # [B, 256] clothing branch of the image
     gate: Tensor | None  # [B, D] share of the identity branch, 0..1
     gate_weights: Tensor | None  # [B, 2] image, text; sums to 1; None with fusion.type residual
+    id_text_features: Tensor | None = None  # [B, D] pooled identity text before projection
 
 
 class T2IReIDModel(nn.Module):
@@ -92,8 +102,10 @@ class T2IReIDModel(nn.Module):
             that it reads) and ``type``, which is ``none`` for the encoder's own pooled token in its place;
             ``fusion``: ``{type, dim, d_state, d_conv, num_layers, output_dim, dropout}`` or None;
             ``freeze_text``: the text encoder gets no gradient and no dropout; ``max_length``: tokens per text;
-            ``projection``: ``mlp``, or ``none`` for embeddings as wide as the tokens; ``projection_dropout``: of the
-            MLPs that end in the embeddings.
+            ``projection``: ``mlp``, ``none`` for embeddings as wide as the tokens, or ``encoder`` for CLIP's own: all
+            tokens pass CLIP's projections, and the last one of a text is its embedding, without the attention over
+            them; ``projection_dropout``: of the MLPs that end in the embeddings;
+            ``image_grid``: arguments of `resize_grid`, or None for positions that follow each image's size.
 
     Raises:
         ConfigError: for an unknown key or a value that cannot work.
@@ -102,6 +114,7 @@ class T2IReIDModel(nn.Module):
 
     image_adapter: nn.Linear | None
     text_adapter: nn.Linear | None
+    text_attn: nn.MultiheadAttention | None
     fusion: nn.Module | None
 
     def __init__(self, net_config: Mapping[str, Any]) -> None:
@@ -121,14 +134,22 @@ class T2IReIDModel(nn.Module):
         self.text_encoder = build_text_encoder(config["bert_base_path"], vocab_size)
         self.text_cache = self._build_tokenizer(config)
         self.visual_encoder = build_image_encoder(config["vit_pretrained"])
+        own = config["projection"] == "encoder"
+        encoders = {IMAGE_KEY: self.visual_encoder, TEXT_KEY: self.text_encoder}
+        projections = [build_projection(config[key], encoder, key) for key, encoder in encoders.items() if own]
+        if config["image_grid"] and not hasattr(self.visual_encoder.config, "patch_stride"):
+            resize_grid(self.visual_encoder, **config["image_grid"])
         self.preprocess = image_preprocess(config["vit_pretrained"], self.visual_encoder.config)
         self.reader = image_reader(self.visual_encoder.config)
         check_class_token(config["disentangle"], self.visual_encoder)
         width = disentangle_dim(config["disentangle"], self.reader.width, self.reader.feature_map)
         text_width: int = self.text_encoder.config.hidden_size
-        # Only where needed, so that the parameter names stay those of the specification.
-        self.image_adapter = nn.Linear(self.reader.width, width) if self.reader.width != width else None
-        self.text_adapter = nn.Linear(text_width, width) if text_width != width else None
+        if own:
+            self.image_adapter, self.text_adapter = projections
+            width = self.image_adapter.out_features
+        else:  # only where needed, so that the parameter names stay those of the specification
+            self.image_adapter = nn.Linear(self.reader.width, width) if self.reader.width != width else None
+            self.text_adapter = nn.Linear(text_width, width) if text_width != width else None
 
         self.pooling: dict[str, Any] = {**DEFAULT_DISENTANGLE, **config["disentangle"]}
         self.disentangle = build_disentangle(config["disentangle"], width)
@@ -139,8 +160,10 @@ class T2IReIDModel(nn.Module):
             self.shared_mlp = nn.Linear(width, SHARED_DIM)
             self.image_mlp = projection_mlp(SHARED_DIM, EMBED_DIM, config["projection_dropout"])
             self.text_mlp = projection_mlp(SHARED_DIM, EMBED_DIM, config["projection_dropout"])
-        self.text_attn = nn.MultiheadAttention(width, NUM_HEADS, dropout=0.1, batch_first=True)
-        self.text_attn_norm = nn.LayerNorm(width)
+        self.text_attn = None
+        if not own:
+            self.text_attn = nn.MultiheadAttention(width, NUM_HEADS, dropout=0.1, batch_first=True)
+            self.text_attn_norm = nn.LayerNorm(width)
         no_fusion = config["fusion"] is None or config["fusion"]["type"] == "none"
         self.fusion = None if no_fusion else build_fusion(config["fusion"], width)
         self.scale = nn.Parameter(torch.full((1,), INITIAL_SCALE))
@@ -195,7 +218,7 @@ class T2IReIDModel(nn.Module):
         pooled = []
         for start in range(0, len(ids), TEXTS_AT_ONCE):
             features, batch = self._encode_tokens([ids[i] for i in order[start : start + TEXTS_AT_ONCE]])  # [N, D]
-            pooled.append(batch.mean(self._attend_tokens(features, batch)))  # [R, T, D] to [n, D]
+            pooled.append(self._pool_text(self._attend_tokens(features, batch), batch))  # [R, T, D] to [n, D]
         in_order = torch.cat(pooled)[sorted(range(len(ids)), key=order.__getitem__)]
         return self._project("text_mlp", in_order)[0]
 
@@ -204,6 +227,9 @@ class T2IReIDModel(nn.Module):
         tokens = self.text_encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state  # [n, L, D]
         if self.text_adapter is not None:
             tokens = self.text_adapter(tokens)
+        if self.text_attn is None:
+            last = attention_mask.sum(dim=1) - 1
+            return self._project("text_mlp", tokens[torch.arange(len(tokens), device=tokens.device), last])[0]
         padding = attention_mask == 0
         attended, _ = self.text_attn(tokens, tokens, tokens, key_padding_mask=padding, need_weights=False)
         shares = attention_mask.unsqueeze(-1) / attention_mask.sum(dim=1)[:, None, None]
@@ -267,15 +293,21 @@ class T2IReIDModel(nn.Module):
         return features, pack(lengths, [offsets[key] for key in keys], max(lengths)).to(self.device)
 
     def _attend_tokens(self, features: Tensor, batch: PackedBatch) -> Tensor:
-        """Self-attention within each text: token features ``[N, D]`` to rows ``[R, T, D]``."""
+        """Self-attention within each text, where there is one: token features ``[N, D]`` to rows ``[R, T, D]``."""
         if self.text_adapter is not None:
             features = self.text_adapter(features)
         tokens = batch.to_rows(features)
+        if self.text_attn is None:
+            return tokens
         mask = None
         if not batch.is_single:  # nn.MultiheadAttention takes a mask per head, True where attention is forbidden
             mask = ~batch.attention_mask().repeat_interleave(NUM_HEADS, dim=0)
         attended, _ = self.text_attn(tokens, tokens, tokens, attn_mask=mask, need_weights=False)
         return self.text_attn_norm(attended + tokens)
+
+    def _pool_text(self, rows: Tensor, batch: PackedBatch) -> Tensor:
+        """``[R, T, D]`` to ``[n, D]``: the mean of each text's tokens, or its last one, CLIP's end of text."""
+        return batch.last(rows) if self.text_attn is None else batch.mean(rows)
 
     def fuse(
         self,
@@ -365,6 +397,43 @@ class T2IReIDModel(nn.Module):
         words = {"word_tokens": tokens, "word_mask": word_mask, "hidden_words": hidden}
         return output, {"image_tokens": image_tokens, **words}
 
+    def forward_irr(
+        self,
+        image: Tensor,
+        cloth_instruction: str | Sequence[str] | None,
+        id_instruction: str | Sequence[str],
+        share: float = 0.15,
+        masked_captions: bool = True,
+    ) -> tuple[T2IReIDOutput, dict[str, Tensor | None]]:
+        """As `forward_masked`, by the rules of IRRA's code: see `hide_tokens`; padding with token 0 counts as a word.
+
+        ``word_tokens`` are ``[B, max_length, D]``. With ``masked_captions`` the identity texts of the output are those
+        with hidden words.
+
+        Raises:
+            ConfigError: without ``projection: encoder``; the rules are for CLIP's causal text encoder.
+        """
+        if self.text_attn is not None:
+            raise ConfigError(f"loss 'irr' needs projection encoder, not {self.projection}")
+        rows = self.text_cache.ids(_as_texts(id_instruction, "id_instruction"))
+        input_ids = torch.zeros(len(rows), self.text_cache.max_length, dtype=torch.long)
+        for i, ids in enumerate(rows):
+            input_ids[i, : len(ids)] = torch.tensor(ids)
+        masked, hidden = (t.to(self.device) for t in hide_tokens(input_ids, self.text_cache.tokenizer, share))
+        tokens = self.text_encoder(input_ids=masked).last_hidden_state  # [B, max_length, D], without a padding mask
+        if self.text_adapter is not None:
+            tokens = self.text_adapter(tokens)
+        output, image_tokens = self._encode(
+            image, cloth_instruction, None if masked_captions else id_instruction, False
+        )
+        if masked_captions:
+            last = torch.tensor([len(ids) - 1 for ids in rows], device=self.device)
+            features = tokens[torch.arange(len(rows), device=self.device), last]
+            embeds = self._project("text_mlp", features)[0]
+            output = output._replace(id_text_embeds=embeds, id_text_features=features)
+        mask = torch.ones_like(masked)
+        return output, {"image_tokens": image_tokens, "word_tokens": tokens, "word_mask": mask, "hidden_words": hidden}
+
     def _encode(
         self,
         image: Tensor | None,
@@ -413,11 +482,12 @@ class T2IReIDModel(nn.Module):
             image_embeds, cloth_image_embeds = (*self._project("image_mlp", *branches), None)[:2]
 
         text_tokens: Tensor | None = None
+        text_features: dict[str, Tensor] = {}
         text_embeds: dict[str, Tensor] = {}
         if features is not None and batch is not None:
             text_tokens = self._attend_tokens(features, batch)
-            pooled = batch.mean(text_tokens).chunk(len(groups))
-            text_embeds = dict(zip(groups, self._project("text_mlp", *pooled)))
+            text_features = dict(zip(groups, self._pool_text(text_tokens, batch).chunk(len(groups))))
+            text_embeds = dict(zip(groups, self._project("text_mlp", *text_features.values())))
         id_text_embeds = text_embeds.get("id_instruction")
 
         cloth_text_embeds = text_embeds.get("cloth_instruction")
@@ -443,6 +513,7 @@ class T2IReIDModel(nn.Module):
             cloth_image_embeds=cloth_image_embeds,
             gate=gate,
             gate_weights=gate_weights,
+            id_text_features=text_features.get("id_instruction"),
         )
         return output, image_tokens
 

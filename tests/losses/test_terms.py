@@ -7,22 +7,23 @@ from t2ireid_plugin.losses.terms import comparing_photos
 
 NAMES = [
     "info_nce", "cls", "bio", "cloth", "cloth_adv", "cloth_match", "decouple", "gate_regularization", "sdm", "tal",
-    "id", "supcon", "triplet", "orthogonality", "fused_query", "composed_query", "cloth_leak", "mlm", "words",
-    "cross_outfit", "leak",
+    "id", "id_features", "supcon", "triplet", "orthogonality", "fused_query", "composed_query", "cloth_leak", "mlm",
+    "irr", "words", "cross_outfit", "leak",
 ]  # fmt: skip
 
 
 def all_terms(**changes):
-    weights = {name: {"weight": 0.1 * (i + 1)} for i, name in enumerate(NAMES)}
+    weights = {name: {"weight": 0.1 * (i + 1)} for i, name in enumerate(NAMES) if name != "irr"}  # not with mlm
     return LossTerms({**weights, **changes}, feature_dim=5, embed_dim=4, vocab_size=9, num_words=3)
 
 
 def test_total_is_the_weighted_sum_of_the_values(make):
     losses = all_terms().double()
     total, values = losses(make.inputs([0, 1, 0, 2]))
-    assert list(LOSSES) == list(values) == NAMES
+    assert list(LOSSES) == NAMES
+    assert list(values) == [name for name in NAMES if name != "irr"]
     assert not any(value.requires_grad for value in values.values())
-    expected = sum(0.1 * (i + 1) * values[name].item() for i, name in enumerate(NAMES))
+    expected = sum(0.1 * (i + 1) * values[name].item() for i, name in enumerate(NAMES) if name in values)
     assert total.item() == pytest.approx(expected, abs=1e-9)
     total.backward()
     assert all(parameter.grad is not None for parameter in losses.parameters())
@@ -100,6 +101,7 @@ def test_dimensions_reach_the_projections():
         ({"sdm": {"weight": 1, "every": 0}}, ["'sdm': every 0 must be a whole number"]),
         ({"sdm": {"weight": 1, "every": 2.0}}, ["'sdm': every 2.0 must be a whole number"]),
         ({"sdm": {"weight": 1, "every": True}}, ["'sdm': every True must be a whole number"]),
+        ({"mlm": {"weight": 1}, "irr": {"weight": 1}}, ["'mlm' and 'irr' hide words by different rules"]),
         ({}, ["no loss", *NAMES]),
         ({"cls": {"weight": 0}}, ["no loss", *NAMES]),
     ],
@@ -121,7 +123,7 @@ def test_a_missing_field_is_an_error_that_names_it(make):
     ("needs", "message"),
     [
         ("image_embed", r"'own': needs: unknown 'image_embed'; valid: pids, photos, image_embeds"),
-        ("word_tokens", r"'own' needs 'word_tokens', which only 'mlm' provides; give mlm a weight"),
+        ("word_tokens", r"'own' needs 'word_tokens', which only mlm or irr provides; give one of them a weight"),
     ],
 )
 def test_a_term_that_reads_an_unavailable_field_is_refused_at_construction(monkeypatch, needs, message):

@@ -111,7 +111,27 @@ class TokenReader:
 
 
 class ClipReader(TokenReader):
-    """CLIP normalises only the class token, in its pooler; here all tokens are, as in IRRA and RDE."""
+    """CLIP normalises only the class token, in its pooler; here all tokens are, as in IRRA and RDE.
+
+    An encoder with a ``patch_stride``, see `grid.resize_grid`, reads images of one size.
+    """
+
+    def grid(self, height: int, width: int) -> tuple[int, int] | None:
+        """As `TokenReader.grid`, of patches that may overlap."""
+        (rows, columns), stride = self.patch_size, getattr(self.config, "patch_stride", 0)
+        fixed = stride and ((height - rows) // stride + 1, (width - columns) // stride + 1)
+        return fixed or super().grid(height, width)
+
+    def check_size(self, height: int, width: int) -> None:
+        """As `TokenReader.check_size`.
+
+        Raises:
+            InputError: also for another size than that of resized positions.
+        """
+        if getattr(self.config, "patch_stride", 0) and (height, width) != self.own_size:
+            own = " x ".join(map(str, self.own_size))
+            raise InputError(f"images of {height} x {width} pixels: the positions of this model are for {own}")
+        super().check_size(height, width)
 
     def _tokens(self, encoder: PreTrainedModel, images: Tensor) -> Tensor:
         tokens = super()._tokens(encoder, images)

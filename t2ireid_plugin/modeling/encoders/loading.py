@@ -31,6 +31,7 @@ from t2ireid_plugin.utils.safe_io import MAX_CONFIG_BYTES, parse_json, read_byte
 from t2ireid_plugin.utils.text import first_line
 
 if TYPE_CHECKING:
+    from torch import nn
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 logger = logging.getLogger(__name__)
@@ -45,6 +46,11 @@ _DEFAULT_TYPE = {IMAGE_KEY: "vit", TEXT_KEY: "bert"}
 _SIZES: dict[str, dict[str, Any]] = {
     "vit": {"model_type": "vit", "image_size": 224, "patch_size": 16},
     "conv_stack": {"image_size": (96, 48), "patch_size": 16},
+}
+# Class with the projection, and its attribute.
+_PROJECTIONS = {
+    "clip_vision_model": ("CLIPVisionModelWithProjection", "visual_projection"),
+    "clip_text_model": ("CLIPTextModelWithProjection", "text_projection"),
 }
 _PART = {IMAGE_KEY: "vision_config", TEXT_KEY: "text_config"}
 
@@ -72,6 +78,32 @@ def build_text_encoder(source: Source, vocab_size: int | None = None) -> PreTrai
     if isinstance(source, Mapping) and vocab_size is not None:
         source = {**source, "vocab_size": vocab_size}
     return _build(source, TEXT_KEY)
+
+
+def build_projection(source: Source, encoder: PreTrainedModel, key: str) -> nn.Linear:
+    """CLIP's projection of an encoder's tokens to the space of images and texts, ``[…, D]`` to ``[…, d]``.
+
+    Args:
+        source: of the encoder; the weights are random where the encoder's are.
+        encoder: from ``source``.
+        key: ``IMAGE_KEY`` or ``TEXT_KEY``.
+
+    Raises:
+        ConfigError: for another encoder than one of CLIP's.
+    """
+    import transformers
+    from torch import nn
+
+    config: Any = encoder.config
+    if config.model_type not in _PROJECTIONS:
+        raise ConfigError(f"{key}: model.projection encoder needs CLIP's encoder, not {config.model_type}")
+    if not isinstance(source, str):
+        return nn.Linear(config.hidden_size, config.projection_dim, bias=False)
+    class_name, attribute = _PROJECTIONS[config.model_type]
+    load = functools.partial(getattr(transformers, class_name).from_pretrained, config=config)
+    with quiet_loading():
+        projection: nn.Linear = getattr(_load(load, source, key), attribute).float()
+    return projection
 
 
 def build_tokenizer(source: str, vocab_size: int) -> PreTrainedTokenizerBase:
@@ -186,9 +218,11 @@ def encoder_config(source: Source, key: str) -> PretrainedConfig:
         config = config_from_dict(source, key)
     else:
         config = _load(_auto_config().from_pretrained, source, key)
-    config = getattr(config, _PART[key], config)
-    check_shape(config, key)
-    return config
+    part = getattr(config, _PART[key], config)
+    if part is not config and hasattr(config, "projection_dim"):  # the towers have a default of their own
+        part.projection_dim = config.projection_dim
+    check_shape(part, key)
+    return part
 
 
 def _auto_config() -> Any:
@@ -240,6 +274,10 @@ def _build(source: Source, key: str) -> PreTrainedModel:
     if model_class is None or not fits:
         name = f"'{source}'" if isinstance(source, str) else "the configuration"
         raise EncoderError(f"{key}: {name} is a {config.model_type} model, which cannot encode {_KIND[key]}s")
+    if hasattr(config, "patch_stride"):
+        from t2ireid_plugin.modeling.encoders.grid import grid_encoder  # needs PyTorch
+
+        return grid_encoder(model_class, config)
     options = without_pooler(model_class, config)
     if library_model(source):
         return model_class(config, pretrained=True)

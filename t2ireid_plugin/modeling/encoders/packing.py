@@ -56,6 +56,10 @@ class PackedBatch(NamedTuple):
         with torch.autocast(rows.device.type, enabled=False):  # a long sum, which half precision would round
             return weights.to(rows.dtype) @ rows.flatten(0, 1)
 
+    def last(self, rows: Tensor) -> Tensor:
+        """The last token of each text: ``[R, T, D]`` to ``[n, D]``."""
+        return rows.flatten(0, 1)[self.places[self.lengths.cumsum(0) - 1]]
+
     def padded(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Rows ``[R, T, D]`` to one text per row ``[n, L, D]``, zero on padding, and its mask ``[n, L]`` of 1 and 0."""
         steps = torch.arange(self.max_length, device=rows.device)

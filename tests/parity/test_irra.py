@@ -1,0 +1,131 @@
+"""Our model, losses, optimizer step and schedule against numbers of the authors' code of IRRA, see make_irra.py."""
+
+from pathlib import Path
+
+import numpy as np
+import parity.irra_weights as tiny
+import pytest
+import torch
+from transformers import CLIPTextConfig, CLIPVisionConfig
+
+from t2ireid_plugin.config import load_cfg, to_dict
+from t2ireid_plugin.engine.build import build_scheduler, optimizer_options
+from t2ireid_plugin.engine.optim import build_optimizer
+from t2ireid_plugin.engine.text_image import forward_for
+from t2ireid_plugin.losses import LossInputs, LossTerms
+from t2ireid_plugin.modeling import t2ireid
+from t2ireid_plugin.modeling.checkpoint import copy_state_dict
+from t2ireid_plugin.modeling.encoders.tokenizer import learn_wordpiece
+from t2ireid_plugin.modeling.foreign import from_openai
+from t2ireid_plugin.modeling.t2ireid import T2IReIDModel
+
+LAYERS = {"hidden_size": tiny.WIDTH, "num_hidden_layers": tiny.LAYERS, "num_attention_heads": 1}
+LAYERS |= {"intermediate_size": 4 * tiny.WIDTH, "projection_dim": tiny.WIDTH}
+
+
+@pytest.fixture(scope="module")
+def expected():
+    return np.load(Path(__file__).with_name("irra.npz"))
+
+
+@pytest.fixture(scope="module")
+def cfg():
+    return load_cfg("recipes/irra")
+
+
+def build(cfg, precision):
+    """Our model and losses with the weights of the authors' model, by the table of names."""
+    vision = CLIPVisionConfig(image_size=tiny.PATCH * tiny.GRID, patch_size=tiny.PATCH, **LAYERS)
+    text = CLIPTextConfig(vocab_size=tiny.VOCAB, max_position_embeddings=tiny.CONTEXT, **LAYERS)
+    model = T2IReIDModel(
+        {
+            "vit_pretrained": vision,
+            "bert_base_path": text,
+            "tokenizer": learn_wordpiece(["a man"], 40),
+            "num_classes": tiny.CLASSES,
+            "max_length": tiny.CONTEXT,
+            "freeze_text": cfg.model.freeze_text,
+            "projection": cfg.model.projection,
+            "disentangle": to_dict(cfg.model.disentangle),
+            "fusion": to_dict(cfg.model.fusion),
+        }
+    ).to(precision)
+    clip, heads = ({k: torch.tensor(v) for k, v in tiny.weights(names).items()} for names in tiny.shapes())
+    renamed = from_openai({f"base_model.{name}": tensor for name, tensor in clip.items()} | heads)
+    own = {name.removeprefix("losses."): tensor for name, tensor in renamed.items() if name.startswith("losses.")}
+    report = copy_state_dict({name: renamed[name] for name in renamed if f"{name[7:]}" not in own}, model, "clip")
+    assert report.unexpected == []
+    assert report.missing == ["id_classifier.bias", "id_classifier.weight"]
+    t2ireid.resize_grid(model.visual_encoder, tiny.HEIGHT, tiny.IMAGE_WIDTH, tiny.STRIDE, cfg.model.positions)
+    terms = to_dict(cfg.loss.terms) | {"irr": {"weight": 1.0, "num_layers": tiny.BLOCKS}}
+    losses = LossTerms(terms, tiny.WIDTH, tiny.WIDTH, tiny.CLASSES, tiny.VOCAB).to(precision)
+    report = copy_state_dict(own, losses, "heads")
+    assert report.missing == report.unexpected == report.mismatched == []
+    return model, losses
+
+
+def outputs(model, losses, precision, monkeypatch):
+    """Inputs of the losses for the batch with its hidden words."""
+    images, tokens, labels = tiny.batch()
+    lengths = tokens.argmax(axis=1) + 1
+    rows = [tuple(row[:length].tolist()) for row, length in zip(tokens, lengths)]
+    monkeypatch.setattr(model.text_cache, "ids", lambda texts: rows)
+    hidden = torch.tensor(np.where(labels, labels, -100))
+    monkeypatch.setattr(t2ireid, "hide_tokens", lambda ids, tokenizer, share: (torch.tensor(tokens), hidden))
+    fields = forward_for(losses, model, torch.tensor(images, dtype=precision), ["a"] * len(rows), ["a"] * len(rows))
+    pids = torch.tensor(tiny.PIDS)
+    return LossInputs(pids, pids, **fields)
+
+
+@pytest.mark.parametrize(("bits", "tolerance"), [(32, 1e-5), (64, 1e-10)])
+def test_vectors_and_losses_equal_the_authors(expected, cfg, monkeypatch, bits, tolerance) -> None:
+    precision = {32: torch.float32, 64: torch.float64}[bits]
+    model, losses = build(cfg, precision)
+    inputs = outputs(model, losses, precision, monkeypatch)
+    values = losses.each(inputs)
+    own = {"image": inputs.id_embeds, "text": inputs.id_text_features, "sdm": values["sdm"]}
+    own |= {"id": values["id_features"], "mlm": values["irr"]}
+    for name, value in own.items():
+        close = {"rtol": tolerance, "atol": tolerance}
+        np.testing.assert_allclose(value.detach().numpy(), expected[f"{name}{bits}"], **close, err_msg=name)
+
+
+def test_an_optimizer_step_equals_the_authors(expected, cfg, monkeypatch) -> None:
+    model, losses = build(cfg, torch.float64)
+    train = cfg.train
+    optimizer = build_optimizer(
+        model,
+        losses,
+        optim=train.optim,
+        lr=train.lr,
+        weight_decay=train.weight_decay,
+        lr_factors=to_dict(train.lr_factors),
+        decay_vectors=train.decay_vectors,
+        eps=cfg.adam.eps,
+        **optimizer_options(cfg),
+    )
+    modules = (("", model), ("losses.", losses))
+    before = {p + name: value.detach().clone() for p, module in modules for name, value in module.named_parameters()}
+    losses(outputs(model, losses, torch.float64, monkeypatch))[0].backward()
+    optimizer.step()
+    after = {p + name: value.detach() for p, module in modules for name, value in module.named_parameters()}
+    steps = {name: after[name] - before[name] for name in before}
+    clip, heads = (dict(names) for names in tiny.shapes((7, 3)))
+    for name, shape in {**{f"base_model.{key}": shape for key, shape in clip.items()}, **heads}.items():
+        index = torch.arange(np.prod(shape)).double().reshape(shape)  # says where each of our parts comes from
+        step = torch.zeros(int(np.prod(shape)), dtype=torch.float64)
+        for own, places in from_openai({name: index}).items():
+            if own != "scale":
+                step[places.flatten().long()] = steps[own].flatten()
+        summary = [step.sum(), step.abs().sum(), *step[:2]]
+        np.testing.assert_allclose(summary, expected[f"step {name}"], rtol=1e-6, atol=1e-13, err_msg=name)
+
+
+def test_the_learning_rate_of_every_epoch_equals_the_authors(expected, cfg) -> None:
+    optimizer = torch.optim.Adam([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    scheduler = build_scheduler(cfg, optimizer)
+    rates = []
+    for _ in range(cfg.train.max_epoch):
+        rates.append(optimizer.param_groups[0]["lr"])
+        scheduler.step()
+    np.testing.assert_allclose(rates, expected["rates"], atol=1e-12)
