@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from t2ireid_plugin.data.benchmarks import SPLITS, BenchmarkSpec
+from t2ireid_plugin.data.formats import read_json
 from t2ireid_plugin.data.image_files import ImageFolder, map_files, plain_name
 from t2ireid_plugin.errors import DataError, short_repr
-from t2ireid_plugin.utils.safe_io import parse_json, read_bytes, text_problem
+from t2ireid_plugin.utils.safe_io import text_problem
 
 # Optional file beside the annotation: {image path: {"identity": [...], "clothing": [...]}}.
 INSTRUCTIONS = "instructions.json"
@@ -34,6 +35,7 @@ class Photo(NamedTuple):
     camera: str
     split: str
     # Captions with their identity and clothing texts. None: derived from the caption, see `instructions.split_caption`.
+    # Empty for a gallery photo that no query describes.
     texts: tuple[tuple[str, str | None, str | None], ...]
     outfit: int = UNKNOWN_OUTFIT  # number among the person's outfits
 
@@ -52,10 +54,9 @@ def find_annotation(root: str | Path, spec: BenchmarkSpec) -> Path:
         raise DataError(
             f"{spec.name}: no '{folder / spec.annotations[0]}' (looked for {names}); {_hint_where(base, spec)}"
         )
-    if not (folder / spec.images).is_dir():
-        raise DataError(
-            f"{spec.name}: the image folder '{folder / spec.images}' is missing; '{folder}' contains {_listing(folder)}"
-        )
+    images = spec.image_folder(root)
+    if not images.is_dir():
+        raise DataError(f"{spec.name}: the image folder '{images}' is missing; '{folder}' contains {_listing(folder)}")
     return file
 
 
@@ -72,29 +73,17 @@ def read_photos(root: str | Path, spec: BenchmarkSpec) -> list[Photo]:
     """
     file = find_annotation(root, spec)
     companion = read_companion(file, spec)
-    photos = [parse_row(row, i, file, spec, companion) for i, row in enumerate(read_rows(file))]
+    photos = [parse_row(row, i, file, spec, companion) for i, row in enumerate(spec.read(file))]
     names = [photo.path for photo in photos]
     unknown = companion.keys() - {plain_name(name, spec.images) for name in names}
     if unknown:
         raise DataError(
             f"'{file.parent / INSTRUCTIONS}' has texts for '{min(unknown)}', which is not in '{file}'; remove them"
         )
-    paths = ImageFolder(file.parent / spec.images).find_all(names, file)
+    paths = ImageFolder(spec.image_folder(root)).find_all(names, file)
     photos = _merge_rows([photo._replace(path=path) for photo, path in zip(photos, paths)], file, spec)
     _check_identities(photos, file)
     return photos
-
-
-def read_rows(file: Path) -> list[Any]:
-    """The rows of an annotation file, not validated.
-
-    Raises:
-        DataError: when the file is not a JSON list in UTF-8.
-    """
-    rows = _read_json(file)
-    if not isinstance(rows, list) or not rows:
-        raise DataError(f"'{file}' must contain a list with one row per image")
-    return rows
 
 
 def read_companion(file: Path, spec: BenchmarkSpec) -> Companion:
@@ -106,7 +95,7 @@ def read_companion(file: Path, spec: BenchmarkSpec) -> Companion:
     path = file.parent / INSTRUCTIONS
     if not path.is_file():
         return {}
-    content = _read_json(path)
+    content = read_json(path)
     if not isinstance(content, dict) or not all(isinstance(texts, dict) for texts in content.values()):
         raise DataError(f'\'{path}\' must contain an object {{"image path": {{"identity": [], "clothing": []}}}}')
     return {plain_name(name, spec.images): texts for name, texts in content.items()}
@@ -137,7 +126,8 @@ def parse_row(row: Any, index: int, file: Path, spec: BenchmarkSpec, companion: 
     if not stays_inside(relative):
         raise DataError(f"{where}: {path_key} {short_repr(relative)} leaves the folder '{spec.images}'")
     where = f"{where} ({relative})"
-    captions = _texts(row["captions"], f"{where}: captions")
+    in_gallery_only = row["captions"] is None and split != "train"
+    captions = () if in_gallery_only else _texts(row["captions"], f"{where}: captions")
     name = plain_name(relative, spec.images)
     camera = row.get("camera", spec.camera(name))
     if not isinstance(camera, str | int):
@@ -204,15 +194,6 @@ def _hint_where(base: Path, spec: BenchmarkSpec) -> str:
 def _listing(folder: Path, limit: int = 8) -> str:
     names = sorted(path.name + "/" * path.is_dir() for path in folder.iterdir() if not path.name.startswith("."))
     return ", ".join(names[:limit]) + (f" and {len(names) - limit} more" if len(names) > limit else "") or "nothing"
-
-
-def _read_json(file: Path) -> Any:
-    try:
-        return parse_json(read_bytes(file))
-    except OSError as error:
-        raise DataError(f"cannot read '{file}' ({error.strerror})") from error
-    except ValueError as error:
-        raise DataError(f"'{file}' is not valid JSON in UTF-8: {error}") from error
 
 
 def _texts(values: Any, where: str) -> tuple[str, ...]:

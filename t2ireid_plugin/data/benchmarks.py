@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
+from t2ireid_plugin.data import formats
 from t2ireid_plugin.utils.text import text_table
 
 SPLITS = ("train", "val", "test")
@@ -29,12 +30,14 @@ class BenchmarkSpec:
         name: the dataset's name in torchreid.
         folder: its folder under ``data.root``.
         annotations: file names of the annotation in that folder, the publishers' first; glob patterns are allowed.
-        images: folder that image paths are relative to.
+        images: folder in it that image paths are relative to.
         licence: terms of its publishers.
         camera_part: the part of a file name such as ``0000_c14_0031.jpg``, between underscores, that is the camera.
         has_cameras: False where the top folder of an image is its source and stands for the camera.
         holds_out_val: the benchmark has no val split, so a share of the training identities is held out for it.
-        official: the publishers' counts per split.
+        official: the publishers' counts per split; a split without them is not part of the benchmark.
+        read: gives the rows of its annotation file.
+        has_msd: its publishers report mSD, see `evaluation.similarity_distribution`.
     """
 
     name: str
@@ -46,6 +49,16 @@ class BenchmarkSpec:
     has_cameras: bool = True
     holds_out_val: bool = False
     official: Mapping[str, Counts] = field(default_factory=dict)
+    read: formats.Reader = formats.read_rows
+    has_msd: bool = False
+
+    def image_folder(self, root: str | Path) -> Path:
+        """The folder of its images under ``data.root``."""
+        return Path(root).expanduser() / self.folder / self.images
+
+    def has(self, split: str) -> bool:
+        """Whether the publishers' annotation should have images of this split."""
+        return split in self.official if self.official else not (split == "val" and self.holds_out_val)
 
     def camera(self, path: str) -> str:
         """Camera of an image by its relative path, which the dataset numbers; a row's own ``camera`` overrides it."""
@@ -118,6 +131,65 @@ UFINE6926 = BenchmarkSpec(
     licence="academic research only, on request from its authors",
     holds_out_val=True,
     official={"train": Counts(18_577, None, 37_154), "test": Counts(7_629, None, 15_258)},
+    has_msd=True,
+)
+UFINE3C = BenchmarkSpec(
+    name="ufine3c",
+    folder="UFine3C",
+    annotations=("UFine3C_Annotations.json", "UFine3C.json", "*.json"),
+    images="images",
+    licence="academic research only, on request from its authors",
+    official={"test": Counts(7_446, 2_250, 37_939)},
+    has_msd=True,
+)
+IIITD20K = BenchmarkSpec(
+    name="iiitd20k",
+    folder="IIITD-20K-Dataset",
+    annotations=("Filtered.json", "IIITD-20K-CUHK-FORMAT.json", "IIITD-20K-ICFG-FORMAT.json"),
+    images="IIITD-20K",
+    licence="academic research only, from its authors",
+    read=formats.read_iiitd,
+    official={
+        "train": Counts(15_000, 15_000, 30_000),
+        "val": Counts(2_500, 2_500, 5_000),
+        "test": Counts(2_500, 2_500, 5_000),
+    },
+)
+RGBTPEDES = BenchmarkSpec(
+    name="rgbtpedes",
+    folder="RGBT-PEDES",
+    annotations=("caption_2_no_color.json",),
+    images="RGB",
+    licence="academic research only, from its authors",
+    read=formats.read_rgbt,
+)
+PAB = BenchmarkSpec(
+    name="pab",
+    folder="PAB",
+    annotations=("annotation/test/attr.json",),
+    images=".",
+    licence="research only, from its authors",
+    holds_out_val=True,
+    read=formats.read_pab,
+    official={"train": Counts(1_013_605, None, 1_013_605), "test": Counts(1_978, None, 1_978)},
+)
+PAB_UCC = BenchmarkSpec(
+    name="pab_ucc",
+    folder="PAB",
+    annotations=("annotation/test/ucc.json",),
+    images=".",
+    licence="research only, from its authors",
+    read=formats.read_pab,
+    official={"test": Counts(5_320, None, 5_320)},
+)
+ORBENCH = BenchmarkSpec(
+    name="orbench",
+    folder="ORBench",
+    annotations=("test_gallery_and_queries.json",),
+    images=".",
+    licence="on request from its authors, with a signed agreement",
+    holds_out_val=True,
+    read=formats.read_orbench,
 )
 # Written by `t2ireid prepare table`.
 CUSTOM = BenchmarkSpec(
@@ -129,4 +201,5 @@ CUSTOM = BenchmarkSpec(
     holds_out_val=True,
 )
 
-BENCHMARKS: dict[str, BenchmarkSpec] = {spec.name: spec for spec in (CUHKPEDES, ICFGPEDES, RSTPREID, UFINE6926, CUSTOM)}
+_ALL = CUHKPEDES, ICFGPEDES, RSTPREID, UFINE6926, UFINE3C, IIITD20K, RGBTPEDES, PAB, PAB_UCC, ORBENCH, CUSTOM
+BENCHMARKS: dict[str, BenchmarkSpec] = {spec.name: spec for spec in _ALL}

@@ -18,7 +18,7 @@ from t2ireid_plugin.data.annotations import read_photos
 from t2ireid_plugin.data.benchmarks import SPLITS, BenchmarkSpec, Counts
 from t2ireid_plugin.data.image_files import shared_images
 from t2ireid_plugin.data.images import Pixels, read_pixels
-from t2ireid_plugin.data.item_table import CAMID, OUTFIT, PATH, PID, SPLIT_CAPTION, ItemTable, Texts
+from t2ireid_plugin.data.item_table import CAMID, NO_TEXT, OUTFIT, PATH, PID, SPLIT_CAPTION, ItemTable, Texts
 from t2ireid_plugin.data.sampling import SampleKey
 from t2ireid_plugin.data.transforms import TestTransform, TrainTransform
 from t2ireid_plugin.errors import DataError
@@ -74,7 +74,7 @@ class CaptionDataset(torchreid_data.ImageDataset):
         self.held_out = holds_out and "val" in self._splits
         self.counts = dict.fromkeys(SPLITS, Counts(0, 0, 0))
         for split, items in self._splits.items():
-            self.counts[split] = Counts(items.distinct(PATH), items.distinct(PID), len(items))
+            self.counts[split] = Counts(items.distinct(PATH), items.distinct(PID), len(items.described()))
         self._images: dict[str, Pixels] | None = None
         self._replace_bad = False
         some = next(iter(splits.values()))  # torchreid refuses empty parts, so it gets others until they are set
@@ -234,7 +234,7 @@ class CaptionDataset(torchreid_data.ImageDataset):
 
     def _query_and_gallery(self, split: str) -> tuple[ItemTable, ItemTable]:
         items = self._items(split)
-        return items.with_column(CAMID, TEXT_CAMERA), items.images()
+        return items.described().with_column(CAMID, TEXT_CAMERA), items.images()
 
 
 def warn_of_shared_images(sources: Sequence[CaptionDataset], targets: Mapping[str, CaptionDataset]) -> None:
@@ -260,6 +260,8 @@ def _read_splits(root: str | Path, spec: BenchmarkSpec) -> dict[str, ItemTable]:
     for photo in photos:
         strings.append(photo.path)
         labels = (len(strings), photo.pid, cameras[photo.camera], 0, photo.outfit)
+        if not photo.texts:
+            rows[photo.split].append((*labels, NO_TEXT, NO_TEXT, NO_TEXT))
         for texts in photo.texts:
             numbers = []
             for text in texts:

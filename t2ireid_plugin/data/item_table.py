@@ -114,6 +114,10 @@ class ItemTable(Sequence[Item]):
         numbers = self.columns[:, CAPTION:].unique().tolist()
         return set(self.texts.many(number for number in numbers if number > NO_TEXT))
 
+    def described(self) -> ItemTable:
+        """The items with a caption."""
+        return ItemTable(self.texts, self.columns[self.columns[:, CAPTION] != NO_TEXT])
+
     def images(self) -> ItemTable:
         """Each image once, without texts; the items of an image follow each other."""
         labels = self.columns[:, :CAPTION].unique_consecutive(dim=0)

@@ -30,6 +30,7 @@ from t2ireid_plugin.evaluation.protocols import (
 )
 from t2ireid_plugin.evaluation.query_records import query_keys
 from t2ireid_plugin.evaluation.result import Metrics, RetrievalResult
+from t2ireid_plugin.evaluation.similarity_distribution import mean_similarity_distribution
 from t2ireid_plugin.modeling.checkpoint import Checkpoint
 from t2ireid_plugin.modeling.ranking import BOTH, CAPTION, Ranking
 from t2ireid_plugin.modeling.t2ireid import T2IReIDModel
@@ -177,7 +178,7 @@ class RetrievalEvaluation(TrainingLoop):
         for target in targets:
             (embeddings,) = self._embed([target], protocols).values()
             for protocol in protocols if is_main_process() else ():
-                result = self._result(target, protocol, embeddings, samples, rerank)
+                result = self._result(target, protocol, embeddings, samples, rerank, final=True)
                 results.append(result)
                 if self.metrics_log is not None:
                     self.metrics_log.write(epoch=self.epoch + 1, target=target, protocol=protocol, **result.metrics)
@@ -201,19 +202,27 @@ class RetrievalEvaluation(TrainingLoop):
         return sets
 
     def _result(
-        self, target: str, protocol: str, embeddings: Embeddings, samples: int = 0, rerank: bool = False
+        self,
+        target: str,
+        protocol: str,
+        embeddings: Embeddings,
+        samples: int = 0,
+        rerank: bool = False,
+        final: bool = False,
     ) -> RetrievalResult:
-        """The result of one protocol."""
+        """The result of one protocol; the ``final`` one has the benchmark's other metrics too."""
         weight, on_val = self._weight(protocol, embeddings.ranking)
         task = PROTOCOLS[protocol].build_task(embeddings, weight)
         names = {"target": target, "protocol": protocol}
         result = evaluate_task(task, self.ranks, self.evaluator, samples, **names)
         if protocol in WEIGHTS and (protocol, embeddings.ranking.by) != (OFFICIAL, CAPTION):
             result.metrics.update(weight=weight, weight_chosen=on_val)
-        queries, gallery = (self.test_loader[target][side].dataset.data for side in ("query", "gallery"))
+        query_set, gallery_set = (self.test_loader[target][side].dataset for side in ("query", "gallery"))
         by_image = protocol in IMAGE_QUERY_PROTOCOLS
-        items = gallery if by_image else queries
+        items = (gallery_set if by_image else query_set).data
         keys = query_keys((path, "" if by_image else caption) for path, _, _, _, caption, *_ in items)
+        if final and protocol == OFFICIAL and gallery_set.spec.has_msd:
+            result.metrics.update(mean_similarity_distribution(task))
         reranked = reranked_metrics(task, self.ranks, samples) if rerank else None
         return replace(result, keys=keys[result.query_index], reranked=reranked)
 

@@ -176,6 +176,11 @@ def format_table(results: Mapping[str, Mapping[str, Metrics]]) -> str:
         cells.append([target, protocol, *shares, str(metrics["queries"]), str(metrics["gallery"]), *ends])
         if number := metrics["skipped_queries"]:
             notes.append(f"{target} {protocol}: {number} queries have no match in their gallery and are left out")
+        if "mSD" in metrics:
+            forms = "{:.2f} (as the authors' published file computes it: {:.2f})"
+            notes.append(
+                f"{target} {protocol}: mSD " + forms.format(*(100 * metrics[k] for k in ("mSD", "mSD_unsorted")))
+            )
         if "weight" in metrics:
             whose = "caption's" if protocol in SUMS else "identity branch's"
             origin = "chosen on val" if metrics["weight_chosen"] else "fixed, not chosen on val"

@@ -49,12 +49,12 @@ def check_dataset(
             raise DataError(f"{name}: must be at least {least}, not {value}")
     file = find_annotation(root, spec)
     findings = Findings()
-    rows = read_all(file, spec, findings)
+    images = spec.image_folder(root)
+    rows = read_all(file, images, spec, findings)
     reader = texts.load_tokenizer(tokenizer) if tokenizer else texts.learn_tokenizer(rows)
     description = tokenizer or "none, as there are no captions to learn a vocabulary from"
     if reader is not None and not tokenizer:
         description = f"WordPiece, {len(reader):,} tokens learned from the training captions as training does"
-    images = file.parent / spec.images
     facts = check_images(images, rows, findings, workers, progress)
     texts.check_repeated(rows, findings)
     texts.check_scripts(rows, findings)

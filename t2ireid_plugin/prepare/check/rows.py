@@ -13,7 +13,6 @@ from t2ireid_plugin.data.annotations import (
     PATH_KEYS,
     parse_row,
     read_companion,
-    read_rows,
     stays_inside,
 )
 from t2ireid_plugin.data.benchmarks import SPLITS, BenchmarkSpec, Counts
@@ -36,15 +35,15 @@ class Row(NamedTuple):
     other_texts: tuple[str, ...] = ()  # identity and clothing texts
 
 
-def read_all(file: Path, spec: BenchmarkSpec, findings: Findings) -> list[Row]:
-    """All rows of an annotation file; problems are added to ``findings``.
+def read_all(file: Path, images: Path, spec: BenchmarkSpec, findings: Findings) -> list[Row]:
+    """All rows of an annotation file, whose image paths are relative to ``images``; adds problems to ``findings``.
 
     Raises:
         DataError: when the annotation or its companion file cannot be read at all.
     """
     companion = read_companion(file, spec)
     rows = []
-    for number, raw in enumerate(read_rows(file)):
+    for number, raw in enumerate(spec.read(file)):
         try:
             photo = parse_row(raw, number, file, spec, companion)
         except DataError as error:
@@ -59,7 +58,7 @@ def read_all(file: Path, spec: BenchmarkSpec, findings: Findings) -> list[Row]:
             rows.append(Row(number, photo.path, photo.pid, photo.split, captions, others))
     unknown = companion.keys() - {plain_name(row.path, spec.images) for row in rows if row.path}
     findings.add("instructions_unknown", [Example(path=path, value=INSTRUCTIONS) for path in sorted(unknown)])
-    return _merge_rows(rows, ImageFolder(file.parent / spec.images))
+    return _merge_rows(rows, ImageFolder(images))
 
 
 def group_by(items: Iterable[T], key: Callable[[T], K | None]) -> dict[K, list[T]]:
@@ -89,7 +88,7 @@ def check_counts(rows: Sequence[Row], spec: BenchmarkSpec, findings: Findings) -
         images, ids = {row.path for row in own}, {row.pid for row in own}
         counts[split] = Counts(len(images), len(ids), sum(len(row.captions) for row in own))
     for split, ours in counts.items():
-        if not ours.images and not (split == "val" and spec.holds_out_val):
+        if not ours.images and spec.has(split):
             findings.add("split_empty", [Example(value=split)])
         for name in spec.differing(split, ours):
             official = getattr(spec.official[split], name)

@@ -1,0 +1,146 @@
+"""Readers of the annotation formats in which benchmarks are published.
+
+Each takes the annotation file and gives the rows that `annotations.parse_row` validates: objects with ``split``,
+``id``, ``file_path`` and ``captions``, which are None for photos that are only searched. A malformed file may give
+malformed rows; the validation names them.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from t2ireid_plugin.errors import DataError
+from t2ireid_plugin.utils.safe_io import open_file, parse_json, read_bytes
+
+Reader = Callable[[Path], Iterable[Any]]
+
+
+def read_rows(file: Path) -> list[Any]:
+    """A JSON list with one row per image, as CUHK-PEDES's.
+
+    Raises:
+        DataError: when the file is not a JSON list in UTF-8.
+    """
+    rows = read_json(file)
+    if not isinstance(rows, list) or not rows:
+        raise DataError(f"'{file}' must contain a list with one row per image")
+    return rows
+
+
+def read_iiitd(file: Path) -> list[Any]:
+    """IIITD-20K's ``Filtered.json``: an object of images in the order of their identities, which decides the split.
+
+    Its formatting scripts (vibsterD/Dense-Captioning-for-Text-Image-ReID) number the images from 0 and take the first
+    15,000 for training and the next 2,500 for validation. A list of rows, as these scripts write it, is taken as it is.
+
+    Raises:
+        DataError: as `read_rows`, and for an image whose file is neither ``.jpeg`` nor ``.jpg``.
+    """
+    content = read_json(file)
+    if not isinstance(content, dict):
+        return read_rows(file)
+    names = {path.stem: path.name for path in (file.parent / "IIITD-20K").glob("*.jp*g")}
+    rows = []
+    for number, own in enumerate(content.values()):
+        try:
+            name, captions = names[own["Image ID"]], [own["Description 1"], own["Description 2"]]
+        except (KeyError, TypeError) as error:
+            raise DataError(f"'{file}', entry {number}: no {error}, or no such image in IIITD-20K/") from error
+        split = "train" if number < 15_000 else "val" if number < 17_500 else "test"
+        rows.append({"split": split, "id": number, "file_path": name, "captions": captions})
+    return rows
+
+
+def read_rgbt(file: Path) -> Iterator[Any]:
+    """RGBT-PEDES's list of rows; the photo is in ``RGB/`` by its base name, and empty captions are none."""
+    for row in read_rows(file):
+        if isinstance(row, dict) and isinstance(row.get("captions"), list) and isinstance(row.get("file_path"), str):
+            name = PurePosixPath(row["file_path"]).name
+            row = {**row, "file_path": name, "captions": [text for text in row["captions"] if text]}
+        yield row
+
+
+def read_pab(file: Path) -> Iterator[Any]:
+    """PAB's test rows and, beside ``test/attr.json``, the training rows of ``train/attr_*.json``: one JSON per line.
+
+    A match is an equal ``image_id``, so each is an identity. The other set of test rows, ``ucc.json``, has no training.
+
+    Raises:
+        DataError: for a line that is not a JSON object.
+    """
+    parts = [(file, "test")]
+    if file.name == "attr.json":
+        train = sorted(file.parent.parent.glob("train/attr_*.json"), key=lambda path: (len(path.name), path.name))
+        parts = [*((path, "train") for path in train), *parts]
+    numbers: defaultdict[str, int] = defaultdict(itertools.count().__next__)
+    for path, split in parts:
+        for row in _lines(path):
+            pid = numbers[f"{split} {row.get('image_id')}"]
+            yield {"split": split, "id": pid, "file_path": row.get("image"), "captions": _list(row.get("caption"))}
+
+
+def read_orbench(file: Path) -> Iterator[Any]:
+    """ORBench's RGB gallery and its queries of text alone, and the training rows of ``train_annos.json``.
+
+    A text query has an identity and no photo. It is given to one of the person's photos, in turn, which changes
+    nothing for text-to-image retrieval; photos that get none are in the gallery without captions.
+
+    Raises:
+        DataError: for a file of another form.
+    """
+    for row in read_rows(file.parent / "train_annos.json"):
+        yield {**row, "split": "train", "captions": _list(row.get("caption"))} if isinstance(row, dict) else row
+    test = read_json(file)
+    try:
+        photos: defaultdict[int, list[str]] = defaultdict(list)
+        for pid, path in test["RGB_GALLERY"]:
+            photos[pid].append(path)
+        turns = {pid: itertools.cycle(paths) for pid, paths in photos.items()}
+        texts: defaultdict[str, list[str]] = defaultdict(list)
+        for pid, text in test["TEXT"]:
+            texts[next(turns[pid])].append(text)
+    except (KeyError, TypeError, ValueError) as error:
+        form = "RGB_GALLERY [[id, path], …] and TEXT [[id, text], …]"
+        raise DataError(f"'{file}' must contain {form}: {error!r}") from error
+    for pid, paths in photos.items():  # other people than those of train, whose numbers may be the same
+        yield from (
+            {"split": "test", "id": 10_000 + pid, "file_path": path, "captions": texts.get(path)} for path in paths
+        )
+
+
+def read_json(file: Path) -> Any:
+    """The content of a JSON file.
+
+    Raises:
+        DataError: when it cannot be read.
+    """
+    try:
+        return parse_json(read_bytes(file))
+    except OSError as error:
+        raise DataError(f"cannot read '{file}' ({error.strerror})") from error
+    except ValueError as error:
+        raise DataError(f"'{file}' is not valid JSON in UTF-8: {error}") from error
+
+
+def _list(texts: Any) -> Any:
+    return [texts] if isinstance(texts, str) else texts
+
+
+def _lines(file: Path) -> Iterator[dict[str, Any]]:
+    number = 0
+    try:
+        with open_file(file) as stream:
+            for number, line in enumerate(stream, 1):  # noqa: B007, the number is in the error
+                if line.strip():
+                    row = parse_json(line)
+                    if not isinstance(row, dict):
+                        raise ValueError("not an object")
+                    yield row
+    except OSError as error:
+        raise DataError(f"cannot read '{file}' ({error.strerror})") from error
+    except ValueError as error:
+        raise DataError(f"'{file}', line {number}: {error}; each line must be a JSON object") from error

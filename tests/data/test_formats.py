@@ -1,0 +1,183 @@
+"""Benchmarks whose annotations have formats of their own, written here as their publishers write them."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from t2ireid_plugin.cli import main
+from t2ireid_plugin.data.benchmarks import BENCHMARKS
+from t2ireid_plugin.data.dataset import CaptionDataset
+from t2ireid_plugin.data.formats import read_iiitd
+from t2ireid_plugin.data.item_table import PID
+from t2ireid_plugin.errors import DataError
+
+
+def build(name, root, **options):
+    return CaptionDataset(root, spec=BENCHMARKS[name], verbose=False, **options)
+
+
+def rows_of(synthetic):
+    base = synthetic.root / "CUHK-PEDES"
+    return base / "imgs", json.loads((base / "reid_raw.json").read_text())
+
+
+def link(source, target):
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.symlink_to(source)
+
+
+def write_pab(root, imgs, rows):
+    """JSON lines; training rows have one caption and are in several files, test rows have a list."""
+    folder = root / "PAB" / "annotation"
+    files = {"train": [[], [], []], "test": [[]]}
+    for number, row in enumerate(row for row in rows if row["split"] != "val"):
+        image = f"{row['split']}/imgs_0/goal/{number}.jpg"
+        link(imgs / row["file_path"], root / "PAB" / image)
+        train = row["split"] == "train"
+        own = {
+            "image": image,
+            "caption": row["captions"][0] if train else row["captions"][:1],
+            "image_id": f"0_{number}",
+        }
+        extra = {"hard_i": "imgs_0/full/0.jpg", "hard_c": "Another.", "hard_i_id": "9_9", "normal": "Walking"}
+        files[row["split"]][number % len(files[row["split"]])].append(own | (extra if train else {}))
+    for split, names in {"train": ["attr_0", "attr_2", "attr_10"], "test": ["attr"]}.items():
+        (folder / split).mkdir(parents=True)
+        for name, own in zip(names, files[split]):
+            (folder / split / f"{name}.json").write_text("".join(json.dumps(row) + "\n" for row in own))
+    (folder / "test" / "ucc.json").write_text("".join(json.dumps(row) + "\n" for row in files["test"][0][:10]))
+
+
+def write_orbench(root, imgs, rows):
+    """Training rows with a caption each; the test file lists a gallery and queries by kind."""
+    train, gallery, texts = [], [], []
+    ids = {"train": {}, "test": {}}
+    for number, row in enumerate(row for row in rows if row["split"] != "val"):
+        own = ids[row["split"]]
+        pid = own.setdefault(row["id"], len(own) + 1)
+        path = f"vis/{pid:04}/{number}.jpg" if row["split"] == "train" else f"vis/{900 + pid:04}/{number}.jpg"
+        link(imgs / row["file_path"], root / "ORBench" / path)
+        if row["split"] == "train":
+            train.append({"id": pid, "file_path": path, "caption": row["captions"][0]})
+        else:
+            gallery.append([pid, path])
+            texts += [[pid, text] for text in row["captions"][: number % 2]]  # every second photo has none
+    (root / "ORBench" / "train_annos.json").write_text(json.dumps(train))
+    test = {"RGB_GALLERY": gallery, "TEXT": texts, "NIR+TEXT": [[1, "nir/0001/0.jpg", "a man"]]}
+    (root / "ORBench" / "test_gallery_and_queries.json").write_text(json.dumps(test))
+    return gallery, texts
+
+
+def write_ufine3c(root, imgs, rows):
+    new = []
+    for number, row in enumerate(row for row in rows if row["split"] == "test"):
+        link(imgs / row["file_path"], root / "UFine3C" / "images" / f"{number}.jpg")
+        own = {"id": row["id"], "source": "UFine6926", "split": "test", "file_path": f"images/{number}.jpg"}
+        new.append(own | {"captions": [*row["captions"], f"{row['captions'][0]} Seen from afar."]})
+    (root / "UFine3C" / "UFine3C_Annotations.json").write_text(json.dumps(new))
+
+
+def test_pab(synthetic, tmp_path):
+    imgs, rows = rows_of(synthetic)
+    write_pab(tmp_path, imgs, rows)
+    train = [row for row in rows if row["split"] == "train"]
+    test = [row for row in rows if row["split"] == "test"]
+    dataset = build("pab", tmp_path, val_share=0)
+    assert dataset.counts["train"] == (len(train), len(train), len(train))  # each image is an identity
+    assert sorted(item[4] for item in dataset.train) == sorted(row["captions"][0] for row in train)
+    assert [item[4] for item in dataset.query] == [row["captions"][0] for row in test]
+    assert dataset.gallery.distinct(PID) == len(test)
+    ucc = build("pab_ucc", tmp_path)
+    assert ucc.counts["test"] == (10, 10, 10)
+    assert ucc.counts["train"].images == 0
+
+
+def test_a_line_of_pab_that_is_no_object_is_named(synthetic, tmp_path):
+    write_pab(tmp_path, *rows_of(synthetic))
+    file = tmp_path / "PAB" / "annotation" / "train" / "attr_2.json"
+    file.write_text(file.read_text() + '{"image": \n')
+    lines = len(file.read_text().splitlines())
+    with pytest.raises(DataError, match=rf"attr_2\.json', line {lines}: .*; each line must be a JSON object"):
+        build("pab", tmp_path)
+
+
+def test_orbench(synthetic, tmp_path):
+    gallery, texts = write_orbench(tmp_path, *rows_of(synthetic))
+    dataset = build("orbench", tmp_path, val_share=0)
+    assert len(dataset.gallery) == len(gallery)  # photos without a text are in the gallery too
+    assert sorted((item[1] - 10_000, item[4]) for item in dataset.query) == sorted(map(tuple, texts))
+    assert len(texts) < len(gallery)
+    described = {item[0].rpartition("ORBench/")[2]: item[1] for item in dataset.query}
+    assert all([pid - 10_000, path] in gallery for path, pid in described.items())
+    assert dataset.counts["train"].images == sum(row["split"] == "train" for row in rows_of(synthetic)[1])
+
+
+def test_rgbtpedes(synthetic, tmp_path):
+    """Names of the thermal or of any other folder lead to the RGB photo; empty captions are dropped."""
+    imgs, rows = rows_of(synthetic)
+    new = []
+    for number, row in enumerate(rows):
+        link(imgs / row["file_path"], tmp_path / "RGBT-PEDES" / "RGB" / f"{number}.jpg")
+        own = {"split": row["split"], "id": row["id"], "file_path": f"some/folder/{number}.jpg"}
+        new.append(own | {"captions": [*row["captions"], ""], "no_color_caption": ["a man"] * 3})
+    (tmp_path / "RGBT-PEDES" / "caption_2_no_color.json").write_text(json.dumps(new))
+    dataset = build("rgbtpedes", tmp_path)
+    assert sum(counts.captions for counts in dataset.counts.values()) == sum(len(row["captions"]) for row in rows)
+    assert all(Path(path).parent.name == "RGB" for path in dataset.train.paths())
+
+
+def test_iiitd20k(tmp_path):
+    """The order in the file is the identity, and decides the split; both extensions occur."""
+    folder = tmp_path / "IIITD-20K-Dataset" / "IIITD-20K"
+    folder.mkdir(parents=True)
+    for name in ("a.jpeg", "b.jpg"):
+        (folder / name).touch()
+    content = {
+        str(number): {"Image ID": "ab"[number % 2], "Description 1": f"one {number}", "Description 2": f"two {number}"}
+        for number in range(20_000)
+    }
+    file = folder.parent / "Filtered.json"
+    file.write_text(json.dumps(content))
+    rows = read_iiitd(file)
+    assert [row["id"] for row in rows] == list(range(20_000))
+    splits = [row["split"] for row in rows]
+    assert splits == ["train"] * 15_000 + ["val"] * 2_500 + ["test"] * 2_500
+    assert rows[17_501] == {"split": "test", "id": 17_501, "file_path": "b.jpg", "captions": ["one 17501", "two 17501"]}
+    file.write_text(json.dumps({"0": {"Image ID": "c", "Description 1": "", "Description 2": ""}}))
+    with pytest.raises(DataError, match=r"Filtered\.json', entry 0: no 'c', or no such image in IIITD-20K/"):
+        read_iiitd(file)
+    formatted = [{"split": "test", "id": 0, "file_path": "IIITD-20K/a.jpeg", "captions": ["one"]}]
+    file.write_text(json.dumps(formatted))
+    assert read_iiitd(file) == formatted
+
+
+def test_captions_may_be_null_except_in_train(cuhk):
+    cuhk.add("test", 77, "distractor.png")
+    cuhk.rows[-1]["captions"] = None
+    dataset = build("cuhkpedes", cuhk.save())
+    assert any(item[1] == 77 for item in dataset.gallery)
+    assert all(item[1] != 77 for item in dataset.query)
+    cuhk.rows[0]["captions"] = None
+    with pytest.raises(DataError, match="expected a list of at least one text"):
+        build("cuhkpedes", cuhk.save())
+
+
+def test_checking_and_testing_on_test_sets(tiny_run, synthetic, tmp_path, capsys):
+    """UFine3C has test images only, and its publishers report mSD."""
+    write_ufine3c(tmp_path, *rows_of(synthetic))
+    write_orbench(tmp_path, *rows_of(synthetic))
+    assert main(["prepare", "check", str(tmp_path), "--dataset", "ufine3c", "--out", str(tmp_path / "check")]) == 0
+    assert "empty" not in capsys.readouterr().out
+    run = shutil.copytree(tiny_run.folder, tmp_path / "run")
+    out = tmp_path / "out"
+    words = ["data.root", str(tmp_path), "data.targets", "ufine3c,orbench", "data.save_dir", str(out)]
+    assert main(["test", str(run), *words, "test.pictures", "0", "test.bootstrap", "0"]) == 0
+    table = capsys.readouterr().out
+    metrics = json.loads((out / "test" / "ufine3c+orbench" / "results.json").read_text())["metrics"]
+    found = metrics["ufine3c"]["t2i"]
+    assert 0 < found["mSD"] < 1
+    assert f"mSD {100 * found['mSD']:.2f} (as the authors' published file" in table
+    assert "mSD" not in metrics["orbench"]["t2i"]
+    assert metrics["orbench"]["t2i"]["gallery"] == 32
