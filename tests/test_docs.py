@@ -16,6 +16,7 @@ from preloaded import run_python
 from torchreid import metrics
 
 from t2ireid_plugin.cli import main
+from t2ireid_plugin.data.benchmarks import BENCHMARKS
 from t2ireid_plugin.evaluation.protocols import PROTOCOLS
 from t2ireid_plugin.prepare.table.table import read_table
 
@@ -149,6 +150,26 @@ def test_the_plain_baseline_runs(workplace, synthetic) -> None:
     settings = f"data.root {synthetic.root} data.height 32 data.width 32 test.bootstrap 0"
     run(f"{command.strip()} {settings}", workplace)
     assert (workplace / "log" / "t2i_vit_plain" / "results.json").is_file()
+
+
+# docs/benchmarks.md
+
+
+def test_every_benchmark_is_on_its_page() -> None:
+    page = (REPOSITORY / "docs" / "benchmarks.md").read_text(encoding="utf-8")
+    assert re.findall(r"^\| `(\w+)` \|", page, flags=re.MULTILINE) == list(BENCHMARKS)
+    for name in re.findall(r"`(t2i_\w+)` \|$", page, flags=re.MULTILINE):
+        assert (REPOSITORY / "configs" / f"{name}.yaml").is_file()
+
+
+@pytest.mark.slow
+def test_the_commands_of_the_benchmarks_run(workplace, benchmark_root) -> None:
+    (workplace / "reid-data").symlink_to(benchmark_root("icfgpedes"))
+    check, train = (line for block in blocks("benchmarks.md", "bash") for line in block.splitlines())
+    assert "icfgpedes" in run(check, workplace)
+    run(f"{train} data.height 32 data.width 32 test.bootstrap 0", workplace)
+    results = json.loads((workplace / "log" / "t2i_vit_mamba_icfgpedes" / "results.json").read_text())
+    assert list(results["metrics"]) == ["icfgpedes"]
 
 
 # docs/codebases.md
