@@ -24,7 +24,7 @@ def mean_similarity_distribution(task: RetrievalTask) -> dict[str, float]:
     gallery = task.gallery.double().numpy()
     gallery /= np.linalg.norm(gallery, axis=1, keepdims=True)
     queries = task.queries.double().numpy()
-    scores = []
+    scores: list[tuple[float, ...]] = []
     step = max(1, _CELLS // len(gallery))
     for start in range(0, len(queries), step):
         part = queries[start : start + step]
