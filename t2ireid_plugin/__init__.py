@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from t2ireid_plugin.modeling.fusion import EnhancedMambaFusion, GatedMambaFusion, SequenceMambaFusion
     from t2ireid_plugin.modeling.head import DisentangleHead, HeadOutput
     from t2ireid_plugin.modeling.t2ireid import T2IReIDModel, T2IReIDOutput
+    from t2ireid_plugin.search.encoder import load
 
 __version__ = "0.1.0"
 __all__ = [
@@ -47,6 +48,7 @@ __all__ = [
     "build_image_encoder",
     "get_cfg",
     "image_tokens",
+    "load",
     "register",
     "register_model_variant",
 ]
@@ -66,6 +68,7 @@ _MODULES = {
     "build_image_encoder": "t2ireid_plugin.modeling.encoders.loading",
     "get_cfg": "t2ireid_plugin.config",
     "image_tokens": "t2ireid_plugin.modeling.encoders.backbones",
+    "load": "t2ireid_plugin.search.encoder",
 }
 
 

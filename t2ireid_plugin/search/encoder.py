@@ -2,33 +2,35 @@
 
 from __future__ import annotations
 
-import json
 import os
-import shutil
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias, TypeGuard
 
 import numpy as np
 import numpy.typing as npt
 
-from t2ireid_plugin.errors import CheckpointError, ConfigError, DependencyError, InputError, T2IReIDError
-from t2ireid_plugin.modeling.encoders.preprocess import Preprocess, checked_preprocess
+from t2ireid_plugin.errors import CheckpointError, ConfigError, InputError
+from t2ireid_plugin.modeling.encoders.preprocess import Preprocess
 from t2ireid_plugin.modeling.ranking import BOTH, Ranking
-from t2ireid_plugin.modeling.settings import EMBED_DIM, ONNX_FORMAT
+from t2ireid_plugin.modeling.settings import EMBED_DIM
 from t2ireid_plugin.utils.atomic_io import atomic_folder
+from t2ireid_plugin.utils.progress import show_progress
 
 if TYPE_CHECKING:
     from PIL import Image
+    from torch import Tensor
 
     from t2ireid_plugin.data.images import Pixels
 
 Vectors: TypeAlias = npt.NDArray[np.float32]
-Photo: TypeAlias = "str | Path | Image.Image | Pixels"  # pixels: [H, W, 3] RGB
+Photo: TypeAlias = "str | Path | Image.Image | Pixels | Tensor"  # pixels: [H, W, 3] RGB; tensor: [3, H, W]
 
 ABOUT = "onnx.json"
-_IMAGES_AT_ONCE, _TEXTS_AT_ONCE = 64, 64
+_HUB_FILES = ("*.json", "*.safetensors", "*.onnx")
+_LONG = 100  # photos or sentences from which on progress is shown
 
 
 class About(NamedTuple):
@@ -66,31 +68,38 @@ class Encoder:
     Attributes:
         fingerprint: digest of the weights, the preprocessing, the tokenizer and the branches.
         dim: width of the vectors.
+        preprocess: size of the images, and mean and standard deviation of their normalisation.
         ranking: ``caption`` or ``both``.
         weight: of the identity branch; None with one branch.
     """
 
     def __init__(self, sides: Sides, about: About) -> None:
         self.sides, self.about = sides, about
-        self.fingerprint, self.ranking = about.fingerprint, about.ranking.by
+        self.fingerprint, self.ranking, self.preprocess = about.fingerprint, about.ranking.by, about.preprocess
         self.dim = EMBED_DIM * (2 if self.ranking == BOTH else 1)
         self.weight = about.ranking.weight if self.ranking == BOTH else None
 
     @classmethod
-    def load(cls, source: str | Path) -> Encoder:
-        """The encoder of a run's folder, a checkpoint, an exported folder, or a folder of ONNX files.
+    def load(cls, source: str | Path, device: str | None = None) -> Encoder:
+        """A trained model, ready for use; the same as ``t2ireid_plugin.load``.
 
-        The last needs neither PyTorch nor transformers.
+        Args:
+            source: a run's folder, a checkpoint, an exported folder, a folder of ONNX files (which needs neither
+                PyTorch nor transformers), or the id ``owner/name`` of an exported folder on the Hugging Face hub.
+            device: such as "cpu" or "cuda:1"; by default a GPU where there is one.
 
         Raises:
             T2IReIDError: when there is no model, or it is damaged or does not describe itself.
+            ConfigError: for a device that cannot be used.
         """
-        folder = Path(source)
+        folder = _local(source)
         if (folder / ABOUT).is_file():
-            return cls(*_open_onnx(folder))
+            from t2ireid_plugin.search.onnx_sides import open_onnx
+
+            return cls(*open_onnx(folder, device))
         from t2ireid_plugin.search.torch_sides import open_model  # on use, as it imports PyTorch
 
-        return cls(*open_model(_weights_file(folder)))
+        return cls(*open_model(_weights_file(folder), device))
 
     def save(self, folder: str | Path) -> None:
         """Writes the model as ONNX files, which `load` reads; an older folder of them is replaced.
@@ -109,45 +118,74 @@ class Encoder:
 
         Raises:
             DataError: for a file that is missing, damaged or not an image.
+            InputError: for a folder, and anything but a photo.
         """
+        from PIL import Image
+
         from t2ireid_plugin.data import images  # on use, as a sentence needs no OpenCV
 
         if isinstance(photo, (str, os.PathLike)):
+            if os.path.isdir(photo):
+                raise InputError(f"'{photo}' is a folder; give a list of its files")
             photo = images.read_pixels(photo)
-        elif not isinstance(photo, np.ndarray):
+        elif isinstance(photo, Image.Image):
             photo = np.array(images.on_white(photo))
-        if photo.dtype != np.uint8 or photo.ndim != 3 or photo.shape[2] != 3:
-            raise InputError(f"photos must be uint8 arrays [H, W, 3] of RGB, not {photo.dtype} {list(photo.shape)}")
-        return images.resize(photo, self.about.preprocess.height, self.about.preprocess.width)
+        elif _is_tensor(photo):
+            photo = np.moveaxis(photo.cpu().numpy(), 0, -1)
+        if not isinstance(photo, np.ndarray) or photo.dtype != np.uint8 or photo.shape[2:] != (3,):
+            kind = f"{photo.dtype} {list(photo.shape)}" if isinstance(photo, np.ndarray) else type(photo).__name__
+            raise InputError(f"photos must be paths, Pillow images or uint8 arrays [H, W, 3] of RGB, not {kind}")
+        return images.resize(photo, self.preprocess.height, self.preprocess.width)
 
-    def encode_images(self, photos: Sequence[Photo]) -> Vectors:
-        """Files, Pillow images or RGB arrays to vectors to store, ``[n, dim]``.
+    def encode_images(self, photos: Iterable[Photo] | Photo, batch_size: int = 64, progress: bool = True) -> Vectors:
+        """Photos to vectors to store: a list to ``[n, dim]``, a single photo to ``[dim]``.
+
+        Args:
+            photos: paths, Pillow images or uint8 arrays ``[H, W, 3]`` of RGB, of any size; or, as for torchreid's
+                ``FeatureExtractor``, a tensor ``[B, 3, H, W]`` of floating point that has the size and normalisation
+                of ``preprocess``. A tensor of uint8 holds RGB of any size.
+            batch_size: photos that pass the model at once.
+            progress: of a hundred photos or more, report it on standard error.
 
         Raises:
             DataError: as `read`.
+            InputError: as `read`, and for a tensor of floating point of another size.
         """
-        from t2ireid_plugin.data.images import normalise
+        given: Any = photos
+        single = isinstance(given, str) or not hasattr(given, "__iter__") or getattr(given, "ndim", 0) in (2, 3)
+        items = [given] if single else list(given)
 
-        _, _, mean, std = self.about.preprocess
+        def embed() -> Iterator[Vectors]:
+            with ThreadPoolExecutor() as threads:  # OpenCV decodes without Python's lock
+                for batch in _batches(items, batch_size):
+                    yield from self.sides.embed_images(np.stack(list(threads.map(self._pixels, batch))))
 
-        def pixels(photo: Photo) -> Vectors:
-            return normalise(self.read(photo), mean, std)
+        vectors = _collect(embed(), len(items), "photo", progress).reshape(-1, self.dim)
+        return vectors[0] if single else vectors
 
-        parts = [np.empty((0, self.dim), np.float32)]
-        with ThreadPoolExecutor() as threads:  # OpenCV decodes without Python's lock
-            for batch in _batches(photos, _IMAGES_AT_ONCE):
-                parts.append(self.sides.embed_images(np.stack(list(threads.map(pixels, batch)))))
-        return np.concatenate(parts)
+    def encode_texts(
+        self,
+        texts: Iterable[str] | str,
+        weight: float | None = None,
+        batch_size: int = 64,
+        progress: bool = True,
+    ) -> Vectors:
+        """Sentences to queries: a list to ``[n, dim]``, a single sentence to ``[dim]``.
 
-    def encode_texts(self, texts: Sequence[str], weight: float | None = None) -> Vectors:
-        """Sentences to queries ``[n, dim]``; ``weight`` is that of the identity branch, by default the model's.
+        Args:
+            texts: the sentences.
+            weight: of the identity branch, by default the model's.
+            batch_size: sentences that pass the model at once.
+            progress: of a hundred sentences or more, report it on standard error.
 
         Raises:
             InputError: for an empty sentence.
             ConfigError: for a weight that is not from 0 to 1, or with a model that ranks by one branch.
         """
         roots = self._roots(weight)
-        return self._texts(texts) * roots**2
+        items = [texts] if isinstance(texts, str) else list(texts)
+        queries = self._texts(items, batch_size, progress) * roots**2
+        return queries[0] if isinstance(texts, str) else queries
 
     def encode_query(
         self,
@@ -176,14 +214,33 @@ class Encoder:
             raise InputError("a query needs a sentence or a photo")
         return (query if minus is None else query - self.encode_texts([minus], weight))[0]
 
-    def _texts(self, texts: Sequence[str]) -> Vectors:
+    def _pixels(self, photo: Photo) -> Vectors:
+        """A photo as the model reads it, ``[3, H, W]``."""
+        from t2ireid_plugin.data.images import normalise
+
+        height, width, mean, std = self.preprocess
+        if not (_is_tensor(photo) and photo.is_floating_point()):
+            return normalise(self.read(photo), mean, std)
+        if photo.shape != (3, height, width):
+            raise InputError(
+                f"a tensor of floating point must hold normalised photos [B, 3, {height}, {width}], not "
+                f"{['B', *photo.shape]}; one of uint8, and paths, may have any size"
+            )
+        return photo.detach().float().cpu().numpy()
+
+    def _texts(self, texts: Sequence[str], batch_size: int = 64, progress: bool = True) -> Vectors:
         """Embeddings of each branch's part of the sentences ``[n, dim]``; zero where a sentence lacks a part."""
-        if empty := [i for i, text in enumerate(texts) if not text.strip()]:
-            raise InputError(f"sentence {empty[0] + 1} is empty")
+        for number, text in enumerate(texts, 1):
+            if not isinstance(text, str) or not text.strip():
+                problem = "is empty" if isinstance(text, str) else f"must be a string, not {type(text).__name__}"
+                raise InputError(f"sentence {number} {problem}")
+        if not texts:
+            return np.empty((0, self.dim), np.float32)
         ranking = self.about.ranking
         sides = ranking.parts(texts) if self.ranking == BOTH else (list(texts),)
         distinct = list(dict.fromkeys(part for side in sides for part in side))
-        embeds = np.concatenate([self.sides.embed_texts(batch) for batch in _batches(distinct, _TEXTS_AT_ONCE)])
+        rows = (row for batch in _batches(distinct, batch_size) for row in self.sides.embed_texts(batch))
+        embeds = _collect(rows, len(distinct), "sentence", progress)
         place = {part: i for i, part in enumerate(distinct)}
         halves = [embeds[[place[part] for part in side]] for side in sides]
         if self.ranking == BOTH:
@@ -214,73 +271,14 @@ class Encoder:
         return np.repeat(np.sqrt(np.array([weight, 1 - weight], np.float32)), EMBED_DIM)
 
 
-class OnnxSides:
-    """`Sides` by onnxruntime; a graph is loaded when it is first used."""
+def _local(source: str | Path) -> Path:
+    """The path itself, or the local copy of a model on the hub; the owner of a hub id is not a folder here."""
+    path, owner = Path(os.path.expanduser(source)), str(source).partition("/")[0]
+    if path.exists() or not re.fullmatch(r"[\w.-]+/[\w.-]+", str(source)) or Path(owner).exists():
+        return path
+    from t2ireid_plugin.modeling.encoders.loading import download
 
-    def __init__(self, folder: Path, attends_padding: bool) -> None:
-        from tokenizers import Tokenizer
-
-        self.folder, self.attends_padding = folder, attends_padding
-        self.tokenizer: Any = Tokenizer.from_file(str(folder / "tokenizer.json"))
-        self._sessions: dict[str, Any] = {}
-
-    def embed_images(self, pixels: Vectors) -> Vectors:
-        """See `Sides`."""
-        return self._run("image", pixel_values=pixels)
-
-    def embed_texts(self, texts: Sequence[str]) -> Vectors:
-        """See `Sides`."""
-        encoded = self.tokenizer.encode_batch(list(texts))
-        ids, mask = (np.array([getattr(e, name) for e in encoded], np.int64) for name in ("ids", "attention_mask"))
-        return self._run("text", input_ids=ids, attention_mask=np.ones_like(mask) if self.attends_padding else mask)
-
-    def fuse(self, images: Vectors, texts: Vectors) -> Vectors | None:
-        """See `Sides`."""
-        if not (self.folder / "fusion.onnx").exists():
-            return None
-        return self._run("fusion", image_embeds=images, text_embeds=texts)
-
-    def save(self, folder: Path) -> None:
-        """See `Sides`."""
-        shutil.copytree(self.folder, folder, dirs_exist_ok=True)
-
-    def _run(self, side: str, **inputs: npt.NDArray[Any]) -> Vectors:
-        if side not in self._sessions:
-            self._sessions[side] = _session(self.folder / f"{side}.onnx")
-        (embeds,) = self._sessions[side].run(None, inputs)
-        return embeds
-
-
-def _session(file: Path) -> Any:
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise DependencyError(f"'{file}' needs onnxruntime; pip install onnxruntime") from error
-    options = onnxruntime.SessionOptions()
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # threads that wait burn CPU time
-    available = [name for name in ("CUDAExecutionProvider",) if name in onnxruntime.get_available_providers()]
-    try:
-        return onnxruntime.InferenceSession(str(file), options, providers=[*available, "CPUExecutionProvider"])
-    except Exception as error:  # onnxruntime's own classes, for a file that is missing or damaged
-        raise CheckpointError(f"'{file}' cannot be loaded: {error}") from error
-
-
-def _open_onnx(folder: Path) -> tuple[OnnxSides, About]:
-    try:
-        about = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
-        pixels = json.loads((folder / "preprocess.json").read_text(encoding="utf-8"))
-        if about["format"] > ONNX_FORMAT:
-            raise ConfigError(
-                f"'{folder / ABOUT}': format {about['format']} is newer than {ONNX_FORMAT}; update t2ireid"
-            )
-        preprocess = checked_preprocess(**pixels, where=f"'{folder / 'preprocess.json'}'")
-        sides = OnnxSides(folder, about["attends_padding"])
-        ranking = Ranking.read(about["ranking"])
-        return sides, About(about["fingerprint"], ranking, preprocess, about["sum_weight"])
-    except T2IReIDError:
-        raise
-    except Exception as error:  # tokenizers raises bare Exception
-        raise CheckpointError(f"'{folder}' is not as export writes it ({error!r}); export the model again") from error
+    return download(str(source), _HUB_FILES)
 
 
 def _weights_file(source: Path) -> Path:
@@ -293,9 +291,20 @@ def _weights_file(source: Path) -> Path:
     return file
 
 
+def _collect(rows: Iterable[Vectors], total: int, unit: str, progress: bool) -> Vectors:
+    return np.array(list(show_progress(rows, total, "embedding", unit, progress and total >= _LONG)), np.float32)
+
+
 def _batches(items: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
     return (items[start : start + size] for start in range(0, len(items), size))
 
 
 def _unit(vectors: Vectors) -> Vectors:
     return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
+def _is_tensor(photo: Any) -> TypeGuard[Tensor]:
+    return hasattr(photo, "is_floating_point")  # without importing PyTorch
+
+
+load = Encoder.load

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import os
 from collections.abc import Sequence
+from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -267,11 +268,12 @@ class Gallery:
 
         Raises:
             ConfigError: for an unknown value of ``per`` or a time that is not a date.
+            InputError: for a camera that is not a string.
             DataError: for a camera that is not in the index.
         """
         check_choice("per", per, PER)
-        if k < 1:
-            raise ConfigError(f"k: {k} is not a number of hits; give at least 1")
+        if not isinstance(k, Integral) or k < 1:
+            raise ConfigError(f"k: {k} is not a number of hits; give a whole number of at least 1")
         chosen = self._filter(camera, after, before, path, track)
         total = self.store.count()
         searched = self.store.count(chosen) if chosen else total
@@ -378,6 +380,8 @@ class Gallery:
         path: str | Path | None,
         track: int | None,
     ) -> Filter:
+        if isinstance(camera, Integral):
+            raise InputError(f"camera: {camera} must be a string, such as '{camera}', or a list of strings")
         cameras = (camera,) if isinstance(camera, str) else None if camera is None else tuple(camera)
         stored = None if path is None else self.stored_path(path)
         return Filter(cameras, to_seconds(after), to_seconds(before), stored, track)

@@ -155,8 +155,7 @@ def _embed(
                     crops += [_crop(pixels, box) for box in boxes]
                     rows += [Row(record.path, photo.camera, photo.time, box=box) for box in boxes]
                     records.append(record if boxes else record._replace(note="no person"))
-                if crops:
-                    vectors.append(encoder.encode_images(crops))
+                vectors += [encoder.encode_images(some) for some in _parts(crops, _BATCH)]
             gallery.store.add(np.concatenate(vectors), rows, records, replace=[record.path for record in records])
             yield from group
 

@@ -8,15 +8,17 @@ from pathlib import Path
 
 import torch
 
+from t2ireid_plugin.errors import ConfigError
 from t2ireid_plugin.evaluation.protocols import SUM
 from t2ireid_plugin.modeling.checkpoint import Checkpoint
 from t2ireid_plugin.modeling.onnx_export import FusionSide, ImageSide, can_fuse, fingerprint, write_onnx
 from t2ireid_plugin.modeling.t2ireid import T2IReIDModel
 from t2ireid_plugin.search.encoder import About, Vectors
+from t2ireid_plugin.utils.text import first_line
 
 
 class TorchSides:
-    """See `encoder.Sides`; on a GPU where there is one."""
+    """See `encoder.Sides`."""
 
     def __init__(self, model: T2IReIDModel, sum_weight: float = 1.0) -> None:
         self.model, self.sum_weight = model.eval(), sum_weight
@@ -47,15 +49,19 @@ class TorchSides:
             self.model.to(device)
 
 
-def open_model(file: Path) -> tuple[TorchSides, About]:
-    """The model of a checkpoint or an exported ``model.safetensors``.
+def open_model(file: Path, device: str | None = None) -> tuple[TorchSides, About]:
+    """The model of a checkpoint or an exported ``model.safetensors``, by default on a GPU where there is one.
 
     Raises:
         CheckpointError: as `T2IReIDModel.from_checkpoint`.
+        ConfigError: for a device that cannot be used.
     """
     checkpoint = Checkpoint.read(file)
     model = T2IReIDModel.from_checkpoint(checkpoint)
     weights = checkpoint.best.get("protocol_weights", {})
     about = About(fingerprint(model), model.ranking, model.preprocess, weights.get(SUM) or 1.0)
-    device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu"
-    return TorchSides(model.to(device), about.sum_weight), about
+    own = f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu"
+    try:
+        return TorchSides(model.to(device or own), about.sum_weight), about
+    except (RuntimeError, AssertionError) as error:  # the second from a PyTorch without CUDA
+        raise ConfigError(f"device: {device!r} cannot be used ({first_line(error)}); give 'cpu', or 'cuda'") from error

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
@@ -110,7 +111,91 @@ def test_files_pillow_images_and_arrays_are_the_same_photo(photos):
         vectors = encoder.encode_images([image, np.array(image), encoder.read(np.array(image))])
     np.testing.assert_array_equal(vectors[0], vectors[1])
     np.testing.assert_array_equal(vectors[0], vectors[2])
-    assert encoder.encode_images([]).shape == (0, 256)
+
+
+@pytest.fixture(scope="module")
+def by_both():
+    """A model that ranks by both branches, its encoder, and `one(photo)`: the model's own embeddings of a file."""
+    model = tiny_model()
+    model.ranking = Ranking("both", 0.3)
+
+    def one(photo):
+        with torch.no_grad():
+            return torch.cat(model.encode_branches(pixels(model, [photo])), dim=1)[0].numpy()
+
+    return SimpleNamespace(model=model, encoder=encoder_of(model), one=one)
+
+
+def test_batches_give_the_vectors_of_one_by_one(by_both, photos):
+    encoder, expected = by_both.encoder, np.stack([by_both.one(photo) for photo in photos])
+    for size in (1, 4, 64):
+        vectors = encoder.encode_images((photo for photo in photos), batch_size=size)
+        assert vectors.dtype == np.float32
+        np.testing.assert_allclose(vectors, expected, atol=1e-6)
+        queries = encoder.encode_texts(iter(TEXTS), batch_size=size)
+        np.testing.assert_allclose(queries, [encoder.encode_query(text) for text in TEXTS], atol=1e-6)
+    for vectors in (encoder.encode_images([]), encoder.encode_texts([])):
+        assert (vectors.shape, vectors.dtype) == ((0, 512), np.float32)
+
+
+def test_one_item_gives_one_vector(by_both, photos):
+    encoder, expected = by_both.encoder, by_both.one(photos[1])
+    with Image.open(photos[1]) as image:
+        array = np.array(image)
+    tensor = torch.from_numpy(array).permute(2, 0, 1)
+    for photo in (photos[1], str(photos[1]), image, array, tensor, pixels(by_both.model, [photos[1]])[0]):
+        np.testing.assert_allclose(encoder.encode_images(photo), expected, atol=1e-6)
+    assert encoder.encode_texts(TEXTS[0]).shape == (512,)
+    np.testing.assert_allclose(encoder.encode_texts(TEXTS[0]), encoder.encode_query(TEXTS[0]), atol=1e-6)
+
+
+def test_tensors_of_pixels_and_of_preprocessed_photos(by_both, tmp_path):
+    """As for torchreid's FeatureExtractor, floating point is taken as it is."""
+    arrays = np.random.default_rng(0).integers(0, 256, (3, 64, 48, 3), np.uint8)
+    files = [tmp_path / f"{number}.png" for number in range(3)]
+    for file, array in zip(files, arrays):
+        Image.fromarray(array).save(file)
+    expected = np.stack([by_both.one(file) for file in files])
+    preprocessed = pixels(by_both.model, files).double().requires_grad_()
+    for batch in (arrays, torch.from_numpy(arrays).permute(0, 3, 1, 2), preprocessed):
+        np.testing.assert_allclose(by_both.encoder.encode_images(batch), expected, atol=1e-6)
+    mirrored = by_both.encoder.encode_images([array[:, ::-1] for array in arrays])  # not contiguous in memory
+    np.testing.assert_allclose(mirrored, by_both.encoder.encode_images(arrays[:, :, ::-1].copy()), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("photo", "message"),
+    [
+        (torch.zeros(2, 3, 64, 32), r"normalised photos \[B, 3, 32, 32\], not \['B', 3, 64, 32\]"),
+        (torch.zeros(2, 32, 32, 3, dtype=torch.uint8), r"uint8 arrays \[H, W, 3\] of RGB, not uint8 \[32, 3, 32\]"),
+        (np.zeros((32, 32, 3)), r"not float64 \[32, 32, 3\]"),
+        ([None], "not NoneType"),
+        (".", "'.' is a folder; give a list of its files"),
+    ],
+    ids=str,
+)
+def test_photos_that_cannot_be_read_are_refused(by_both, photo, message):
+    with pytest.raises(InputError, match=message):
+        by_both.encoder.encode_images(photo)
+
+
+def test_texts_that_are_not_sentences_are_refused(by_both):
+    for texts, message in (
+        (["A man.", float("nan")], "sentence 2 must be a string, not float"),
+        ("", "1 is empty"),
+    ):
+        with pytest.raises(InputError, match=message):
+            by_both.encoder.encode_texts(texts)
+
+
+def test_long_lists_report_progress(by_both, capsys):
+    encoder, photo = encoder_of(by_both.model), np.zeros((32, 32, 3), np.uint8)
+    encoder.sides = SimpleNamespace(embed_images=lambda images: np.zeros((len(images), 512), np.float32))
+    encoder.encode_images([photo] * 99)
+    encoder.encode_images([photo] * 100, progress=False)
+    assert capsys.readouterr().err == ""
+    encoder.encode_images([photo] * 100)
+    assert capsys.readouterr().err.splitlines()[-1] == "embedding: 100 of 100"
 
 
 @pytest.mark.parametrize(

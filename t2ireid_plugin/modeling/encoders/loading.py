@@ -15,15 +15,15 @@ import os
 import re
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
-from huggingface_hub import constants, hf_hub_download, try_to_load_from_cache
-from huggingface_hub.utils import HFValidationError, validate_repo_id
+from huggingface_hub import constants, hf_hub_download, snapshot_download, try_to_load_from_cache
+from huggingface_hub.utils import HFValidationError, enable_progress_bars, validate_repo_id
 
-from t2ireid_plugin.errors import ConfigError, EncoderError, T2IReIDError, check_keys, short_repr
+from t2ireid_plugin.errors import CheckpointError, ConfigError, EncoderError, T2IReIDError, check_keys, short_repr
 from t2ireid_plugin.modeling.encoders.backbones import token_reader
 from t2ireid_plugin.modeling.encoders.families import check_shape, drop_head, tower_class, without_pooler
 from t2ireid_plugin.modeling.encoders.sources import TORCHREID_MODELS, check_library_model, library_model
@@ -313,15 +313,20 @@ def _check_weights(model: PreTrainedModel, info: Mapping[str, Any], weights: str
 
 @contextlib.contextmanager
 def quiet_loading() -> Iterator[None]:
-    """Silences transformers' report of the loaded weights; callers say what matters of it."""
+    """Silences transformers' progress and report of loaded weights; callers say what matters of it."""
     from transformers.utils import logging as transformers_logging
 
-    before = transformers_logging.get_verbosity()
+    before, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
     transformers_logging.set_verbosity_error()
+    if bars:
+        transformers_logging.disable_progress_bar()
+        enable_progress_bars()  # those of downloads
     try:
         yield
     finally:
         transformers_logging.set_verbosity(before)
+        if bars:
+            transformers_logging.enable_progress_bar()
 
 
 def _load(load: Callable[..., T], source: str, key: str) -> T:
@@ -380,6 +385,25 @@ def find_file(source: str, name: str, download: bool = False) -> Path | None:
         return Path(hf_hub_download(source, name))
     except (OSError, ValueError):  # no such file, or no connection
         return None
+
+
+def download(source: str, patterns: Sequence[str]) -> Path:
+    """The folder of a model on the hub with its files of these patterns; without a connection, from the cache.
+
+    Raises:
+        CheckpointError: when there is none.
+    """
+    reachable = _hub_reachable()
+    try:
+        return Path(snapshot_download(source, allow_patterns=list(patterns), local_files_only=not reachable))
+    except Exception as error:  # of many types, by version of the library
+        reason = (
+            first_line(error) if reachable else "the hub is not reachable from here, and the cache does not have it"
+        )
+        raise CheckpointError(
+            f"no model: '{source}' is not a file or folder here, nor a model on the Hugging Face hub ({reason}); name "
+            "a run, a checkpoint, an exported folder or a hub id"
+        ) from error
 
 
 @functools.cache
