@@ -169,6 +169,7 @@ _DEFAULTS: dict[str, Any] = {
         "identity_weight": None,  # share of the identity branch where both branches score; None: the best on val
         "bootstrap": 2000,  # resamples for the 95 % intervals of the final test; 0 is off
         "pictures": 6,  # number of ranked lists drawn after the final test
+        "picture_format": "png",  # of the plots of --visualize: png, svg or pdf; pictures with photos are always png
     },
 }
 # Replaces defaults in an image-only configuration.

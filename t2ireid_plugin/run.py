@@ -37,6 +37,7 @@ from t2ireid_plugin.synthetic.folder import is_drawn
 from t2ireid_plugin.utils.atomic_io import atomic_write_text, explain_write_errors
 from t2ireid_plugin.utils.distributed import broadcast_object, is_main_process, process_group
 from t2ireid_plugin.utils.file_lock import lock_folder
+from t2ireid_plugin.utils.language import language_of, say, use_language
 from t2ireid_plugin.utils.logging import describe_environment, git_revision, log_to, versions
 from t2ireid_plugin.utils.signals import stop_on_signal
 from t2ireid_plugin.visualization.drawing import draw_ranked_lists
@@ -170,7 +171,7 @@ def _finish(
         if undecided := describe_undecided(outcome.chosen):
             print(undecided)
         pages = _draw_results(cfg, folder, outcome, about, pictures)  # last, when all numbers are saved
-        print(f"\nResults, log and pictures are in '{folder}'")
+        print("\n" + say("Results, log and pictures are in '{folder}'", folder=folder))
         _print_pages(pages)
     return outcome.metrics
 
@@ -178,7 +179,7 @@ def _finish(
 def _print_pages(pages: Sequence[Path]) -> None:
     """Prints each page as an address that a terminal makes clickable."""
     for page in pages:
-        print(f"Open in a browser: {page.resolve().as_uri()}")
+        print(say("Open in a browser: {address}", address=page.resolve().as_uri()))
 
 
 @contextlib.contextmanager
@@ -220,20 +221,23 @@ def _draw_results(cfg: CfgNode, folder: Path, outcome: Outcome, about: Mapping[s
     engine, pages = outcome.engine, []
     if engine is None:
         return []
+    title = Path(cfg.data.save_dir).resolve().name, time.strftime("%Y-%m-%d %H:%M")
     for name, metrics in outcome.metrics.items():
         captions, images = (engine.test_loader[name][side].dataset for side in ("query", "gallery"))
         results = [result for result in outcome.results if result.target == name]
-        if cfg.test.pictures > 0:
-            (official,) = (result for result in results if result.protocol == OFFICIAL)
-            groups = example_lists(official, captions.data, images.data, cfg.test.pictures)
-            rows = [item for lists in groups.values() for item in lists]
-            draw_ranked_lists(rows, folder / f"ranked_{name}.png", ". ".join(groups))
-        if pictures:
-            drawn_root = cfg.data.root if is_drawn(cfg.data.root, images.spec.folder) else None
-            target = Target(name, captions.data, images.data, results, drawn_root, images.eval_split)
-            run = Run(metrics, outcome.datasets, _facts(outcome, about), dump(cfg))
-            transform = engine.datamanager.transform_te
-            pages.append(visualize(folder, target, engine.model, transform, run, cfg.test.pictures))
+        with use_language(language_of([caption for *_, caption, _, _ in captions.data])):
+            if cfg.test.pictures > 0:
+                (official,) = (result for result in results if result.protocol == OFFICIAL)
+                groups = example_lists(official, captions.data, images.data, cfg.test.pictures)
+                rows = [item for lists in groups.values() for item in lists]
+                draw_ranked_lists(rows, folder / f"ranked_{name}.png", ". ".join(groups))
+            if pictures:
+                drawn_root = cfg.data.root if is_drawn(cfg.data.root, images.spec.folder) else None
+                target = Target(name, captions.data, images.data, results, drawn_root, images.eval_split)
+                run = Run(metrics, outcome.datasets, _facts(outcome, about), dump(cfg), *title)
+                model, transform = engine.model, engine.datamanager.transform_te
+                drawn = cfg.test.pictures, cfg.test.picture_format
+                pages.append(visualize(folder, target, model, transform, run, *drawn))
     return pages
 
 

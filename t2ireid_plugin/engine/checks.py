@@ -47,6 +47,7 @@ _OF_BRANCHES = {"cloth_embeds", "cloth_image_embeds", "composed_embeds", "gate"}
 _OF_FUSION = {"fused_embeds", "gate_weights", "composed_embeds"}
 # The type in PyTorch of the forward pass.
 PRECISIONS = {"fp32": None, "bf16": "bfloat16", "fp16": "float16"}
+PICTURE_FORMATS = ("png", "svg", "pdf")  # of plots, see `visualization.plots.plot_file`
 TEXT_FEATURE_CACHES = ("off", "memory", "disk")
 # Settings by the limits of their values, which are also the words of the message.
 _LIMITS = {
@@ -174,6 +175,7 @@ def check_common(cfg: CfgNode) -> None:
     """
     check_choice("sampler.train_sampler", cfg.sampler.train_sampler, SAMPLERS)
     check_choice("test.evaluator", cfg.test.evaluator, EVALUATORS)
+    check_choice("test.picture_format", cfg.test.picture_format, PICTURE_FORMATS)
     for limits, keys in _LIMITS.items():
         bounds = [limit.rsplit(" ", 1) for limit in limits.split(" and ")]
         for key in keys:

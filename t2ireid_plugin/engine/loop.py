@@ -25,6 +25,7 @@ from t2ireid_plugin.modeling.checkpoint import weights_digest
 from t2ireid_plugin.modeling.ranking import Ranking
 from t2ireid_plugin.modeling.t2ireid import T2IReIDModel
 from t2ireid_plugin.utils.distributed import all_gather_list, is_main_process, rank, world_size
+from t2ireid_plugin.utils.language import say
 from t2ireid_plugin.utils.logging import MetricsLog
 from t2ireid_plugin.utils.signals import Stopped, check_stop, defer_signals
 
@@ -301,12 +302,12 @@ def describe_epoch(
         score: R@1 on val, a share of 1; None if the epoch was not evaluated.
         best: the epoch that is best on val.
     """
-    means = (f"{name} {statistics.fmean(values):.4g}" for name, values in losses.items() if values)
-    parts = [f"epoch {epoch}/{last}", *means]
+    means = (f"{say(name)} {statistics.fmean(values):.4g}" for name, values in losses.items() if values)
+    parts = [say("epoch {epoch}/{last}", epoch=epoch, last=last), *means]
     if score is not None:
-        parts.append(f"val R@1 {100 * score:.1f}{' (best)' if best == epoch else ''}")
+        parts.append(say("val R@1 {score:.1f}", score=100 * score) + (say(" (best)") if best == epoch else ""))
     if epoch < last:
-        parts.append(f"eta {datetime.timedelta(seconds=round(remaining))}")
+        parts.append(say("eta {time}", time=datetime.timedelta(seconds=round(remaining))))
     return "  ".join(parts)
 
 

@@ -27,6 +27,7 @@ from t2ireid_plugin.evaluation.protocols import (
 )
 from t2ireid_plugin.evaluation.ranks import positive_ranks, ranks_from_scores
 from t2ireid_plugin.evaluation.result import Metrics, RetrievalResult, query_figures
+from t2ireid_plugin.utils.language import say
 from t2ireid_plugin.utils.text import text_table
 
 
@@ -168,23 +169,27 @@ def format_table(results: Mapping[str, Mapping[str, Metrics]]) -> str:
     rows = [(target, protocol, metrics) for target, group in results.items() for protocol, metrics in group.items()]
     names = [name for name in rows[0][2] if name.startswith("R@")] + ["mAP", "mINP"]
     bounded = [name for name in ("R@1", "mAP") if name in rows[0][2].get("interval95", {})]
-    header = ["target", "protocol", *names, "queries", "gallery", *(f"{name} 95 %" for name in bounded)]
+    columns = [say(name) for name in ("target", "protocol", *names, "queries", "gallery")]
+    header = [*columns, *(f"{name} 95 %" for name in bounded)]
     cells, notes = [], []
     for target, protocol, metrics in rows:
         shares = (f"{100 * metrics[name]:.2f}" for name in names)
-        ends = ("{:.1f} to {:.1f}".format(*(100 * end for end in metrics["interval95"][name])) for name in bounded)
+        pairs = ((f"{100 * end:.1f}" for end in metrics["interval95"][name]) for name in bounded)
+        ends = (say("{low} to {high}", low=low, high=high) for low, high in pairs)
         cells.append([target, protocol, *shares, str(metrics["queries"]), str(metrics["gallery"]), *ends])
         if number := metrics["skipped_queries"]:
-            notes.append(f"{target} {protocol}: {number} queries have no match in their gallery and are left out")
+            note = say("{number} queries have no match in their gallery and are left out", number=number)
+            notes.append(f"{target} {protocol}: {note}")
         if "mSD" in metrics:
-            forms = "{:.2f} (as the authors' published file computes it: {:.2f})"
-            notes.append(
-                f"{target} {protocol}: mSD " + forms.format(*(100 * metrics[k] for k in ("mSD", "mSD_unsorted")))
-            )
+            note = "mSD {msd:.2f} (as the authors' published file computes it: {other:.2f})"
+            values = {"msd": 100 * metrics["mSD"], "other": 100 * metrics["mSD_unsorted"]}
+            notes.append(f"{target} {protocol}: {say(note, **values)}")
         if "weight" in metrics:
-            whose = "caption's" if protocol in SUMS else "identity branch's"
-            origin = "chosen on val" if metrics["weight_chosen"] else "fixed, not chosen on val"
-            notes.append(f"{target} {protocol}: the {whose} weight is {metrics['weight']:g}, {origin}")
+            sentence = "the identity branch's weight is {weight:g}"
+            if protocol in SUMS:
+                sentence = "the caption's weight is {weight:g}"
+            origin = ", chosen on val" if metrics["weight_chosen"] else ", fixed, not chosen on val"
+            notes.append(f"{target} {protocol}: {say(sentence, weight=metrics['weight'])}{say(origin)}")
     return "\n".join([text_table(header, cells, text_columns=2), *notes])
 
 

@@ -220,6 +220,24 @@ PROTOCOLS: dict[str, Protocol] = {
         ("looks", "clothing", "cloth_images"), composed(lambda e, w: pair_to_image(e, e.images[e.described], w))
     ),
 }
+SENTENCES = {  # for readers of a report
+    "t2i": "Each caption searches all photos; this is the benchmarks' official protocol.",
+    "i2t": "Each photo searches all captions.",
+    "i2i": "Each photo searches all others, without those of its person by its own camera where cameras are known.",
+    "ti2i": "Each photo, fused with its caption, searches all other photos.",
+    "ti2i_photo": "A baseline of ti2i: the photos without their captions.",
+    "ti2i_sum": "A baseline of ti2i: a weighted sum of each photo's and its caption's embeddings.",
+    "caption": "Each whole caption searches all photos by their identity embeddings.",
+    "identity": "Each identity text searches all photos by their identity embeddings.",
+    "clothing": "Each clothing text searches all photos by their clothing embeddings.",
+    "both": "Identity and clothing text together search all photos by both embeddings.",
+    "caption_clothing": "Whole caption and clothing text together search all photos by both embeddings.",
+    "composed": "A photo of a person, fused with a text of another outfit, searches for the person in that outfit.",
+    "composed_words": "A baseline of composed: the texts without the photos.",
+    "composed_photo": "A baseline of composed: the photos without the texts.",
+    "composed_sum": "A baseline of composed: a weighted sum of each photo's and its text's embeddings.",
+    "composed_pair": "A baseline of composed: the photo by its identity embedding, the text by its clothing embedding.",
+}
 OFFICIAL = "t2i"
 SUM, COMPOSED, COMPOSED_SUM = "ti2i_sum", "composed", "composed_sum"
 SUMS = {"ti2i": SUM, SUM: SUM, COMPOSED: COMPOSED_SUM, COMPOSED_SUM: COMPOSED_SUM}  # whose weight each of these has

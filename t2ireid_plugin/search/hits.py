@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from t2ireid_plugin.search.rows import Box
+from t2ireid_plugin.utils.language import language_of, use_language
 
 
 class Hit(NamedTuple):
@@ -71,4 +72,5 @@ class Hits(Sequence[Hit]):
         """
         from t2ireid_plugin.search.sheet import draw_hits  # which loads OpenCV
 
-        draw_hits(self, Path(path))
+        with use_language(language_of([self.query])):
+            draw_hits(self, Path(path))

@@ -14,6 +14,7 @@ from t2ireid_plugin.errors import ConfigError, DataError
 from t2ireid_plugin.search.hits import Hit, Hits
 from t2ireid_plugin.search.photos import read_photo
 from t2ireid_plugin.utils.atomic_io import atomic_write, atomic_write_text
+from t2ireid_plugin.utils.language import say
 from t2ireid_plugin.visualization.drawing import Cell, draw_cells, fit
 from t2ireid_plugin.visualization.html import escape_line, image, page
 
@@ -27,7 +28,8 @@ def draw_hits(hits: Hits, path: Path) -> None:
     suffix = path.suffix.lower()
     if suffix not in (".html", ".htm", *Image.registered_extensions()):
         raise ConfigError(f"'{path}' is neither a page nor a picture; give a name that ends in .html or .png")
-    note = f"{len(hits):,} hits from {hits.searched:,} of {hits.total:,} rows. {_NOTE}"
+    counts = "{count:,} hits from {searched:,} of {total:,} rows."
+    note = f"{say(counts, count=len(hits), searched=hits.searched, total=hits.total)} {say(_NOTE)}"
     cells, problems = [], []
     for number, hit in enumerate(hits, start=1):
         try:
@@ -75,5 +77,6 @@ def _page(hits: Hits, note: str, cells: Sequence[Cell]) -> str:
         figures.append(
             f'<figure class="query"><div>{picture}</div><figcaption><span>{caption}</span></figcaption></figure>'
         )
-    heading = f'<h1>{escape_line(hits.query or "Search")}</h1><p class="faint">{escape_line(note)}</p>'
-    return page(hits.query or "Search", f'{heading}\n<div class="photos">{"".join(figures)}</div>')
+    title = hits.query or say("Search")
+    heading = f'<h1>{escape_line(title)}</h1><p class="faint">{escape_line(note)}</p>'
+    return page(title, f'{heading}\n<div class="photos">{"".join(figures)}</div>')

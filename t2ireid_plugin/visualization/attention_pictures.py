@@ -12,14 +12,18 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from t2ireid_plugin.utils.atomic_io import atomic_write
-from t2ireid_plugin.utils.fonts import Font, font_for, plain_font, wrap
+from t2ireid_plugin.utils.fonts import Font, font_for, wrap
+from t2ireid_plugin.utils.language import say
 from t2ireid_plugin.visualization.attention import BRANCHES, WordRelevance
 from t2ireid_plugin.visualization.drawing import fit
 
 _PHOTO, _GAP, _LABEL, _LINE = 320, 10, 20, 26  # _PHOTO: maximum height and width
 _FONT_SIZE = 13
 _BAR = 34  # height of the colour bar and its labels
-_MAX_FACTOR = 4.0  # the colour map ranges from 1 / _MAX_FACTOR to _MAX_FACTOR times an even share
+_MAX_FACTOR = 4.0  # the tints range from 1 / _MAX_FACTOR to _MAX_FACTOR times an even share
+_BLANK, _INK = (255, 255, 255, 0), (128, 128, 128)  # transparent, and grey, which is legible on light and dark pages
+_LESS, _MORE = (0, 90, 255), (255, 96, 0)  # tints of less and of more than an even share
+_MAX_TINT = 0.65  # share of the strongest tint in a pixel's colour, which leaves the person visible
 
 
 def draw_attention(
@@ -27,8 +31,9 @@ def draw_attention(
 ) -> None:
     """Writes a PNG of the photo, the identity and the clothing map over it, and the words coloured by relevance.
 
-    All pictures share one scale: green is the even share of a patch, blue a quarter of it or less, red four times
-    as much or more. Green words raise the similarity, red ones lower it; the strongest word of a caption is deepest.
+    All pictures share one scale: a patch with an even share is not tinted, the blue tint is strongest at a quarter of
+    it or less, the orange one at four times as much or more. Green words raise the similarity, red ones lower it; the
+    strongest word of a caption is deepest.
 
     Args:
         photo: the image file.
@@ -41,17 +46,18 @@ def draw_attention(
     """
     pixels = fit(photo, _PHOTO, _PHOTO)
     tiles = [pixels, *(_overlay(pixels, attention.numpy()) for attention in maps)]
-    font = plain_font(_FONT_SIZE)
+    labels = [say("photo"), *map(say, BRANCHES)]
+    font = font_for("".join(labels), _FONT_SIZE)
     step = max(pixels.shape[1], 90) + _GAP
     width = _GAP + 3 * step
     top = _LABEL + pixels.shape[0] + _GAP
     word_font = font_for("".join(word for word, _ in words), _FONT_SIZE)
     placed = _place_words(words, width, word_font)
     height = placed[-1][1] + _LINE if placed else 0
-    canvas = Image.new("RGB", (width, top + _BAR + height + _GAP), "white")
+    canvas = Image.new("RGBA", (width, top + _BAR + height + _GAP), _BLANK)
     draw = ImageDraw.Draw(canvas)
-    for number, (label, tile) in enumerate(zip(("photo", *BRANCHES), tiles)):
-        draw.text((_GAP + number * step, 1), label, fill="black", font=font)
+    for number, (label, tile) in enumerate(zip(labels, tiles)):
+        draw.text((_GAP + number * step, 1), label, fill=_INK, font=font)
         canvas.paste(Image.fromarray(tile), (_GAP + number * step, _LABEL))
     _draw_bar(canvas, draw, top, font)
     strongest = max((abs(relevance) for _, relevance in words), default=0.0)
@@ -62,30 +68,30 @@ def draw_attention(
     atomic_write(Path(path), lambda draft: canvas.save(draft))
 
 
-def _colours(times_even: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
-    """Attention as a multiple of the even share ``[h, w]`` to RGB ``[h, w, 3]``; equal factors are equal steps."""
+def _tinted(grey: npt.NDArray[np.uint8], times_even: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
+    """Grey RGB ``[H, W, 3]`` tinted by attention as a multiple of the even share ``[H, W]``.
+
+    Equal factors are equal steps of tint.
+    """
     steps = np.log(np.maximum(times_even, 1e-6)) / np.log(_MAX_FACTOR)  # -1 … 1 within the scale
-    # Without the ends of the colour map, whose dark blue and dark red look alike over a dark photo.
-    grey = np.clip(127.5 + 96 * steps, 31, 224).round().astype(np.uint8)
-    return cv2.applyColorMap(grey, cv2.COLORMAP_JET)[..., ::-1]
+    tint = _MAX_TINT * np.clip(np.abs(steps), 0, 1)[..., None]
+    return ((1 - tint) * grey + tint * np.where(steps[..., None] > 0, _MORE, _LESS)).round().astype(np.uint8)
 
 
 def _overlay(pixels: npt.NDArray[np.uint8], attention: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
     """A map ``[h, w]`` over the grey photo RGB ``[H, W, 3]``, patch by patch, so that its coarseness shows."""
-    colours = _colours(attention * attention.size)
-    colours = cv2.resize(colours, pixels.shape[1::-1], interpolation=cv2.INTER_NEAREST)
-    grey = cv2.cvtColor(cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
-    return cv2.addWeighted(colours, 0.5, grey, 0.5, 0)
+    times_even = cv2.resize(attention * attention.size, pixels.shape[1::-1], interpolation=cv2.INTER_NEAREST)
+    return _tinted(cv2.cvtColor(cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB), times_even)
 
 
 def _draw_bar(canvas: Image.Image, draw: ImageDraw.ImageDraw, top: int, font: Font) -> None:
     """The scale of the maps, labelled at its ends and its middle."""
     length = canvas.width - 2 * _GAP
     times = _MAX_FACTOR ** np.linspace(-1, 1, length, dtype=np.float32)[None]
-    bar = np.repeat(_colours(times), 8, axis=0)
-    canvas.paste(Image.fromarray(bar), (_GAP, top))
-    for text, anchor, x in (("1/4", "la", 0), ("even", "ma", length // 2), ("4 x", "ra", length)):
-        draw.text((_GAP + x, top + 11), text, fill="black", font=font, anchor=anchor)
+    bar = _tinted(np.full((1, length, 3), 200, np.uint8), times)
+    canvas.paste(Image.fromarray(np.repeat(bar, 8, axis=0)), (_GAP, top))
+    for text, anchor, x in (("1/4", "la", 0), (say("even"), "ma", length // 2), ("4 x", "ra", length)):
+        draw.text((_GAP + x, top + 11), text, fill=_INK, font=font, anchor=anchor)
 
 
 def _place_words(words: Sequence[WordRelevance], width: int, font: Font) -> list[tuple[int, int, int, str, float]]:

@@ -11,6 +11,7 @@ from PIL import Image, ImageDraw, ImageOps
 from t2ireid_plugin.data.images import Pixels, read_pixels, resize
 from t2ireid_plugin.utils.atomic_io import atomic_write
 from t2ireid_plugin.utils.fonts import font_for, plain_font, printable, wrap
+from t2ireid_plugin.utils.language import say
 
 if TYPE_CHECKING:
     from t2ireid_plugin.visualization.ranked_lists import Hit, RankedList  # which imports PyTorch
@@ -87,21 +88,23 @@ def picture_name(number: int, pid: int) -> str:
 
 def describe_failures(lists: Sequence[RankedList]) -> str:
     """Heading of a sheet of failures."""
-    return "Worst failures: queries whose first match ranks lowest" if lists else "No query failed"
+    if not lists:
+        return say("No query failed")
+    return say("Worst failures: queries whose first match ranks lowest, one per person")
 
 
 def describe_list(item: RankedList) -> str:
     """One line with the query's number, its person and the rank of its first match."""
-    where = "no match in the gallery"
+    where = say("no match in the gallery")
     if item.first is not None:
-        where = f"first match at rank {item.first.rank}"
+        where = say("first match at rank {rank}", rank=item.first.rank)
         where += f": {short_path(item.first.photo)}" if item.first.photo else ""
-    return f"query {item.number} · person {item.pid} · {where}"
+    return say("query {number} · person {pid} · {where}", number=item.number, pid=item.pid, where=where)
 
 
 def photo_label(item: RankedList) -> str:
     """Label of the photo beside a list: the query itself, or the photo that the query's text describes."""
-    return "query" if item.photo_seen else "described"
+    return say("query") if item.photo_seen else say("described")
 
 
 def mark(hit: Hit) -> str:
@@ -145,7 +148,8 @@ def _draw_row(item: RankedList) -> Image.Image:
         canvas.paste(block, (MARGIN, y))
         y += block.height
     canvas.paste(_framed(item.photo, GREY), (MARGIN, top))
-    ImageDraw.Draw(canvas).text((MARGIN, top + CELL_HEIGHT + 2), photo_label(item), _FAINT, plain_font(_SMALL))
+    label = photo_label(item)
+    ImageDraw.Draw(canvas).text((MARGIN, top + CELL_HEIGHT + 2), label, _FAINT, font_for(label, _SMALL))
     if texts:
         _draw_texts(canvas, texts, top)
     else:

@@ -16,6 +16,7 @@ import torch
 
 from t2ireid_plugin.evaluation.protocols import COMPOSED, IMAGE_QUERY_PROTOCOLS, SUMS, RetrievalTask
 from t2ireid_plugin.evaluation.result import RetrievalResult
+from t2ireid_plugin.utils.language import say
 
 Array = npt.NDArray
 Items = Sequence[Sequence[Any]]  # items of a dataset, ``(path, pid, …, caption, id_text, cloth_text)``
@@ -68,12 +69,15 @@ def example_positions(result: RetrievalResult, number: int) -> tuple[list[int], 
 
 
 def worst_failures(result: RetrievalResult, number: int) -> list[int]:
-    """Positions of the queries whose first match ranks lowest, worst first; equal ones in the order of the queries.
+    """Positions of the queries whose first match ranks lowest, the worst of each person, worst first.
 
-    Queries whose first match has rank 1 and queries without a match are not failures.
+    Equal ones are in the order of the queries. Queries whose first match has rank 1 and queries without a match are
+    not failures.
     """
-    order = np.argsort(-result.first_rank, kind="stable")[:number]
-    return result.query_index[order[result.first_rank[order] > 1]].tolist()
+    order = np.argsort(-result.first_rank, kind="stable")
+    failed = order[result.first_rank[order] > 1]
+    _, worst = np.unique(result.pids[failed], return_index=True)
+    return result.query_index[failed[np.sort(worst)[:number]]].tolist()
 
 
 def ranked_lists(
@@ -105,12 +109,17 @@ def example_lists(result: RetrievalResult, queries: Items, gallery: Items, numbe
         number: of lists in all.
     """
     kinds, groups = example_positions(result, number), {}
-    right = int((result.first_rank == 1).sum())
-    for word, positions, count in zip(("right", "wrong"), kinds, (right, len(result.first_rank) - right)):
+    right, every = int((result.first_rank == 1).sum()), len(result.first_rank)
+    headings = (
+        say("First answer right: {count:,} of {every:,} queries", count=right, every=every),
+        say("First answer wrong: {count:,} of {every:,} queries", count=every - right, every=every),
+    )
+    for heading, positions, count in zip(headings, kinds, (right, every - right)):
         if positions:
-            which = f"{len(positions)} of them, evenly spaced" if len(positions) < count else "all of them"
-            heading = f"First answer {word}: {count:,} of {len(result.first_rank):,} queries; {which}"
-            groups[heading] = ranked_lists(result, queries, gallery, positions)
+            which = say("; all of them")
+            if len(positions) < count:
+                which = say("; {number} of them, evenly spaced", number=len(positions))
+            groups[heading + which] = ranked_lists(result, queries, gallery, positions)
     return groups
 
 

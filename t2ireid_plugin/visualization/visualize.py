@@ -5,7 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
 
 from t2ireid_plugin.data.transforms import TestTransform
 from t2ireid_plugin.errors import ConfigError, DataError, InputError
@@ -16,10 +19,11 @@ from t2ireid_plugin.synthetic.folder import FOLDER
 from t2ireid_plugin.synthetic.parts import drawn_photos, part_masks
 from t2ireid_plugin.utils.atomic_io import atomic_write, atomic_write_text
 from t2ireid_plugin.utils.fonts import NO_CHINESE, chinese_font, has_chinese
+from t2ireid_plugin.utils.language import language, say
 from t2ireid_plugin.visualization.attention import attention_shares, photo_maps, word_relevance
 from t2ireid_plugin.visualization.attention_pictures import draw_attention
 from t2ireid_plugin.visualization.drawing import describe_failures, draw_ranked_lists, picture_name
-from t2ireid_plugin.visualization.plots import plot_cmc, plot_similarities
+from t2ireid_plugin.visualization.plots import plot_cmc, plot_file, plot_for_page, plot_similarities
 from t2ireid_plugin.visualization.ranked_lists import (
     Items,
     RankedList,
@@ -31,11 +35,15 @@ from t2ireid_plugin.visualization.ranked_lists import (
 )
 from t2ireid_plugin.visualization.report import (
     Run,
+    Section,
     attention_section,
     examples_section,
     protocol_section,
     write_report,
 )
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 _MAX_RANK = 50  # of the CMC curve
 
@@ -52,7 +60,13 @@ class Target(NamedTuple):
 
 
 def visualize(
-    parent: str | Path, target: Target, model: T2IReIDModel, transform: TestTransform, run: Run, number: int
+    parent: str | Path,
+    target: Target,
+    model: T2IReIDModel,
+    transform: TestTransform,
+    run: Run,
+    number: int,
+    picture_format: str = "png",
 ) -> Path:
     """Draws all pictures of one target into a new folder, ``parent/visualize_<target>``, and returns the page.
 
@@ -65,33 +79,68 @@ def visualize(
         transform: from a photo to the model's input, as in the test.
         run: further content of the page.
         number: of queries to draw of each kind.
+        picture_format: of the plots, see `plot_file`.
 
     Raises:
         DataError: when a photo cannot be read or a picture cannot be written.
     """
     folder = _new_folder(Path(parent), f"visualize_{target.name}")
-    cmc = plot_cmc({result.protocol: result.cmc(_MAX_RANK) for result in target.results})
-    atomic_write(folder / "cmc.png", lambda draft: draft.write_bytes(cmc))
+    plots = _Plots(folder, picture_format)
+    cmc = plots.add("cmc", plot_cmc({result.protocol: _cmc(result) for result in target.results}))
     first, sections = "", []
     for result in target.results:
-        examples, failures, similarities = _draw_result(folder, target, result, number)
+        examples, failures = _draw_lists(folder, target, result, number)
         if result.protocol == OFFICIAL:
             first, examples = examples_section(examples), {}
+        similarities = plots.similarities(result)
         sections.append(protocol_section(result.protocol, examples, failures, similarities))
     sections.append(_draw_attention(folder, target, model, transform, number))
-    notes = ["The same pictures are files in the folder of this page."]
-    if any(has_chinese(caption) for *_, caption, _, _ in target.captions) and chinese_font(12) is None:
+    notes = [say("The same pictures are files in the folder of this page.")]
+    chinese = language() == "zh" or any(has_chinese(caption) for *_, caption, _, _ in target.captions)
+    if chinese and chinese_font(12) is None:
         notes.append(f"Pictures with text: {NO_CHINESE}.")
-    write_report(folder / "report.html", f"{target.name}: retrieval results", run, first, cmc, sections, notes)
+    title = " · ".join(filter(None, (run.name, target.name, run.date)))
+    write_report(folder / "report.html", title, run, first, cmc, sections, notes)
     return folder / "report.html"
 
 
-def _draw_result(
+class _Plots:
+    """Writes plots into a folder, each once, and returns them for the page."""
+
+    def __init__(self, folder: Path, picture_format: str) -> None:
+        self.folder, self.format = folder, picture_format
+        self.shares: dict[str, npt.NDArray] = {}  # of the pairs of each kind, by protocol, [2, bins]
+
+    def add(self, name: str, figure: Figure) -> bytes:
+        """Writes ``<name>.<format>``."""
+        content = plot_file(figure, self.format)
+        atomic_write(self.folder / f"{name}.{self.format}", lambda draft: draft.write_bytes(content))
+        return plot_for_page(figure)
+
+    def similarities(self, result: RetrievalResult) -> bytes | str:
+        """Plots a protocol's similarities; returns the name of the protocol that has had the same, if there is one."""
+        assert result.task is not None
+        counts = np.stack(similarity_histogram(result.task))
+        shares = counts / counts.sum(axis=1, keepdims=True).clip(1)
+        for protocol, others in self.shares.items():
+            # i2t has the pairs of t2i; rounding in the product of matrices moves a few to the next bin.
+            if np.abs(shares - others).sum() < 1e-3:
+                return protocol
+        self.shares[result.protocol] = shares
+        return self.add(f"similarities_{result.protocol}", plot_similarities(*counts))
+
+
+def _cmc(result: RetrievalResult) -> npt.NDArray:
+    """R@1 to R@50, or up to the gallery's size where that is smaller."""
+    assert result.task is not None
+    return result.cmc(min(_MAX_RANK, len(result.task.g_pids)))
+
+
+def _draw_lists(
     folder: Path, target: Target, result: RetrievalResult, number: int
-) -> tuple[dict[str, list[RankedList]], list[RankedList], bytes]:
-    """Draws ``ranked_<protocol>/…``, ``failures_<protocol>.png`` and ``similarities_<protocol>.png``; returns them."""
-    protocol, task = result.protocol, result.task
-    assert task is not None
+) -> tuple[dict[str, list[RankedList]], list[RankedList]]:
+    """Draws ``ranked_<protocol>/…`` and ``failures_<protocol>.png``; returns the lists."""
+    protocol = result.protocol
     queries = target.images if protocol in IMAGE_QUERY_PROTOCOLS else target.captions
     gallery = target.captions if protocol == "i2t" else target.images
     examples = example_lists(result, queries, gallery, number)
@@ -100,13 +149,13 @@ def _draw_result(
     for item in (item for lists in examples.values() for item in lists):
         draw_ranked_lists([item], ranked / picture_name(item.number, item.pid))
     draw_ranked_lists(failures, folder / f"failures_{protocol}.png", describe_failures(failures))
-    similarities = plot_similarities(*similarity_histogram(task))
-    atomic_write(folder / f"similarities_{protocol}.png", lambda draft: draft.write_bytes(similarities))
-    return examples, failures, similarities
+    return examples, failures
 
 
-def _draw_attention(folder: Path, target: Target, model: T2IReIDModel, transform: TestTransform, number: int) -> str:
-    """Draws ``attention/…`` and, for drawn people, writes ``attention_shares.json``; returns HTML."""
+def _draw_attention(
+    folder: Path, target: Target, model: T2IReIDModel, transform: TestTransform, number: int
+) -> Section:
+    """Draws ``attention/…`` and, for drawn people, writes ``attention_shares.json``."""
     try:
         pictures = _attention_pictures(folder, target, model, transform, number)
     except (InputError, ConfigError) as error:  # no grid of patches, or branches that see one pooled token

@@ -36,21 +36,28 @@ def test_three_pictures_that_show_the_maps(photo):
     upper, lower = picture[20 + 80], picture[20 + 240]
     assert (upper[middles[0]] == 120).all()
     assert (lower[middles[0]] == 120).all()
-    red, blue = upper[middles[1]], lower[middles[1]]
-    assert red[0] > red[2] + 50
-    assert blue[2] > blue[0] + 50
-    assert np.array_equal(upper[middles[2]], blue)
-    assert np.array_equal(lower[middles[2]], red)
-    assert (picture[:20] < 80).any()  # labels
+    more, less = upper[middles[1]], lower[middles[1]]
+    assert more[0] > more[2] + 50  # orange
+    assert less[2] > less[0] + 50  # blue
+    assert np.array_equal(upper[middles[2]], less)
+    assert np.array_equal(lower[middles[2]], more)
+    assert (picture[:20] < 150).any()  # labels
 
 
-def test_an_even_map_is_green_whatever_its_grid(photo):
-    pictures = [
-        draw(photo, AttentionMaps(even, even))[180, 260]
-        for even in (torch.full((4, 2), 1 / 8), torch.full((14, 14), 1 / 196))
-    ]
-    assert np.array_equal(*pictures)
-    assert pictures[0].argmax() == 1
+def test_an_even_map_leaves_the_grey_photo_whatever_its_grid(photo):
+    for even in (torch.full((4, 2), 1 / 8), torch.full((14, 14), 1 / 196)):
+        assert (draw(photo, AttentionMaps(even, even))[180, 260] == 120).all()
+
+
+def test_the_photo_is_visible_under_the_strongest_tint(photo):
+    pixels = np.zeros((120, 60, 3), np.uint8)
+    pixels[:, 40:] = 255
+    Image.fromarray(pixels).save(photo)
+    everything = torch.zeros(4, 2)
+    everything[0] = 0.5
+    picture = draw(photo, AttentionMaps(everything, everything))
+    for row in (40, 300):  # all of the attention, none of it
+        assert (picture[row, 180 + 140] - picture[row, 180 + 20] >= 0.3 * 255).all()
 
 
 def test_words_by_relevance(photo):

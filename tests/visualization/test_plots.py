@@ -6,14 +6,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from t2ireid_plugin.utils import fonts
+from t2ireid_plugin.utils.language import use_language
 from t2ireid_plugin.visualization import plots
-from t2ireid_plugin.visualization.plots import plot_cmc, plot_similarities
+from t2ireid_plugin.visualization.plots import plot_cmc, plot_file, plot_for_page, plot_similarities
 
 GREEN, RED, BLUE, ORANGE = (34, 160, 70), (208, 48, 48), (0, 114, 178), (213, 94, 0)
 
 
-def pixels(png):
-    with Image.open(io.BytesIO(png)) as picture:
+def pixels(figure):
+    with Image.open(io.BytesIO(plot_file(figure, "png"))) as picture:
         assert picture.format == "PNG"
         return np.asarray(picture.convert("RGB")).astype(int)
 
@@ -45,7 +47,6 @@ def test_each_curve_is_drawn_with_its_values(axes):
     assert [line.get_ydata().tolist() for line in axis.lines] == [[0.2, 0.5, 1.0], [0.1, 0.1, 0.4]]
     assert [line.get_xdata().tolist() for line in axis.lines] == [[1, 2, 3]] * 2
     assert [text.get_text() for text in axis.get_legend().get_texts()] == ["t2i", "i2t"]
-    assert plot_cmc(curves) == plot_cmc(curves)
     assert len(places(image, BLUE)) > 50
     assert len(places(image, ORANGE)) > 50
 
@@ -75,6 +76,34 @@ def test_one_kind_of_pairs_alone(axes):
     assert axes[2].get_legend().get_title().get_text() == "overlap 50.0 %"
     first, second = ([text.get_text() for text in axis.get_legend().get_texts()] for axis in axes[:2])
     assert (first, second) == (["same person, mean 0.50"], ["different people, mean 0.50"])
+
+
+@pytest.mark.parametrize(("name", "start"), [("png", b"\x89PNG"), ("svg", b"<?xml"), ("pdf", b"%PDF")])
+def test_equal_plots_are_equal_files(name, start):
+    first, second = (plot_file(plot_cmc({"t2i": np.array([0.2, 1.0])}), name) for _ in range(2))
+    assert first.startswith(start)
+    assert first == second
+
+
+def test_ink_on_a_page_follows_the_colour_scheme():
+    figure = plot_cmc({str(number): np.array([0.2, 1.0]) for number in range(7)})  # the seventh is drawn in ink
+    assert b"#000000" in plot_file(figure, "svg")
+    page = plot_for_page(figure).decode()
+    assert "#000000" not in page
+    assert "#ffffff" not in page
+    assert "currentColor" in page
+    assert "prefers-color-scheme: dark" in page
+
+
+@pytest.mark.skipif(fonts.chinese_font(12) is None, reason="needs a Chinese font")
+def test_labels_are_chinese_where_there_is_a_font(axes, monkeypatch, recwarn):
+    with use_language("zh"):
+        plot_file(plot_similarities(np.array([1, 3]), np.array([3, 1])), "png")
+        monkeypatch.setattr(fonts, "CHINESE_FONTS", ())
+        plot_cmc({"t2i": np.array([0.2, 1.0])})
+    assert axes[0].get_legend().get_title().get_text() == "重叠 50.0 %"
+    assert axes[1].get_xlabel() == "rank k"
+    assert not [str(one.message) for one in recwarn if "missing" in str(one.message)]
 
 
 @pytest.mark.slow

@@ -153,11 +153,12 @@ def test_histogram_in_chunks_is_the_same(monkeypatch):
     assert max(sizes) == 2 * 17
 
 
-def test_worst_failures_come_first_and_equal_ones_in_order():
-    first_rank = np.array([3, 1, 2, 3])  # query 2 has no positive
-    result = RetrievalResult(first_rank, 1 / first_rank, 1 / first_rank, np.full(4, 7), np.array([0, 1, 3, 4]))
-    assert worst_failures(result, 10) == [0, 4, 3]
-    assert worst_failures(result, 2) == [0, 4]
+def test_worst_failures_of_each_person_come_first_and_equal_ones_in_order():
+    first_rank = np.array([3, 1, 2, 3, 5, 4, 2])  # query 2 has no positive
+    people, queries = np.array([9, 7, 6, 5, 4, 4, 9]), np.array([0, 1, 3, 4, 5, 6, 7])
+    result = RetrievalResult(first_rank, 1 / first_rank, 1 / first_rank, people, queries)
+    assert worst_failures(result, 10) == [5, 0, 4, 3]
+    assert worst_failures(result, 2) == [5, 0]
     assert worst_failures(result, 0) == []
 
 

@@ -1,11 +1,16 @@
+import contextlib
+
 import numpy as np
 import pytest
 from PIL import Image
 
+from t2ireid_plugin.evaluation.protocols import PROTOCOLS, SENTENCES
 from t2ireid_plugin.visualization import html
-from t2ireid_plugin.visualization.plots import plot_cmc, plot_similarities
+from t2ireid_plugin.visualization.plots import plot_cmc, plot_file, plot_for_page, plot_similarities
 from t2ireid_plugin.visualization.ranked_lists import Hit, RankedList
 from t2ireid_plugin.visualization.report import Run, attention_section, examples_section, protocol_section, write_report
+
+from ..search.serve.browser import CHROMIUM, Browser
 
 EVIL = "<script>alert(1)</script>&\"'><img src=http://evil.example/x onerror=alert(2)>"
 
@@ -26,9 +31,8 @@ def ranked(photo, text=EVIL, hit_text="", first=None):
 
 
 def section(name, *lists, failures=()):
-    return protocol_section(
-        name, {"First answer right": lists}, failures, plot_similarities(np.array([0, 3]), np.array([2, 1]))
-    )
+    similarities = plot_for_page(plot_similarities(np.array([0, 3]), np.array([2, 1])))
+    return protocol_section(name, {"First answer right": lists}, failures, similarities)
 
 
 METRICS = {
@@ -47,7 +51,7 @@ def write(tmp_path, read_page):
 
     def run(sections=(), notes=(), first="", title="a run", metrics=None, facts=None, config="a: 1"):
         about = Run(metrics or {"t2i": METRICS}, {"cuhkpedes": {"test": {"images": 3074}}}, facts or {}, config)
-        cmc = plot_cmc({"t2i": np.array([0.5, 1])})
+        cmc = plot_for_page(plot_cmc({"t2i": np.array([0.5, 1])}))
         write_report(tmp_path / "report.html", title, about, first, cmc, sections, notes)
         return read_page(tmp_path / "report.html")
 
@@ -58,7 +62,7 @@ def test_markup_in_captions_paths_and_configuration_is_escaped(photo, write):
     page = write(
         sections=[
             section(EVIL, ranked(photo), ranked(photo, hit_text=EVIL), failures=[ranked(photo)]),
-            attention_section([(EVIL, plot_cmc({"a": np.ones(1)}))], note=EVIL),
+            attention_section([(EVIL, plot_file(plot_cmc({"a": np.ones(1)}), "png"))], note=EVIL),
         ],
         notes=[EVIL],
         title=EVIL,
@@ -66,8 +70,8 @@ def test_markup_in_captions_paths_and_configuration_is_escaped(photo, write):
         facts={EVIL: EVIL},
         config=f"model:\n  name: {EVIL}",
     )
-    # Title twice, note, table, section, the lists' texts and hits, attention, the facts, configuration.
-    assert page.words.count(EVIL) == 2 + 1 + 1 + 1 + 3 + 2 + 1 + 2 + 1
+    # Title twice, note, table, section and its link, the lists' texts and hits, attention, the facts, configuration.
+    assert page.words.count(EVIL) == 2 + 1 + 1 + 2 + 3 + 2 + 1 + 2 + 1
     assert f"Similarities, {EVIL}" in [alt for alt, _ in page.images()]
     assert f"model:\n  name: {EVIL}" in page.words
     assert EVIL in [alt for alt, _ in page.images()]
@@ -92,9 +96,41 @@ def test_examples_stand_above_the_metrics_below_their_headings(photo, write):
     first = examples_section({f"Right {EVIL}": [ranked(photo, "A man.")], "Wrong": [ranked(photo, "A woman.")]})
     page = write(first=first, sections=[section("t2i")])
     assert "For 50.0 % of 1,200 sentences, the first of 600 photos shows the right person." in page.words
-    order = [page.texts.index(text) for text in (f"Right {EVIL}", "A man.", "Wrong", "A woman.", "Metrics")]
+    order = [page.texts.index(text) for text in (f"Right {EVIL}", "A man.", "Wrong", "A woman.")]
+    metrics = len(page.texts) - 1 - page.texts[::-1].index("Metrics")  # the heading; the link stands above
     assert order == sorted(order)
+    assert page.texts.index("Metrics") < order[0]
+    assert order[-1] < metrics
     assert examples_section({}) == ""
+
+
+def test_contents_link_to_each_section_and_each_protocol_has_a_sentence(write):
+    assert SENTENCES.keys() == PROTOCOLS.keys()
+    same = protocol_section("i2t", {}, (), "t2i")
+    page = write(sections=[section("t2i"), same, attention_section()])
+    links = [attributes["href"] for tag, attributes in page.tags if tag == "a"]
+    assert links == ["#metrics", "#t2i", "#i2t", "#attention", "#run"]
+    for words in (SENTENCES["t2i"], SENTENCES["i2t"], "The similarities are those of t2i, plotted above."):
+        assert page.texts.count(words) == 1
+    assert [alt for alt, _ in page.images()] == ["CMC", "Similarities, t2i"]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium (chromium or google-chrome on PATH)")
+def test_on_a_phone_no_metric_is_cut_off(photo, write, tmp_path):
+    metrics = {**METRICS, "R@5": 0.5, "R@10": 0.5, "mINP": 0.125}
+    metrics["interval95"] = {key: [0.25, 1.0] for key in ("R@1", "R@5", "R@10", "mAP", "mINP")}
+    write(metrics={"t2i": metrics}, sections=[section("t2i", ranked(photo))], config="x" * 500)
+    right = "[...document.querySelectorAll('td, small, img')].map((node) => node.getBoundingClientRect().right)"
+    column = "[...document.querySelectorAll('td')].map((cell) => getComputedStyle(cell, '::before').content)"
+    with contextlib.closing(Browser(tmp_path / "profile")) as browser:
+        browser.show(390, 844, "dark")
+        browser.open((tmp_path / "report.html").as_uri(), "true")
+        assert browser.run(f"Math.max(...{right})") <= 390
+        assert browser.run("document.documentElement.scrollWidth") <= 390
+        assert {'"mAP"', '"mINP"'} <= set(browser.run(column))
+        browser.show(1280, 800, "light")
+        assert '"mAP"' not in browser.run(column)
 
 
 def test_texts_metrics_shares_and_the_run(photo, write, tmp_path):
@@ -122,7 +158,7 @@ def test_texts_metrics_shares_and_the_run(photo, write, tmp_path):
     ):
         start = cells.index(row[0])
         assert cells[start : start + len(row)] == row
-    for words in ("1,200 drawn photos", "No query failed.", "data:\n  root: somewhere"):
+    for words in ("1,200 drawn photos", "No query failed", "data:\n  root: somewhere"):
         assert words in page.words
     first = (tmp_path / "report.html").read_bytes()
     write(**changes)

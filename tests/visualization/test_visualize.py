@@ -1,9 +1,12 @@
 """``--visualize`` by the command, on a trained model, and `visualize` with changed targets."""
 
+import datetime
 import json
 import re
 import shutil
+from pathlib import Path
 from types import SimpleNamespace
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -18,7 +21,9 @@ from t2ireid_plugin.errors import ConfigError
 from t2ireid_plugin.evaluation.protocols import IMAGE_QUERY_PROTOCOLS, PROTOCOLS
 from t2ireid_plugin.modeling.checkpoint import Checkpoint
 from t2ireid_plugin.synthetic.parts import drawn_photos, part_masks
-from t2ireid_plugin.utils import fonts
+from t2ireid_plugin.utils import fonts, language
+from t2ireid_plugin.utils.language import use_language
+from t2ireid_plugin.visualization import visualize as module
 from t2ireid_plugin.visualization.ranked_lists import example_positions
 from t2ireid_plugin.visualization.report import Run
 from t2ireid_plugin.visualization.visualize import Target, visualize
@@ -29,10 +34,11 @@ NAMES = [name for name in PROTOCOLS if not name.startswith("composed")]  # the p
 
 @pytest.fixture(scope="module")
 def drawn(tiny_settings, tiny_run, tmp_path_factory):
-    """The folder of pictures of all protocols, drawn by the command."""
+    """The folder of pictures of all protocols, drawn by the command, with plots as SVG."""
     folder = tmp_path_factory.mktemp("visualize") / "log"
     settings = {"model__load_weights": tiny_run.folder / "best.pth", "test__pictures": NUMBER, "test__bootstrap": 50}
-    words = tiny_settings(folder, full=True, test__protocols=f"[{','.join(NAMES)}]", **settings)
+    settings |= {"test__protocols": ",".join(NAMES), "test__picture_format": "svg"}
+    words = tiny_settings(folder, full=True, **settings)
     assert main(["test", "--visualize", *words]) == 0
     return folder / "test" / "cuhkpedes" / "visualize_cuhkpedes"
 
@@ -67,10 +73,13 @@ def draw(tested, tmp_path, read_page):
     return draw
 
 
-def test_files_of_the_command(drawn, rows):
+def test_files_of_the_command(drawn, rows, read_page):
     captions = [row["id"] for row in rows for _ in row["captions"]]
     images = [row["id"] for row in rows]
-    expected = {"report.html", "cmc.png", "attention_shares.json"}
+    expected = {"report.html", "cmc.svg", "attention_shares.json"}
+    plotted = [alt for alt, _ in read_page(drawn / "report.html").images() if alt.startswith("Similarities")]
+    assert "Similarities, t2i" in plotted
+    assert "Similarities, i2t" not in plotted  # the same pairs
     for number in np.linspace(0, len(captions) - 1, NUMBER).round().astype(int):
         expected.add(f"attention/{number:06}_pid{captions[number]:04}.png")
     for protocol in NAMES:
@@ -79,26 +88,35 @@ def test_files_of_the_command(drawn, rows):
         assert len(ranked) == NUMBER
         assert all(name == f"{int(name[:6]):06}_pid{pids[int(name[:6])]:04}.png" for name in ranked)
         expected |= {f"ranked_{protocol}/{name}" for name in ranked}
-        expected |= {f"failures_{protocol}.png", f"similarities_{protocol}.png"}
+        expected.add(f"failures_{protocol}.png")
+        if f"Similarities, {protocol}" in plotted:
+            expected.add(f"similarities_{protocol}.svg")
     assert {str(path.relative_to(drawn)) for path in drawn.rglob("*") if path.is_file()} == expected
     for name in expected:
         if name.endswith(".png"):
             with Image.open(drawn / name) as picture:
                 picture.load()
+        if name.endswith(".svg"):
+            assert ElementTree.parse(drawn / name).getroot().tag.endswith("svg")
 
 
 def test_page_of_the_command(drawn, rows, read_page):
     page = read_page(drawn / "report.html")
     results = json.loads((drawn.parent / "results.json").read_text())
+    name = drawn.parents[2].name
+    (title,) = {text for text in page.texts if text.startswith(f"{name} · cuhkpedes · ")}
+    datetime.datetime.strptime(title.rpartition(" · ")[2], "%Y-%m-%d %H:%M")
+    links = [attributes["href"] for tag, attributes in page.tags if tag == "a"]
+    assert links == [f"#{anchor}" for anchor in ("metrics", *results["metrics"]["cuhkpedes"], "attention", "run")]
     for protocol, metrics in results["metrics"]["cuhkpedes"].items():
-        row = page.texts.index(protocol)
+        row = page.texts.index(protocol, page.texts.index("R@1"))
         cells = [text for text in page.texts[row : row + 20] if text.strip()]
         assert cells[1] == f"{100 * metrics['R@1']:.2f}"
         assert cells[2] == "{:.2f} to {:.2f}".format(*(100 * end for end in metrics["interval95"]["R@1"]))
     assert results["command"] in page.words
     assert (drawn.parent / "config.yaml").read_text(encoding="utf-8").strip() in page.words
     alts = [alt for alt, _ in page.images()]
-    for name in ("CMC", *(f"Similarities, {protocol}" for protocol in NAMES)):
+    for name in ("CMC", "Similarities, t2i", "Similarities, identity"):
         assert alts.count(name) == 1
     captions = [caption for row in rows for caption in row["captions"]]
     for number in np.linspace(0, len(captions) - 1, NUMBER).round().astype(int):
@@ -109,7 +127,7 @@ def test_page_of_the_command(drawn, rows, read_page):
 
 def test_ranked_lists_agree_with_the_first_ranks(draw, tested):
     page, folder = draw(6)
-    examples, failures = (folder / "report.html").read_text(encoding="utf-8").split("<h3>Worst failures</h3>")
+    examples, failures = (folder / "report.html").read_text(encoding="utf-8").split("<h3>Worst failures: ")
     ranks, failed = (
         [int(rank) for rank in re.findall(r"first match at rank (\d+)", part)] for part in (examples, failures)
     )
@@ -118,8 +136,10 @@ def test_ranked_lists_agree_with_the_first_ranks(draw, tested):
     chosen = [*right, *wrong]
     assert re.findall(r"query (\d+) ·", examples) == [str(number) for number in chosen]
     assert ranks == first_rank[chosen].tolist()
-    assert examples.index("query") < examples.index("<h2>Metrics</h2>")
-    assert failed == [rank for rank in sorted(first_rank, reverse=True)[:6] if rank > 1]
+    assert examples.index("query") < examples.index('<h2 id="metrics">')
+    pids = tested.target.results[0].pids
+    worst = sorted((first_rank[pids == pid].max() for pid in np.unique(pids)), reverse=True)
+    assert failed == [rank for rank in worst[:6] if rank > 1]
     classes = [attributes["class"] for tag, attributes in page.tags if tag == "figure"]
     first_hits = [classes[i + 1] for i, name in enumerate(classes) if name == "query"][:6]
     assert [name == "right" for name in first_hits] == [rank == 1 for rank in ranks]
@@ -209,6 +229,31 @@ def test_zero_pictures_leave_the_plots_and_shares(draw):
     assert not list(folder.glob("ranked_*/*"))
     assert (folder / "attention_shares.json").is_file()
     assert [alt for alt, _ in page.images()] == ["CMC", "Similarities, t2i"]
+
+
+def test_curves_end_at_the_size_of_the_gallery(draw, tested, monkeypatch):
+    lengths = []
+    plot = module.plot_cmc
+    monkeypatch.setattr(module, "plot_cmc", lambda curves: lengths.extend(map(len, curves.values())) or plot(curves))
+    draw(0)
+    assert lengths == [tested.metrics["gallery"]]
+    assert lengths[0] < 50
+
+
+def test_a_chinese_page(draw, tested):
+    with use_language("zh"):
+        page, _ = draw(1)
+    assert {"lang": "zh-CN"} in [attributes for tag, attributes in page.tags if tag == "html"]
+    translations = json.loads(Path(language.__file__).with_name("chinese.json").read_text(encoding="utf-8"))
+    for english in translations:
+        assert english not in page.texts
+    for words in (
+        "指标",
+        "注意力",
+        "头部",
+        translations["Each caption searches all photos; this is the benchmarks' official protocol."],
+    ):
+        assert words in page.texts
 
 
 def test_a_negative_number_of_pictures_is_refused(tiny_settings, tmp_path, capsys):
