@@ -36,6 +36,7 @@ def test_deterministic_can_be_switched_off():
     assert not torch.are_deterministic_algorithms_enabled()
 
 
+@pytest.mark.slow
 def test_a_run_with_every_loss_has_deterministic_kernels(tiny_settings, tiny_run, tmp_path):
     """On the CPU kernels are deterministic anyway, so the run is the same."""
     assert main(["train", *tiny_settings(tmp_path, full=True, train__deterministic=True, test__pictures=0)]) == 0

@@ -291,6 +291,7 @@ def test_settings_that_cannot_work_are_refused(configure, cache, changes, messag
         check_config(configure(cache, **changes))
 
 
+@pytest.mark.slow
 def test_the_pages_command_learns_the_same_with_and_without_the_cache(tiny_settings, tmp_path, repository):
     """The first loss agrees to the rounding of half precision; docs/performance.md's command, on a tiny model."""
     page = (repository / "docs" / "performance.md").read_text(encoding="utf-8")

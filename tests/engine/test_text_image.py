@@ -532,6 +532,7 @@ def test_a_residual_fusion_learns_from_composed_queries(build, two_outfits):
     assert "composed_embeds" not in engine.losses.needs_at(1)
 
 
+@pytest.mark.slow
 def test_a_trained_residual_is_tested_and_exported(tiny_settings, two_outfits, tmp_path):
     settings = {**RESIDUAL, "data__root": two_outfits, "test__protocols": "[t2i, ti2i, composed]"}
     words = tiny_settings(tmp_path / "log", **settings)

@@ -92,6 +92,7 @@ def simulate(rng, people=60, shift=0.0):
     return [result_of(pids, figure, np.where(figure > 0.5, 1, 20), figure) for figure in both]
 
 
+@pytest.mark.slow
 def test_coverage_of_a_known_truth():
     """Mean AP of the simulated population is 0.5 and R@1 one half; the paired difference of mAP is 0.01."""
     rng = np.random.default_rng(7)
@@ -113,6 +114,7 @@ def test_pairing_is_narrower_where_models_share_difficulty():
     assert paired.high - paired.low < 0.5 * min(high - low for low, high in unpaired)
 
 
+@pytest.mark.slow
 def test_few_identities_cover_too_little_as_documented():
     rng = np.random.default_rng(0)
     for people, expected in ((10, 0.90), (bootstrap.FEW, 0.93)):
