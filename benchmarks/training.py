@@ -26,7 +26,7 @@ from benchmarks.timing import Ratio, ratio
 from benchmarks.tiny import draw_people, in_subprocess, tiny_cfg, watch_steps
 from benchmarks.workloads import SIZES
 from t2ireid_plugin.config import load_cfg, merge
-from t2ireid_plugin.engine.build import build_feature_cache, build_run
+from t2ireid_plugin.engine.build import build_image_features, build_run, build_text_features
 from t2ireid_plugin.engine.text_image import TextImageEngine
 from t2ireid_plugin.errors import ConfigError
 from t2ireid_plugin.modeling.encoders.backbones import image_tokens
@@ -197,6 +197,7 @@ def _build(
         "bert_config": {**_shape(bert), "vocab_size": bert.vocab_size},
     }
     data = {"height": side, "width": side, "workers": workers, "text_feature_cache_dir": str(root / "features")}
+    data["image_feature_cache_dir"] = data["text_feature_cache_dir"]
     shape = {"data": data, "sampler": {"train_sampler": "RandomSampler"}}
     merge(cfg, {"model": encoders, "use_gpu": use_gpu, **shape}, "benchmark")
     words = shlex.split(settings)
@@ -206,7 +207,8 @@ def _build(
             setting = {part: setting}
         merge(cfg, setting, "benchmark")
     engine = build_run(cfg, None)
-    engine.model.text_features = build_feature_cache(cfg, engine.model, engine.train_loader.dataset.train)
+    engine.model.text_features = build_text_features(cfg, engine.model, engine.train_loader.dataset.train)
+    engine.use_image_features(build_image_features(cfg, engine))
     return engine
 
 

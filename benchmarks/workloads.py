@@ -22,7 +22,7 @@ from transformers import BertConfig, ViTConfig
 
 from benchmarks.literal import LiteralModel
 from benchmarks.machine import memory_peak, memory_used, reset_memory_peak
-from t2ireid_plugin.engine.feature_cache import FeatureCache
+from t2ireid_plugin.engine.feature_cache import TextFeatureCache
 from t2ireid_plugin.errors import DataError
 from t2ireid_plugin.modeling.encoders.tokenizer import learn_wordpiece
 from t2ireid_plugin.modeling.t2ireid import T2IReIDModel, T2IReIDOutput
@@ -33,8 +33,15 @@ Work = Mapping[str, Callable[[], Any]]  # by contender
 _PARAMETER_BYTES = 16
 
 _TINY = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+_SMALL = {"hidden_size": 384, "intermediate_size": 1536}
 SIZES: dict[str, dict[str, Any]] = {
     "base": {"image": {}, "text": {}, "classes": 8000},
+    # As DINOv2-S and MiniLM-L6.
+    "small": {
+        "image": {**_SMALL, "num_hidden_layers": 12, "num_attention_heads": 6, "patch_size": 14},
+        "text": {**_SMALL, "num_hidden_layers": 6, "num_attention_heads": 12},
+        "classes": 100,
+    },
     "tiny": {"image": {**_TINY, "image_size": 32}, "text": _TINY, "classes": 16},
 }
 # CUHK-PEDES has 12 to 96 words per caption, 23.5 on average (Li et al., CVPR 2017); the spread is our assumption.
@@ -174,10 +181,10 @@ def training_work(bench: Bench, number: int, folder: Path | None = None) -> dict
         return total
 
     model, literal, vit = bench.model.train(), bench.literal.train(), bench.model.visual_encoder
-    features = FeatureCache(_CACHE_BYTES)
+    features = TextFeatureCache(_CACHE_BYTES)
     if folder is not None:
         ids, pad = model.text_cache.ids([*clothes, *identity]), model.text_cache.pad
-        features = FeatureCache.on_disk(folder, _CACHE_BYTES, model.text_encoder, ids, pad)
+        features = TextFeatureCache.on_disk(folder, _CACHE_BYTES, model.text_encoder, ids, pad)
 
     def cached() -> Tensor:
         model.text_features = features

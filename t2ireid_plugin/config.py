@@ -52,6 +52,7 @@ _DEFAULTS: dict[str, Any] = {
         "bert_base_path": "",
         "bert_config": {},  # vocab_size: size of the vocabulary that is learned from the training captions
         "freeze_text": True,  # the text encoder keeps its weights
+        "freeze_image": False,  # the image encoder keeps its weights
         "max_length": 64,  # tokens read of a text
         # mlp: to 256 dimensions; none: embeddings as wide as the tokens; encoder: CLIP's own projections, and its end
         # of text in place of the attention over the tokens. The last two need fusion.type none.
@@ -98,6 +99,9 @@ _DEFAULTS: dict[str, Any] = {
         "text_feature_cache": "off",  # features of training texts from a frozen text encoder: off, memory or disk
         "text_feature_cache_gb": 8.0,  # size limit of each file; nothing limits the folder
         "text_feature_cache_dir": "",  # for disk; empty: a folder in the user's cache directory
+        "image_feature_cache": "off",  # likewise of training and val images: off, memory or disk
+        "image_feature_cache_gb": 8.0,  # size limit of each file, or in memory
+        "image_feature_cache_dir": "",  # as text_feature_cache_dir
     },
     "market1501": {"use_500k_distractors": False},
     "cuhk03": {"labeled_images": False, "classic_split": False, "use_metric_cuhk03": False},

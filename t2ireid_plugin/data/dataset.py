@@ -10,8 +10,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import cv2
 import torch
 from PIL import Image
+from torch import Tensor
 from torchreid import data as torchreid_data
 
 from t2ireid_plugin.data.annotations import read_photos
@@ -191,6 +193,11 @@ class CaptionDataset(torchreid_data.ImageDataset):
             if not self._replace_bad:
                 raise
         return self._random_pixels(source)
+
+    def tensor(self, path: str, mirrored: bool = False) -> Tensor:
+        """An image ``[3, H, W]`` as the model reads it, perhaps mirrored, without other random changes."""
+        pixels = self._pixels(path)
+        return self.transform.tensor(cv2.flip(pixels, 1) if mirrored else pixels)
 
     def get_num_pids(self, data: ItemTable) -> int:
         """Number of identities, without decoding every item as torchreid's method does."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -31,7 +32,7 @@ from t2ireid_plugin.engine.checks import (
     val_targets,
 )
 from t2ireid_plugin.engine.failures import BadImageCounter, NonFiniteGuard
-from t2ireid_plugin.engine.feature_cache import FeatureCache, default_folder
+from t2ireid_plugin.engine.feature_cache import ImageFeatureCache, TextFeatureCache, default_folder
 from t2ireid_plugin.engine.memory import Precision, encode_in_parts, keep_freed_memory
 from t2ireid_plugin.engine.record import check_held_out, record_data, record_settings
 from t2ireid_plugin.engine.text_image import TextImageEngine
@@ -188,6 +189,7 @@ def build_model(
             "disentangle": to_dict(cfg.model.disentangle),
             "fusion": to_dict(cfg.model.fusion),
             "freeze_text": cfg.model.freeze_text,
+            "freeze_image": cfg.model.freeze_image,
             "max_length": cfg.model.max_length,
             "projection": cfg.model.projection,
             "projection_dropout": cfg.model.projection_dropout,
@@ -375,7 +377,8 @@ def build_engine(cfg: CfgNode, datamanager: CaptionDataManager, model: T2IReIDMo
                 kind = model.visual_encoder.config.model_type
                 raise ConfigError(f"train.{name}: {cfg.train[name]} excludes the image encoder {kind}")
     # Last, because the moving average is a copy that does not need it.
-    for encoder in [model.visual_encoder] + ([] if cfg.model.freeze_text else [model.text_encoder]):
+    frozen = model.frozen_encoders
+    for encoder in (encoder for encoder in (model.visual_encoder, model.text_encoder) if encoder not in frozen):
         if cfg.train.checkpoint_encoders and getattr(encoder.config, "num_hidden_layers", 1):
             if not encoder.supports_gradient_checkpointing:
                 raise ConfigError(f"train.checkpoint_encoders: True excludes the encoder {encoder.config.model_type}")
@@ -410,7 +413,7 @@ def build_words(cfg: CfgNode, datamanager: CaptionDataManager) -> list[str]:
     return words
 
 
-def build_feature_cache(cfg: CfgNode, model: T2IReIDModel, items: Sequence[Item]) -> FeatureCache | None:
+def build_text_features(cfg: CfgNode, model: T2IReIDModel, items: Sequence[Item]) -> TextFeatureCache | None:
     """The cache that ``data.text_feature_cache`` asks for; ``disk`` is filled from the training ``items`` here.
 
     Raises:
@@ -420,13 +423,37 @@ def build_feature_cache(cfg: CfgNode, model: T2IReIDModel, items: Sequence[Item]
     if data.text_feature_cache == "off":
         return None
     if data.text_feature_cache == "memory":
-        return FeatureCache(max_bytes)
+        return TextFeatureCache(max_bytes)
     texts = dict.fromkeys(training_texts(cfg, items))
     if "random_flip" in data.transforms:
         texts.update(dict.fromkeys(map(swap_sides, list(texts))))
-    folder = Path(data.text_feature_cache_dir) if data.text_feature_cache_dir else default_folder()
+    folder = Path(data.text_feature_cache_dir or default_folder("text"))
     cache: Any = model.text_cache
-    return FeatureCache.on_disk(folder, max_bytes, model.text_encoder, cache.ids(list(texts)), cache.pad)
+    return TextFeatureCache.on_disk(folder, max_bytes, model.text_encoder, cache.ids(list(texts)), cache.pad)
+
+
+def build_image_features(cfg: CfgNode, engine: TextImageEngine) -> ImageFeatureCache | None:
+    """The cache that ``data.image_feature_cache`` asks for; ``disk`` is filled from training and val images here.
+
+    Raises:
+        DataError: when its file cannot be written.
+    """
+    data, max_bytes = cfg.data, int(1e9 * cfg.data.image_feature_cache_gb)
+    if data.image_feature_cache == "off":
+        return None
+    if data.image_feature_cache == "memory":
+        return ImageFeatureCache(max_bytes)
+    flips = not {"random_flip", "random_flip_image"}.isdisjoint(data.transforms)
+    parts = [(engine.train_loader.dataset, flips)]
+    parts += [(engine.test_loader[name]["gallery"].dataset, False) for name in engine.val_targets]
+    images = [
+        functools.partial(dataset.tensor, path, mirrored)
+        for dataset, mirrors in parts
+        for path in dataset.data.paths()
+        for mirrored in ((False, True) if mirrors else (False,))
+    ]
+    folder = Path(data.image_feature_cache_dir or default_folder("image"))
+    return ImageFeatureCache.on_disk(folder, max_bytes, engine.model.visual_encoder, images)
 
 
 def build_scheduler(cfg: CfgNode, optimizer: torch.optim.Optimizer) -> Any:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import functools
+import logging
 import operator
 import os
 from collections import Counter
@@ -33,6 +34,8 @@ from t2ireid_plugin.modeling.encoders.loading import IMAGE_KEY, TEXT_KEY, check_
 from t2ireid_plugin.modeling.ranking import CAPTION, CLOTH_INSTRUCTIONS, ID_INSTRUCTIONS
 from t2ireid_plugin.modeling.settings import FUSIONS, POSITIONS, check_model, check_rows
 
+logger = logging.getLogger(__name__)
+
 # The setting that a sampler divides a batch by.
 BATCH_DIVISORS = {
     "RandomIdentitySampler": "num_instances",
@@ -48,7 +51,12 @@ _OF_FUSION = {"fused_embeds", "gate_weights", "composed_embeds"}
 # The type in PyTorch of the forward pass.
 PRECISIONS = {"fp32": None, "bf16": "bfloat16", "fp16": "float16"}
 PICTURE_FORMATS = ("png", "svg", "pdf")  # of plots, see `visualization.plots.plot_file`
-TEXT_FEATURE_CACHES = ("off", "memory", "disk")
+FEATURE_CACHES = ("off", "memory", "disk")
+# Transforms that make another text or image every time, which no cache can store.
+_CHANGING = {
+    "text": ("drop_words", "mask_words"),
+    "image": ("random_crop", "random_patch", "color_jitter", "random_erase"),
+}
 # Settings by the limits of their values, which are also the words of the message.
 _LIMITS = {
     "at least 0": (
@@ -67,7 +75,7 @@ _LIMITS = {
     "at least 0 and below 4294967296": ("train.seed",),
     "at least 0 and at most 1": ("data.bad_image_share", "test.identity_weight", "data.crop_fill", "data.erase_fill"),
     "at least 0 and below 1": ("adam.beta1", "adam.beta2", "train.ema_decay", "model.projection_dropout"),
-    "above 0": ("data.norm_std", "data.text_feature_cache_gb"),
+    "above 0": ("data.norm_std", "data.text_feature_cache_gb", "data.image_feature_cache_gb"),
     "above 0 and at most 1": ("train.layer_decay",),
     "above 0 and below 1": ("data.val_share",),
 }
@@ -117,7 +125,8 @@ def check_config(cfg: CfgNode) -> None:
             f"model.fusion.type: residual fuses both branches, and data.id_instruction '{cfg.data.id_instruction}' "
             "ranks by one; set it to identity"
         )
-    _check_text_feature_cache(cfg)
+    for kind, transforms in _CHANGING.items():
+        _check_feature_cache(cfg, kind, transforms)
     _check_training(cfg)
     for name in cfg.test.protocols:
         check_choice("test.protocols", name, tuple(PROTOCOLS))
@@ -270,21 +279,22 @@ def _left_out(cfg: CfgNode) -> str:
     return f"a part that {kinds} leave out"
 
 
-def _check_text_feature_cache(cfg: CfgNode) -> None:
-    data = cfg.data
-    check_choice("data.text_feature_cache", data.text_feature_cache, TEXT_FEATURE_CACHES)
-    if data.text_feature_cache == "off":
+def _check_feature_cache(cfg: CfgNode, kind: str, transforms: Sequence[str]) -> None:
+    name = f"data.{kind}_feature_cache"
+    choice = get_setting(cfg, name)
+    check_choice(name, choice, FEATURE_CACHES)
+    if choice == "off":
         return
-    if not cfg.model.freeze_text:
+    if not cfg.model[f"freeze_{kind}"]:
         raise ConfigError(
-            f"data.text_feature_cache: '{data.text_feature_cache}' needs model.freeze_text True; the features of an "
-            "encoder that is trained change every step"
+            f"{name}: '{choice}' needs model.freeze_{kind} True; the features of an encoder that is trained change "
+            "every step"
         )
-    for name in ("drop_words", "mask_words"):
-        if name in data.transforms:
+    for transform in transforms:
+        if transform in cfg.data.transforms:
             raise ConfigError(
-                f"data.text_feature_cache: '{data.text_feature_cache}' cannot store texts that {name} of "
-                "data.transforms changes every time; set it to off, or remove that transform"
+                f"{name}: '{choice}' cannot store {kind}s that {transform} of data.transforms changes every time; set "
+                "it to off, or remove that transform"
             )
 
 
@@ -327,6 +337,18 @@ def check_files(cfg: CfgNode, encoders: bool = True) -> None:
         stored_config(cfg.model.bert_base_path or to_dict(cfg.model.bert_config), TEXT_KEY)
         encoder = stored_config(cfg.model.vit_pretrained or to_dict(cfg.model.vit_config), IMAGE_KEY)
         check_image_size(encoder, cfg.data.height, cfg.data.width, to_dict(cfg.model.disentangle))
+        _report_image_size(encoder, cfg.data.height, cfg.data.width)
+
+
+def _report_image_size(encoder: Any, height: int | None, width: int | None) -> None:
+    """Logs another size than the encoder's own, for which its position embeddings are interpolated."""
+    reader = None if encoder is None else token_reader(encoder)
+    own = getattr(encoder, "image_size", None)
+    if own and height and width and reader and not reader.feature_map and reader.own_size != (height, width):
+        logger.info(
+            "images of %d x %d pixels (height x width); the image encoder was built for %d x %d",
+            *(height, width, *reader.own_size),
+        )
 
 
 def check_weights(cfg: CfgNode) -> None:

@@ -11,6 +11,7 @@ from typing import Any, cast
 import numpy as np
 
 from t2ireid_plugin.data.composed import has_composed
+from t2ireid_plugin.engine.feature_cache import ImageFeatureCache
 from t2ireid_plugin.engine.loop import TrainingLoop
 from t2ireid_plugin.engine.record import check_same_training
 from t2ireid_plugin.engine.training_state import BEST, save_checkpoint
@@ -73,6 +74,10 @@ class RetrievalEvaluation(TrainingLoop):
     def tested_model(self) -> T2IReIDModel:
         """The model that is evaluated and saved as the best: the moving average, or else the model itself."""
         return self.model if self.ema is None else cast(T2IReIDModel, self.ema.module)
+
+    def use_image_features(self, cache: ImageFeatureCache | None) -> None:
+        """Reads images of a frozen encoder from a cache from now on, or with None encodes all of them again."""
+        self.model.image_features = self.tested_model.image_features = cache
 
     def choose(self, folder: Path) -> float | None:
         """Saves this epoch's weights as `BEST` if they are the best on val so far, or without a val set.

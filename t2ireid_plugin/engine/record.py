@@ -35,7 +35,8 @@ _NOT_OF_WEIGHTS = ("model.load_weights", "model.resume", "model.pretrained")
 # The weights of pretrained encoders are in the checkpoint, so that their folders may move.
 _FREE = (
     *("use_gpu", "data.root", "data.targets", "data.save_dir", "data.workers", "data.keep_images"),
-    *("data.text_feature_cache", "data.on_bad_image", "data.bad_image_share", "train.nonfinite_patience"),
+    *("data.text_feature_cache", "data.image_feature_cache", "data.on_bad_image", "data.bad_image_share"),
+    "train.nonfinite_patience",
     *("model.load_weights", "model.resume", "model.pretrained", "model.vit_pretrained", "model.bert_base_path"),
     *("train.print_freq", "train.save_", "train.compile", "train.deterministic", "train.encode_at_once"),
     *("train.checkpoint_encoders", "test."),

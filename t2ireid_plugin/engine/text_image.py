@@ -141,7 +141,7 @@ class TextImageEngine(RetrievalEvaluation):
     ) -> None:
         """Trains only ``open_layers`` for ``fixbase_epoch`` epochs, then all that was trainable at the start.
 
-        None is everything but the encoders. torchreid's own would then also train the frozen text encoder.
+        None is everything but the encoders. torchreid's own would then also train the frozen encoders.
 
         Raises:
             ConfigError: for a layer that the model does not have.
@@ -152,8 +152,8 @@ class TextImageEngine(RetrievalEvaluation):
         super().two_stepped_transfer_learning(epoch, fixbase_epoch, only)
         for name, parameter in self.model.named_parameters():
             parameter.requires_grad_(name in self._trainable and (only is None or name.split(".")[0] in only))
-        if self.model.freeze_text:
-            self.model.text_encoder.eval()
+        for encoder in self.model.frozen_encoders:
+            encoder.eval()
 
 
 class TrainingStep(nn.Module):

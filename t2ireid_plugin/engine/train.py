@@ -8,7 +8,13 @@ from typing import Any, NamedTuple
 
 from yacs.config import CfgNode
 
-from t2ireid_plugin.engine.build import build_feature_cache, build_run, count_parameters, run_options
+from t2ireid_plugin.engine.build import (
+    build_image_features,
+    build_run,
+    build_text_features,
+    count_parameters,
+    run_options,
+)
 from t2ireid_plugin.engine.text_image import TextImageEngine
 from t2ireid_plugin.engine.training_state import BEST, load_training_state
 from t2ireid_plugin.errors import ConfigError
@@ -55,11 +61,13 @@ def train(cfg: CfgNode, folder: Path, last: Path | None, begin: Callable[[], Non
     if epochs >= cfg.train.max_epoch and engine.evaluated and not engine.best:
         raise ConfigError(f"train.max_epoch: {cfg.train.max_epoch} leaves nothing to train after {epochs}; raise it")
     begin()
-    engine.model.text_features = build_feature_cache(cfg, engine.model, engine.train_loader.dataset.train)
+    engine.model.text_features = build_text_features(cfg, engine.model, engine.train_loader.dataset.train)
+    engine.use_image_features(build_image_features(cfg, engine))
     engine.run(start_epoch=epochs, **run_options(cfg, folder))
     chosen = "chosen on val" if engine.val_targets else "the last, as there is no val split"
     print(f"Testing epoch {engine.best['epoch']}, {chosen}")
     engine.load_chosen(best)
+    engine.use_image_features(None)  # the final test is that of `t2ireid test`, to the last bit
     return _evaluate(cfg, engine)
 
 

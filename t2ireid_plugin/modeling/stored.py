@@ -27,9 +27,11 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 # Arguments of `T2IReIDModel` that have the same name in an exported config.json.
-_STRUCTURE = ("num_classes", "disentangle", "fusion", "freeze_text", "projection", "projection_dropout")
+_STRUCTURE = (
+    *("num_classes", "disentangle", "fusion", "freeze_text", "freeze_image", "projection", "projection_dropout"),
+)
 # What a file means that was written before a part of the model could be configured.
-_BEFORE = {"projection": "mlp", "projection_dropout": 0.2}
+_BEFORE = {"projection": "mlp", "projection_dropout": 0.2, "freeze_image": False}
 
 
 class Stored(NamedTuple):

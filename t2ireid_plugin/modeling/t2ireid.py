@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from t2ireid_plugin.errors import CheckpointError, ConfigError, EncoderError, InputError, check_keys
 from t2ireid_plugin.modeling.checkpoint import Checkpoint, LoadReport, copy_state_dict
-from t2ireid_plugin.modeling.encoders.backbones import image_reader, interpolates_on_request
+from t2ireid_plugin.modeling.encoders.backbones import ImageTokens, image_reader, interpolates_on_request
 from t2ireid_plugin.modeling.encoders.families import attends_padding
 from t2ireid_plugin.modeling.encoders.grid import resize_grid
 from t2ireid_plugin.modeling.encoders.loading import (
@@ -47,7 +47,7 @@ from t2ireid_plugin.modeling.settings import (
 from t2ireid_plugin.modeling.stored import Stored, read_stored
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 logger = logging.getLogger(__name__)
 
@@ -60,6 +60,7 @@ DEFAULTS: dict[str, Any] = {
     "disentangle": {"tokens": "all"},
     "fusion": DEFAULT_FUSION,
     "freeze_text": True,
+    "freeze_image": False,
     "max_length": 64,
     "projection": "mlp",
     "projection_dropout": 0.2,
@@ -101,7 +102,8 @@ class T2IReIDModel(nn.Module):
             ``num_classes``: training identities; ``disentangle``: arguments of `DisentangleModule`, ``dim`` (the width
             that it reads) and ``type``, which is ``none`` for the encoder's own pooled token in its place;
             ``fusion``: ``{type, dim, d_state, d_conv, num_layers, output_dim, dropout}`` or None;
-            ``freeze_text``: the text encoder gets no gradient and no dropout; ``max_length``: tokens per text;
+            ``freeze_text``, ``freeze_image``: the encoder gets no gradient and no dropout; ``max_length``: tokens per
+            text;
             ``projection``: ``mlp``, ``none`` for embeddings as wide as the tokens, or ``encoder`` for CLIP's own: all
             tokens pass CLIP's projections, and the last one of a text is its embedding, without the attention over
             them; ``projection_dropout``: of the MLPs that end in the embeddings;
@@ -121,11 +123,13 @@ class T2IReIDModel(nn.Module):
         super().__init__()
         config = _complete(net_config)
         self.freeze_text: bool = config["freeze_text"]
+        self.freeze_image: bool = config["freeze_image"]
         self.load_report: LoadReport | None = None
         self.classes: Sequence[str] = ()  # person of each class, ``DATASET:PID``, from a checkpoint
         self.ranking = Ranking()  # how `encode_query` and `encode_gallery` score; from a checkpoint
-        # Set by the training loop to compute a frozen text encoder's features only once.
+        # Set by the training loop to compute a frozen encoder's features only once.
         self.text_features: TokenFeatureCache | None = None
+        self.image_features: Callable[[PreTrainedModel, Tensor], ImageTokens] | None = None
         self._compiled_core: Callable[..., tuple[T2IReIDOutput, Tensor | None]] | None = None
 
         # Text first: a missing tokenizer is then reported before 86 million image parameters are built.
@@ -167,14 +171,20 @@ class T2IReIDModel(nn.Module):
         no_fusion = config["fusion"] is None or config["fusion"]["type"] == "none"
         self.fusion = None if no_fusion else build_fusion(config["fusion"], width)
         self.scale = nn.Parameter(torch.full((1,), INITIAL_SCALE))
-        if self.freeze_text:
-            self.text_encoder.requires_grad_(False).eval()
+        for encoder in self.frozen_encoders:
+            encoder.requires_grad_(False).eval()
         logger.info("scale %.4f, fusion %s", INITIAL_SCALE, type(self.fusion).__name__)
 
     @property
     def device(self) -> torch.device:
         """Device of the parameters."""
         return self.scale.device
+
+    @property
+    def frozen_encoders(self) -> list[PreTrainedModel]:
+        """The encoders that keep their weights and stay in eval mode, see ``freeze_text`` and ``freeze_image``."""
+        frozen = ((self.text_encoder, self.freeze_text), (self.visual_encoder, self.freeze_image))
+        return [encoder for encoder, at_rest in frozen if at_rest]
 
     @property
     def fuses_tokens(self) -> bool:
@@ -187,10 +197,10 @@ class T2IReIDModel(nn.Module):
         return isinstance(self.fusion, ResidualFusion)
 
     def train(self, mode: bool = True) -> T2IReIDModel:
-        """As `nn.Module.train`, except that a frozen text encoder stays in eval mode, without dropout."""
+        """As `nn.Module.train`, except that a frozen encoder stays in eval mode, without dropout."""
         super().train(mode)
-        if self.freeze_text:
-            self.text_encoder.eval()
+        for encoder in self.frozen_encoders:
+            encoder.eval()
         return self
 
     def encode_image(self, image: Tensor) -> Tensor:
@@ -453,14 +463,15 @@ class T2IReIDModel(nn.Module):
             listed = ", ".join(f"{count} in {name}" for name, count in counts.items())
             raise InputError(f"the numbers of images and texts differ: {listed}")
         features = batch = None
+        tokens = self._read_image(image) if image is not None and self.image_features is not None else image
         if texts:
             features, batch = self._encode_tokens(self.text_cache.ids([t for group in texts.values() for t in group]))
         core = self._compiled_core or self._core
-        return core(image, features, batch, tuple(texts), fuse)
+        return core(tokens, features, batch, tuple(texts), fuse)
 
     def _core(
         self,
-        image: Tensor | None,
+        image: Tensor | ImageTokens | None,
         features: Tensor | None,
         batch: PackedBatch | None,
         groups: tuple[str, ...],
@@ -469,7 +480,7 @@ class T2IReIDModel(nn.Module):
         """`_encode` from tensors to tensors, which a compiler can take as a whole.
 
         Args:
-            image: as in `forward`.
+            image: as in `forward`, or its tokens from a cache.
             features, batch: of all texts, from `_encode_tokens`.
             groups: names of the equally large groups of texts, the identity texts last.
             fuse: as in `forward`.
@@ -603,13 +614,19 @@ class T2IReIDModel(nn.Module):
             tokenizer = build_tokenizer(config["bert_base_path"], text_config.vocab_size)
         return CachedTokenizer(tokenizer, config["max_length"], attends_padding=padded)
 
-    def _encode_image(self, image: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor | None, Tensor | None]]:
-        """Images to their tokens ``[B, L, D]`` and the output of `disentangled`."""
+    def _read_image(self, image: Tensor) -> ImageTokens:
+        """The image encoder's tokens, from the cache if there is one."""
         if image.dim() == 5 and image.shape[-1] == 1:
             image = image.squeeze(-1)
         if image.dim() != 4 or image.shape[1] != 3:
             raise InputError(f"images must be [B, 3, H, W] or [B, 3, H, W, 1], not {list(image.shape)}")
-        tokens, grid = self.reader.read(self.visual_encoder, image.to(self.device, non_blocking=True))
+        if self.image_features is not None:
+            return self.image_features(self.visual_encoder, image)
+        return self.reader.read(self.visual_encoder, image.to(self.device, non_blocking=True))
+
+    def _encode_image(self, image: Tensor | ImageTokens) -> tuple[Tensor, tuple[Tensor, Tensor | None, Tensor | None]]:
+        """Images to their tokens ``[B, L, D]`` and the output of `disentangled`."""
+        tokens, grid = self._read_image(image) if isinstance(image, Tensor) else image
         if self.image_adapter is not None:
             tokens = self.image_adapter(tokens)
         return tokens, disentangled(self.disentangle, tokens, grid)

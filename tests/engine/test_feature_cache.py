@@ -16,9 +16,9 @@ from t2ireid_plugin.cli import main
 from t2ireid_plugin.config import load_cfg
 from t2ireid_plugin.data.transforms import swap_sides
 from t2ireid_plugin.engine import feature_cache
-from t2ireid_plugin.engine.build import build_feature_cache, build_run
+from t2ireid_plugin.engine.build import build_run, build_text_features
 from t2ireid_plugin.engine.checks import check_config
-from t2ireid_plugin.engine.feature_cache import FeatureCache, encoder_digest
+from t2ireid_plugin.engine.feature_cache import TextFeatureCache, encoder_digest
 from t2ireid_plugin.errors import ConfigError, DataError
 from t2ireid_plugin.modeling.encoders.token_features import encode_texts
 
@@ -34,7 +34,7 @@ def make_encoder(seed=0, **changes):
 
 
 def on_disk(folder, encoder=None, texts=TEXTS, max_bytes=ROOM):
-    return FeatureCache.on_disk(folder, max_bytes, encoder or make_encoder(), texts, 0)
+    return TextFeatureCache.on_disk(folder, max_bytes, encoder or make_encoder(), texts, 0)
 
 
 @pytest.fixture
@@ -65,7 +65,7 @@ def filled(request, tmp_path, encoder):
     """A cache with the features of `TEXTS`."""
     if request.param == "disk":
         return on_disk(tmp_path, encoder)
-    cache = FeatureCache(ROOM)
+    cache = TextFeatureCache(ROOM)
     cache(encoder, TEXTS, 0)
     return cache
 
@@ -210,7 +210,7 @@ def test_of_two_processes_at_once_one_writes(tmp_path):
 
 
 def test_memory_is_bounded(encoder, passes):
-    cache = FeatureCache(2 * WIDTH * (len(TEXTS[0]) + len(TEXTS[1])))
+    cache = TextFeatureCache(2 * WIDTH * (len(TEXTS[0]) + len(TEXTS[1])))
     for _ in range(2):
         assert_features(cache(encoder, TEXTS, 0), encoder, TEXTS)
     assert passes == [TEXTS, TEXTS[2:]]
@@ -245,7 +245,7 @@ def with_cache(cfg):
     """A model in training with its cache, and the training items."""
     engine = build_run(cfg, None)
     model, train = engine.model, engine.train_loader.dataset.train
-    model.text_features = build_feature_cache(cfg, model, train)
+    model.text_features = build_text_features(cfg, model, train)
     return model.train(), train
 
 

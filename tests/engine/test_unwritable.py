@@ -98,7 +98,7 @@ def nobody(monkeypatch):
 @pytest.mark.usefixtures("nobody")
 def test_a_home_that_does_not_exist_is_named_where_it_is_needed(tmp_path):
     with pytest.raises(ConfigError, match=r"data\.text_feature_cache_dir: must be set for a user without a home"):
-        default_folder()
+        default_folder("text")
     with pytest.raises(DataError, match=r"no '~/data/CUHK-PEDES/reid_raw\.json'"):
         find_annotation("~/data", BENCHMARKS["cuhkpedes"])
     with pytest.raises(DataError, match=r"~/people\.csv"):

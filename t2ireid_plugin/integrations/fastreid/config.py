@@ -26,6 +26,7 @@ def add_t2ireid_config(cfg: CfgNode) -> None:
     # Its vocab_size is the size of the vocabulary that is learned from the training captions.
     node.BERT_CONFIG = CfgNode(new_allowed=True)
     node.FREEZE_TEXT = True
+    node.FREEZE_IMAGE = False
     node.MAX_LENGTH = 64
     node.PROJECTION = "mlp"  # or none
     node.PROJECTION_DROPOUT = 0.2

@@ -98,6 +98,7 @@ class T2IReIDBaseline(Baseline):
                 "disentangle": lower(node.DISENTANGLE),
                 "fusion": lower(node.FUSION),
                 "freeze_text": node.FREEZE_TEXT,
+                "freeze_image": node.FREEZE_IMAGE,
                 "max_length": node.MAX_LENGTH,
                 "projection": node.PROJECTION,
                 "projection_dropout": node.PROJECTION_DROPOUT,

@@ -107,7 +107,7 @@ def _card(cfg: CfgNode, name: str, config: T2IReIDConfig, checkpoint: Checkpoint
     results, remark = _results(cfg, checkpoint)
     size = content["preprocess"]
     parts = {
-        "image encoder": describe_encoder(config.vision_config),
+        "image encoder": describe_encoder(config.vision_config) + (", frozen" if config.freeze_image else ""),
         "text encoder": describe_encoder(config.text_config) + (", frozen" if config.freeze_text else ""),
         "disentangling": _disentangling(config.disentangle),
         "fusion": "none" if config.fusion is None else str(config.fusion["type"]),

@@ -53,7 +53,8 @@ class T2IReIDConfig(PretrainedConfig):
     Args:
         vision_config, text_config: encoder configurations, as objects or as mappings with the ``model_type`` of a
             family in `modeling.encoders.families`; empty for ViT-B/16 and BERT-base.
-        disentangle, fusion, num_classes, freeze_text, projection, projection_dropout: as for `T2IReIDModel`.
+        disentangle, fusion, num_classes, freeze_text, freeze_image, projection, projection_dropout: as for
+            `T2IReIDModel`.
         max_text_length: tokens per text; transformers uses the name ``max_length`` for text generation.
         ranking: fields of `Ranking`, by which `encode_query` and `encode_gallery` score; None for that of the texts
             ``id_instruction`` and ``cloth_instruction``, which an older export has instead.
@@ -74,6 +75,7 @@ class T2IReIDConfig(PretrainedConfig):
         num_classes: int = DEFAULTS["num_classes"],
         max_text_length: int = DEFAULTS["max_length"],
         freeze_text: bool = DEFAULTS["freeze_text"],
+        freeze_image: bool = DEFAULTS["freeze_image"],
         projection: str = DEFAULTS["projection"],
         projection_dropout: float = DEFAULTS["projection_dropout"],
         ranking: Mapping[str, Any] | None = None,
@@ -86,6 +88,7 @@ class T2IReIDConfig(PretrainedConfig):
         self.num_classes = num_classes
         self.max_text_length = max_text_length
         self.freeze_text = freeze_text
+        self.freeze_image = freeze_image
         self.projection = projection
         self.projection_dropout = projection_dropout
         if ranking is None:
@@ -103,6 +106,7 @@ class T2IReIDConfig(PretrainedConfig):
             "disentangle": self.disentangle,
             "fusion": self.fusion,
             "freeze_text": self.freeze_text,
+            "freeze_image": self.freeze_image,
             "max_length": self.max_text_length,
             "projection": self.projection,
             "projection_dropout": self.projection_dropout,
@@ -238,8 +242,8 @@ class T2IReIDForRetrieval(PreTrainedModel):
         if digest and unchanged and weights_digest(model.model.state_dict()) != digest:
             raise CheckpointError(f"{file_name(source, WEIGHTS_FILE)} is damaged: not the weights of {CONFIG_FILE}")
         _align(model)
-        if model.config.freeze_text:  # loading sets requires_grad on all parameters
-            model.model.text_encoder.requires_grad_(False)
+        for encoder in model.model.frozen_encoders:  # loading sets requires_grad on all parameters
+            encoder.requires_grad_(False)
         return (model, info) if output_loading_info else model
 
     def save_pretrained(

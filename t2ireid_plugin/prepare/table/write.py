@@ -188,4 +188,5 @@ def _report(summary: Mapping[str, Any], out: str, seed: int) -> list[str]:
         f"  t2ireid prepare check {root} --dataset {CUSTOM.name}",
         f"  t2ireid train --config-file t2i_vit_mamba data.root {root} "
         f"data.sources {CUSTOM.name} data.targets {CUSTOM.name}",
+        f"or, without a GPU: t2ireid train --config-file t2i_frozen data.root {root}",
     ]
