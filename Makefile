@@ -53,8 +53,7 @@ lint: $(VENV)/installed-dev
 	$(BIN)/mypy
 
 # The documentation site, into site/; needs no network once the packages are installed.
-docs: $(VENV)/installed
-	$(BIN)/python -m pip install --quiet --editable '.[docs]'
+docs: $(VENV)/installed-docs
 	$(BIN)/mkdocs build --strict
 
 # Installed once, and again only when the declared dependencies change.
@@ -69,8 +68,8 @@ $(VENV)/installed: pyproject.toml
 	$(install) .
 	touch $@
 
-$(VENV)/installed-dev: pyproject.toml
-	$(install) '.[dev]'
+$(VENV)/installed-%: pyproject.toml
+	$(install) '.[$*]'
 	touch $(VENV)/installed $@
 
 clean:
