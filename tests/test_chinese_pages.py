@@ -82,7 +82,7 @@ def test_both_languages_link_to_each_other_at_the_top(page) -> None:
         assert f"]({second.name})" in head
 
 
-@pytest.mark.parametrize("page", CHINESE[1:], ids=lambda page: page.name.split(".")[0])
+@pages
 def test_links_of_chinese_pages_lead_to_chinese_pages(page) -> None:
     for text, target in re.findall(r"\[([^\]]*)\]\(([^)#]+\.md)", prose(page)):
         chinese = (page.parent / target).with_suffix(".zh-CN.md")
