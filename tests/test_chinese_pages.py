@@ -11,7 +11,8 @@ import pytest
 import yaml
 
 REPOSITORY = Path(__file__).parents[1]
-CHINESE = sorted([*(REPOSITORY / "docs").glob("*.zh-CN.md"), REPOSITORY / "README.zh-CN.md"])
+PAGES = [*(REPOSITORY / "docs").glob("*.md"), *REPOSITORY.glob("README*.md")]
+CHINESE = sorted(page for page in PAGES if page.name.endswith(".zh-CN.md"))
 EXECUTED = ("bash", "sh", "python", "yaml", "diff", "text")  # tables and listings have words in the reader's language
 REFERENCE = "config.md"  # its YAML is printed by `t2ireid config`; the Chinese page links to it
 NUMBER = re.compile(r"\d+(?:[.,]\d+)*")
@@ -49,6 +50,10 @@ def decimals(page: Path) -> set[str]:
 
 
 pages = pytest.mark.parametrize("page", CHINESE, ids=lambda page: page.name.split(".")[0])
+
+
+def test_every_page_is_in_both_languages() -> None:
+    assert {english(page) for page in CHINESE} == {page for page in PAGES if page not in CHINESE}
 
 
 @pages
