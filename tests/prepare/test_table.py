@@ -4,6 +4,8 @@ import errno
 import io
 import json
 import os
+import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -97,6 +99,8 @@ def test_a_table_becomes_a_dataset(place):
         "captions": summary["captions"],
         "identities": "given",
         "splits": "drawn",
+        "undescribed": 0,
+        "chinese": False,
     }
     assert sum(summary["captions"].values()) == 4
     assert place.people() == {"007": 1, "7": 2, "anna": 3}
@@ -171,6 +175,52 @@ def test_without_identities_each_image_is_a_different_one(place):
     assert [row["id"] for row in place.rows()] == [2, 1, 3]
 
 
+def test_photos_without_a_caption_are_for_the_gallery(place, capsys):
+    """The people among them without any caption are test people, whatever the seed."""
+    content = (
+        "image,id,caption,cloth_text\na.jpg,anna,,\na.jpg,anna,x,coat\nb.jpg,anna, ,\nc.jpg,007,,\nmore/d.jpg,7,y,hat\n"
+    )
+    for seed in ("0", "1"):
+        assert run_command(place, content, "--seed", seed) == 0
+        rows = {row["file_path"]: row for row in place.rows()}
+        assert (rows["c.jpg"]["split"], rows["c.jpg"]["captions"]) == ("test", None)
+        anna = rows["a.jpg"]["split"]
+        assert {anna, rows["more/d.jpg"]["split"]} == {"train", "test"}
+        assert rows.keys() - {"a.jpg", "c.jpg", "more/d.jpg"} == ({"b.jpg"} if anna == "test" else set())
+        assert [photo.path for photo in read_photos(place.out, CUSTOM) if photo.texts] == [
+            str(place.out / "custom" / "imgs" / name) for name in ("a.jpg", "more/d.jpg")
+        ]
+        assert "Photos without a caption: 2; those in val and test are in the gallery" in capsys.readouterr().out
+        shutil.rmtree(place.out)
+
+
+@pytest.mark.parametrize(
+    "content", ["image,id,split\na.jpg,1,train\nb.jpg,2,test\n", "image,caption\na.jpg,\nb.jpg,\n"]
+)
+def test_photos_without_captions_are_to_be_searched(place, capsys, content):
+    run_command(place, content)
+    assert [(row["split"], row["captions"]) for row in place.rows()] == [("test", None)] * 2
+    lines = capsys.readouterr().out.splitlines()
+    assert "Without captions there is nothing to train or test on." in lines[-3]
+    program, command, _, folder, *model = shlex.split(lines[-1])
+    assert [program, command, *model] == ["t2ireid", "search", "--model", "RUN"]
+    assert sorted(os.listdir(folder)) == ["a.jpg", "b.jpg"]
+
+
+def test_chinese_columns_splits_and_captions(place, capsys):
+    header = "图片,编号,描述,摄像头,划分,身份描述,服装描述\n"
+    run_command(place, f"{header}a.jpg,7,穿红色外套的女子。,左,训练,女子,红色外套\nb.jpg,8,A man.,右,测试集,man,coat\n")
+    keys = ("split", "id", "captions", "camera", "id_captions", "cloth_captions")
+    assert [[row[key] for key in keys] for row in place.rows()] == [
+        ["train", 1, ["穿红色外套的女子。"], "左", ["女子"], ["红色外套"]],
+        ["test", 2, ["A man."], "右", ["man"], ["coat"]],
+    ]
+    assert "--config-file t2i_vit_mamba data.root" in capsys.readouterr().out  # half of the captions
+    shutil.rmtree(place.out)
+    run_command(place, "照片,句子\na.jpg,穿红色外套的女子。\nb.jpg,背着白色的包。\nc.jpg,A man.\n")
+    assert "--config-file t2i_vit_mamba_zh data.root" in capsys.readouterr().out
+
+
 def test_given_splits(place):
     summary = place.write("image,id,caption,split\na.jpg,1,x,Train\nb.jpg,1,y,train\nc.jpg,2,z,TEST\n")
     assert summary["splits"] == "given"
@@ -230,7 +280,6 @@ OUTSIDE = "is not inside 'photos'"
         ("", "'people.csv' has no rows"),
         (HEADER, "has no rows"),
         ("image,age,text\n", "line 1: unknown column 'age'; valid: image, identity, caption, camera, split, identity"),
-        ("image,identity\na.jpg,1\n", "line 1: no column 'caption', only 'image', 'identity'"),
         ("id,caption\n1,x\n", "line 1: no column 'image'"),
         ("image,path,caption\n", "line 1: the columns 'image', 'path' all mean 'image'; keep one"),
         (HEADER + "a.jpg,1,A man, walking.\n", "line 2: 4 cells for 3 columns; put texts that contain ','"),
@@ -238,7 +287,6 @@ OUTSIDE = "is not inside 'photos'"
         (HEADER + 'a.jpg,1,"one\ntwo"\nb.jpg,2,"A "red" coat"\n', "line 4: not valid CSV"),
         (HEADER + 'a.jpg,1,x\nb.jpg,2,"A man.\nc.jpg,3,y\n', "line 3: not valid CSV"),
         (HEADER + ",1,A man.\n", "line 2: the column 'image' is empty"),
-        (HEADER + "a.jpg,1, \n", "line 2: the column 'caption' is empty"),
         (HEADER + "a.jpg,,x\nb.jpg,1,y\nc.jpg, ,z\n", "line 2: the column 'identity' is empty in 2 of 3 rows"),
         (SPLITTED + "a.jpg,,x\nb.jpg,test,y\n", "line 2: the column 'split' is empty in 1 of 2 rows"),
         (SPLITTED + "a.jpg,valid,x\n", "line 2: split 'valid' must be one of train, val, test"),
@@ -282,16 +330,14 @@ def test_bad_csv_is_refused(place, monkeypatch, content, words):
         ('{"image": "a.jpg", "caption": "x"', "line 1: not valid JSON (Expecting"),
         ("[" * 100_000, "line 1: not valid JSON"),
         ('["a.jpg", "x"]', 'line 1: expected an object such as {"image"'),
-        ('{"image": "a.jpg"}', "line 1: no column 'caption', only 'image'"),
         ('{"caption": "x"}', "line 1: no column 'image'"),
         ('{"image": "a.jpg", "text": "x", "caption": "y"}', "the columns 'text', 'caption' all mean 'caption'"),
         ('{"image": "a.jpg", "caption": "x", "Size": 3}', "line 1: unknown column 'Size'; valid: image,"),
         ('{"image": 3, "caption": "x"}', "line 1: image 3 must be a string"),
         ('{"image": "a.jpg", "caption": 3}', "line 1: caption 3 must be a string or a list of strings"),
         ('{"image": "a.jpg", "caption": ["x", 3]}', "must be a string or a list of strings"),
-        ('{"image": "a.jpg", "caption": []}', "line 1: the column 'caption' is empty"),
         ('{"image": "a.jpg", "caption": ["x", ""]}', "line 1: the column 'caption' is empty"),
-        ('{"image": "a.jpg", "caption": null}', "line 1: the column 'caption' is empty"),
+        ('{"image": "a.jpg", "caption": null, "id_text": "i"}', "1 texts in 'identity_text' for 0 captions"),
         ('{"image": "a.jpg", "caption": ["x", "y"], "id_text": "i"}', "1 texts in 'identity_text' for 2 captions"),
         ('{"image": "a.jpg", "caption": "x", "identity": 1.5}', "identity 1.5 must be a string or an integer"),
         ('{"image": "a.jpg", "caption": "x", "identity": true}', "identity True must be a string or an integer"),
@@ -442,7 +488,7 @@ def test_the_command_line(place, capsys):
 
 
 def numbered(count):
-    return [TablePhoto(f"{i}.jpg", f"p{i}", "", None, {}) for i in range(count)]
+    return [TablePhoto(f"{i}.jpg", f"p{i}", "", None, {"x": ("x", "", "")}) for i in range(count)]
 
 
 def test_the_random_split_depends_on_the_seed_alone():

@@ -21,7 +21,7 @@ class TablePhoto(NamedTuple):
     identity: str
     source: str  # the user's file
     row: TableRow  # the first
-    texts: dict[str, tuple[str, str, str]]  # of all rows, by caption
+    texts: dict[str, tuple[str, str, str]]  # of all rows, by caption; empty for a photo of the gallery alone
 
 
 def collect_photos(table: Table, folder: Path) -> list[TablePhoto]:
@@ -48,7 +48,7 @@ def collect_photos(table: Table, folder: Path) -> list[TablePhoto]:
         path = plain_name(os.path.relpath(file, folder))
         identity = row.identity if IDENTITY in table.columns else path
         photo = photos.setdefault(path, TablePhoto(path, identity, file, row, {}))
-        _check_agreement(photo.row, row, f"'{table.file}', lines {photo.row.line} and {row.line}: image {path!r} has")
+        _check_agreement(photo, row, f"'{table.file}', lines {photo.row.line} and {row.line}: image {path!r} has")
         for texts in row.texts:
             photo.texts.setdefault(texts[0], texts)
     return list(photos.values())
@@ -73,15 +73,20 @@ def given_splits(photos: Sequence[TablePhoto], file: Path) -> dict[str, str]:
 
 
 def drawn_splits(photos: Sequence[TablePhoto], val_share: float, test_share: float, seed: int) -> dict[str, str]:
-    """A random split of the identities, which depends on the seed and the identities alone."""
-    identities = sorted({photo.identity for photo in photos})
+    """A random split of the identities, which depends on the seed and the identities alone.
+
+    Identities without a caption are in test, where they enlarge the gallery.
+    """
+    described = {photo.identity for photo in photos if photo.texts}
+    undescribed = {photo.identity for photo in photos} - described
+    identities = sorted(described)
     total = len(identities)
     # With few identities test gets the first one, train the second and val the third.
     test = min(max(1, round(total * test_share)), total - 1)
     val = min(max(int(val_share > 0), round(total * val_share)), max(0, total - 1 - test))
     names = ["test"] * test + ["val"] * val + ["train"] * (total - test - val)
     order = np.random.default_rng(seed).permutation(total)
-    return {identities[place]: name for place, name in zip(order, names)}
+    return {identities[place]: name for place, name in zip(order, names)} | dict.fromkeys(undescribed, "test")
 
 
 def _relative_path(image: str, bases: Iterable[str]) -> str | None:
@@ -94,11 +99,12 @@ def _relative_path(image: str, bases: Iterable[str]) -> str | None:
     return None
 
 
-def _check_agreement(first: TableRow, row: TableRow, where: str) -> None:
+def _check_agreement(photo: TablePhoto, row: TableRow, where: str) -> None:
     for column in ("identity", "camera", "split"):
-        one, other = getattr(first, column), getattr(row, column)
+        one, other = getattr(photo.row, column), getattr(row, column)
         if one != other:
             raise DataError(f"{where} the {column} {one!r} and {other!r}; keep one")
-    for column, one, other in zip((ID_TEXT, CLOTH_TEXT), first.texts[0][1:], row.texts[0][1:]):
-        if bool(one) != bool(other):
-            raise DataError(f"{where} '{column}' in one of them only; give it for each caption or for none")
+    for texts, others in zip([*photo.texts.values()][:1], row.texts):
+        for column, one, other in zip((ID_TEXT, CLOTH_TEXT), texts[1:], others[1:]):
+            if bool(one) != bool(other):
+                raise DataError(f"{where} '{column}' in one of them only; give it for each caption or for none")

@@ -17,14 +17,21 @@ IMAGE, IDENTITY, CAPTION, CAMERA, SPLIT = "image", "identity", "caption", "camer
 ID_TEXT, CLOTH_TEXT = "identity_text", "clothing_text"
 # Aliases of each column; case does not matter, and "_", "-" and spaces are equivalent.
 _ALIASES = {
-    IMAGE: ("file", "path", "file path", "img path", "image path", "file name"),
-    IDENTITY: ("id", "pid", "person"),
-    CAPTION: ("captions", "text", "description"),
-    CAMERA: ("cam", "camid"),
-    SPLIT: (),
-    ID_TEXT: ("id text", "id caption", "id captions"),
-    CLOTH_TEXT: ("cloth text", "clothing caption", "clothing captions", "cloth caption", "cloth captions"),
+    IMAGE: (
+        *("file", "path", "file path", "img path", "image path", "file name"),
+        *("图片", "图像", "照片", "文件", "文件名", "路径", "图片路径"),
+    ),
+    IDENTITY: ("id", "pid", "person", "编号", "身份", "行人", "人员", "行人编号", "人员编号", "身份编号"),
+    CAPTION: ("captions", "text", "description", "描述", "文本", "句子", "文本描述", "文字描述"),
+    CAMERA: ("cam", "camid", "摄像头", "相机", "摄像头编号", "相机编号"),
+    SPLIT: ("划分", "数据划分", "数据集划分"),
+    ID_TEXT: ("id text", "id caption", "id captions", "身份描述"),
+    CLOTH_TEXT: (
+        *("cloth text", "clothing caption", "clothing captions", "cloth caption", "cloth captions"),
+        *("衣着描述", "服装描述"),
+    ),
 }
+_SPLIT_NAMES = {"训练": "train", "训练集": "train", "验证": "val", "验证集": "val", "测试": "test", "测试集": "test"}
 _COLUMNS = {name: column for column, more in _ALIASES.items() for name in (column.replace("_", " "), *more)}
 # Columns without gaps, and the effect of leaving the column out.
 _COMPLETE = {IDENTITY: "if each image shows a different person", SPLIT: "to have the identities split at random"}
@@ -56,7 +63,8 @@ def read_table(file: Path, ignore: Sequence[str] = ()) -> Table:
 
     Raises:
         DataError: for a file that is missing, of an unknown type or not UTF-8; for unknown, duplicate or missing
-            columns; for cells that are empty or of the wrong type. The message names file, line and value.
+            columns; for cells that are empty (a caption may be) or of the wrong type. The message names file, line and
+            value.
     """
     suffix = file.suffix.lower()
     if suffix not in _IS_JSON:
@@ -151,9 +159,8 @@ def _match_columns(names: Sequence[str], ignore: Sequence[str], where: str) -> l
         if column and columns.count(column) > 1:
             same = [name for name, other in zip(names, columns) if other == column]
             raise DataError(f"{where}: the columns {', '.join(map(repr, same))} all mean '{column}'; keep one")
-    for required in (IMAGE, CAPTION):
-        if required not in columns:
-            raise DataError(f"{where}: no column '{required}', only {', '.join(map(repr, names))}")
+    if IMAGE not in columns:
+        raise DataError(f"{where}: no column '{IMAGE}', only {', '.join(map(repr, names))}")
     return columns
 
 
@@ -172,6 +179,7 @@ def _parse_row(line: int, cells: Mapping[str, Any], where: str) -> TableRow:
         if texts and len(texts) != len(captions):
             raise DataError(f"{where}: {len(texts)} texts in '{column}' for {len(captions)} captions")
         columns.append(texts or [""] * len(captions))
+    split = _SPLIT_NAMES.get(split, split)
     if split and split.lower() not in SPLITS:
         hint = "; use test for both" if split.lower() in ("query", "gallery") else ""
         raise DataError(f"{where}: split {short_repr(split)} must be one of {', '.join(SPLITS)}{hint}")
@@ -189,13 +197,13 @@ def _label(cells: Mapping[str, Any], column: str, where: str) -> str:
 
 
 def _texts(cells: Mapping[str, Any], column: str, where: str) -> list[str]:
-    """The texts of a cell, verbatim; an empty identity or clothing text counts as none."""
+    """The texts of a cell, verbatim; none for an empty cell."""
     values = cells.get(column, [])
     if isinstance(values, str):
-        values = [values] if values.strip() or column == CAPTION else []
+        values = [values] if values.strip() else []
     if not isinstance(values, list) or not all(isinstance(text, str) for text in values):
         raise DataError(f"{where}: {column} {short_repr(values)} must be a string or a list of strings")
-    if not all(text.strip() for text in values) or (column == CAPTION and not values):
+    if not all(text.strip() for text in values):
         raise DataError(f"{where}: the column '{column}' is empty")
     return [_check_text(text, column, where) for text in values]
 

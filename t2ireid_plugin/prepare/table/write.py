@@ -20,7 +20,7 @@ from t2ireid_plugin.prepare.table.photos import TablePhoto, collect_photos, draw
 from t2ireid_plugin.prepare.table.table import IDENTITY, SPLIT, read_table
 from t2ireid_plugin.utils.atomic_io import atomic_folder
 from t2ireid_plugin.utils.progress import show_progress
-from t2ireid_plugin.utils.text import text_table
+from t2ireid_plugin.utils.text import CJK, text_table
 
 IDENTITIES = "identities.json"
 # Ways to put an image into the dataset's folder.
@@ -41,6 +41,8 @@ def write_table(
 ) -> dict[str, Any]:
     """Writes ``OUT/custom`` from a table of images, identities and captions, completely or not at all.
 
+    Images without a caption are in the gallery of val or test; those of people in train are left out.
+
     Args:
         table: CSV, TSV or JSON lines.
         images: folder that the table's image paths are relative to.
@@ -53,8 +55,9 @@ def write_table(
         progress: print progress on standard error.
 
     Returns:
-        ``{"root", "images", "ids", "captions", "identities", "splits"}``: the folder, three counts per split, "given"
-        or "images" for whether there was an identity column, and "given" or "drawn" for the splits.
+        ``{"root", "images", "ids", "captions", "identities", "splits", "undescribed", "chinese"}``: the folder, three
+        counts per split, "given" or "images" for whether there was an identity column, "given" or "drawn" for the
+        splits, the number of images without a caption, and whether most captions are Chinese.
 
     Raises:
         ConfigError: for an unknown ``link``, and when another process is writing the same folder.
@@ -70,8 +73,11 @@ def write_table(
     folder = Path(os.path.expanduser(images))
     photos = collect_photos(content, folder)
     check_images([photo.source for photo in photos])
-    given = SPLIT in content.columns
+    captions = [caption for photo in photos for caption in photo.texts]
+    undescribed = sum(not photo.texts for photo in photos)
+    given = SPLIT in content.columns and bool(captions)
     splits = given_splits(photos, content.file) if given else drawn_splits(photos, val_share, test_share, seed)
+    photos = [photo for photo in photos if photo.texts or splits[photo.identity] != "train"]
     with atomic_folder(root, "--out") as draft:
         _write_dataset(draft, photos, splits, link, progress)
     parts = {name: [photo for photo in photos if splits[photo.identity] == name] for name in SPLITS}
@@ -82,6 +88,8 @@ def write_table(
         "captions": {name: sum(len(photo.texts) for photo in part) for name, part in parts.items()},
         "identities": "given" if IDENTITY in content.columns else "images",
         "splits": "given" if given else "drawn",
+        "undescribed": undescribed,
+        "chinese": 2 * sum(bool(re.search(f"[{CJK}]", caption)) for caption in captions) > len(captions),
     }
 
 
@@ -154,7 +162,7 @@ def _annotation_row(photo: TablePhoto, pid: int, split: str) -> dict[str, Any]:
     captions = list(photo.texts)
     row: dict[str, Any] = {
         "split": split,
-        "captions": captions,
+        "captions": captions or None,
         "file_path": photo.path,
         "processed_tokens": [re.findall(r"\w+", text.lower()) for text in captions],
         "id": pid,
@@ -173,20 +181,34 @@ def _report(summary: Mapping[str, Any], out: str, seed: int) -> list[str]:
     lines = [text_table(("split", *columns), rows)]
     if summary["identities"] == "images":
         lines.append("Without an identity column each image counts as a different person.")
+    written = f"Written to '{summary['root']}'; '{IDENTITIES}' there lists the number of each identity."
+    if not any(summary["captions"].values()):
+        photos = shlex.quote(str(Path(summary["root"]) / CUSTOM.images))
+        return [
+            *lines,
+            f"{written} Without captions there is nothing to train or test on.",
+            "Next, with a trained model (a run's folder):",
+            f'  t2ireid search "a woman in a red jacket" {photos} --model RUN',
+        ]
     if summary["splits"] == "drawn":
         lines.append(f"Without a split column the identities were split at random with seed {seed}.")
+    if count := summary["undescribed"]:
+        lines.append(
+            f"Photos without a caption: {count}; those in val and test are in the gallery, others are left out."
+        )
     for name, advice in (
         ("train", "training needs more identities, or others in the split column"),
         ("val", "training will hold out some of its identities to select the checkpoint"),
         ("test", "testing needs more identities, or others in the split column"),
     ):
-        if not summary["ids"][name]:
-            lines.append(f"The split {name} is empty: {advice}.")
+        if not summary["captions"][name]:
+            lines.append(f"The split {name} {'has no captions' if summary['images'][name] else 'is empty'}: {advice}.")
+    config = "t2i_vit_mamba_zh" if summary["chinese"] else "t2i_vit_mamba"
     return [
         *lines,
-        f"Written to '{summary['root']}'; '{IDENTITIES}' there lists the number of each identity. Next:",
+        f"{written} Next:",
         f"  t2ireid prepare check {root} --dataset {CUSTOM.name}",
-        f"  t2ireid train --config-file t2i_vit_mamba data.root {root} "
+        f"  t2ireid train --config-file {config} data.root {root} "
         f"data.sources {CUSTOM.name} data.targets {CUSTOM.name}",
         f"or, without a GPU: t2ireid train --config-file t2i_frozen data.root {root}",
     ]
