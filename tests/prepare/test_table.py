@@ -218,7 +218,9 @@ def test_chinese_columns_splits_and_captions(place, capsys):
     assert "--config-file t2i_vit_mamba data.root" in capsys.readouterr().out  # half of the captions
     shutil.rmtree(place.out)
     run_command(place, "照片,句子\na.jpg,穿红色外套的女子。\nb.jpg,背着白色的包。\nc.jpg,A man.\n")
-    assert "--config-file t2i_vit_mamba_zh data.root" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "--config-file t2i_vit_mamba_zh data.root" in printed
+    assert f"--config-file t2i_frozen data.root {place.out} model.bert_base_path bert-base-chinese" in printed
 
 
 def test_given_splits(place):
@@ -478,6 +480,7 @@ def test_the_command_line(place, capsys):
     assert "Without an identity column" in printed.out
     assert "at random with seed 5" in printed.out
     assert f"  t2ireid prepare check {place.out} --dataset custom" in lines
+    assert f"  t2ireid train --config-file t2i_frozen data.root {place.out}" in lines
     assert lines[-1].endswith(f"data.root {place.out} data.sources custom data.targets custom")
     assert printed.err.splitlines()[-1] == "images: 3 of 3"
     place.out = place.base / "again"

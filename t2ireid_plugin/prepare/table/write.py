@@ -203,12 +203,15 @@ def _report(summary: Mapping[str, Any], out: str, seed: int) -> list[str]:
     ):
         if not summary["captions"][name]:
             lines.append(f"The split {name} {'has no captions' if summary['images'][name] else 'is empty'}: {advice}.")
-    config = "t2i_vit_mamba_zh" if summary["chinese"] else "t2i_vit_mamba"
+    chinese = summary["chinese"]
     return [
         *lines,
         f"{written} Next:",
         f"  t2ireid prepare check {root} --dataset {CUSTOM.name}",
-        f"  t2ireid train --config-file {config} data.root {root} "
+        "On a laptop, with pretrained encoders that are not trained further:",
+        f"  t2ireid train --config-file t2i_frozen data.root {root}"
+        + " model.bert_base_path bert-base-chinese" * chinese,
+        "On a GPU, at full size:",
+        f"  t2ireid train --config-file t2i_vit_mamba{'_zh' * chinese} data.root {root} "
         f"data.sources {CUSTOM.name} data.targets {CUSTOM.name}",
-        f"or, without a GPU: t2ireid train --config-file t2i_frozen data.root {root}",
     ]
