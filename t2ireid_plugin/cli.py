@@ -91,6 +91,7 @@ def _build_parser() -> argparse.ArgumentParser:
     _add_lazy(commands, "compare", "evaluation.compare", "compare two runs query by query, with confidence intervals")
     ablate = _deferred("ablation.command")
     add_ablate_options(_add(commands, "ablate", "train several settings with several seeds and compare them", ablate))
+    _add_lazy(commands, "transfer", "ablation.transfer", "train on each of several datasets and test on all of them")
     _add_export(commands)
     _add_lazy(commands, "search", "search.command", "search photos and videos with a sentence or a photo")
     _add_lazy(commands, "index", "search.index_command", "make and change an index of photos and videos")

@@ -29,6 +29,9 @@ EXAMPLES = {
     "prepare table": ("people.csv --images photos --out data/own",),
     "prepare check": ("reid-data", "data/own --dataset custom"),
     "compare": ("log/a log/b", "log/a log/a --protocols t2i caption"),
+    "transfer": (
+        "--config-file t2i_vit_mamba --sets cuhkpedes,icfgpedes,rstpreid --out log/transfer data.root reid-data",
+    ),
     "ablate": ("--config-file ablation/drawn --grid ablation/grid --out log/ablation --rows demo itc --seeds 1 2",),
     "export": ("log/run exported", "log/run exported_onnx --onnx"),
     "index": ("build photos --model log/run --out people.idx", "add people.idx more --camera cam3", "info people.idx"),

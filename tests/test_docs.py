@@ -164,12 +164,17 @@ def test_every_benchmark_is_on_its_page() -> None:
 
 @pytest.mark.slow
 def test_the_commands_of_the_benchmarks_run(workplace, benchmark_root) -> None:
-    (workplace / "reid-data").symlink_to(benchmark_root("icfgpedes"))
-    check, train = (line for block in blocks("benchmarks.md", "bash") for line in block.splitlines())
+    (workplace / "reid-data").mkdir()
+    for name in ("icfgpedes", "rstpreid"):
+        folder = BENCHMARKS[name].folder
+        (workplace / "reid-data" / folder).symlink_to(benchmark_root(name) / folder)
+    check, train, transfer = (line for block in blocks("benchmarks.md", "bash") for line in block.splitlines())
     assert "icfgpedes" in run(check, workplace)
     run(f"{train} data.height 32 data.width 32 test.bootstrap 0", workplace)
     results = json.loads((workplace / "log" / "t2i_vit_mamba_icfgpedes" / "results.json").read_text())
     assert list(results["metrics"]) == ["icfgpedes"]
+    run(f"{transfer} {QUICK} data.height 32 data.width 32 test.bootstrap 0", workplace)
+    assert (workplace / "log" / "transfer" / "transfer.png").is_file()
 
 
 # docs/codebases.md
