@@ -249,5 +249,5 @@ def _facts(outcome: Outcome, about: Mapping[str, Any]) -> dict[str, str]:
     if outcome.chosen:
         facts["epoch"] = str(outcome.chosen["epoch"])
     if outcome.chosen.get("val"):
-        facts["R@1 on val"] = f"{100 * outcome.chosen['score']:.2f} %"
+        facts[f"R@1 on {outcome.chosen.get('chosen_on', 'val')}"] = f"{100 * outcome.chosen['score']:.2f} %"
     return {**facts, **about["versions"]}

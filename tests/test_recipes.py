@@ -1,11 +1,17 @@
 """configs/recipes on tiny towers, and docs/recipes.md."""
 
+import json
+import re
+import shlex
 from pathlib import Path
 
 import pytest
+from parity.irra_files import write_archive, write_best
 
+from t2ireid_plugin.cli import main
 from t2ireid_plugin.config import CONFIGS, load_cfg
 from t2ireid_plugin.engine.checks import check_config, check_recipe
+from t2ireid_plugin.evaluation.result import CHOSEN_ON_TEST
 
 NAMES = sorted(path.stem for path in (CONFIGS / "recipes").glob("*.yaml"))
 PAGE = Path(__file__).parents[1] / "docs" / "recipes.md"
@@ -18,3 +24,30 @@ def test_each_recipe_can_work_and_has_a_row(name) -> None:
     check_recipe(cfg)
     assert cfg.data.save_dir == f"log/{name}"
     assert f"| `{name}` |" in PAGE.read_text(encoding="utf-8")
+
+
+@pytest.mark.slow
+def test_the_commands_of_the_page_run(synthetic, tmp_path, monkeypatch, capsys) -> None:
+    """With tiny files of OpenAI's and the authors' formats; the epoch is chosen on test, which everything says."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "reid-data").symlink_to(synthetic.root)
+    write_archive(tmp_path / "ViT-B-16.pt")
+    write_best(tmp_path / "best.pth")
+    tiny = "model.vit_pretrained ViT-B-16.pt model.bert_base_path ViT-B-16.pt model.max_length 12 model.stride 4"
+    tiny += " data.height 32 data.width 16 data.workers 0 train.max_epoch 1 train.precision fp32 use_gpu False"
+    tiny += " test.bootstrap 0 test.pictures 0 test.choose_on test"
+    printed = []
+    for command in re.findall(r"```bash\n(.*?)```", PAGE.read_text(encoding="utf-8"), flags=re.DOTALL):
+        program, *words = shlex.split(command)
+        assert program == "t2ireid"
+        assert main([*words, *tiny.split()]) == 0
+        printed.append(capsys.readouterr().out)
+    assert len(printed) == 2
+    assert CHOSEN_ON_TEST in printed[0]
+    assert "test R@1" in printed[0]
+    assert CHOSEN_ON_TEST not in printed[1]
+    results = json.loads((tmp_path / "log" / "irra" / "results.json").read_text())
+    assert results["chosen"]["chosen_on"] == "test"
+    assert results["metrics"]["cuhkpedes"]["t2i"]["epoch_chosen_on"] == "cuhkpedes"
+    assert main(["compare", "log/irra", "log/irra"]) == 0
+    assert f"A: {CHOSEN_ON_TEST}" in capsys.readouterr().out

@@ -54,6 +54,7 @@ from t2ireid_plugin.utils.distributed import is_main_process, rank, world_size
 MAX_WORKERS = 8  # where data.workers is None
 _TEXT_PLACES = {"caption": -3, "identity": -2, "clothing": -1}
 # Setting that configures an encoder with random weights, in place of a folder.
+_LOSSES = "losses."  # before the names of other projects' heads, see `modeling.foreign`
 _INLINE = {IMAGE_KEY: "vit_config", TEXT_KEY: "bert_config"}
 
 
@@ -93,14 +94,23 @@ def build_run(cfg: CfgNode, weights: Checkpoint | None = None, described: bool =
     model.text_cache.check([caption for items in read for caption in items.captions()])
     preprocess = build_preprocess(cfg, stored.preprocess or model.preprocess, model.visual_encoder.config)
     datamanager = build_datamanager(cfg, datasets, preprocess, use_gpu, model.text_cache.tokenizer.mask_token)
+    heads = {name: tensor for name, tensor in weights.state.items() if name.startswith(_LOSSES)} if weights else {}
     if weights:
-        report = copy_state_dict(weights.state, model, weights.path)
+        state = {name: tensor for name, tensor in weights.state.items() if not sources or name not in heads}
+        report = copy_state_dict(state, model, weights.path)
         if not sources:
             report.require_complete(weights.path)
     model.preprocess = preprocess
     model.ranking = build_ranking(cfg, stored)
     print_parameters(cfg.model.name, model, use_gpu)
-    return build_engine(cfg, datamanager, model, use_gpu)
+    engine = build_engine(cfg, datamanager, model, use_gpu)
+    if sources and heads and weights:  # of another project's checkpoint
+        own = {name.removeprefix(_LOSSES): tensor for name, tensor in heads.items()}
+        if own.keys() & engine.losses.state_dict().keys():
+            copy_state_dict(own, engine.losses, weights.path)
+        else:
+            print(f"Not used of '{weights.path}': {', '.join(sorted(heads)[:5])}, … ({len(heads)} tensors)")
+    return engine
 
 
 def _stored_classes(weights: Checkpoint | None) -> int:
@@ -355,6 +365,7 @@ def build_engine(cfg: CfgNode, datamanager: CaptionDataManager, model: T2IReIDMo
         use_gpu=use_gpu,
         precision=Precision(cfg.train.precision, device.type),
         val_targets=val_targets(cfg),
+        choose_on_test=cfg.test.choose_on == "test",
         id_instruction=cfg.data.id_instruction,
         cloth_instruction=cfg.data.cloth_instruction,
         clip_grad=cfg.train.clip_grad,

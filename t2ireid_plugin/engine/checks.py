@@ -128,6 +128,7 @@ def check_config(cfg: CfgNode) -> None:
     for kind, transforms in _CHANGING.items():
         _check_feature_cache(cfg, kind, transforms)
     _check_training(cfg)
+    check_choice("test.choose_on", cfg.test.choose_on, ("val", "test"))
     for name in cfg.test.protocols:
         check_choice("test.protocols", name, tuple(PROTOCOLS))
     if OFFICIAL not in cfg.test.protocols:
@@ -407,7 +408,12 @@ def for_testing(cfg: CfgNode) -> CfgNode:
 
 
 def val_targets(cfg: CfgNode) -> list[str]:
-    """Val targets that are not test targets as well; without ``data.val`` the val split of each source."""
+    """Val targets that are not test targets as well; without ``data.val`` the val split of each source.
+
+    None with ``test.choose_on: test``, where nobody is held out of the training set either.
+    """
+    if cfg.test.choose_on == "test":
+        return []
     names = [name + VAL_SUFFIX for name in cfg.data.sources] if cfg.data.val is None else cfg.data.val
     return [name for name in names if name not in cfg.data.targets]
 

@@ -46,7 +46,8 @@ class RetrievalEvaluation(TrainingLoop):
 
     Args:
         *args: of `TrainingLoop`.
-        val_targets: targets that choose the checkpoint, never the test split; empty takes the last epoch.
+        val_targets: targets that choose the checkpoint; empty takes the last epoch.
+        choose_on_test: the test targets choose it, as in the code of some papers; the results say so.
         evaluator: see `evaluate_task`.
         ranks: the k of R@k.
         identity_weight: of the identity branch wherever both branches score; None for the one that is best on val.
@@ -62,11 +63,13 @@ class RetrievalEvaluation(TrainingLoop):
         ranks: Sequence[int],
         identity_weight: float | None,
         protocols: Sequence[str],
+        choose_on_test: bool = False,
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
         self.val_targets = list(val_targets)
         self.test_targets = [name for name in self.datamanager.targets if name not in self.val_targets]
+        self.choosing_targets = self.test_targets if choose_on_test else self.val_targets
         self.evaluator, self.ranks, self.identity_weight = evaluator, list(ranks), identity_weight
         self.protocols = list(protocols)
 
@@ -90,7 +93,7 @@ class RetrievalEvaluation(TrainingLoop):
         """
         # Weights of the protocols that the test will report; the sum's needs nothing more than the official one.
         weighted = [name for name in WEIGHTS if name in (OFFICIAL, SUM, *with_baselines(self.protocols))]
-        sets = self._embed(self.val_targets, weighted)
+        sets = self._embed(self.choosing_targets, weighted)
         weight = broadcast_object(self._best_weight(OFFICIAL, sets) if is_main_process() else None)
         if weight is not None:
             self._set_ranking_weight(weight)
@@ -110,6 +113,8 @@ class RetrievalEvaluation(TrainingLoop):
                 with defer_signals():
                     content = self.weights(self.tested_model, epoch)
                     self.best = {"epoch": epoch, "score": score, "val": val, "tied": tied, "weights": content["digest"]}
+                    if self.choosing_targets and self.choosing_targets == self.test_targets:
+                        self.best["chosen_on"] = "test"
                     self.best["protocol_weights"] = {OFFICIAL: weight, **others}
                     save_checkpoint({**content, "best": self.best}, folder / BEST)
         self.best = broadcast_object(self.best)
@@ -220,6 +225,8 @@ class RetrievalEvaluation(TrainingLoop):
         task = PROTOCOLS[protocol].build_task(embeddings, weight)
         names = {"target": target, "protocol": protocol}
         result = evaluate_task(task, self.ranks, self.evaluator, samples, **names)
+        if target in self.best.get("val", ()) and self.best.get("chosen_on") == "test":
+            result.metrics["epoch_chosen_on"] = target
         if protocol in WEIGHTS and (protocol, embeddings.ranking.by) != (OFFICIAL, CAPTION):
             result.metrics.update(weight=weight, weight_chosen=on_val)
         query_set, gallery_set = (self.test_loader[target][side].dataset for side in ("query", "gallery"))

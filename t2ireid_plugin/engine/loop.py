@@ -147,7 +147,8 @@ class TrainingLoop(torchreid_engine.Engine):
                 self.position, self.evaluated = (done, 0), True
                 self.save()
                 remaining = (time.time() - started) / (done - first) * (max_epoch - done)
-                print(describe_epoch(done, max_epoch, {"loss": self._losses}, remaining, score, self.best.get("epoch")))
+                chosen = self.best.get("epoch"), "chosen_on" in self.best
+                print(describe_epoch(done, max_epoch, {"loss": self._losses}, remaining, score, *chosen))
         except Stopped as stop:
             self.save()
             epochs, steps = self.position
@@ -292,6 +293,7 @@ def describe_epoch(
     remaining: float,
     score: float | None = None,
     best: int | None = None,
+    on_test: bool = False,
 ) -> str:
     """One line about an epoch: ``epoch 12/20  loss 5.1  val R@1 75.0 (best)  eta 0:00:30``.
 
@@ -301,11 +303,13 @@ def describe_epoch(
         remaining: seconds up to the end of training.
         score: R@1 on val, a share of 1; None if the epoch was not evaluated.
         best: the epoch that is best on val.
+        on_test: the score is that of the test set.
     """
     means = (f"{say(name)} {statistics.fmean(values):.4g}" for name, values in losses.items() if values)
     parts = [say("epoch {epoch}/{last}", epoch=epoch, last=last), *means]
     if score is not None:
-        parts.append(say("val R@1 {score:.1f}", score=100 * score) + (say(" (best)") if best == epoch else ""))
+        shown = say("test R@1 {score:.1f}" if on_test else "val R@1 {score:.1f}", score=100 * score)
+        parts.append(shown + (say(" (best)") if best == epoch else ""))
     if epoch < last:
         parts.append(say("eta {time}", time=datetime.timedelta(seconds=round(remaining))))
     return "  ".join(parts)

@@ -46,6 +46,7 @@ _NOT_FREE = (
     "test.start_eval",
     "test.evaluator",
     "test.identity_weight",
+    "test.choose_on",
 )  # they decide which epoch is chosen
 # Schedules whose learning rates do not depend on the last epoch.
 _OPEN_ENDED = ("single_step", "multi_step")

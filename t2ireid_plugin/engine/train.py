@@ -64,7 +64,7 @@ def train(cfg: CfgNode, folder: Path, last: Path | None, begin: Callable[[], Non
     engine.model.text_features = build_text_features(cfg, engine.model, engine.train_loader.dataset.train)
     engine.use_image_features(build_image_features(cfg, engine))
     engine.run(start_epoch=epochs, **run_options(cfg, folder))
-    chosen = "chosen on val" if engine.val_targets else "the last, as there is no val split"
+    chosen = f"chosen on {cfg.test.choose_on}" if engine.choosing_targets else "the last, as there is no val split"
     print(f"Testing epoch {engine.best['epoch']}, {chosen}")
     engine.load_chosen(best)
     engine.use_image_features(None)  # the final test is that of `t2ireid test`, to the last bit

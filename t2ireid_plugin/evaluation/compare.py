@@ -14,8 +14,9 @@ import numpy as np
 from t2ireid_plugin.errors import DataError, printable
 from t2ireid_plugin.evaluation.bootstrap import FEW, LEVEL, format_interval, paired_difference
 from t2ireid_plugin.evaluation.query_records import load_ranks, load_records, records_path
-from t2ireid_plugin.evaluation.result import RetrievalResult
+from t2ireid_plugin.evaluation.result import CHOSEN_ON_TEST, RetrievalResult
 from t2ireid_plugin.utils.atomic_io import atomic_write_text
+from t2ireid_plugin.utils.safe_io import MAX_DATA_BYTES, parse_json, read_bytes
 from t2ireid_plugin.utils.text import text_table
 
 _Results = dict[tuple[str, str], RetrievalResult]  # by target and protocol
@@ -73,6 +74,7 @@ def compare(
         "level": LEVEL,
         "seed": seed,
         "tests": tests,
+        "chosen_on_test": [name for name, run in (("A", run_a), ("B", run_b)) if _chosen_on_test(Path(run))],
         "only_a": [", ".join(test) for test in results_a if test not in results_b],
         "only_b": [", ".join(test) for test in results_b if test not in results_a],
     }
@@ -83,6 +85,7 @@ def format_comparison(result: Mapping[str, Any]) -> str:
     lines = [f"A  {result['run_a']}", f"B  {result['run_b']}"]
     for test in result["tests"]:
         lines += ["", *_table(test)]
+    lines += [f"{name}: {CHOSEN_ON_TEST}" for name in result["chosen_on_test"]]
     lines += [f"only A was tested on {printable(test)}" for test in result["only_a"]]
     lines += [f"only B was tested on {printable(test)}" for test in result["only_b"]]
     lines += [
@@ -118,6 +121,15 @@ def run(options: argparse.Namespace, command: str) -> int:
         text = json.dumps({**result, "command": command}, ensure_ascii=False, indent=2) + "\n"
         atomic_write_text(Path(options.json), text)
     return 0
+
+
+def _chosen_on_test(folder: Path) -> bool:
+    """Whether the run's epoch was chosen by its results on the test set."""
+    try:
+        results = parse_json(read_bytes(folder / "results.json", MAX_DATA_BYTES))
+        return bool(results["chosen"]["chosen_on"])
+    except (OSError, ValueError, LookupError, TypeError):  # of another program, of an older run, or missing
+        return False
 
 
 def _load_run(folder: Path) -> _Results:

@@ -26,7 +26,7 @@ from t2ireid_plugin.evaluation.protocols import (
     RetrievalTask,
 )
 from t2ireid_plugin.evaluation.ranks import positive_ranks, ranks_from_scores
-from t2ireid_plugin.evaluation.result import Metrics, RetrievalResult, query_figures
+from t2ireid_plugin.evaluation.result import CHOSEN_ON_TEST, Metrics, RetrievalResult, query_figures
 from t2ireid_plugin.utils.language import say
 from t2ireid_plugin.utils.text import text_table
 
@@ -184,6 +184,8 @@ def format_table(results: Mapping[str, Mapping[str, Metrics]]) -> str:
             note = "mSD {msd:.2f} (as the authors' published file computes it: {other:.2f})"
             values = {"msd": 100 * metrics["mSD"], "other": 100 * metrics["mSD_unsorted"]}
             notes.append(f"{target} {protocol}: {say(note, **values)}")
+        if "epoch_chosen_on" in metrics:
+            notes.append(f"{target} {protocol}: {say(CHOSEN_ON_TEST)}")
         if "weight" in metrics:
             sentence = "the identity branch's weight is {weight:g}"
             if protocol in SUMS:

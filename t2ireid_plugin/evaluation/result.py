@@ -13,6 +13,7 @@ from t2ireid_plugin.evaluation.protocols import RetrievalTask
 
 Array = npt.NDArray
 Metrics = dict[str, Any]
+CHOSEN_ON_TEST = "the epoch was chosen on this test set, so figures on other people will be lower"
 
 
 @dataclass(frozen=True, eq=False)

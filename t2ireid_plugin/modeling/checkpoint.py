@@ -21,6 +21,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from t2ireid_plugin.errors import CheckpointError, printable, short_repr
+from t2ireid_plugin.modeling.foreign import from_openai, is_openai
 from t2ireid_plugin.utils.safe_io import wrong_content
 from t2ireid_plugin.utils.text import first_line
 
@@ -95,7 +96,7 @@ class Checkpoint(NamedTuple):
 
     path: Path
     content: dict[str, Any]
-    state: dict[str, Tensor]  # the weights, see `extract_state_dict`
+    state: dict[str, Tensor]  # the weights, see `extract_state_dict`; those of IRRA and the like by our names
 
     @property
     def best(self) -> dict[str, Any]:
@@ -113,7 +114,8 @@ class Checkpoint(NamedTuple):
             CheckpointError: as `read_checkpoint`, and when the file contains no tensors.
         """
         content = read_checkpoint(path)
-        return cls(Path(path), content, extract_state_dict(content, path))
+        state = extract_state_dict(content, path)
+        return cls(Path(path), content, from_openai(state) if is_openai(state) else state)
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:

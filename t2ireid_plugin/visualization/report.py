@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from PIL import Image
 
 from t2ireid_plugin.evaluation.protocols import OFFICIAL, SENTENCES
+from t2ireid_plugin.evaluation.result import CHOSEN_ON_TEST
 from t2ireid_plugin.utils.atomic_io import atomic_write_text
 from t2ireid_plugin.utils.language import say
 from t2ireid_plugin.visualization.attention import BRANCHES
@@ -177,7 +178,8 @@ def _metrics_table(metrics: Mapping[str, Mapping[str, Any]]) -> str:
     header = [say("protocol"), *shares, *(say(key.replace("_", " ")) for key in counts)]
     bounded = any("interval95" in row for row in metrics.values())
     note = say("In percent, with 95 % bootstrap intervals over test people.") if bounded else say("In percent.")
-    return _faint(note) + table([escape_line(cell) for cell in header], rows)
+    on_test = say(CHOSEN_ON_TEST) if any("epoch_chosen_on" in row for row in metrics.values()) else ""
+    return _faint(note) + _faint(on_test) + table([escape_line(cell) for cell in header], rows)
 
 
 def _datasets_table(datasets: Mapping[str, Mapping[str, Mapping[str, int]]]) -> str:

@@ -26,6 +26,7 @@ from huggingface_hub.utils import HFValidationError, enable_progress_bars, valid
 from t2ireid_plugin.errors import CheckpointError, ConfigError, EncoderError, T2IReIDError, check_keys, short_repr
 from t2ireid_plugin.modeling.encoders.backbones import token_reader
 from t2ireid_plugin.modeling.encoders.families import check_shape, drop_head, tower_class, without_pooler
+from t2ireid_plugin.modeling.encoders.openai import archive_config, archive_path, archive_tokenizer, read_archive
 from t2ireid_plugin.modeling.encoders.sources import TORCHREID_MODELS, check_library_model, library_model
 from t2ireid_plugin.utils.safe_io import MAX_CONFIG_BYTES, parse_json, read_bytes, wrong_content
 from t2ireid_plugin.utils.text import first_line
@@ -52,6 +53,7 @@ _PROJECTIONS = {
     "clip_vision_model": ("CLIPVisionModelWithProjection", "visual_projection"),
     "clip_text_model": ("CLIPTextModelWithProjection", "text_projection"),
 }
+_TOWER = {IMAGE_KEY: "visual_encoder", TEXT_KEY: "text_encoder"}
 _PART = {IMAGE_KEY: "vision_config", TEXT_KEY: "text_config"}
 
 
@@ -94,16 +96,22 @@ def build_projection(source: Source, encoder: PreTrainedModel, key: str) -> nn.L
     import transformers
     from torch import nn
 
+    from t2ireid_plugin.modeling.foreign import from_openai
+
     config: Any = encoder.config
     if config.model_type not in _PROJECTIONS:
         raise ConfigError(f"{key}: model.projection encoder needs CLIP's encoder, not {config.model_type}")
-    if not isinstance(source, str):
-        return nn.Linear(config.hidden_size, config.projection_dim, bias=False)
+    projection = nn.Linear(config.hidden_size, config.projection_dim, bias=False)
+    if archive := archive_path(source):
+        name = "image_adapter" if key == IMAGE_KEY else "text_adapter"
+        projection.load_state_dict({"weight": from_openai(read_archive(archive))[f"{name}.weight"]})
+    if archive or not isinstance(source, str):
+        return projection
     class_name, attribute = _PROJECTIONS[config.model_type]
     load = functools.partial(getattr(transformers, class_name).from_pretrained, config=config)
     with quiet_loading():
-        projection: nn.Linear = getattr(_load(load, source, key), attribute).float()
-    return projection
+        projection = getattr(_load(load, source, key), attribute)
+    return projection.float()
 
 
 def build_tokenizer(source: str, vocab_size: int) -> PreTrainedTokenizerBase:
@@ -115,7 +123,8 @@ def build_tokenizer(source: str, vocab_size: int) -> PreTrainedTokenizerBase:
     """
     from transformers import AutoTokenizer
 
-    tokenizer = _load(AutoTokenizer.from_pretrained, source, TEXT_KEY)
+    archive = archive_path(source)
+    tokenizer = archive_tokenizer(archive) if archive else _load(AutoTokenizer.from_pretrained, source, TEXT_KEY)
     # Embedding tables are sometimes padded to a round size, so up to 1 % may be unused.
     if not 0.99 * vocab_size <= len(tokenizer) <= vocab_size:
         raise EncoderError(
@@ -136,6 +145,9 @@ def check_source(source: Source, key: str) -> None:
         return
     if model := library_model(source):
         check_library_model(*model)
+    elif archive := archive_path(source):
+        if not archive.is_file():
+            raise EncoderError(f"{key}: no file '{source}'; it should be OpenAI's archive of CLIP, such as ViT-B-16.pt")
     elif folder := find_folder(source):
         _check_folder(folder, key)
     elif source in TORCHREID_MODELS:
@@ -180,8 +192,8 @@ def stored_config(source: str | Mapping[str, Any], key: str) -> SimpleNamespace 
         ConfigError: as `check_shape`.
     """
     config: Any = source
-    if library_model(source):
-        return None  # only the library knows
+    if library_model(source) or archive_path(source):
+        return None  # only the library, or the archive, knows
     if isinstance(source, str):
         if (file := find_file(source, "config.json")) is None:
             return None
@@ -209,6 +221,8 @@ def encoder_config(source: Source, key: str) -> PretrainedConfig:
 
     if isinstance(source, PretrainedConfig):
         config = source
+    elif archive := archive_path(source):
+        config = archive_config(archive, key == IMAGE_KEY)
     elif model := library_model(source):
         check_library_model(*model)
         config = config_from_dict({"model_type": model[0], "architecture": model[1]}, key)
@@ -281,6 +295,8 @@ def _build(source: Source, key: str) -> PreTrainedModel:
     options = without_pooler(model_class, config)
     if library_model(source):
         return model_class(config, pretrained=True)
+    if archive := archive_path(source):
+        return _from_archive(model_class(config, **options), archive, key)
     if not isinstance(source, str):
         try:
             return drop_head(model_class(config, **options))
@@ -294,6 +310,20 @@ def _build(source: Source, key: str) -> PreTrainedModel:
         model, info = _load(functools.partial(model_class.from_pretrained, **options), source, key)
     _check_weights(model, info, f"{key}: the weights in '{source}'")
     return drop_head(model.float())  # some weights are stored in half precision; training needs float32
+
+
+def _from_archive(encoder: PreTrainedModel, archive: Path, key: str) -> PreTrainedModel:
+    """Copies a tower's weights from OpenAI's archive."""
+    from torch import nn
+
+    from t2ireid_plugin.modeling.checkpoint import copy_state_dict
+    from t2ireid_plugin.modeling.foreign import from_openai
+
+    tower = nn.ModuleDict({_TOWER[key]: encoder})
+    state = from_openai(read_archive(archive))
+    own = {name: tensor for name, tensor in state.items() if name.startswith(f"{_TOWER[key]}.")}
+    copy_state_dict(own, tower, archive).require_complete(archive)
+    return encoder
 
 
 def _check_weights(model: PreTrainedModel, info: Mapping[str, Any], weights: str) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from t2ireid_plugin.errors import EncoderError, short_repr
 from t2ireid_plugin.modeling.encoders.backbones import image_reader
+from t2ireid_plugin.modeling.encoders.openai import archive_path
 from t2ireid_plugin.modeling.encoders.sources import library_model
 
 if TYPE_CHECKING:
@@ -88,7 +89,7 @@ def _preprocessor_settings(source: Source) -> dict[str, Any]:
     # On use: a search without PyTorch needs `Preprocess` alone.
     from t2ireid_plugin.modeling.encoders.loading import IMAGE_KEY, find_file, read_json
 
-    if not isinstance(source, str) or library_model(source):
+    if not isinstance(source, str) or library_model(source) or archive_path(source):
         return {}
     # transformers 5 writes the second, which has the tokenizer's settings too.
     for name in ("preprocessor_config.json", "processor_config.json"):
