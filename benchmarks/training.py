@@ -221,7 +221,7 @@ def _run_steps(engine: TextImageEngine, clock: _Clock) -> None:
 
 def _run_bare_steps(engine: TextImageEngine, batch: int, steps: int, clock: _Clock) -> None:
     """Trains the image encoder alone, with the run's precision, compilation and checkpointing."""
-    encoder, precision = engine.model.visual_encoder, engine.precision
+    encoder, precision = engine.model.visual_encoder.requires_grad_(True), engine.precision  # also where it is frozen
     height, width = engine.model.preprocess[:2]
     images = torch.randn(batch, 3, height, width, device=engine.model.device)
     optimizer = torch.optim.AdamW(encoder.parameters(), lr=1e-6, fused=True)

@@ -185,7 +185,7 @@ def read_json(file: Path, key: str) -> dict[str, Any]:
 
 
 def stored_config(source: str | Mapping[str, Any], key: str) -> SimpleNamespace | None:
-    """As `encoder_config`, without transformers and its defaults; None where only the hub or a library has it.
+    """As `encoder_config`, without transformers and its defaults; None where only a library has it.
 
     Raises:
         EncoderError: for a file that is not a JSON object.
@@ -195,7 +195,7 @@ def stored_config(source: str | Mapping[str, Any], key: str) -> SimpleNamespace 
     if library_model(source) or archive_path(source):
         return None  # only the library, or the archive, knows
     if isinstance(source, str):
-        if (file := find_file(source, "config.json")) is None:
+        if (file := find_file(source, "config.json", download=True)) is None:
             return None
         config = read_json(file, key)
     part = config.get(_PART[key])
