@@ -45,7 +45,7 @@ from t2ireid_plugin.visualization.report import (
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_MAX_RANK = 50  # of the CMC curve
+_MAX_RANK = 50  # of the CMC curve, which ends at the size of a smaller gallery
 
 
 class Target(NamedTuple):
@@ -86,7 +86,8 @@ def visualize(
     """
     folder = _new_folder(Path(parent), f"visualize_{target.name}")
     plots = _Plots(folder, picture_format)
-    cmc = plots.add("cmc", plot_cmc({result.protocol: _cmc(result) for result in target.results}))
+    curves = {each.protocol: each.cmc(min(_MAX_RANK, each.metrics["gallery"])) for each in target.results}
+    cmc = plots.add("cmc", plot_cmc(curves))
     first, sections = "", []
     for result in target.results:
         examples, failures = _draw_lists(folder, target, result, number)
@@ -128,12 +129,6 @@ class _Plots:
                 return protocol
         self.shares[result.protocol] = shares
         return self.add(f"similarities_{result.protocol}", plot_similarities(*counts))
-
-
-def _cmc(result: RetrievalResult) -> npt.NDArray:
-    """R@1 to R@50, or up to the gallery's size where that is smaller."""
-    assert result.task is not None
-    return result.cmc(min(_MAX_RANK, len(result.task.g_pids)))
 
 
 def _draw_lists(
