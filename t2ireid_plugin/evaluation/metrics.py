@@ -54,9 +54,9 @@ def evaluate_task(
         DataError: when no query has an image of its identity in the gallery.
     """
     if metric == "cosine":
-        positives = positive_ranks(*task[:7])
+        positives = positive_ranks(*task[:8])
     else:
-        positives = ranks_from_scores(-_distances(*task[:2], metric), *task[2:7])
+        positives = ranks_from_scores(-_distances(*task[:2], metric), *task[2:8])
     result = result_from_ranks(positives, task, ranks, samples, **fields)
     if evaluator == "torchreid":
         distances = _distances(*task[:2], metric)
@@ -144,7 +144,7 @@ def reranked_metrics(
     queries, gallery = task[:2]
     pairs = (queries, gallery), (queries, queries), (gallery, gallery)
     reranked = torchreid_utils.re_ranking(*(_distances(*pair, metric) for pair in pairs))
-    return result_from_ranks(ranks_from_scores(-reranked, *task[2:7]), task, ranks, samples).metrics
+    return result_from_ranks(ranks_from_scores(-reranked, *task[2:8]), task, ranks, samples).metrics
 
 
 def metrics_by_target(results: Iterable[RetrievalResult]) -> dict[str, dict[str, Metrics]]:

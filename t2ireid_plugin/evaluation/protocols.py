@@ -113,6 +113,7 @@ class RetrievalTask(NamedTuple):
     q_camids: Labels  # [q]
     g_camids: Labels  # [g]
     left_out: Labels | None = None  # [q] position in the gallery, whatever its pid
+    ignored: npt.NDArray[np.bool_] | None = None  # [q, g] more entries of the query's pid that are excluded
     people: Labels | None = None  # [q] identity of each query, where the pids are looks
 
 

@@ -33,6 +33,7 @@ def positive_ranks(
     q_camids: Array,
     g_camids: Array,
     left_out: Array | None = None,
+    ignored: Array | None = None,
 ) -> list[list[int]]:
     """Ranks, from 1 and ascending, of each query's positives in the gallery sorted by cosine similarity.
 
@@ -43,12 +44,13 @@ def positive_ranks(
         q_camids, g_camids: cameras ``[n]`` and ``[m]``; gallery images of the query's identity and camera are left out,
             as in ``torchreid.metrics.evaluate_rank``.
         left_out: position ``[n]`` of one more gallery image that is left out.
+        ignored: further gallery images of the query's identity that are left out, ``[n, m]``.
 
     Raises:
         DataError: when a feature is not finite.
     """
     rows = _score_rows(_unit_features(queries, "query"), _unit_features(gallery, "gallery"))
-    return ranks_from_scores(rows, q_pids, g_pids, q_camids, g_camids, left_out)
+    return ranks_from_scores(rows, q_pids, g_pids, q_camids, g_camids, left_out, ignored)
 
 
 def ranks_from_scores(
@@ -58,14 +60,18 @@ def ranks_from_scores(
     q_camids: Array,
     g_camids: Array,
     left_out: Array | None = None,
+    ignored: Array | None = None,
 ) -> list[list[int]]:
     """Ranks as from `positive_ranks`, given each query's scores ``[m]``, which are overwritten; higher is nearer."""
     images_of = {pid: np.flatnonzero(g_pids == pid) for pid in np.unique(q_pids).tolist()}
     ranks = []
     absent = [-1] * len(q_pids) if left_out is None else left_out.tolist()
-    for row, pid, camid, left in zip(rows, q_pids.tolist(), q_camids.tolist(), absent, strict=True):
+    for query, (row, pid, camid, left) in enumerate(zip(rows, q_pids.tolist(), q_camids.tolist(), absent, strict=True)):
         same = images_of[pid]
-        positives = np.sort(row[same][(g_camids[same] != camid) & (same != left)])[::-1]
+        found = (g_camids[same] != camid) & (same != left)
+        if ignored is not None:
+            found &= ~ignored[query, same]
+        positives = np.sort(row[same][found])[::-1]
         row[same] = -np.inf  # only negatives are left to count
         if left >= 0:
             row[left] = -np.inf

@@ -24,6 +24,7 @@ from t2ireid_plugin.errors import CheckpointError, T2IReIDError
 from t2ireid_plugin.evaluation.metrics import evaluate_task, format_metrics, reranked_metrics
 from t2ireid_plugin.evaluation.protocols import RetrievalTask
 from t2ireid_plugin.evaluation.result import Metrics
+from t2ireid_plugin.integrations.torchreid.clothes import clothes_protocols
 from t2ireid_plugin.modeling.checkpoint import Checkpoint, weights_digest
 from t2ireid_plugin.utils.logging import MetricsLog
 
@@ -173,6 +174,9 @@ class _RecordedEngine(torchreid_engine.Engine):
         if self.rerank and self.final:
             reranked = reranked_metrics(task, ranks, samples, dist_metric)
             self.results[dataset_name][f"{PROTOCOL}+rerank"] = reranked
+        for protocol, ignored in clothes_protocols(gallery_loader.dataset, *task[2:4]).items():
+            own = evaluate_task(task._replace(ignored=ignored), ranks, samples=samples, metric=dist_metric)
+            self.results[dataset_name][protocol] = own.metrics
         for protocol, values in self.results[dataset_name].items():
             print(format_metrics(dataset_name, protocol, values))
         if self.metrics_log is not None:

@@ -31,7 +31,7 @@ IMAGE_KEY = "vit_pretrained"
 
 
 def register() -> None:
-    """Registers the models, and each benchmark as ``name`` (for its test split) and ``name_val``.
+    """Registers the models, LTCC and PRCC, and each benchmark as ``name`` (for its test split) and ``name_val``.
 
     A second call has no effect.
 
@@ -48,6 +48,11 @@ def register() -> None:
         for name, split in ((spec.name, "test"), (spec.name + VAL_SUFFIX, "val")):
             if getattr(datasets.get(name), "func", None) is not _dataset:
                 torchreid_data.register_image_dataset(name, functools.partial(_dataset, spec=spec, eval_split=split))
+    from t2ireid_plugin.integrations.torchreid.clothes import DATASETS  # here, as it imports torchreid
+
+    for name, dataset in DATASETS.items():
+        if name not in datasets:  # other plugins register these too
+            torchreid_data.register_image_dataset(name, dataset)
 
 
 def register_model_variant(name: str, **options: Any) -> None:
