@@ -94,14 +94,14 @@ class PRCC(ClothesDataset):
     def read(self, folder: Path) -> tuple[list[Photo], list[Photo], list[Photo]]:
         """See `ClothesDataset`."""
 
-        def photo(path: Path, camera: str) -> Photo:
+        def photo(path: Path) -> Photo:
             (pid,) = _match(r"(\d+)$", path.parent)
-            (letter,) = _match(r"([ABC])", Path(camera))
+            camera = path.parent.parent.name  # of a test photo; one to train on begins with it
+            (letter,) = _match(r"([ABC])", path if camera == "train" else path.parent.parent)
             return Photo(str(path), int(pid), "ABC".index(letter), pid + "C" * (letter == "C"))
 
-        rgb = folder / "rgb"
-        train = _photos(rgb / "train", "*/*.jpg", lambda path: photo(path, path.name))
-        a, b, c = (_photos(rgb / "test" / name, "*/*.jpg", lambda path, own=name: photo(path, own)) for name in "ABC")
+        parts = ("train", "test/A", "test/B", "test/C")
+        train, a, b, c = (_photos(folder / "rgb" / part, "*/*.jpg", photo) for part in parts)
         return train, b + c, a
 
 
