@@ -223,6 +223,8 @@ def test_page_of_hits(photos, tmp_path):
         (lambda g: g.search("red", after="yesterday"), ConfigError, "'yesterday' is not a date"),
         (lambda g: g.search("red", per="person"), ConfigError, "valid: photo, track, file"),
         (lambda g: g.search("red", k=0), ConfigError, "at least 1"),
+        (lambda g: g.search("red", k=2.5), ConfigError, "k: 2.5 is not a number of hits; give a whole number"),
+        (lambda g: g.search("red", camera=1), InputError, "camera: 1 must be a string, such as '1'"),
         (lambda g: g.search("red").draw("hits.doc"), ConfigError, "ends in .html or .png"),
         (lambda g: g.delete(), ConfigError, "say which rows"),
         (lambda g: g.add_images("missing.jpg"), DataError, "no such file or folder"),
