@@ -474,7 +474,7 @@ def test_the_full_configuration_is_the_specifications(full):
         ("data.sources", "cuhk-pedes", "cuhkpedes, cuhkpedes_val"),
         ("data.targets", "market", "cuhkpedes, cuhkpedes_val"),
         ("data.val", "cuhkpedes_dev", "cuhkpedes, cuhkpedes_val"),
-        ("data.transforms", "random_flop", "random_flip, random_crop"),
+        ("data.transforms", "random_flop", "random_flip, random_flip_image"),
         ("data.id_instruction", "id", "caption, identity"),
         ("data.cloth_instruction", "cloth", "clothing"),
         ("sampler.train_sampler", "RandomIdSampler", "RandomIdentitySampler"),

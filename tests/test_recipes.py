@@ -6,12 +6,15 @@ import shlex
 from pathlib import Path
 
 import pytest
+import torch
 from parity.irra_files import write_archive, write_best
 
 from t2ireid_plugin.cli import main
 from t2ireid_plugin.config import CONFIGS, load_cfg
+from t2ireid_plugin.engine.build import build_run
 from t2ireid_plugin.engine.checks import check_config, check_recipe
 from t2ireid_plugin.evaluation.result import CHOSEN_ON_TEST
+from t2ireid_plugin.modeling.checkpoint import Checkpoint
 
 NAMES = sorted(path.stem for path in (CONFIGS / "recipes").glob("*.yaml"))
 PAGE = Path(__file__).parents[1] / "docs" / "recipes.md"
@@ -32,7 +35,7 @@ def test_the_commands_of_the_page_run(synthetic, tmp_path, monkeypatch, capsys) 
     monkeypatch.chdir(tmp_path)
     (tmp_path / "reid-data").symlink_to(synthetic.root)
     write_archive(tmp_path / "ViT-B-16.pt")
-    write_best(tmp_path / "best.pth")
+    best = write_best(tmp_path / "best.pth")
     tiny = "model.vit_pretrained ViT-B-16.pt model.bert_base_path ViT-B-16.pt model.max_length 12 model.stride 4"
     tiny += " data.height 32 data.width 16 data.workers 0 train.max_epoch 1 train.precision fp32 use_gpu False"
     tiny += " test.bootstrap 0 test.pictures 0 test.choose_on test"
@@ -49,5 +52,10 @@ def test_the_commands_of_the_page_run(synthetic, tmp_path, monkeypatch, capsys) 
     results = json.loads((tmp_path / "log" / "irra" / "results.json").read_text())
     assert results["chosen"]["chosen_on"] == "test"
     assert results["metrics"]["cuhkpedes"]["t2i"]["epoch_chosen_on"] == "cuhkpedes"
+    heads = load_cfg("recipes/irra", ["data.root", "reid-data", *tiny.split(), "loss.terms.irr.num_layers", "2"])
+    own = build_run(heads, Checkpoint.read("best.pth")).losses.state_dict()
+    for name in ("cross_attn.in_proj_weight", "mlm_head.fc.weight"):  # training continues from the authors' heads
+        assert torch.equal(own[f"terms.irr.{name.replace('fc', '3')}"], best[name]), name
+    capsys.readouterr()
     assert main(["compare", "log/irra", "log/irra"]) == 0
     assert f"A: {CHOSEN_ON_TEST}" in capsys.readouterr().out

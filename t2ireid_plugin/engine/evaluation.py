@@ -69,9 +69,14 @@ class RetrievalEvaluation(TrainingLoop):
         super().__init__(*args, **kwargs)
         self.val_targets = list(val_targets)
         self.test_targets = [name for name in self.datamanager.targets if name not in self.val_targets]
-        self.choosing_targets = self.test_targets if choose_on_test else self.val_targets
+        self.choose_on_test = choose_on_test
         self.evaluator, self.ranks, self.identity_weight = evaluator, list(ranks), identity_weight
         self.protocols = list(protocols)
+
+    @property
+    def choosing_targets(self) -> list[str]:
+        """The targets that choose the checkpoint."""
+        return self.test_targets if self.choose_on_test else self.val_targets
 
     @property
     def tested_model(self) -> T2IReIDModel:
@@ -113,7 +118,7 @@ class RetrievalEvaluation(TrainingLoop):
                 with defer_signals():
                     content = self.weights(self.tested_model, epoch)
                     self.best = {"epoch": epoch, "score": score, "val": val, "tied": tied, "weights": content["digest"]}
-                    if self.choosing_targets and self.choosing_targets == self.test_targets:
+                    if self.choose_on_test:
                         self.best["chosen_on"] = "test"
                     self.best["protocol_weights"] = {OFFICIAL: weight, **others}
                     save_checkpoint({**content, "best": self.best}, folder / BEST)

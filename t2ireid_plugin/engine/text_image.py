@@ -220,6 +220,9 @@ def forward_for(
         output, masked = model.forward_masked(images, clothing, id_texts, losses.hidden_share, fuse)
         return {**output._asdict(), **masked}
     identity = id_texts if needs & {"id_text_embeds", "id_text_features", "fused_embeds", "gate_weights"} else None
+    if "id_text_features" in needs:
+        output, features = model.forward_features(images, clothing, identity, fuse)
+        return {**output._asdict(), "id_text_features": features}
     return model(images, cloth_instruction=clothing, id_instruction=identity, fuse=fuse)._asdict()
 
 

@@ -87,7 +87,6 @@ class T2IReIDOutput(NamedTuple):
     cloth_image_embeds: Tensor | None  # [B, 256] clothing branch of the image
     gate: Tensor | None  # [B, D] share of the identity branch, 0..1
     gate_weights: Tensor | None  # [B, 2] image, text; sums to 1; None with fusion.type residual
-    id_text_features: Tensor | None = None  # [B, D] pooled identity text before projection
 
 
 class T2IReIDModel(nn.Module):
@@ -130,7 +129,7 @@ class T2IReIDModel(nn.Module):
         # Set by the training loop to compute a frozen encoder's features only once.
         self.text_features: TokenFeatureCache | None = None
         self.image_features: Callable[[PreTrainedModel, Tensor], ImageTokens] | None = None
-        self._compiled_core: Callable[..., tuple[T2IReIDOutput, Tensor | None]] | None = None
+        self._compiled_core: Callable[..., tuple[T2IReIDOutput, dict[str, Tensor | None]]] | None = None
 
         # Text first: a missing tokenizer is then reported before 86 million image parameters are built.
         tokenizer = config["tokenizer"]
@@ -376,7 +375,18 @@ class T2IReIDModel(nn.Module):
             InputError: when the numbers of images and texts differ, for a training batch of one, and as in
                 `encode_image` and `encode_text`.
         """
-        return self._encode(image, cloth_instruction, id_instruction, fuse)[0]
+        return self.forward_features(image, cloth_instruction, id_instruction, fuse)[0]
+
+    def forward_features(
+        self,
+        image: Tensor | None = None,
+        cloth_instruction: str | Sequence[str] | None = None,
+        id_instruction: str | Sequence[str] | None = None,
+        fuse: bool = True,
+    ) -> tuple[T2IReIDOutput, Tensor | None]:
+        """As `forward`, and the pooled identity texts before projection ``[B, D]``."""
+        output, others = self._encode(image, cloth_instruction, id_instruction, fuse)
+        return output, others["id_text_features"]
 
     def forward_masked(
         self,
@@ -396,7 +406,7 @@ class T2IReIDModel(nn.Module):
             InputError: as `forward`.
             ConfigError: for a tokenizer without a token that can stand for a hidden word.
         """
-        output, image_tokens = self._encode(image, cloth_instruction, id_instruction, fuse)
+        output, others = self._encode(image, cloth_instruction, id_instruction, fuse)
         input_ids, mask = self.text_cache(_as_texts(id_instruction, "id_instruction"))
         masked, hidden = hide_words(input_ids, self.text_cache.tokenizer, share)
         lengths = mask.sum(dim=1).tolist()
@@ -405,7 +415,7 @@ class T2IReIDModel(nn.Module):
         tokens, word_mask = batch.padded(self._attend_tokens(features, batch))
         hidden = hidden[:, : tokens.shape[1]].to(self.device)
         words = {"word_tokens": tokens, "word_mask": word_mask, "hidden_words": hidden}
-        return output, {"image_tokens": image_tokens, **words}
+        return output, {**others, **words}
 
     def forward_irr(
         self,
@@ -433,16 +443,14 @@ class T2IReIDModel(nn.Module):
         tokens = self.text_encoder(input_ids=masked).last_hidden_state  # [B, max_length, D], without a padding mask
         if self.text_adapter is not None:
             tokens = self.text_adapter(tokens)
-        output, image_tokens = self._encode(
-            image, cloth_instruction, None if masked_captions else id_instruction, False
-        )
+        output, others = self._encode(image, cloth_instruction, None if masked_captions else id_instruction, False)
         if masked_captions:
             last = torch.tensor([len(ids) - 1 for ids in rows], device=self.device)
             features = tokens[torch.arange(len(rows), device=self.device), last]
             embeds = self._project("text_mlp", features)[0]
-            output = output._replace(id_text_embeds=embeds, id_text_features=features)
-        mask = torch.ones_like(masked)
-        return output, {"image_tokens": image_tokens, "word_tokens": tokens, "word_mask": mask, "hidden_words": hidden}
+            output, others["id_text_features"] = output._replace(id_text_embeds=embeds), features
+        words = {"word_tokens": tokens, "word_mask": torch.ones_like(masked), "hidden_words": hidden}
+        return output, {**others, **words}
 
     def _encode(
         self,
@@ -450,8 +458,8 @@ class T2IReIDModel(nn.Module):
         cloth_instruction: str | Sequence[str] | None,
         id_instruction: str | Sequence[str] | None,
         fuse: bool,
-    ) -> tuple[T2IReIDOutput, Tensor | None]:
-        """The output of `forward`, and the image tokens ``[B, L, D]``."""
+    ) -> tuple[T2IReIDOutput, dict[str, Tensor | None]]:
+        """The output of `forward`; by name, image tokens ``[B, L, D]`` and pooled identity texts ``[B, D]``."""
         # Identity last, where `_core` expects it.
         given = {"cloth_instruction": cloth_instruction, "id_instruction": id_instruction}
         texts = {name: _as_texts(value, name) for name, value in given.items() if value is not None}
@@ -476,7 +484,7 @@ class T2IReIDModel(nn.Module):
         batch: PackedBatch | None,
         groups: tuple[str, ...],
         fuse: bool = True,
-    ) -> tuple[T2IReIDOutput, Tensor | None]:
+    ) -> tuple[T2IReIDOutput, dict[str, Tensor | None]]:
         """`_encode` from tensors to tensors, which a compiler can take as a whole.
 
         Args:
@@ -524,9 +532,8 @@ class T2IReIDModel(nn.Module):
             cloth_image_embeds=cloth_image_embeds,
             gate=gate,
             gate_weights=gate_weights,
-            id_text_features=text_features.get("id_instruction"),
         )
-        return output, image_tokens
+        return output, {"image_tokens": image_tokens, "id_text_features": text_features.get("id_instruction")}
 
     def compile_parts(self, **options: Any) -> None:
         """Compiles both encoders and the rest of the forward pass, each as one graph; parameter names stay the same.
