@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PYTEST := $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
 
-.PHONY: demo test test-all test-layouts test-fastreid test-codebases lint docs clean
+.PHONY: demo test test-all test-layouts test-fastreid test-milvus test-codebases lint docs clean
 
 # Drawn pedestrians in CUHK-PEDES's format, trained and evaluated on the CPU; results in log/demo, with a page of
 # sentences and the photos that the model retrieves for them.
@@ -40,6 +40,11 @@ test-fastreid: $(VENV)/installed-dev
 	@test -n "$(FASTREID_SRC)" || { echo "say where FastReID's source is: make $@ FASTREID_SRC=path/to/fast-reid"; exit 2; }
 	$(BIN)/python -m pip install --quiet --editable '.[dev,fastreid]'
 	FASTREID_SRC="$(abspath $(FASTREID_SRC))" $(PYTEST) tests/integrations/fastreid
+
+# Against a Milvus server that the tests start; its packages have 260 MB.
+test-milvus: $(VENV)/installed-dev
+	$(BIN)/python -m pip install --quiet --editable '.[dev,milvus]' "milvus-lite>=3"
+	$(PYTEST) tests/search -k "milvus or page_runs"
 
 # The changes that docs/codebases.md prints, in the sources of reid-strong-baseline and TransReID.
 test-codebases: $(VENV)/installed-dev

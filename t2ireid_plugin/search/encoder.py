@@ -120,7 +120,7 @@ class Encoder:
             DataError: for a file that is missing, damaged or not an image.
             InputError: for a folder, and anything but a photo.
         """
-        from PIL import Image
+        from PIL import Image, ImageOps
 
         from t2ireid_plugin.data import images  # on use, as a sentence needs no OpenCV
 
@@ -129,7 +129,7 @@ class Encoder:
                 raise InputError(f"'{photo}' is a folder; give a list of its files")
             photo = images.read_pixels(photo)
         elif isinstance(photo, Image.Image):
-            photo = np.array(images.on_white(photo))
+            photo = np.array(images.on_white(ImageOps.exif_transpose(photo)))
         elif _is_tensor(photo):
             photo = np.moveaxis(photo.cpu().numpy(), 0, -1)
         if not isinstance(photo, np.ndarray) or photo.dtype != np.uint8 or photo.shape[2:] != (3,):

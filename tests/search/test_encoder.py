@@ -113,6 +113,17 @@ def test_files_pillow_images_and_arrays_are_the_same_photo(photos):
     np.testing.assert_array_equal(vectors[0], vectors[2])
 
 
+def test_a_turned_photo_is_read_upright_from_a_file_and_from_pillow(photos, tmp_path):
+    encoder = encoder_of(tiny_model())
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turned by a quarter
+    with Image.open(photos[0]) as image:
+        image.save(tmp_path / "turned.jpg", exif=exif)
+    with Image.open(tmp_path / "turned.jpg") as turned:
+        vectors = encoder.encode_images([tmp_path / "turned.jpg", turned])
+    np.testing.assert_allclose(vectors[0], vectors[1], atol=1e-6)
+
+
 @pytest.fixture(scope="module")
 def by_both():
     """A model that ranks by both branches, its encoder, and `one(photo)`: the model's own embeddings of a file."""
