@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 from t2ireid_plugin.cli import main
+from t2ireid_plugin.config import load_cfg
+from t2ireid_plugin.engine.checks import check_config
 from t2ireid_plugin.errors import DependencyError
 from t2ireid_plugin.prepare.table.table import read_table
 from t2ireid_plugin.search.torch_sides import TorchSides
@@ -48,7 +50,9 @@ def test_the_commands_run(repository, synthetic, encoders, tmp_path, monkeypatch
         rows = json.loads((drawn / "reid_raw.json").read_text(encoding="utf-8"))
         table.writerows((row["file_path"], row["id"], row["captions"][0]) for row in rows)
     commands, offline = (block.strip() for block in blocks(repository, "bash"))
-    (downloads,) = blocks(repository, "sh")
+    downloads, benchmark = blocks(repository, "sh")
+    for settings in benchmark.split("--settings ")[1].strip().strip('"').split('" "'):
+        check_config(load_cfg(None, settings.split()))
     assert all(f"--local-dir {folder}\n" in downloads for folder in ENCODERS.split()[1::2])
     *prepare, train, search = commands.splitlines()
     assert offline == f"{train} {ENCODERS}"
