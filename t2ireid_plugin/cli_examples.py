@@ -20,7 +20,11 @@ EXAMPLES = {
         "--config-file t2i_vit_mamba model.load_weights weights.pth",
     ),
     "probe": ("log/run data.root data/outfits",),
-    "prepare": ("synthetic data/synthetic", "table people.csv --images photos --out data/own", "check data/own"),
+    "prepare": (
+        "synthetic data/synthetic",
+        "table people.csv --images photos --out data/own",
+        "check data/own --dataset custom",
+    ),
     "prepare synthetic": (
         "data/synthetic",
         "data/small --train-ids 100 --val-ids 30 --test-ids 30",

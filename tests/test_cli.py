@@ -83,6 +83,13 @@ def test_files_in_the_examples_of_the_help_exist(repository):
             assert (repository / "configs" / f"{name}.yaml").is_file()
 
 
+def test_examples_name_the_dataset_that_prepare_table_writes():
+    (folder,) = {line.split(" --out ")[1].split()[0] for line in EXAMPLE_LINES if "table" in line and " --out " in line}
+    checks = [line for line in EXAMPLE_LINES if f"check {folder}" in line]
+    assert checks
+    assert all("--dataset custom" in line for line in checks)
+
+
 @pytest.mark.parametrize("words", [["fly"], ["prepare", "fly"], ["prepare", "synthetic"], ["train", "--fast"]])
 def test_a_wrong_command_prints_the_usage_with_status_2(capsys, words):
     with pytest.raises(SystemExit) as end:
