@@ -172,7 +172,7 @@ class T2IReIDModel(nn.Module):
         self.scale = nn.Parameter(torch.full((1,), INITIAL_SCALE))
         for encoder in self.frozen_encoders:
             encoder.requires_grad_(False).eval()
-        logger.info("scale %.4f, fusion %s", INITIAL_SCALE, type(self.fusion).__name__)
+        logger.info("scale %.4f, fusion %s", INITIAL_SCALE, "none" if no_fusion else type(self.fusion).__name__)
 
     @property
     def device(self) -> torch.device:

@@ -123,7 +123,7 @@ def save_encoder(gallery: Gallery, where: Path) -> None:
     try:
         gallery.encoder.save(where / "encoder")  # type: ignore[attr-defined]
     except (DependencyError, EncoderError) as error:
-        print(f"index: without an encoder of its own, so queries need --model: {error}", file=sys.stderr)
+        print(f"index: not written, so later searches need --model as well ({error})", file=sys.stderr)
 
 
 def _shown(hits: Hits, paths_only: bool) -> list[str]:

@@ -132,7 +132,8 @@ class Encoder:
             photo = np.array(images.on_white(ImageOps.exif_transpose(photo)))
         elif _is_tensor(photo):
             photo = np.moveaxis(photo.cpu().numpy(), 0, -1)
-        if not isinstance(photo, np.ndarray) or photo.dtype != np.uint8 or photo.shape[2:] != (3,):
+        # Without pixels: a detector's box outside the frame, cut out of it.
+        if not isinstance(photo, np.ndarray) or photo.dtype != np.uint8 or photo.shape[2:] != (3,) or not photo.size:
             kind = f"{photo.dtype} {list(photo.shape)}" if isinstance(photo, np.ndarray) else type(photo).__name__
             raise InputError(f"photos must be paths, Pillow images or uint8 arrays [H, W, 3] of RGB, not {kind}")
         return images.resize(photo, self.preprocess.height, self.preprocess.width)

@@ -298,8 +298,10 @@ def test_fields_without_input_are_none(model, make, image, cloth, identity):
         torch.testing.assert_close(getattr(out, name), getattr(everything, name), rtol=0, atol=1e-5)
 
 
-def test_without_fusion(make):
-    model = make.model(fusion=None)
+def test_without_fusion(make, caplog):
+    with caplog.at_level("INFO", "t2ireid_plugin"):
+        model = make.model(fusion=None)
+    assert "scale 1.0000, fusion none" in caplog.text
     out = model(make.images(2), CLOTHING, IDENTITY)
     assert [name for name, value in out._asdict().items() if value is None] == ["fused_embeds", "gate_weights"]
     assert not [name for name in model.state_dict() if name.startswith("fusion")]

@@ -104,6 +104,13 @@ def test_a_folder_is_indexed_once_and_searched(call, photos, encoder, tmp_path, 
     assert SENTENCE in (tmp_path / "result.html").read_text(encoding="utf-8")
 
 
+def test_without_onnx_later_searches_need_the_model(tiny_run, photos, without_onnx, capsys):
+    assert main(["search", SENTENCE, str(photos), "--model", str(tiny_run.folder)]) == 0
+    assert "later searches need --model as well (cannot be exported to ONNX)" in capsys.readouterr().err
+    assert main(["search", SENTENCE, str(photos)]) == 2
+    assert "--model" in capsys.readouterr().err
+
+
 def test_filters_and_options_of_an_index(call, photos, tmp_path):
     index = tmp_path / "people.idx"
     call("index", "build", photos, "--out", index, "--camera-from", r"(?P<camera>cam\d)_")

@@ -180,6 +180,7 @@ def test_tensors_of_pixels_and_of_preprocessed_photos(by_both, tmp_path):
         (torch.zeros(2, 3, 64, 32), r"normalised photos \[B, 3, 32, 32\], not \['B', 3, 64, 32\]"),
         (torch.zeros(2, 32, 32, 3, dtype=torch.uint8), r"uint8 arrays \[H, W, 3\] of RGB, not uint8 \[32, 3, 32\]"),
         (np.zeros((32, 32, 3)), r"not float64 \[32, 32, 3\]"),
+        (np.zeros((0, 32, 3), np.uint8), r"not uint8 \[0, 32, 3\]"),
         ([None], "not NoneType"),
         (".", "'.' is a folder; give a list of its files"),
     ],
