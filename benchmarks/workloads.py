@@ -65,7 +65,8 @@ class Bench(NamedTuple):
     def images(self, number: int, size: tuple[int, int] | None = None) -> Tensor:
         """``[number, 3, H, W]``, of the encoder's size by default."""
         height, width = size or self.model.preprocess[:2]
-        return torch.randn(number, 3, height, width, generator=torch.Generator().manual_seed(number))
+        images = torch.randn(number, 3, height, width, generator=torch.Generator().manual_seed(number))
+        return images.to(self.model.device)
 
 
 def build(size: str = "base", seed: int = 0) -> Bench:
@@ -150,7 +151,7 @@ def text_work(bench: Bench, texts: list[str]) -> Work:
     encoded = bench.literal.tokenizer(
         texts, padding="longest", max_length=bench.literal.max_length, truncation=True, return_tensors="pt"
     )
-    ids, mask = encoded["input_ids"], encoded["attention_mask"]
+    ids, mask = (encoded[name].to(bench.model.device) for name in ("input_ids", "attention_mask"))
     return _without_gradient(
         {
             BARE: lambda: bench.model.text_encoder(input_ids=ids, attention_mask=mask),
@@ -167,7 +168,7 @@ def training_work(bench: Bench, number: int, folder: Path | None = None) -> dict
     training mode here and stay in it, as in an epoch: the cache checks BERT's weights at its start.
     """
     images, identity, clothes = bench.images(number), captions(number), clothing(number)
-    pids = torch.arange(number) % bench.classes
+    rows = torch.arange(number, device=images.device)
 
     def loss(output: T2IReIDOutput) -> Tensor:
         pairs = (
@@ -175,9 +176,9 @@ def training_work(bench: Bench, number: int, folder: Path | None = None) -> dict
             (output.cloth_image_embeds, output.cloth_text_embeds),
             (output.fused_embeds, output.image_embeds),
         )
-        total = F.cross_entropy(cast(Tensor, output.id_logits), pids)
+        total = F.cross_entropy(cast(Tensor, output.id_logits), rows % bench.classes)
         for ours, theirs in cast(tuple[tuple[Tensor, Tensor], ...], pairs):
-            total = total + F.cross_entropy(20 * ours @ theirs.T, torch.arange(number))
+            total = total + F.cross_entropy(20 * ours @ theirs.T, rows)
         return total
 
     model, literal, vit = bench.model.train(), bench.literal.train(), bench.model.visual_encoder

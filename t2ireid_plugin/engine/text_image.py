@@ -106,7 +106,8 @@ class TextImageEngine(RetrievalEvaluation):
         progress = time_in_epochs / max(1, self.max_epoch)
         time = {"epoch": time_in_epochs, "step": self.steps + 1, "progress": progress}
         total, values = self.training_step(images, id_texts, cloth_texts, labels, time, seed)
-        summary = {"loss": float(total.detach()), **{name: float(value) for name, value in values.items()}}
+        numbers = torch.stack([value.detach().reshape(()) for value in (total, *values.values())]).tolist()
+        summary = dict(zip(("loss", *values), numbers))  # from the GPU at once: each transfer waits for it
         norm = self._backward(total) if math.isfinite(summary["loss"]) else math.nan
         if math.isfinite(norm):
             self.non_finite.in_a_row = 0
