@@ -13,6 +13,9 @@ import contextlib
 import importlib
 import json
 import math
+import os
+import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -25,17 +28,17 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(REPOSITORY))  # benchmarks/ is not installed
 
 PARTS = {  # seconds that each may take; functions of benchmarks/gpu_parts
-    "correctness.tests": 80,
-    "correctness.agreement": 45,
+    "correctness.tests": 60,
+    "correctness.agreement": 40,
     "correctness.resume": 40,
-    "speed.encode": 90,
-    "speed.step": 75,
-    "speed.host": 30,
-    "training.loader": 60,
-    "training.users": 50,
+    "speed.encode": 100,
+    "speed.step": 100,
+    "training.loader": 70,
+    "training.users": 45,
 }
 _RESERVE = 10  # of these for starting and ending the process
 _PEOPLE = {False: (200, 8), True: (12, 2)}  # drawn for training, and captions of a photo, by --quick
+MARK = "<!-- measured: gpu -->"
 TITLES = {"correctness": "Correctness", "speed": "Speed", "training": "Training and use"}
 
 
@@ -55,6 +58,12 @@ def main(argv: list[str] | None = None) -> int:
     options = parser.parse_args(argv)
     if options.wheels is not None:
         install(options.wheels)
+    if options.page is not None and (not options.page.is_file() or MARK not in options.page.read_text("utf-8")):
+        parser.error(f"--page: '{options.page}' has no line '{MARK}'")
+    import torch
+
+    if options.device == "cuda" and not torch.cuda.is_available():
+        parser.error("PyTorch has no usable GPU on this machine; --quick --device cpu tries the command")
     from t2ireid_plugin.synthetic import write_synthetic
     from t2ireid_plugin.utils.atomic_io import atomic_write_text
 
@@ -62,15 +71,15 @@ def main(argv: list[str] | None = None) -> int:
     began, parts = time.monotonic(), {}
     with tempfile.TemporaryDirectory() as folder:
         people, captions = _PEOPLE[options.quick]
-        counts = {"train_ids": people, "val_ids": 8, "test_ids": 8, "photos": 4, "captions": captions}
+        counts: dict[str, Any] = {"train_ids": people, "val_ids": 8, "test_ids": 8, "photos": 4, "captions": captions}
         write_synthetic(folder, **counts, progress=False)
         _report("drawing people", began, 0)
         for name in options.parts:
             started = time.monotonic()
             parts[name] = list(run_part(name, options, Path(folder)))
             _report(name, started, len(parts[name]))
-        for file in Path(folder).glob("*.txt"):
-            (options.out / file.name).write_bytes(file.read_bytes())
+        for file in Path(folder).glob("*.txt"):  # of the profiler
+            shutil.copy(file, options.out)
     figures = {"seconds": time.monotonic() - began, "quick": options.quick, "machine": describe(), "parts": parts}
     atomic_write_text(options.out / "gpu.json", json.dumps(figures, indent=2) + "\n")
     text = page_of(figures)
@@ -89,6 +98,7 @@ def install(wheels: Path) -> None:
     for name in ("t2ireid-plugin[dev]", "t2ireid-plugin"):
         command = [sys.executable, "-m", "pip", "install", "--no-index", "--find-links", str(wheels), name]
         if subprocess.run(command, check=False).returncode == 0:
+            importlib.invalidate_caches()
             return
     sys.exit(f"error: '{wheels}' lacks wheels of this package's dependencies, see CONTRIBUTING.md")
 
@@ -96,20 +106,25 @@ def install(wheels: Path) -> None:
 def run_part(name: str, options: argparse.Namespace, folder: Path) -> Iterator[dict[str, Any]]:
     """The rows of a part: on a GPU from a process of its own, as an error of CUDA makes the process useless."""
     arguments = {"name": name, "device": options.device, "quick": options.quick, "folder": str(folder)}
-    out, status = folder / f"{name}.rows", ""
-    with out.open("w", encoding="utf-8") as file, (options.out / "gpu.log").open("a", encoding="utf-8") as log:
+    with (options.out / "gpu.log").open("a", encoding="utf-8") as log:
         if options.device == "cpu":
             with contextlib.redirect_stderr(log):
                 yield from rows_of(**arguments)
             return
-        command = [sys.executable, __file__, "--part", json.dumps(arguments)]
-        try:
-            done = subprocess.run(command, stdout=file, stderr=log, timeout=PARTS[name], check=False)
-            status = f"with status {done.returncode}" if done.returncode else ""
-        except subprocess.TimeoutExpired:
-            status = "at the end of its time"
-    yield from map(json.loads, out.read_text(encoding="utf-8").splitlines())
-    if status:
+        out = folder / f"{name}.rows"
+        with out.open("w", encoding="utf-8") as file:
+            command = [sys.executable, __file__, "--part", json.dumps(arguments)]
+            process = subprocess.Popen(command, stdout=file, stderr=log, start_new_session=True)
+            try:
+                status = f"with status {process.wait(PARTS[name])}"
+            except subprocess.TimeoutExpired:
+                status = "at the end of its time"
+            finally:  # with the processes that it has started
+                if process.poll() is None:
+                    os.killpg(process.pid, signal.SIGKILL)
+                    process.wait()
+    yield from (json.loads(line) for line in out.read_text(encoding="utf-8").splitlines() if line.startswith('{"what"'))
+    if process.returncode:
         yield {"what": name, "value": None, "unit": "", "most": None, "note": f"failed: stopped {status}, see gpu.log"}
 
 
@@ -196,7 +211,8 @@ def _report(name: str, started: float, rows: int) -> None:
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--part"]:
-        for measured in rows_of(**json.loads(sys.argv[2])):
-            print(json.dumps(measured), flush=True)
+        with contextlib.redirect_stdout(sys.stderr):  # what libraries print
+            for measured in rows_of(**json.loads(sys.argv[2])):
+                print(json.dumps(measured), file=sys.__stdout__, flush=True)
     else:
         sys.exit(main())

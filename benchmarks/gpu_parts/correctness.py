@@ -9,8 +9,9 @@ import json
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import torch
@@ -105,7 +106,7 @@ def _value_and_gradients(module: nn.Module, hidden: Tensor) -> tuple[Tensor, Ten
     return output, _gradients([hidden, *module.parameters()])
 
 
-def _gradients(leaves: list[Tensor]) -> Tensor:
+def _gradients(leaves: Sequence[Tensor]) -> Tensor:
     return torch.cat([leaf.grad.flatten() for leaf in leaves if leaf.grad is not None])
 
 
@@ -125,7 +126,8 @@ def _losses(setup: Setup) -> Iterator[Row]:
 
 
 def _loss_and_gradients(terms: LossTerms, inputs: LossInputs, device: str, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    moved, leaves = {}, list(terms.parameters())
+    moved: dict[str, Any] = {}
+    leaves: list[Tensor] = list(terms.parameters())
     for field, value in inputs._asdict().items():
         if isinstance(value, Tensor):
             value = value.detach().clone().to(device)
@@ -152,21 +154,23 @@ def _loss_inputs(batch: int) -> LossInputs:
         return torch.randint(high, (batch, width), generator=generator)
 
     return LossInputs(
-        rows // 2, rows, unit(), unit(), unit(), normal(_CLASSES), normal(_WIDTH), normal(_WIDTH), unit(), unit(),
-        gate=normal(_WIDTH).sigmoid(), gate_weights=normal(2).softmax(dim=1), scale=torch.ones(1, dtype=torch.float64),
+        pids=rows // 2, photos=rows, outfits=rows % 2, composed_outfits=1 - rows % 2,
+        image_embeds=unit(), id_text_embeds=unit(), cloth_image_embeds=unit(), cloth_text_embeds=unit(),
+        fused_embeds=unit(), composed_embeds=unit(512), id_logits=normal(_CLASSES), id_embeds=normal(_WIDTH),
+        id_text_features=normal(_WIDTH), cloth_embeds=normal(_WIDTH), gate=normal(_WIDTH).sigmoid(),
+        gate_weights=normal(2).softmax(dim=1), scale=torch.ones(1, dtype=torch.float64),
         image_tokens=normal(9, _WIDTH), word_tokens=normal(6, _WIDTH),
         word_mask=(torch.arange(6) < 6 - rows[:, None] % 2).long(),
         hidden_words=torch.where(torch.arange(6) == 1, words(_CLASSES, 6), -100),
-        outfits=rows % 2, id_words=words(2, _WORDS).double(), cloth_words=words(2, _WORDS).double(),
-        composed_embeds=unit(512), composed_outfits=1 - rows % 2, epoch=3.0, progress=0.5,
+        id_words=words(2, _WORDS).double(), cloth_words=words(2, _WORDS).double(), epoch=3.0, progress=0.5,
     )  # fmt: skip
 
 
 def _ranks(setup: Setup) -> Iterator[Row]:
     task = make_task(200, 300, 40) if setup.quick else make_task(3000, 6000, 500)
-    sides = torch.from_numpy(task.queries), torch.from_numpy(task.gallery)
-    expected = positive_ranks(*sides, *task[2:])
-    found = positive_ranks(*(side.to(setup.device) for side in sides), *task[2:])
+    queries, gallery = torch.from_numpy(task.queries), torch.from_numpy(task.gallery)
+    expected = positive_ranks(queries, gallery, *task[2:])
+    found = positive_ranks(queries.to(setup.device), gallery.to(setup.device), *task[2:])
     differ = sum(ours != theirs for ours, theirs in zip(found, expected, strict=True))
     yield row(f"ranks of {len(expected):,} queries", differ, "queries differ", 0)
 
@@ -179,7 +183,11 @@ def resume(setup: Setup) -> Iterator[Row]:
     """Bit for bit, in a process of its own on a GPU: cuBLAS reads its deterministic setting when it is first used."""
 
     def measure() -> list[Row]:
-        arguments = {"root": str(setup.folder), "use_gpu": setup.cuda, "batch": 16 if setup.quick else 64}
+        arguments: dict[str, Any] = {
+            "root": str(setup.folder),
+            "use_gpu": setup.cuda,
+            "batch": 16 if setup.quick else 64,
+        }
         return [in_subprocess(__name__, **arguments) if setup.cuda else compare_resumed(**arguments)]
 
     yield from attempt(setup, "resume", measure)
