@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmarks.contenders import make_task
-from benchmarks.gpu_parts.common import PRECISIONS, Row, Setup, attempt, precision, relative, row
+from benchmarks.gpu_parts.common import PRECISIONS, Row, Setup, attempt, autocast, precision, relative, row
 from benchmarks.tiny import in_subprocess, tiny_cfg, watch_steps
 from benchmarks.workloads import build, captions, clothing
 from t2ireid_plugin.engine.build import build_run, run_options, set_deterministic
@@ -69,7 +69,7 @@ def _outputs(setup: Setup) -> Iterator[Row]:
     exact = copy.deepcopy(model).double()(inputs[0].double(), *inputs[1:])
     model.to(setup.device)
     for name in PRECISIONS:
-        with precision(name, setup.device):
+        with precision(name), autocast(name, setup.device):
             output = model(inputs[0].to(setup.device), *inputs[1:])
         errors = {
             field: relative(value, wanted)
@@ -92,7 +92,7 @@ def _mixer(setup: Setup, path: str) -> Iterator[Row]:
         hidden = torch.randn(4 if setup.quick else 64, length, 256)
         exact = _value_and_gradients(copy.deepcopy(mixer).double(), hidden.double())
         none = mock.patch.object(mamba, "_selective_scan_kernel", return_value=None)
-        with precision("fp32", setup.device), none if plain else contextlib.nullcontext():
+        with precision("fp32"), none if plain else contextlib.nullcontext():
             found = _value_and_gradients(copy.deepcopy(mixer).to(setup.device), hidden.to(setup.device))
         for name, value, wanted, most in zip(("output", "gradients"), found, exact, (MOST, MOST_GRADIENT)):
             yield row(f"Mamba, {path}, length {length}, {name}", relative(value, wanted), "relative error", most)
@@ -119,7 +119,7 @@ def _losses(setup: Setup) -> Iterator[Row]:
         torch.manual_seed(0)
         terms = LossTerms({name: {"weight": 1.0}}, **sizes).eval()
         exact = _loss_and_gradients(copy.deepcopy(terms).double(), inputs, "cpu", torch.float64)
-        with precision("fp32", setup.device):
+        with precision("fp32"):
             found = _loss_and_gradients(terms.to(setup.device), inputs, setup.device, torch.float32)
         for kind, value, wanted, most in zip(("value", "gradients"), found, exact, (MOST, MOST_GRADIENT)):
             yield row(f"loss {name}, {kind}", relative(value, wanted), "relative error", most)

@@ -36,8 +36,11 @@ def host_waits(engine: TextImageEngine, setup: Setup) -> Iterator[Row]:
     yield row("host synchronisations of a training step", sum(places[-1].values()), "waits", 0, note)
 
     counts: Counter[str] = Counter()
+    warmup = iter(range(2))
 
     def profiled(run: Callable[[], Any]) -> Any:
+        if next(warmup, None) is not None:
+            return run()
         setup.synchronize()
         with profile(activities=[ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if setup.cuda else [])]) as found:
             done = run()
@@ -48,7 +51,7 @@ def host_waits(engine: TextImageEngine, setup: Setup) -> Iterator[Row]:
         counts.update({event.key: event.count for event in averages if event.key in _WAITS})
         return done
 
-    few_steps(engine, 1, profiled)
+    few_steps(engine, 3, profiled)
     note = f"{dict(counts)}; operations in {_PROFILE}"
     yield row("synchronising calls in the profile of a step", sum(counts.values()), "calls", note=note)
 

@@ -5,16 +5,28 @@ from __future__ import annotations
 import functools
 import statistics
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 
-from benchmarks.gpu_parts.common import PRECISIONS, RATIO, Row, Setup, attempt, precision, row, seconds_per_call
+from benchmarks.gpu_parts.common import (
+    PRECISIONS,
+    RATIO,
+    Row,
+    Setup,
+    attempt,
+    autocast,
+    precision,
+    row,
+    seconds_per_call,
+)
 from benchmarks.timing import ratio
 from benchmarks.workloads import (
     BARE,
     CACHED,
     OURS,
     Bench,
+    Step,
     Work,
     build,
     captions,
@@ -31,35 +43,38 @@ def encode(setup: Setup) -> Iterator[Row]:
     """`encode_image` and `encode_text`, eager and compiled."""
     bench = _bench(setup)
     batches, size, other = ((2,), "32", (64, 32)) if setup.quick else ((64, 256), "224", (384, 128))
-    wide = f"{other[0]}x{other[1]}"
-    for how in ("eager", "compiled"):
-        if how == "compiled":
-            bench.model.compile_parts(backend="inductor" if setup.cuda else "eager")
-        for name in ("bf16",) if how == "compiled" or setup.quick else PRECISIONS:  # compilation takes long
-            for batch in batches:
-                title = f"{how}, {name}, batch {batch}"
-                image = functools.partial(image_work, bench, batch)
-                text = functools.partial(text_work, bench, captions(batch))
-                yield from _compared(setup, f"encode_image {size}, {title}", image, name, batch, "images", MOST_IMAGE)
-                yield from _compared(setup, f"encode_text, {title}", text, name, batch, "captions")
-                if how == "eager":
-                    image = functools.partial(image_work, bench, batch, other)
-                    what = f"encode_image {wide}, {title}"
-                    yield from _compared(setup, what, image, name, batch, "images", MOST_IMAGE)
+    for how, name in _hows(bench, setup):
+        for batch in batches:
+            title = f"{how}, {name}, batch {batch}"
+            image = functools.partial(image_work, bench, batch)
+            text = functools.partial(text_work, bench, captions(batch))
+            yield from _compared(setup, f"encode_image {size}, {title}", image, name, batch, "images", MOST_IMAGE)
+            yield from _compared(setup, f"encode_text, {title}", text, name, batch, "captions")
+            if how == "eager":
+                image = functools.partial(image_work, bench, batch, other)
+                what = f"encode_image {other[0]}x{other[1]}, {title}"
+                yield from _compared(setup, what, image, name, batch, "images", MOST_IMAGE)
 
 
 def step(setup: Setup) -> Iterator[Row]:
     """Training steps with and without cached texts, eager and compiled; graph breaks of the compiled forward pass."""
     bench = _bench(setup)
     yield from attempt(setup, "graph breaks", lambda: _graph_breaks(bench, setup))
-    for how in ("eager",) if setup.quick else ("eager", "compiled"):
-        if how == "compiled":
-            bench.model.compile_parts()
-        for name in ("bf16",) if how == "compiled" or setup.quick else ("bf16", "tf32", "fp32"):
-            for batch in (2,) if setup.quick else (64,) if how == "compiled" else (64, 256):
-                work = functools.partial(training_work, bench, batch)
-                what = f"training step, {how}, {name}, batch {batch}"
-                yield from _compared(setup, what, work, name, batch, "pairs", MOST_STEP, memory=True)
+    for how, name in _hows(bench, setup):
+        for batch in (2,) if setup.quick else (64, 256) if how == "eager" else (64,):
+            work = functools.partial(training_work, bench, batch)
+            what = f"training step, {how}, {name}, batch {batch}"
+            yield from _compared(setup, what, work, name, batch, "pairs", MOST_STEP, memory=True)
+
+
+def _hows(bench: Bench, setup: Setup) -> Iterator[tuple[str, str]]:
+    """Eager and then compiled, each in all precisions; compilation takes long."""
+    names = PRECISIONS[:1] if setup.quick else PRECISIONS
+    yield from (("eager", name) for name in names)
+    for name in names:
+        torch._dynamo.reset()  # else the precisions would exhaust the number of recompilations
+        bench.model.compile_parts(backend="inductor" if setup.cuda else "eager")
+        yield "compiled", name
 
 
 def _bench(setup: Setup) -> Bench:
@@ -81,9 +96,9 @@ def _compared(
     """Rows of one comparison with the bare encoder; the target is that of the last contender."""
 
     def measure() -> Iterator[Row]:
-        with precision(name, setup.device):
-            work = make()
-            work = {key: work[key] for key in (BARE, OURS, CACHED) if key in work}
+        with precision(name):
+            made = make()
+            work = {key: _casting(made[key], name, setup.device) for key in (BARE, OURS, CACHED) if key in made}
             seconds = seconds_per_call(work, setup)
             for key in list(work)[1:]:
                 texts = ", texts cached" if key == CACHED else ""
@@ -101,6 +116,15 @@ def _compared(
                     yield row(f"{what}, {key}", (torch.cuda.max_memory_allocated() - held) / 1e9, "GB", note=note)
 
     yield from attempt(setup, what, measure)
+
+
+def _casting(call: Callable[[], Any], name: str, device: str) -> Callable[[], Any]:
+    """The call with autocast around its forward pass; entered anew each time, as it caches what it has cast."""
+    if isinstance(call, Step):
+        call.loss = autocast(name, device)(call.loss)
+        return call
+    cast: Callable[[], Any] = autocast(name, device)(call)
+    return cast
 
 
 def _graph_breaks(bench: Bench, setup: Setup) -> Iterator[Row]:

@@ -126,7 +126,7 @@ def test_precisions_are_restored():
 
     before, inside = flags(), {}
     for name in PRECISIONS:
-        with precision(name, "cpu"):
+        with precision(name), common.autocast(name, "cpu"):
             inside[name] = flags()
         assert flags() == before
     assert inside == {
