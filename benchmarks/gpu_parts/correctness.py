@@ -192,12 +192,12 @@ def resume(setup: Setup) -> Iterator[Row]:
 
 
 def compare_resumed(root: str, use_gpu: bool, batch: int) -> Row:
-    """Trains two epochs, and again with an interruption and a new engine; compares the weights."""
+    """Trains an epoch, and again with an interruption and a new engine; compares the weights."""
     weights = []
-    for name, steps in (("whole", None), ("resumed", 7)):
+    for name, steps in (("whole", None), ("resumed", 5)):
         folder = Path(root) / "resume" / name
         folder.mkdir(parents=True)
-        settings = {"batch_size": batch, "max_epoch": 2, "deterministic": True, "save_steps": 3}
+        settings = {"batch_size": batch, "max_epoch": 1, "deterministic": True, "save_steps": 2}
         cfg = tiny_cfg(Path(root), folder, **settings)
         cfg.use_gpu = use_gpu
         engine = build_run(cfg)

@@ -43,7 +43,7 @@ def loader(setup: Setup) -> Iterator[Row]:
     for number, (precision, features) in enumerate(kinds):
         set_precision(engine, precision, setup)
         engine.model.text_features = features
-        name = f"{precision}{', texts cached' if features else ''}"
+        name = f"{precision}{', texts cached' if features is not None else ''}"
         until = time.monotonic() + (setup.deadline - time.monotonic()) / (len(kinds) + 1 - number)
         yield from attempt(setup, f"training, {name}", functools.partial(_speed, engine, cfg, setup, until, name))
     yield from attempt(setup, "host synchronisations", lambda: host_waits(engine, setup))
