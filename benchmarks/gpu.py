@@ -109,7 +109,7 @@ def run_part(name: str, options: argparse.Namespace, folder: Path) -> Iterator[d
     arguments = {"name": name, "device": options.device, "quick": options.quick, "folder": str(folder)}
     with (options.out / "gpu.log").open("a", encoding="utf-8") as log:
         if options.device == "cpu":
-            with contextlib.redirect_stderr(log):
+            with contextlib.redirect_stderr(log), contextlib.redirect_stdout(log):
                 yield from rows_of(**arguments)
             return
         out = folder / f"{name}.rows"

@@ -92,7 +92,7 @@ def autocast(name: str, device: str) -> torch.autocast:
 
 def seconds_per_call(work: Work, setup: Setup) -> dict[str, list[float]]:
     """Wall seconds of a call of each contender, one value per round; all are warmed up before."""
-    for _ in range(1 if setup.quick else 3):  # the first compiles, where that was asked for
+    for _ in range(1 if setup.quick else 2):  # the first compiles, where that was asked for
         began = time.perf_counter()
         for call in work.values():
             call()
@@ -107,7 +107,8 @@ def seconds_per_call(work: Work, setup: Setup) -> dict[str, list[float]]:
 
         return run
 
-    seconds = in_turns({name: repeated(call) for name, call in work.items()}, 1 if setup.quick else 5)
+    rounds = 1 if setup.quick else 5 if calls > 1 else 3
+    seconds = in_turns({name: repeated(call) for name, call in work.items()}, rounds)
     return {name: [wall / calls for wall in times.wall] for name, times in seconds.items()}
 
 

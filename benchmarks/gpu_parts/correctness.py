@@ -194,7 +194,7 @@ def resume(setup: Setup) -> Iterator[Row]:
 def compare_resumed(root: str, use_gpu: bool, batch: int) -> Row:
     """Trains an epoch, and again with an interruption and a new engine; compares the weights."""
     weights = []
-    for name, steps in (("whole", None), ("resumed", 5)):
+    for name, steps in (("whole", None), ("resumed", 3)):
         folder = Path(root) / "resume" / name
         folder.mkdir(parents=True)
         settings = {"batch_size": batch, "max_epoch": 1, "deterministic": True, "save_steps": 2}
