@@ -237,7 +237,7 @@ def config_path(name: str | Path) -> Path:
         if path.exists() and not path.is_dir():  # perhaps a pipe
             return path
     names = config_names()
-    nearest = difflib.get_close_matches(file.stem, names, n=1)
+    nearest = difflib.get_close_matches(file.stem, names, n=1) or [n for n in names if n.endswith(f"/{file.stem}")]
     hint = f"did you mean {nearest[0]}? " if nearest else ""
     raise ConfigError(f"no configuration file '{name}'; {hint}`t2ireid configs` lists those that have a name")
 

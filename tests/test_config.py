@@ -205,6 +205,8 @@ def test_a_packaged_configuration_is_read_by_name_from_any_folder(repository, tm
     assert load_cfg("t2i_vit_mamba").train.lr != 7
     with pytest.raises(ConfigError, match="no configuration file 't2i_vit_manba'; did you mean t2i_vit_mamba"):
         load_cfg("t2i_vit_manba")
+    with pytest.raises(ConfigError, match="did you mean recipes/irra"):
+        load_cfg("irra")
 
 
 def test_cyclic_bases_are_refused(tmp_path):

@@ -21,7 +21,7 @@ from t2ireid_plugin.errors import CheckpointError, ConfigError, DataError, print
 from t2ireid_plugin.integrations.huggingface.model import T2IReIDConfig, T2IReIDForRetrieval
 from t2ireid_plugin.integrations.huggingface.model_card import describe_encoder, model_card
 from t2ireid_plugin.modeling.checkpoint import Checkpoint, copy_state_dict, weights_digest
-from t2ireid_plugin.modeling.encoders.loading import build_tokenizer
+from t2ireid_plugin.modeling.encoders.loading import build_tokenizer, quiet_loading
 from t2ireid_plugin.modeling.ranking import Ranking
 from t2ireid_plugin.modeling.stored import read_stored
 from t2ireid_plugin.synthetic.folder import is_drawn
@@ -57,7 +57,8 @@ def export(source: str | Path, folder: str | Path, opts: Sequence[str] = ()) -> 
     out = Path(os.path.realpath(folder))
     try:
         with atomic_folder(out, "OUT") as draft:
-            model.save_pretrained(draft)
+            with quiet_loading():  # transformers' progress bar
+                model.save_pretrained(draft)
             card = draft / "README.md"
             card.write_text(_card(cfg, out.resolve().name, model.config, checkpoint), encoding="utf-8")
             for file in draft.iterdir():  # safetensors makes files that only their owner can read

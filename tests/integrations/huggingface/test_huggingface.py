@@ -602,9 +602,10 @@ def copy_of_run(tiny_run, folder, *names):
     return folder
 
 
-def test_without_results_the_card_has_no_metrics(tiny_run, tmp_path):
+def test_without_results_the_card_has_no_metrics(tiny_run, tmp_path, capsys):
     run_folder = copy_of_run(tiny_run, tmp_path / "log", "best.pth", "config.yaml")
     assert main(["export", str(run_folder), str(tmp_path / "out")]) == 0
+    assert "shards" not in capsys.readouterr().err  # transformers' progress bar
     card = (tmp_path / "out" / "README.md").read_text()
     assert "No results are available for these weights." in card
     assert "R@1" not in card
