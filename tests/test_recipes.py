@@ -59,3 +59,23 @@ def test_the_commands_of_the_page_run(synthetic, tmp_path, monkeypatch, capsys) 
     capsys.readouterr()
     assert main(["compare", "log/irra", "log/irra"]) == 0
     assert f"A: {CHOSEN_ON_TEST}" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_plain_clip_learns_from_random_towers(synthetic, clip, tmp_path) -> None:
+    """Better than untrained on people it has not seen; random towers need a higher rate and no augmentation."""
+    paths = (
+        f"data.root {synthetic.root} data.save_dir {tmp_path} model.vit_pretrained {clip} model.bert_base_path {clip}"
+    )
+    tiny = (
+        "data.height 64 data.width 32 data.workers 0 data.keep_images True data.val [] data.transforms [] use_gpu False"
+    )
+    rates = "train.lr 3e-3 adam.eps 1e-8 adam.beta2 0.99 train.warmup_epochs 1 train.max_epoch 70 train.precision fp32"
+    more = "train.batch_size 32 loss.terms.sdm.tau 0.1 test.bootstrap 0"
+    engine = build_run(load_cfg("recipes/plain_clip", " ".join((paths, tiny, rates, more)).split()))
+    untrained = engine.evaluate(["cuhkpedes"])["cuhkpedes"]["mAP"]
+    for epoch in range(15):
+        engine.epoch, engine.max_epoch = epoch, 70
+        engine.train(print_freq=100)
+        engine.scheduler.step()
+    assert engine.evaluate(["cuhkpedes"])["cuhkpedes"]["mAP"] > 1.15 * untrained
