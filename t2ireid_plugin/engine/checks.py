@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import functools
-import logging
 import operator
 import os
 from collections import Counter
@@ -33,8 +32,6 @@ from t2ireid_plugin.modeling.encoders.backbones import token_reader
 from t2ireid_plugin.modeling.encoders.loading import IMAGE_KEY, TEXT_KEY, check_source, stored_config
 from t2ireid_plugin.modeling.ranking import CAPTION, CLOTH_INSTRUCTIONS, ID_INSTRUCTIONS
 from t2ireid_plugin.modeling.settings import FUSIONS, POSITIONS, check_model, check_rows
-
-logger = logging.getLogger(__name__)
 
 # The setting that a sampler divides a batch by.
 BATCH_DIVISORS = {
@@ -338,18 +335,17 @@ def check_files(cfg: CfgNode, encoders: bool = True) -> None:
         stored_config(cfg.model.bert_base_path or to_dict(cfg.model.bert_config), TEXT_KEY)
         encoder = stored_config(cfg.model.vit_pretrained or to_dict(cfg.model.vit_config), IMAGE_KEY)
         check_image_size(encoder, cfg.data.height, cfg.data.width, to_dict(cfg.model.disentangle))
-        _report_image_size(encoder, cfg.data.height, cfg.data.width)
 
 
-def _report_image_size(encoder: Any, height: int | None, width: int | None) -> None:
-    """Logs another size than the encoder's own, for which its position embeddings are interpolated."""
-    reader = None if encoder is None else token_reader(encoder)
-    own = getattr(encoder, "image_size", None)
-    if own and height and width and reader and not reader.feature_map and reader.own_size != (height, width):
-        logger.info(
-            "images of %d x %d pixels (height x width); the image encoder was built for %d x %d",
-            *(height, width, *reader.own_size),
-        )
+def report_image_size(cfg: CfgNode) -> None:
+    """Prints another size than the image encoder's own, for which its position embeddings are interpolated."""
+    encoder = stored_config(cfg.model.vit_pretrained or to_dict(cfg.model.vit_config), IMAGE_KEY)
+    reader, size = token_reader(encoder) if encoder else None, (cfg.data.height, cfg.data.width)
+    if not (reader and all(size) and hasattr(encoder, "image_size")) or reader.feature_map:
+        return
+    if reader.own_size != size:
+        own = " x ".join(map(str, reader.own_size))
+        print(f"Images of {size[0]} x {size[1]} pixels (height x width); the image encoder was built for {own}")
 
 
 def check_weights(cfg: CfgNode) -> None:

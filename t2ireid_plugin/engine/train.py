@@ -15,6 +15,7 @@ from t2ireid_plugin.engine.build import (
     count_parameters,
     run_options,
 )
+from t2ireid_plugin.engine.checks import report_image_size
 from t2ireid_plugin.engine.text_image import TextImageEngine
 from t2ireid_plugin.engine.training_state import BEST, load_training_state
 from t2ireid_plugin.errors import ConfigError
@@ -49,6 +50,8 @@ def train(cfg: CfgNode, folder: Path, last: Path | None, begin: Callable[[], Non
     Raises:
         T2IReIDError: for every problem that the user can fix.
     """
+    if last is None:
+        report_image_size(cfg)
     engine = build_run(cfg, _start(cfg, last), described=last is not None)
     best = folder / BEST
     epochs, steps = cfg.train.start_epoch, 0

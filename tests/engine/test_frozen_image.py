@@ -15,7 +15,7 @@ from t2ireid_plugin.config import load_cfg
 from t2ireid_plugin.data.sampling import seed_all
 from t2ireid_plugin.engine import feature_cache
 from t2ireid_plugin.engine.build import build_image_features, build_run
-from t2ireid_plugin.engine.checks import check_config, check_files
+from t2ireid_plugin.engine.checks import check_config, check_files, report_image_size
 from t2ireid_plugin.engine.feature_cache import ImageFeatureCache
 from t2ireid_plugin.engine.text_image import TextImageEngine
 from t2ireid_plugin.errors import ConfigError
@@ -245,12 +245,12 @@ def test_an_export_stays_frozen(runs, tmp_path):
     assert not model.train().model.visual_encoder.training
 
 
-def test_another_size_than_the_encoders_is_said_before_it_is_loaded(configure, caplog):
-    caplog.set_level("INFO")
-    check_files(configure())
-    assert "images of" not in caplog.text
-    check_files(configure(data__height=48))
-    assert "images of 48 x 16 pixels (height x width); the image encoder was built for 32 x 16" in caplog.text
+def test_another_size_than_the_encoders_is_said_before_it_is_loaded(configure, capsys):
+    report_image_size(configure())
+    assert capsys.readouterr().out == ""
+    report_image_size(configure(data__height=48))
+    printed = capsys.readouterr().out
+    assert printed == "Images of 48 x 16 pixels (height x width); the image encoder was built for 32 x 16\n"
     with pytest.raises(ConfigError, match=r"data\.height 50, data\.width 16: .* the nearest size is 48 x 16"):
         check_files(configure(data__height=50))
 
