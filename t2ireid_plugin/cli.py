@@ -150,9 +150,16 @@ def _deferred(module: str) -> _Run:
     return lambda options, command: importlib.import_module(f"t2ireid_plugin.{module}").run(options, command)
 
 
+def _config_names(**_: Any) -> list[str]:
+    from t2ireid_plugin.config import config_names
+
+    return config_names()
+
+
 def _add_config(parser: argparse.ArgumentParser, with_run: bool = False) -> None:
     text = "YAML file, or the name of a configuration, see t2ireid configs"
-    parser.add_argument("--config-file", metavar="FILE", help=text)
+    option = parser.add_argument("--config-file", metavar="FILE", help=text)
+    option.completer = _config_names  # type: ignore[attr-defined]  # which argcomplete reads; bash adds files
     if not with_run:
         text = "override settings in the file, as train.lr 1e-4"
         parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help=text)

@@ -151,6 +151,7 @@ def test_the_shell_completes_commands_and_options(repository, tmp_path):
         ("t2ireid comp", "compare"),
         ("t2ireid train --ov", "--overwrite"),
         ("t2ireid index bu", "build"),
+        ("t2ireid train --config-file t2i_froz", "t2i_frozen"),
     ):
         environment = {**os.environ, "COMP_LINE": line, "COMP_POINT": str(len(line)), "_ARGCOMPLETE": "1"}
         file = tmp_path / "answers"
