@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import unicodedata
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from hashlib import blake2b
 from pathlib import Path, PurePath
@@ -118,6 +119,7 @@ def load_ranks(path: str | Path) -> RetrievalResult:
     try:
         lines = decode_utf8(read_bytes(path)).strip().split("\n")
         images, captions, pids, ranks = zip(*(_parse_query(number, line) for number, line in enumerate(lines, 1)))
+        _check_complete(images, pids, ranks)
     except (OSError, ValueError) as error:
         raise DataError(f"cannot read '{path}' as ranks: {first_line(error)}") from error
     return RetrievalResult(
@@ -146,6 +148,19 @@ def _parse_query(number: int, line: str) -> tuple[str, str, int, list[int]]:
     if not ranks or any(type(rank) is not int for rank in ranks) or ranks[0] < 1 or sorted(set(ranks)) != ranks:
         raise ValueError(f"line {number}: ranks must be integers from 1, ascending, one for each match in the gallery")
     return row["image"], row["caption"], row["pid"], ranks
+
+
+def _check_complete(images: Sequence[str], pids: Sequence[int], ranks: Sequence[list[int]]) -> None:
+    """Ranks of the best results alone would give too high an mAP: the gallery holds every described photo.
+
+    Raises:
+        ValueError: for a query with fewer ranks than described photos of its person.
+    """
+    photos = Counter(pid for _, pid in set(zip(images, pids)))
+    for number, (pid, found) in enumerate(zip(pids, ranks), 1):
+        if len(found) < photos[pid]:
+            given = f"{len(found)} of the ranks, but the queries describe {photos[pid]} photos of pid {pid}"
+            raise ValueError(f"line {number}: {given}; give the ranks of all matches in the whole gallery")
 
 
 def _read(path: Path) -> dict[str, Array]:

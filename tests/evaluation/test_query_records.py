@@ -211,3 +211,10 @@ def test_lines_that_are_not_ranks_are_named(line, message, tmp_path):
         load_ranks(path)
     with pytest.raises(DataError, match="No such file"):
         load_ranks(tmp_path / "queries_x.jsonl")
+
+
+def test_ranks_of_the_best_results_alone_are_refused(tmp_path):
+    rows = [{**QUERY, "image": f"imgs/cam_a/{i}.bmp", "ranks": ranks} for i, ranks in enumerate(([1, 3, 9], [2], [4]))]
+    path = ranks_file(tmp_path, *map(json.dumps, rows))
+    with pytest.raises(DataError, match="line 2: 1 of the ranks, but the queries describe 3 photos of pid 7"):
+        load_ranks(path)
