@@ -82,8 +82,9 @@ class BenchmarkSpec:
         for label, ours, split in parts:
             official = " / ".join("?" if n is None else f"{n:,}" for n in self.official.get(split, ()))
             differs = "   <- differs" if self.differing(split, ours) else ""
-            rows.append([label, *(f"{n:,}" for n in ours), official + differs])
-        return text_table(["split", *Counts._fields, "official images / ids / captions"], rows)
+            rows.append([label, *(f"{n:,}" for n in ours), *([official + differs] if self.official else [])])
+        header = ["official images / ids / captions"] if self.official else []
+        return text_table(["split", *Counts._fields, *header], rows)
 
 
 CUHKPEDES = BenchmarkSpec(

@@ -234,7 +234,8 @@ class CaptionDataset(torchreid_data.ImageDataset):
         if not len(self.data):
             split = "train" if self.mode == "train" else self.eval_split
             advice = "; choose another set in data.val, or train without one: data.val []" if split == "val" else ""
-            raise DataError(f"{self.spec.name}: the annotation has no images of the split '{split}'{advice}")
+            what = "captions" if self.mode == "query" and len(self.gallery) else "images"
+            raise DataError(f"{self.spec.name}: the annotation has no {what} of the split '{split}'{advice}")
 
     def _items(self, split: str) -> ItemTable:
         return self._splits.get(split, next(iter(self._splits.values()))[:0])

@@ -9,10 +9,12 @@ import json
 import os
 import sys
 import time
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from t2ireid_plugin.errors import ConfigError, DataError
+from t2ireid_plugin.utils.language import say
 
 if TYPE_CHECKING:
     from t2ireid_plugin.search.gallery import Gallery
@@ -64,8 +66,10 @@ def run(options: argparse.Namespace, command: str) -> None:
     encoder = None if options.model is None else Encoder.load(options.model)
     with Gallery.open(where, encoder, root=options.root, create=folder is not None) as gallery:
         if folder is not None:
-            report(gallery.add_images(folder, camera_from=options.camera_from))
-            save_encoder(gallery, where)
+            added = gallery.add_images(folder, camera_from=options.camera_from)
+            report(added)
+            if added.new or find_spec("onnx") is not None:  # without it, what is missing is said once
+                save_encoder(gallery, where)
         hits = gallery.search(
             sentence,
             options.k,
@@ -84,6 +88,8 @@ def run(options: argparse.Namespace, command: str) -> None:
     if options.out:
         hits.draw(options.out)
     print(hits.to_json() if options.json else "\n".join(_shown(hits, options.paths)))
+    if options.out and Path(options.out).suffix == ".html":
+        print(say("Open in a browser: {address}", address=Path(options.out).resolve().as_uri()), file=sys.stderr)
 
 
 def _split_words(options: argparse.Namespace) -> tuple[str | None, Path | None]:

@@ -297,6 +297,8 @@ def _collect(rows: Iterable[Vectors], total: int, unit: str, progress: bool) -> 
 
 
 def _batches(items: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
+    if size < 1:
+        raise InputError(f"batch_size: {size} must be at least 1")
     return (items[start : start + size] for start in range(0, len(items), size))
 
 

@@ -104,9 +104,14 @@ def test_a_folder_is_indexed_once_and_searched(call, photos, encoder, tmp_path, 
     assert SENTENCE in (tmp_path / "result.html").read_text(encoding="utf-8")
 
 
-def test_without_onnx_later_searches_need_the_model(tiny_run, photos, without_onnx, capsys):
-    assert main(["search", SENTENCE, str(photos), "--model", str(tiny_run.folder)]) == 0
+def test_without_onnx_later_searches_need_the_model(tiny_run, photos, without_onnx, monkeypatch, tmp_path, capsys):
+    command = ["search", SENTENCE, str(photos), "--model", str(tiny_run.folder)]
+    assert main(command) == 0
     assert "later searches need --model as well (cannot be exported to ONNX)" in capsys.readouterr().err
+    monkeypatch.setattr("t2ireid_plugin.search.command.find_spec", lambda name: None)
+    page = tmp_path / "result.html"
+    assert main([*command, "--out", str(page)]) == 0
+    assert capsys.readouterr().err == f"Open in a browser: {page.as_uri()}\n"  # said once, and where the page is
     assert main(["search", SENTENCE, str(photos)]) == 2
     assert "--model" in capsys.readouterr().err
 

@@ -200,6 +200,11 @@ def test_texts_that_are_not_sentences_are_refused(by_both):
             by_both.encoder.encode_texts(texts)
 
 
+def test_a_batch_size_below_one_is_refused(by_both):
+    with pytest.raises(InputError, match="batch_size: 0 must be at least 1"):
+        by_both.encoder.encode_texts(["A man."], batch_size=0)
+
+
 def test_long_lists_report_progress(by_both, capsys):
     encoder, photo = encoder_of(by_both.model), np.zeros((32, 32, 3), np.uint8)
     encoder.sides = SimpleNamespace(embed_images=lambda images: np.zeros((len(images), 512), np.float32))
