@@ -156,7 +156,7 @@ def test_the_plain_baseline_runs(workplace, synthetic) -> None:
 
 
 def test_every_benchmark_is_on_its_page() -> None:
-    page = (REPOSITORY / "docs" / "benchmarks.md").read_text(encoding="utf-8")
+    page = (REPOSITORY / "docs" / "benchmarks.md").read_text(encoding="utf-8").partition("## Protocols")[0]
     assert re.findall(r"^\| `(\w+)` \|", page, flags=re.MULTILINE) == list(BENCHMARKS)
     for name in re.findall(r"`(t2i_\w+)` \|$", page, flags=re.MULTILINE):
         assert (REPOSITORY / "configs" / f"{name}.yaml").is_file()
@@ -164,7 +164,7 @@ def test_every_benchmark_is_on_its_page() -> None:
 
 @pytest.mark.slow
 def test_the_commands_of_the_benchmarks_run(workplace, benchmark_root) -> None:
-    (workplace / "reid-data").mkdir()
+    (workplace / "reid-data").mkdir(exist_ok=True)  # the page of own data writes there too
     for name in ("icfgpedes", "rstpreid"):
         folder = BENCHMARKS[name].folder
         (workplace / "reid-data" / folder).symlink_to(benchmark_root(name) / folder)
