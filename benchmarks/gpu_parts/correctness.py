@@ -9,7 +9,7 @@ import json
 import re
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -204,7 +204,7 @@ def compare_resumed(root: str, use_gpu: bool, batch: int) -> Row:
         if steps is not None:
             left = iter(range(steps))
 
-            def stop(step, left=left):  # type: ignore[no-untyped-def]
+            def stop(step: Callable[[], Any], left: Iterator[int] = left) -> Any:
                 if next(left, None) is None:
                     raise _Interrupted
                 return step()

@@ -26,9 +26,7 @@ def run(options: argparse.Namespace, command: str) -> None:
         Stopped: on a signal to end; the running trainings save themselves and resume next time.
         T2IReIDError: for errors that the user can fix, before any training; and at the end when runs failed.
     """
-    for name, value in (("--threads", options.threads), ("--jobs", options.jobs)):
-        if value is not None and value < 1:
-            raise ConfigError(f"{name}: {value} must be at least 1")
+    check_processes(options)
     grid = read_grid(options.grid, options.rows)
     seeds = list(dict.fromkeys(options.seeds))
     runs = plan(grid, options.config_file, options.opts, seeds, options.out)
@@ -52,6 +50,17 @@ def run(options: argparse.Namespace, command: str) -> None:
             train_all(runs, jobs, options.threads, options.probe)
         finally:
             _report(grid, runs, target, options.out, command)
+
+
+def check_processes(options: argparse.Namespace) -> None:
+    """Refuses ``--threads`` and ``--jobs`` below 1.
+
+    Raises:
+        ConfigError: naming the option.
+    """
+    for name, value in (("--threads", options.threads), ("--jobs", options.jobs)):
+        if value is not None and value < 1:
+            raise ConfigError(f"{name}: {value} must be at least 1")
 
 
 def _report(grid: Grid, runs: Sequence[Run], target: str, out: Path, command: str) -> None:

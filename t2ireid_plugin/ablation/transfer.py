@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from t2ireid_plugin.ablation.command import check_processes
 from t2ireid_plugin.ablation.grid import Grid, Run, plan
 from t2ireid_plugin.config import require_texts
 from t2ireid_plugin.engine.checks import check_config, check_files, check_recipe
@@ -42,9 +43,7 @@ def run(options: argparse.Namespace, command: str) -> None:
         Stopped: on a signal to end; the running trainings save themselves and resume next time.
         T2IReIDError: for errors that the user can fix, before any training; and at the end when runs failed.
     """
-    for name, value in (("--threads", options.threads), ("--jobs", options.jobs)):
-        if value < 1:
-            raise ConfigError(f"{name}: {value} must be at least 1")
+    check_processes(options)
     sets = list(dict.fromkeys(name for name in options.sets.split(",") if name))
     if len(sets) < 2:
         raise ConfigError(f"--sets: '{options.sets}' must name at least two datasets, as cuhkpedes,icfgpedes,rstpreid")

@@ -131,16 +131,20 @@ def _list(texts: Any) -> Any:
 
 
 def _lines(file: Path) -> Iterator[dict[str, Any]]:
-    number = 0
     try:
         with open_file(file) as stream:
-            for number, line in enumerate(stream, 1):  # noqa: B007, the number is in the error
+            for number, line in enumerate(stream, 1):
                 if line.strip():
-                    row = parse_json(line)
-                    if not isinstance(row, dict):
-                        raise ValueError("not an object")
-                    yield row
+                    yield _object(line, f"'{file}', line {number}")
     except OSError as error:
         raise DataError(f"cannot read '{file}' ({error.strerror})") from error
+
+
+def _object(line: bytes, where: str) -> dict[str, Any]:
+    try:
+        row = parse_json(line)
+        if not isinstance(row, dict):
+            raise ValueError("not an object")
     except ValueError as error:
-        raise DataError(f"'{file}', line {number}: {error}; each line must be a JSON object") from error
+        raise DataError(f"{where}: {error}; each line must be a JSON object") from error
+    return row

@@ -193,7 +193,10 @@ class RetrievalEvaluation(TrainingLoop):
         for target in targets:
             (embeddings,) = self._embed([target], protocols).values()
             for protocol in protocols if is_main_process() else ():
-                result = self._result(target, protocol, embeddings, samples, rerank, final=True)
+                result = self._result(target, protocol, embeddings, samples, rerank)
+                if protocol == OFFICIAL and self.test_loader[target]["gallery"].dataset.spec.has_msd:
+                    assert result.task is not None
+                    result.metrics.update(mean_similarity_distribution(result.task))
                 results.append(result)
                 if self.metrics_log is not None:
                     self.metrics_log.write(epoch=self.epoch + 1, target=target, protocol=protocol, **result.metrics)
@@ -217,15 +220,9 @@ class RetrievalEvaluation(TrainingLoop):
         return sets
 
     def _result(
-        self,
-        target: str,
-        protocol: str,
-        embeddings: Embeddings,
-        samples: int = 0,
-        rerank: bool = False,
-        final: bool = False,
+        self, target: str, protocol: str, embeddings: Embeddings, samples: int = 0, rerank: bool = False
     ) -> RetrievalResult:
-        """The result of one protocol; the ``final`` one has the benchmark's other metrics too."""
+        """The result of one protocol."""
         weight, on_val = self._weight(protocol, embeddings.ranking)
         task = PROTOCOLS[protocol].build_task(embeddings, weight)
         names = {"target": target, "protocol": protocol}
@@ -234,12 +231,10 @@ class RetrievalEvaluation(TrainingLoop):
             result.metrics["epoch_chosen_on"] = target
         if protocol in WEIGHTS and (protocol, embeddings.ranking.by) != (OFFICIAL, CAPTION):
             result.metrics.update(weight=weight, weight_chosen=on_val)
-        query_set, gallery_set = (self.test_loader[target][side].dataset for side in ("query", "gallery"))
+        queries, gallery = (self.test_loader[target][side].dataset.data for side in ("query", "gallery"))
         by_image = protocol in IMAGE_QUERY_PROTOCOLS
-        items = (gallery_set if by_image else query_set).data
+        items = gallery if by_image else queries
         keys = query_keys((path, "" if by_image else caption) for path, _, _, _, caption, *_ in items)
-        if final and protocol == OFFICIAL and gallery_set.spec.has_msd:
-            result.metrics.update(mean_similarity_distribution(task))
         reranked = reranked_metrics(task, self.ranks, samples) if rerank else None
         return replace(result, keys=keys[result.query_index], reranked=reranked)
 

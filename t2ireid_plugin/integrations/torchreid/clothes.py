@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -51,10 +51,10 @@ class ClothesDataset(torchreid_data.ImageDataset):
     def __init__(self, root: str = "", **kwargs: Any) -> None:
         folder = Path(os.path.abspath(os.path.expanduser(root)), self.dataset_dir)
         train, query, gallery = self.read(folder)
-        numbers = {pid: label for label, pid in enumerate(sorted({photo.pid for photo in train}))}
-        clothes = sorted({photo.clothes for photo in (*train, *query, *gallery)})
-        self.clothes = {photo.path: clothes.index(photo.clothes) for photo in (*query, *gallery)}
-        train = [photo._replace(pid=numbers[photo.pid]) for photo in train]
+        pids = _numbers(photo.pid for photo in train)
+        clothes = _numbers(photo.clothes for photo in (*query, *gallery))
+        self.clothes = {photo.path: clothes[photo.clothes] for photo in (*query, *gallery)}
+        train = [photo._replace(pid=pids[photo.pid]) for photo in train]
         super().__init__(*([photo[:3] for photo in part] for part in (train, query, gallery)), **kwargs)
 
     def read(self, folder: Path) -> tuple[list[Photo], list[Photo], list[Photo]]:
@@ -115,6 +115,11 @@ def clothes_protocols(dataset: object, q_pids: Labels, g_pids: Labels) -> Mappin
     person = q_pids[:, None] == g_pids
     same = dataset.clothes_of("query")[:, None] == dataset.clothes_of("gallery")
     return {name: person & (same if changed else ~same) for name, changed in PROTOCOLS.items()}
+
+
+def _numbers(values: Iterable[Any]) -> dict[Any, int]:
+    """The distinct values, numbered in their order."""
+    return {value: number for number, value in enumerate(sorted(set(values)))}
 
 
 def _photos(folder: Path, pattern: str, photo: Callable[[Path], Photo]) -> list[Photo]:
