@@ -156,10 +156,18 @@ def _config_names(**_: Any) -> list[str]:
     return config_names()
 
 
+def _recipe_names(**_: Any) -> list[str]:
+    return [name.removeprefix("recipes/") for name in _config_names() if name.startswith("recipes/")]
+
+
 def _add_config(parser: argparse.ArgumentParser, with_run: bool = False) -> None:
+    group = parser.add_mutually_exclusive_group()
     text = "YAML file, or the name of a configuration, see t2ireid configs"
-    option = parser.add_argument("--config-file", metavar="FILE", help=text)
+    option = group.add_argument("--config-file", metavar="FILE", help=text)
     option.completer = _config_names  # type: ignore[attr-defined]  # which argcomplete reads; bash adds files
+    text = "a published recipe, as irra: the same as --config-file recipes/NAME"
+    option = group.add_argument("--recipe", dest="config_file", type="recipes/{}".format, metavar="NAME", help=text)
+    option.completer = _recipe_names  # type: ignore[attr-defined]
     if not with_run:
         text = "override settings in the file, as train.lr 1e-4"
         parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help=text)

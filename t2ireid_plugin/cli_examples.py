@@ -10,6 +10,7 @@ EXAMPLES = {
         "--config-file t2i_synthetic_cpu",
         "--config-file t2i_vit_mamba data.root DIR train.batch_size 128 data.sources cuhkpedes,icfgpedes",
         "--config-file t2i_vit_mamba --resume",
+        "--recipe irra data.root DIR",
         "--config-file market1501_t2ireid --root DIR",
         "--config-file market1501_t2ireid -s market1501 -t msmt17 --transforms random_flip",
     ),
@@ -18,6 +19,7 @@ EXAMPLES = {
         "log/run --visualize",
         "log/run data.root DIR data.targets icfgpedes test.protocols t2i,i2t",
         "--config-file t2i_vit_mamba model.load_weights weights.pth",
+        "--recipe irra data.root DIR model.load_weights best.pth",
     ),
     "probe": ("log/run data.root data/outfits",),
     "prepare": (

@@ -24,7 +24,7 @@ from typing import Any
 import yaml
 from yacs.config import CfgNode
 
-from t2ireid_plugin.errors import ConfigError, short_repr
+from t2ireid_plugin.errors import ConfigError, check_choice, short_repr
 from t2ireid_plugin.modeling.settings import DEFAULT_DISENTANGLE, DEFAULT_FUSION
 from t2ireid_plugin.utils.safe_io import MAX_CONFIG_BYTES, parse_yaml, read_bytes
 
@@ -237,6 +237,8 @@ def config_path(name: str | Path) -> Path:
         if path.exists() and not path.is_dir():  # perhaps a pipe
             return path
     names = config_names()
+    if file.parent == Path("recipes"):  # of --recipe
+        check_choice("recipe", file.name, [own.removeprefix("recipes/") for own in names if own.startswith("recipes/")])
     nearest = difflib.get_close_matches(file.stem, names, n=1) or [n for n in names if n.endswith(f"/{file.stem}")]
     hint = f"did you mean {nearest[0]}? " if nearest else ""
     raise ConfigError(f"no configuration file '{name}'; {hint}`t2ireid configs` lists those that have a name")

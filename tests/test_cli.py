@@ -54,7 +54,7 @@ EXAMPLE_LINES = [f"{command} {words}" for command, examples in EXAMPLES.items() 
                 "t2ireid train --config-file t2i_synthetic_cpu",
             ],
         ),
-        (["test"], ["--config-file FILE", "model.load_weights"]),
+        (["test"], ["--config-file FILE | --recipe NAME", "model.load_weights"]),
         (["prepare"], ["synthetic", "draw synthetic pedestrians"]),
         (["prepare", "synthetic"], ["OUT", "--train-ids", "--photos", "--seed", "(1000)", "--outfits"]),
         (["probe"], ["--config-file FILE", "KEY VALUE", "of drawn people"]),
@@ -79,8 +79,13 @@ def test_help(capsys, words, parts):
 
 def test_files_in_the_examples_of_the_help_exist(repository):
     for line in EXAMPLE_LINES:
-        for name in re.findall(r"--(?:config-file|grid) (\S+)", line):
-            assert (repository / "configs" / f"{name}.yaml").is_file()
+        for option, name in re.findall(r"--(config-file|grid|recipe) (\S+)", line):
+            folder = "configs/recipes" if option == "recipe" else "configs"
+            assert (repository / folder / f"{name}.yaml").is_file()
+
+
+def test_an_unknown_recipe_is_answered_with_the_valid_ones(refused):
+    assert refused(["test", "--recipe", "ira"]).startswith("recipe: unknown 'ira'; valid: irra, ")
 
 
 def test_examples_name_the_dataset_that_prepare_table_writes():
@@ -152,6 +157,7 @@ def test_the_shell_completes_commands_and_options(repository, tmp_path):
         ("t2ireid train --ov", "--overwrite"),
         ("t2ireid index bu", "build"),
         ("t2ireid train --config-file t2i_froz", "t2i_frozen"),
+        ("t2ireid test --recipe irra_t2i", "irra_t2ireid"),
     ):
         environment = {**os.environ, "COMP_LINE": line, "COMP_POINT": str(len(line)), "_ARGCOMPLETE": "1"}
         file = tmp_path / "answers"
