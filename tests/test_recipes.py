@@ -21,16 +21,21 @@ from t2ireid_plugin.evaluation.result import CHOSEN_ON_TEST
 from t2ireid_plugin.modeling.checkpoint import Checkpoint
 
 NAMES = sorted(path.stem for path in (CONFIGS / "recipes").glob("*.yaml"))
+SETS = ("icfgpedes", "rstpreid", "ufine6926")
 PAGE = Path(__file__).parents[1] / "docs" / "recipes.md"
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_each_recipe_can_work_and_has_a_row(name) -> None:
+def test_each_recipe_can_work_and_is_on_the_page(name) -> None:
     cfg = load_cfg(f"recipes/{name}")
     check_config(cfg)
     check_recipe(cfg)
     assert cfg.data.save_dir == f"log/{name}"
-    assert f"| `{name}` |" in PAGE.read_text(encoding="utf-8")
+    recipe, _, last = name.rpartition("_")
+    on = last if last in SETS else "cuhkpedes"
+    assert (cfg.data.sources, cfg.data.targets[0]) == ([on], on)
+    page = PAGE.read_text(encoding="utf-8")
+    assert f"`_{on}`" in page and f"| `{recipe}` |" in page if last in SETS else f"| `{name}` |" in page
 
 
 @pytest.mark.slow
