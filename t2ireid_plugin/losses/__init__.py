@@ -41,6 +41,11 @@ LOSSES = LazyTable(
         "words": "t2ireid_plugin.losses.words.BranchWords",
         "cross_outfit": "t2ireid_plugin.losses.cross_outfit.CrossOutfit",
         "leak": "t2ireid_plugin.losses.leak.WordLeak",
+        "n_itc": "t2ireid_plugin.losses.itc.NITC",
+        "n_itc_view": "t2ireid_plugin.losses.itc.NITCView",
+        "r_itc": "t2ireid_plugin.losses.itc.RITC",
+        "c_itc": "t2ireid_plugin.losses.itc.CITC",
+        "simclr": "t2ireid_plugin.losses.simclr.SimCLR",
     }
 )
 

@@ -38,6 +38,8 @@ class LossInputs(NamedTuple):
     id_text_features: Tensor | None = None  # [B, 768] pooled identity text before projection, not normalised
     composed_embeds: Tensor | None = None  # [B, 512] unit norm, the image and the clothing text of another outfit
     composed_outfits: Tensor | None = None  # [B] long, the outfit of that text, -1 where the batch has none
+    view_embeds: Tensor | None = None  # [B, 256] unit norm, of a second view of the image
+    simclr_features: Tensor | None = None  # [B, 2, 768] not normalised, of two strongly changed views of the image
     epoch: float = 0.0  # completed epochs, for ramps; may be fractional
     step: int = 0  # training steps with this one, for terms that some steps leave out; at 0 all are computed
     progress: float = 0.0  # completed share of the training
@@ -46,7 +48,9 @@ class LossInputs(NamedTuple):
 MLM_INPUTS = ("image_tokens", "word_tokens", "word_mask", "hidden_words")  # filled only for one of MLM_TERMS
 MLM_TERMS = ("mlm", "irr")  # they hide words by different rules, so a run has one of them
 
-RUN_INPUTS = ("outfits", "id_words", "cloth_words", "progress")  # only this package's own training has them
+VIEW_INPUTS = ("view_embeds", "simclr_features")  # their images are read only for a term that needs them
+# Only this package's own training has them.
+RUN_INPUTS = ("outfits", "id_words", "cloth_words", "progress", *VIEW_INPUTS)
 WORD_INPUTS = frozenset(("id_words", "cloth_words"))
 
 

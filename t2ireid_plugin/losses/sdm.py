@@ -7,7 +7,7 @@ from t2ireid_plugin.losses.base import LossInputs, LossTerm, read
 from t2ireid_plugin.losses.matching import cosine_matrix, row_normalised, same_identity
 
 
-def distribution_matching(queries: Tensor, candidates: Tensor, pids: Tensor, tau: float, eps: float) -> Tensor:
+def distribution_matching(queries: Tensor, candidates: Tensor, pids: Tensor, tau: float | Tensor, eps: float) -> Tensor:
     """mean_i KL(p_i || q_i): p_i = softmax_j(cos / tau), q_i uniform over equal `pids`, log(q + eps).
 
     `[B, D], [B, D], [B] -> scalar`; Jiang and Ye, "Cross-Modal Implicit Relation Reasoning and Aligning for

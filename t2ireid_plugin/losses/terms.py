@@ -12,10 +12,14 @@ from t2ireid_plugin.losses import LOSSES
 from t2ireid_plugin.losses.arguments import number
 from t2ireid_plugin.losses.base import MLM_INPUTS, MLM_TERMS, LossInputs, LossTerm
 from t2ireid_plugin.losses.irr import ImplicitRelations
+from t2ireid_plugin.losses.itc import LogitScaled
 from t2ireid_plugin.losses.mlm import MaskedLanguage
 
 # Arguments that LossTerms supplies to the terms that take them; a configuration cannot set them.
-SUPPLIED = ("feature_dim", "embed_dim", "num_classes", "vocab_size", "num_words", "id_projection", "cloth_projection")
+SUPPLIED = (
+    *("feature_dim", "embed_dim", "num_classes", "vocab_size", "num_words"),
+    *("id_projection", "cloth_projection", "logit_scale"),
+)
 
 
 def arguments_of(name: str) -> dict[str, Any]:
@@ -54,8 +58,8 @@ class LossTerms(nn.Module):
 
     `terms` maps names of `LOSSES` to weights and arguments: `{"info_nce": {"weight": 1.0, "tau": 0.1}}`. A weight of 0
     leaves a term out; `every: n` computes it on every n-th training step, with n times its weight. Some terms have
-    parameters (`bio`, `cloth`, `cloth_adv`, `id`, `id_features`, `irr`, `mlm`, `words`) or a memory (`leak`): give
-    `parameters()` to the optimizer and `state_dict()` to the checkpoint.
+    parameters (`bio`, `cloth`, `cloth_adv`, `id`, `id_features`, `irr`, `mlm`, `n_itc`, `n_itc_view`, `r_itc`,
+    `simclr`, `words`) or a memory (`leak`): give `parameters()` to the optimizer and `state_dict()` to the checkpoint.
     """
 
     def __init__(
@@ -101,6 +105,8 @@ class LossTerms(nn.Module):
                 raise ConfigError(f"loss {name!r}: {error}") from error
             if name in shared:
                 supplied[shared[name]] = self.terms[name].projection
+            if isinstance(own := self.terms[name], LogitScaled):
+                supplied["logit_scale"] = own.logit_scale
 
     @property
     def needs(self) -> frozenset[str]:

@@ -42,6 +42,8 @@ def random_inputs(pids, photos=None, seed=0, dtype=torch.float64, epoch=3.0):
         "composed_embeds": F.normalize(torch.cat([unit(), unit()], dim=1), dim=-1),
         "image_tokens": torch.stack([normal(FEATURE_DIM) for _ in range(PATCHES)], dim=1),
         "word_tokens": torch.stack([normal(FEATURE_DIM) for _ in range(WORDS)], dim=1),
+        "view_embeds": unit(),
+        "simclr_features": torch.stack([normal(FEATURE_DIM), normal(FEATURE_DIM)], dim=1),
     }
     fields = {name: value.to(dtype) for name, value in fields.items()}
     lengths = WORDS - torch.arange(batch)[:, None] % 2  # every other text is shorter

@@ -91,8 +91,8 @@ def check_text_image(cfg: CfgNode) -> None:
         )
     for name in reading(to_dict(cfg.T2IREID.LOSSES), RUN_INPUTS):
         raise ConfigError(
-            f"T2IREID.LOSSES.{name} reads outfits or words, which FastReID's batches do not have; train with t2ireid, "
-            "or set its weight to 0"
+            f"T2IREID.LOSSES.{name} reads outfits, words or further views, which FastReID's batches do not have; "
+            "train with t2ireid, or set its weight to 0"
         )
     for name in comparing_photos(to_dict(cfg.T2IREID.LOSSES)):
         if not (by_identity and instances > 1):

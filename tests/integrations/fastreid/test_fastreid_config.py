@@ -56,9 +56,9 @@ def test_the_configurations_load_and_survive_fastreids_dump(make_cfg, configs, n
         (("TEST.METRIC", "euclidean"), "TEST.METRIC"),
         (("DATALOADER.SAMPLER_TRAIN", "SetReWeightSampler"), "valid: TrainingSampler"),
         (("SOLVER.IMS_PER_BATCH", "30"), "not a multiple of DATALOADER.NUM_INSTANCE 4"),
-        (("T2IREID.LOSSES.words.weight", "1.0"), "LOSSES.words reads outfits or words, which FastReID's batches"),
-        (("T2IREID.LOSSES.cross_outfit.weight", "1.0"), "LOSSES.cross_outfit reads outfits or words"),
-        (("T2IREID.LOSSES.leak.weight", "1.0"), "LOSSES.leak reads outfits or words"),
+        (("T2IREID.LOSSES.words.weight", "1.0"), "LOSSES.words reads outfits, words or further views, which"),
+        (("T2IREID.LOSSES.cross_outfit.weight", "1.0"), "LOSSES.cross_outfit reads outfits, words or"),
+        (("T2IREID.LOSSES.leak.weight", "1.0"), "LOSSES.leak reads outfits, words or"),
         (("DATALOADER.SAMPLER_TRAIN", "TrainingSampler"), "LOSSES.fused_query compares images of the same identity"),
     ],
 )

@@ -297,7 +297,7 @@ def test_another_width_than_the_backbones_is_refused(make_cfg, part_yaml) -> Non
         (("MODEL.HEADS.WITH_BNNECK", "True"), "MODEL.HEADS.WITH_BNNECK: True has no effect"),
         (("T2IREID.BRANCH", "both"), "T2IREID.BRANCH: 'both' has no effect"),
         (("T2IREID.VIT_PRETRAINED", "weights/vit"), "T2IREID.VIT_PRETRAINED: 'weights/vit' has no effect"),
-        (("T2IREID.LOSSES.composed_query.weight", "1.0"), "LOSSES.composed_query reads outfits or words"),
+        (("T2IREID.LOSSES.composed_query.weight", "1.0"), "LOSSES.composed_query reads outfits, words or"),
         (("T2IREID.DISENTANGLE.TYPE", "none"), "T2IREID.DISENTANGLE.TYPE: none has no clothing branch"),
         (
             ("T2IREID.FUSION.TYPE", "residual", "T2IREID.ID_INSTRUCTION", "caption"),
