@@ -32,8 +32,8 @@ MODEL_NAME = "t2ireid_vit_mamba"
 CONFIGS = Path(__file__).parent / "configs"  # the repository's configs/, part of the package
 # Of images and texts, in the order in which they are applied.
 TRANSFORMS = (
-    *("random_flip", "random_flip_image", "random_crop", "random_patch", "color_jitter", "random_erase"),
-    *("drop_words", "mask_words"),
+    *("random_flip", "random_flip_image", "random_crop", "random_patch", "color_jitter", "random_erase", "two_of_six"),
+    *("drop_words", "mask_words", "change_words"),
 )
 
 # Image size, mean and standard deviation are None, the model's own: torchreid's defaults (256 x 128, ImageNet's mean)
@@ -81,8 +81,9 @@ _DEFAULTS: dict[str, Any] = {
         "width": None,
         "combineall": False,
         # random_flip, random_flip_image (texts keep their left and right), random_crop, random_patch, color_jitter,
-        # random_erase; of texts drop_words, mask_words
+        # random_erase, two_of_six (TBPS-CLIP's); of texts drop_words, mask_words, change_words (RDE's)
         "transforms": ["random_flip"],
+        "word_share": 0.1,  # share of the words that drop_words, mask_words and change_words change
         "crop_fill": None,  # red, green and blue (0 to 1) around a random_crop; None: the mean
         "erase_fill": None,  # red, green and blue of a random_erase; None: the mean
         "k_tfm": 1,

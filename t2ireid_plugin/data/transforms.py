@@ -19,6 +19,7 @@ from torch import Tensor
 
 from t2ireid_plugin.config import TRANSFORMS
 from t2ireid_plugin.data.images import Pixels, read_pixels, resize
+from t2ireid_plugin.data.torchvision_views import two_of_six
 from t2ireid_plugin.errors import ConfigError, check_choice
 from t2ireid_plugin.utils.text import CJK
 
@@ -37,6 +38,7 @@ _NO_SIDE = r"""
 _SIDE = re.compile(rf"{_NO_SIDE} | \b(left|right)(?=\b|most\b|ward|hand) | ([左右])", re.IGNORECASE | re.VERBOSE)
 # A word of a language with spaces, or one character of Chinese or Japanese.
 _WORD = re.compile(rf"[{CJK}]|[^\s{CJK}]+")
+_WORD_OR_MARK = re.compile(rf"[{CJK}]|[^\W{CJK}]+|[^\w\s]")  # punctuation on its own
 
 
 class TestTransform:
@@ -74,11 +76,13 @@ class TrainTransform(TestTransform):
     Args:
         height, width, mean, std: as in `TestTransform`.
         names: which of `TRANSFORMS`, in any order.
-        mask_token: the tokenizer's, for ``mask_words``.
+        mask_token: the tokenizer's, for ``mask_words`` and ``change_words``.
         crop_fill, erase_fill: colours from 0 to 1 for ``random_crop`` and ``random_erase``; None for the mean.
+        word_share: of the words, which a change of texts changes.
+        words: from which ``change_words`` draws.
 
     Raises:
-        ConfigError: for an unknown name, or ``mask_words`` without a mask token.
+        ConfigError: for an unknown name, or ``mask_words`` or ``change_words`` without a mask token.
     """
 
     __test__ = False
@@ -93,13 +97,18 @@ class TrainTransform(TestTransform):
         mask_token: str | None = None,
         crop_fill: Sequence[float] | None = None,
         erase_fill: Sequence[float] | None = None,
+        word_share: float = 0.1,
+        words: Sequence[str] = (),
     ) -> None:
         super().__init__(height, width, mean, std)
         for name in names:
             check_choice("data.transforms", name, TRANSFORMS)
-        if "mask_words" in names and mask_token is None:
-            raise ConfigError("data.transforms: mask_words needs a tokenizer with a mask token; use drop_words instead")
+            if name in ("mask_words", "change_words") and mask_token is None:
+                raise ConfigError(
+                    f"data.transforms: {name} needs a tokenizer with a mask token; use drop_words instead"
+                )
         self.names, self.mask_token = tuple(names), mask_token
+        self.word_share, self.words = word_share, words
         self._crop_fill, self._erase_fill = (
             [round(255 * value) for value in fill or self.mean] for fill in (crop_fill, erase_fill)
         )
@@ -134,9 +143,14 @@ class TrainTransform(TestTransform):
             pixels = color_jitter(pixels, source)
         if "random_erase" in self.names:
             pixels = random_erase(pixels, self._erase_fill, source)
-        for name, token in (("drop_words", ""), ("mask_words", self.mask_token)):
+        if "two_of_six" in self.names:
+            pixels = two_of_six(pixels, source)
+        mask = self.mask_token or ""
+        for name, token in (("drop_words", ""), ("mask_words", mask)):
             if name in self.names:
-                texts = tuple(replace_words(text, token or "", source) for text in texts)
+                texts = tuple(replace_words(text, token, source, self.word_share) for text in texts)
+        if "change_words" in self.names:
+            texts = tuple(change_words(text, mask, self.words, source, self.word_share) for text in texts)
         return pixels, texts
 
 
@@ -217,3 +231,19 @@ def replace_words(text: str, token: str, source: random.Random, chance: float = 
     """Replaces words (in Chinese, characters) at random by ``token``, which may be empty; never all of them."""
     changed = " ".join(_WORD.sub(lambda match: token if source.random() < chance else match[0], text).split())
     return changed if changed.replace(token, "").strip() else text
+
+
+def change_words(text: str, token: str, words: Sequence[str], source: random.Random, chance: float = 0.2) -> str:
+    """Changes words and punctuation marks at random, three fifths of them to ``token``, a fifth to one of ``words``.
+
+    The last fifth is deleted, but never the whole text. As the augmentation of texts in RDE's code, which changes the
+    tokenizer's tokens, so also parts of rare words.
+    """
+
+    def change(match: re.Match[str]) -> str:
+        draw = source.random() / chance
+        if draw >= 1:
+            return match[0]
+        return f" {token} " if draw < 0.6 else f" {source.choice(words)} " if draw < 0.8 else " "
+
+    return " ".join(_WORD_OR_MARK.sub(change, text).split()) or text

@@ -44,7 +44,7 @@ from t2ireid_plugin.losses.terms import reading
 from t2ireid_plugin.modeling.checkpoint import Checkpoint, copy_state_dict
 from t2ireid_plugin.modeling.encoders.loading import IMAGE_KEY, TEXT_KEY
 from t2ireid_plugin.modeling.encoders.preprocess import Preprocess
-from t2ireid_plugin.modeling.encoders.tokenizer import learn_wordpiece
+from t2ireid_plugin.modeling.encoders.tokenizer import learn_wordpiece, mask_word, whole_words
 from t2ireid_plugin.modeling.ranking import Ranking
 from t2ireid_plugin.modeling.stored import Stored, describe_model, read_stored
 from t2ireid_plugin.modeling.t2ireid import T2IReIDModel
@@ -93,7 +93,7 @@ def build_run(cfg: CfgNode, weights: Checkpoint | None = None, described: bool =
     read = [datasets[name].query for name in cfg.data.targets] + [dataset.train for dataset in sources.values()]
     model.text_cache.check([caption for items in read for caption in items.captions()])
     preprocess = build_preprocess(cfg, stored.preprocess or model.preprocess, model.visual_encoder.config)
-    datamanager = build_datamanager(cfg, datasets, preprocess, use_gpu, model.text_cache.tokenizer.mask_token)
+    datamanager = build_datamanager(cfg, datasets, preprocess, use_gpu, model.text_cache.tokenizer)
     heads = {name: tensor for name, tensor in weights.state.items() if name.startswith(_LOSSES)} if weights else {}
     if weights:
         state = {name: tensor for name, tensor in weights.state.items() if not sources or name not in heads}
@@ -266,9 +266,9 @@ def build_datamanager(
     datasets: Mapping[str, CaptionDataset],
     preprocess: Preprocess,
     use_gpu: bool,
-    mask_token: str | None = None,
+    tokenizer: PreTrainedTokenizerBase | None = None,
 ) -> CaptionDataManager:
-    """Loaders over the sources, the targets and the val targets.
+    """Loaders over the sources, the targets and the val targets; ``tokenizer`` is for transforms of texts.
 
     Raises:
         DataError: as `check_images`, and when there are too few identities or captions for a batch.
@@ -283,12 +283,19 @@ def build_datamanager(
         parts += [source.train for source in sources]
     check_images(list(dict.fromkeys(path for part in parts for path in part.paths())))
     height, width, mean, std = preprocess
-    fills = cfg.data.crop_fill, cfg.data.erase_fill
+    changes = {
+        "names": cfg.data.transforms,
+        "mask_token": mask_word(tokenizer) if tokenizer else None,
+        "words": whole_words(tokenizer) if tokenizer and "change_words" in cfg.data.transforms else (),
+        "word_share": cfg.data.word_share,
+        "crop_fill": cfg.data.crop_fill,
+        "erase_fill": cfg.data.erase_fill,
+    }
     return CaptionDataManager(
         datasets,
         list(cfg.data.sources),
         targets,
-        TrainTransform(height, width, mean, std, cfg.data.transforms, mask_token, *fills),
+        TrainTransform(height, width, mean, std, **changes),
         TestTransform(height, width, mean, std),
         **loader_options(cfg, use_gpu),
         sampler=sampler_options(cfg),

@@ -51,8 +51,8 @@ PICTURE_FORMATS = ("png", "svg", "pdf")  # of plots, see `visualization.plots.pl
 FEATURE_CACHES = ("off", "memory", "disk")
 # Transforms that make another text or image every time, which no cache can store.
 _CHANGING = {
-    "text": ("drop_words", "mask_words"),
-    "image": ("random_crop", "random_patch", "color_jitter", "random_erase"),
+    "text": ("drop_words", "mask_words", "change_words"),
+    "image": ("random_crop", "random_patch", "color_jitter", "random_erase", "two_of_six"),
 }
 # Settings by the limits of their values, which are also the words of the message.
 _LIMITS = {
@@ -73,7 +73,7 @@ _LIMITS = {
     "at least 0 and at most 1": ("data.bad_image_share", "test.identity_weight", "data.crop_fill", "data.erase_fill"),
     "at least 0 and below 1": ("adam.beta1", "adam.beta2", "train.ema_decay", "model.projection_dropout"),
     "above 0": ("data.norm_std", "data.text_feature_cache_gb", "data.image_feature_cache_gb"),
-    "above 0 and at most 1": ("train.layer_decay",),
+    "above 0 and at most 1": ("train.layer_decay", "data.word_share"),
     "above 0 and below 1": ("data.val_share",),
 }
 _COMPARISONS = {"at least": operator.ge, "above": operator.gt, "at most": operator.le, "below": operator.lt}

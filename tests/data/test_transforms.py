@@ -8,13 +8,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 from torch.nn import functional
+from torchvision import transforms as torchvision
 from torchvision.transforms import functional as torchvision_functional
 
 from t2ireid_plugin.data.images import normalise, resize
+from t2ireid_plugin.data.torchvision_views import simclr_view, two_of_six
 from t2ireid_plugin.data.transforms import (
     TRANSFORMS,
     TestTransform,
     TrainTransform,
+    change_words,
     color_jitter,
     random_crop,
     random_erase,
@@ -23,6 +26,15 @@ from t2ireid_plugin.data.transforms import (
     swap_sides,
 )
 from t2ireid_plugin.errors import ConfigError
+
+AUTHORS = [  # misc/data.py of TBPS-CLIP
+    torchvision.ColorJitter(0.1, 0.1, 0.1, 0),
+    torchvision.RandomRotation(15),
+    torchvision.RandomResizedCrop((40, 20), (0.9, 1.0), antialias=True),
+    torchvision.RandomGrayscale(),
+    torchvision.RandomHorizontalFlip(),
+    torchvision.RandomErasing(scale=(0.10, 0.20)),
+]
 
 
 def noise(height=30, width=20, channels=3, seed=0):
@@ -86,7 +98,7 @@ def train_transform(*names, **more):
 @pytest.mark.parametrize("name", TRANSFORMS)
 def test_each_transform_changes_something_determined_by_the_seed(name):
     pixels, texts = noise(40, 20), ("a man with a bag on his left arm and a red coat",)
-    more = {"mask_token": "[MASK]"} if name == "mask_words" else {}
+    more = {"mask_token": "[MASK]", "words": ["car"]} if name in ("mask_words", "change_words") else {}
     transform = train_transform(name, **more)
     runs = [[transform.change(pixels, texts, random.Random(seed)) for seed in range(20)] for _ in range(2)]
     for first, second in zip(*runs, strict=True):
@@ -94,8 +106,8 @@ def test_each_transform_changes_something_determined_by_the_seed(name):
         assert first[1] == second[1]
     images_change = any(not np.array_equal(image, pixels) for image, _ in runs[0])
     texts_change = any(changed != texts for _, changed in runs[0])
-    assert images_change == (name not in ("drop_words", "mask_words"))
-    assert texts_change == (name in ("drop_words", "mask_words", "random_flip"))
+    assert images_change == (not name.endswith("_words"))
+    assert texts_change == (name.endswith("_words") or name == "random_flip")
     assert all(image.shape == (40, 20, 3) for image, _ in runs[0])
     assert np.array_equal(pixels, noise(40, 20))  # not changed in place
 
@@ -112,6 +124,8 @@ def test_unknown_names_and_a_missing_mask_token_are_refused():
         train_transform("random_flap")
     with pytest.raises(ConfigError, match="mask_words needs a tokenizer with a mask token"):
         train_transform("mask_words")
+    with pytest.raises(ConfigError, match="change_words needs a tokenizer with a mask token"):
+        train_transform("change_words")
 
 
 def test_crops_are_shifted_copies():
@@ -229,6 +243,43 @@ def test_a_tenth_of_the_words_is_replaced():
     assert 4 < np.mean(counts) < 6  # a tenth of 50
     assert replace_words("一名男子穿红色外套", "[MASK]", random.Random(1), chance=0.5).count("[MASK]") > 1
     assert replace_words("one", "[MASK]", random.Random(0), chance=1.0) == "one"
+
+
+def test_a_fifth_of_words_and_marks_is_masked_exchanged_and_deleted():
+    text = " ".join(["wo-rd"] * 20)  # 60 tokens
+    changed = [change_words(text, "mask", ["other"], random.Random(seed)) for seed in range(300)]
+    counts = {token: sum(x.replace("-", " - ").split().count(token) for x in changed) for token in ("mask", "other")}
+    kept = sum(x.count("wo") + x.count("rd") + x.count("-") for x in changed)
+    assert counts["mask"] / (300 * 60) == pytest.approx(0.12, abs=0.01)
+    assert counts["other"] / (300 * 60) == pytest.approx(0.04, abs=0.006)
+    assert kept / (300 * 60) == pytest.approx(0.8, abs=0.012)
+    assert change_words("one", "mask", ["other"], SimpleNamespace(random=lambda: 0.19)) == "one"  # never empty
+
+
+def test_two_of_six_are_two_draws_of_torchvision_with_the_numbers_of_the_sample():
+    pixels, names = noise(40, 20), set()
+    for seed in range(30):
+        source = random.Random(seed)
+        state = torch.get_rng_state()
+        changed = two_of_six(pixels, source)
+        assert torch.equal(torch.get_rng_state(), state)
+        same = random.Random(seed)
+        chosen = same.choices(range(6), k=2)
+        image = torch.from_numpy(pixels).permute(2, 0, 1)
+        torch.manual_seed(same.getrandbits(32))
+        for number in chosen:
+            names.add(number)
+            image = AUTHORS[number](image)
+        torch.set_rng_state(state)
+        assert np.array_equal(changed, image.permute(1, 2, 0))
+    assert len(names) == 6
+
+
+def test_a_view_for_simclr_has_the_models_size_and_differs_every_time():
+    views = [simclr_view(noise(50, 30), 40, 20, random.Random(seed)) for seed in (0, 0, 1, 2)]
+    assert {view.shape for view in views} == {(40, 20, 3)}
+    assert views[0].dtype == np.uint8
+    assert len({view.tobytes() for view in views}) == 3
 
 
 def test_normalisation_without_pytorch_is_bit_identical():

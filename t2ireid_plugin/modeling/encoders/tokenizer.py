@@ -35,6 +35,7 @@ ROLES = "special_tokens_map"  # JSON key of the roles of special tokens: padding
 # A larger share of truncated captions, or of words that the vocabulary lacks, is more than a few outliers.
 MANY = 0.01
 _BATCH, _SAMPLE = 1000, 5000
+_WORD_END = "</w>"  # of the last token of a word in CLIP's vocabulary
 
 
 class TokenizedText(NamedTuple):
@@ -209,6 +210,25 @@ def learn_wordpiece(captions: Iterable[str], vocab_size: int = 2000) -> PreTrain
     vocabulary = sorted(learner.get_vocab().items(), key=lambda item: item[1])
     learned = BertWordPieceTokenizer(dict(vocabulary), lowercase=True)
     return tokenizer_from_json(learned.to_str())
+
+
+def mask_word(tokenizer: PreTrainedTokenizerBase) -> str | None:
+    """What stands for a hidden word in a text: the mask token, or CLIP's last word, as in IRRA's and RDE's code."""
+    if tokenizer.mask_token is not None:
+        return str(tokenizer.mask_token)
+    words = whole_words(tokenizer)
+    return words[-1] if _is_clip(tokenizer) and words else None
+
+
+def whole_words(tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    """The tokens that are words on their own, in the order of their ids."""
+    tokens = sorted(tokenizer.get_vocab().items(), key=lambda item: item[1])
+    end = _WORD_END if _is_clip(tokenizer) else ""
+    return [token.removesuffix(end) for token, _ in tokens if token.endswith(end) and token.removesuffix(end).isalnum()]
+
+
+def _is_clip(tokenizer: PreTrainedTokenizerBase) -> bool:
+    return f"a{_WORD_END}" in tokenizer.get_vocab()
 
 
 def tokenizer_to_json(tokenizer: PreTrainedTokenizerBase) -> str:

@@ -16,9 +16,11 @@ from t2ireid_plugin.modeling.encoders.tokenizer import (
     SPECIAL_TOKENS,
     CachedTokenizer,
     learn_wordpiece,
+    mask_word,
     tokenize,
     tokenizer_from_json,
     tokenizer_to_json,
+    whole_words,
 )
 
 LENGTH = 16
@@ -260,3 +262,17 @@ def test_nothing_is_unknown_to_clip(clip, caplog):
     assert tokenizer.unk_token_id in tokenizer("一 😀 coat")["input_ids"]
     assert [text.unknown for text in tokenize(tokenizer, ["一 😀 coat", "a Coat"])] == [[], []]
     assert warnings_of(tokenizer, ["一 😀 coat", "A Coat"], caplog) == []
+
+
+def test_a_whole_word_is_one_token(clip):
+    """For CLIP, which has no mask token, the last one masks words, as in IRRA's code."""
+    tokenizer = AutoTokenizer.from_pretrained(str(clip))
+    words = whole_words(tokenizer)
+    assert all(len(ids) == 3 for ids in tokenizer([word for word in words if word.isascii()]).input_ids)
+    assert mask_word(tokenizer) == words[-1]
+    assert tokenizer(words[-1]).input_ids[1] == max(
+        id_ for word, id_ in tokenizer.get_vocab().items() if word.endswith("</w>")
+    )
+    learned = learn_wordpiece(["a man", "a woman"])
+    assert mask_word(learned) == "[MASK]"
+    assert {"a", "m"} <= set(whole_words(learned)) < set(learned.get_vocab())
