@@ -346,12 +346,19 @@ def _add_synthetic(commands: Any) -> None:
     parser.add_argument(
         "--language", default="en", choices=("en", "zh"), help="of the captions: English or Chinese (en)"
     )
+    parser.add_argument(
+        "--layouts",
+        nargs="+",
+        default=(),
+        choices=("ltcc", "prcc", "itcpr", "syncpr"),
+        help="also write the same people in the layouts of these benchmarks",
+    )
 
 
 def _synthetic(options: argparse.Namespace, command: str) -> None:
     from t2ireid_plugin.synthetic import write_synthetic
 
-    names = [*(name.replace("-", "_") for name in _SYNTHETIC_OPTIONS), "language"]
+    names = [*(name.replace("-", "_") for name in _SYNTHETIC_OPTIONS), "language", "layouts"]
     write_synthetic(options.out, **{name: getattr(options, name) for name in names})
 
 

@@ -22,6 +22,7 @@ from PIL import Image
 from t2ireid_plugin.cli import main
 from t2ireid_plugin.losses import LOSSES
 from t2ireid_plugin.synthetic import write_synthetic
+from t2ireid_plugin.synthetic.layouts import LAYOUTS
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 COUNTS = {"train_ids": 24, "val_ids": 8, "test_ids": 8, "photos": 4, "captions": 2}
@@ -125,8 +126,8 @@ def synthetic(make_once):
 
 @pytest.fixture(scope="session")
 def two_outfits(make_once):
-    """The folder of drawn people in two outfits each, for data.root."""
-    people = {**COUNTS, "outfits": 2, "train_outfits": 2, "progress": False}
+    """The folder of drawn people in two outfits each, for data.root, also as LTCC, PRCC, ITCPR and SynCPR."""
+    people = {**COUNTS, "outfits": 2, "train_outfits": 2, "layouts": list(LAYOUTS), "progress": False}
     return make_once("two_outfits", lambda folder: write_synthetic(folder, **people))
 
 

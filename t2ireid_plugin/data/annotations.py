@@ -64,7 +64,7 @@ def read_photos(root: str | Path, spec: BenchmarkSpec) -> list[Photo]:
     """All photos of a benchmark in the annotation's order, validated. Opens no image, see `check_images`.
 
     Rows that name the same file, by other spellings or links too, are one photo with the captions of all of them; a
-    caption that is repeated in another row counts once.
+    caption that is repeated in another row counts once. The queries of composed search stay as they are.
 
     Raises:
         DataError: for a file that is not a list of rows, a row with a missing key or a bad value, rows of one image
@@ -224,9 +224,10 @@ def _parallel_texts(
 
 def _merge_rows(rows: Sequence[Photo], file: Path, spec: BenchmarkSpec) -> list[Photo]:
     """One photo per image file, with the captions of its first row and those that other rows add."""
-    merged: dict[str, tuple[int, Photo]] = {}
+    merged: dict[tuple[str, int | None], tuple[int, Photo]] = {}
     for number, row in enumerate(rows):
-        first, photo = merged.setdefault(row.path, (number, row))
+        key = (row.path, number if spec.composed and row.texts else None)
+        first, photo = merged.setdefault(key, (number, row))
         cameras = "cameras" * spec.has_cameras
         for field, values in (("pid", "identities"), ("split", "splits"), ("outfit", "outfits"), ("camera", cameras)):
             one, other = getattr(photo, field), getattr(row, field)
@@ -237,7 +238,7 @@ def _merge_rows(rows: Sequence[Photo], file: Path, spec: BenchmarkSpec) -> list[
                 )
         captions = {caption for caption, *_ in photo.texts}
         new = (texts for texts in row.texts if texts[0] not in captions)
-        merged[row.path] = first, photo._replace(texts=(*photo.texts, *new))
+        merged[key] = first, photo._replace(texts=(*photo.texts, *new))
     return [photo for _, photo in merged.values()]
 
 

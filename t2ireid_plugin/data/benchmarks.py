@@ -38,6 +38,8 @@ class BenchmarkSpec:
         official: the publishers' counts per split; a split without them is not part of the benchmark.
         read: gives the rows of its annotation file.
         has_msd: its publishers report mSD, see `evaluation.similarity_distribution`.
+        composed: each caption is a query together with the photo of its row, which is not searched; the gallery is the
+            photos without captions.
     """
 
     name: str
@@ -51,6 +53,7 @@ class BenchmarkSpec:
     official: Mapping[str, Counts] = field(default_factory=dict)
     read: formats.Reader = formats.read_rows
     has_msd: bool = False
+    composed: bool = False
 
     def image_folder(self, root: str | Path) -> Path:
         """The folder of its images under ``data.root``."""
@@ -192,6 +195,16 @@ ORBENCH = BenchmarkSpec(
     holds_out_val=True,
     read=formats.read_orbench,
 )
+ITCPR = BenchmarkSpec(
+    name="itcpr",
+    folder="ITCPR",
+    annotations=("query.json",),
+    images=".",
+    licence="its photos are those of Celeb-reID, PRCC and LaST: academic research only, from their authors",
+    read=formats.read_itcpr,
+    official={"test": Counts(20_510, None, 2_202)},
+    composed=True,
+)
 # Written by `t2ireid prepare table`.
 CUSTOM = BenchmarkSpec(
     name="custom",
@@ -202,5 +215,8 @@ CUSTOM = BenchmarkSpec(
     holds_out_val=True,
 )
 
-_ALL = CUHKPEDES, ICFGPEDES, RSTPREID, UFINE6926, UFINE3C, IIITD20K, RGBTPEDES, PAB, PAB_UCC, ORBENCH, CUSTOM
+_ALL = (
+    *(CUHKPEDES, ICFGPEDES, RSTPREID, UFINE6926, UFINE3C, IIITD20K, RGBTPEDES, PAB, PAB_UCC, ORBENCH, ITCPR),
+    CUSTOM,
+)
 BENCHMARKS: dict[str, BenchmarkSpec] = {spec.name: spec for spec in _ALL}

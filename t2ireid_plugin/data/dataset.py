@@ -20,7 +20,7 @@ from t2ireid_plugin.data.annotations import read_photos
 from t2ireid_plugin.data.benchmarks import SPLITS, BenchmarkSpec, Counts
 from t2ireid_plugin.data.image_files import shared_images
 from t2ireid_plugin.data.images import Pixels, read_pixels
-from t2ireid_plugin.data.item_table import CAMID, NO_TEXT, OUTFIT, PATH, PID, SPLIT_CAPTION, ItemTable, Texts
+from t2ireid_plugin.data.item_table import CAMID, CAPTION, NO_TEXT, OUTFIT, PATH, PID, SPLIT_CAPTION, ItemTable, Texts
 from t2ireid_plugin.data.sampling import SampleKey
 from t2ireid_plugin.data.transforms import TestTransform, TrainTransform
 from t2ireid_plugin.errors import DataError
@@ -76,7 +76,8 @@ class CaptionDataset(torchreid_data.ImageDataset):
         self.held_out = holds_out and "val" in self._splits
         self.counts = dict.fromkeys(SPLITS, Counts(0, 0, 0))
         for split, items in self._splits.items():
-            self.counts[split] = Counts(items.distinct(PATH), items.distinct(PID), len(items.described()))
+            images = _searched(items, spec).distinct(PATH)
+            self.counts[split] = Counts(images, items.distinct(PID), len(items.described()))
         self._images: dict[str, Pixels] | None = None
         self._replace_bad = False
         some = next(iter(splits.values()))  # torchreid refuses empty parts, so it gets others until they are set
@@ -85,7 +86,7 @@ class CaptionDataset(torchreid_data.ImageDataset):
         _, labels = train.columns[:, PID].unique(return_inverse=True)
         self.train = train.with_column(PID, labels)
         self.num_train_pids, self.num_train_cams = train.distinct(PID), train.distinct(CAMID)
-        self.query, self.gallery = self._query_and_gallery(eval_split)
+        self.query, self.gallery, self.references = self._evaluated(eval_split)
         self.data = getattr(self, self.mode)
         if "mode" in kwargs:
             self._check_not_empty()
@@ -96,7 +97,7 @@ class CaptionDataset(torchreid_data.ImageDataset):
         return pids
 
     def with_mode(self, mode: str, transform: TestTransform | None) -> CaptionDataset:
-        """The same dataset as train, query or gallery items; nothing is read again.
+        """The same dataset as train, query, gallery or references items; nothing is read again.
 
         Raises:
             DataError: when the split of these items is empty.
@@ -110,7 +111,7 @@ class CaptionDataset(torchreid_data.ImageDataset):
         """The same dataset with the queries and gallery of another split; nothing is read again."""
         other = copy.copy(self)
         other.eval_split = split
-        other.query, other.gallery = self._query_and_gallery(split)
+        other.query, other.gallery, other.references = self._evaluated(split)
         other.data = getattr(other, other.mode)
         return other
 
@@ -240,9 +241,12 @@ class CaptionDataset(torchreid_data.ImageDataset):
     def _items(self, split: str) -> ItemTable:
         return self._splits.get(split, next(iter(self._splits.values()))[:0])
 
-    def _query_and_gallery(self, split: str) -> tuple[ItemTable, ItemTable]:
+    def _evaluated(self, split: str) -> tuple[ItemTable, ItemTable, ItemTable]:
+        """Query and gallery, and in composed search the photos of the queries."""
         items = self._items(split)
-        return items.described().with_column(CAMID, TEXT_CAMERA), items.images()
+        described = items.described()
+        references = described.images() if self.spec.composed else described[:0]
+        return described.with_column(CAMID, TEXT_CAMERA), _searched(items, self.spec).images(), references
 
 
 def warn_of_shared_images(sources: Sequence[CaptionDataset], targets: Mapping[str, CaptionDataset]) -> None:
@@ -279,6 +283,11 @@ def _read_splits(root: str | Path, spec: BenchmarkSpec) -> dict[str, ItemTable]:
             rows[photo.split].append((*labels, *numbers))
     table = Texts(strings)
     return {split: ItemTable(table, torch.tensor(items)) for split, items in rows.items() if items}
+
+
+def _searched(items: ItemTable, spec: BenchmarkSpec) -> ItemTable:
+    """The items of the photos that queries search: of composed search those without a caption, else all."""
+    return ItemTable(items.texts, items.columns[items.columns[:, CAPTION] == NO_TEXT]) if spec.composed else items
 
 
 def _hold_out(splits: dict[str, ItemTable], share: float, seed: int) -> dict[str, ItemTable]:

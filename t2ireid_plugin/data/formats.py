@@ -112,6 +112,25 @@ def read_orbench(file: Path) -> Iterator[Any]:
         )
 
 
+def read_itcpr(file: Path) -> Iterator[Any]:
+    """ITCPR's queries, each a photo with a caption of other clothes, and the photos of ``gallery.json`` beside it.
+
+    A match is an equal ``instance_id``, which therefore is the identity; -1 is of no query.
+
+    Raises:
+        DataError: as `read_rows`.
+    """
+    for part in (file, file.with_name("gallery.json")):
+        for row in read_rows(part):
+            if isinstance(row, dict):
+                texts = _list(row.get("caption"))
+                number = row.get("instance_id")
+                number = int(number) if isinstance(number, str) and number.lstrip("-").isdecimal() else number
+                row = {"split": "test", "id": number, "file_path": row.get("file_path"), "captions": texts}
+                row |= {"cloth_captions": texts} if texts else {}
+            yield row
+
+
 def read_json(file: Path) -> Any:
     """The content of a JSON file.
 

@@ -117,7 +117,7 @@ class CaptionDataManager(torchreid_data.datamanager.DataManager):
         self.test_loader: dict[str, dict[str, DataLoader]] = {name: {} for name in targets}
         self.test_dataset: dict[str, dict[str, Any]] = {name: {} for name in targets}
         for name in targets:
-            for part in ("query", "gallery"):
+            for part in ("query", "gallery", *["references"] * datasets[name].spec.composed):
                 items = datasets[name].with_mode(part, transform_te)
                 in_order = list(BatchSampler(range(len(items)), batch_size_test, drop_last=False))[share[0] :: share[1]]
                 self.test_loader[name][part] = _Loader(items, batch_sampler=in_order, **options)

@@ -166,7 +166,7 @@ def build_datasets(cfg: CfgNode) -> dict[str, CaptionDataset]:
         if val in names:
             datasets[val] = dataset.with_eval_split("val")
     if any(name.startswith(COMPOSED) for name in cfg.test.protocols):
-        for name in cfg.data.targets:
+        for name in (name for name in cfg.data.targets if not datasets[name].spec.composed):
             try:
                 composed_queries(datasets[name].query, datasets[name].gallery)
             except DataError as error:
@@ -278,7 +278,7 @@ def build_datamanager(
     if sources:
         check_batch(cfg, sources)
     # Every image, so that a truncated download does not show in epoch 40; except training images that may be replaced.
-    parts = [datasets[name].gallery for name in targets]
+    parts = [part for name in targets for part in (datasets[name].gallery, datasets[name].references)]
     if cfg.data.on_bad_image != "skip":
         parts += [source.train for source in sources]
     check_images(list(dict.fromkeys(path for part in parts for path in part.paths())))

@@ -207,12 +207,13 @@ class RetrievalEvaluation(TrainingLoop):
         self.set_model_mode("eval")
         sets, protocols = {}, list(protocols)
         for target in targets:
-            queries, gallery = (self.test_loader[target][side] for side in ("query", "gallery"))
+            loaders = self.test_loader[target]
+            queries, gallery = loaders["query"], loaders["gallery"]
             own, plain = protocols, [name for name in protocols if not name.startswith(COMPOSED)]
             # A test target without outfits is refused before; a val target has nothing to choose for composed search.
             if len(plain) < len(own) and target in self.val_targets:
                 own = own if has_composed(queries.dataset.data, gallery.dataset.data) else plain
-            embeddings = embed_target(self.tested_model, queries, gallery, own, target)
+            embeddings = embed_target(self.tested_model, queries, gallery, own, target, loaders.get("references"))
             check_stop()
             if not gallery.dataset.spec.has_cameras:
                 embeddings = embeddings._replace(camids=np.zeros_like(embeddings.camids))

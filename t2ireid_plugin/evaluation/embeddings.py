@@ -6,7 +6,7 @@ hundreds of times the memory of its embeddings.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from t2ireid_plugin.data.composed import composed_queries
+from t2ireid_plugin.data.item_table import PID
 from t2ireid_plugin.evaluation.protocols import Embeddings, required
 from t2ireid_plugin.modeling.ranking import BOTH
 from t2ireid_plugin.modeling.t2ireid import T2IReIDModel
@@ -33,7 +34,12 @@ _FUSED = {
 
 @torch.no_grad()
 def embed_target(
-    model: T2IReIDModel, query_loader: DataLoader, gallery_loader: DataLoader, protocols: Sequence[str], label: str = ""
+    model: T2IReIDModel,
+    query_loader: DataLoader,
+    gallery_loader: DataLoader,
+    protocols: Sequence[str],
+    label: str = "",
+    references: DataLoader | None = None,
 ) -> Embeddings:
     """Encodes each image and each text once; the model should be in eval mode.
 
@@ -43,6 +49,7 @@ def embed_target(
         gallery_loader: batches of images.
         protocols: names of `PROTOCOLS`.
         label: the target's name, for the progress bar.
+        references: batches of the photos of composed queries, where these are not in the gallery.
 
     Raises:
         ConfigError: for ti2i and composed with a model without fusion.
@@ -50,11 +57,21 @@ def embed_target(
     """
     needs, ranking = required(protocols, model.ranking), model.ranking
     images, cloth_images, pids, camids, paths = _embed_images(model, gallery_loader, "cloth_images" in needs, label)
-    number = {path: i for i, path in enumerate(paths)}
-    embeds = _embed_texts(model, query_loader, needs, label)
     items: Any = query_loader.dataset
+    loaders, own_pids = [gallery_loader], None
+    if references is not None:
+        more, more_clothing, *_, shown_paths = _embed_images(model, references, "cloth_images" in needs, label)
+        images = torch.cat([images, more])
+        cloth_images = None if cloth_images is None else torch.cat([cloth_images, more_clothing])
+        loaders, own_pids, paths = [*loaders, references], items.data.columns[:, PID].numpy(), [*paths, *shown_paths]
+    number = {path: i for i, path in enumerate(paths)}  # of a photo that is searched and shown, the one shown
+    embeds = _embed_texts(model, query_loader, needs, label)
     rows = np.array([number[item[0]] for item in items.data])
-    outfits = _find_composed(items.data, gallery_loader, rows) if "looks" in needs else {}
+    outfits: dict[str, Any] = {}
+    if "looks" in needs and own_pids is not None:
+        outfits = {"references": rows, "looks": own_pids, "gallery_looks": pids}
+    elif "looks" in needs:
+        outfits = _find_composed(items.data, gallery_loader, rows)
     fused = {}
     for (need, (column, whole, parts)), photos in zip(_FUSED.items(), (rows, outfits.get("references")), strict=True):
         shown = [embeds[part] for part in parts if part in embeds]
@@ -67,14 +84,14 @@ def embed_target(
             embeds |= zip(parts, ranking.without_missing(texts, *shown), strict=True)
         if need in needs and model.fuses_tokens:
             read = ranking.parts(texts)[0] if by_both else texts
-            fused[need] = _fuse_tokens(model, gallery_loader, photos, number, read, label)
+            fused[need] = _fuse_tokens(model, loaders, photos, read, label)
         elif need in needs:
             inputs = [images[photos], first]
             if model.fuses_branches:
                 inputs = [images[photos], embeds[parts[0]], cloth_images[photos], embeds[parts[1]]]
             chunks = zip(*(embed.split(1024) for embed in inputs), strict=True)
             fused[need] = torch.cat([model.fuse(*chunk)[0].cpu() for chunk in chunks])
-    fields: dict[str, Any] = {"cloth_images": cloth_images, **embeds, **fused, **outfits}
+    fields: dict[str, Any] = {"cloth_images": cloth_images, "own_pids": own_pids, **embeds, **fused, **outfits}
     return Embeddings(images, pids, camids, rows, ranking, **fields)
 
 
@@ -123,23 +140,20 @@ def _embed_images(model: T2IReIDModel, loader: DataLoader, clothing: bool, label
 
 
 def _fuse_tokens(
-    model: T2IReIDModel,
-    gallery_loader: DataLoader,
-    rows: Any,
-    number: Mapping[str, int],
-    texts: Sequence[str],
-    label: str,
+    model: T2IReIDModel, loaders: Sequence[DataLoader], rows: Any, texts: Sequence[str], label: str
 ) -> Tensor:
-    """Fused embeddings ``[n, D]`` of texts with the images at ``rows [n]`` of the gallery, which is read again.
-
-    ``number`` is the position in the gallery of each path.
-    """
+    """Fused embeddings ``[n, D]`` of texts with the images at ``rows [n]`` of the loaders, which are read again."""
     parts: list[tuple[Any, Tensor]] = []  # positions of captions, and their fused embeddings
-    for batch in tqdm(gallery_loader, desc=f"{label} fusion", leave=False, disable=None):
-        start = number[batch["impath"][0]]
-        here = np.flatnonzero((start <= rows) & (rows < start + len(batch["img"])))
-        for chunk in np.split(here, range(64, len(here), 64)) if len(here) else ():
-            own = [texts[i] for i in chunk]
-            parts.append((chunk, model(batch["img"][rows[chunk] - start], id_instruction=own).fused_embeds.cpu()))
+    first = 0  # of this loader's images
+    for loader in loaders:
+        batches: Any = zip(loader, loader.batch_sampler or (), strict=True)
+        for batch, numbers in tqdm(batches, desc=f"{label} fusion", total=len(loader), leave=False, disable=None):
+            start = first + numbers[0]
+            here = np.flatnonzero((start <= rows) & (rows < start + len(batch["img"])))
+            for chunk in np.split(here, range(64, len(here), 64)) if len(here) else ():
+                own = [texts[i] for i in chunk]
+                parts.append((chunk, model(batch["img"][rows[chunk] - start], id_instruction=own).fused_embeds.cpu()))
+        dataset: Any = loader.dataset
+        first += len(dataset)
     positions, embeds = zip(*all_gather_list(parts), strict=True)
     return torch.cat(embeds)[np.argsort(np.concatenate(positions))]

@@ -111,7 +111,7 @@ def choose_weight(protocol: str, sets: Iterable[Embeddings]) -> float | None:
     """
     tasks = functools.partial(_task, protocol)
     if protocol == SUM:
-        sets = [e for e in sets if np.isin(e.pids[e.described], _with_several_photos(e.pids)).any()]
+        sets = [e for e in sets if np.isin(e.query_pids, _with_several_photos(e.pids)).any()]
     if protocol in (COMPOSED_SUM, "composed_pair"):
         sets = [e for e in sets if e.looks is not None]
     scores = {w: np.mean([evaluate_task(tasks(e, w)).metrics["mAP"] for e in sets]) for w in WEIGHTS[protocol] if sets}

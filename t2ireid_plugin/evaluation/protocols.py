@@ -29,7 +29,7 @@ composed_pair     photo's identity, text's          each image, by both         
 
 The names are the choices of ``test.protocols``; t2i is the benchmarks' official protocol. A match is an equal identity;
 in composed and its baselines it is an equal look: the photo's person in the described outfit, as in ITCPR (see
-`data.composed`).
+`data.composed`). ITCPR's own photos of queries are not searched, and its identities are looks.
 Gallery images are never fused with their captions, which would leak the answers. i2i is torchreid's protocol with every
 image as a query. A text has no camera: with its photo's, torchreid's filter would exclude the described photo.
 
@@ -66,19 +66,22 @@ Labels = npt.NDArray[np.int64]
 
 
 class Embeddings(NamedTuple):
-    """Embeddings of one target, of unit norm; None for those that no protocol needs. ``n`` captions, ``m`` images."""
+    """Embeddings of one target, of unit norm; None for those that no protocol needs.
 
-    images: Tensor  # [m, D] identity branch
+    ``n`` captions, ``m`` images to search, ``r`` further images that only queries show (0 but in ITCPR).
+    """
+
+    images: Tensor  # [m + r, D] identity branch
     pids: Labels  # [m]
     camids: Labels  # [m]
-    described: Labels  # [n] position of the image that each caption was written for
+    described: Labels  # [n] position of the image that each caption was written for, or that is shown with it
     ranking: Ranking = Ranking()
     captions: Any = None  # [n, D]
     identity_parts: Any = None  # [n, D] identity part of each caption; zero where it has none, as below
     clothing_parts: Any = None  # [n, D] clothing part of each caption
     identity: Any = None  # [n, D] identity text of the annotation
     clothing: Any = None  # [n, D] clothing text of the annotation
-    cloth_images: Any = None  # [m, D] clothing branch
+    cloth_images: Any = None  # [m + r, D] clothing branch
     fused: Any = None  # [n, D] image and text of the identity branch, or [n, 2 D] of both branches
     # Of composed search; None where the annotation numbers no outfits.
     references: Any = None  # [n] position of each query's photo
@@ -87,11 +90,22 @@ class Embeddings(NamedTuple):
     identity_words: Any = None  # [n, D] identity part of each clothing text
     clothing_words: Any = None  # [n, D] clothing part of each clothing text
     composed_fused: Any = None  # [n, D] as `fused`, from references and clothing texts
+    own_pids: Any = None  # [n] identity that each query searches, where images are only shown
+
+    @property
+    def photos(self) -> Tensor:
+        """All images as the model's ranking compares them, ``[m + r, D]`` or ``[m + r, 2 D]``."""
+        return self.ranking.join(self.images, self.cloth_images) if self.ranking.by == BOTH else self.images
 
     @property
     def gallery(self) -> Tensor:
-        """The images as the model's ranking compares them, ``[m, D]`` or ``[m, 2 D]``."""
-        return self.ranking.join(self.images, self.cloth_images) if self.ranking.by == BOTH else self.images
+        """Those of the photos that are searched, ``[m, D]`` or ``[m, 2 D]``."""
+        return self.photos[: len(self.pids)]
+
+    @property
+    def query_pids(self) -> Labels:
+        """The identity ``[n]`` that each caption searches."""
+        return self.pids[self.described] if self.own_pids is None else self.own_pids
 
     @property
     def queries(self) -> Tensor:
@@ -128,19 +142,20 @@ _NO_CAMERA = -1  # a camera that no gallery entry has, so it excludes none
 
 
 def text_to_image(e: Embeddings, texts: Tensor, images: Tensor) -> RetrievalTask:
-    """Embeddings of texts ``[n, D]`` as queries, of images ``[m, D]`` as gallery."""
-    return RetrievalTask(texts, images, e.pids[e.described], e.pids, np.full(len(texts), _NO_CAMERA), e.camids)
+    """Embeddings of texts ``[n, D]`` as queries, of images ``[m + r, D]`` as gallery."""
+    gallery = images[: len(e.pids)]
+    return RetrievalTask(texts, gallery, e.query_pids, e.pids, np.full(len(texts), _NO_CAMERA), e.camids)
 
 
 def image_to_text(e: Embeddings, _weight: float) -> RetrievalTask:
     """Images as queries, captions as gallery."""
-    pids = e.pids[e.described]
-    return RetrievalTask(e.gallery, e.queries, e.pids, pids, np.full(len(e.images), _NO_CAMERA), np.zeros_like(pids))
+    pids = e.query_pids
+    return RetrievalTask(e.gallery, e.queries, e.pids, pids, np.full(len(e.pids), _NO_CAMERA), np.zeros_like(pids))
 
 
 def image_to_image(e: Embeddings, _weight: float) -> RetrievalTask:
     """Images on both sides; positives are by other cameras, or where cameras are unknown all other images."""
-    cameras = e.camids if len(np.unique(e.camids)) > 1 else np.arange(len(e.images))
+    cameras = e.camids if len(np.unique(e.camids)) > 1 else np.arange(len(e.pids))
     return RetrievalTask(e.gallery, e.gallery, e.pids, e.pids, cameras, cameras)
 
 
@@ -156,13 +171,13 @@ def fused_to_image(e: Embeddings, weight: float) -> RetrievalTask:
 
 def photo_plus_text_to_image(e: Embeddings, weight: float) -> RetrievalTask:
     """``normalize(photo + weight * caption)`` as queries."""
-    return photo_and_text_to_image(e, _sum(e.gallery[e.described], e.queries, weight))
+    return photo_and_text_to_image(e, _sum(e.photos[e.described], e.queries, weight))
 
 
 def photo_and_text_to_image(e: Embeddings, queries: Tensor) -> RetrievalTask:
     """Embeddings of photos with captions as queries, images as gallery; excludes only the query's own photo."""
-    photos = np.arange(len(e.images))
-    return RetrievalTask(queries, e.gallery, e.pids[e.described], e.pids, e.described, photos)
+    photos = np.arange(len(e.pids))
+    return RetrievalTask(queries, e.gallery, e.query_pids, e.pids, e.described, photos)
 
 
 def _sum(photos: Tensor, texts: Tensor, weight: float) -> Tensor:
@@ -185,8 +200,8 @@ def composed(build_task: Callable[[Embeddings, float], RetrievalTask]) -> Callab
             g_pids=e.gallery_looks,
             q_camids=no_camera,
             g_camids=e.camids,
-            left_out=e.references,
-            people=e.pids[e.described],
+            left_out=e.references if e.own_pids is None else None,
+            people=e.query_pids,
         )
 
     return build
@@ -200,7 +215,7 @@ def pair_to_image(e: Embeddings, first: Tensor, weight: float) -> RetrievalTask:
 _OWN = ("queries", "gallery")
 _COMPOSED = ("looks", "words", "gallery")
 PROTOCOLS: dict[str, Protocol] = {
-    "t2i": Protocol(_OWN, lambda e, _: text_to_image(e, e.queries, e.gallery)),
+    "t2i": Protocol(_OWN, lambda e, _: text_to_image(e, e.queries, e.photos)),
     "i2t": Protocol(_OWN, image_to_text),
     "i2i": Protocol(("gallery",), image_to_image),
     "ti2i": Protocol((*_OWN, "fused"), fused_to_image),
@@ -214,7 +229,7 @@ PROTOCOLS: dict[str, Protocol] = {
         ("captions", "clothing", "cloth_images"), lambda e, w: pair_to_image(e, e.captions, w)
     ),
     "composed": Protocol((*_COMPOSED, "composed_fused"), composed(fused_to_image)),
-    "composed_words": Protocol(_COMPOSED, composed(lambda e, _: text_to_image(e, e.queries, e.gallery))),
+    "composed_words": Protocol(_COMPOSED, composed(lambda e, _: text_to_image(e, e.queries, e.photos))),
     "composed_photo": Protocol(_COMPOSED, composed(lambda e, _: photo_plus_text_to_image(e, 0))),
     "composed_sum": Protocol(_COMPOSED, composed(photo_plus_text_to_image)),
     "composed_pair": Protocol(

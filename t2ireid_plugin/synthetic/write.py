@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,6 +19,7 @@ from t2ireid_plugin.synthetic.attributes import Person
 from t2ireid_plugin.synthetic.cameras import CAMERAS, Camera
 from t2ireid_plugin.synthetic.drawing import draw_person
 from t2ireid_plugin.synthetic.folder import FOLDER, FORMAT, read_json
+from t2ireid_plugin.synthetic.layouts import write_layouts
 from t2ireid_plugin.synthetic.outfits import MAX_OUTFITS, outfit_of, sample_cast
 from t2ireid_plugin.synthetic.sentences import Caption
 from t2ireid_plugin.synthetic.shot import Shot, plan_shot, visible_attributes
@@ -55,6 +56,7 @@ def write_synthetic(
     outfits: int = 1,
     train_outfits: int = 1,
     language: str = "en",
+    layouts: Sequence[str] = (),
     progress: bool = True,
 ) -> None:
     """Writes `OUT/CUHK-PEDES` with `photos` images per person and `captions` sentences per image.
@@ -65,6 +67,9 @@ def write_synthetic(
     outfits the official text-to-image protocol means little: a match is an equal identity, and most matches of a
     caption wear something else than it says; `probing.cross_outfit` has the protocols for such a set. The number of
     test outfits changes no byte of train and val.
+
+    `layouts` names benchmarks of people who change clothes, in whose layouts the same people are also written, see
+    `synthetic.layouts`.
 
     A folder that is complete already is left unchanged. The same arguments give the same bytes, and the first people do
     not depend on how many follow.
@@ -87,13 +92,13 @@ def write_synthetic(
     if not root.exists():
         with atomic_folder(root, "OUT") as draft:
             _write_all(draft, arguments, progress)
-        return
     try:
         recorded = read_json(root / "synthetic.json")
     except DataError:
         raise DataError(f"'{root}' exists without drawn people; choose another folder or remove it") from None
     if recorded != _recorded(arguments):
         raise DataError(f"'{root}' was drawn with other arguments ({recorded}); choose another folder or remove it")
+    write_layouts(Path(out), layouts)
 
 
 def draw_photos(outfits: list[Person], arguments: Mapping[str, Any]) -> Iterator[Photo]:

@@ -153,6 +153,28 @@ def test_iiitd20k(tmp_path):
     assert read_iiitd(file) == formatted
 
 
+def test_itcpr(two_outfits, tmp_path, capsys):
+    """A photo may be in several queries, and searched as well; each instance is searched by its own query."""
+    shutil.copytree(two_outfits / "ITCPR", tmp_path / "ITCPR")
+    file = tmp_path / "ITCPR" / "query.json"
+    queries, gallery = (json.loads((file.parent / f"{name}.json").read_text()) for name in ("query", "gallery"))
+    again = {**queries[0], "instance_id": str(queries[1]["instance_id"]), "caption": "Wearing a red coat."}
+    distractor = {**{key: queries[2][key] for key in ("file_path", "datasets", "person_id")}, "instance_id": -1}
+    file.write_text(json.dumps([*queries, again]))
+    file.with_name("gallery.json").write_text(json.dumps([*gallery, distractor]))
+    dataset = build("itcpr", tmp_path)
+    found = [(item[0].rpartition("ITCPR/")[2], item[1], item[4]) for item in dataset.query]
+    assert found == [(q["file_path"], int(q["instance_id"]), q["caption"]) for q in [*queries, again]]
+    searched = [(item[0].rpartition("ITCPR/")[2], item[1]) for item in dataset.gallery]
+    assert searched == [(row["file_path"], row["instance_id"]) for row in [*gallery, distractor]]
+    assert dataset.counts["test"][::2] == (len(gallery) + 1, len(queries) + 1)
+    assert set(dataset.references.paths()) == {item[0] for item in dataset.query}
+    assert main(["prepare", "check", str(tmp_path), "--dataset", "itcpr", "--out", str(tmp_path / "check")]) == 0
+    report = capsys.readouterr().out
+    assert f"test       {len(gallery) + 1}" in report
+    assert "contradicted" not in report
+
+
 def test_captions_may_be_null_except_in_train(cuhk):
     cuhk.add("test", 77, "distractor.png")
     cuhk.rows[-1]["captions"] = None
@@ -181,3 +203,20 @@ def test_checking_and_testing_on_test_sets(tiny_run, synthetic, tmp_path, capsys
     assert f"mSD {100 * found['mSD']:.2f} (as the authors' published file" in table
     assert "mSD" not in metrics["orbench"]["t2i"]
     assert metrics["orbench"]["t2i"]["gallery"] == 32
+
+
+def test_testing_on_itcpr(tiny_run, two_outfits, tmp_path, capsys):
+    """By text alone, image alone, both: 16 queries whose photos are not among the 48 that are searched."""
+    words = ["data.root", str(two_outfits), "data.targets", "itcpr", "data.save_dir", str(tmp_path)]
+    protocols = ["test.protocols", "[t2i, ti2i, composed]", "test.pictures", "4", "test.bootstrap", "0"]
+    assert main(["test", str(tiny_run.folder), *words, *protocols]) == 0
+    metrics = json.loads((tmp_path / "test" / "itcpr" / "results.json").read_text())["metrics"]["itcpr"]
+    baselines = ("words", "photo", "sum", "pair")
+    assert list(metrics) == ["t2i", "ti2i", "ti2i_photo", "ti2i_sum", "composed", *(f"composed_{b}" for b in baselines)]
+    for own in metrics.values():
+        assert (own["queries"], own["valid_queries"], own["gallery"]) == (16, 16, 48)
+    # Captions of ITCPR are about clothes alone, so whole captions and clothing texts are the same.
+    for name, other in (("t2i", "composed_words"), ("ti2i_photo", "composed_photo")):
+        assert metrics[name]["mAP"] == metrics[other]["mAP"]
+    assert (tmp_path / "test" / "itcpr" / "ranked_itcpr.png").is_file()
+    assert "itcpr" in capsys.readouterr().out

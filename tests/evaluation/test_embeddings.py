@@ -14,16 +14,17 @@ from t2ireid_plugin.modeling.instructions import split_caption
 def build(tiny_settings, two_outfits, tmp_path_factory):
     """`build(fusion, text)`: a model with this fusion that ranks by `text`, and loaders of people in two outfits."""
 
-    def build(fusion, text="caption"):
+    def build(fusion, text="caption", target="cuhkpedes"):
         options = {
             "data__root": two_outfits,
+            "data__targets": target,
             "test__batch_size": 7,
             "model__fusion__type": fusion,
             "data__id_instruction": text,
         }
         words = tiny_settings(tmp_path_factory.mktemp("log"), **options)
         engine = build_run(load_cfg(words[1], words[2:]), None)
-        return engine.model.eval(), engine.test_loader["cuhkpedes"]
+        return engine.model.eval(), engine.test_loader[target]
 
     return build
 
@@ -82,6 +83,29 @@ def test_embeddings_are_the_models_of_each_item(build, fusion, text):
             assert torch.allclose(e.identity[i], model.encode_text(id_text), atol=1e-5)
             assert torch.allclose(e.images[e.described[i]], output.image_embeds[0], atol=1e-5)
             assert torch.allclose(e.cloth_images[e.described[i]], output.cloth_image_embeds[0], atol=1e-5)
+
+
+@pytest.mark.parametrize("fusion", ["enhanced_mamba", "sequence_mamba"])
+def test_photos_of_queries_that_are_not_searched(build, fusion):
+    """ITCPR: composed and ti2i queries show photos of their own, by the model's outputs one by one."""
+    model, loaders = build(fusion, target="itcpr")
+    references = loaders["references"].dataset
+    e = embed_target(
+        model, loaders["query"], loaders["gallery"], ["ti2i", "composed"], references=loaders["references"]
+    )
+    queries, gallery = loaders["query"].dataset, loaders["gallery"].dataset
+    assert (len(queries), len(gallery), len(references)) == (16, 48, 16)
+    assert len(e.images) == 64
+    assert e.query_pids.tolist() == [item[1] for item in queries.data]
+    with torch.no_grad():
+        for i in (0, 7, 15):
+            path, _, _, _, caption, _, clothing = queries.data[i]
+            assert caption == clothing
+            (photo,) = (references[k] for k in range(16) if references.data[k][0] == path)
+            fused = model(photo["img"][None], id_instruction=[caption]).fused_embeds[0]
+            assert torch.allclose(e.images[e.described[i]], model.encode_image(photo["img"][None])[0], atol=1e-5)
+            assert torch.allclose(e.fused[i], fused, atol=1e-5)
+            assert torch.allclose(e.composed_fused[i], fused, atol=1e-5)
 
 
 def test_an_untrained_residual_is_the_plain_sum_and_fuses_both_branches(build):

@@ -160,6 +160,44 @@ def test_composed_search_equals_a_loop_over_queries(seed, by, share, weight):
         assert set(map(len, positive_ranks(*task[:7]))) == {0, 2} if -2 in e.looks else {2}
 
 
+@given(st.integers(0, 10**6), st.sampled_from(["caption", "both"]), st.floats(0, 5))
+def test_photos_that_are_only_shown_are_not_searched(seed, by, weight):
+    """ITCPR: nothing is left out of a gallery without the photos of the queries; a match is an equal instance."""
+    rng = np.random.default_rng(seed)
+    m, r, n = 12, 5, 9
+    instances = rng.choice([-1, 1, 2, 3], m)
+    instances[:3] = 1, 2, 3
+    rows, asked = rng.integers(m, m + r, n), rng.integers(1, 4, n)
+    embeds = {name: unit(rng, n) for name in (*TEXTS, *WORDS)}
+    e = Embeddings(
+        *(unit(rng, m + r), instances, np.zeros(m, int), rows, Ranking(by, 0.3)), cloth_images=unit(rng, m + r),
+        own_pids=asked, references=rows, looks=asked, gallery_looks=instances, **embeds,
+    )  # fmt: skip
+    sides = {
+        "t2i": (e.captions, e.identity_parts, e.clothing_parts),
+        "ti2i_sum": tuple(weight * text for text in (e.captions, e.identity_parts, e.clothing_parts)),
+        "composed_words": (e.clothing, e.identity_words, e.clothing_words),
+        "composed_photo": (0 * e.clothing,) * 3,
+        "composed_sum": tuple(weight * text for text in (e.clothing, e.identity_words, e.clothing_words)),
+    }
+    for name, (whole, identity, clothing) in sides.items():
+        scores = np.empty((n, m))
+        for i in range(n):
+            shows = name not in ("t2i", "composed_words")
+            photo, cloth_photo = (shows * side[rows[i]] for side in (e.images, e.cloth_images))
+            for j in range(m):
+                if by == "both":
+                    identity_score = 0.3 * (photo + identity[i]) @ e.images[j]
+                    scores[i, j] = identity_score + 0.7 * (cloth_photo + clothing[i]) @ e.cloth_images[j]
+                else:
+                    scores[i, j] = (photo + whole[i]) @ e.images[j]
+        task = build_task(name, e, weight)
+        expected = by_hand(torch.from_numpy(scores), asked[:, None] == instances[None, :])
+        assert numbers(task) == pytest.approx(expected, abs=1e-6)
+        assert numbers(task, "torchreid") == pytest.approx(expected, abs=1e-6)
+        assert len(task.gallery) == len(task.g_pids) == len(task.g_camids) == m
+
+
 def test_intervals_of_composed_search_are_over_people():
     e = two_outfits(0)
     people = e.pids[e.described]

@@ -55,7 +55,9 @@ def check_dataset(
     description = tokenizer or "none, as there are no captions to learn a vocabulary from"
     if reader is not None and not tokenizer:
         description = f"WordPiece, {len(reader):,} tokens learned from the training captions as training does"
-    facts = check_images(images, rows, findings, workers, progress)
+    # A photo may be in several composed queries, and is searched by none of them.
+    searched = [row for row in rows if not (spec.composed and row.captions)]
+    facts = check_images(images, rows, findings, workers, progress, searched)
     texts.check_repeated(rows, findings)
     texts.check_scripts(rows, findings)
     tokens = texts.check_tokens(rows, reader, max_length, findings)

@@ -46,7 +46,12 @@ class ImageFacts(NamedTuple):
 
 
 def check_images(
-    folder: Path, rows: Sequence[Row], findings: Findings, workers: int | None = None, progress: bool = True
+    folder: Path,
+    rows: Sequence[Row],
+    findings: Findings,
+    workers: int | None = None,
+    progress: bool = True,
+    searched: Sequence[Row] | None = None,
 ) -> dict[str, ImageFacts]:
     """Inspects every image in ``rows`` and adds problems to ``findings``.
 
@@ -56,6 +61,7 @@ def check_images(
         findings: added to.
         workers: processes; None for one per core.
         progress: print progress on standard error.
+        searched: those of the rows whose images should be distinct; None for all.
 
     Returns:
         The facts of each existing image by path, in the annotation's order.
@@ -71,7 +77,7 @@ def check_images(
     files = {name: path for name, path in paths.items() if path}
     facts = dict(zip(files, _inspect_all([*files.values()], workers, progress)))
     _check_each(facts, rows_of, findings)
-    _check_shared(facts, rows_of, findings)
+    _check_shared(facts, rows_of if searched is None else group_by(searched, lambda row: row.path), findings)
     suffixes = {suffix for _, group in FORMATS.values() for suffix in group}
     every = [name for name in images.files if os.path.splitext(name)[1].lower() in suffixes]
     unnamed = set(filter(None, images.find([*files, *every]))) - set(files.values())  # a link to a named file is not
@@ -149,7 +155,8 @@ def _check_each(facts: dict[str, ImageFacts], rows_of: dict[str, list[Row]], fin
 
 def _check_shared(facts: dict[str, ImageFacts], rows_of: dict[str, list[Row]], findings: Findings) -> None:
     """Reports images in several rows and identical files, as errors where identity or split differ."""
-    identical = [paths for paths in group_by(facts, lambda path: facts[path].digest or None).values() if len(paths) > 1]
+    named = [path for path in facts if path in rows_of]
+    identical = [paths for paths in group_by(named, lambda path: facts[path].digest or None).values() if len(paths) > 1]
     for paths in [*([path] for path in rows_of), *identical]:
         rows = [row for path in paths for row in rows_of[path]]
         if len(rows) > 1:

@@ -18,24 +18,9 @@ from t2ireid_plugin.integrations.torchreid.clothes import DATASETS, clothes_prot
 t2ireid_plugin.register()
 
 
-@pytest.fixture(scope="module")
-def root(two_outfits, tmp_path_factory):
-    """Both sets: cameras are those of the drawn people, of PRCC A and B for the first outfit and C for the second."""
-    root = tmp_path_factory.mktemp("clothes")
-    imgs = two_outfits / "CUHK-PEDES" / "imgs"
-    rows = json.loads((imgs.parent / "reid_raw.json").read_text())
-    seen = {}
-    for number, row in enumerate(row for row in rows if row["split"] != "val"):
-        train, pid, outfit = row["split"] == "train", row["id"], row["outfit"]
-        first = seen.setdefault((pid, outfit), number) == number
-        part = "train" if train else "query" if first else "test"
-        ltcc = root / "LTCC_ReID" / part / f"{pid:03}_{outfit + 1}_c{1 + number % 5}_{number:06}.png"
-        camera = "C" if outfit else "AB"[not first]
-        prcc = root / "prcc" / "rgb" / ("train" if train else f"test/{camera}") / f"{pid:03}"
-        for target in (ltcc, prcc / (f"{camera}_{number}.jpg" if train else f"{number}.jpg")):
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(imgs / row["file_path"], target)
-    return root
+@pytest.fixture
+def root(two_outfits):
+    return two_outfits
 
 
 def by_rule(scores, query, gallery, same_clothes):
