@@ -131,7 +131,7 @@ class CaptionDataset(torchreid_data.ImageDataset):
         self._replace_bad = True
 
     def __getitem__(self, index: int | SampleKey) -> dict[str, Any]:
-        """Texts and labels of an item and, unless it is a query, its image ``img [3, H, W]``.
+        """Texts and labels of an item and, unless it is a query, its image ``img [3, H, W]`` with further views.
 
         The seed of a `SampleKey` determines all random changes to the image and its texts.
 
@@ -151,7 +151,8 @@ class CaptionDataset(torchreid_data.ImageDataset):
         outfit = int(self.data.columns[number, OUTFIT])
         item = {"pid": pid, "camid": camid, "impath": path, "dsetid": dsetid, "outfit": outfit}
         if self.mode != "query":
-            item["img"], texts = self._image(path, tuple(texts), source)
+            images, texts = self._images_of(path, tuple(texts), source)
+            item.update(images)
         return {**item, **dict(zip(("caption", "id_text", "cloth_text"), texts, strict=True))}
 
     def _substitute(self, index: int | SampleKey, error: DataError) -> dict[str, Any]:
@@ -166,16 +167,21 @@ class CaptionDataset(torchreid_data.ImageDataset):
                 return self._item(SampleKey(item, key.seed))
         raise DataError(f"{error}, and its identity has no other readable image to replace it") from error
 
-    def _image(self, path: str, texts: tuple[str, ...], source: random.Random | None) -> tuple[Any, Sequence[str]]:
-        """The transformed image and texts; transforms of torchreid take a PIL image alone."""
+    def _images_of(
+        self, path: str, texts: tuple[str, ...], source: random.Random | None
+    ) -> tuple[dict[str, Any], Sequence[str]]:
+        """The transformed image ``img`` with its further views, and texts; torchreid's transforms read a PIL image."""
         transform = self.transform
-        if isinstance(transform, TestTransform):
-            pixels = self._pixels(path)
-            if isinstance(transform, TrainTransform):
-                pixels, texts = transform.change(pixels, texts, source, self._random_pixels)
-            return transform.tensor(pixels), texts
-        image = Image.fromarray(read_pixels(path))
-        return (image if transform is None else self._transform_image(transform, self.k_tfm, image)), texts
+        if not isinstance(transform, TestTransform):
+            image = Image.fromarray(read_pixels(path))
+            return {"img": image if transform is None else self._transform_image(transform, self.k_tfm, image)}, texts
+        pixels = self._pixels(path)
+        if not isinstance(transform, TrainTransform):
+            return {"img": transform.tensor(pixels)}, texts
+        source = source or random.Random(random.getrandbits(64))
+        changed, texts = transform.change(pixels, texts, source, self._random_pixels)
+        views = transform.further_views(path, pixels, source, self._random_pixels)
+        return {"img": transform.tensor(changed), **views}, texts
 
     def _pixels(self, path: str) -> Pixels:
         """An image at the model's size, from the cache of `keep_images` if there is one."""

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from t2ireid_plugin.config import TRANSFORMS
 from t2ireid_plugin.data.images import Pixels, read_pixels, resize
-from t2ireid_plugin.data.torchvision_views import two_of_six
+from t2ireid_plugin.data.torchvision_views import simclr_view, two_of_six
 from t2ireid_plugin.errors import ConfigError, check_choice
 from t2ireid_plugin.utils.text import CJK
 
@@ -80,6 +80,7 @@ class TrainTransform(TestTransform):
         crop_fill, erase_fill: colours from 0 to 1 for ``random_crop`` and ``random_erase``; None for the mean.
         word_share: of the words, which a change of texts changes.
         words: from which ``change_words`` draws.
+        views: which of ``view`` and ``simclr_views`` `further_views` makes.
 
     Raises:
         ConfigError: for an unknown name, or ``mask_words`` or ``change_words`` without a mask token.
@@ -99,6 +100,7 @@ class TrainTransform(TestTransform):
         erase_fill: Sequence[float] | None = None,
         word_share: float = 0.1,
         words: Sequence[str] = (),
+        views: Sequence[str] = (),
     ) -> None:
         super().__init__(height, width, mean, std)
         for name in names:
@@ -108,7 +110,7 @@ class TrainTransform(TestTransform):
                     f"data.transforms: {name} needs a tokenizer with a mask token; use drop_words instead"
                 )
         self.names, self.mask_token = tuple(names), mask_token
-        self.word_share, self.words = word_share, words
+        self.word_share, self.words, self.views = word_share, words, views
         self._crop_fill, self._erase_fill = (
             [round(255 * value) for value in fill or self.mean] for fill in (crop_fill, erase_fill)
         )
@@ -152,6 +154,25 @@ class TrainTransform(TestTransform):
         if "change_words" in self.names:
             texts = tuple(change_words(text, mask, self.words, source, self.word_share) for text in texts)
         return pixels, texts
+
+    def further_views(
+        self, path: str, pixels: Pixels, source: random.Random, other: Callable[[random.Random], Pixels] | None = None
+    ) -> dict[str, Tensor]:
+        """The image of a file under other random changes ``view [3, H, W]``, and ``simclr_views [2, 3, H, W]``.
+
+        Args:
+            path: of the file, from which `simclr_view` cuts at the original size.
+            pixels: the image at the model's size.
+            source, other: as in `change`.
+        """
+        views = {}
+        if "view" in self.views:
+            views["view"] = self.tensor(self.change(pixels, (), source, other)[0])
+        if "simclr_views" in self.views:
+            original, size = read_pixels(path), (self.height, self.width)
+            pair = [self.tensor(simclr_view(original, *size, source)) for _ in range(2)]
+            views["simclr_views"] = torch.stack(pair)
+        return views
 
 
 @functools.lru_cache(maxsize=100_000)  # the texts return every epoch

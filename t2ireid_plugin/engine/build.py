@@ -39,7 +39,7 @@ from t2ireid_plugin.engine.text_image import TextImageEngine
 from t2ireid_plugin.errors import CheckpointError, ConfigError, DataError
 from t2ireid_plugin.evaluation.protocols import COMPOSED
 from t2ireid_plugin.losses import LossTerms
-from t2ireid_plugin.losses.base import WORD_INPUTS
+from t2ireid_plugin.losses.base import VIEW_INPUTS, WORD_INPUTS
 from t2ireid_plugin.losses.terms import reading
 from t2ireid_plugin.modeling.checkpoint import Checkpoint, copy_state_dict
 from t2ireid_plugin.modeling.encoders.loading import IMAGE_KEY, TEXT_KEY
@@ -288,6 +288,7 @@ def build_datamanager(
         "mask_token": mask_word(tokenizer) if tokenizer else None,
         "words": whole_words(tokenizer) if tokenizer and "change_words" in cfg.data.transforms else (),
         "word_share": cfg.data.word_share,
+        "views": [entry for field, entry in VIEW_INPUTS.items() if reading(to_dict(cfg.loss.terms), [field])],
         "crop_fill": cfg.data.crop_fill,
         "erase_fill": cfg.data.erase_fill,
     }

@@ -154,6 +154,7 @@ def check_recipe(cfg: CfgNode) -> None:
             f"train.warmup_epochs: {cfg.train.warmup_epochs} must be a whole number with train.lr_scheduler "
             f"{cfg.train.lr_scheduler}, which sets the rate once per epoch; warmup_cosine sets it at every step"
         )
+    from t2ireid_plugin.losses.base import VIEW_INPUTS
     from t2ireid_plugin.losses.terms import LossTerms, comparing_photos, reading
 
     LossTerms(to_dict(cfg.loss.terms), feature_dim=2, embed_dim=2, num_classes=2, vocab_size=2, num_words=2)
@@ -161,6 +162,11 @@ def check_recipe(cfg: CfgNode) -> None:
     missing = missing | _OF_FUSION if cfg.model.fusion.type == "none" else missing
     if names := reading(cfg.loss.terms, missing):
         raise ConfigError(f"loss.terms: {', '.join(names)} read {_left_out(cfg)}; set their weights to 0")
+    for name in reading(cfg.loss.terms, VIEW_INPUTS) if cfg.data.image_feature_cache != "off" else ():
+        raise ConfigError(
+            f"data.image_feature_cache: '{cfg.data.image_feature_cache}' cannot store the further views of images that "
+            f"loss '{name}' reads; set it to off, or the weight to 0"
+        )
     for name in reading(cfg.loss.terms, ("composed_embeds",)):
         if cfg.model.fusion.type != "residual":
             raise ConfigError(f"loss '{name}' needs model.fusion.type residual, not {cfg.model.fusion.type}")

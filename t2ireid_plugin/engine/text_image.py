@@ -20,7 +20,7 @@ from t2ireid_plugin.engine.failures import NonFiniteGuard
 from t2ireid_plugin.engine.memory import Precision
 from t2ireid_plugin.engine.optim import WarmupCosine, choose_layers
 from t2ireid_plugin.losses import LossInputs, LossTerms
-from t2ireid_plugin.losses.base import MLM_INPUTS
+from t2ireid_plugin.losses.base import MLM_INPUTS, VIEW_INPUTS
 from t2ireid_plugin.losses.matching import other_outfit
 from t2ireid_plugin.modeling.masking import NOT_HIDDEN
 from t2ireid_plugin.modeling.t2ireid import T2IReIDModel
@@ -97,6 +97,7 @@ class TextImageEngine(RetrievalEvaluation):
             T2IReIDError: after too many of these in a row.
         """
         images, labels, id_texts, cloth_texts = self.parse_data_for_train(data)
+        views = {field: data[entry] for field, entry in VIEW_INPUTS.items() if entry in data}
         tolerant = self.non_finite.patience > 1
         modules = (self.model, self.losses) if tolerant else ()
         buffers = [{name: value.clone() for name, value in module.named_buffers()} for module in modules]
@@ -105,7 +106,7 @@ class TextImageEngine(RetrievalEvaluation):
         self.optimizer.zero_grad()  # before the forward pass, which needs the memory
         progress = time_in_epochs / max(1, self.max_epoch)
         time = {"epoch": time_in_epochs, "step": self.steps + 1, "progress": progress}
-        total, values = self.training_step(images, id_texts, cloth_texts, labels, time, seed)
+        total, values = self.training_step(images, id_texts, cloth_texts, labels, time, seed, views)
         numbers = torch.stack([value.detach().reshape(()) for value in (total, *values.values())]).tolist()
         summary = dict(zip(("loss", *values), numbers))  # from the GPU at once: each transfer waits for it
         norm = self._backward(total) if math.isfinite(summary["loss"]) else math.nan
@@ -176,6 +177,7 @@ class TrainingStep(nn.Module):
         labels: dict[str, Any],
         time: dict[str, Any],
         seed: int,
+        views: Mapping[str, Tensor],
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Total loss, a scalar, and each term's unweighted value.
 
@@ -185,9 +187,12 @@ class TrainingStep(nn.Module):
             labels: of each row ``[B, …]``, by field of `LossInputs`.
             time: its fields ``epoch``, ``step`` and ``progress``.
             seed: for random numbers in the losses; the same in each process.
+            views: further views of the images ``[B, …, 3, H, W]``, by the field of `LossInputs` for which they are.
         """
         with self.precision.autocast():
             outputs = forward_for(self.losses, self.model, images, id_texts, cloth_texts, time["step"])
+            for field in sorted(views.keys() & self.losses.needs_at(time["step"])):
+                outputs[field] = encode_view(self.model, field, views[field])
         if world_size() > 1:
             outputs = {name: _gather_output(name, value) for name, value in outputs.items()}
             labels = {name: gather_rows(label) for name, label in labels.items()}
@@ -225,6 +230,13 @@ def forward_for(
         output, features = model.forward_features(images, clothing, identity, fuse)
         return {**output._asdict(), "id_text_features": features}
     return model(images, cloth_instruction=clothing, id_instruction=identity, fuse=fuse)._asdict()
+
+
+def encode_view(model: T2IReIDModel, field: str, images: Tensor) -> Tensor:
+    """A field of `LossInputs` from further views ``[B, …, 3, H, W]``: embeddings, or features ``[B, 2, D]``."""
+    output = model(images.reshape(-1, *images.shape[-3:]).to(model.device, non_blocking=True))
+    rows = output.image_embeds if field == "view_embeds" else output.id_embeds
+    return rows.unflatten(0, images.shape[:-3])
 
 
 def compose(model: T2IReIDModel, outputs: Mapping[str, Any], labels: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -48,7 +48,8 @@ class LossInputs(NamedTuple):
 MLM_INPUTS = ("image_tokens", "word_tokens", "word_mask", "hidden_words")  # filled only for one of MLM_TERMS
 MLM_TERMS = ("mlm", "irr")  # they hide words by different rules, so a run has one of them
 
-VIEW_INPUTS = ("view_embeds", "simclr_features")  # their images are read only for a term that needs them
+# Entries of a batch with further views of its images, by the field that the model makes of them.
+VIEW_INPUTS = {"view_embeds": "view", "simclr_features": "simclr_views"}
 # Only this package's own training has them.
 RUN_INPUTS = ("outfits", "id_words", "cloth_words", "progress", *VIEW_INPUTS)
 WORD_INPUTS = frozenset(("id_words", "cloth_words"))

@@ -90,7 +90,7 @@ def test_processes_split_each_batch(processes):
 @pytest.fixture(scope="module")
 def dataset(synthetic):
     """Training items with all random transforms."""
-    transform = TrainTransform(32, 16, [0.5] * 3, [0.5] * 3, TRANSFORMS, mask_token="[MASK]")
+    transform = TrainTransform(32, 16, [0.5] * 3, [0.5] * 3, TRANSFORMS, mask_token="[MASK]", words=["car"])
     return CaptionDataset(
         synthetic.root, spec=BENCHMARKS["cuhkpedes"], verbose=False, mode="train", transform=transform
     )

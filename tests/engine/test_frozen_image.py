@@ -15,7 +15,7 @@ from t2ireid_plugin.config import load_cfg
 from t2ireid_plugin.data.sampling import seed_all
 from t2ireid_plugin.engine import feature_cache
 from t2ireid_plugin.engine.build import build_image_features, build_run
-from t2ireid_plugin.engine.checks import check_config, check_files, report_image_size
+from t2ireid_plugin.engine.checks import check_config, check_files, check_recipe, report_image_size
 from t2ireid_plugin.engine.feature_cache import ImageFeatureCache
 from t2ireid_plugin.engine.text_image import TextImageEngine
 from t2ireid_plugin.errors import ConfigError
@@ -262,8 +262,10 @@ def test_another_size_than_the_encoders_is_said_before_it_is_loaded(configure, c
         ("disk", {"model__freeze_image": False}, "needs model.freeze_image True"),
         ("memory", {"data__transforms": "[random_flip, random_erase]"}, "cannot store images that random_erase"),
         ("memory", {"data__image_feature_cache_gb": 0}, r"image_feature_cache_gb: 0.0 must"),
+        ("disk", {"loss__terms__simclr__weight": 0.4}, "cannot store the further views of images that loss 'simclr'"),
     ],
 )
 def test_settings_that_cannot_work_are_refused(configure, cache, changes, message):
+    cfg = configure(cache, **changes)
     with pytest.raises(ConfigError, match=message):
-        check_config(configure(cache, **changes))
+        [check(cfg) for check in (check_config, check_recipe)]

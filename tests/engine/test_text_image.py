@@ -16,8 +16,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torchreid import engine as torchreid_engine
 
 from t2ireid_plugin.cli import main
+from t2ireid_plugin.data.sampling import SampleKey
 from t2ireid_plugin.engine.record import check_same_training
-from t2ireid_plugin.engine.text_image import TextImageEngine, compose, forward_for
+from t2ireid_plugin.engine.text_image import TextImageEngine, compose, encode_view, forward_for
 from t2ireid_plugin.errors import CheckpointError, ConfigError, DataError
 from t2ireid_plugin.modeling.checkpoint import Checkpoint
 from t2ireid_plugin.modeling.instructions import content_words
@@ -570,6 +571,31 @@ def test_progress_is_the_share_of_all_epochs(build):
     train_epoch(engine, 1)  # of five
     assert [epoch / 5 for epoch, _ in seen] == pytest.approx([progress for _, progress in seen])
     assert seen[-1] == (2.0, 0.4)
+
+
+def test_further_views_are_encoded_for_the_losses_that_read_them(build):
+    """Other changes of the same photos, at the model's size, the same again for the same seed."""
+    terms = {"loss__terms__n_itc_view__weight": 0.5, "loss__terms__simclr": "{weight: 0.4, every: 2}"}
+    engine = build(**terms, data__transforms="[random_erase]", train__batch_size=8, sampler__num_instances=2)
+    batch, dataset = next(iter(engine.train_loader)), engine.train_loader.dataset
+    assert batch["simclr_views"].shape == (8, 2, *batch["img"].shape[1:])
+    assert not torch.equal(batch["view"], batch["img"])
+    key = SampleKey(3, 9)
+    for name in ("img", "view", "simclr_views"):
+        assert torch.equal(dataset[key][name], dataset[key][name])
+    seen = []
+    engine.losses.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    engine.epoch, engine.batch_idx, engine.num_batches = 0, 0, 10
+    for engine.steps in (0, 1):
+        engine.train_batch(batch)
+    assert seen[0].simclr_features is None  # only every second step
+    assert seen[1].simclr_features.shape == (8, 2, 32)
+    assert seen[1].view_embeds.shape == seen[1].image_embeds.shape
+    model = engine.model.eval()
+    with torch.no_grad():
+        own = encode_view(model, "simclr_features", batch["simclr_views"])
+        torch.testing.assert_close(own[:, 1], model(batch["simclr_views"][:, 1]).id_embeds)
+        torch.testing.assert_close(encode_view(model, "view_embeds", batch["view"]), model.encode_image(batch["view"]))
 
 
 # docs/frameworks.md
