@@ -154,7 +154,8 @@ def _loss_inputs(batch: int) -> LossInputs:
     return LossInputs(
         pids=rows // 2, photos=rows, outfits=rows % 2, composed_outfits=1 - rows % 2,
         image_embeds=unit(), id_text_embeds=unit(), cloth_image_embeds=unit(), cloth_text_embeds=unit(),
-        fused_embeds=unit(), composed_embeds=unit(512), id_logits=normal(_CLASSES), id_embeds=normal(_WIDTH),
+        fused_embeds=unit(), composed_embeds=unit(512), view_embeds=unit(),
+        simclr_features=normal(2, _WIDTH), id_logits=normal(_CLASSES), id_embeds=normal(_WIDTH),
         id_text_features=normal(_WIDTH), cloth_embeds=normal(_WIDTH), gate=normal(_WIDTH).sigmoid(),
         gate_weights=normal(2).softmax(dim=1), scale=torch.ones(1, dtype=torch.float64),
         image_tokens=normal(9, _WIDTH), word_tokens=normal(6, _WIDTH),

@@ -75,9 +75,10 @@ class Precision:
         return torch.autocast(self.device, dtype=self.dtype, enabled=self.dtype is not None)
 
     def scales_down(self, loss: float) -> bool:
-        """After infinite gradients: halves the scale and returns True if the scale may have caused them."""
-        if not self.scaler.is_enabled() or not math.isfinite(loss):
+        """After gradients that are not finite: halves the scale and returns True if the scale may have caused them."""
+        if not self.scaler.is_enabled():
             return False
-        large = self.scaler.get_scale() > 1
-        self.scaler.update(None if large else 1.0)  # required before the next `unscale_`, too
+        scale = self.scaler.get_scale()
+        large = math.isfinite(loss) and scale > 1
+        self.scaler.update(None if large else max(scale, 1.0))  # required before the next `unscale_`, too
         return large

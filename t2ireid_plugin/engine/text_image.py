@@ -107,10 +107,11 @@ class TextImageEngine(RetrievalEvaluation):
         progress = time_in_epochs / max(1, self.max_epoch)
         time = {"epoch": time_in_epochs, "step": self.steps + 1, "progress": progress}
         total, values = self.training_step(images, id_texts, cloth_texts, labels, time, seed, views)
-        numbers = torch.stack([value.detach().reshape(()) for value in (total, *values.values())]).tolist()
-        summary = dict(zip(("loss", *values), numbers))  # from the GPU at once: each transfer waits for it
-        norm = self._backward(total) if math.isfinite(summary["loss"]) else math.nan
-        if math.isfinite(norm):
+        norm = self._backward(total)
+        # From the GPU at once, and after the backward pass: reading a value waits for all that computes it.
+        *numbers, norm = torch.stack([value.detach().reshape(()) for value in (total, *values.values(), norm)]).tolist()
+        summary = dict(zip(("loss", *values), numbers))
+        if math.isfinite(summary["loss"]) and math.isfinite(norm):
             self.non_finite.in_a_row = 0
             self.precision.scaler.step(self.optimizer)
             self.precision.scaler.update()
@@ -128,15 +129,15 @@ class TextImageEngine(RetrievalEvaluation):
             self.scheduler.step(time_in_epochs)
         return summary
 
-    def _backward(self, total: Tensor) -> float:
-        """Computes the gradients, clips them if configured, and returns their norm before clipping."""
+    def _backward(self, total: Tensor) -> Tensor:
+        """Computes the gradients, clips them if configured, and returns their norm before clipping, a scalar."""
         scaler = self.precision.scaler
         scaler.scale(total).backward()
         scaler.unscale_(self.optimizer)
         parameters = list(self.training_step.parameters())  # of model and losses
         if self.clip_grad > 0:
-            return float(torch.nn.utils.clip_grad_norm_(parameters, self.clip_grad))
-        return float(torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None]))
+            return torch.nn.utils.clip_grad_norm_(parameters, self.clip_grad)
+        return torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
 
     def two_stepped_transfer_learning(
         self, epoch: int, fixbase_epoch: int, open_layers: list[str] | None, model: Any = None

@@ -24,8 +24,7 @@ def poison(engine, steps, what):
         state["step"] += 1
         if state["step"] in steps:
             if what == "loss":
-                with torch.no_grad():
-                    engine.model.image_mlp[0].running_mean.fill_(math.nan)
+                engine.model.image_mlp[0].running_mean.data.fill_(math.nan)  # which the backward pass does not read
                 return total * math.nan, values
             total.register_hook(lambda gradient: gradient * math.inf)
         return total, values

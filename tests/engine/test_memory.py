@@ -125,18 +125,18 @@ def test_fp16_skips_steps_with_infinite_gradients_and_scales_down(build):
     assert all(p.isfinite().all() for p in engine.model.parameters())
 
 
-def test_gradients_that_are_infinite_at_scale_1_are_not_blamed_on_the_scale():
+@pytest.mark.parametrize(("loss", "scale"), [(1.0, 1.0), (math.nan, 1024.0)])
+def test_the_scale_is_not_blamed_for_infinite_gradients_at_1_or_of_a_loss_that_is_not_finite(loss, scale):
     precision = Precision("fp16")
-    precision.scaler = torch.amp.GradScaler("cpu", init_scale=1.0)
+    precision.scaler = torch.amp.GradScaler("cpu", init_scale=scale)
     weight = torch.nn.Parameter(torch.ones(2))
     optimizer = torch.optim.SGD([weight], lr=0.1)
     for _ in range(2):  # as often as train.nonfinite_patience tolerates
         precision.scaler.scale(weight.sum()).backward()
         weight.grad.fill_(math.inf)
         precision.scaler.unscale_(optimizer)
-        assert not precision.scales_down(1.0)
-        assert precision.scaler.get_scale() == 1
-    assert not Precision("fp16").scales_down(math.nan)
+        assert not precision.scales_down(loss)
+        assert precision.scaler.get_scale() == scale
     assert not Precision("bf16").scales_down(1.0)
 
 
