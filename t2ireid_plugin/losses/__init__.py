@@ -30,6 +30,8 @@ LOSSES = LazyTable(
         "tal": "t2ireid_plugin.losses.tal.TAL",
         "id": "t2ireid_plugin.losses.shared_id.SharedIdentity",
         "id_features": "t2ireid_plugin.losses.shared_id.FeatureIdentity",
+        "cmpm": "t2ireid_plugin.losses.cross_modal_projection.ProjectionMatching",
+        "cmpc": "t2ireid_plugin.losses.cross_modal_projection.ProjectionClassification",
         "supcon": "t2ireid_plugin.losses.supcon.SupCon",
         "triplet": "t2ireid_plugin.losses.triplet.Triplet",
         "orthogonality": "t2ireid_plugin.losses.orthogonality.Orthogonality",

@@ -8,12 +8,20 @@ from t2ireid_plugin.losses.matching import cosine_matrix, row_normalised, same_i
 
 
 def distribution_matching(queries: Tensor, candidates: Tensor, pids: Tensor, tau: float | Tensor, eps: float) -> Tensor:
-    """mean_i KL(p_i || q_i): p_i = softmax_j(cos / tau), q_i uniform over equal `pids`, log(q + eps).
+    """`target_divergence` of cos / tau, `[B, D], [B, D], [B] -> scalar`.
 
-    `[B, D], [B, D], [B] -> scalar`; Jiang and Ye, "Cross-Modal Implicit Relation Reasoning and Aligning for
-    Text-to-Image Person Retrieval", CVPR 2023 (the SDM loss).
+    Jiang and Ye, "Cross-Modal Implicit Relation Reasoning and Aligning for Text-to-Image Person Retrieval", CVPR 2023
+    (the SDM loss).
     """
-    log_p = (cosine_matrix(queries, candidates) / tau).log_softmax(dim=1)  # [B, B]
+    return target_divergence(cosine_matrix(queries, candidates) / tau, pids, eps)
+
+
+def target_divergence(logits: Tensor, pids: Tensor, eps: float) -> Tensor:
+    """mean_i KL(p_i || q_i): p_i = softmax_j(logits), q_i uniform over equal `pids`, log(q + eps).
+
+    `[B, B], [B] -> scalar`.
+    """
+    log_p = logits.log_softmax(dim=1)
     q = row_normalised(same_identity(pids), log_p.dtype)
     return (log_p.exp() * (log_p - (q + eps).log())).sum(dim=1).mean()
 

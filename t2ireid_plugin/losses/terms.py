@@ -58,7 +58,7 @@ class LossTerms(nn.Module):
 
     `terms` maps names of `LOSSES` to weights and arguments: `{"info_nce": {"weight": 1.0, "tau": 0.1}}`. A weight of 0
     leaves a term out; `every: n` computes it on every n-th training step, with n times its weight. Some terms have
-    parameters (`bio`, `cloth`, `cloth_adv`, `id`, `id_features`, `irr`, `mlm`, `n_itc`, `n_itc_view`, `r_itc`,
+    parameters (`bio`, `cloth`, `cloth_adv`, `cmpc`, `id`, `id_features`, `irr`, `mlm`, `n_itc`, `n_itc_view`, `r_itc`,
     `simclr`, `words`) or a memory (`leak`): give `parameters()` to the optimizer and `state_dict()` to the checkpoint.
     """
 

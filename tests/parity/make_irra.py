@@ -51,6 +51,8 @@ def losses_of(model, precision):
         "text": t_feats,
         "sdm": objectives.compute_sdm(i_feats, t_feats, pids, model.logit_scale),
         "id": objectives.compute_id(*logits, pids),
+        # different people only: their targets for several photos of a person do not add up to 1
+        "cmpm": objectives.compute_cmpm(i_feats, t_feats, torch.arange(len(tokens))),
         "mlm": objectives.compute_mlm(words.reshape(-1, tiny.VOCAB), labels.reshape(-1)),
     }
 

@@ -85,6 +85,8 @@ def test_vectors_and_losses_equal_the_authors(expected, cfg, monkeypatch, bits, 
     values = losses.each(inputs)
     own = {"image": inputs.id_embeds, "text": inputs.id_text_features, "sdm": values["sdm"]}
     own |= {"id": values["id_features"], "mlm": values["irr"]}
+    different_people = inputs._replace(pids=torch.arange(len(tiny.PIDS)))
+    own["cmpm"] = LossTerms({"cmpm": {"weight": 1.0}}).each(different_people)["cmpm"]
     for name, value in own.items():
         close = {"rtol": tolerance, "atol": tolerance}
         np.testing.assert_allclose(value.detach().numpy(), expected[f"{name}{bits}"], **close, err_msg=name)
