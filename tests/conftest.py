@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import gc
 import importlib.util
 import io
 import json
@@ -85,6 +86,11 @@ def pytest_collection_modifyitems(items):
         for item in items:
             if item.get_closest_marker("cuda"):
                 item.add_marker(skip)
+
+
+def pytest_collection_finish():
+    gc.collect()
+    gc.freeze()  # else each full collection would go through everything that all test files import
 
 
 def pytest_terminal_summary(terminalreporter):

@@ -4,6 +4,7 @@ Loading them takes six seconds, which was most of what such tests took. What a f
 tests/test_startup.py's affair; the main job, torchrun and reloading a model are tested in fresh processes too.
 """
 
+import gc
 import multiprocessing
 import os
 import runpy
@@ -89,6 +90,7 @@ class Child(Preloaded):
 
 
 def _be_python(words, folder, environment, files, start_method):
+    gc.freeze()  # what the server has loaded
     os.setsid()
     multiprocessing.set_start_method(start_method, force=True)  # of its own children, as it is by default
     for stream, file in zip((sys.stdout, sys.stderr), files, strict=True):
