@@ -130,5 +130,5 @@ def _dataset_seconds(root: Path, number: int) -> dict[str, Any]:
     start = time.perf_counter()
     dataset = CaptionDataset(root, spec=CUHKPEDES, verbose=False)
     seconds = time.perf_counter() - start
-    total = sum(counts.captions for counts in dataset.counts.values())
+    total = sum(counts.captions or 0 for counts in dataset.counts.values())
     return {"images": number, "captions": total, "seconds": seconds}

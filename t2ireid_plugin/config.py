@@ -173,6 +173,7 @@ _DEFAULTS: dict[str, Any] = {
         "protocols": ["t2i"],  # for the final test, names in evaluation/protocols.py
         "identity_weight": None,  # share of the identity branch where both branches score; None: the best on val
         "choose_on": "val",  # data that chooses the epoch: val, or test as some authors do, which every table then says
+        "answer_file": "",  # to write for a test set without public labels: the best photos of each query
         "bootstrap": 2000,  # resamples for the 95 % intervals of the final test; 0 is off
         "pictures": 6,  # number of ranked lists drawn after the final test
         "picture_format": "png",  # of the plots of --visualize: png, svg or pdf; pictures with photos are always png

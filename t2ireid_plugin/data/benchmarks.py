@@ -17,9 +17,9 @@ VAL_SUFFIX = "_val"  # ``<benchmark>_val`` evaluates on the val split
 class Counts(NamedTuple):
     """Size of one split."""
 
-    images: int
-    ids: int | None  # None where the publishers give no number
-    captions: int
+    images: int | None  # each None where the publishers give no number
+    ids: int | None
+    captions: int | None
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,8 @@ class BenchmarkSpec:
         has_msd: its publishers report mSD, see `evaluation.similarity_distribution`.
         composed: each caption is a query together with the photo of its row, which is not searched; the gallery is the
             photos without captions.
+        labelled: False where only its organisers know the matches, so that tests write their answers, see
+            `evaluation.answers`.
     """
 
     name: str
@@ -54,6 +56,7 @@ class BenchmarkSpec:
     read: formats.Reader = formats.read_rows
     has_msd: bool = False
     composed: bool = False
+    labelled: bool = True
 
     def image_folder(self, root: str | Path) -> Path:
         """The folder of its images under ``data.root``."""
@@ -186,6 +189,16 @@ PAB_UCC = BenchmarkSpec(
     read=formats.read_pab,
     official={"test": Counts(5_320, None, 5_320)},
 )
+PAB_TRACK4 = BenchmarkSpec(
+    name="pab_track4",
+    folder="PAB",
+    annotations=("name-masked_test-set/query_text.json",),
+    images="name-masked_test-set/gallery",
+    licence="for participants of AI City 2026 Track 4, from its organisers",
+    read=formats.read_track4,
+    official={"test": Counts(36_773, None, 1_978)},
+    labelled=False,
+)
 ORBENCH = BenchmarkSpec(
     name="orbench",
     folder="ORBench",
@@ -205,6 +218,16 @@ ITCPR = BenchmarkSpec(
     official={"test": Counts(20_510, None, 2_202)},
     composed=True,
 )
+SYNCPR = BenchmarkSpec(
+    name="syncpr",
+    folder="SynCPR",
+    annotations=("SynCPR.json",),
+    images=".",
+    licence="research only, from its authors",
+    holds_out_val=True,
+    read=formats.read_syncpr,
+    official={"train": Counts(None, None, None)},  # its authors count triplets: 1.15 M
+)
 # Written by `t2ireid prepare table`.
 CUSTOM = BenchmarkSpec(
     name="custom",
@@ -216,7 +239,7 @@ CUSTOM = BenchmarkSpec(
 )
 
 _ALL = (
-    *(CUHKPEDES, ICFGPEDES, RSTPREID, UFINE6926, UFINE3C, IIITD20K, RGBTPEDES, PAB, PAB_UCC, ORBENCH, ITCPR),
-    CUSTOM,
+    *(CUHKPEDES, ICFGPEDES, RSTPREID, UFINE6926, UFINE3C, IIITD20K, RGBTPEDES, PAB, PAB_UCC, PAB_TRACK4),
+    *(ORBENCH, ITCPR, SYNCPR, CUSTOM),
 )
 BENCHMARKS: dict[str, BenchmarkSpec] = {spec.name: spec for spec in _ALL}

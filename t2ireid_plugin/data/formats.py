@@ -10,11 +10,14 @@ from __future__ import annotations
 import itertools
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
+from hashlib import blake2b
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from t2ireid_plugin.errors import DataError
 from t2ireid_plugin.utils.safe_io import open_file, parse_json, read_bytes
+
+_TRIPLET = "reference_caption, target_caption, edit_caption, reference_image_path, target_image_path"
 
 Reader = Callable[[Path], Iterable[Any]]
 
@@ -129,6 +132,56 @@ def read_itcpr(file: Path) -> Iterator[Any]:
                 row = {"split": "test", "id": number, "file_path": row.get("file_path"), "captions": texts}
                 row |= {"cloth_captions": texts} if texts else {}
             yield row
+
+
+def read_track4(file: Path) -> Iterator[Any]:
+    """The renamed test set of AI City 2026 Track 4: ``query_text.json``, one JSON per line, and ``gallery/``.
+
+    Its queries have the order of ``query_index.txt``, and nobody but the organisers knows whom they describe: each is
+    given to one of the photos, which makes it a query and says nothing about a match.
+
+    Raises:
+        DataError: for a file of another form, and a query without a text.
+    """
+    order = file.with_name("query_index.txt")
+    try:
+        names = read_bytes(order).decode().split()
+        texts = {row["query_index"]: row["caption"] for row in _lines(file)}
+        captions = [texts[name] for name in names]
+    except OSError as error:
+        raise DataError(f"cannot read '{order}' ({error.strerror})") from error
+    except (KeyError, TypeError, UnicodeDecodeError) as error:
+        raise DataError(f"'{file}' must have a caption for each query_index in '{order}': {error!r}") from error
+    gallery = file.with_name("gallery")
+    photos = sorted(path.relative_to(gallery).as_posix() for path in gallery.rglob("*.jpg"))
+    if len(photos) < len(names):
+        raise DataError(f"'{gallery}' has {len(photos)} photos for {len(names)} queries; unpack gallery.zip there")
+    for pid, (photo, caption) in enumerate(itertools.zip_longest(photos, captions)):
+        yield {"split": "test", "id": pid, "file_path": photo, "captions": _list(caption)}
+
+
+def read_syncpr(file: Path) -> Iterator[Any]:
+    """SynCPR's photos: the target of each triplet with the words that ask for it, then references that are no target.
+
+    A triplet is drawn from two captions. Both together stand for the person, and each for an outfit, so that all
+    targets of a ``cpr_id`` match its queries, as in its authors' loss (SDM). The words are the target's clothing text.
+
+    Raises:
+        DataError: as `read_rows`, and for a triplet without these captions and paths.
+    """
+    seen: set[int] = set()  # hashes of the paths
+    for side, text in (("target", "edit_caption"), ("reference", "")):
+        for number, row in enumerate(read_rows(file)):
+            try:
+                own, both = row[f"{side}_caption"], sorted((row["reference_caption"], row["target_caption"]))
+                path, words = row[f"{side}_image_path"], {"cloth_captions": [row[text]]} if text else {}
+                person = blake2b("\n".join(both).encode("utf-8", "surrogatepass"), digest_size=7).digest()
+            except (KeyError, TypeError) as error:
+                raise DataError(f"'{file}', triplet {number}: {error!r}; it must have {_TRIPLET}") from error
+            if hash(path) not in seen:
+                seen.add(hash(path))
+                labels = {"split": "train", "id": int.from_bytes(person, "big"), "outfit": both.index(own)}
+                yield {**labels, "file_path": path, "captions": [own], **words}
 
 
 def read_json(file: Path) -> Any:

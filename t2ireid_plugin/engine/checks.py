@@ -126,6 +126,7 @@ def check_config(cfg: CfgNode) -> None:
         _check_feature_cache(cfg, kind, transforms)
     _check_training(cfg)
     check_choice("test.choose_on", cfg.test.choose_on, ("val", "test"))
+    _check_answers(cfg)
     for name in cfg.test.protocols:
         check_choice("test.protocols", name, tuple(PROTOCOLS))
     if OFFICIAL not in cfg.test.protocols:
@@ -254,6 +255,26 @@ def _check_data(cfg: CfgNode) -> None:
     check_choice("data.on_bad_image", cfg.data.on_bad_image, ("error", "skip"))
     check_choice("data.id_instruction", cfg.data.id_instruction, ID_INSTRUCTIONS)
     check_choice("data.cloth_instruction", cfg.data.cloth_instruction, CLOTH_INSTRUCTIONS)
+
+
+def _check_answers(cfg: CfgNode) -> None:
+    """Checks that test sets without labels are tested by an answer file, and that it is for one of them."""
+    unlabelled = [name for name, spec in BENCHMARKS.items() if not spec.labelled]
+    tested = [name for name in cfg.data.targets if name in unlabelled]
+    file = cfg.test.answer_file
+    if file and len(tested) != 1:
+        raise ConfigError(
+            f"test.answer_file: '{file}' is for the answers to {' or '.join(unlabelled)}, and data.targets is "
+            f"{cfg.data.targets}; name it there"
+        )
+    if file and not os.path.isdir(os.path.dirname(file) or "."):
+        raise ConfigError(f"test.answer_file: there is no folder for '{file}'; make it first")
+    for name in tested:
+        if not file or cfg.test.choose_on == "test":
+            raise ConfigError(
+                f"data.targets: {name} has no public labels to evaluate with; set test.answer_file, for the answers to "
+                "send to its organisers, and test.choose_on val"
+            )
 
 
 def _check_positions(cfg: CfgNode) -> None:

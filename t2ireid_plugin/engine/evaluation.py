@@ -15,6 +15,7 @@ from t2ireid_plugin.engine.feature_cache import ImageFeatureCache
 from t2ireid_plugin.engine.loop import TrainingLoop
 from t2ireid_plugin.engine.record import check_same_training
 from t2ireid_plugin.engine.training_state import BEST, save_checkpoint
+from t2ireid_plugin.evaluation.answers import write_answers
 from t2ireid_plugin.evaluation.bootstrap import FEW
 from t2ireid_plugin.evaluation.embeddings import embed_target
 from t2ireid_plugin.evaluation.metrics import choose_weight, evaluate_task, reranked_metrics
@@ -201,6 +202,14 @@ class RetrievalEvaluation(TrainingLoop):
                 if self.metrics_log is not None:
                     self.metrics_log.write(epoch=self.epoch + 1, target=target, protocol=protocol, **result.metrics)
         return results
+
+    def write_answers(self, target: str, file: Path) -> None:
+        """Writes the best photos of each caption of a target without labels."""
+        (embeddings,) = self._embed([target], [OFFICIAL]).values()
+        if is_main_process():
+            task = PROTOCOLS[OFFICIAL].build_task(embeddings, self._weight(OFFICIAL, embeddings.ranking)[0])
+            write_answers(file, task, [item[0] for item in self.test_loader[target]["gallery"].dataset.data])
+            print(f"Answers to {target} are in '{file}'")
 
     def _embed(self, targets: Iterable[str], protocols: Iterable[str]) -> dict[str, Embeddings]:
         """Everything that the protocols need of each target."""

@@ -98,8 +98,14 @@ def test(cfg: CfgNode, folder: Path, checkpoint: Checkpoint) -> Outcome:
 
 
 def _evaluate(cfg: CfgNode, engine: TextImageEngine) -> Outcome:
+    labelled = {name: engine.datamanager.datasets[name].spec.labelled for name in engine.test_targets}
+    for name in (name for name in labelled if not labelled[name]):
+        engine.write_answers(name, Path(cfg.test.answer_file))
     results = engine.evaluate_protocols(
-        engine.test_targets, cfg.test.protocols, samples=cfg.test.bootstrap, rerank=cfg.test.rerank
+        [name for name in labelled if labelled[name]],
+        cfg.test.protocols,
+        samples=cfg.test.bootstrap,
+        rerank=cfg.test.rerank,
     )
     return Outcome(
         metrics=metrics_by_target(results),

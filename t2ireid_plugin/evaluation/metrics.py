@@ -165,7 +165,12 @@ def format_metrics(target: str, protocol: str, metrics: Metrics) -> str:
 
 
 def format_table(results: Mapping[str, Mapping[str, Metrics]]) -> str:
-    """One row per target and protocol, shares of 1 as percentages, with the 95 % intervals of R@1 and mAP."""
+    """One row per target and protocol, shares of 1 as percentages, with the 95 % intervals of R@1 and mAP.
+
+    Empty without results, as of a set without labels.
+    """
+    if not results:
+        return ""
     rows = [(target, protocol, metrics) for target, group in results.items() for protocol, metrics in group.items()]
     names = [name for name in rows[0][2] if name.startswith("R@")] + ["mAP", "mINP"]
     bounded = [name for name in ("R@1", "mAP") if name in rows[0][2].get("interval95", {})]

@@ -49,8 +49,16 @@ def positive_ranks(
     Raises:
         DataError: when a feature is not finite.
     """
-    rows = _score_rows(_unit_features(queries, "query"), _unit_features(gallery, "gallery"))
-    return ranks_from_scores(rows, q_pids, g_pids, q_camids, g_camids, left_out, ignored)
+    return ranks_from_scores(cosine_rows(queries, gallery), q_pids, g_pids, q_camids, g_camids, left_out, ignored)
+
+
+def cosine_rows(queries: Tensor, gallery: Tensor) -> Iterator[Array]:
+    """Cosines ``[m]`` in float32 of each of the queries ``[n, D]`` with the gallery ``[m, D]``; use each at once.
+
+    Raises:
+        DataError: when a feature is not finite.
+    """
+    return _score_rows(_unit_features(queries, "query"), _unit_features(gallery, "gallery"))
 
 
 def ranks_from_scores(

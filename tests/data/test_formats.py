@@ -1,17 +1,23 @@
 """Benchmarks whose annotations have formats of their own, written here as their publishers write them."""
 
+import itertools
 import json
+import random
 import shutil
 from pathlib import Path
 
 import pytest
+import torch
 
 from t2ireid_plugin.cli import main
 from t2ireid_plugin.data.benchmarks import BENCHMARKS
 from t2ireid_plugin.data.dataset import CaptionDataset
 from t2ireid_plugin.data.formats import read_iiitd
-from t2ireid_plugin.data.item_table import PID
+from t2ireid_plugin.data.item_table import OUTFIT, PID
+from t2ireid_plugin.data.transforms import TestTransform
 from t2ireid_plugin.errors import DataError
+from t2ireid_plugin.modeling.instructions import split_caption
+from t2ireid_plugin.modeling.t2ireid import T2IReIDModel
 
 
 def build(name, root, **options):
@@ -173,6 +179,118 @@ def test_itcpr(two_outfits, tmp_path, capsys):
     report = capsys.readouterr().out
     assert f"test       {len(gallery) + 1}" in report
     assert "contradicted" not in report
+
+
+def test_syncpr(two_outfits):
+    """By a loop over the triplets: who is whose match, and which words ask for which photo."""
+    triplets = json.loads((two_outfits / "SynCPR" / "SynCPR.json").read_text())
+    dataset = build("syncpr", two_outfits, val_share=0)
+    photos = {}
+    for i, (path, pid, _, _, caption, _, clothing) in enumerate(dataset.train):
+        outfit = dataset.train.columns[i, OUTFIT].item()
+        assert path not in photos
+        photos[path.rpartition("SynCPR/")[2]] = (pid, outfit), caption, clothing
+    targets = {}
+    for triplet in triplets:
+        (before, old, _), (after, new, words) = (photos[triplet[f"{k}_image_path"]] for k in ("reference", "target"))
+        assert before[0] == after[0]
+        assert {before[1], after[1]} == {0, 1}
+        assert (old, new, words) == tuple(triplet[k] for k in ("reference_caption", "target_caption", "edit_caption"))
+        targets.setdefault(triplet["cpr_id"], {})[triplet["target_image_path"]] = after
+    for own in targets.values():
+        (look,) = set(own.values())
+        assert {path for path, (other, *_) in photos.items() if other == look} == set(own)
+    assert dataset.num_train_pids == 24
+    assert build("syncpr", two_outfits, val_share=0.25).counts["val"].ids == 6
+
+
+def test_a_photo_of_syncpr_that_is_no_target_has_its_caption_alone(two_outfits, tmp_path):
+    (tmp_path / "SynCPR").mkdir()
+    (tmp_path / "SynCPR" / "test1").symlink_to(two_outfits / "SynCPR" / "test1")
+    (triplet, *_) = json.loads((two_outfits / "SynCPR" / "SynCPR.json").read_text())
+    file = tmp_path / "SynCPR" / "SynCPR.json"
+    file.write_text(json.dumps([triplet]))
+    target, reference = build("syncpr", tmp_path, val_share=0).train
+    assert (target[4], target[6]) == (triplet["target_caption"], triplet["edit_caption"])
+    assert reference[4] == triplet["reference_caption"]
+    assert reference[6] == split_caption(reference[4])[1]
+    file.write_text(json.dumps([triplet, {**triplet, "target_caption": None}]))
+    with pytest.raises(
+        DataError, match=r"SynCPR\.json', triplet 1: TypeError.*it must have reference_caption, target_"
+    ):
+        build("syncpr", tmp_path)
+
+
+def write_track4(root, imgs, rows, queries=20):
+    """The renamed test set: photos and queries by random names, queries in an order of their own."""
+    folder = root / "PAB" / "name-masked_test-set"
+    source = random.Random(0)
+    names = ["".join(source.choices("ABCXYZ0189", k=15)) for _ in range(len(rows) + queries)]
+    for name, row in zip(names, rows):
+        link(imgs / row["file_path"], folder / "gallery" / f"{name}.jpg")
+    texts = [{"query_index": name, "caption": row["captions"][0]} for name, row in zip(names[len(rows) :], rows)]
+    (folder / "query_text.json").write_text("".join(json.dumps(row) + "\n" for row in texts))
+    order = source.sample(texts, len(texts))
+    (folder / "query_index.txt").write_bytes("".join(f"{row['query_index']}\r\n" for row in order).encode())
+    return [row["caption"] for row in order], sorted(names[: len(rows)])
+
+
+def test_answers_to_track_4(tiny_run, synthetic, tmp_path, capsys):
+    """The file, read back, is a ranking by the model's own embeddings, one query after the other."""
+    imgs, rows = rows_of(synthetic)
+    captions, names = write_track4(tmp_path, imgs, [row for row in rows if row["split"] == "test"])
+    file = tmp_path / "answer.txt"
+    words = ["data.root", str(tmp_path), "data.targets", "pab_track4", "data.save_dir", str(tmp_path / "log")]
+    assert main(["test", str(tiny_run.folder), *words, "test.answer_file", str(file)]) == 0
+    assert f"Answers to pab_track4 are in '{file}'" in capsys.readouterr().out
+    assert json.loads((tmp_path / "log" / "test" / "pab_track4" / "results.json").read_text())["metrics"] == {}
+    lines = file.read_bytes().decode().split("\r\n")
+    assert lines.pop() == ""
+    model = T2IReIDModel.from_checkpoint(tiny_run.folder / "best.pth").eval()
+    dataset = build("pab_track4", tmp_path, transform=TestTransform(*model.preprocess), mode="gallery")
+    with torch.no_grad():
+        gallery = {Path(photo["impath"]).stem: model.encode_gallery(photo["img"][None])[0] for photo in dataset}
+        assert sorted(gallery) == names
+        for caption, line in zip(captions, lines, strict=True):
+            query = model.encode_query(caption)
+            scores = {name: float(torch.nn.functional.cosine_similarity(query, gallery[name], 0)) for name in gallery}
+            best = line.split(" ")
+            assert len(best) == len(set(best)) == 10
+            worst = min(scores[name] for name in best)
+            assert all(scores[name] < worst + 1e-5 for name in gallery if name not in best)
+            assert all(scores[a] > scores[b] - 1e-5 for a, b in itertools.pairwise(best))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (
+            {"data.targets": "pab_track4"},
+            "data.targets: pab_track4 has no public labels to evaluate with; set test.answ",
+        ),
+        ({"test.answer_file": "a.txt"}, "test.answer_file: 'a.txt' is for the answers to pab_track4, and data.targets"),
+        (
+            {"data.targets": "pab_track4", "test.answer_file": "nowhere/a.txt"},
+            "test.answer_file: there is no folder for 'nowhere/a.txt'",
+        ),
+    ],
+)
+def test_answers_are_for_sets_without_labels(tiny_run, capsys, settings, message):
+    assert main(["test", str(tiny_run.folder), *(word for pair in settings.items() for word in pair)]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_query_of_track_4_without_text_is_named(synthetic, tmp_path):
+    imgs, rows = rows_of(synthetic)
+    _, names = write_track4(tmp_path, imgs, rows[:20])
+    for name in names[8:]:
+        (tmp_path / "PAB" / "name-masked_test-set" / "gallery" / f"{name}.jpg").unlink()
+    with pytest.raises(DataError, match=r"has 8 photos for 20 queries; unpack gallery\.zip there"):
+        build("pab_track4", tmp_path)
+    order = tmp_path / "PAB" / "name-masked_test-set" / "query_index.txt"
+    order.write_text("NOBODY\n")
+    with pytest.raises(DataError, match=r"must have a caption for each query_index in '.*index\.txt': KeyError\('NOB"):
+        build("pab_track4", tmp_path)
 
 
 def test_captions_may_be_null_except_in_train(cuhk):
