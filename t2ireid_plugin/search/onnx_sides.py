@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from t2ireid_plugin.errors import CheckpointError, ConfigError, DependencyError, T2IReIDError
 from t2ireid_plugin.modeling.encoders.preprocess import checked_preprocess
+from t2ireid_plugin.modeling.encoders.repair import OF_CLIP, repair_text
 from t2ireid_plugin.modeling.ranking import Ranking
 from t2ireid_plugin.modeling.settings import ONNX_FORMAT
 from t2ireid_plugin.search.encoder import ABOUT, About, Vectors
@@ -26,6 +27,7 @@ class OnnxSides:
 
         self.folder, self.attends_padding, self.device = folder, attends_padding, device
         self.tokenizer: Any = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        self.repairs = self.tokenizer.token_to_id(OF_CLIP) is not None
         self._sessions: dict[str, Any] = {}
 
     def embed_images(self, pixels: Vectors) -> Vectors:
@@ -34,7 +36,7 @@ class OnnxSides:
 
     def embed_texts(self, texts: Sequence[str]) -> Vectors:
         """See `encoder.Sides`."""
-        encoded = self.tokenizer.encode_batch(list(texts))
+        encoded = self.tokenizer.encode_batch([repair_text(text) if self.repairs else text for text in texts])
         ids, mask = (np.array([getattr(e, name) for e in encoded], np.int64) for name in ("ids", "attention_mask"))
         return self._run("text", input_ids=ids, attention_mask=np.ones_like(mask) if self.attends_padding else mask)
 

@@ -9,8 +9,7 @@ from torch import nn
 
 from t2ireid_plugin.modeling.encoders.openai import VOCABULARY
 
-MERGES = ["i n", "a n</w>", "m an</w>", "c o", "a t</w>"]
-TOKENS = {"token_embedding.weight": (2 * 256 + len(MERGES) + 2, tiny.WIDTH)}
+TOKENS = {"token_embedding.weight": (2 * 256 + len(tiny.MERGES) + 2, tiny.WIDTH)}
 
 
 class Part(nn.Module):
@@ -37,7 +36,7 @@ def write_archive(file):
     with warnings.catch_warnings():  # TorchScript is deprecated, and what OpenAI's files are
         warnings.simplefilter("ignore")
         torch.jit.save(torch.jit.script(root), file)
-    file.with_name(VOCABULARY).write_bytes(gzip.compress("\n".join(["#version", *MERGES, ""]).encode()))
+    file.with_name(VOCABULARY).write_bytes(gzip.compress("\n".join(["#version", *tiny.MERGES, ""]).encode()))
     return {name: tensor.float() for name, tensor in state.items()}
 
 

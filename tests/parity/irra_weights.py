@@ -7,6 +7,16 @@ import numpy as np
 WIDTH, LAYERS, PATCH, VOCAB, CONTEXT, CLASSES, BLOCKS = 64, 2, 8, 60, 12, 5, 2  # authors' heads have a width of 64
 HEIGHT, IMAGE_WIDTH, STRIDE, GRID = 32, 16, 4, 3  # a grid of 3 x 3 positions becomes one of 7 x 3
 PIDS = [0, 1, 0, 4]
+MERGES = ["i n", "a n</w>", "m an</w>", "c o", "a t</w>"]
+MERGES += ["j k"]  # the authors' tokenizer has the mask in place of the last one, so texts must not need it
+TEXTS = (
+    "A woman in a RED coat,  jeans and the man's hat.",
+    "the man’s coat – “tan” – cost 25€ at the inn…",
+    "a manâ€™s cafÃ© apron",
+    "coat &amp; hat, &amp;quot;tan&amp;quot;, &lt;b&gt; 10&#39;",
+    " a\tcoat\n and ａ ﬁne na\u0131ve cafe\u0301 ☕ \u200b",
+    "<p>a & b; don't, we'll; 100% café</p>",
+)  # as annotations have them: quotation marks, broken encodings, HTML entities, wide letters
 
 
 def random(name, shape, scale=1.0):

@@ -7,6 +7,7 @@ In float64, LayerNorm does not convert to float32 and `float()` is `double()`. `
 use half precision; the calls below are those of the latter.
 """
 
+import gzip
 import sys
 import tempfile
 from argparse import Namespace
@@ -59,6 +60,11 @@ def losses_of(model, precision):
 
 def main(file):
     """Writes everything."""
+    with tempfile.TemporaryDirectory() as folder:
+        vocabulary = Path(folder) / "vocabulary.gz"
+        vocabulary.write_bytes(gzip.compress("\n".join(["#version", *tiny.MERGES]).encode()))
+        tokenizer = SimpleTokenizer(str(vocabulary))
+        texts = [tokenizer.encode(text) for text in tiny.TEXTS]
     with torch.no_grad():
         numbers = {f"{name}32": value for name, value in losses_of(model_of(torch.float32), torch.float32).items()}
     clip_model.LayerNorm.forward = torch.nn.LayerNorm.forward
@@ -82,6 +88,7 @@ def main(file):
         rates.append(optimizer.param_groups[0]["lr"])
         scheduler.step()
     numbers["rates"] = np.array(rates) / args.lr
+    numbers |= {f"text {i}": torch.tensor(ids) for i, ids in enumerate(texts)}
     np.savez_compressed(file, **{name: np.asarray(torch.as_tensor(value).detach()) for name, value in numbers.items()})
 
 
@@ -90,5 +97,6 @@ if __name__ == "__main__":
     import solver
     from model import build, clip_model, objectives
     from utils.options import get_args
+    from utils.simple_tokenizer import SimpleTokenizer
 
     main(Path(sys.argv[2]))

@@ -1,5 +1,6 @@
 """Our model, losses, optimizer step and schedule against numbers of the authors' code of IRRA, see make_irra.py."""
 
+import gzip
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,8 @@ from t2ireid_plugin.engine.text_image import forward_for
 from t2ireid_plugin.losses import LossInputs, LossTerms
 from t2ireid_plugin.modeling import t2ireid
 from t2ireid_plugin.modeling.checkpoint import copy_state_dict
-from t2ireid_plugin.modeling.encoders.tokenizer import learn_wordpiece
+from t2ireid_plugin.modeling.encoders.openai import VOCABULARY, archive_tokenizer
+from t2ireid_plugin.modeling.encoders.tokenizer import CachedTokenizer, learn_wordpiece
 from t2ireid_plugin.modeling.foreign import from_openai
 from t2ireid_plugin.modeling.t2ireid import T2IReIDModel
 
@@ -131,3 +133,11 @@ def test_the_learning_rate_of_every_epoch_equals_the_authors(expected, cfg) -> N
         rates.append(optimizer.param_groups[0]["lr"])
         scheduler.step()
     np.testing.assert_allclose(rates, expected["rates"], atol=1e-12)
+
+
+def test_the_tokens_of_texts_equal_the_authors(expected, tmp_path) -> None:
+    archive = tmp_path / "ViT-B-16.pt"
+    archive.with_name(VOCABULARY).write_bytes(gzip.compress("\n".join(["#version", *tiny.MERGES]).encode()))
+    rows = CachedTokenizer(archive_tokenizer(archive), 200).ids(tiny.TEXTS)
+    for i, (text, (_, *own, _)) in enumerate(zip(tiny.TEXTS, rows, strict=True)):
+        assert own == expected[f"text {i}"].tolist(), text

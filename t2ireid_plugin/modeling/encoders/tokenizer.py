@@ -19,6 +19,7 @@ from tokenizers.pre_tokenizers import BertPreTokenizer
 from torch import Tensor
 
 from t2ireid_plugin.errors import DataError, EncoderError, printable
+from t2ireid_plugin.modeling.encoders.repair import OF_CLIP, repair_text
 from t2ireid_plugin.utils.safe_io import parse_json
 
 if TYPE_CHECKING:
@@ -106,7 +107,7 @@ class CachedTokenizer:
     """Tokenizes texts to a fixed length and caches the ids of each string.
 
     Captions return every epoch in new batches, so the cache has one entry per string, not per batch. The oldest entries
-    are dropped first.
+    are dropped first. Texts for CLIP are repaired before, see `repair_text`.
 
     Args:
         tokenizer: any Hugging Face tokenizer.
@@ -126,6 +127,7 @@ class CachedTokenizer:
         self.max_length = max_length
         self.capacity = capacity
         self.attends_padding = attends_padding
+        self.repairs = _is_clip(tokenizer)
         self._ids: dict[str, tuple[int, ...]] = {}
         self._warned = False
 
@@ -149,7 +151,8 @@ class CachedTokenizer:
         """The ids of each text, without padding unless the encoder attends to it."""
         new = [text for text in dict.fromkeys(texts) if text not in self._ids]
         if new:
-            encoded = self.tokenizer(new, truncation=True, max_length=self.max_length)["input_ids"]
+            read = [repair_text(text) for text in new] if self.repairs else new
+            encoded = self.tokenizer(read, truncation=True, max_length=self.max_length)["input_ids"]
             unknown = [text for text, ids in zip(new, encoded) if 2 * ids.count(_unknown_id(self.tokenizer)) > len(ids)]
             if unknown and not self._warned:
                 self._warned = True  # once is enough: the whole dataset would repeat it
@@ -228,7 +231,7 @@ def whole_words(tokenizer: PreTrainedTokenizerBase) -> list[str]:
 
 
 def _is_clip(tokenizer: PreTrainedTokenizerBase) -> bool:
-    return f"a{_WORD_END}" in tokenizer.get_vocab()
+    return OF_CLIP in tokenizer.get_vocab()
 
 
 def tokenizer_to_json(tokenizer: PreTrainedTokenizerBase) -> str:
