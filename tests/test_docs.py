@@ -7,6 +7,7 @@ import csv
 import json
 import re
 import shlex
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -168,13 +169,44 @@ def test_the_commands_of_the_benchmarks_run(workplace, benchmark_root) -> None:
     for name in ("icfgpedes", "rstpreid"):
         folder = BENCHMARKS[name].folder
         (workplace / "reid-data" / folder).symlink_to(benchmark_root(name) / folder)
-    check, train, transfer = (line for block in blocks("benchmarks.md", "bash") for line in block.splitlines())
+    lines = [line for block in blocks("benchmarks.md", "bash") for line in block.splitlines()]
+    check, train, transfer = *lines[:2], lines[-1]
     assert "icfgpedes" in run(check, workplace)
     run(f"{train} data.height 32 data.width 32 test.bootstrap 0", workplace)
     results = json.loads((workplace / "log" / "t2i_vit_mamba_icfgpedes" / "results.json").read_text())
     assert list(results["metrics"]) == ["icfgpedes"]
     run(f"{transfer} {QUICK} data.height 32 data.width 32 test.bootstrap 0", workplace)
     assert (workplace / "log" / "transfer" / "transfer.png").is_file()
+
+
+@pytest.mark.slow
+def test_the_commands_of_people_who_change_clothes_and_of_track_4_run(
+    workplace, tiny_run, tmp_path, monkeypatch, capsys
+) -> None:
+    """On the drawn people of the page's last command but one."""
+    monkeypatch.chdir(tmp_path)
+    answer, check, train, test, draw = (
+        shlex.split(line)[1:] for block in blocks("benchmarks.md", "bash")[1:-1] for line in block.splitlines()
+    )
+    assert main([*draw, "--train-ids", "20", "--val-ids", "4", "--test-ids", "4", "--photos", "4"]) == 0
+    Path("reid-data").symlink_to(tmp_path / "data" / "clothes")
+    Path("weights").symlink_to(workplace / "weights")
+    masked = tmp_path / "data" / "clothes" / "PAB" / "name-masked_test-set"
+    masked.mkdir(parents=True)
+    (masked / "gallery").symlink_to(tmp_path / "data" / "clothes" / "ITCPR" / "Celeb-reID")
+    (masked / "query_text.json").write_text('{"query_index": "A1", "caption": "A man in a red coat."}\n')
+    (masked / "query_index.txt").write_text("A1\r\n")
+    for name in ("t2i_vit_mamba_pab", "t2i_vit_mamba_icfgpedes"):
+        shutil.copytree(tiny_run.folder, Path("log") / name)
+    assert main(check) == 0
+    assert main([*train, *QUICK.split(), "data.height", "32", "data.width", "32", "test.bootstrap", "0"]) == 0
+    for name in ("t2i_vit_mamba_syncpr", "t2i_vit_mamba_icfgpedes/test/itcpr"):
+        if name.endswith("itcpr"):
+            assert main([*test, "test.bootstrap", "0", "test.pictures", "0"]) == 0
+        metrics = json.loads((Path("log") / name / "results.json").read_text())["metrics"]["itcpr"]
+        assert metrics["composed"]["queries"] == 8
+    assert main(answer) == 0
+    assert len(Path("answer.txt").read_text().split()) == 10
 
 
 # docs/codebases.md
