@@ -25,7 +25,7 @@ import yaml
 from yacs.config import CfgNode
 
 from t2ireid_plugin.errors import ConfigError, check_choice, short_repr
-from t2ireid_plugin.modeling.settings import DEFAULT_DISENTANGLE, DEFAULT_FUSION
+from t2ireid_plugin.modeling.settings import DEFAULT_DISENTANGLE, DEFAULT_FUSION, DEFAULT_SELECTION
 from t2ireid_plugin.utils.safe_io import MAX_CONFIG_BYTES, parse_yaml, read_bytes
 
 MODEL_NAME = "t2ireid_vit_mamba"
@@ -66,6 +66,9 @@ _DEFAULTS: dict[str, Any] = {
         "disentangle": DEFAULT_DISENTANGLE,
         # type: enhanced_mamba, gated_mamba, sequence_mamba, residual or none; the others are of these
         "fusion": DEFAULT_FUSION,
+        # RDE's second embedding, of the tokens that CLIP attends to most. ratio: share of the tokens, 0 for none; dim:
+        # its width; batch_norm: False keeps its batch normalisation's statistics, as training in eval mode does
+        "token_selection": DEFAULT_SELECTION,
     },
     "data": {
         "type": "image",
@@ -94,6 +97,8 @@ _DEFAULTS: dict[str, Any] = {
         "bad_image_share": 0.01,  # with skip: largest share of bad training images before training stops
         "keep_images": False,  # keep decoded images in memory; for small datasets with workers 0
         "load_train_targets": False,
+        "noisy_rate": 0.0,  # share of the training images that get captions of others, to study noise
+        "noisy_file": "",  # or an index file of RDE's authors that says which
         "id_instruction": "identity",  # text of the identity branch: identity, or caption; images are ranked by it
         "cloth_instruction": "clothing",  # text of the clothing branch: clothing, or caption
         "min_word_count": 100,  # occurrences in the training texts of the words that the terms words and leak read
@@ -157,6 +162,12 @@ _DEFAULTS: dict[str, Any] = {
         "softmax": {"label_smooth": True},
         "triplet": {"margin": 0.3, "weight_t": 1.0, "weight_x": 0.0},
         "terms": {},
+        "ccd": {
+            "enabled": False,  # RDE's consensus division: before each epoch, tal and tal_selected choose its pairs
+            "max_iter": 10,  # this and the next two of scikit-learn's GaussianMixture
+            "tol": 0.01,
+            "reg_covar": 0.0005,
+        },
     },
     "test": {
         "batch_size": 100,

@@ -58,7 +58,7 @@ FULL = {
     "train.max_epoch": "2",
     **{f"loss.terms.{name}.weight": "0.5" for name in LOSSES},
     **{f"loss.terms.{name}.weight": "0" for name in ("cross_outfit", "composed_query")},  # people in one outfit
-    "loss.terms.irr.weight": "0",  # for CLIP
+    **{f"loss.terms.{name}.weight": "0" for name in ("irr", "tal_selected")},  # for CLIP
     "data.min_word_count": "20",
     "loss.terms.mlm.dim": "16",  # its scan over all tokens would take most of the time
     "test.bootstrap": "2000",

@@ -149,7 +149,7 @@ class CaptionDataset(torchreid_data.ImageDataset):
         number, source = (index.item, random.Random(index.seed)) if isinstance(index, SampleKey) else (index, None)
         path, pid, camid, dsetid, *texts = self.data[number]
         outfit = int(self.data.columns[number, OUTFIT])
-        item = {"pid": pid, "camid": camid, "impath": path, "dsetid": dsetid, "outfit": outfit}
+        item = {"pid": pid, "camid": camid, "impath": path, "dsetid": dsetid, "outfit": outfit, "index": number}
         if self.mode != "query":
             images, texts = self._images_of(path, tuple(texts), source)
             item.update(images)

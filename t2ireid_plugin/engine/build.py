@@ -22,6 +22,7 @@ from t2ireid_plugin.data.composed import composed_queries
 from t2ireid_plugin.data.dataset import CaptionDataset, warn_of_shared_images
 from t2ireid_plugin.data.item_table import PATH, Item
 from t2ireid_plugin.data.manager import CaptionDataManager
+from t2ireid_plugin.data.noisy import noisy_order, read_order, with_captions_of
 from t2ireid_plugin.data.transforms import TestTransform, TrainTransform, swap_sides
 from t2ireid_plugin.data.words import frequent_words
 from t2ireid_plugin.engine import optim
@@ -31,6 +32,7 @@ from t2ireid_plugin.engine.checks import (
     check_several_photos,
     val_targets,
 )
+from t2ireid_plugin.engine.division import ConsensusDivision
 from t2ireid_plugin.engine.failures import BadImageCounter, NonFiniteGuard
 from t2ireid_plugin.engine.feature_cache import ImageFeatureCache, TextFeatureCache, default_folder
 from t2ireid_plugin.engine.memory import Precision, encode_in_parts, keep_freed_memory
@@ -174,7 +176,18 @@ def build_datasets(cfg: CfgNode) -> dict[str, CaptionDataset]:
     for mode, used in (("train", cfg.data.sources), ("query", [*cfg.data.targets, *val_targets(cfg)])):
         for name in used:
             datasets[name].with_mode(mode, None)  # raises for an empty split
+    for name in cfg.data.sources if cfg.data.noisy_rate or cfg.data.noisy_file else ():
+        _add_noise(cfg, name, datasets[name])
     return {name: datasets[name] for name in names}
+
+
+def _add_noise(cfg: CfgNode, name: str, dataset: CaptionDataset) -> None:
+    """Gives training images captions of others, see ``data.noisy_rate``."""
+    pairs, file = len(dataset.train), cfg.data.noisy_file
+    order = read_order(file, pairs) if file else noisy_order(pairs, cfg.data.noisy_rate, cfg.train.seed, name)
+    dataset.train = with_captions_of(dataset.train, order)
+    moved = int((order != torch.arange(pairs)).sum())
+    print(f"{name}: {moved:,} of {pairs:,} training images have a caption of another one")
 
 
 def build_model(
@@ -203,6 +216,7 @@ def build_model(
             "max_length": cfg.model.max_length,
             "projection": cfg.model.projection,
             "projection_dropout": cfg.model.projection_dropout,
+            "token_selection": to_dict(cfg.model.token_selection),
             "image_grid": image_grid(cfg),
             "tokenizer": tokenizer,
             **(encoders or {}),
@@ -377,6 +391,7 @@ def build_engine(cfg: CfgNode, datamanager: CaptionDataManager, model: T2IReIDMo
         id_instruction=cfg.data.id_instruction,
         cloth_instruction=cfg.data.cloth_instruction,
         clip_grad=cfg.train.clip_grad,
+        division=build_division(cfg),
         ema=optim.build_ema(model, cfg.train.ema_decay) if cfg.train.ema_decay > 0 else None,
         evaluator=cfg.test.evaluator,
         ranks=cfg.test.ranks,
@@ -405,6 +420,12 @@ def build_engine(cfg: CfgNode, datamanager: CaptionDataManager, model: T2IReIDMo
         if cfg.train.encode_at_once:
             encode_in_parts(encoder, cfg.train.encode_at_once)
     return engine
+
+
+def build_division(cfg: CfgNode) -> ConsensusDivision | None:
+    """The division of pairs that ``loss.ccd`` asks for."""
+    mixture = {key: value for key, value in to_dict(cfg.loss.ccd).items() if key != "enabled"}
+    return ConsensusDivision(**mixture) if cfg.loss.ccd.enabled else None
 
 
 def training_texts(cfg: CfgNode, items: Iterable[Item]) -> Iterator[str]:

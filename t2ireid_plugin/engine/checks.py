@@ -61,17 +61,20 @@ _LIMITS = {
         *("train.warmup_epochs", "train.clip_grad", "train.bias_lr_mult", "train.base_lr_mult", "train.gamma"),
         *("train.final_lr_mult", "train.start_epoch", "train.fixbase_epoch", "train.encode_at_once"),
         *("train.save_minutes", "train.save_steps", "train.power", "model.stride"),
-        *("sgd.momentum", "sgd.dampening", "rmsprop.alpha", "adam.eps"),
+        *("sgd.momentum", "sgd.dampening", "rmsprop.alpha", "adam.eps", "loss.ccd.tol", "loss.ccd.reg_covar"),
     ),
     "at least 1": (
         *("sampler.num_instances", "sampler.num_cams", "sampler.num_datasets", "train.nonfinite_patience"),
         *("train.stepsize", "train.print_freq", "test.batch_size", "test.ranks", "data.min_word_count"),
+        "loss.ccd.max_iter",
     ),
     "at least 2": ("train.batch_size",),  # for batch normalisation
     "at least 1 and below 4097": ("data.height", "data.width"),
     "at least 0 and below 4294967296": ("train.seed",),
     "at least 0 and at most 1": ("data.bad_image_share", "test.identity_weight", "data.crop_fill", "data.erase_fill"),
-    "at least 0 and below 1": ("adam.beta1", "adam.beta2", "train.ema_decay", "model.projection_dropout"),
+    "at least 0 and below 1": (
+        *("adam.beta1", "adam.beta2", "train.ema_decay", "model.projection_dropout", "data.noisy_rate"),
+    ),
     "above 0": ("data.norm_std", "data.text_feature_cache_gb", "data.image_feature_cache_gb"),
     "above 0 and at most 1": ("train.layer_decay", "data.word_share"),
     "above 0 and below 1": ("data.val_share",),
@@ -89,6 +92,7 @@ _READ_BY = {
     **dict.fromkeys(("train.stepsize", "train.gamma"), ("train.lr_scheduler", ("single_step", "multi_step"))),
     "train.final_lr_mult": ("train.lr_scheduler", ("warmup_cosine", "linear")),
     "train.power": ("train.lr_scheduler", ("poly",)),
+    **dict.fromkeys(("loss.ccd.max_iter", "loss.ccd.tol", "loss.ccd.reg_covar"), ("loss.ccd.enabled", (True,))),
     **dict.fromkeys(("train.base_lr_mult", "train.new_layers"), ("train.staged_lr", (True,))),
 }
 # torchreid's settings without effect on the text-image model, by prefix, with the reason. The embeddings have unit
@@ -117,6 +121,7 @@ def check_config(cfg: CfgNode) -> None:
     _check_positions(cfg)
     _check_data(cfg)
     _check_parts(cfg)
+    _check_selection(cfg)
     if cfg.model.fusion.type == "residual" and cfg.data.id_instruction != "identity":
         raise ConfigError(
             f"model.fusion.type: residual fuses both branches, and data.id_instruction '{cfg.data.id_instruction}' "
@@ -155,10 +160,12 @@ def check_recipe(cfg: CfgNode) -> None:
             f"train.warmup_epochs: {cfg.train.warmup_epochs} must be a whole number with train.lr_scheduler "
             f"{cfg.train.lr_scheduler}, which sets the rate once per epoch; warmup_cosine sets it at every step"
         )
-    from t2ireid_plugin.losses.base import VIEW_INPUTS
+    from t2ireid_plugin.losses.base import SELECTED, VIEW_INPUTS
     from t2ireid_plugin.losses.terms import LossTerms, comparing_photos, reading
 
-    LossTerms(to_dict(cfg.loss.terms), feature_dim=2, embed_dim=2, num_classes=2, vocab_size=2, num_words=2)
+    terms = LossTerms(to_dict(cfg.loss.terms), feature_dim=2, embed_dim=2, num_classes=2, vocab_size=2, num_words=2)
+    if cfg.loss.ccd.enabled and not terms.weighing_pairs:
+        raise ConfigError("loss.ccd.enabled: True divides the pairs by tal or tal_selected; give one of them a weight")
     missing = _OF_BRANCHES if cfg.model.disentangle.type == "none" else set()
     missing = missing | _OF_FUSION if cfg.model.fusion.type == "none" else missing
     if names := reading(cfg.loss.terms, missing):
@@ -173,6 +180,11 @@ def check_recipe(cfg: CfgNode) -> None:
             raise ConfigError(f"loss '{name}' needs model.fusion.type residual, not {cfg.model.fusion.type}")
     if cfg.loss.terms.get("irr", {"weight": 0})["weight"] > 0 and cfg.model.projection != "encoder":
         raise ConfigError(f"loss 'irr' needs model.projection encoder, not {cfg.model.projection}, and CLIP's encoders")
+    selecting = reading(cfg.loss.terms, SELECTED)
+    if selecting and not cfg.model.token_selection.ratio:
+        raise ConfigError(f"loss '{selecting[0]}' needs model.token_selection.ratio above 0; RDE has 0.3")
+    if selecting and (hiding := reading(cfg.loss.terms, ("hidden_words",))):
+        raise ConfigError(f"loss '{selecting[0]}' excludes '{hiding[0]}', which reads other texts; set one weight to 0")
     if cfg.sampler.train_sampler != "RandomIdentitySampler" or cfg.sampler.num_instances < 2:
         for name in comparing_photos(cfg.loss.terms):
             raise ConfigError(
@@ -252,6 +264,11 @@ def _check_data(cfg: CfgNode) -> None:
         raise ConfigError(f"data.sources: {cfg.data.sources} has a val split; training takes the dataset itself")
     for name in cfg.data.transforms:
         check_choice("data.transforms", name, TRANSFORMS)
+    if cfg.data.noisy_file and (cfg.data.noisy_rate or len(cfg.data.sources) > 1):
+        raise ConfigError(
+            f"data.noisy_file: '{cfg.data.noisy_file}' says by itself which pairs of one set are noisy; set "
+            "data.noisy_rate 0 and name one dataset in data.sources"
+        )
     check_choice("data.on_bad_image", cfg.data.on_bad_image, ("error", "skip"))
     check_choice("data.id_instruction", cfg.data.id_instruction, ID_INSTRUCTIONS)
     check_choice("data.cloth_instruction", cfg.data.cloth_instruction, CLOTH_INSTRUCTIONS)
@@ -297,6 +314,23 @@ def _check_parts(cfg: CfgNode) -> None:
     for name in with_baselines(name for name in cfg.test.protocols if name in PROTOCOLS):
         if not {*missing}.isdisjoint(PROTOCOLS[name].needs):
             raise ConfigError(f"test.protocols: {name} reads {_left_out(cfg)}")
+
+
+def _check_selection(cfg: CfgNode) -> None:
+    """Checks that nothing excludes ``model.token_selection``, whose embedding is part of the score."""
+    if not cfg.model.token_selection.ratio:
+        return
+    setting = f"model.token_selection.ratio: {cfg.model.token_selection.ratio}"
+    if cfg.data.id_instruction != CAPTION:
+        raise ConfigError(f"{setting} ranks by whole captions; set data.id_instruction to {CAPTION}")
+    for name in ("data.text_feature_cache", "data.image_feature_cache"):
+        if (cache := get_setting(cfg, name)) != "off":
+            raise ConfigError(f"{setting} reads attention, which {name} '{cache}' does not store; set it to off")
+    if cfg.train.compile:
+        raise ConfigError(f"{setting} excludes train.compile True")
+    for name in (name for name in cfg.test.protocols if name in PROTOCOLS):
+        if "cloth_images" in PROTOCOLS[name].needs:
+            raise ConfigError(f"test.protocols: {name} reads the clothing branch, which {setting} does not rank by")
 
 
 def _left_out(cfg: CfgNode) -> str:

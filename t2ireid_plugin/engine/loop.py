@@ -179,11 +179,15 @@ class TrainingLoop(torchreid_engine.Engine):
         self._first = self.position[1] if self.position[0] == self.epoch else 0
         self.train_loader.batch_sampler.start_at(self.epoch, self._first)
         with defer_signals():  # weights, average, position and log must agree
+            self.start_epoch()
             super().train(print_freq, fixbase_epoch, open_layers)
             self.position, self.evaluated = (self.epoch + 1, 0), False
             if self.metrics_log is not None:
                 self._log_size = self.metrics_log.size()
             check_stop()
+
+    def start_epoch(self) -> None:
+        """Called before the first step of an epoch, or of the rest of one that is resumed."""
 
     def forward_backward(self, data: dict[str, Any]) -> dict[str, float]:
         """Trains one batch, logs it to ``metrics.jsonl`` every ``print_freq`` steps, and saves if it is time."""

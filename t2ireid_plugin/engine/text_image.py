@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,15 +16,17 @@ from torch.nn.parallel import DistributedDataParallel
 from t2ireid_plugin.data.sampling import derive_seed, seed_all
 from t2ireid_plugin.data.words import word_targets
 from t2ireid_plugin.engine.checks import TEXT_FIELDS
+from t2ireid_plugin.engine.division import ConsensusDivision
 from t2ireid_plugin.engine.evaluation import RetrievalEvaluation
 from t2ireid_plugin.engine.failures import NonFiniteGuard
 from t2ireid_plugin.engine.memory import Precision
 from t2ireid_plugin.engine.optim import WarmupCosine, choose_layers
 from t2ireid_plugin.losses import LossInputs, LossTerms
-from t2ireid_plugin.losses.base import MLM_INPUTS, VIEW_INPUTS
+from t2ireid_plugin.losses.base import MLM_INPUTS, SELECTED, VIEW_INPUTS
 from t2ireid_plugin.losses.matching import other_outfit
 from t2ireid_plugin.modeling.masking import NOT_HIDDEN
 from t2ireid_plugin.modeling.t2ireid import T2IReIDModel
+from t2ireid_plugin.modeling.training_passes import forward_irr, forward_masked, forward_selected
 from t2ireid_plugin.utils.distributed import (
     all_gather_list,
     all_reduce_max,
@@ -48,6 +51,7 @@ class TextImageEngine(RetrievalEvaluation):
         id_instruction, cloth_instruction: the texts that the model reads, see `TEXT_FIELDS`.
         words: frequent words of the training texts, for the losses that read them.
         clip_grad: maximum norm of the gradients; 0 disables clipping.
+        division: decides before each epoch which pairs it learns from; None for all.
         non_finite: handles steps without a finite loss or finite gradients.
         **kwargs: of `RetrievalEvaluation` and `TrainingLoop`.
     """
@@ -59,12 +63,14 @@ class TextImageEngine(RetrievalEvaluation):
         cloth_instruction: str,
         words: Sequence[str],
         clip_grad: float,
+        division: ConsensusDivision | None = None,
         non_finite: NonFiniteGuard,
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
         self.id_field, self.cloth_field = TEXT_FIELDS[id_instruction], TEXT_FIELDS[cloth_instruction]
         self.words, self.clip_grad, self.non_finite = words, clip_grad, non_finite
+        self.division = division
         self.training_step: nn.Module = TrainingStep(self.model, self.losses, self.precision)
         if world_size() > 1:
             convert_sync_batchnorm(self.training_step)
@@ -75,11 +81,30 @@ class TextImageEngine(RetrievalEvaluation):
             )
         self._trainable = {name for name, p in self.model.named_parameters() if p.requires_grad}
 
+    def start_epoch(self) -> None:
+        """Divides the training pairs, see `ConsensusDivision`."""
+        if self.division is not None:
+            self.division.update(self)
+
+    def outputs_of(self, images: Tensor, id_texts: list[str], cloth_texts: list[str]) -> dict[str, Any]:
+        """See `forward_for`."""
+        return forward_for(self.losses, self.model, images, id_texts, cloth_texts)
+
+    def _state(self) -> dict[str, Any]:
+        return super()._state() | ({} if self.division is None else {"division": self.division.state_dict()})
+
+    def _load(self, state: dict[str, Any], path: str | Path) -> None:
+        super()._load(state, path)
+        if self.division is not None and "division" in state:
+            self.division.load_state_dict(state["division"])
+
     def parse_data_for_train(self, data: dict[str, Any]) -> tuple[Tensor, dict[str, Tensor], list[str], list[str]]:
         """Converts a batch to images ``[B, 3, H, W]``, labels by field of `LossInputs`, identity and clothing texts."""
         photos = torch.tensor([_photo_id(path) for path in data["impath"]])
         images, id_texts, cloth_texts = data["img"], list(data[self.id_field]), list(data[self.cloth_field])
         labels = {"pids": data["pid"], "photos": photos, "outfits": data["outfit"]}
+        if self.division is not None and self.division.epoch == self.epoch:  # not while it is being updated
+            labels["clean"] = self.division.clean[data["index"]]
         if self.words:
             labels["id_words"] = word_targets(id_texts, self.words)
             labels["cloth_words"] = word_targets(cloth_texts, self.words)
@@ -221,11 +246,14 @@ def forward_for(
     reads_clothing = needs & {"cloth_text_embeds", "composed_embeds"} or (fuse and model.fuses_branches)
     clothing = cloth_texts if reads_clothing else None
     if losses.irr is not None and not needs.isdisjoint(MLM_INPUTS):
-        output, masked = model.forward_irr(images, clothing, id_texts, losses.irr.share, losses.irr.masked_captions)
+        output, masked = forward_irr(model, images, clothing, id_texts, losses.irr.share, losses.irr.masked_captions)
         return {**output._asdict(), **masked}
     if losses.hidden_share is not None and not needs.isdisjoint(MLM_INPUTS):
-        output, masked = model.forward_masked(images, clothing, id_texts, losses.hidden_share, fuse)
+        output, masked = forward_masked(model, images, clothing, id_texts, losses.hidden_share, fuse)
         return {**output._asdict(), **masked}
+    if not needs.isdisjoint(SELECTED):
+        output, selected = forward_selected(model, images, clothing, id_texts)
+        return {**output._asdict(), **selected}
     identity = id_texts if needs & {"id_text_embeds", "id_text_features", "fused_embeds", "gate_weights"} else None
     if "id_text_features" in needs:
         output, features = model.forward_features(images, clothing, identity, fuse)

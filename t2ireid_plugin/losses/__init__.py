@@ -28,6 +28,7 @@ LOSSES = LazyTable(
         "gate_regularization": "t2ireid_plugin.losses.gate.GateRegularization",
         "sdm": "t2ireid_plugin.losses.sdm.SDM",
         "tal": "t2ireid_plugin.losses.tal.TAL",
+        "tal_selected": "t2ireid_plugin.losses.tal.SelectedTAL",
         "id": "t2ireid_plugin.losses.shared_id.SharedIdentity",
         "id_features": "t2ireid_plugin.losses.shared_id.FeatureIdentity",
         "cmpm": "t2ireid_plugin.losses.cross_modal_projection.ProjectionMatching",

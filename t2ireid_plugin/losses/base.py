@@ -40,6 +40,9 @@ class LossInputs(NamedTuple):
     composed_outfits: Tensor | None = None  # [B] long, the outfit of that text, -1 where the batch has none
     view_embeds: Tensor | None = None  # [B, 256] unit norm, of a second view of the image
     simclr_features: Tensor | None = None  # [B, 2, 768] not normalised, of two strongly changed views of the image
+    selected_image_embeds: Tensor | None = None  # [B, E] of `TokenSelection`, not normalised
+    selected_text_embeds: Tensor | None = None  # [B, E]
+    clean: Tensor | None = None  # [B] 1 for a pair to learn from, 0 for one that is taken for noise
     epoch: float = 0.0  # completed epochs, for ramps; may be fractional
     step: int = 0  # training steps with this one, for terms that some steps leave out; at 0 all are computed
     progress: float = 0.0  # completed share of the training
@@ -47,11 +50,12 @@ class LossInputs(NamedTuple):
 
 MLM_INPUTS = ("image_tokens", "word_tokens", "word_mask", "hidden_words")  # filled only for one of MLM_TERMS
 MLM_TERMS = ("mlm", "irr")  # they hide words by different rules, so a run has one of them
+SELECTED = ("selected_image_embeds", "selected_text_embeds")  # filled only by a model with token selection
 
 # Entries of a batch with further views of its images, by the field that the model makes of them.
 VIEW_INPUTS = {"view_embeds": "view", "simclr_features": "simclr_views"}
 # Only this package's own training has them.
-RUN_INPUTS = ("outfits", "id_words", "cloth_words", "progress", *VIEW_INPUTS)
+RUN_INPUTS = ("outfits", "id_words", "cloth_words", "progress", *SELECTED, *VIEW_INPUTS)
 WORD_INPUTS = frozenset(("id_words", "cloth_words"))
 
 
@@ -60,9 +64,14 @@ class LossTerm(nn.Module):
 
     needs: ClassVar[tuple[str, ...]]  # the fields of LossInputs that it reads, besides `pids`
     several_photos: ClassVar[bool] = False  # True if it is 0 for batches with a single photo per person
+    weighs_pairs: ClassVar[bool] = False  # True if it has `per_pair` and weighs pairs by `LossInputs.clean`
 
     def __init__(self) -> None:
         super().__init__()
+
+    def per_pair(self, inputs: LossInputs) -> Tensor:
+        """The loss of each pair ``[B]``, where the term is a sum over pairs."""
+        raise NotImplementedError
 
 
 def read(inputs: LossInputs, *names: str) -> list[Tensor]:

@@ -130,6 +130,11 @@ class LossTerms(nn.Module):
         """The term `irr`; None without it."""
         return next((term for term in self.terms.values() if isinstance(term, ImplicitRelations)), None)
 
+    @property
+    def weighing_pairs(self) -> list[LossTerm]:
+        """The terms that weigh pairs by `LossInputs.clean`."""
+        return [term for term in self.terms.values() if isinstance(term, LossTerm) and term.weighs_pairs]
+
     def each(self, inputs: LossInputs) -> dict[str, Tensor]:
         """Each term's own value without its weight, by name; without the terms that this step leaves out."""
         # Under autocast the similarities would be computed in half precision, whatever their inputs are.

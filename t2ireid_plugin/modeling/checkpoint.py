@@ -55,7 +55,9 @@ _CLASSIFIER = ("id_classifier.", "classifier.")
 # Types of the entries of a run's checkpoints.
 _TYPES: dict[str, type] = {"digest": str, "net_config": str, "evaluated": bool, "classes": list, "bad_images": list}
 _TYPES |= dict.fromkeys(("epoch", "step", "steps", "log"), int)
-_TYPES |= dict.fromkeys(("state_dict", "best", "config", "data", "held_out", "preprocess", "values", "ranking"), dict)
+_TYPES |= dict.fromkeys(
+    ("state_dict", "best", "config", "data", "held_out", "preprocess", "values", "ranking", "division"), dict
+)
 _TYPES |= {"words": list} | dict.fromkeys(("losses", "optimizer", "scheduler", "scaler"), dict)
 # Parts of the Hugging Face encoders that the model does not use.
 _UNUSED = re.compile(r"^(visual|text)_encoder\.(.*\.)?(pooler\..*|position_ids)$")

@@ -1,4 +1,4 @@
-"""Weights of OpenAI's CLIP and of models built on it, such as IRRA's ``best.pth``, under this package's names."""
+"""Weights of CLIP by OpenAI and of models built on it, as IRRA's and RDE's ``best.pth``, under our names."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 import torch
 from torch import Tensor
 
-_IMAGE, _TEXT, _IRR = "visual_encoder.", "text_encoder.", "losses.terms.irr."
+_IMAGE, _TEXT, _IRR, _TSE = "visual_encoder.", "text_encoder.", "losses.terms.irr.", "token_selection."
 # Names without blocks, of parameters or of modules with a weight and a bias.
 _NAMES = {
     "visual.conv1": f"{_IMAGE}embeddings.patch_embedding",
@@ -26,6 +26,14 @@ _NAMES = {
     **{name: f"{_IRR}{name}" for name in ("ln_pre_t", "ln_pre_i", "ln_post", "cross_attn.out_proj")},
     **{f"cross_attn.in_proj_{part}": f"{_IRR}cross_attn.in_proj_{part}" for part in ("weight", "bias")},
     **{f"mlm_head.{name}": f"{_IRR}mlm_head.{place}" for name, place in (("dense", 0), ("ln", 2), ("fc", 3))},
+    # RDE's second embedding; its `visul_emb_layer.linear` and `mlp.bns.1` are not used by its code either
+    "visul_emb_layer.fc": f"{_TSE}image.linear",
+    "texual_emb_layer.linear": f"{_TSE}text.linear",
+    **{
+        f"{theirs}.mlp.{name}": f"{_TSE}{side}.mlp.{place}"
+        for theirs, side in (("visul_emb_layer", "image"), ("texual_emb_layer", "text"))
+        for name, place in (("layers.0", 0), ("bns.0", 1), ("layers.1", 3))
+    },
 }
 _TRANSPOSED = ("visual.proj", "text_projection")
 _BLOCK = re.compile(r"(visual\.transformer|transformer|cross_modal_transformer)\.resblocks\.(\d+)\.(.+)")

@@ -52,6 +52,8 @@ DEFAULT_FUSION: dict[str, Any] = {
     "output_dim": EMBED_DIM,
     "dropout": 0.1,
 }
+# Token-selection embedding of RDE; ratio 0 leaves it out.
+DEFAULT_SELECTION: dict[str, Any] = {"ratio": 0.0, "dim": 1024, "batch_norm": True}
 
 
 def check_disentangle(config: Mapping[str, Any]) -> None:
@@ -119,6 +121,7 @@ def check_model(config: Mapping[str, Any]) -> None:
     check_choice("projection", projection, PROJECTIONS)
     if projection == "encoder" and disentangle.get("dim"):
         raise ConfigError(f"disentangle.dim: {disentangle['dim']} must be 0 with projection encoder, which has its own")
+    check_selection(config)
     if fusion is None or fusion["type"] == "none":
         return
     check_fusion(fusion, EMBED_DIM)
@@ -128,6 +131,22 @@ def check_model(config: Mapping[str, Any]) -> None:
         )
     if fusion["type"] == "residual" and disentangle.get("type") == "none":
         raise ConfigError("fusion.type: residual fuses both branches, which disentangle.type none does not have")
+
+
+def check_selection(config: Mapping[str, Any]) -> None:
+    """Checks ``token_selection`` of a text-image model, see `TokenSelection`.
+
+    Raises:
+        ConfigError: for an unknown key, a value that cannot work, or encoders that need not be CLIP's.
+    """
+    check_keys("token_selection", config["token_selection"], DEFAULT_SELECTION)
+    ratio, dim, _ = {**DEFAULT_SELECTION, **config["token_selection"]}.values()
+    if not 0 <= ratio <= 1:
+        raise ConfigError(f"token_selection.ratio: {ratio} must be a share of the tokens from 0 to 1, such as 0.3")
+    if type(dim) is not int or dim < 2:
+        raise ConfigError(f"token_selection.dim: {short_repr(dim)} must be a whole number of at least 2")
+    if ratio and config["projection"] != "encoder":
+        raise ConfigError(f"token_selection.ratio: {ratio} needs projection encoder, not {config['projection']}")
 
 
 def check_branch(branch: str, disentangle: Mapping[str, Any], projection: str) -> None:

@@ -18,7 +18,7 @@ from t2ireid_plugin.modeling.encoders.loading import IMAGE_KEY, TEXT_KEY, config
 from t2ireid_plugin.modeling.encoders.preprocess import Preprocess, checked_preprocess
 from t2ireid_plugin.modeling.encoders.tokenizer import ROLES, tokenizer_from_json, tokenizer_to_json
 from t2ireid_plugin.modeling.ranking import Ranking
-from t2ireid_plugin.modeling.settings import DEFAULT_DISENTANGLE
+from t2ireid_plugin.modeling.settings import DEFAULT_DISENTANGLE, DEFAULT_SELECTION
 from t2ireid_plugin.utils.safe_io import MAX_DATA_BYTES, parse_json, read_bytes
 
 if TYPE_CHECKING:
@@ -29,9 +29,11 @@ T = TypeVar("T")
 # Arguments of `T2IReIDModel` that have the same name in an exported config.json.
 _STRUCTURE = (
     *("num_classes", "disentangle", "fusion", "freeze_text", "freeze_image", "projection", "projection_dropout"),
+    "token_selection",
 )
 # What a file means that was written before a part of the model could be configured.
-_BEFORE = {"projection": "mlp", "projection_dropout": 0.2, "freeze_image": False}
+_BEFORE: dict[str, Any] = {"projection": "mlp", "projection_dropout": 0.2, "freeze_image": False}
+_BEFORE["token_selection"] = DEFAULT_SELECTION
 
 
 class Stored(NamedTuple):

@@ -34,17 +34,19 @@ from t2ireid_plugin.modeling.encoders.tokenizer import CachedTokenizer
 from t2ireid_plugin.modeling.fusion import ResidualFusion, SequenceMambaFusion, build_fusion
 from t2ireid_plugin.modeling.head import SHARED_DIM, build_disentangle, disentangled, project, projection_mlp
 from t2ireid_plugin.modeling.image_embedder import check_class_token, check_pixels
-from t2ireid_plugin.modeling.masking import hide_tokens, hide_words
 from t2ireid_plugin.modeling.ranking import BOTH, Ranking
 from t2ireid_plugin.modeling.settings import (
     DEFAULT_DISENTANGLE,
     DEFAULT_FUSION,
+    DEFAULT_SELECTION,
     EMBED_DIM,
     NUM_HEADS,
     check_model,
     disentangle_dim,
 )
 from t2ireid_plugin.modeling.stored import Stored, read_stored
+from t2ireid_plugin.modeling.token_selection import TokenSelection, join_selected
+from t2ireid_plugin.modeling.training_passes import encode_selected, read_selected
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -64,6 +66,7 @@ DEFAULTS: dict[str, Any] = {
     "max_length": 64,
     "projection": "mlp",
     "projection_dropout": 0.2,
+    "token_selection": DEFAULT_SELECTION,
     "image_grid": None,
     "tokenizer": None,
 }
@@ -106,6 +109,8 @@ class T2IReIDModel(nn.Module):
             ``projection``: ``mlp``, ``none`` for embeddings as wide as the tokens, or ``encoder`` for CLIP's own: all
             tokens pass CLIP's projections, and the last one of a text is its embedding, without the attention over
             them; ``projection_dropout``: of the MLPs that end in the embeddings;
+            ``token_selection``: arguments of `TokenSelection`; with a ``ratio`` above 0 the embeddings that rank have
+            its embedding beside the one of the pooled token;
             ``image_grid``: arguments of `resize_grid`, or None for positions that follow each image's size.
 
     Raises:
@@ -169,6 +174,9 @@ class T2IReIDModel(nn.Module):
             self.text_attn_norm = nn.LayerNorm(width)
         no_fusion = config["fusion"] is None or config["fusion"]["type"] == "none"
         self.fusion = None if no_fusion else build_fusion(config["fusion"], width)
+        self.token_selection = None
+        if config["token_selection"]["ratio"]:
+            self.token_selection = TokenSelection(width, **config["token_selection"])
         self.scale = nn.Parameter(torch.full((1,), INITIAL_SCALE))
         for encoder in self.frozen_encoders:
             encoder.requires_grad_(False).eval()
@@ -205,12 +213,18 @@ class T2IReIDModel(nn.Module):
     def encode_image(self, image: Tensor) -> Tensor:
         """Images ``[B, 3, H, W]`` (or ``[B, 3, H, W, 1]``) to identity embeddings ``[B, 256]`` of unit norm.
 
+        With token selection they have its embedding beside them, see `join_selected`; so have those of `encode_text`.
+
         Raises:
             InputError: for anything but a tensor of normalised pixels, another shape, or a training batch of one.
         """
         check_pixels(image)
-        _, (id_embeds, _, _) = self._encode_image(image)
-        return self._project("image_mlp", id_embeds)[0]
+        read, scores = (image, None) if self.token_selection is None else read_selected(self, image)
+        tokens, (id_embeds, _, _) = self._encode_image(read)
+        embeds = self._project("image_mlp", id_embeds)[0]
+        if self.token_selection is None or scores is None:
+            return embeds
+        return join_selected(embeds, self.token_selection.embed_image(tokens, scores))
 
     def encode_text(self, text: str | Sequence[str]) -> Tensor:
         """A string to ``[256]``, a list or tuple of ``n`` strings to ``[n, 256]``, of unit norm.
@@ -223,6 +237,10 @@ class T2IReIDModel(nn.Module):
 
     def encode_ids(self, ids: Sequence[Ids]) -> Tensor:
         """Token ids of ``n`` texts, special ones included, to ``[n, 256]`` of unit norm."""
+        if self.token_selection is not None:
+            parts = (encode_selected(self, ids[i : i + TEXTS_AT_ONCE]) for i in range(0, len(ids), TEXTS_AT_ONCE))
+            features, selected = map(torch.cat, zip(*parts, strict=True))  # [n, D], [n, E]
+            return join_selected(self._project("text_mlp", features)[0], selected)
         order = sorted(range(len(ids)), key=lambda i: (len(ids[i]), ids[i]))  # similar lengths share a chunk
         pooled = []
         for start in range(0, len(ids), TEXTS_AT_ONCE):
@@ -276,10 +294,10 @@ class T2IReIDModel(nn.Module):
         Raises:
             InputError: as `encode_image`.
         """
+        if self.ranking.by != BOTH:
+            return (self.encode_image(image),)
         check_pixels(image)
         _, (id_embeds, cloth_embeds, _) = self._encode_image(image)
-        if self.ranking.by != BOTH:
-            return self._project("image_mlp", id_embeds)
         if cloth_embeds is None:
             raise ConfigError("ranking.by: both needs a clothing branch, which disentangle.type none does not have")
         return self._project("image_mlp", id_embeds, cloth_embeds)
@@ -387,70 +405,6 @@ class T2IReIDModel(nn.Module):
         """As `forward`, and the pooled identity texts before projection ``[B, D]``."""
         output, others = self._encode(image, cloth_instruction, id_instruction, fuse)
         return output, others["id_text_features"]
-
-    def forward_masked(
-        self,
-        image: Tensor,
-        cloth_instruction: str | Sequence[str] | None,
-        id_instruction: str | Sequence[str],
-        share: float = 0.15,
-        fuse: bool = True,
-    ) -> tuple[T2IReIDOutput, dict[str, Tensor | None]]:
-        """As `forward`, and in addition the image tokens and the identity texts with a ``share`` of the words hidden.
-
-        These are ``image_tokens [B, L, D]``, ``word_tokens [B, W, D]`` padded at the end, ``word_mask [B, W]`` with 1
-        for tokens and 0 for padding, and ``hidden_words [B, W]``, ids of the hidden words and -100 elsewhere. The image
-        is encoded once for both; the text with its hidden words is encoded separately. For training only.
-
-        Raises:
-            InputError: as `forward`.
-            ConfigError: for a tokenizer without a token that can stand for a hidden word.
-        """
-        output, others = self._encode(image, cloth_instruction, id_instruction, fuse)
-        input_ids, mask = self.text_cache(_as_texts(id_instruction, "id_instruction"))
-        masked, hidden = hide_words(input_ids, self.text_cache.tokenizer, share)
-        lengths = mask.sum(dim=1).tolist()
-        # Not cached: other words are hidden every time.
-        features, batch = self._encode_tokens([tuple(ids[:n]) for ids, n in zip(masked.tolist(), lengths)], False)
-        tokens, word_mask = batch.padded(self._attend_tokens(features, batch))
-        hidden = hidden[:, : tokens.shape[1]].to(self.device)
-        words = {"word_tokens": tokens, "word_mask": word_mask, "hidden_words": hidden}
-        return output, {**others, **words}
-
-    def forward_irr(
-        self,
-        image: Tensor,
-        cloth_instruction: str | Sequence[str] | None,
-        id_instruction: str | Sequence[str],
-        share: float = 0.15,
-        masked_captions: bool = True,
-    ) -> tuple[T2IReIDOutput, dict[str, Tensor | None]]:
-        """As `forward_masked`, by the rules of IRRA's code: see `hide_tokens`; padding with token 0 counts as a word.
-
-        ``word_tokens`` are ``[B, max_length, D]``. With ``masked_captions`` the identity texts of the output are those
-        with hidden words.
-
-        Raises:
-            ConfigError: without ``projection: encoder``; the rules are for CLIP's causal text encoder.
-        """
-        if self.text_attn is not None:
-            raise ConfigError(f"loss 'irr' needs projection encoder, not {self.projection}")
-        rows = self.text_cache.ids(_as_texts(id_instruction, "id_instruction"))
-        input_ids = torch.zeros(len(rows), self.text_cache.max_length, dtype=torch.long)
-        for i, ids in enumerate(rows):
-            input_ids[i, : len(ids)] = torch.tensor(ids)
-        masked, hidden = (t.to(self.device) for t in hide_tokens(input_ids, self.text_cache.tokenizer, share))
-        tokens = self.text_encoder(input_ids=masked).last_hidden_state  # [B, max_length, D], without a padding mask
-        if self.text_adapter is not None:
-            tokens = self.text_adapter(tokens)
-        output, others = self._encode(image, cloth_instruction, None if masked_captions else id_instruction, False)
-        if masked_captions:
-            last = torch.tensor([len(ids) - 1 for ids in rows], device=self.device)
-            features = tokens[torch.arange(len(rows), device=self.device), last]
-            embeds = self._project("text_mlp", features)[0]
-            output, others["id_text_features"] = output._replace(id_text_embeds=embeds), features
-        words = {"word_tokens": tokens, "word_mask": torch.ones_like(masked), "hidden_words": hidden}
-        return output, {**others, **words}
 
     def _encode(
         self,
@@ -655,6 +609,7 @@ def _complete(net_config: Mapping[str, Any]) -> dict[str, Any]:
         raise ConfigError(f"max_length: {config['max_length']} leaves no room between [CLS] and [SEP]")
     if config["fusion"] is not None:
         config["fusion"] = {**DEFAULT_FUSION, **config["fusion"]}
+    config["token_selection"] = {**DEFAULT_SELECTION, **config["token_selection"]}
     check_model(config)
     if config["tokenizer"] is None and isinstance(config["bert_base_path"], Mapping):
         raise EncoderError(

@@ -100,7 +100,9 @@ def test_repeated_rows_change_neither_items_nor_counts(cuhk, spelling):
 
 def test_content_of_items(cuhk):
     train = build(cuhk.root)[5]
-    assert set(train) == {"img", "pid", "camid", "impath", "dsetid", "outfit", "caption", "id_text", "cloth_text"}
+    names = ("img", "pid", "camid", "impath", "dsetid", "outfit", "index", "caption", "id_text", "cloth_text")
+    assert set(train) == {*names}
+    assert train["index"] == 5
     with Image.open(train["impath"]) as image:
         assert train["img"].size == image.size
         mean = np.asarray(image).mean()

@@ -38,7 +38,7 @@ SETTINGS = {
     "train__warmup_epochs": 1,
     "train__print_freq": 1,
     "train__ema_decay": 0.9,
-    **{f"loss__terms__{name}__weight": 0.5 for name in LOSSES if name not in ("mlm", "irr")},
+    **{f"loss__terms__{name}__weight": 0.5 for name in LOSSES if name not in ("mlm", "irr", "tal_selected")},
     "loss__terms__fused_query__every": 4,
     "data__min_word_count": 20,
     "model__fusion__type": "residual",  # for composed_query
@@ -154,7 +154,9 @@ def test_the_pages_torchrun_command_trains_with_every_loss(torchrun, repository,
     for name in ("vit", "bert"):
         words = words.replace(f"weights/{name}", str(getattr(encoders, name)))
     quick = "train.max_epoch 1 train.batch_size 16 data.workers 1 test.pictures 0 use_gpu False data.save_dir"
-    losses = [word for name in LOSSES if name != "irr" for word in (f"loss.terms.{name}.weight", "0.5")]
+    losses = [
+        word for name in LOSSES if name not in ("irr", "tal_selected") for word in (f"loss.terms.{name}.weight", "0.5")
+    ]
     losses += ["loss.terms.cross_outfit.weight", "0", "data.min_word_count", "20"]  # the drawn people have one outfit
     losses += ["loss.terms.composed_query.weight", "0"]
     losses += ["loss.terms.mlm.dim", "16"]  # its scan over all tokens would take most of the time

@@ -21,6 +21,7 @@ from t2ireid_plugin.engine.checks import check_config
 from t2ireid_plugin.engine.feature_cache import TextFeatureCache, encoder_digest
 from t2ireid_plugin.errors import ConfigError, DataError
 from t2ireid_plugin.modeling.encoders.token_features import encode_texts
+from t2ireid_plugin.modeling.training_passes import forward_masked
 
 WIDTH = 16
 ROOM = 10**9
@@ -273,7 +274,7 @@ def test_masked_texts_are_not_cached(configure):
     model, _ = with_cache(configure("memory"))
     texts = ["a man in a red coat", "a woman in a blue dress"]
     for _ in range(3):
-        model.forward_masked(torch.randn(2, 3, 32, 16), None, texts, share=0.5)
+        forward_masked(model, torch.randn(2, 3, 32, 16), None, texts, share=0.5)
     assert len(model.text_features._rows) == 2
 
 

@@ -39,6 +39,8 @@ def random_inputs(pids, photos=None, seed=0, dtype=torch.float64, epoch=3.0):
         "gate_weights": normal(2).softmax(dim=1),
         "scale": torch.tensor([1.3]),
         "id_text_features": normal(FEATURE_DIM),
+        "selected_image_embeds": normal(EMBED_DIM),
+        "selected_text_embeds": normal(EMBED_DIM),
         "composed_embeds": F.normalize(torch.cat([unit(), unit()], dim=1), dim=-1),
         "image_tokens": torch.stack([normal(FEATURE_DIM) for _ in range(PATCHES)], dim=1),
         "word_tokens": torch.stack([normal(FEATURE_DIM) for _ in range(WORDS)], dim=1),

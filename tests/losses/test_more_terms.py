@@ -8,11 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torchreid import losses as torchreid_losses
 
+from t2ireid_plugin.losses import LOSSES
+
 batches = given(pids=st.lists(st.integers(0, 3), min_size=2, max_size=7), seed=st.integers(0, 99))
 
 
 def tal_by_loop(naive, queries, candidates, pids, margin, tau):
-    total = 0.0
+    losses = [0.0] * len(pids)
     for i, query in enumerate(queries):
         scores = [naive.cosine(query, candidate) for candidate in candidates]
         positives = [j for j in range(len(pids)) if pids[j] == pids[i]]
@@ -22,17 +24,26 @@ def tal_by_loop(naive, queries, candidates, pids, margin, tau):
         weights = [math.exp(scores[j] / tau) for j in positives]
         alike = sum(w * scores[j] for w, j in zip(weights, positives, strict=True)) / sum(weights)
         unlike = tau * math.log(sum(math.exp(scores[j] / tau) for j in negatives))
-        total += max(0.0, margin - alike + unlike)
-    return total / len(queries)
+        losses[i] = max(0.0, margin - alike + unlike)
+    return losses
 
 
 @batches
 def test_tal_equals_the_loop(make, naive, pids, seed):
+    """Of all pairs, and of those that count; `tal_selected` is the same on other embeddings."""
     inputs = make.inputs(pids, seed=seed)
-    image, text = inputs.image_embeds.tolist(), inputs.id_text_embeds.tolist()
-    for margin, tau in ((0.1, 0.015), (0.5, 0.2)):
-        expected = sum(tal_by_loop(naive, *sides, pids, margin, tau) for sides in ((image, text), (text, image)))
-        assert make.term("tal", margin=margin, tau=tau)(inputs).item() == pytest.approx(expected, abs=1e-6)
+    clean = [i % 2 for i in range(len(pids))]
+    for margin, tau, name in ((0.1, 0.015, "tal"), (0.5, 0.2, "tal"), (0.5, 0.2, "tal_selected")):
+        image, text = (getattr(inputs, field).tolist() for field in LOSSES[name].needs)
+        sides = (tal_by_loop(naive, *sides, pids, margin, tau) for sides in ((image, text), (text, image)))
+        losses = [sum(both) for both in zip(*sides, strict=True)]
+        term = make.term(name, margin=margin, tau=tau)
+        assert term(inputs).item() == pytest.approx(sum(losses) / len(losses), abs=1e-6)
+        total = sum(c * loss for c, loss in zip(clean, losses, strict=True))
+        some = inputs._replace(clean=torch.tensor(clean))
+        assert term(some).item() == pytest.approx(total / sum(clean), abs=1e-6)
+        summed = make.term(name, margin=margin, tau=tau, reduction="sum")
+        assert summed(some).item() == pytest.approx(total, abs=1e-6)
 
 
 def test_tal_has_the_gradient_with_fixed_weights(make):

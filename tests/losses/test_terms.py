@@ -7,7 +7,8 @@ from t2ireid_plugin.losses.terms import comparing_photos
 
 NAMES = [
     "info_nce", "cls", "bio", "cloth", "cloth_adv", "cloth_match", "decouple", "gate_regularization", "sdm", "tal",
-    "id", "id_features", "cmpm", "cmpc", "supcon", "triplet", "orthogonality", "fused_query", "composed_query",
+    "tal_selected", "id", "id_features", "cmpm", "cmpc", "supcon", "triplet", "orthogonality", "fused_query",
+    "composed_query",
     "cloth_leak", "mlm", "irr", "words", "cross_outfit", "leak", "n_itc", "n_itc_view", "r_itc", "c_itc", "simclr",
 ]  # fmt: skip
 

@@ -14,8 +14,9 @@ from t2ireid_plugin.engine.build import build_scheduler, optimizer_options
 from t2ireid_plugin.engine.optim import build_optimizer
 from t2ireid_plugin.engine.text_image import forward_for
 from t2ireid_plugin.losses import LossInputs, LossTerms
-from t2ireid_plugin.modeling import t2ireid
+from t2ireid_plugin.modeling import training_passes
 from t2ireid_plugin.modeling.checkpoint import copy_state_dict
+from t2ireid_plugin.modeling.encoders.grid import resize_grid
 from t2ireid_plugin.modeling.encoders.openai import VOCABULARY, archive_tokenizer
 from t2ireid_plugin.modeling.encoders.tokenizer import CachedTokenizer, learn_wordpiece
 from t2ireid_plugin.modeling.foreign import from_openai
@@ -58,7 +59,7 @@ def build(cfg, precision):
     report = copy_state_dict({name: renamed[name] for name in renamed if f"{name[7:]}" not in own}, model, "clip")
     assert report.unexpected == []
     assert report.missing == ["id_classifier.bias", "id_classifier.weight"]
-    t2ireid.resize_grid(model.visual_encoder, tiny.HEIGHT, tiny.IMAGE_WIDTH, tiny.STRIDE, cfg.model.positions)
+    resize_grid(model.visual_encoder, tiny.HEIGHT, tiny.IMAGE_WIDTH, tiny.STRIDE, cfg.model.positions)
     terms = to_dict(cfg.loss.terms) | {"irr": {"weight": 1.0, "num_layers": tiny.BLOCKS}}
     losses = LossTerms(terms, tiny.WIDTH, tiny.WIDTH, tiny.CLASSES, tiny.VOCAB).to(precision)
     report = copy_state_dict(own, losses, "heads")
@@ -73,7 +74,7 @@ def outputs(model, losses, precision, monkeypatch):
     rows = [tuple(row[:length].tolist()) for row, length in zip(tokens, lengths)]
     monkeypatch.setattr(model.text_cache, "ids", lambda texts: rows)
     hidden = torch.tensor(np.where(labels, labels, -100))
-    monkeypatch.setattr(t2ireid, "hide_tokens", lambda ids, tokenizer, share: (torch.tensor(tokens), hidden))
+    monkeypatch.setattr(training_passes, "hide_tokens", lambda ids, tokenizer, share: (torch.tensor(tokens), hidden))
     fields = forward_for(losses, model, torch.tensor(images, dtype=precision), ["a"] * len(rows), ["a"] * len(rows))
     pids = torch.tensor(tiny.PIDS)
     return LossInputs(pids, pids, **fields)

@@ -53,8 +53,8 @@ class T2IReIDConfig(PretrainedConfig):
     Args:
         vision_config, text_config: encoder configurations, as objects or as mappings with the ``model_type`` of a
             family in `modeling.encoders.families`; empty for ViT-B/16 and BERT-base.
-        disentangle, fusion, num_classes, freeze_text, freeze_image, projection, projection_dropout: as for
-            `T2IReIDModel`.
+        disentangle, fusion, num_classes, freeze_text, freeze_image, projection, projection_dropout, token_selection: as
+            for `T2IReIDModel`.
         max_text_length: tokens per text; transformers uses the name ``max_length`` for text generation.
         ranking: fields of `Ranking`, by which `encode_query` and `encode_gallery` score; None for that of the texts
             ``id_instruction`` and ``cloth_instruction``, which an older export has instead.
@@ -78,6 +78,7 @@ class T2IReIDConfig(PretrainedConfig):
         freeze_image: bool = DEFAULTS["freeze_image"],
         projection: str = DEFAULTS["projection"],
         projection_dropout: float = DEFAULTS["projection_dropout"],
+        token_selection: Mapping[str, Any] = DEFAULTS["token_selection"],
         ranking: Mapping[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
@@ -91,6 +92,7 @@ class T2IReIDConfig(PretrainedConfig):
         self.freeze_image = freeze_image
         self.projection = projection
         self.projection_dropout = projection_dropout
+        self.token_selection = dict(token_selection)
         if ranking is None:
             texts = (kwargs.get("id_instruction", "caption"), kwargs.get("cloth_instruction", "clothing"))
             ranking = Ranking.of_training(*texts)._asdict()
@@ -110,6 +112,7 @@ class T2IReIDConfig(PretrainedConfig):
             "max_length": self.max_text_length,
             "projection": self.projection,
             "projection_dropout": self.projection_dropout,
+            "token_selection": self.token_selection,
         }
 
 

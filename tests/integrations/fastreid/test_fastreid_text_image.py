@@ -14,6 +14,7 @@ from t2ireid_plugin.integrations.fastreid.meta_arch import T2IReIDBaseline
 from t2ireid_plugin.losses import LOSSES, LossInputs, LossTerms
 from t2ireid_plugin.losses.base import RUN_INPUTS
 from t2ireid_plugin.modeling.ranking import Ranking
+from t2ireid_plugin.modeling.training_passes import forward_masked
 
 METRICS = (("R@1", "Rank-1"), ("R@5", "Rank-5"), ("R@10", "Rank-10"), ("mAP", "mAP"), ("mINP", "mINP"))
 TERMS = ("info_nce", "cloth_match", "fused_query")  # of configs/fastreid/synthetic_cpu.yml
@@ -98,8 +99,8 @@ def test_losses_equal_our_weighted_terms(at_synthetic, make_cfg, text_image_yaml
     torch.manual_seed(1)
     terms: LossTerms = arch.heads.losses
     photos = torch.tensor([batch["img_paths"].index(path) for path in batch["img_paths"]])
-    output, masked = arch.backbone.forward_masked(
-        (batch["images"] / 127.5) - 1, batch["cloth_texts"], batch["id_texts"], terms.hidden_share
+    output, masked = forward_masked(
+        arch.backbone, (batch["images"] / 127.5) - 1, batch["cloth_texts"], batch["id_texts"], terms.hidden_share
     )
     inputs = LossInputs(
         pids=batch["targets"],
