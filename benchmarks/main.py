@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 
-from benchmarks import everything, head, load, search, search_folder, soak
+from benchmarks import everything, head, load, pretraining, search, search_folder, soak
 from benchmarks.machine import describe_machine
 from t2ireid_plugin.errors import T2IReIDError
 
@@ -22,6 +22,7 @@ COMMANDS: dict[str, ModuleType] = {
     **everything.PARTS,
     "head": head,
     "load": load,
+    "pretraining": pretraining,
     "soak": soak,
     "search": search,
     "search-folder": search_folder,

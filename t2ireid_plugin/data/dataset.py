@@ -21,6 +21,8 @@ from t2ireid_plugin.data.benchmarks import SPLITS, BenchmarkSpec, Counts
 from t2ireid_plugin.data.image_files import shared_images
 from t2ireid_plugin.data.images import Pixels, read_pixels
 from t2ireid_plugin.data.item_table import CAMID, CAPTION, NO_TEXT, OUTFIT, PATH, PID, SPLIT_CAPTION, ItemTable, Texts
+from t2ireid_plugin.data.large_table import LargeTable
+from t2ireid_plugin.data.pretraining import PretrainingSpec
 from t2ireid_plugin.data.sampling import SampleKey
 from t2ireid_plugin.data.transforms import TestTransform, TrainTransform
 from t2ireid_plugin.errors import DataError
@@ -32,6 +34,7 @@ logger = logging.getLogger(__name__)
 TEXT_CAMERA = -1
 # Share of the training identities held out for validation where a benchmark has no val split.
 VAL_SHARE = 0.05
+_MOST_NEXT = 100  # items of a pre-training set that are tried in place of one whose image cannot be decoded
 
 
 class CaptionDataset(torchreid_data.ImageDataset):
@@ -82,10 +85,8 @@ class CaptionDataset(torchreid_data.ImageDataset):
         self._replace_bad = False
         some = next(iter(splits.values()))  # torchreid refuses empty parts, so it gets others until they are set
         super().__init__(some, some, some, **kwargs)
-        train = self._items("train")
-        _, labels = train.columns[:, PID].unique(return_inverse=True)
-        self.train = train.with_column(PID, labels)
-        self.num_train_pids, self.num_train_cams = train.distinct(PID), train.distinct(CAMID)
+        self.train = self._items("train").renumbered()
+        self.num_train_pids, self.num_train_cams = self.train.distinct(PID), self.train.distinct(CAMID)
         self.query, self.gallery, self.references = self._evaluated(eval_split)
         self.data = getattr(self, self.mode)
         if "mode" in kwargs:
@@ -125,6 +126,7 @@ class CaptionDataset(torchreid_data.ImageDataset):
     def replace_bad_images(self) -> None:
         """From now on replaces an item whose image cannot be decoded by another image of the same identity.
 
+        In a pre-training set, where most identities have one image, the next item with a readable one takes its place.
         Its ``bad_image`` then contains the error message; for other items it is empty. The replacement depends on the
         item's seed alone, so every process chooses the same one.
         """
@@ -156,16 +158,20 @@ class CaptionDataset(torchreid_data.ImageDataset):
         return {**item, **dict(zip(("caption", "id_text", "cloth_text"), texts, strict=True))}
 
     def _substitute(self, index: int | SampleKey, error: DataError) -> dict[str, Any]:
-        """A random item of the same identity with another image."""
+        """A random item of the same identity with another image; of a pre-training set the next item that has one."""
         key = index if isinstance(index, SampleKey) else SampleKey(index, 0)
         columns = self.data.columns
-        path, pid = columns[key.item, [PATH, PID]]
-        others = torch.nonzero((columns[:, PID] == pid) & (columns[:, PATH] != path)).flatten().tolist()
-        random.Random(key.seed).shuffle(others)
+        if isinstance(self.data, LargeTable):  # the next ones, which are in the same shard
+            others = [(key.item + step) % len(columns) for step in range(1, 1 + _MOST_NEXT)]
+        else:
+            path, pid = columns[key.item, [PATH, PID]]
+            others = torch.nonzero((columns[:, PID] == pid) & (columns[:, PATH] != path)).flatten().tolist()
+            random.Random(key.seed).shuffle(others)
         for item in others:
             with contextlib.suppress(DataError):  # reported when that item itself is drawn
                 return self._item(SampleKey(item, key.seed))
-        raise DataError(f"{error}, and its identity has no other readable image to replace it") from error
+        where = f"the next {_MOST_NEXT} captions have" if isinstance(self.data, LargeTable) else "its identity has"
+        raise DataError(f"{error}, and {where} no other readable image to replace it") from error
 
     def _images_of(
         self, path: str, texts: tuple[str, ...], source: random.Random | None
@@ -271,6 +277,8 @@ def warn_of_shared_images(sources: Sequence[CaptionDataset], targets: Mapping[st
 
 def _read_splits(root: str | Path, spec: BenchmarkSpec) -> dict[str, ItemTable]:
     """The captions of each split that is not empty, with identities as annotated; all tables share their strings."""
+    if isinstance(spec, PretrainingSpec):
+        return {"train": spec.table(root)}
     photos = read_photos(root, spec)
     cameras = {camera: i for i, camera in enumerate(sorted({photo.camera for photo in photos}))}
     strings: list[str] = []

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps
 
+from t2ireid_plugin.data.shards import is_in_shard, read_from_shard
 from t2ireid_plugin.errors import DataError
 from t2ireid_plugin.utils.safe_io import open_file, read_bytes
 from t2ireid_plugin.utils.text import first_line
@@ -29,7 +30,7 @@ FORMATS = {
 
 
 def read_pixels(path: str | Path) -> Pixels:
-    """An image file as RGB, with its EXIF orientation applied and transparent pixels on white.
+    """An image file, or one in a shard, as RGB, with its EXIF orientation applied and transparent pixels on white.
 
     torchreid's own reader retries a damaged file forever; this one raises.
 
@@ -37,7 +38,7 @@ def read_pixels(path: str | Path) -> Pixels:
         DataError: when the file is missing, not an image, truncated, or larger than OpenCV's limit of 2^30 pixels.
     """
     try:
-        data = read_bytes(path)
+        data = read_from_shard(str(path)) if is_in_shard(str(path)) else read_bytes(path)
     except OSError as error:
         raise DataError(f"missing image '{path}' ({error.strerror})") from error
     return decode_pixels(data, path)

@@ -123,6 +123,11 @@ class ItemTable(Sequence[Item]):
         labels = self.columns[:, :CAPTION].unique_consecutive(dim=0)
         return ItemTable(self.texts, functional.pad(labels, (0, 3), value=NO_TEXT))
 
+    def renumbered(self) -> ItemTable:
+        """The same items with identities 0…n-1, in the order of their numbers."""
+        _, labels = self.columns[:, PID].unique(return_inverse=True)
+        return self.with_column(PID, labels)
+
     def distinct(self, column: int) -> int:
         """Number of distinct values in a column."""
         return len(self.columns[:, column].unique())

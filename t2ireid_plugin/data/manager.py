@@ -23,7 +23,8 @@ from torchreid import data as torchreid_data
 
 from t2ireid_plugin.data.dataset import CaptionDataset
 from t2ireid_plugin.data.item_table import labels
-from t2ireid_plugin.data.sampling import SeededBatches, seeded
+from t2ireid_plugin.data.large_table import LargeTable
+from t2ireid_plugin.data.sampling import LargeOrder, SeededBatches, seeded
 from t2ireid_plugin.data.transforms import TestTransform, TrainTransform
 from t2ireid_plugin.errors import DataError
 from t2ireid_plugin.utils.signals import STOP_SIGNALS, defer_signals
@@ -57,10 +58,11 @@ class CaptionDataManager(torchreid_data.datamanager.DataManager):
             there is no training loader.
         transform_tr, transform_te: for training and for evaluation.
         batch_size_train, batch_size_test, workers, use_gpu: of the loaders.
-        sampler: ``train_sampler``, ``num_instances``, ``num_cams``, ``num_datasets`` of torchreid's sampler.
+        sampler: ``train_sampler``, ``num_instances``, ``num_cams``, ``num_datasets`` of torchreid's sampler; for a
+            pre-training set it is always `LargeOrder`.
         keep_images: see `CaptionDataset.keep_images`.
         seed: of the order of training batches and of their random changes.
-        replace_bad_images: see `CaptionDataset.replace_bad_images`; training only.
+        replace_bad_images: see `CaptionDataset.replace_bad_images`; training only, and always for a pre-training set.
         share: (rank, world size); the processes split each training batch and take turns with test batches.
     """
 
@@ -104,13 +106,16 @@ class CaptionDataManager(torchreid_data.datamanager.DataManager):
             trainset = functools.reduce(
                 operator.add, (datasets[name].with_mode("train", transform_tr) for name in sources)
             )
-            if replace_bad_images:
+            if replace_bad_images or isinstance(trainset.train, LargeTable):
                 trainset.replace_bad_images()
             self._num_train_pids, self._num_train_cams = trainset.num_train_pids, trainset.num_train_cams
-            with seeded(seed):  # some samplers draw in their constructor
-                order = torchreid_data.sampler.build_train_sampler(
-                    labels(trainset.train), batch_size=batch_size_train, **(sampler or {})
-                )
+            if isinstance(trainset.train, LargeTable):
+                order = LargeOrder(len(trainset.train), batch_size_train, trainset.train.shards)
+            else:
+                with seeded(seed):  # some samplers draw in their constructor
+                    order = torchreid_data.sampler.build_train_sampler(
+                        labels(trainset.train), batch_size=batch_size_train, **(sampler or {})
+                    )
             batches = SeededBatches(order, batch_size_train, seed, share)
             self.train_loader = _Loader(trainset, batch_sampler=batches, **options)
         self.train_loader_t = None

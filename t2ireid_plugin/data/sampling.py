@@ -10,12 +10,15 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import math
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import torch
+from torch import Tensor
 from torch.utils.data import Sampler
 
 
@@ -70,7 +73,7 @@ class SeededBatches(Sampler[list[SampleKey]]):
         size = batch_size // share[1]
         self._own = range(share[0] * size, (share[0] + 1) * size)
         self._epoch, self._step = 0, 0
-        self._drawn: tuple[int, list[int]] = (-1, [])  # epoch and its order
+        self._drawn = -1, np.zeros(0, np.int64)  # epoch and its order
 
     def start_at(self, epoch: int, step: int = 0) -> None:
         """Starts the next pass at this batch of this epoch, without reading the batches before it."""
@@ -86,10 +89,54 @@ class SeededBatches(Sampler[list[SampleKey]]):
         order = self._order(epoch)
         for step in range(first, number):
             places = [step * self.batch_size + place for place in self._own]
-            yield [SampleKey(order[place], derive_seed(self.seed, epoch, place)) for place in places]
+            yield [SampleKey(int(order[place]), derive_seed(self.seed, epoch, place)) for place in places]
 
-    def _order(self, epoch: int) -> list[int]:
+    def _order(self, epoch: int) -> npt.NDArray[np.int64]:
         if self._drawn[0] != epoch:
             with seeded(derive_seed(self.seed, epoch)):
-                self._drawn = epoch, [int(index) for index in self.sampler]
+                self._drawn = epoch, np.fromiter(self.sampler, np.int64)  # millions of Python's integers would be large
         return self._drawn[1]
+
+
+class LargeOrder(Sampler[int]):
+    """A random order of the items of a pre-training set, which draws from PyTorch's global generator.
+
+    Args:
+        items: their number.
+        batch_size: items per batch, over all processes.
+        shards: items in each shard, see `shard_order`; none for images in folders, whose order is even.
+    """
+
+    def __init__(self, items: int, batch_size: int, shards: Sequence[int] = ()) -> None:
+        self.items, self.batch_size, self.shards = items, batch_size, shards
+
+    def __iter__(self) -> Iterator[int]:
+        order = shard_order(self.shards, self.batch_size) if self.shards else torch.randperm(self.items)
+        return iter(order.numpy())
+
+
+def shard_order(sizes: Sequence[int], batch_size: int, groups: int = 8, lanes: int = 16) -> Tensor:
+    """An order of items in which few shards are read at a time, each from its begin to its end by one worker.
+
+    The shards in random order, with their items in random order, are one sequence. It is cut into ``groups`` parts of
+    ``lanes`` equal lanes each, which are read side by side. Each batch has an equal share of each lane of a group, and
+    the groups take turns. `SeededBatches` gives each process a contiguous part of a batch, so its own lanes; PyTorch
+    gives the batches to workers in turns, so that 2, 4 or 8 workers have their own groups.
+
+    Args:
+        sizes: items in each shard; the items of a shard follow each other.
+        batch_size: items per batch, over all processes.
+        groups: 1 is taken where less than a hundred batches fill a group.
+        lanes: the largest divisor of ``batch_size`` that divides this number is taken.
+
+    Returns:
+        The items of whole batches, less than ``groups * batch_size`` of all are left out.
+    """
+    starts = np.cumsum([0, *sizes])
+    order = torch.cat([int(starts[shard]) + torch.randperm(sizes[shard]) for shard in torch.randperm(len(sizes))])
+    if len(order) < 100 * groups * batch_size:
+        groups = 1
+    lanes = math.gcd(lanes, batch_size)
+    rounds, share = len(order) // (groups * batch_size), batch_size // lanes
+    cut = order[: groups * batch_size * rounds].view(groups, lanes, rounds, share)
+    return cut.permute(2, 0, 1, 3).reshape(-1)

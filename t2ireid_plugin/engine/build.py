@@ -17,12 +17,13 @@ from yacs.config import CfgNode
 
 from t2ireid_plugin.config import to_dict
 from t2ireid_plugin.data.annotations import check_images
-from t2ireid_plugin.data.benchmarks import BENCHMARKS, VAL_SUFFIX
+from t2ireid_plugin.data.benchmarks import VAL_SUFFIX
 from t2ireid_plugin.data.composed import composed_queries
 from t2ireid_plugin.data.dataset import CaptionDataset, warn_of_shared_images
 from t2ireid_plugin.data.item_table import PATH, Item
 from t2ireid_plugin.data.manager import CaptionDataManager
 from t2ireid_plugin.data.noisy import noisy_order, read_order, with_captions_of
+from t2ireid_plugin.data.pretraining import is_pretraining, spec_of
 from t2ireid_plugin.data.transforms import TestTransform, TrainTransform, swap_sides
 from t2ireid_plugin.data.words import frequent_words
 from t2ireid_plugin.engine import optim
@@ -79,12 +80,15 @@ def build_run(cfg: CfgNode, weights: Checkpoint | None = None, described: bool =
     sources = {name: datasets[name] for name in cfg.data.sources}
     targets = {name: datasets[name] for name in [*cfg.data.targets, *val_targets(cfg)]}
     num_classes = sum(dataset.num_train_pids for dataset in sources.values()) or _stored_classes(weights)
+    large = any(map(is_pretraining, sources))
+    if large:  # a classifier of millions, which no loss reads
+        num_classes = 1
     encoders = {}
     if sources:
         if not use_gpu:
             keep_freed_memory()
         check_several_photos(cfg.loss.terms, sources)
-        if is_main_process():
+        if is_main_process() and not large:  # it reads the beginning of every image
             warn_of_shared_images(list(sources.values()), targets)
     elif weights:
         check_held_out(weights, datasets)
@@ -158,7 +162,7 @@ def build_datasets(cfg: CfgNode) -> dict[str, CaptionDataset]:
         val = benchmark + VAL_SUFFIX
         dataset = CaptionDataset(
             cfg.data.root,
-            spec=BENCHMARKS[benchmark],
+            spec=spec_of(benchmark),
             val_share=cfg.data.val_share if val in names else 0.0,
             val_seed=cfg.data.val_seed,
             combineall=cfg.data.combineall,
@@ -293,7 +297,7 @@ def build_datamanager(
         check_batch(cfg, sources)
     # Every image, so that a truncated download does not show in epoch 40; except training images that may be replaced.
     parts = [part for name in targets for part in (datasets[name].gallery, datasets[name].references)]
-    if cfg.data.on_bad_image != "skip":
+    if cfg.data.on_bad_image != "skip" and not any(map(is_pretraining, cfg.data.sources)):
         parts += [source.train for source in sources]
     check_images(list(dict.fromkeys(path for part in parts for path in part.paths())))
     height, width, mean, std = preprocess

@@ -17,6 +17,7 @@ from yacs.config import CfgNode
 from t2ireid_plugin.config import TRANSFORMS, changed_keys, get_setting, to_dict
 from t2ireid_plugin.data.annotations import find_annotation
 from t2ireid_plugin.data.benchmarks import BENCHMARKS, VAL_SUFFIX
+from t2ireid_plugin.data.pretraining import PRETRAINING, is_pretraining, spec_of
 from t2ireid_plugin.errors import (
     CheckpointError,
     ConfigError,
@@ -83,6 +84,7 @@ _COMPARISONS = {"at least": operator.ge, "above": operator.gt, "at most": operat
 OPTIMIZERS = ("adamw", "adam", "amsgrad", "radam", "sgd", "rmsprop")  # PyTorch's AdamW, and torchreid's
 _ADAMS = OPTIMIZERS[:4]
 SCHEDULERS = ("warmup_cosine", "single_step", "multi_step", "cosine", "poly", "linear")
+_CLASSIFYING = ("cls", "id", "id_features", "cmpc")  # losses with a class per training identity
 # Settings that only some choices of another setting read.
 _READ_BY = {
     **dict.fromkeys(("adam.beta1", "adam.beta2", "adam.eps"), ("train.optim", _ADAMS)),
@@ -254,12 +256,14 @@ def check_shares(cfg: CfgNode) -> None:
 def _check_data(cfg: CfgNode) -> None:
     datasets = [name + suffix for name in BENCHMARKS for suffix in ("", VAL_SUFFIX)]
     for key in ("sources", "targets", "val"):
+        valid = [*datasets, *PRETRAINING] if key == "sources" else datasets
         for name in cfg.data[key] or ():
-            if name not in datasets:
+            if name not in valid:
                 raise ConfigError(
-                    f"data.{key}: unknown '{name}'; valid: {', '.join(datasets)}; to train on images without texts set "
+                    f"data.{key}: unknown '{name}'; valid: {', '.join(valid)}; to train on images without texts set "
                     "loss.name softmax or triplet"
                 )
+    _check_pretraining(cfg)
     if any(name.endswith(VAL_SUFFIX) for name in cfg.data.sources):
         raise ConfigError(f"data.sources: {cfg.data.sources} has a val split; training takes the dataset itself")
     for name in cfg.data.transforms:
@@ -292,6 +296,26 @@ def _check_answers(cfg: CfgNode) -> None:
                 f"data.targets: {name} has no public labels to evaluate with; set test.answer_file, for the answers to "
                 "send to its organisers, and test.choose_on val"
             )
+
+
+def _check_pretraining(cfg: CfgNode) -> None:
+    """Checks what sets of millions of images, most of them with an identity of their own, cannot do."""
+    for name in filter(is_pretraining, cfg.data.sources):
+        if len(cfg.data.sources) > 1:
+            raise ConfigError(f"data.sources: {cfg.data.sources} must name {name} alone, a pre-training set")
+        if cfg.data.val is None and cfg.test.choose_on == "val":
+            raise ConfigError(f"data.val: {name} has no val split; set it to [], or to that of another set")
+        if cfg.sampler.train_sampler != "RandomSampler":
+            raise ConfigError(
+                f"sampler.train_sampler: '{cfg.sampler.train_sampler}' would need several photos of a person, which "
+                f"most pre-training sets do not have; set it to RandomSampler for {name}"
+            )
+        for loss in _CLASSIFYING:
+            if cfg.loss.terms.get(loss, {"weight": 0})["weight"] > 0:
+                raise ConfigError(
+                    f"loss '{loss}' would need a classifier of the millions of identities of {name}; set "
+                    f"loss.terms.{loss}.weight 0"
+                )
 
 
 def _check_positions(cfg: CfgNode) -> None:
@@ -388,7 +412,7 @@ def check_files(cfg: CfgNode, encoders: bool = True) -> None:
     encoders = encoders and bool(cfg.data.sources)
     sources = [key for key in (IMAGE_KEY, TEXT_KEY) if cfg.model[key] and encoders]
     raise_together(
-        [functools.partial(find_annotation, cfg.data.root, BENCHMARKS[name]) for name in benchmarks]
+        [functools.partial(find_annotation, cfg.data.root, spec_of(name)) for name in benchmarks]
         + [functools.partial(check_source, cfg.model[key], key) for key in sources]
         + [functools.partial(check_weights, cfg)] * (encoders or not cfg.data.sources)
     )
@@ -517,6 +541,8 @@ def check_several_photos(terms: Mapping[str, Mapping[str, Any]], sources: Mappin
     from t2ireid_plugin.data.item_table import OUTFIT, PATH, PID
     from t2ireid_plugin.losses.terms import comparing_photos, reading
 
+    if not reading(terms, ["outfits"]) and not comparing_photos(terms):
+        return
     tables = [dataset.train.columns for dataset in sources.values()]
     numbered = [table[table[:, OUTFIT] != UNKNOWN_OUTFIT] for table in tables]
     if all(len(table[:, [PID, OUTFIT]].unique(dim=0)) == len(table[:, PID].unique()) for table in numbered):

@@ -13,7 +13,6 @@ import functools
 import hashlib
 import json
 import logging
-import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,11 +23,12 @@ import torch
 from filelock import FileLock
 from torch import Tensor
 
-from t2ireid_plugin.errors import ConfigError, DataError
+from t2ireid_plugin.errors import DataError
 from t2ireid_plugin.modeling.checkpoint import DIGEST_LENGTH, stream_digest, weights_digest
 from t2ireid_plugin.modeling.encoders.backbones import ImageTokens, image_tokens
 from t2ireid_plugin.modeling.encoders.token_features import TEXTS_AT_ONCE, Ids, encode_texts
 from t2ireid_plugin.utils.atomic_io import atomic_write
+from t2ireid_plugin.utils.cache import cache_folder
 from t2ireid_plugin.utils.progress import show_progress
 
 if TYPE_CHECKING:
@@ -235,12 +235,9 @@ def default_folder(kind: str) -> Path:
     """The folder for files of text or image features in the user's cache.
 
     Raises:
-        ConfigError: for a user without a home, as in some containers.
+        ConfigError: as `cache_folder`.
     """
-    base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    if base.startswith("~"):
-        raise ConfigError(f"data.{kind}_feature_cache_dir: must be set for a user without a home folder")
-    return Path(base) / "t2ireid_plugin" / f"{kind}_features"
+    return cache_folder(f"{kind}_features", f"data.{kind}_feature_cache_dir")
 
 
 def _digest(image: Tensor) -> str:

@@ -14,6 +14,7 @@ from yacs.config import CfgNode
 
 from t2ireid_plugin.config import get_cfg, get_setting, image_only, merge, pairs, set_setting, settings, to_dict
 from t2ireid_plugin.data.dataset import CaptionDataset
+from t2ireid_plugin.data.pretraining import is_pretraining
 from t2ireid_plugin.engine.training_state import checkpoint_to_test, is_in, read_results
 from t2ireid_plugin.errors import CheckpointError, ConfigError, short_repr
 from t2ireid_plugin.losses.terms import reading
@@ -70,8 +71,9 @@ def record_data(
     by dataset; ``data`` digests of the training captions and the val queries, with their people.
     """
     digests = {name: datasets[name].train.digest() for name in sources}
+    classified = [name for name in sources if not is_pretraining(name)]
     return {
-        "classes": [f"{name}:{pid}" for name in sources for pid in datasets[name].pids("train")],
+        "classes": [f"{name}:{pid}" for name in classified for pid in datasets[name].pids("train")],
         "held_out": {name: datasets[name].pids("val") for name in sources if datasets[name].held_out},
         "data": {**digests, **{name: datasets[name].query.digest() for name in val_targets}},
     }

@@ -1,0 +1,249 @@
+"""Item tables of millions of rows: compiled once from the annotation into files, and read from there.
+
+Neither compiling nor reading keeps the strings in memory, and all processes of a machine share the files.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import weakref
+from collections.abc import Iterable, Iterator, Sequence
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from filelock import FileLock
+from torch import Tensor
+
+from t2ireid_plugin.data.annotations import UNKNOWN_OUTFIT
+from t2ireid_plugin.data.item_table import CAPTION, PATH, PID, SPLIT_CAPTION, Item, ItemTable, Texts
+from t2ireid_plugin.data.pretraining import Row
+from t2ireid_plugin.data.shards import ShardLists
+from t2ireid_plugin.errors import DataError
+from t2ireid_plugin.utils.atomic_io import atomic_folder
+from t2ireid_plugin.utils.cache import cache_folder
+from t2ireid_plugin.utils.safe_io import MAX_TEXT_LENGTH, text_problem
+
+_VERSION = 1  # of the files
+_CHUNK = 20_000  # rows at a time
+_COLUMNS = 8
+_SAMPLE = 20_000  # items whose texts stand for all where a vocabulary is learned
+
+
+class FileTexts(Texts):
+    """Strings by number in a file, from which each is read when it is asked for; not on Windows."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._starts = _mapped(folder / "starts", np.int64)
+        self._file = os.open(folder / "texts", os.O_RDONLY)
+        weakref.finalize(self, os.close, self._file)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return FileTexts, (self.folder,)
+
+    def __getitem__(self, number: int) -> str:
+        start, end = self._starts.numpy()[number : number + 2].tolist()
+        return os.pread(self._file, end - start, start).decode("utf-8")
+
+    def many(self, numbers: Iterable[int]) -> list[str]:
+        """The strings of these numbers."""
+        return [self[number] for number in numbers]
+
+
+class LargeTable(ItemTable):
+    """A compiled table. Identities are 0…n-1, every item has a caption, and other texts are derived from it.
+
+    Args:
+        folder: from `open_table`.
+        images: the folder that image paths are relative to.
+
+    Attributes:
+        shards: number of items in each shard, which follow each other; empty for images in folders.
+        left_out: number of captions that were left out, and of images in no shard.
+    """
+
+    def __init__(self, folder: Path, images: Path) -> None:
+        about = json.loads((folder / "about.json").read_text(encoding="utf-8"))
+        super().__init__(FileTexts(folder), _mapped(folder / "columns", np.int32).view(-1, _COLUMNS))
+        self.prefix = os.path.join(images, "")
+        self.shards: list[int] = about["shards"]
+        self.left_out: tuple[int, int] = tuple(about["left_out"])
+        self._distinct = {PATH: about["images"], PID: about["identities"]}
+        self._digest: str = about["digest"]
+
+    def _item(self, *row: int) -> Item:
+        item = super()._item(*row)
+        return (self.prefix + item[0], *item[1:])
+
+    def __iter__(self) -> Iterator[Item]:
+        return map(self.__getitem__, range(len(self)))
+
+    def captions(self) -> list[str]:
+        """The captions of some items, evenly spaced."""
+        return self[:: -(-len(self) // _SAMPLE)].captions()
+
+    def all_texts(self) -> set[str]:
+        """The captions of some items, evenly spaced."""
+        return set(self.captions())
+
+    def described(self) -> ItemTable:
+        """All items."""
+        return self
+
+    def renumbered(self) -> ItemTable:
+        """The same items."""
+        return self
+
+    def distinct(self, column: int) -> int:
+        """Number of distinct values in a column."""
+        return self._distinct.get(column, 1)
+
+    def digest(self) -> str:
+        """A digest of names, identities, captions and their order."""
+        return self._digest
+
+
+def open_table(name: str, files: Sequence[Path], rows: Iterator[Row], images: Path, joins: bool) -> LargeTable:
+    """The table of a set of images, compiled if its annotation or the lists of its shards are new.
+
+    The compiled files are in the user's cache, below ``XDG_CACHE_HOME``, under a name that depends on the name, size
+    and time of these files. While one process compiles, others wait.
+
+    Args:
+        name: of the set.
+        files: the annotation.
+        rows: of the annotation; read if it is compiled.
+        images: the folder that the names of images are relative to; with ``shards/`` they are read from there.
+        joins: rows of one image may be anywhere, and it has the captions of all.
+
+    Raises:
+        DataError: for wrong rows or shards, and when the files cannot be written.
+    """
+    shards = ShardLists(images)
+    try:
+        stamps = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in (*files, *shards.lists)]
+        key = blake2b(repr((_VERSION, stamps)).encode("utf-8", "surrogateescape"), digest_size=8).hexdigest()
+        folder = cache_folder("tables") / f"{name}-{key}"
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(f"{folder}.lock")
+        lock.acquire()
+    except OSError as error:
+        raise DataError(f"{name}: '{error.filename}': {error.strerror}; XDG_CACHE_HOME may name another") from error
+    try:
+        if not folder.is_dir():
+            print(f"Compiling the annotation of {name} into '{folder}', once")
+            with atomic_folder(folder, "XDG_CACHE_HOME") as draft:
+                _Compiler(draft, shards, joins).run(rows, name)
+    finally:
+        lock.release()
+    return LargeTable(folder, images)
+
+
+class _Compiler:
+    """Writes the files of a table while it reads the rows, a chunk at a time."""
+
+    def __init__(self, folder: Path, shards: ShardLists, joins: bool) -> None:
+        self.folder, self.shards = folder, shards if shards.shards else None
+        self.known: dict[str, tuple[int, int]] | None = {} if joins else None  # number and identity of each image
+        self.pids: dict[int, int] = {}
+        self.texts, self.images, self.left_out, self.missing = 0, 0, 0, 0
+        self.places: list[npt.NDArray[np.int64]] = []  # in the lists of the shards, of each item
+        self.digest = blake2b(digest_size=8)
+
+    def run(self, rows: Iterator[Row], name: str) -> None:
+        """Writes everything."""
+        if self.shards:
+            self.shards.read()
+        items = 0
+        with (
+            open(self.folder / "texts", "wb") as texts,
+            open(self.folder / "starts", "wb") as starts,
+            open(self.folder / "columns", "wb") as columns,
+        ):
+            starts.write(np.zeros(2, np.int64).tobytes())  # number 0 is the empty string
+            end = 0
+            while chunk := list(itertools.islice(rows, _CHUNK)):
+                strings, table = self._chunk(chunk)
+                data = "".join(strings).encode()
+                ascii_only = len(data) == sum(map(len, strings))
+                lengths = map(len, strings if ascii_only else (text.encode() for text in strings))
+                ends = end + np.cumsum(np.fromiter(lengths, np.int64, len(strings)))
+                for stream, content in ((texts, data), (starts, ends.tobytes()), (columns, table.tobytes())):
+                    stream.write(content)
+                    self.digest.update(content)
+                end, items = end + len(data), items + len(table)
+        if not items:
+            missing = f"; none of its {self.missing} images is in the shards" if self.missing else ""
+            raise DataError(f"{name}: the annotation has no images with captions{missing}")
+        sizes = self._sort_by_shard() if self.shards else []
+        self.digest.update(repr(sizes).encode())
+        about = {"images": self.images, "identities": len(self.pids) or self.images, "shards": sizes}
+        about |= {"left_out": [self.left_out, self.missing], "digest": self.digest.hexdigest()}
+        (self.folder / "about.json").write_text(json.dumps(about), encoding="utf-8")
+
+    def _chunk(self, rows: Sequence[Row]) -> tuple[list[str], npt.NDArray[np.int32]]:
+        """New strings, and rows of the table ``[n, 8]``."""
+        places = self.shards.find([name for name, *_ in rows]).tolist() if self.shards else [0] * len(rows)
+        strings: list[str] = []
+        found: list[tuple[int, int, int, int]] = []  # numbers of path, identity and caption; place in the lists
+        for (name, pid, captions), place in zip(rows, places):
+            if place < 0:
+                self.missing += 1
+                continue
+            usable = [text for text in captions if _is_usable(text)]
+            self.left_out += len(captions) - len(usable)
+            if not usable:
+                continue
+            number, label = (self.known or {}).get(name, (0, 0))
+            if not number:
+                strings.append(self.shards.path(place, name) if self.shards else name)
+                number = self.texts + len(strings)
+                label = self.images if pid is None else self.pids.setdefault(pid, len(self.pids))
+                self.images += 1
+                if self.known is not None:
+                    self.known[name] = number, label
+            for text in usable:
+                strings.append(text)
+                found.append((number, label, self.texts + len(strings), place))
+        self.texts += len(strings)
+        rows_of = np.array(found, np.int64).reshape(-1, 4)
+        if self.shards:
+            self.places.append(rows_of[:, 3].astype(np.int32))
+        table = np.zeros((len(found), _COLUMNS), np.int32)
+        table[:, [PATH, PID, CAPTION]] = rows_of[:, :3]
+        table[:, CAPTION - 1], table[:, CAPTION + 1 :] = UNKNOWN_OUTFIT, SPLIT_CAPTION
+        return strings, table
+
+    def _sort_by_shard(self) -> list[int]:
+        """Puts the items in the order of the shards, and returns how many each has."""
+        assert self.shards is not None
+        places = np.concatenate(self.places)
+        order = places.argsort(kind="stable")
+        old = self.folder / "columns"
+        columns = np.memmap(old, np.int32, "r").reshape(-1, _COLUMNS)
+        with open(self.folder / "sorted", "wb") as stream:
+            for start in range(0, len(order), _CHUNK):
+                stream.write(columns[order[start : start + _CHUNK]].tobytes())
+        del columns
+        os.replace(self.folder / "sorted", old)
+        return self.shards.sizes(places)
+
+
+def _is_usable(text: Any) -> bool:
+    """Whether a text can be a caption; of millions of generated ones some cannot."""
+    if not isinstance(text, str) or not text or text.isspace():
+        return False
+    if text.isascii():
+        return len(text) <= MAX_TEXT_LENGTH and "\0" not in text
+    return not text_problem(text)
+
+
+def _mapped(path: Path, kind: Any) -> Tensor:
+    """The numbers in a file, of which only those that are read take memory."""
+    return torch.from_numpy(np.memmap(path, kind, "c"))  # "c": writable for PyTorch, the file stays as it is
