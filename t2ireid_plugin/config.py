@@ -53,7 +53,9 @@ _DEFAULTS: dict[str, Any] = {
         "bert_config": {},  # vocab_size: size of the vocabulary that is learned from the training captions
         "freeze_text": True,  # the text encoder keeps its weights
         "freeze_image": False,  # the image encoder keeps its weights
+        "text_dropout": None,  # of the attention weights of CLIP's text encoder; None: the encoder's own, 0 for CLIP
         "max_length": 64,  # tokens read of a text
+        "ignored_marks": "",  # characters of texts that are read as spaces
         # mlp: to 256 dimensions; none: embeddings as wide as the tokens; encoder: CLIP's own projections, and its end
         # of text in place of the attention over the tokens. The last two need fusion.type none.
         "projection": "mlp",
@@ -137,7 +139,8 @@ _DEFAULTS: dict[str, Any] = {
         "layer_decay": 1.0,  # factor on the encoders' learning rate per block, counted from the last; 1 is off
         "ema_decay": 0.0,  # moving average of the weights, used for evaluation and checkpoint choice; 0 is off
         "lr_scheduler": "single_step",  # single_step, multi_step, cosine, poly, linear or warmup_cosine
-        "warmup_epochs": 0.0,  # linear, from a tenth of lr; may be fractional for warmup_cosine
+        "warmup_epochs": 0.0,  # linear; may be fractional for warmup_cosine
+        "warmup_start": 0.1,  # first learning rate of the warm-up as a share of lr
         "final_lr_mult": 0.0,  # last learning rate of warmup_cosine and linear as a share of lr
         "power": 0.9,  # of poly
         "clip_grad": 0.0,  # maximum norm of all gradients together; 0 is off
@@ -198,6 +201,7 @@ _IMAGE_ONLY_DEFAULTS: dict[str, Any] = {
 }
 # Keys that may be None, with another value of the right type.
 _OPTIONAL = {
+    "model.text_dropout": 0.0,
     "data.val": [""],
     "data.workers": 0,
     "data.height": 0,

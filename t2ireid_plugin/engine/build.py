@@ -45,9 +45,10 @@ from t2ireid_plugin.losses import LossTerms
 from t2ireid_plugin.losses.base import VIEW_INPUTS, WORD_INPUTS
 from t2ireid_plugin.losses.terms import reading
 from t2ireid_plugin.modeling.checkpoint import Checkpoint, copy_state_dict
+from t2ireid_plugin.modeling.encoders.families import set_attention_dropout
 from t2ireid_plugin.modeling.encoders.loading import IMAGE_KEY, TEXT_KEY
 from t2ireid_plugin.modeling.encoders.preprocess import Preprocess
-from t2ireid_plugin.modeling.encoders.tokenizer import learn_wordpiece, mask_word, whole_words
+from t2ireid_plugin.modeling.encoders.tokenizer import ignore_marks, learn_wordpiece, mask_word, whole_words
 from t2ireid_plugin.modeling.ranking import Ranking
 from t2ireid_plugin.modeling.stored import Stored, describe_model, read_stored
 from t2ireid_plugin.modeling.t2ireid import T2IReIDModel
@@ -96,6 +97,10 @@ def build_run(cfg: CfgNode, weights: Checkpoint | None = None, described: bool =
         encoders = _stored_encoders(cfg, weights, stored)
     tokenizer = stored.tokenizer if TEXT_KEY in encoders else build_tokenizer(cfg, sources.values(), stored)
     model = build_model(cfg, tokenizer, num_classes, encoders)
+    if cfg.model.text_dropout is not None:
+        set_attention_dropout(model.text_encoder, cfg.model.text_dropout)
+    if cfg.model.ignored_marks and model.text_cache.tokenizer is not stored.tokenizer:  # which has done so
+        ignore_marks(model.text_cache.tokenizer, cfg.model.ignored_marks)
     read = [datasets[name].query for name in cfg.data.targets] + [dataset.train for dataset in sources.values()]
     model.text_cache.check([caption for items in read for caption in items.captions()])
     preprocess = build_preprocess(cfg, stored.preprocess or model.preprocess, model.visual_encoder.config)
@@ -502,7 +507,7 @@ def build_image_features(cfg: CfgNode, engine: TextImageEngine) -> ImageFeatureC
 
 def build_scheduler(cfg: CfgNode, optimizer: torch.optim.Optimizer) -> Any:
     """The schedule that ``train.lr_scheduler`` names."""
-    names = ("max_epoch", "warmup_epochs", "final_lr_mult", "power", "stepsize", "gamma")
+    names = ("max_epoch", "warmup_epochs", "warmup_start", "final_lr_mult", "power", "stepsize", "gamma")
     return optim.build_scheduler(optimizer, cfg.train.lr_scheduler, **{name: cfg.train[name] for name in names})
 
 

@@ -74,10 +74,11 @@ _LIMITS = {
     "at least 0 and below 4294967296": ("train.seed",),
     "at least 0 and at most 1": ("data.bad_image_share", "test.identity_weight", "data.crop_fill", "data.erase_fill"),
     "at least 0 and below 1": (
-        *("adam.beta1", "adam.beta2", "train.ema_decay", "model.projection_dropout", "data.noisy_rate"),
+        *("adam.beta1", "adam.beta2", "train.ema_decay", "model.projection_dropout", "model.text_dropout"),
+        "data.noisy_rate",
     ),
     "above 0": ("data.norm_std", "data.text_feature_cache_gb", "data.image_feature_cache_gb"),
-    "above 0 and at most 1": ("train.layer_decay", "data.word_share"),
+    "above 0 and at most 1": ("train.layer_decay", "train.warmup_start", "data.word_share"),
     "above 0 and below 1": ("data.val_share",),
 }
 _COMPARISONS = {"at least": operator.ge, "above": operator.gt, "at most": operator.le, "below": operator.lt}
@@ -96,6 +97,7 @@ _READ_BY = {
     "train.power": ("train.lr_scheduler", ("poly",)),
     **dict.fromkeys(("loss.ccd.max_iter", "loss.ccd.tol", "loss.ccd.reg_covar"), ("loss.ccd.enabled", (True,))),
     **dict.fromkeys(("train.base_lr_mult", "train.new_layers"), ("train.staged_lr", (True,))),
+    "model.text_dropout": ("model.freeze_text", (False,)),
 }
 # torchreid's settings without effect on the text-image model, by prefix, with the reason. The embeddings have unit
 # norm, so test.dist_metric and test.normalize_feature cannot change a ranking; any value of these is accepted.

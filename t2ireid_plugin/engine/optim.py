@@ -17,7 +17,6 @@ from t2ireid_plugin.errors import ConfigError
 from t2ireid_plugin.modeling.encoders.families import layer_numbers
 
 ENCODERS = ("visual_encoder.", "text_encoder.")
-_WARMUP_START = 0.1  # share of the learning rate at the first step
 
 
 def build_optimizer(
@@ -157,6 +156,7 @@ def build_scheduler(
     *,
     max_epoch: int,
     warmup_epochs: float,
+    warmup_start: float = 0.1,
     final_lr_mult: float,
     power: float,
     stepsize: Sequence[int],
@@ -164,7 +164,7 @@ def build_scheduler(
 ) -> Any:
     """`WarmupCosine`, or a schedule of torchreid or PyTorch that is stepped after each epoch.
 
-    The warm-up is linear, from a tenth of each group's rate. ``single_step`` and ``multi_step`` count epochs from the
+    The warm-up is linear. ``single_step`` and ``multi_step`` count epochs from the
     start of training, as FastReID does; the others begin after the warm-up and end at ``max_epoch``.
 
     Args:
@@ -172,12 +172,13 @@ def build_scheduler(
         name: a name in `SCHEDULERS`.
         max_epoch: length of the training.
         warmup_epochs: whole epochs, except for ``warmup_cosine``.
+        warmup_start: first rate of the warm-up as a share of the peak.
         final_lr_mult: last rate of ``warmup_cosine`` and ``linear`` as a share of the peak.
         power: of ``poly``.
         stepsize, gamma: of torchreid's ``single_step`` and ``multi_step``.
     """
     if name == "warmup_cosine":
-        return WarmupCosine(optimizer, max_epoch, warmup_epochs, final_lr_mult)
+        return WarmupCosine(optimizer, max_epoch, warmup_epochs, final_lr_mult, warmup_start)
     warmup = int(warmup_epochs)
     rest = max(1, max_epoch - warmup)
     if name == "poly":
@@ -188,7 +189,7 @@ def build_scheduler(
         schedule = torchreid_optim.build_lr_scheduler(optimizer, name, list(stepsize), gamma, rest)
     if not warmup:
         return schedule
-    linear = lr_scheduler.LinearLR(optimizer, _WARMUP_START, total_iters=warmup)
+    linear = lr_scheduler.LinearLR(optimizer, warmup_start, total_iters=warmup)
     if name in ("single_step", "multi_step"):
         return lr_scheduler.ChainedScheduler([linear, schedule])
     return lr_scheduler.SequentialLR(optimizer, [linear, schedule], milestones=[warmup])
@@ -205,22 +206,29 @@ class WarmupCosine:
         max_epoch: end of the cosine.
         warmup_epochs: length of the warm-up, may be a fraction.
         final_mult: final rate as a share of the peak.
+        warmup_start: first rate as a share of the peak.
     """
 
     def __init__(
-        self, optimizer: torch.optim.Optimizer, max_epoch: int, warmup_epochs: float, final_mult: float
+        self,
+        optimizer: torch.optim.Optimizer,
+        max_epoch: int,
+        warmup_epochs: float,
+        final_mult: float,
+        warmup_start: float = 0.1,
     ) -> None:
         self.optimizer = optimizer
         self.max_epoch = max_epoch
         self.warmup_epochs = warmup_epochs
         self.final_mult = final_mult
+        self.warmup_start = warmup_start
         self.base_lrs = [group["lr"] for group in optimizer.param_groups]  # PyTorch's name for the peaks
         self.step(0.0)
 
     def factor(self, epoch: float) -> float:
         """The share of the peak rate at a time in epochs."""
         if epoch < self.warmup_epochs:
-            return _WARMUP_START + (1 - _WARMUP_START) * epoch / self.warmup_epochs
+            return self.warmup_start + (1 - self.warmup_start) * epoch / self.warmup_epochs
         done = (epoch - self.warmup_epochs) / max(self.max_epoch - self.warmup_epochs, 1e-9)
         return self.final_mult + (1 - self.final_mult) * (1 + math.cos(math.pi * min(done, 1.0))) / 2
 

@@ -10,6 +10,7 @@ import re
 import struct
 import zipfile
 import zlib
+from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
@@ -27,10 +28,13 @@ from t2ireid_plugin.utils.text import first_line
 
 logger = logging.getLogger(__name__)
 
+
 # torchreid stores its rank-1 as a NumPy scalar, which the safe loader refuses unless these are allowed.
 _SAFE_GLOBALS: list[Any] = [np.dtype, np.dtypes.Float32DType, np.dtypes.Float64DType, np.dtypes.Int64DType]
 _SAFE_GLOBALS.append((np.float64(0).__reduce__()[0], "numpy.core.multiarray.scalar"))
 _SAFE_GLOBALS.append((np.float64(0).__reduce__()[0], "numpy._core.multiarray.scalar"))
+# A dictionary whose entries are attributes too; TBPS-CLIP's checkpoints have their settings in it.
+_SAFE_GLOBALS.append((OrderedDict, "easydict.EasyDict"))
 
 # transformers 5 renamed parts of the encoders, for some families only. Before names are compared, the first of each
 # pair becomes the second, in this order, in the model's names and in the file's.
@@ -117,7 +121,9 @@ class Checkpoint(NamedTuple):
         """
         content = read_checkpoint(path)
         state = extract_state_dict(content, path)
-        return cls(Path(path), content, from_openai(state) if is_openai(state) else state)
+        if is_openai(state):  # another project's, whose other entries are its own
+            return cls(Path(path), {}, from_openai(state))
+        return cls(Path(path), content, state)
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:

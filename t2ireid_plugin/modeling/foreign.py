@@ -1,4 +1,7 @@
-"""Weights of CLIP by OpenAI and of models built on it, as IRRA's and RDE's ``best.pth``, under our names."""
+"""Weights of CLIP by OpenAI and of models built on it, as IRRA's and RDE's ``best.pth``, under our names.
+
+TBPS-CLIP's checkpoint is such a model with its text encoder below ``encode_text.``.
+"""
 
 from __future__ import annotations
 
@@ -35,6 +38,9 @@ _NAMES = {
         for name, place in (("layers.0", 0), ("bns.0", 1), ("layers.1", 3))
     },
 }
+# TBPS-CLIP's heads, the scale under each name that the one parameter has, see `losses.itc`
+_NAMES |= {f"simclr_mlp.{i}": f"losses.terms.simclr.mlp.{i}" for i in (0, 2)}
+_SCALED = ("n_itc", "n_itc_view", "r_itc")
 _TRANSPOSED = ("visual.proj", "text_projection")
 _BLOCK = re.compile(r"(visual\.transformer|transformer|cross_modal_transformer)\.resblocks\.(\d+)\.(.+)")
 _PARTS = {
@@ -61,11 +67,11 @@ def is_openai(state: Mapping[str, Tensor]) -> bool:
 def from_openai(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The same weights under our names, and in float32 for float16; a tensor without such a name keeps its own.
 
-    Names of IRRA's heads begin with ``losses.``, see `LossTerms`.
+    Names of heads begin with ``losses.``, see `LossTerms`.
     """
     renamed: dict[str, Tensor] = {}
     for name, tensor in state.items():
-        renamed.update(_renamed(name.removeprefix("base_model."), tensor))
+        renamed.update(_renamed(name.removeprefix("base_model.").removeprefix("encode_text."), tensor))
     renamed["scale"] = torch.ones(1)  # of a fusion, which these models do not have
     return renamed
 
@@ -78,6 +84,8 @@ def _renamed(name: str, tensor: Tensor) -> Iterator[tuple[str, Tensor]]:
         yield _NAMES[name], tensor.T if name in _TRANSPOSED else tensor
     elif module in _NAMES:
         yield f"{_NAMES[module]}.{parameter}", tensor
+    elif name == "logit_scale":
+        yield from ((f"losses.terms.{term}.logit_scale", tensor) for term in _SCALED)
     elif block := _BLOCK.fullmatch(name):
         yield from _of_block(block[1], block[2], block[3], tensor)
     else:

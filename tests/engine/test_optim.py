@@ -198,13 +198,14 @@ def rates(optimizer):
     st.floats(0.25, 10),
     st.floats(0, 1),
     st.floats(0, 45),
+    st.floats(0.01, 1),
 )
-def test_schedule_in_closed_form(max_epoch, warmup, final, epoch):
+def test_schedule_in_closed_form(max_epoch, warmup, final, epoch, start):
     optimizer = optimizer_with_rates(1.0, 0.5)
-    schedule = WarmupCosine(optimizer, max_epoch, warmup, final)
+    schedule = WarmupCosine(optimizer, max_epoch, warmup, final, start)
     schedule.step(epoch)
     if epoch < warmup:
-        factor = 0.1 + 0.9 * epoch / warmup
+        factor = start + (1 - start) * epoch / warmup
     elif epoch >= max_epoch:
         factor = final if max_epoch > warmup or epoch > warmup else 1.0
     else:

@@ -49,6 +49,21 @@ def drop_head(encoder: PreTrainedModel) -> PreTrainedModel:
     return encoder
 
 
+def set_attention_dropout(encoder: PreTrainedModel, share: float) -> None:
+    """Sets the dropout of the attention weights of an encoder such as CLIP's.
+
+    Raises:
+        ConfigError: for a family that has it elsewhere.
+    """
+    config: Any = encoder.config
+    if not hasattr(config, "attention_dropout"):
+        raise ConfigError(f"model.text_dropout: {share} needs an encoder such as CLIP's, not {config.model_type}")
+    config.attention_dropout = share
+    for module in encoder.modules():
+        if hasattr(module, "num_heads"):
+            module.dropout = share
+
+
 def attends_padding(config: PretrainedConfig) -> bool:
     """True for a text encoder that was trained on texts of one length and attends to their padding.
 

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
-from tokenizers import Tokenizer
+from tokenizers import Regex, Tokenizer, normalizers
 from tokenizers.implementations import BertWordPieceTokenizer
 from tokenizers.models import WordPiece
 from tokenizers.normalizers import BertNormalizer
@@ -232,6 +232,19 @@ def whole_words(tokenizer: PreTrainedTokenizerBase) -> list[str]:
 
 def _is_clip(tokenizer: PreTrainedTokenizerBase) -> bool:
     return OF_CLIP in tokenizer.get_vocab()
+
+
+def ignore_marks(tokenizer: PreTrainedTokenizerBase, marks: str) -> None:
+    """Makes a tokenizer read these characters as spaces, also after it was stored in a checkpoint.
+
+    Raises:
+        EncoderError: for a tokenizer that has no JSON form.
+    """
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        raise EncoderError(f"model.ignored_marks: a {type(tokenizer).__name__} cannot ignore characters; set it to ''")
+    steps = [normalizers.Replace(Regex(f"[{re.escape(marks)}]"), " "), backend.normalizer]
+    backend.normalizer = normalizers.Sequence([step for step in steps if step is not None])
 
 
 def tokenizer_to_json(tokenizer: PreTrainedTokenizerBase) -> str:

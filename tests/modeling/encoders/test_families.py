@@ -34,7 +34,7 @@ from transformers import (
 
 from t2ireid_plugin.errors import ConfigError, EncoderError, InputError
 from t2ireid_plugin.modeling.encoders.backbones import image_tokens, num_prefix_tokens
-from t2ireid_plugin.modeling.encoders.families import layer_numbers
+from t2ireid_plugin.modeling.encoders.families import layer_numbers, set_attention_dropout
 from t2ireid_plugin.modeling.encoders.loading import build_image_encoder, build_text_encoder, build_tokenizer
 from t2ireid_plugin.modeling.encoders.preprocess import image_preprocess
 from t2ireid_plugin.modeling.encoders.tokenizer import CachedTokenizer, tokenizer_from_json, tokenizer_to_json
@@ -474,3 +474,20 @@ def test_an_encoder_without_a_stack_of_blocks():
     shared = build_text_encoder({"model_type": "albert", **WIDTH, "embedding_size": 16}, vocab_size=50)
     with pytest.raises(EncoderError, match="albert has no stack of 2 blocks"):
         layer_numbers(shared)
+
+
+def test_the_dropout_of_attention_weights_is_the_librarys():
+    settings = {**WIDTH, "model_type": "clip_text_model", "vocab_size": 30, "max_position_embeddings": 8}
+    torch.manual_seed(0)
+    theirs = build_text_encoder({**settings, "attention_dropout": 0.4})
+    ours = build_text_encoder(settings)
+    ours.load_state_dict(theirs.state_dict())
+    set_attention_dropout(ours, 0.4)
+    outputs = []
+    for encoder in (theirs, ours):
+        torch.manual_seed(1)
+        outputs.append(encoder.train()(torch.arange(8)[None]).last_hidden_state)
+    assert torch.equal(*outputs)
+    assert not torch.equal(ours(torch.arange(8)[None]).last_hidden_state, outputs[0])
+    with pytest.raises(ConfigError, match=r"model\.text_dropout: 0\.4 needs an encoder such as CLIP's, not bert"):
+        set_attention_dropout(build_text_encoder(WIDTH), 0.4)

@@ -15,6 +15,7 @@ from t2ireid_plugin.modeling.encoders.loading import build_tokenizer
 from t2ireid_plugin.modeling.encoders.tokenizer import (
     SPECIAL_TOKENS,
     CachedTokenizer,
+    ignore_marks,
     learn_wordpiece,
     mask_word,
     tokenize,
@@ -276,3 +277,13 @@ def test_a_whole_word_is_one_token(clip):
     learned = learn_wordpiece(["a man", "a woman"])
     assert mask_word(learned) == "[MASK]"
     assert {"a", "m"} <= set(whole_words(learned)) < set(learned.get_vocab())
+
+
+@pytest.mark.parametrize("marks", ['.!"()*#:;~', "]^-"])
+def test_ignored_marks_are_read_as_spaces_and_stored(clip, marks):
+    plain, ignoring = (AutoTokenizer.from_pretrained(str(clip)) for _ in range(2))
+    ignore_marks(ignoring, marks)
+    stored = tokenizer_from_json(tokenizer_to_json(ignoring))
+    for text in ('A man (tall) in "red"; no. 3: a ~bag!', "a [red]-blue coat ^"):
+        expected = plain("".join(" " if letter in marks else letter for letter in text)).input_ids
+        assert ignoring(text).input_ids == stored(text).input_ids == expected
