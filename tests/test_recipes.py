@@ -70,6 +70,26 @@ def test_the_commands_of_the_page_run(synthetic, tmp_path, monkeypatch, capsys) 
     assert f"A: {CHOSEN_ON_TEST}" in capsys.readouterr().out
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(("left_out", "heads"), [(("c", "ln_", "mlm"), False), (("classifier",), True)])
+def test_training_starts_from_a_pretrained_model_in_irras_layout(synthetic, tmp_path, capsys, left_out, heads) -> None:
+    """HAM's file has no heads, GA-DMS's those of the hidden words."""
+    write_archive(tmp_path / "ViT-B-16.pt")
+    best = write_best(tmp_path / "best.pth", left_out)
+    assert any("mlm_head" in name for name in best) == heads
+    words = f"data.root {synthetic.root} model.max_length 12 model.stride 4 data.height 32 data.width 16 use_gpu False"
+    words += " data.workers 0 train.precision fp32 loss.terms.irr.num_layers 2"
+    words += "".join(f" model.{key} {tmp_path / 'ViT-B-16.pt'}" for key in ("vit_pretrained", "bert_base_path"))
+    engine = build_run(load_cfg("recipes/irra", words.split()), Checkpoint.read(tmp_path / "best.pth"))
+    towers = engine.model.state_dict()
+    assert torch.equal(towers["image_adapter.weight"], best["base_model.visual.proj"].T)
+    assert torch.equal(
+        towers["text_encoder.embeddings.token_embedding.weight"], best["base_model.token_embedding.weight"]
+    )
+    own = engine.losses.state_dict()["terms.irr.mlm_head.0.weight"]
+    assert not heads or torch.equal(own, best["mlm_head.dense.weight"])
+
+
 def mean_ap_in_training(engine: TextImageEngine) -> float:
     """mAP of the training captions on the training photos."""
     dataset, model = engine.train_loader.dataset, engine.model.eval()

@@ -40,13 +40,16 @@ def write_archive(file):
     return {name: tensor.float() for name, tensor in state.items()}
 
 
-def write_best(file):
-    """Writes a checkpoint of several processes with resized positions, and returns its weights without ``module.``."""
+def write_best(file, left_out=()):
+    """Writes a checkpoint of several processes with resized positions, and returns its weights without ``module.``.
+
+    HAM's has no heads, GA-DMS's no classifier: ``left_out`` are beginnings of names.
+    """
     clip, heads = tiny.shapes((7, 3))
     arrays = tiny.weights({f"base_model.{name}": shape for name, shape in (clip | TOKENS).items()} | heads)
     arrays["mlm_head.fc.weight"] = tiny.random("mlm_head.fc.weight", TOKENS["token_embedding.weight"])
     arrays["mlm_head.fc.bias"] = arrays["mlm_head.fc.weight"][:, 0].copy()
-    state = {name: torch.tensor(array).half() for name, array in arrays.items()}
+    state = {name: torch.tensor(a).half() for name, a in arrays.items() if not name.startswith(tuple(left_out))}
     content = {"model": {f"module.{name}": tensor for name, tensor in state.items()}, "optimizer": {}, "iteration": 0}
     torch.save({**content, "scheduler": {"last_epoch": 3}, "num_epoch": 60, "epoch": 4}, file)
     return {name: tensor.float() for name, tensor in state.items()}
