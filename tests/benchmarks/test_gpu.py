@@ -15,6 +15,7 @@ import torch
 from benchmarks import gpu
 from benchmarks.gpu_parts import common, correctness
 from benchmarks.gpu_parts.common import PRECISIONS, Setup, attempt, precision, row
+from t2ireid_plugin.losses import LOSSES
 
 
 @pytest.fixture
@@ -114,6 +115,11 @@ def test_what_cannot_work_is_refused_before_anything_is_measured(tmp_path, monke
     printed = capsys.readouterr().err
     assert "page.md' has no line '<!-- measured: gpu -->'" in printed
     assert "no usable GPU" in printed
+
+
+def test_the_inputs_of_every_loss_are_made():
+    inputs = correctness._loss_inputs(4)._asdict()
+    assert [f"{name}: {field}" for name in LOSSES for field in LOSSES[name].needs if inputs[field] is None] == []
 
 
 def test_all_parts_take_eight_minutes_at_most():
