@@ -28,7 +28,7 @@ from t2ireid_plugin.engine.training_state import (
 )
 from t2ireid_plugin.errors import ConfigError, short_repr
 from t2ireid_plugin.evaluation.metrics import format_table
-from t2ireid_plugin.evaluation.protocols import OFFICIAL
+from t2ireid_plugin.evaluation.protocols import COMPOSED, OFFICIAL
 from t2ireid_plugin.evaluation.query_records import records_path, save_records
 from t2ireid_plugin.evaluation.result import Metrics
 from t2ireid_plugin.integrations.torchreid import checks as image_checks
@@ -227,8 +227,10 @@ def _draw_results(cfg: CfgNode, folder: Path, outcome: Outcome, about: Mapping[s
         results = [result for result in outcome.results if result.target == name]
         with use_language(language_of([caption for *_, caption, _, _ in captions.data])):
             if cfg.test.pictures > 0:
-                (official,) = (result for result in results if result.protocol == OFFICIAL)
-                groups = example_lists(official, captions.data, images.data, cfg.test.pictures)
+                # A query of composed search shows its photo, which its words do not describe.
+                by_protocol = {result.protocol: result for result in results}
+                example = by_protocol[COMPOSED if images.spec.composed and COMPOSED in by_protocol else OFFICIAL]
+                groups = example_lists(example, captions.data, images.data, cfg.test.pictures)
                 rows = [item for lists in groups.values() for item in lists]
                 draw_ranked_lists(rows, folder / f"ranked_{name}.png", ". ".join(groups))
             if pictures:

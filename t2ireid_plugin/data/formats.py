@@ -8,6 +8,7 @@ malformed rows; the validation names them.
 from __future__ import annotations
 
 import itertools
+import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from hashlib import blake2b
@@ -15,6 +16,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from t2ireid_plugin.errors import DataError
+from t2ireid_plugin.utils.json_stream import json_elements
 from t2ireid_plugin.utils.safe_io import open_file, parse_json, read_bytes
 
 _TRIPLET = "reference_caption, target_caption, edit_caption, reference_image_path, target_image_path"
@@ -167,11 +169,11 @@ def read_syncpr(file: Path) -> Iterator[Any]:
     targets of a ``cpr_id`` match its queries, as in its authors' loss (SDM). The words are the target's clothing text.
 
     Raises:
-        DataError: as `read_rows`, and for a triplet without these captions and paths.
+        DataError: for a file that is not a JSON list, and a triplet without these captions and paths.
     """
     seen: set[int] = set()  # hashes of the paths
     for side, text in (("target", "edit_caption"), ("reference", "")):
-        for number, row in enumerate(read_rows(file)):
+        for number, row in enumerate(read_elements(file)):
             try:
                 own, both = row[f"{side}_caption"], sorted((row["reference_caption"], row["target_caption"]))
                 path, words = row[f"{side}_image_path"], {"cloth_captions": [row[text]]} if text else {}
@@ -196,6 +198,21 @@ def read_json(file: Path) -> Any:
         raise DataError(f"cannot read '{file}' ({error.strerror})") from error
     except ValueError as error:
         raise DataError(f"'{file}' is not valid JSON in UTF-8: {error}") from error
+
+
+def read_elements(file: Path) -> Iterator[Any]:
+    """The elements of a JSON list or object of any size, one after the other.
+
+    Raises:
+        DataError: when it cannot be read.
+    """
+    try:
+        with open_file(file, sys.maxsize) as stream:
+            yield from json_elements(stream)
+    except OSError as error:
+        raise DataError(f"cannot read '{file}' ({error.strerror})") from error
+    except ValueError as error:
+        raise DataError(f"'{file}' is not a JSON list in UTF-8: {error}") from error
 
 
 def _list(texts: Any) -> Any:
