@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import random
 
+import numpy as np
 import torch
+from PIL import Image, ImageFilter
 from torchvision import transforms
 
 from t2ireid_plugin.data.images import Pixels
@@ -22,7 +24,10 @@ def two_of_six(pixels: Pixels, source: random.Random) -> Pixels:
         transforms.RandomHorizontalFlip(),
         transforms.RandomErasing(scale=(0.1, 0.2)),
     ]
-    return _changed(pixels, transforms.Compose(source.choices(changes, k=2)), source)
+    chosen = transforms.Compose(source.choices(changes, k=2))
+    with seeded(source.getrandbits(32)):  # the transforms draw from the global generators
+        changed: torch.Tensor = chosen(torch.from_numpy(pixels.copy()).permute(2, 0, 1))
+    return changed.permute(1, 2, 0).contiguous().numpy()
 
 
 def simclr_view(pixels: Pixels, height: int, width: int, source: random.Random) -> Pixels:
@@ -30,21 +35,18 @@ def simclr_view(pixels: Pixels, height: int, width: int, source: random.Random) 
 
     The changes of SimCLR (Chen et al. 2020, appendix A) with half of its jitter, as in TBPS-CLIP's code.
     """
-    blur = transforms.GaussianBlur(13, (0.1, 2.0))  # three standard deviations to each side
     changes = transforms.Compose(
         [
             transforms.RandomResizedCrop((height, width), (0.2, 1.0), antialias=True),
             transforms.RandomApply([transforms.ColorJitter(0.4, 0.4, 0.4, 0.1)], p=0.8),
             transforms.RandomGrayscale(0.2),
-            transforms.RandomApply([blur], p=0.5),
+            transforms.RandomApply([_blur], p=0.5),
             transforms.RandomHorizontalFlip(),
         ]
     )
-    return _changed(pixels, changes, source)
+    with seeded(source.getrandbits(32)):  # the transforms draw from the global generators
+        return np.array(changes(Image.fromarray(pixels)))
 
 
-def _changed(pixels: Pixels, changes: transforms.Compose, source: random.Random) -> Pixels:
-    """Applies transforms, which draw from the global generators, with the random numbers of ``source``."""
-    with seeded(source.getrandbits(32)):
-        changed: torch.Tensor = changes(torch.from_numpy(pixels.copy()).permute(2, 0, 1))
-    return changed.permute(1, 2, 0).contiguous().numpy()
+def _blur(image: Image.Image) -> Image.Image:
+    return image.filter(ImageFilter.GaussianBlur(random.uniform(0.1, 2.0)))
