@@ -15,6 +15,7 @@ import re
 import resource
 import sys
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ _WORDS = re.findall(
     "man woman person young walking standing with short long black brown hair wearing white blue red gray shirt jacket "
     "coat trousers jeans skirt shoes sneakers carrying backpack handbag over left right shoulder dark light striped",
 )
+_MEMORY = ("libraries_mb", "end_mb", "peak_mb")
 _PER_SHARD = 2000  # images
 _STARTS = {"folders, first": False, "folders": False, "shards, first": True, "shards": True}
 
@@ -59,13 +61,19 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     rows = [[name, f"{row['seconds']:.1f}", *(f"{row[key]:.0f}" for key in _MEMORY)] for name, row in starts.items()]
     print(f"{options.images:,} images, {starts['folders']['captions']:,} captions, {size / 1e9:.2f} GB of JSON")
     print(text_table(["images in", "CPU seconds", "MB of libraries", "MB in training", "peak MB"], rows))
-    for name, row in starts.items():
-        if row["peak_mb"] > options.most_mb or row["seconds"] > options.most_seconds:
-            raise DataError(f"{name}: {row['seconds']:.0f} s and {row['peak_mb']:.0f} MB, more than allowed")
+    check(starts, options.most_mb, options.most_seconds)
     return {"images": options.images, "annotation_bytes": size, "read": options.read, "starts": starts}
 
 
-_MEMORY = ("libraries_mb", "end_mb", "peak_mb")
+def check(starts: Mapping[str, Mapping[str, Any]], most_mb: float, most_seconds: float) -> None:
+    """Compares the starts with the limits.
+
+    Raises:
+        DataError: when one takes more.
+    """
+    for name, row in starts.items():
+        if row["peak_mb"] > most_mb or row["seconds"] > most_seconds:
+            raise DataError(f"{name}: {row['seconds']:.0f} s and {row['peak_mb']:.0f} MB, more than allowed")
 
 
 def _write_annotation(folder: Path, images: int) -> int:

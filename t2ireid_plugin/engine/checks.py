@@ -165,8 +165,14 @@ def check_recipe(cfg: CfgNode) -> None:
             f"{cfg.train.lr_scheduler}, which sets the rate once per epoch; warmup_cosine sets it at every step"
         )
     from t2ireid_plugin.losses.base import SELECTED, VIEW_INPUTS
-    from t2ireid_plugin.losses.terms import LossTerms, comparing_photos, reading
+    from t2ireid_plugin.losses.terms import LossTerms, comparing_photos, read_weight, reading
 
+    for loss, own in cfg.loss.terms.items():
+        if loss in _CLASSIFYING and read_weight(loss, own) > 0 and any(map(is_pretraining, cfg.data.sources)):
+            raise ConfigError(
+                f"loss '{loss}' would need a classifier of the millions of identities of {cfg.data.sources[0]}; set "
+                f"loss.terms.{loss}.weight 0"
+            )
     terms = LossTerms(to_dict(cfg.loss.terms), feature_dim=2, embed_dim=2, num_classes=2, vocab_size=2, num_words=2)
     if cfg.loss.ccd.enabled and not terms.weighing_pairs:
         raise ConfigError("loss.ccd.enabled: True divides the pairs by tal or tal_selected; give one of them a weight")
@@ -312,12 +318,9 @@ def _check_pretraining(cfg: CfgNode) -> None:
                 f"sampler.train_sampler: '{cfg.sampler.train_sampler}' would need several photos of a person, which "
                 f"most pre-training sets do not have; set it to RandomSampler for {name}"
             )
-        for loss in _CLASSIFYING:
-            if cfg.loss.terms.get(loss, {"weight": 0})["weight"] > 0:
-                raise ConfigError(
-                    f"loss '{loss}' would need a classifier of the millions of identities of {name}; set "
-                    f"loss.terms.{loss}.weight 0"
-                )
+        for key in ("data.noisy_rate", "data.noisy_file", "loss.ccd.enabled"):
+            if get_setting(cfg, key):
+                raise ConfigError(f"{key}: {get_setting(cfg, key)} is not for {name}, a pre-training set")
 
 
 def _check_positions(cfg: CfgNode) -> None:

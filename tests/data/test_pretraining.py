@@ -4,11 +4,11 @@ import json
 import math
 import os
 import pickle
-import subprocess
 
 import numpy as np
 import pytest
 import torch
+from pretraining_files import WRITERS, drawn, pack, write_webperson
 
 from t2ireid_plugin.data import large_table
 from t2ireid_plugin.data.dataset import CaptionDataset
@@ -26,99 +26,11 @@ def _own_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
 
-def drawn(synthetic):
-    base = synthetic.root / "CUHK-PEDES"
-    return base / "imgs", json.loads((base / "reid_raw.json").read_text())
-
-
-def link(source, target):
-    target.parent.mkdir(parents=True, exist_ok=True)
-    target.hardlink_to(source)
-
-
-def write_synthpedes(root, imgs, rows):
-    """As the example in the authors' README."""
-    new, folder = [], root / "SYNTH-PEDES"
-    for number, row in enumerate(rows):
-        path = f"Part{1 + number % 3}/{row['id']}/{number}.jpg"
-        link(imgs / row["file_path"], folder / path)
-        more = {"attributes": ["man,unknown"], "prompt_caption": ["A man."]}
-        new.append({"id": row["id"], "file_path": path, "captions": row["captions"], **more})
-    (folder / "synthpedes_dataset.json").write_text(json.dumps(new, indent=4))
-    return {(folder / row["file_path"], text): row["id"] for row in new for text in row["captions"]}
-
-
-def write_luperson(root, imgs, rows):
-    """Four files in which a photo has other folders and places; one caption has an open template."""
-    files = {name: {} for name in ("Ts-qwen", "Td-qwen", "Ts-shikra", "Td-shikra")}
-    folder, expected = root / "LUPerson-MLLM", {}
-    for number, row in enumerate(rows):
-        link(imgs / row["file_path"], folder / "images" / f"{number}.jpg")
-    for turn, (name, content) in enumerate(files.items()):
-        for number in np.random.default_rng(turn).permutation(len(rows)).tolist():
-            text = f"{name}: {rows[number]['captions'][turn % 2]}"
-            if (number + turn) % 7 == 0:
-                text = "The man wears [clothing description]." if turn % 2 else "A <attribute> man."
-            else:
-                expected[folder / "images" / f"{number}.jpg", text] = number
-            content[f"/data/part{turn}/{number}.jpg"] = text
-    (folder / "captions").mkdir()
-    for name, content in files.items():
-        (folder / "captions" / f"{name}.json").write_text(json.dumps(content))
-    return expected
-
-
-def write_mals(root, imgs, rows):
-    folder, expected = root / "MALS", {}
-    (folder / "gene_attrs").mkdir(parents=True)
-    for part in range(3):
-        new = []
-        for number, row in list(enumerate(rows))[part::3]:
-            path = f"gene_crop/c_g_a_{part}/{number}.jpg"
-            link(imgs / row["file_path"], folder / path)
-            own = {"image": path, "caption": row["captions"][0], "image_id": f"c_g_a_{part}_{number}", "label": [1, -1]}
-            new.append(own)
-            expected[folder / path, row["captions"][0]] = number
-        (folder / "gene_attrs" / f"g_c_g_a_{part}_attrs.json").write_text(json.dumps(new))
-    return expected
-
-
-def write_webperson(root, imgs, rows):
-    folder, new, expected = root / "WebPerson", [], {}
-    for number, row in enumerate(rows):
-        name = f"{number % 5}/{number}_é.jpg"
-        link(imgs / row["file_path"], folder / "images" / name)
-        new.append({name: {"caption1": f"{row['captions'][0]}/n", "caption2": row["captions"][1]}})
-        expected |= {(folder / "images" / name, text): number for text in row["captions"]}
-    (folder / "100w.json").write_text(json.dumps(new, ensure_ascii=False))
-    return expected
-
-
-WRITERS = {
-    "synthpedes": write_synthpedes,
-    "luperson_mllm": write_luperson,
-    "mals": write_mals,
-    "webperson": write_webperson,
-}
 assert WRITERS.keys() == PRETRAINING.keys()
 
 
 def build(name, root, **options):
     return CaptionDataset(root, spec=PRETRAINING[name], verbose=False, **options)
-
-
-def pack(folder, per_shard):
-    """Shards of this many images with their lists, by tar itself; the images in folders are removed."""
-    files = sorted(str(path.relative_to(folder)) for path in folder.rglob("*.jpg"))
-    (folder / "shards").mkdir()
-    order = np.random.default_rng(0).permutation(files).tolist()
-    for start in range(0, len(order), per_shard):
-        name, names = f"shards/{start:06}", order[start : start + per_shard]
-        options = ["./" + path for path in names] if start else names  # some have names as `tar -c .` writes them
-        subprocess.run(["tar", "-cf", f"{name}.tar", *options], cwd=folder, check=True)
-        (folder / f"{name}.txt").write_text("".join(f"{path}\n" for path in options))
-    for path in files:
-        (folder / path).unlink()
 
 
 @pytest.mark.parametrize("name", PRETRAINING)
@@ -193,10 +105,10 @@ def test_shards_have_the_same_images_and_captions_as_folders(name, synthetic, tm
     folders = build(name, tmp_path, mode="train", transform=TRANSFORM)
     pixels = {(item[0], item[4]): folders[n]["img"] for n, item in enumerate(folders.train)}
     folder = tmp_path / PRETRAINING[name].folder
-    pack(folder, 60)
+    pack(folder, 25)
     shards = build(name, tmp_path, mode="train", transform=TRANSFORM)
     assert len(shards.train) == len(expected) == sum(shards.train.shards)
-    assert len(shards.train.shards) == math.ceil(shards.counts["train"].images / 60)
+    assert len(shards.train.shards) == math.ceil(shards.counts["train"].images / 25)
     own = [item[0].partition(".tar/") for item in shards.train]
     assert [shard for shard, *_ in own] == sorted(shard for shard, *_ in own)  # each shard's items follow each other
     for number, (shard, _, inside) in enumerate(own):
@@ -223,8 +135,8 @@ def test_an_image_that_cannot_be_read_gives_way_to_the_next(synthetic, tmp_path)
 def test_wrong_shards_are_named(synthetic, tmp_path) -> None:
     write_webperson(tmp_path, *drawn(synthetic))
     folder = tmp_path / "WebPerson"
-    pack(folder, 60)
-    tar, listed = folder / "shards" / "000060.tar", folder / "shards" / "000060.txt"
+    pack(folder, 25)
+    tar, listed = folder / "shards" / "aaaab.tar", folder / "shards" / "aaaab.txt"
     names = listed.read_text()
     listed.unlink()
     with pytest.raises(DataError, match=r"has no list of its names; write it: tar -tf"):
@@ -241,7 +153,7 @@ def test_wrong_shards_are_named(synthetic, tmp_path) -> None:
         dataset[item]
     for file in listed.parent.glob("*.txt"):
         file.write_text("elsewhere.jpg\n".replace("else", file.stem))
-    with pytest.raises(DataError, match="none of its 160 images is in the shards"):
+    with pytest.raises(DataError, match="none of its 60 images is in the shards"):
         build("webperson", tmp_path)
 
 
