@@ -126,7 +126,7 @@ def parse_row(row: Any, index: int, file: Path, spec: BenchmarkSpec, companion: 
     if not stays_inside(relative):
         raise DataError(f"{where}: {path_key} {short_repr(relative)} leaves the folder '{spec.images}'")
     where = f"{where} ({relative})"
-    in_gallery_only = row["captions"] is None and split != "train"
+    in_gallery_only = row["captions"] is None and (split != "train" or not spec.captioned)
     captions = () if in_gallery_only else _texts(row["captions"], f"{where}: captions")
     name = plain_name(relative, spec.images)
     camera = row.get("camera", spec.camera(name))

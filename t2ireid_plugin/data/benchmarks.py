@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-from t2ireid_plugin.data import formats
+from t2ireid_plugin.data import clothes, formats
 from t2ireid_plugin.utils.text import text_table
 
 SPLITS = ("train", "val", "test")
@@ -42,6 +43,7 @@ class BenchmarkSpec:
             photos without captions.
         labelled: False where only its organisers know the matches, so that tests write their answers, see
             `evaluation.answers`.
+        captioned: False for photos alone, a dataset of torchreid, which `t2ireid prepare check` can check.
     """
 
     name: str
@@ -57,6 +59,7 @@ class BenchmarkSpec:
     has_msd: bool = False
     composed: bool = False
     labelled: bool = True
+    captioned: bool = True
 
     def image_folder(self, root: str | Path) -> Path:
         """The folder of its images under ``data.root``."""
@@ -243,3 +246,24 @@ _ALL = (
     *(ORBENCH, ITCPR, SYNCPR, CUSTOM),
 )
 BENCHMARKS: dict[str, BenchmarkSpec] = {spec.name: spec for spec in _ALL}
+LTCC = BenchmarkSpec(
+    name="ltcc",
+    folder="LTCC_ReID",
+    annotations=("train",),  # the folder itself
+    images=".",
+    licence="academic research only, from its authors",
+    read=functools.partial(clothes.rows, clothes.read_ltcc),
+    official={"train": Counts(9_576, 77, 0), "test": Counts(7_543, 75, 0)},  # 493 queries and 7,050 to search
+    captioned=False,
+)
+PRCC = BenchmarkSpec(
+    name="prcc",
+    folder="prcc",
+    annotations=("rgb/train",),
+    images="rgb",
+    licence="academic research only, from its authors",
+    read=functools.partial(clothes.rows, clothes.read_prcc),
+    official={"train": Counts(17_896, 150, 0), "test": Counts(10_800, 71, 0)},  # A 3,384, B 3,543, C 3,873
+    captioned=False,
+)
+WITHOUT_CAPTIONS = {spec.name: spec for spec in (LTCC, PRCC)}

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 
 from t2ireid_plugin.data.annotations import find_annotation
-from t2ireid_plugin.data.benchmarks import BENCHMARKS, BenchmarkSpec
+from t2ireid_plugin.data.benchmarks import BENCHMARKS, WITHOUT_CAPTIONS, BenchmarkSpec
 from t2ireid_plugin.errors import DataError
 from t2ireid_plugin.prepare.check import texts
 from t2ireid_plugin.prepare.check.images import check_images
@@ -16,6 +16,7 @@ from t2ireid_plugin.prepare.check.rows import check_counts, check_identities, re
 from t2ireid_plugin.prepare.check.sheet import write_sheet
 from t2ireid_plugin.utils.atomic_io import atomic_write
 
+_SPECS = {**BENCHMARKS, **WITHOUT_CAPTIONS}
 _MIN_LENGTH = 3  # tokens: a special one at either end and one between
 
 
@@ -79,7 +80,7 @@ def check_dataset(
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of ``prepare check``."""
     parser.add_argument("root", metavar="ROOT", help="folder that contains the dataset's folder, as data.root")
-    parser.add_argument("--dataset", choices=sorted(BENCHMARKS), default="cuhkpedes", help="its name (cuhkpedes)")
+    parser.add_argument("--dataset", choices=sorted(_SPECS), default="cuhkpedes", help="its name (cuhkpedes)")
     parser.add_argument(
         "--tokenizer",
         metavar="DIR_OR_ID",
@@ -101,7 +102,7 @@ def run(options: argparse.Namespace, command: str) -> int:
     """
     report = check_dataset(
         options.root,
-        BENCHMARKS[options.dataset],
+        _SPECS[options.dataset],
         tokenizer=options.tokenizer,
         max_length=options.max_length,
         workers=options.workers,

@@ -72,6 +72,16 @@ def test_prcc_searches_camera_a(root):
         assert not row[g_pids != pid].any()
 
 
+@pytest.mark.parametrize(("name", "tested"), [("ltcc", 32), ("prcc", 32)])
+def test_checking_the_files(name, tested, root, tmp_path, capsys):
+    assert main(["prepare", "check", str(root), "--dataset", name, "--out", str(tmp_path)]) == 0
+    report = json.loads((tmp_path / "report.json").read_text())
+    splits = {split: (own["images"], own["ids"], own["captions"]) for split, own in report["splits"].items()}
+    assert splits == {"train": (96, 24, 0), "val": (0, 0, 0), "test": (tested, 8, 0)}
+    assert {finding["kind"] for finding in report["findings"]} <= {"counts_differ", "identity_of_one_photo"}
+    assert "<- differs" in capsys.readouterr().out
+
+
 def test_missing_parts_and_names_are_refused(root, tmp_path):
     with pytest.raises(DataError, match=r"no photos '.*LTCC_ReID/train/\*\.png'"):
         DATASETS["ltcc"](root=str(tmp_path))
