@@ -119,9 +119,14 @@ def write_onnx(model: T2IReIDModel, folder: Path, sum_weight: float = 1.0) -> di
 
     Raises:
         DependencyError: without onnx, onnxscript or onnxruntime.
-        EncoderError: for a tokenizer without a JSON form, an encoder that cannot be exported, and a graph that differs
-            from PyTorch by more than 1e-4.
+        EncoderError: for a model with token selection, a tokenizer without a JSON form, an encoder that cannot be
+            exported, and a graph that differs from PyTorch by more than 1e-4.
     """
+    if model.token_selection is not None:
+        raise EncoderError(
+            "model.token_selection reads the attention of CLIP's last block, which an ONNX graph of this package does "
+            "not have; use the run, or its export without --onnx"
+        )
     versions = _versions()
     sides = [ImageSide(model), TextSide(model), *([FusionSide(model)] if can_fuse(model) else [])]
     files: dict[str, Any] = {}
@@ -137,6 +142,7 @@ def write_onnx(model: T2IReIDModel, folder: Path, sum_weight: float = 1.0) -> di
         "weights": weights_digest(model.state_dict()),
         "ranking": model.ranking._asdict(),
         "sum_weight": sum_weight,
+        "dim": model.score_dim,
         "attends_padding": model.text_cache.attends_padding,
         "files": files,
         "versions": versions,

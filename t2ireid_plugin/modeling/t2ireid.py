@@ -188,6 +188,11 @@ class T2IReIDModel(nn.Module):
         return self.scale.device
 
     @property
+    def score_dim(self) -> int:
+        """Width of the embeddings of `encode_image` and `encode_text`."""
+        return self.embed_dim + (0 if self.token_selection is None else self.token_selection.dim)
+
+    @property
     def frozen_encoders(self) -> list[PreTrainedModel]:
         """The encoders that keep their weights and stay in eval mode, see ``freeze_text`` and ``freeze_image``."""
         frozen = ((self.text_encoder, self.freeze_text), (self.visual_encoder, self.freeze_image))
@@ -251,6 +256,8 @@ class T2IReIDModel(nn.Module):
 
     def encode_padded(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """As `encode_ids`, from ``[n, L]`` ids and 1 for tokens, 0 for padding: without packing, as ONNX needs."""
+        if self.token_selection is not None:
+            raise ConfigError("model.token_selection: encode_padded has no attention to select by; use encode_ids")
         tokens = self.text_encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state  # [n, L, D]
         if self.text_adapter is not None:
             tokens = self.text_adapter(tokens)

@@ -72,7 +72,7 @@ class TokenSelection(nn.Module):
 
     def __init__(self, width: int, ratio: float, dim: int = 1024, batch_norm: bool = True) -> None:
         super().__init__()
-        self.ratio = ratio
+        self.ratio, self.dim = ratio, dim
         self.image, self.text = SelectedTokens(width, dim, batch_norm), SelectedTokens(width, dim, batch_norm)
 
     def embed_image(self, tokens: Tensor, scores: Tensor) -> Tensor:

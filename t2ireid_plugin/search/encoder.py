@@ -40,6 +40,7 @@ class About(NamedTuple):
     ranking: Ranking
     preprocess: Preprocess
     sum_weight: float  # of the sentence in the sum of a photo and a sentence, where they are not fused
+    dim: int = EMBED_DIM  # of a text's embedding, and of each branch's of an image
 
 
 class Sides(Protocol):
@@ -76,7 +77,7 @@ class Encoder:
     def __init__(self, sides: Sides, about: About) -> None:
         self.sides, self.about = sides, about
         self.fingerprint, self.ranking, self.preprocess = about.fingerprint, about.ranking.by, about.preprocess
-        self.dim = EMBED_DIM * (2 if self.ranking == BOTH else 1)
+        self.dim = about.dim * (2 if self.ranking == BOTH else 1)
         self.weight = about.ranking.weight if self.ranking == BOTH else None
 
     @classmethod
@@ -257,7 +258,7 @@ class Encoder:
         if fused.shape[1] == self.dim:
             return (_unit(fused * roots) if self.ranking == BOTH else fused) * roots
         # The fusion reads the identity branch only.
-        clothing = _unit(images[:, EMBED_DIM:] + self.about.sum_weight * texts[:, EMBED_DIM:])
+        clothing = _unit(images[:, self.about.dim :] + self.about.sum_weight * texts[:, self.about.dim :])
         return np.concatenate([fused, clothing], axis=1) * roots**2
 
     def _roots(self, weight: float | None) -> Vectors:
@@ -265,11 +266,11 @@ class Encoder:
         if self.weight is None:
             if weight is not None:
                 raise ConfigError("weight: this model ranks by one branch, so there is nothing to weigh")
-            return np.ones(EMBED_DIM, np.float32)
+            return np.ones(self.dim, np.float32)
         weight = self.weight if weight is None else weight
         if not 0 <= weight <= 1:
             raise ConfigError(f"weight: {weight} must be a number from 0 to 1")
-        return np.repeat(np.sqrt(np.array([weight, 1 - weight], np.float32)), EMBED_DIM)
+        return np.repeat(np.sqrt(np.array([weight, 1 - weight], np.float32)), self.about.dim)
 
 
 def _local(source: str | Path) -> Path:

@@ -15,7 +15,7 @@ from t2ireid_plugin.errors import CheckpointError, ConfigError, DependencyError,
 from t2ireid_plugin.modeling.encoders.preprocess import checked_preprocess
 from t2ireid_plugin.modeling.encoders.repair import OF_CLIP, repair_text
 from t2ireid_plugin.modeling.ranking import Ranking
-from t2ireid_plugin.modeling.settings import ONNX_FORMAT
+from t2ireid_plugin.modeling.settings import EMBED_DIM, ONNX_FORMAT
 from t2ireid_plugin.search.encoder import ABOUT, About, Vectors
 
 
@@ -93,7 +93,7 @@ def open_onnx(folder: Path, device: str | None = None) -> tuple[OnnxSides, About
         preprocess = checked_preprocess(**pixels, where=f"'{folder / 'preprocess.json'}'")
         sides = OnnxSides(folder, about["attends_padding"], device)
         ranking = Ranking.read(about["ranking"])
-        return sides, About(about["fingerprint"], ranking, preprocess, about["sum_weight"])
+        return sides, About(about["fingerprint"], ranking, preprocess, about["sum_weight"], about.get("dim", EMBED_DIM))
     except T2IReIDError:
         raise
     except Exception as error:  # tokenizers raises bare Exception

@@ -59,7 +59,7 @@ def open_model(file: Path, device: str | None = None) -> tuple[TorchSides, About
     checkpoint = Checkpoint.read(file)
     model = T2IReIDModel.from_checkpoint(checkpoint)
     weights = checkpoint.best.get("protocol_weights", {})
-    about = About(fingerprint(model), model.ranking, model.preprocess, weights.get(SUM) or 1.0)
+    about = About(fingerprint(model), model.ranking, model.preprocess, weights.get(SUM) or 1.0, model.score_dim)
     own = f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu"
     try:
         return TorchSides(model.to(device or own), about.sum_weight), about

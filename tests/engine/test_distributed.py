@@ -40,6 +40,7 @@ SETTINGS = {
     "train__ema_decay": 0.9,
     **{f"loss__terms__{name}__weight": 0.5 for name in LOSSES if name not in ("mlm", "irr", "tal_selected")},
     "loss__terms__fused_query__every": 4,
+    "loss__ccd__enabled": True,
     "data__min_word_count": 20,
     "model__fusion__type": "residual",  # for composed_query
     "data__transforms": "[random_flip, random_crop, random_erase]",
