@@ -77,7 +77,7 @@ def pair_losses(engine: TextImageEngine) -> Tensor:
         if (data := next(own, None)) is not None:
             found.append((data["index"], _losses_of(engine, data).cpu()))
     places, values = zip(*all_gather_list(found))
-    losses = torch.full((pairs, values[0].shape[1]), torch.nan)
+    losses = torch.full((pairs, values[0].shape[1]), torch.nan, dtype=torch.float32)
     losses[torch.cat(places)] = torch.cat(values).float()
     return losses
 
