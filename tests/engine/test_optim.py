@@ -47,9 +47,9 @@ def settings_by_name(parts, **settings):
 
 
 def undecayed_by_hand(parts):
-    """Names of biases, of the parameters of norms, of marked parameters, and of the temperature."""
+    """Names of biases, of the parameters of norms, of marked parameters, and of the two scales."""
     model, losses = parts
-    names = {"scale"}
+    names = {"scale", "losses.terms.n_itc.logit_scale"}
     for prefix, root in (("", model), ("losses.", losses)):
         for path, module in root.named_modules():
             for name, parameter in module.named_parameters(recurse=False):
