@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from sklearn.mixture import GaussianMixture
 from torch import Tensor
 
 from t2ireid_plugin.data.sampling import SampleKey, derive_seed
@@ -114,6 +113,8 @@ def confident(losses: npt.NDArray[np.float32], chance: np.random.RandomState, **
 
     Where it has all of them, all above the 1st percentile of these odds count.
     """
+    from sklearn.mixture import GaussianMixture  # on use, as loading it takes a second
+
     spread = losses.max() - losses.min()
     if spread == 0:
         return np.ones(len(losses), dtype=bool)

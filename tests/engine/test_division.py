@@ -11,7 +11,6 @@ from t2ireid_plugin.cli import main
 from t2ireid_plugin.config import load_cfg
 from t2ireid_plugin.data.item_table import CAPTION, PATH
 from t2ireid_plugin.data.noisy import noisy_order
-from t2ireid_plugin.engine import division
 from t2ireid_plugin.engine.build import build_datasets, build_run
 from t2ireid_plugin.engine.checks import check_config, check_recipe
 from t2ireid_plugin.engine.division import confident, consensus, pair_losses
@@ -73,7 +72,7 @@ def test_a_hundredth_is_left_out_where_all_seem_clean(monkeypatch) -> None:
 
     chance, losses = np.random.RandomState(0), np.linspace(2, 3, 200, dtype=np.float32)
     assert confident(np.full(50, 0.3, np.float32), chance, **MIXTURE).all()  # no mixture can be fitted
-    monkeypatch.setattr(division, "GaussianMixture", Confident)
+    monkeypatch.setattr("sklearn.mixture.GaussianMixture", Confident)
     assert np.array_equal(confident(losses, chance, **MIXTURE), np.arange(200) < 197)  # above the third lowest odds
 
 

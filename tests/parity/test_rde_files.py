@@ -62,12 +62,14 @@ def test_rdes_checkpoint_is_evaluated_by_both_embeddings(words, tmp_path, capsys
 
 
 def test_itselfs_checkpoint_is_evaluated_by_its_global_branch(words, tmp_path, capsys, caplog) -> None:
-    """Its other heads are listed as not used."""
+    """Its other heads are listed as not used; by RDE's recipe the embedding of selected tokens counts too."""
     names = ("classifier_global", "classifier_id_global", "mlp_global.0", "classifier_grab")
     heads = {f"{name}.weight": np.ones((6, tiny.WIDTH)) for name in names} | rde.weights()
     best = write_best(tmp_path / "best.pth", heads)
     assert main(["test", "--recipe", "plain_clip", *words]) == 0
     for name in ("classifier_global.weight", "unexpected (36)"):
         assert name in caplog.text, caplog.text
+    assert main(["test", "--recipe", "rde", *words, "model.token_selection.ratio", "0.4"]) == 0
+    assert "unexpected (14)" in caplog.text
     state = model_of("plain_clip", words).state_dict()
     assert torch.equal(state["image_adapter.weight"], best["base_model.visual.proj"].T)
