@@ -5,10 +5,13 @@ Neither compiling nor reading keeps the strings in memory, and all processes of 
 
 from __future__ import annotations
 
+import gc
 import itertools
 import json
+import logging
 import os
 import weakref
+import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from hashlib import blake2b
 from pathlib import Path
@@ -21,7 +24,7 @@ from filelock import FileLock
 from torch import Tensor
 
 from t2ireid_plugin.data.annotations import UNKNOWN_OUTFIT
-from t2ireid_plugin.data.item_table import CAPTION, PATH, PID, SPLIT_CAPTION, Item, ItemTable, Texts
+from t2ireid_plugin.data.item_table import CAPTION, OUTFIT, PATH, PID, SPLIT_CAPTION, Item, ItemTable, Texts
 from t2ireid_plugin.data.pretraining import Row
 from t2ireid_plugin.data.shards import ShardLists
 from t2ireid_plugin.errors import DataError
@@ -29,8 +32,10 @@ from t2ireid_plugin.utils.atomic_io import atomic_folder
 from t2ireid_plugin.utils.cache import cache_folder
 from t2ireid_plugin.utils.safe_io import MAX_TEXT_LENGTH, text_problem
 
+logger = logging.getLogger(__name__)
+
 _VERSION = 1  # of the files
-_CHUNK = 20_000  # rows at a time
+_CHUNK = 2_000  # rows at a time
 _COLUMNS = 8
 _SAMPLE = 20_000  # items whose texts stand for all where a vocabulary is learned
 
@@ -68,14 +73,17 @@ class LargeTable(ItemTable):
         left_out: number of captions that were left out, and of images in no shard.
     """
 
-    def __init__(self, folder: Path, images: Path) -> None:
+    def __init__(self, folder: Path, images: str | Path) -> None:
         about = json.loads((folder / "about.json").read_text(encoding="utf-8"))
         super().__init__(FileTexts(folder), _mapped(folder / "columns", np.int32).view(-1, _COLUMNS))
-        self.prefix = os.path.join(images, "")
+        self.folder, self.prefix = folder, os.path.join(images, "")
         self.shards: list[int] = about["shards"]
         self.left_out: tuple[int, int] = tuple(about["left_out"])
         self._distinct = {PATH: about["images"], PID: about["identities"]}
         self._digest: str = about["digest"]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return LargeTable, (self.folder, self.prefix)
 
     def _item(self, *row: int) -> Item:
         item = super()._item(*row)
@@ -138,22 +146,29 @@ def open_table(name: str, files: Sequence[Path], rows: Iterator[Row], images: Pa
     try:
         if not folder.is_dir():
             print(f"Compiling the annotation of {name} into '{folder}', once")
+            gc.disable()  # millions of small lists, none of them in a cycle, would start it all the time
             with atomic_folder(folder, "XDG_CACHE_HOME") as draft:
                 _Compiler(draft, shards, joins).run(rows, name)
     finally:
+        gc.enable()
         lock.release()
-    return LargeTable(folder, images)
+    table = LargeTable(folder, images)
+    if any(table.left_out):
+        logger.warning(
+            "%s: %d captions are empty or too long, %d images are in no shard; left out", name, *table.left_out
+        )
+    return table
 
 
 class _Compiler:
     """Writes the files of a table while it reads the rows, a chunk at a time."""
 
     def __init__(self, folder: Path, shards: ShardLists, joins: bool) -> None:
-        self.folder, self.shards = folder, shards if shards.shards else None
-        self.known: dict[str, tuple[int, int]] | None = {} if joins else None  # number and identity of each image
+        self.folder, self.shards, self.joins = folder, shards if shards.shards else None, joins
+        self.known: dict[str, tuple[int, int]] = {}  # number and identity of each image, where rows are joined
         self.pids: dict[int, int] = {}
         self.texts, self.images, self.left_out, self.missing = 0, 0, 0, 0
-        self.places: list[npt.NDArray[np.int64]] = []  # in the lists of the shards, of each item
+        self.places: list[npt.NDArray[np.int32]] = []  # in the lists of the shards, of each item
         self.digest = blake2b(digest_size=8)
 
     def run(self, rows: Iterator[Row], name: str) -> None:
@@ -176,7 +191,7 @@ class _Compiler:
                 ends = end + np.cumsum(np.fromiter(lengths, np.int64, len(strings)))
                 for stream, content in ((texts, data), (starts, ends.tobytes()), (columns, table.tobytes())):
                     stream.write(content)
-                    self.digest.update(content)
+                    self.digest.update(zlib.crc32(content).to_bytes(4, "big"))  # of so many bytes the fastest
                 end, items = end + len(data), items + len(table)
         if not items:
             missing = f"; none of its {self.missing} images is in the shards" if self.missing else ""
@@ -189,35 +204,41 @@ class _Compiler:
 
     def _chunk(self, rows: Sequence[Row]) -> tuple[list[str], npt.NDArray[np.int32]]:
         """New strings, and rows of the table ``[n, 8]``."""
-        places = self.shards.find([name for name, *_ in rows]).tolist() if self.shards else [0] * len(rows)
+        places = self.shards.find([name for name, *_ in rows]).tolist() if self.shards else itertools.repeat(0)
         strings: list[str] = []
-        found: list[tuple[int, int, int, int]] = []  # numbers of path, identity and caption; place in the lists
+        found: list[tuple[int, int, int, int, int]] = []  # of each image, see below
         for (name, pid, captions), place in zip(rows, places):
             if place < 0:
                 self.missing += 1
                 continue
-            usable = [text for text in captions if _is_usable(text)]
+            usable = [
+                text
+                for text in captions
+                if type(text) is str and 0 < len(text) <= MAX_TEXT_LENGTH and not text.isspace()
+                if (text.isascii() and "\0" not in text) or not text_problem(text)
+            ]
             self.left_out += len(captions) - len(usable)
             if not usable:
                 continue
-            number, label = (self.known or {}).get(name, (0, 0))
+            number, label = self.known.get(name, (0, 0)) if self.joins else (0, 0)
             if not number:
                 strings.append(self.shards.path(place, name) if self.shards else name)
                 number = self.texts + len(strings)
                 label = self.images if pid is None else self.pids.setdefault(pid, len(self.pids))
                 self.images += 1
-                if self.known is not None:
+                if self.joins:
                     self.known[name] = number, label
-            for text in usable:
-                strings.append(text)
-                found.append((number, label, self.texts + len(strings), place))
+            found.append((number, label, place, self.texts + len(strings), len(usable)))
+            strings += usable
         self.texts += len(strings)
-        rows_of = np.array(found, np.int64).reshape(-1, 4)
+        numbers, labels, places_of, before, counts = np.array(found, np.int64).reshape(-1, 5).T
+        table = np.zeros((counts.sum(), _COLUMNS), np.int32)
+        table[:, PATH], table[:, PID] = numbers.repeat(counts), labels.repeat(counts)
+        # The captions of an image have the numbers that follow those of the strings before them.
+        table[:, CAPTION] = (before + 1 - counts.cumsum() + counts).repeat(counts) + np.arange(len(table))
+        table[:, OUTFIT], table[:, CAPTION + 1 :] = UNKNOWN_OUTFIT, SPLIT_CAPTION
         if self.shards:
-            self.places.append(rows_of[:, 3].astype(np.int32))
-        table = np.zeros((len(found), _COLUMNS), np.int32)
-        table[:, [PATH, PID, CAPTION]] = rows_of[:, :3]
-        table[:, CAPTION - 1], table[:, CAPTION + 1 :] = UNKNOWN_OUTFIT, SPLIT_CAPTION
+            self.places.append(places_of.repeat(counts).astype(np.int32))
         return strings, table
 
     def _sort_by_shard(self) -> list[int]:
@@ -233,15 +254,6 @@ class _Compiler:
         del columns
         os.replace(self.folder / "sorted", old)
         return self.shards.sizes(places)
-
-
-def _is_usable(text: Any) -> bool:
-    """Whether a text can be a caption; of millions of generated ones some cannot."""
-    if not isinstance(text, str) or not text or text.isspace():
-        return False
-    if text.isascii():
-        return len(text) <= MAX_TEXT_LENGTH and "\0" not in text
-    return not text_problem(text)
 
 
 def _mapped(path: Path, kind: Any) -> Tensor:

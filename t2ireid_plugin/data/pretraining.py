@@ -62,27 +62,12 @@ def spec_of(name: str) -> BenchmarkSpec:
     return PRETRAINING.get(name) or BENCHMARKS[name]
 
 
-def checked_name(name: Any) -> str:
-    """The name of an image, with ``/`` as separator.
-
-    Raises:
-        ValueError: for what is none, and for one outside the folder.
-    """
-    if not isinstance(name, str) or not name or "\0" in name or not name.isprintable():
-        raise ValueError(f"{short_repr(name)} must be a path")
-    if "\\" in name or ".." in name or ":" in name or name[0] == "/":
-        if not stays_inside(name):
-            raise ValueError(f"{short_repr(name)} leaves the folder of images")
-        return name.replace("\\", "/")
-    return name
-
-
 def _rows(file: Path, take: Callable[[Any], Iterable[Row]]) -> Iterator[Row]:
     try:
         with open_file(file, sys.maxsize) as stream:
             for number, element in enumerate(json_elements(stream)):
                 try:
-                    rows = [(checked_name(name), *_checked(pid, captions)) for name, pid, captions in take(element)]
+                    rows = [_checked(*row) for row in take(element)]
                 except (LookupError, TypeError, AttributeError) as error:
                     raise ValueError(f"element {number}: not of this set's format ({error!r})") from error
                 except ValueError as error:
@@ -94,29 +79,40 @@ def _rows(file: Path, take: Callable[[Any], Iterable[Row]]) -> Iterator[Row]:
         raise DataError(f"'{file}', {error}") from error
 
 
-def _checked(pid: Any, captions: Any) -> tuple[int | None, list[str]]:
+def _checked(name: Any, pid: Any, captions: Any) -> Row:
+    """A row whose image has a path with ``/`` as separator; the captions may be anything.
+
+    Raises:
+        ValueError: saying what is wrong.
+    """
+    if type(name) is not str or not name or "\0" in name or not (name.isascii() or name.encode()):
+        raise ValueError(f"{short_repr(name)} must be a path")
+    if "\\" in name or ".." in name or ":" in name or name[0] == "/":
+        if not stays_inside(name):
+            raise ValueError(f"{short_repr(name)} leaves the folder of images")
+        name = name.replace("\\", "/")
     if type(pid) is not int and pid is not None:
         raise ValueError(f"id {short_repr(pid)} must be an integer")
     if type(captions) is not list:
         raise ValueError(f"captions {short_repr(captions)} must be a list")
-    return pid, captions
+    return name, pid, captions
 
 
-def _synthpedes(row: Any) -> Iterator[Row]:
-    yield row["file_path"], row["id"], row["captions"]
+def _synthpedes(row: Any) -> list[Row]:
+    return [(row["file_path"], row["id"], row["captions"])]
 
 
-def _luperson(row: Any) -> Iterator[Row]:
+def _luperson(row: Any) -> list[Row]:
     """Photos are found by their base name. Captions in which a template was left open are no descriptions.
 
     The authors' ``datasets/luperson.py`` puts another caption of the photo in their place.
     """
     path, text = row
-    yield f"images/{path.rpartition('/')[2]}", None, [] if "description]" in text or "<" in text else [text]
+    return [(f"images/{path.rpartition('/')[2]}", None, [] if "description]" in text or "<" in text else [text])]
 
 
-def _mals(row: Any) -> Iterator[Row]:
-    yield row["image"], None, [row["caption"]]
+def _mals(row: Any) -> list[Row]:
+    return [(row["image"], None, [row["caption"]])]
 
 
 def _webperson(row: Any) -> Iterator[Row]:

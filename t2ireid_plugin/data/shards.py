@@ -48,6 +48,7 @@ class ShardLists:
             except OSError as error:
                 raise DataError(f"cannot read '{file}' ({error.strerror})") from error
             hashes.append(np.array([hash(name.removeprefix("./")) for name in names if name[-1:] != "/"], np.int64))
+        self._prefixes = [os.path.join(FOLDER, shard.name, "") for shard in self.shards]
         together = np.concatenate(hashes)
         self._shard_of = np.repeat(np.arange(len(hashes)), list(map(len, hashes)))
         self._order = together.argsort(kind="stable")
@@ -64,9 +65,9 @@ class ShardLists:
 
     def path(self, place: int, name: str) -> str:
         """The image's path: that of its shard, and its name in it."""
-        return os.path.join(FOLDER, self.shards[self._shard_of[place]].name, name)
+        return self._prefixes[self._shard_of[place]] + name
 
-    def sizes(self, places: npt.NDArray[np.int64]) -> list[int]:
+    def sizes(self, places: npt.NDArray[np.integer]) -> list[int]:
         """How many of these places are in each shard."""
         return np.bincount(self._shard_of[places], minlength=len(self.shards)).tolist()
 

@@ -99,7 +99,7 @@ class BadImageCounter:
         for problem in problems:
             if problem and problem not in self.problems:
                 self.problems.append(problem)
-                logger.warning("%s; replaced by another image of the identity (%d so far)", problem, len(self.problems))
+                logger.warning("%s; replaced by another image (%d so far)", problem, len(self.problems))
         if len(self.problems) > self.share * self.images:
             raise DataError(
                 f"{len(self.problems)} of {self.images} training images cannot be decoded, more than "

@@ -62,6 +62,8 @@ class _Window:
 
     def peek(self) -> str:
         """The next character that is not white space; empty at the end."""
+        if (character := self.text[self.place : self.place + 1]) > " ":
+            return character
         while True:
             self.place = _SPACE.match(self.text, self.place).end()  # type: ignore[union-attr]  # matches anything
             if self.place < len(self.text) or self.ended:
