@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import joblib
+from yacs.config import CfgNode
 
 from t2ireid_plugin.ablation.grid import Grid, Run, plan, read_grid, target_of
 from t2ireid_plugin.config import require_texts
@@ -33,11 +34,8 @@ def run(options: argparse.Namespace, command: str) -> None:
     target = target_of(runs[0], options.target)
     for first in runs[: len(grid.rows)]:  # one per row, since they differ in the seed alone
         try:
-            require_texts(first.cfg, "t2ireid ablate")
-            check_config(first.cfg.clone())
             target_of(first, target)
-            check_files(first.cfg)
-            check_recipe(first.cfg)
+            check_training(first.cfg, "t2ireid ablate")
         except ConfigError as error:
             raise ConfigError(f"row '{first.row}': {error}") from error
     from t2ireid_plugin.ablation.runs import train_all
@@ -50,6 +48,18 @@ def run(options: argparse.Namespace, command: str) -> None:
             train_all(runs, jobs, options.threads, options.probe)
         finally:
             _report(grid, runs, target, options.out, command)
+
+
+def check_training(cfg: CfgNode, command: str) -> None:
+    """Checks the configuration of a training that ``command`` starts later, which must be one with texts.
+
+    Raises:
+        ConfigError: for an image-only one, and as the checks of ``t2ireid train``.
+    """
+    require_texts(cfg, command)
+    check_config(cfg.clone())
+    check_files(cfg)
+    check_recipe(cfg)
 
 
 def check_processes(options: argparse.Namespace) -> None:

@@ -9,10 +9,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from t2ireid_plugin.ablation.command import check_processes
+from t2ireid_plugin.ablation.command import check_processes, check_training
 from t2ireid_plugin.ablation.grid import Grid, Run, plan
-from t2ireid_plugin.config import require_texts
-from t2ireid_plugin.engine.checks import check_config, check_files, check_recipe
 from t2ireid_plugin.errors import ConfigError
 from t2ireid_plugin.utils.atomic_io import atomic_write, atomic_write_text, explain_write_errors
 from t2ireid_plugin.utils.file_lock import lock_folder
@@ -50,10 +48,7 @@ def run(options: argparse.Namespace, command: str) -> None:
     grid = Grid({name: {"data": {"sources": [name], "targets": sets}} for name in sets}, sets[0])
     runs = plan(grid, options.config_file, options.opts, [options.seed], options.out)
     for first in runs:
-        require_texts(first.cfg, "t2ireid transfer")
-        check_config(first.cfg.clone())
-        check_files(first.cfg)
-        check_recipe(first.cfg)
+        check_training(first.cfg, "t2ireid transfer")
     from t2ireid_plugin.ablation.runs import train_all
     from t2ireid_plugin.engine.training_state import make_folder
 
