@@ -10,6 +10,7 @@ from t2ireid_plugin.ablation.summary import METRICS, Row
 from t2ireid_plugin.engine.training_state import save_json
 from t2ireid_plugin.evaluation.bootstrap import format_interval
 from t2ireid_plugin.evaluation.protocols import OFFICIAL
+from t2ireid_plugin.evaluation.result import CHOSEN_ON_TEST
 from t2ireid_plugin.utils.atomic_io import atomic_write, atomic_write_text
 from t2ireid_plugin.utils.text import markdown_table
 
@@ -43,10 +44,11 @@ def format_figures(rows: Sequence[Row]) -> str:
 def write_report(rows: Sequence[Row], others: Mapping[str, Sequence[Row]], folder: Path, about: dict[str, Any]) -> str:
     """Writes ``ablation.md``, ``ablation.json`` and ``ablation.png``, and returns the text of the first.
 
-    Each of ``others`` becomes a key of the JSON file, beside the keys of ``about``, and a further table if it has rows.
+    ``about`` names in ``chosen_on_test`` the rows whose epoch the test set chose. Each of ``others`` becomes a key of
+    the JSON file, beside the keys of ``about``, and a further table if it has rows.
     """
     tables = [format_summaries(rows), *(format_figures(further) for further in others.values() if further)]
-    text = "\n\n".join(tables)
+    text = "\n\n".join([*tables, *(f"{row}: {CHOSEN_ON_TEST}" for row in about["chosen_on_test"])])
     atomic_write_text(folder / "ablation.md", f"{text}\n")
     save_json({**about, "rows": rows, **others}, folder / "ablation.json")
     plot(rows, folder / "ablation.png")

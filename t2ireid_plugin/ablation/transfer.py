@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import csv
 import io
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 METRICS = ("R@1", "mAP")
+CHOSEN_ON_TEST = "The epochs were chosen on these test sets, so figures on other people will be lower."
 Matrix = dict[str, dict[str, Any]]  # source to target to metrics; only the sources whose training has ended
 
 
@@ -71,13 +73,24 @@ def read_matrix(runs: Sequence[Run]) -> Matrix:
 
 
 def format_matrix(matrix: Matrix, sets: Sequence[str]) -> str:
-    """R@1 / mAP in percent as Markdown: a row per training set, a column per test set."""
+    """R@1 / mAP in percent as Markdown: a row per training set, a column per test set; – without results."""
     header = ["trained on", *(f"{target} R@1 / mAP" for target in sets)]
-    rows = [
-        [source, *(" / ".join(f"{100 * own[target][name]:.2f}" for name in METRICS) for target in sets)]
-        for source, own in matrix.items()
-    ]
-    return markdown_table(header, rows)
+    rows = [[source, *(_cell(matrix.get(source, {}).get(target)) for target in sets)] for source in sets]
+    return "\n\n".join([markdown_table(header, rows), *_notes(matrix)])
+
+
+def _value(matrix: Matrix, source: str, target: str, metric: str) -> float:
+    return float(matrix[source][target][metric]) if source in matrix else math.nan
+
+
+def _cell(metrics: Mapping[str, float] | None) -> str:
+    return " / ".join(f"{100 * metrics[name]:.2f}" for name in METRICS) if metrics else "–"
+
+
+def _notes(matrix: Matrix) -> list[str]:
+    """A sentence if epochs were chosen on test sets."""
+    chosen = any("epoch_chosen_on" in metrics for own in matrix.values() for metrics in own.values())
+    return [CHOSEN_ON_TEST] if chosen else []
 
 
 def plot_matrix(matrix: Matrix, sets: Sequence[str]) -> Figure:
@@ -86,14 +99,17 @@ def plot_matrix(matrix: Matrix, sets: Sequence[str]) -> Figure:
 
     size = 1.6 + 0.9 * len(sets)
     figure = Figure(figsize=(2 * size, size), layout="constrained")
+    if notes := _notes(matrix):
+        figure.suptitle(notes[0], fontsize=8)
     for panel, metric in zip(figure.subplots(1, 2), METRICS):
-        values = [[100 * own[target][metric] for target in sets] for own in matrix.values()]
+        values = [[100 * _value(matrix, source, target, metric) for target in sets] for source in sets]
         panel.imshow(values, cmap="Blues", vmin=0, vmax=100)
         for i, row in enumerate(values):
             for j, value in enumerate(row):
-                panel.text(j, i, f"{value:.1f}", ha="center", va="center", color="white" if value > 60 else "black")
+                text = "–" if math.isnan(value) else f"{value:.1f}"
+                panel.text(j, i, text, ha="center", va="center", color="white" if value > 60 else "black")
         panel.set_xticks(range(len(sets)), sets, rotation=20)
-        panel.set_yticks(range(len(matrix)), matrix)
+        panel.set_yticks(range(len(sets)), sets)
         panel.set_xlabel("tested on")
         panel.set_ylabel("trained on")
         panel.set_title(f"{metric}, %")
@@ -118,13 +134,14 @@ def _report(runs: Sequence[Run], sets: Sequence[str], out: Path, command: str) -
 
 
 def _csv(matrix: Mapping[str, Mapping[str, Any]]) -> str:
-    """A line per pair of sets with all shares, as fractions of 1."""
+    """A line per pair of sets with all shares, as fractions of 1; ``epoch_chosen_on`` only where it is a test set."""
     stream = io.StringIO()
     lines = csv.writer(stream, lineterminator="\n")
     first = next(iter(next(iter(matrix.values())).values()))
     names = [name for name in first if name.startswith(("R@", "m"))]
-    lines.writerow(["trained_on", "tested_on", *names, "queries", "gallery"])
+    lines.writerow(["trained_on", "tested_on", *names, "queries", "gallery", "epoch_chosen_on"])
     for source, own in matrix.items():
         for target, metrics in own.items():
-            lines.writerow([source, target, *(metrics[name] for name in [*names, "queries", "gallery"])])
+            shares = [metrics[name] for name in [*names, "queries", "gallery"]]
+            lines.writerow([source, target, *shares, metrics.get("epoch_chosen_on", "")])
     return stream.getvalue()

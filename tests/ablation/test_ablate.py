@@ -16,12 +16,14 @@ from preloaded import Child, Preloaded
 
 from t2ireid_plugin.ablation import runs as runs_module
 from t2ireid_plugin.ablation.grid import Run
+from t2ireid_plugin.ablation.report import write_report
 from t2ireid_plugin.ablation.runs import is_probed
 from t2ireid_plugin.cli import main
 from t2ireid_plugin.config import load_cfg
 from t2ireid_plugin.errors import ConfigError
 from t2ireid_plugin.evaluation.bootstrap import paired_difference
 from t2ireid_plugin.evaluation.query_records import load_records
+from t2ireid_plugin.evaluation.result import CHOSEN_ON_TEST
 from t2ireid_plugin.modeling.checkpoint import read_checkpoint
 from t2ireid_plugin.synthetic import write_synthetic
 from t2ireid_plugin.utils.file_lock import lock_folder
@@ -98,6 +100,14 @@ def test_every_row_and_seed_is_trained_and_in_the_tables(finished):
     assert firsts == [["recipe", "---", "plain", "hot"], ["recipe", "---", "hot"]]
     with Image.open(out / "ablation.png") as picture:
         assert picture.width > picture.height > 50
+
+
+def test_rows_whose_epoch_the_test_set_chose_are_marked(tmp_path):
+    spread = {"mean": 0.5, "sd": None, "values": [0.5]}
+    row = {"row": "a", "protocol": "t2i", "seeds": [1], "metrics": {"R@1": spread, "mAP": spread}, "differences": None}
+    row |= {"seconds": 1.0, "parameters": {"trained": 10**6}}
+    text = write_report([row], {}, tmp_path, {"chosen_on_test": ["a"]})
+    assert text.splitlines()[-1] == f"a: {CHOSEN_ON_TEST}"
 
 
 @pytest.mark.slow

@@ -6,6 +6,7 @@ import json
 import pytest
 from PIL import Image
 
+from t2ireid_plugin.ablation import transfer
 from t2ireid_plugin.cli import main
 
 SETS = ("cuhkpedes", "icfgpedes", "rstpreid")
@@ -38,6 +39,19 @@ def test_the_matrix_of_three_datasets(benchmark_root, tiny_settings, tmp_path, c
     assert main(command) == 0
     assert "3 of 3 runs are done already" in capsys.readouterr().err
     assert (out / "transfer.md").is_file()
+
+
+def test_cells_without_results_and_epochs_chosen_on_test_are_marked():
+    """The picture of a matrix with both is made too."""
+    own = {"R@1": 0.5, "mAP": 0.25, "queries": 8, "gallery": 4, "epoch_chosen_on": "a"}
+    matrix = {"b": {"a": own, "b": {**own, "R@1": 1.0}}}
+    table, note = transfer.format_matrix(matrix, ["a", "b"]).split("\n\n")
+    assert table.splitlines()[2:] == ["| a | – | – |", "| b | 50.00 / 25.00 | 100.00 / 25.00 |"]
+    assert note == transfer.CHOSEN_ON_TEST
+    figure = transfer.plot_matrix(matrix, ["a", "b"])
+    assert [text.get_text() for text in figure.axes[0].texts] == ["–", "–", "50.0", "100.0"]
+    assert figure.get_suptitle() == note
+    assert transfer._csv(matrix).splitlines()[1].endswith(",8,4,a")
 
 
 @pytest.mark.parametrize(
