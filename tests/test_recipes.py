@@ -22,6 +22,7 @@ from t2ireid_plugin.modeling.checkpoint import Checkpoint
 
 NAMES = sorted(path.stem for path in (CONFIGS / "recipes").glob("*.yaml"))
 SETS = ("icfgpedes", "rstpreid", "ufine6926")
+_ENDS = [f"_{name}" for name in SETS]
 PAGE = Path(__file__).parents[1] / "docs" / "recipes.md"
 
 
@@ -38,6 +39,12 @@ def test_each_recipe_can_work_and_is_on_the_page(name) -> None:
     assert (cfg.data.sources, cfg.data.targets[0]) == ([on], on)
     page = PAGE.read_text(encoding="utf-8")
     assert f"`_{on}`" in page and f"| `{recipe}` |" in page if last in SETS else f"| `{name}` |" in page
+
+
+def test_each_recipe_has_a_twin_and_a_configuration_per_set() -> None:
+    recipes = {name for name in NAMES if not name.endswith(("_t2ireid", *SETS))} - {"pretrain"}
+    assert {"plain_clip", "irra", "rde", "tbps_clip"} <= recipes
+    assert {"pretrain"} | {f"{recipe}{end}" for recipe in recipes for end in ("", "_t2ireid", *_ENDS)} == {*NAMES}
 
 
 @pytest.mark.slow
