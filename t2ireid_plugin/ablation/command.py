@@ -81,8 +81,13 @@ def _report(grid: Grid, runs: Sequence[Run], target: str, out: Path, command: st
 
     rows = summarize(grid, runs, target)
     if rows:
-        about = {"command": command, "baseline": grid.baseline, "versions": versions(), "revision": git_revision()}
-        about["chosen_on_test"] = list(dict.fromkeys(run.row for run in runs if run.cfg.test.choose_on == "test"))
+        about = {
+            "command": command,
+            "baseline": grid.baseline,
+            "chosen_on_test": list(dict.fromkeys(run.row for run in runs if run.cfg.test.choose_on == "test")),
+            "versions": versions(),
+            "revision": git_revision(),
+        }
         protocols, probes = protocol_figures(grid, runs, target), probe_figures(grid, runs, target)
         text = write_report(rows, {"protocols": protocols, "probes": probes}, out, about)
         print(f"{text}\n\nRuns, table and plot are in '{out}'")
