@@ -175,8 +175,9 @@ def read_syncpr(file: Path) -> Iterator[Any]:
     for side, text in (("target", "edit_caption"), ("reference", "")):
         for number, row in enumerate(read_elements(file)):
             try:
-                own, both = row[f"{side}_caption"], sorted((row["reference_caption"], row["target_caption"]))
-                path, words = row[f"{side}_image_path"], {"cloth_captions": [row[text]]} if text else {}
+                own = sys.intern(row[f"{side}_caption"])  # shared by many triplets
+                both = sorted((row["reference_caption"], row["target_caption"]))
+                path, words = row[f"{side}_image_path"], {"cloth_captions": [sys.intern(row[text])]} if text else {}
                 person = blake2b("\n".join(both).encode("utf-8", "surrogatepass"), digest_size=7).digest()
             except (KeyError, TypeError) as error:
                 raise DataError(f"'{file}', triplet {number}: {error!r}; it must have {_TRIPLET}") from error

@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import itertools
+from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import PurePath
 from typing import Any, overload
@@ -33,9 +34,12 @@ class Texts:
     """Strings by number, stored as one byte tensor in UTF-8; number 0 is the empty string."""
 
     def __init__(self, strings: Sequence[str]) -> None:
-        encoded = [text.encode("utf-8", "surrogatepass") for text in strings]  # paths may not be UTF-8
-        self._bytes = torch.from_numpy(np.array(memoryview(b"".join(encoded)), dtype=np.uint8))
-        self._starts = torch.tensor([0, 0, *itertools.accumulate(map(len, encoded))])
+        data, ends = bytearray(), array("q", (0, 0))  # one copy at a time: these may be gigabytes
+        for text in strings:
+            data += text.encode("utf-8", "surrogatepass")  # paths may not be UTF-8
+            ends.append(len(data))
+        self._bytes = torch.from_numpy(np.frombuffer(data, np.uint8))
+        self._starts = torch.from_numpy(np.frombuffer(ends, np.int64))
 
     def __len__(self) -> int:
         return len(self._starts) - 1

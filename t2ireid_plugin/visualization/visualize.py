@@ -177,15 +177,18 @@ def _attention_pictures(
     if not positions:
         return []
     items = [target.captions[i] for i in positions]
-    paths, captions = [path for path, *_ in items], [caption for *_, caption, _, _ in items]
+    # Words of composed search describe not their own photo, which is not searched, but their matches.
+    images = {path: i for i, (path, *_) in enumerate(target.images)}
+    firsts = {pid: i for i, (_, pid, *_) in reversed([*enumerate(target.images)])}
+    described = [images[path] if path in images else firsts[pid] for path, pid, *_ in items]
+    paths, captions = [target.images[i][0] for i in described], [caption for *_, caption, _, _ in items]
     maps = photo_maps(model, paths, transform)
     (task,) = (result.task for result in target.results if result.protocol == OFFICIAL)
     assert task is not None
-    image_index = {path: i for i, (path, *_) in enumerate(target.images)}
-    words = word_relevance(model, captions, task.gallery[[image_index[path] for path in paths]])
+    words = word_relevance(model, captions, task.gallery[described])
     attention = _new_folder(folder, "attention")
     pictures = []
-    for place, (path, pid, *_) in enumerate(items):
+    for place, (path, (_, pid, *_)) in enumerate(zip(paths, items)):
         picture = attention / picture_name(positions[place], pid)
         draw_attention(path, [branch[place] for branch in maps], picture, words[place])
         pictures.append((captions[place], picture.read_bytes()))

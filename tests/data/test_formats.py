@@ -338,3 +338,6 @@ def test_testing_on_itcpr(tiny_run, two_outfits, tmp_path, capsys):
         assert metrics[name]["mAP"] == metrics[other]["mAP"]
     assert (tmp_path / "test" / "itcpr" / "ranked_itcpr.png").is_file()
     assert "itcpr" in capsys.readouterr().out
+    quick = ["test.pictures", "1", "test.bootstrap", "0", "--visualize"]
+    assert main(["test", str(tiny_run.folder), *words, "test.protocols", "t2i", *quick]) == 0
+    assert (tmp_path / "test" / "itcpr" / "visualize_itcpr" / "report.html").is_file()
