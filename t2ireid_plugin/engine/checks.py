@@ -419,6 +419,7 @@ def check_files(cfg: CfgNode, encoders: bool = True) -> None:
     raise_together(
         [functools.partial(find_annotation, cfg.data.root, spec_of(name)) for name in benchmarks]
         + [functools.partial(check_source, cfg.model[key], key) for key in sources]
+        + [functools.partial(_check_noisy_file, cfg)] * bool(cfg.data.sources)
         + [functools.partial(check_weights, cfg)] * (encoders or not cfg.data.sources)
     )
     if encoders:
@@ -436,6 +437,11 @@ def report_image_size(cfg: CfgNode) -> None:
     if reader.own_size != size:
         own = " x ".join(map(str, reader.own_size))
         print(f"Images of {size[0]} x {size[1]} pixels (height x width); the image encoder was built for {own}")
+
+
+def _check_noisy_file(cfg: CfgNode) -> None:
+    if cfg.data.noisy_file and not os.path.isfile(cfg.data.noisy_file):
+        raise DataError(f"data.noisy_file: no file '{cfg.data.noisy_file}'")
 
 
 def check_weights(cfg: CfgNode) -> None:

@@ -14,7 +14,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from t2ireid_plugin.data.sampling import SampleKey, derive_seed
+from t2ireid_plugin.data.sampling import SampleKey, derive_seed, seed_all
 from t2ireid_plugin.losses import LossInputs
 from t2ireid_plugin.utils.distributed import all_gather_list, broadcast_object, rank, world_size
 from t2ireid_plugin.utils.signals import check_stop
@@ -71,9 +71,10 @@ def pair_losses(engine: TextImageEngine) -> Tensor:
     options = {name: getattr(train, name) for name in ("num_workers", "pin_memory", "worker_init_fn")}
     own = iter(type(train)(train.dataset, batch_sampler=batches[rank() :: world_size()], **options))
     found: list[tuple[Tensor, Tensor]] = []
-    for _ in range(math.ceil(len(batches) / world_size())):
+    for turn in range(math.ceil(len(batches) / world_size())):
         check_stop()  # equally often in all processes
         if (data := next(own, None)) is not None:
+            seed_all(derive_seed(*seed, -1, turn * world_size() + rank()))  # some losses hide words at random
             found.append((data["index"], _losses_of(engine, data).cpu()))
     places, values = zip(*all_gather_list(found))
     losses = torch.full((pairs, values[0].shape[1]), torch.nan, dtype=torch.float32)

@@ -1,4 +1,4 @@
-"""The division of pairs, noisy pairs, and training of configs/recipes/rde.yaml with both, on tiny towers."""
+"""The division of pairs, and training of configs/recipes/rde.yaml on tiny towers and noisy pairs."""
 
 import numpy as np
 import pytest
@@ -9,12 +9,11 @@ from test_recipes import mean_ap_in_training
 import t2ireid_plugin
 from t2ireid_plugin.cli import main
 from t2ireid_plugin.config import load_cfg
-from t2ireid_plugin.data.item_table import CAPTION, PATH
-from t2ireid_plugin.data.noisy import noisy_order
-from t2ireid_plugin.engine.build import build_datasets, build_run
+from t2ireid_plugin.data.item_table import PATH
+from t2ireid_plugin.engine.build import build_run
 from t2ireid_plugin.engine.checks import check_config, check_recipe
 from t2ireid_plugin.engine.division import confident, consensus, pair_losses
-from t2ireid_plugin.errors import ConfigError, DataError, EncoderError
+from t2ireid_plugin.errors import ConfigError, EncoderError
 from t2ireid_plugin.modeling.t2ireid import T2IReIDModel
 
 MIXTURE = {"max_iter": 10, "tol": 1e-2, "reg_covar": 5e-4}
@@ -74,37 +73,6 @@ def test_a_hundredth_is_left_out_where_all_seem_clean(monkeypatch) -> None:
     assert confident(np.full(50, 0.3, np.float32), chance, **MIXTURE).all()  # no mixture can be fitted
     monkeypatch.setattr("sklearn.mixture.GaussianMixture", Confident)
     assert np.array_equal(confident(losses, chance, **MIXTURE), np.arange(200) < 197)  # above the third lowest odds
-
-
-# --- noisy pairs ------------------------------------------------------------------------------------------------------
-
-
-def test_a_share_of_the_captions_moves_to_other_images() -> None:
-    order = noisy_order(1000, 0.2, 1, "cuhkpedes")
-    assert sorted(order.tolist()) == list(range(1000))
-    assert 190 <= (order != torch.arange(1000)).sum() <= 200  # a caption may come back to its own image
-    assert torch.equal(order, noisy_order(1000, 0.2, 1, "cuhkpedes"))
-    assert not torch.equal(order, noisy_order(1000, 0.2, 2, "cuhkpedes"))
-    assert not torch.equal(order, noisy_order(1000, 0.2, 1, "icfgpedes"))
-
-
-def test_an_index_file_of_the_authors_says_which_captions_move(synthetic, tmp_path) -> None:
-    def train(*words):
-        words = ("data.root", str(synthetic.root), "data.val", "[]", *map(str, words))
-        return build_datasets(load_cfg("recipes/rde", words))["cuhkpedes"].train.columns
-
-    own, file = train(), tmp_path / "CUHK-PEDES_0.2.npy"
-    order = np.random.RandomState(0).permutation(len(own))
-    np.save(file, order)
-    moved = train("data.noisy_file", file)
-    assert torch.equal(moved[:, :CAPTION], own[:, :CAPTION])
-    assert torch.equal(moved[:, CAPTION:], own[order, CAPTION:])
-    np.save(file, order[:-1])
-    with pytest.raises(DataError, match=r"191 entries, but must name each of the 192 training pairs once"):
-        train("data.noisy_file", file)
-    file.write_text("0 1 2")
-    with pytest.raises(DataError, match=r"noisy_file: cannot read '.*CUHK-PEDES_0\.2\.npy'"):
-        train("data.noisy_file", file)
 
 
 # --- refusals ---------------------------------------------------------------------------------------------------------

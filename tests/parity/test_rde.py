@@ -104,6 +104,17 @@ def test_losses_in_train_mode_equal_the_authors(expected, cfg, monkeypatch, bits
         np.testing.assert_allclose(values[term].item(), expected[f"train {name}_loss{bits}"], **close, err_msg=name)
 
 
+def test_without_batch_statistics_training_equals_the_authors_in_eval_mode(expected, cfg, monkeypatch) -> None:
+    cfg = cfg.clone()
+    cfg.model.token_selection.batch_norm = False
+    model, losses = build(cfg, 64)
+    before = {name: value.clone() for name, value in model.named_buffers()}
+    values = losses.each(inputs_of(model.train(), losses, read_batch(model, monkeypatch, short=True)))
+    for name, term in (("bge", "tal"), ("tse", "tal_selected")):
+        np.testing.assert_allclose(values[term].item(), expected[f"{name}_loss64"], rtol=1e-10, err_msg=name)
+    assert all(torch.equal(value, before[name]) for name, value in model.named_buffers())
+
+
 def test_an_optimizer_step_equals_the_authors(expected, cfg, monkeypatch) -> None:
     model, losses = build(cfg, 64)
     train = cfg.train
