@@ -56,14 +56,14 @@ def embed_target(
         DataError: for composed search where no person has photos in two outfits.
     """
     needs, ranking = required(protocols, model.ranking), model.ranking
-    images, cloth_images, pids, camids, paths = _embed_images(model, gallery_loader, "cloth_images" in needs, label)
     items: Any = query_loader.dataset
-    loaders, own_pids = [gallery_loader], None
-    if references is not None:
-        more, more_clothing, *_, shown_paths = _embed_images(model, references, "cloth_images" in needs, label)
-        images = torch.cat([images, more])
-        cloth_images = None if cloth_images is None else torch.cat([cloth_images, more_clothing])
-        loaders, own_pids, paths = [*loaders, references], items.data.columns[:, PID].numpy(), [*paths, *shown_paths]
+    clothing, own_pids = "cloth_images" in needs, None if references is None else items.data.columns[:, PID].numpy()
+    loaders = [loader for loader in (gallery_loader, references) if loader is not None]
+    embedded = [_embed_images(model, loader, clothing, label) for loader in loaders]
+    images = torch.cat([own[0] for own in embedded])
+    cloth_images: Any = torch.cat([own[1] for own in embedded]) if clothing else None
+    pids, camids = embedded[0][2:4]
+    paths = [path for own in embedded for path in own[4]]
     number = {path: i for i, path in enumerate(paths)}  # of a photo that is searched and shown, the one shown
     embeds = _embed_texts(model, query_loader, needs, label)
     rows = np.array([number[item[0]] for item in items.data])
@@ -86,7 +86,7 @@ def embed_target(
             read = ranking.parts(texts)[0] if by_both else texts
             fused[need] = _fuse_tokens(model, loaders, photos, read, label)
         elif need in needs:
-            inputs = [images[photos], first]
+            inputs: list[Any] = [images[photos], first]
             if model.fuses_branches:
                 inputs = [images[photos], embeds[parts[0]], cloth_images[photos], embeds[parts[1]]]
             chunks = zip(*(embed.split(1024) for embed in inputs), strict=True)
