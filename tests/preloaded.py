@@ -132,28 +132,33 @@ mount("--make-rprivate", "/")
 """
 
 
-def run_mounting(code, *arguments, status=0):
-    """Python code with `mount(*words)`, which nobody else sees, and `main`; skips the test where it is not allowed."""
+def skip_without_mounting():
     if subprocess.run(["unshare", "-m", "true"], capture_output=True, check=False).returncode:
         pytest.skip("mounting is not allowed here")
+
+
+def run_mounting(code, *arguments, status=0):
+    """Python code with `mount(*words)`, which nobody else sees, and `main`; skips the test where it is not allowed."""
+    skip_without_mounting()
     return run_python(["-c", MOUNT + code, *arguments], status=status)
 
 
-def run_group(words, processes, folder=REPOSITORY):
-    """As `torchrun --nproc_per_node processes words`: the first status that is not 0, and what all printed.
-
-    One process is started as without torchrun.
-    """
-    if processes == 1:
-        return run_python(words, folder, status=None)
+def start_group(words, processes, folder=REPOSITORY):
+    """The running processes of `torchrun --nproc_per_node processes words`, without torchrun itself."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     shared = {
         "TORCHELASTIC_RUN_ID": "preloaded", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port,
         "WORLD_SIZE": processes, "LOCAL_WORLD_SIZE": processes,
     }  # fmt: skip
-    group = [Preloaded(words, folder, RANK=n, LOCAL_RANK=n, **shared) for n in range(processes)]
-    done = [one.finish() for one in group]
+    return [Preloaded(words, folder, RANK=n, LOCAL_RANK=n, **shared) for n in range(processes)]
+
+
+def run_group(words, processes, folder=REPOSITORY):
+    """`start_group`, finished: the first status that is not 0, and what all printed; one process is started alone."""
+    if processes == 1:
+        return run_python(words, folder, status=None)
+    done = [one.finish() for one in start_group(words, processes, folder)]
     status = next((one.returncode for one in done if one.returncode), 0)
     out, err = ("".join(getattr(one, name) for one in done) for name in ("stdout", "stderr"))
     return subprocess.CompletedProcess(words, status, out, err)

@@ -234,7 +234,7 @@ def test_wrong_settings_are_refused_before_the_folder_is_made(tiny_settings, tmp
     [
         (["model.vit_config.depth", "3"], "vit_pretrained: vit: unknown depth; valid: "),
         (["model.max_length", "500"], "max_length: 500 exceeds the text encoder's 64 positions"),
-        (["model.fusion.dim", "128"], "fusion.dim: 128 must be 256"),
+        (["model.fusion.type", "enhanced_mamba", "model.fusion.dim", "128"], "fusion.dim: 128 must be 256"),
         (["data.combineall", "True"], "data.combineall would train on the test identities"),
         (["train.batch_size", "200"], "data.sources: 24 training identities, but a batch takes 50"),
         (
@@ -291,8 +291,9 @@ def test_a_term_that_compares_photos_where_everybody_has_one(cuhk, with_data, re
     """Its sampler draws the one photo again and again."""
     cuhk.rows = cuhk.rows[::2]
     message = "loss 'fused_query' compares photos of one identity, but no identity of cuhkpedes has two to train on"
-    assert message in refused(with_data(sampler__num_instances=2, loss__terms__fused_query__weight=0.5))
-    assert main(with_data(sampler__num_instances=2, loss__terms__fused_query__weight=0)) == 0
+    settings = {"sampler__num_instances": 2, "model__fusion__type": "enhanced_mamba"}
+    assert message in refused(with_data(**settings, loss__terms__fused_query__weight=0.5))
+    assert main(with_data(**settings, loss__terms__fused_query__weight=0)) == 0
 
 
 def drop_image(cuhk):

@@ -16,8 +16,9 @@ import t2ireid_plugin
 REPOSITORY = Path(__file__).parents[1]
 PAGES = ("README.md", "docs/data.md")
 PROGRAMS = {"t2ireid": ["-m", "t2ireid_plugin"], "python": []}
-# Shortens a sixty-epoch training and a measurement.
-QUICK = "train.max_epoch 1 train.batch_size 16 data.workers 0 test.pictures 1 use_gpu False"
+# Shortens a sixty-epoch training of large images and a measurement.
+QUICK = "train.max_epoch 1 train.batch_size 16 data.workers 0 data.height 96 data.width 32 use_gpu False"
+QUICK += " test.pictures 1 test.bootstrap 0"
 BENCHMARK = "--images 2 --rounds 1 --rows 50"
 
 

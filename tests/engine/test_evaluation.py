@@ -107,7 +107,8 @@ def test_without_val_there_is_nothing_to_distinguish(build, tmp_path):
 def fused_test(tiny_run, tiny_settings, tmp_path_factory):
     """The folder of a test under `t2i` and `ti2i`, by the command line, and its output."""
     folder = tmp_path_factory.mktemp("fused") / "log"
-    words = tiny_settings(folder, test__bootstrap=100, model__load_weights=tiny_run.folder / "best.pth")
+    settings = {"model__load_weights": tiny_run.folder / "best.pth", "model__fusion__type": "enhanced_mamba"}
+    words = tiny_settings(folder, test__bootstrap=100, **settings)
     assert main(["test", *words, "test.protocols", "[t2i, ti2i]", "data.id_instruction", "caption"]) == 0
     return folder / "test" / "cuhkpedes"
 
@@ -139,7 +140,7 @@ def test_fusion_and_baselines_are_compared_query_by_query(fused_test):
 
 
 def test_without_val_the_weight_is_one_and_marked_as_not_chosen(build):
-    engine = build()
+    engine = build(model__fusion__type="enhanced_mamba")
     results = engine.evaluate_protocols(["cuhkpedes"], ["ti2i"])
     metrics = metrics_by_target(results)
     assert metrics["cuhkpedes"]["ti2i_sum"]["weight"] == 1.0
@@ -155,7 +156,7 @@ def test_without_val_the_weight_is_one_and_marked_as_not_chosen(build):
 
 def test_composed_search_is_reported_beside_its_baselines_with_weights_from_val(build, two_outfits, tmp_path):
     settings = {"data__id_instruction": "identity", "test__protocols": "[t2i, composed]", "train__max_epoch": 1}
-    engine = build(data__root=two_outfits, **settings)
+    engine = build(data__root=two_outfits, model__fusion__type="enhanced_mamba", **settings)
     engine.train = lambda **_: None
     engine.run(save_dir=str(tmp_path), max_epoch=1, eval_freq=1)
     (metrics,) = metrics_by_target(engine.evaluate_protocols(["cuhkpedes"], ["composed"])).values()

@@ -107,7 +107,7 @@ def test_a_run_killed_ten_times_is_bit_identical(start, tiny_settings, undisturb
         if number % 2:
             wait_for(draft.exists, process)
         else:
-            time.sleep(chance.uniform(0, 0.2))
+            time.sleep(chance.uniform(0, 0.05))
         process.kill()
         process.join()
         assert process.exitcode == -signal.SIGKILL

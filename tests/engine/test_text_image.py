@@ -45,7 +45,7 @@ def script(engine, scores):
     "options", [{}, {"open_layers": ["id_classifier"], "fixbase_epoch": 2}, {"open_layers": ["fusion"]}]
 )
 def test_a_frozen_text_encoder_stays_frozen_and_in_eval_mode(build, options):
-    engine = build(train__max_epoch=5)
+    engine = build(train__max_epoch=5, model__fusion__type="enhanced_mamba")
     before = weights(engine.model.text_encoder)
     for epoch in range(3):
         train_epoch(engine, epoch, **options)
@@ -269,7 +269,7 @@ def test_a_resumed_run_is_bit_identical(build, tmp_path):
     """Weights, average, optimizer, best score and the log of every step."""
     settings = {
         "train__max_epoch": 2, "data__transforms": "[random_flip, random_crop, random_erase]",
-        "train__ema_decay": 0.8, "model__freeze_text": False,
+        "train__ema_decay": 0.8, "model__freeze_text": False, "model__fusion__type": "enhanced_mamba",
         "loss__terms__fused_query__weight": 0.2, "loss__terms__fused_query__every": 4,
     }  # fmt: skip
     run = {"max_epoch": 2, "print_freq": 1, "eval_freq": 1}
@@ -440,7 +440,7 @@ def retrieval_by_hand(engine, target):
 
 @pytest.mark.parametrize("evaluator", ["torchreid", "exact"])
 def test_metrics_equal_retrieval_by_hand(build, tiny_run, evaluator):
-    engine = build(test__evaluator=evaluator, test__batch_size=7)
+    engine = build(test__evaluator=evaluator, test__batch_size=7, model__fusion__type="enhanced_mamba")
     engine.model.load_state_dict(saved(tiny_run.folder, "best.pth")["state_dict"])
     before = copy.deepcopy(engine.model.state_dict())
     metrics = engine.evaluate(["cuhkpedes"])["cuhkpedes"]

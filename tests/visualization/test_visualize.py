@@ -28,7 +28,7 @@ from t2ireid_plugin.visualization.ranked_lists import example_positions
 from t2ireid_plugin.visualization.report import Run
 from t2ireid_plugin.visualization.visualize import Target, visualize
 
-NUMBER = 3
+NUMBER = 2
 NAMES = [name for name in PROTOCOLS if not name.startswith("composed")]  # the people wear one outfit
 
 
@@ -126,22 +126,22 @@ def test_page_of_the_command(drawn, rows, read_page):
 
 
 def test_ranked_lists_agree_with_the_first_ranks(draw, tested):
-    page, folder = draw(6)
+    page, folder = draw(4)
     examples, failures = (folder / "report.html").read_text(encoding="utf-8").split("<h3>Worst failures: ")
     ranks, failed = (
         [int(rank) for rank in re.findall(r"first match at rank (\d+)", part)] for part in (examples, failures)
     )
     first_rank = tested.target.results[0].first_rank
-    right, wrong = example_positions(tested.target.results[0], 6)
+    right, wrong = example_positions(tested.target.results[0], 4)
     chosen = [*right, *wrong]
     assert re.findall(r"query (\d+) ·", examples) == [str(number) for number in chosen]
     assert ranks == first_rank[chosen].tolist()
     assert examples.index("query") < examples.index('<h2 id="metrics">')
     pids = tested.target.results[0].pids
     worst = sorted((first_rank[pids == pid].max() for pid in np.unique(pids)), reverse=True)
-    assert failed == [rank for rank in worst[:6] if rank > 1]
+    assert failed == [rank for rank in worst[:4] if rank > 1]
     classes = [attributes["class"] for tag, attributes in page.tags if tag == "figure"]
-    first_hits = [classes[i + 1] for i, name in enumerate(classes) if name == "query"][:6]
+    first_hits = [classes[i + 1] for i, name in enumerate(classes) if name == "query"][:4]
     assert [name == "right" for name in first_hits] == [rank == 1 for rank in ranks]
 
 
