@@ -161,6 +161,8 @@ def tiny_settings(synthetic):
 def tiny_run(tiny_settings, make_once):
     """The one full training: `folder`, what it `printed`, its `results`, and the command line `words`.
 
+    `other` is a checkpoint of an epoch that is not the best one.
+
     All test processes share it, so nothing may write into its folder.
     """
 
@@ -173,7 +175,9 @@ def tiny_run(tiny_settings, make_once):
     base = make_once("tiny_run", train)
     folder, printed = base / "log", (base / "printed.txt").read_text(encoding="utf-8")
     results = json.loads((folder / "results.json").read_text())
-    return SimpleNamespace(folder=folder, words=tiny_settings(folder, full=True), printed=printed, results=results)
+    other = folder / ("last.prev.pth" if results["chosen"]["epoch"] == 2 else "last.pth")
+    words = tiny_settings(folder, full=True)
+    return SimpleNamespace(folder=folder, words=words, printed=printed, results=results, other=other)
 
 
 @pytest.fixture(scope="session")

@@ -269,9 +269,9 @@ def test_what_cannot_work_is_one_line(words, message, photos, tiny_run, tmp_path
 def test_the_index_of_another_model_is_refused(call, photos, tmp_path, tiny_run):
     index = tmp_path / "people.idx"
     call("index", "build", photos, "--out", index)
-    error = call("search", SENTENCE, "--index", index, "--model", tiny_run.folder / "last.pth", status=2, model=False)
+    error = call("search", SENTENCE, "--index", index, "--model", tiny_run.other, status=2, model=False)
     assert Encoder.load(tiny_run.folder).fingerprint in error
-    assert Encoder.load(tiny_run.folder / "last.pth").fingerprint in error
+    assert Encoder.load(tiny_run.other).fingerprint in error
 
 
 QUERY = """
