@@ -13,7 +13,11 @@ from t2ireid_plugin.losses.sdm import target_divergence
 
 
 class ProjectionMatching(LossTerm):
-    """CMPM: as `sdm`, with lengths of projections in place of cosines: x . z / |z| for each x and z."""
+    """CMPM: as `sdm`, with lengths of projections in place of cosines: x . z / |z| for each x and z.
+
+    The target is uniform over the rows of a person, as in the authors' code; IRRA's copy gives each 1 over the root of
+    their number.
+    """
 
     needs = ("id_embeds", "id_text_features")
 

@@ -12,15 +12,18 @@ import pytest
 import torch
 from PIL import Image
 from tiny_models import CAPTIONS, images, tiny_model
+from transformers import AutoTokenizer
 
 from t2ireid_plugin.cli import main
 from t2ireid_plugin.data.transforms import TestTransform
 from t2ireid_plugin.errors import CheckpointError, ConfigError, DataError, DependencyError, EncoderError, InputError
 from t2ireid_plugin.evaluation.protocols import PROTOCOLS, Embeddings
 from t2ireid_plugin.modeling import onnx_export
+from t2ireid_plugin.modeling.encoders.tokenizer import CachedTokenizer
 from t2ireid_plugin.modeling.onnx_export import ImageSide, fingerprint
 from t2ireid_plugin.modeling.ranking import Ranking
 from t2ireid_plugin.search.encoder import About, Encoder
+from t2ireid_plugin.search.onnx_sides import OnnxSides
 from t2ireid_plugin.search.torch_sides import TorchSides
 
 TEXTS = [*CAPTIONS[:4], "A tall man.", "A red coat.", "Walking.", "一名穿红色外套的女子"]
@@ -310,6 +313,16 @@ def test_an_exported_folder_has_the_run_s_fingerprint(tiny_run, tmp_path):
     assert main(["export", str(tiny_run.folder), str(tmp_path / "out")]) == 0
     folder, run = Encoder.load(tmp_path / "out"), Encoder.load(tiny_run.folder / "best.pth")
     assert folder.fingerprint == run.fingerprint != Encoder.load(tiny_run.other).fingerprint
+
+
+def test_onnx_files_of_clip_read_repaired_texts(clip, tmp_path, monkeypatch):
+    tokenizer = AutoTokenizer.from_pretrained(clip)
+    tokenizer.backend_tokenizer.save(str(tmp_path / "tokenizer.json"))
+    read = {}
+    monkeypatch.setattr(OnnxSides, "_run", lambda self, side, **inputs: read.update(inputs))
+    OnnxSides(tmp_path, attends_padding=False, device=None).embed_texts(["the man’s &quot;red&quot; coat"])
+    (expected,) = CachedTokenizer(tokenizer, 77).ids(['the man\'s "red" coat'])
+    assert read["input_ids"][0].tolist() == list(expected)
 
 
 @pytest.mark.slow

@@ -9,7 +9,7 @@ import html
 
 import ftfy
 
-OF_CLIP = "a</w>"  # a token that only CLIP's vocabulary has
+OF_CLIP = "a</w>"  # a token of CLIP's vocabulary, which BERT's and SigLIP's lack
 
 
 def repair_text(text: str) -> str:
