@@ -220,7 +220,7 @@ class RetrievalEvaluation(TrainingLoop):
             queries, gallery = loaders["query"], loaders["gallery"]
             own, plain = protocols, [name for name in protocols if not name.startswith(COMPOSED)]
             # A test target without outfits is refused before; a val target has nothing to choose for composed search.
-            if len(plain) < len(own) and target in self.val_targets:
+            if len(plain) < len(own) and target in self.val_targets and "references" not in loaders:
                 own = own if has_composed(queries.dataset.data, gallery.dataset.data) else plain
             embeddings = embed_target(self.tested_model, queries, gallery, own, target, loaders.get("references"))
             check_stop()

@@ -168,6 +168,16 @@ def test_composed_search_is_reported_beside_its_baselines_with_weights_from_val(
     assert {own["identities"] for own in metrics.values()} == {8}
 
 
+def test_itcpr_may_choose_the_checkpoint_and_the_weights(build, two_outfits, tmp_path):
+    """As in its authors' training."""
+    settings = {"data__val": "[itcpr]", "test__protocols": "[t2i, composed]", "train__max_epoch": 1}
+    engine = build(data__root=two_outfits, **settings)
+    engine.train = lambda **_: None
+    engine.run(save_dir=str(tmp_path), max_epoch=1, eval_freq=1)
+    assert list(engine.best["val"]) == ["itcpr"]
+    assert {"composed_sum", "composed_pair"} <= {name for name, own in engine.best["protocol_weights"].items() if own}
+
+
 # Ranking by both branches
 
 
