@@ -117,5 +117,4 @@ class _Shard:
         start, size = self.places[name]
         if size > MAX_DATA_BYTES:
             raise OSError(errno.EFBIG, f"{size:,} bytes exceed the limit of {MAX_DATA_BYTES:,}")
-        self.stream.seek(start)
-        return self.stream.read(size)
+        return os.pread(self.stream.fileno(), size, start)  # forked workers share the position of an open file

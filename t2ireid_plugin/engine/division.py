@@ -75,7 +75,8 @@ def pair_losses(engine: TextImageEngine) -> Tensor:
         check_stop()  # equally often in all processes
         if (data := next(own, None)) is not None:
             seed_all(derive_seed(*seed, -1, turn * world_size() + rank()))  # some losses hide words at random
-            found.append((data["index"], _losses_of(engine, data).cpu()))
+            own_image = [not problem for problem in data.get("bad_image", ("",) * len(data["index"]))]
+            found.append((data["index"][own_image], _losses_of(engine, data).cpu()[own_image]))
     places, values = zip(*all_gather_list(found))
     losses = torch.full((pairs, values[0].shape[1]), torch.nan, dtype=torch.float32)
     losses[torch.cat(places)] = torch.cat(values).float()

@@ -2,6 +2,7 @@
 
 import json
 import math
+import multiprocessing
 import os
 import pickle
 
@@ -15,6 +16,7 @@ from t2ireid_plugin.data.dataset import CaptionDataset
 from t2ireid_plugin.data.item_table import OUTFIT, PATH, PID
 from t2ireid_plugin.data.pretraining import PRETRAINING
 from t2ireid_plugin.data.sampling import LargeOrder, SampleKey, SeededBatches, shard_order
+from t2ireid_plugin.data.shards import read_from_shard
 from t2ireid_plugin.data.transforms import TestTransform
 from t2ireid_plugin.errors import DataError
 
@@ -117,6 +119,18 @@ def test_shards_have_the_same_images_and_captions_as_folders(name, synthetic, tm
         assert torch.equal(item["img"], pixels.pop((str(folder / inside), item["caption"])))
     assert not pixels
     assert shards.train.digest() != folders.train.digest()  # the order of training differs
+
+
+def _wrong_reads(files) -> int:
+    return sum(read_from_shard(path) != content for _ in range(50) for path, content in files.items())
+
+
+def test_forked_workers_read_a_shard_that_is_open_already(synthetic, tmp_path) -> None:
+    write_webperson(tmp_path, *drawn(synthetic))
+    pack(tmp_path / "WebPerson", 60)
+    files = {path: read_from_shard(path) for path in {item[0] for item in build("webperson", tmp_path).train}}
+    with multiprocessing.get_context("fork").Pool(2) as workers:
+        assert workers.map(_wrong_reads, [files] * 2, chunksize=1) == [0, 0]
 
 
 def test_an_image_that_cannot_be_read_gives_way_to_the_next(synthetic, tmp_path) -> None:

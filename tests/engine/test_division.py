@@ -10,10 +10,11 @@ import t2ireid_plugin
 from t2ireid_plugin.cli import main
 from t2ireid_plugin.config import load_cfg
 from t2ireid_plugin.data.item_table import PATH
+from t2ireid_plugin.engine import division
 from t2ireid_plugin.engine.build import build_run
 from t2ireid_plugin.engine.checks import check_config, check_recipe
 from t2ireid_plugin.engine.division import confident, consensus, pair_losses
-from t2ireid_plugin.errors import ConfigError, EncoderError
+from t2ireid_plugin.errors import ConfigError, DataError, EncoderError
 from t2ireid_plugin.modeling.t2ireid import T2IReIDModel
 
 MIXTURE = {"max_iter": 10, "tol": 1e-2, "reg_covar": 5e-4}
@@ -125,6 +126,25 @@ def test_each_pair_has_the_losses_of_its_batch(build) -> None:
             total = total + (0.1 - positive + 0.015 * ((s / 0.015).exp() * ~same).sum(1).log()).clamp(min=0)
         expected.append(total)
     torch.testing.assert_close(pair_losses(engine), torch.stack(expected, 1), rtol=1e-3, atol=1e-4)
+
+
+def test_a_replaced_image_says_nothing_about_a_pair(build, monkeypatch) -> None:
+    """Its own pairs have no loss, and those of the image in its place do not depend on which process read it last."""
+    engine = build("data.on_bad_image", "skip")
+    train = engine.train_loader.dataset
+    bad, load = train.train[0][0], train.transform.load
+    monkeypatch.setattr(train, "_images", None)
+
+    def load_others(path):
+        if path == bad:
+            raise DataError(path)
+        return load(path)
+
+    monkeypatch.setattr(train.transform, "load", load_others)
+    losses = pair_losses(engine)
+    assert losses.isnan().all(1).tolist() == [item[0] == bad for item in train.train]
+    monkeypatch.setattr(division, "all_gather_list", lambda found: found[::-1])
+    torch.testing.assert_close(pair_losses(engine), losses, rtol=0, atol=0, equal_nan=True)
 
 
 class Killed(Exception):
