@@ -323,6 +323,7 @@ def test_checking_and_testing_on_test_sets(tiny_run, synthetic, tmp_path, capsys
     assert metrics["orbench"]["t2i"]["gallery"] == 32
 
 
+@pytest.mark.slow
 def test_testing_on_itcpr(tiny_run, two_outfits, tmp_path, capsys):
     """By text alone, image alone, both: 16 queries whose photos are not among the 48 that are searched."""
     words = ["data.root", str(two_outfits), "data.targets", "itcpr", "data.save_dir", str(tmp_path)]
