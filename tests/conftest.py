@@ -180,6 +180,21 @@ def tiny_run(tiny_settings, make_once):
     return SimpleNamespace(folder=folder, words=words, printed=printed, results=results, other=other)
 
 
+@pytest.fixture(scope="module")
+def preloaded_trainings():
+    """Trainings that `ablate` and `transfer` start from this process have the packages loaded."""
+    from preloaded import Child
+
+    from t2ireid_plugin.ablation import runs
+
+    def start(command, env, stdout, **_):
+        return Child(command, {name: env[name] for name in env if name != "T2IREID_END_WITH_PARENT"}, stdout)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(runs, "subprocess", SimpleNamespace(Popen=start, PIPE=None, STDOUT=None))
+        yield
+
+
 @pytest.fixture(scope="session")
 def encoders(synthetic, tmp_path_factory):
     """Folders as Hugging Face writes them: `encoders.vit` for 32 x 32 pixels, `encoders.bert` with its vocabulary."""

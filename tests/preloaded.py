@@ -71,7 +71,7 @@ class Child(Preloaded):
     """As `subprocess.Popen` of this interpreter with all output in the file `stdout`, for code that starts such."""
 
     def __init__(self, command, env, stdout, **_):
-        super().__init__(command[1:], **env)
+        super().__init__(command[1:], os.getcwd(), **env)
         self._stdout = stdout
 
     def __enter__(self):

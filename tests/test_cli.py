@@ -1,4 +1,3 @@
-import os
 import re
 import shlex
 import shutil
@@ -9,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from preloaded import run_python
 
 import t2ireid_plugin
 from t2ireid_plugin import run as job
@@ -150,7 +150,7 @@ def test_the_module_of_the_command_line_runs(repository):
 
 
 @pytest.mark.slow
-def test_the_shell_completes_commands_and_options(repository, tmp_path):
+def test_the_shell_completes_commands_and_options(tmp_path):
     """As bash calls a program with argcomplete: the line in the environment, answers in a file."""
     for line, answer in (
         ("t2ireid comp", "compare"),
@@ -159,12 +159,10 @@ def test_the_shell_completes_commands_and_options(repository, tmp_path):
         ("t2ireid train --config-file t2i_froz", "t2i_frozen"),
         ("t2ireid test --recipe irra_t2i", "irra_t2ireid"),
     ):
-        environment = {**os.environ, "COMP_LINE": line, "COMP_POINT": str(len(line)), "_ARGCOMPLETE": "1"}
         file = tmp_path / "answers"
-        environment |= {"_ARGCOMPLETE_STDOUT_FILENAME": str(file), "_ARGCOMPLETE_IFS": "\n"}
-        words = [sys.executable, "-m", "t2ireid_plugin.cli"]
-        done = subprocess.run(words, cwd=repository, env=environment, capture_output=True, check=False)
-        assert done.returncode == 0, done.stderr
+        environment = {"COMP_LINE": line, "COMP_POINT": len(line), "_ARGCOMPLETE": 1}
+        environment |= {"_ARGCOMPLETE_STDOUT_FILENAME": file, "_ARGCOMPLETE_IFS": "\n"}
+        run_python(["-m", "t2ireid_plugin.cli"], **environment)
         assert file.read_text().strip() == answer
 
 

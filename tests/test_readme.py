@@ -12,6 +12,7 @@ import yaml
 from preloaded import run_python
 
 import t2ireid_plugin
+from t2ireid_plugin.cli import main
 
 REPOSITORY = Path(__file__).parents[1]
 PAGES = ("README.md", "docs/data.md")
@@ -28,7 +29,7 @@ def blocks(readme: str, language: str) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def workplace(tmp_path_factory, synthetic, encoders, benchmark_root, tiny_run) -> Path:
+def workplace(tmp_path_factory, synthetic, encoders, benchmark_root, tiny_settings) -> Path:
     """A folder with the files in the places that the README names."""
     folder = tmp_path_factory.mktemp("readme")
     for name in ("tools", "configs"):
@@ -41,8 +42,9 @@ def workplace(tmp_path_factory, synthetic, encoders, benchmark_root, tiny_run) -
     for name in ("vit", "bert"):
         (folder / "weights" / name).symlink_to(getattr(encoders, name))
     shutil.copytree(synthetic.root, folder / "data" / "synthetic")  # a search adds its index to the photos
-    (folder / "log").mkdir()
-    (folder / "log" / "demo").symlink_to(tiny_run.folder)
+    # A search writes its model as ONNX files, soon if it has few parts.
+    plain = {"model__disentangle__type": "none", "data__id_instruction": "caption"}
+    assert main(["train", *tiny_settings(folder / "log" / "demo", **plain)]) == 0
     return folder
 
 

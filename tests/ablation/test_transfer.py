@@ -13,6 +13,7 @@ SETS = ("cuhkpedes", "icfgpedes", "rstpreid")
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("preloaded_trainings")
 def test_the_matrix_of_three_datasets(benchmark_root, tiny_settings, tmp_path, capsys):
     from t2ireid_plugin.data.benchmarks import BENCHMARKS
 

@@ -70,7 +70,10 @@ def test_a_failure_is_a_row_and_the_others_are_measured(setup, monkeypatch, caps
 
 @pytest.mark.parametrize("ends", ["with status 0", "with status 1", "at the end of its time"])
 def test_on_a_gpu_a_part_is_a_process_whose_rows_survive_it(tmp_path, monkeypatch, ends):
-    """In place of the script a program that prints a row, starts another one and waits for it."""
+    """In place of the script a program that prints a row, starts another one and waits for it.
+
+    Its time is up as soon as the other one runs.
+    """
     program = tmp_path / "part.py"
     program.write_text(
         "import json, subprocess, sys\n"
@@ -84,7 +87,16 @@ def test_on_a_gpu_a_part_is_a_process_whose_rows_survive_it(tmp_path, monkeypatc
         f"sys.exit({int('status 1' in ends)})\n"
     )
     monkeypatch.setattr(gpu, "__file__", str(program))
-    monkeypatch.setitem(gpu.PARTS, "speed.step", 5 if "time" in ends else 600)
+    started = tmp_path / "pid"
+
+    class Part(subprocess.Popen):
+        def wait(self, timeout=None):
+            while "time" in ends and timeout == 600 and not (started.exists() and started.read_text()):
+                time.sleep(0.01)
+            return super().wait(0.1 if "time" in ends and timeout == 600 else timeout)
+
+    monkeypatch.setattr(gpu.subprocess, "Popen", Part)
+    monkeypatch.setitem(gpu.PARTS, "speed.step", 600)
     options = argparse.Namespace(device="cuda", quick=True, out=tmp_path)
     first, *others = gpu.run_part("speed.step", options, tmp_path)
     assert first == row("a", 1.0)
@@ -92,7 +104,7 @@ def test_on_a_gpu_a_part_is_a_process_whose_rows_survive_it(tmp_path, monkeypatc
     assert [other["note"] for other in others] == expected
     if "time" in ends:
         with pytest.raises(ProcessLookupError):
-            wait_for_end(int((tmp_path / "pid").read_text()))
+            wait_for_end(int(started.read_text()))
 
 
 def wait_for_end(pid):

@@ -14,7 +14,6 @@ from t2ireid_plugin.utils.language import language, language_of, say, use_langua
 from t2ireid_plugin.utils.text import text_table
 
 CHINESE = json.loads(Path(module.__file__).with_name("chinese.json").read_text(encoding="utf-8"))
-TREES = [ast.parse(path.read_text(encoding="utf-8")) for path in Path(t2ireid_plugin.__file__).parent.rglob("*.py")]
 
 
 @pytest.mark.parametrize(
@@ -41,10 +40,11 @@ def test_the_environment_decides_and_else_the_texts(monkeypatch, chosen, texts, 
 
 def test_each_phrase_has_a_translation_with_the_same_places():
     """Phrases are the literal arguments of `say`; others come from tables, and must be strings of the package."""
-    strings = {node.value for tree in TREES for node in ast.walk(tree) if isinstance(node, ast.Constant)}
+    trees = [ast.parse(path.read_text(encoding="utf-8")) for path in Path(t2ireid_plugin.__file__).parent.rglob("*.py")]
+    strings = {node.value for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Constant)}
     said = {
         node.args[0].value
-        for tree in TREES
+        for tree in trees
         for node in ast.walk(tree)
         if isinstance(node, ast.Call)
         and getattr(node.func, "id", "") == "say"
