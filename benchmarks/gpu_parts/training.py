@@ -144,7 +144,7 @@ def _memory(engine: Any, setup: Setup, name: str) -> Iterator[Row]:
 
 def _index(model: T2IReIDModel, setup: Setup) -> Iterator[Row]:
     """From JPEG files to vectors, as ``t2ireid index`` does."""
-    encoder = Encoder(TorchSides(model), About("", Ranking(), model.preprocess, 1.0))
+    encoder = Encoder(TorchSides(model), About("", Ranking(), model.preprocess, 1.0, model.score_dim))
     photos = sorted((setup.folder / "CUHK-PEDES" / "imgs").rglob("*.jpg"))[: 20 if setup.quick else None]
     encoder.encode_images(photos[:64])  # warms up
     began = time.perf_counter()

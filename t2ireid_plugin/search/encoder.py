@@ -15,7 +15,6 @@ import numpy.typing as npt
 from t2ireid_plugin.errors import CheckpointError, ConfigError, InputError
 from t2ireid_plugin.modeling.encoders.preprocess import Preprocess
 from t2ireid_plugin.modeling.ranking import BOTH, Ranking
-from t2ireid_plugin.modeling.settings import EMBED_DIM
 from t2ireid_plugin.utils.atomic_io import atomic_folder
 from t2ireid_plugin.utils.progress import show_progress
 
@@ -40,7 +39,7 @@ class About(NamedTuple):
     ranking: Ranking
     preprocess: Preprocess
     sum_weight: float  # of the sentence in the sum of a photo and a sentence, where they are not fused
-    dim: int = EMBED_DIM  # of a text's embedding, and of each branch's of an image
+    dim: int  # of a text's embedding, and of each branch's of an image
 
 
 class Sides(Protocol):

@@ -30,7 +30,7 @@ TEXTS = [*CAPTIONS[:4], "A tall man.", "A red coat.", "Walking.", "一名穿红�
 
 
 def encoder_of(model, sum_weight=1.0):
-    about = About(fingerprint(model), model.ranking, model.preprocess, sum_weight)
+    about = About(fingerprint(model), model.ranking, model.preprocess, sum_weight, model.score_dim)
     return Encoder(TorchSides(model, sum_weight), about)
 
 
@@ -44,9 +44,10 @@ def pixels(model, photos):
     return torch.stack([transform.tensor(transform.load(photo)) for photo in photos])
 
 
+@pytest.mark.parametrize("parts", [{}, {"projection": "none", "fusion": None}], ids=["256 wide", "as the tokens"])
 @pytest.mark.parametrize("ranking", [Ranking(), Ranking("both", 0.3), Ranking("both", 0.8, "caption")], ids=str)
-def test_scores_are_those_of_the_model(ranking, photos):
-    model = tiny_model()
+def test_scores_are_those_of_the_model(ranking, parts, photos):
+    model = tiny_model(**parts)
     model.ranking = ranking
     encoder = encoder_of(model)
     with torch.no_grad():
