@@ -37,7 +37,7 @@ logger = logging.getLogger(__name__)
 _VERSION = 1  # of the files
 _CHUNK = 2_000  # rows at a time
 _COLUMNS = 8
-_SAMPLE = 20_000  # items whose texts stand for all where a vocabulary is learned
+_SAMPLE = 10_000  # items whose texts stand for all where a vocabulary is learned
 
 
 class FileTexts(Texts):
@@ -204,10 +204,13 @@ class _Compiler:
 
     def _chunk(self, rows: Sequence[Row]) -> tuple[list[str], npt.NDArray[np.int32]]:
         """New strings, and rows of the table ``[n, 8]``."""
-        places = self.shards.find([name for name, *_ in rows]).tolist() if self.shards else itertools.repeat(0)
+        paths = [name for name, *_ in rows]
+        places = np.zeros(len(rows), np.int64)
+        if self.shards:
+            places, paths = self.shards.find(paths)
         strings: list[str] = []
         found: list[tuple[int, int, int, int, int]] = []  # of each image, see below
-        for (name, pid, captions), place in zip(rows, places):
+        for (name, pid, captions), place, path in zip(rows, places.tolist(), paths):
             if place < 0:
                 self.missing += 1
                 continue
@@ -222,7 +225,7 @@ class _Compiler:
                 continue
             number, label = self.known.get(name, (0, 0)) if self.joins else (0, 0)
             if not number:
-                strings.append(self.shards.path(place, name) if self.shards else name)
+                strings.append(path)
                 number = self.texts + len(strings)
                 label = self.images if pid is None else self.pids.setdefault(pid, len(self.pids))
                 self.images += 1

@@ -67,20 +67,24 @@ def _rows(file: Path, take: Callable[[Any], Iterable[Row]]) -> Iterator[Row]:
         with open_file(file, sys.maxsize) as stream:
             for number, element in enumerate(json_elements(stream)):
                 try:
-                    rows = [_checked(*row) for row in take(element)]
+                    for name, pid, captions in take(element):
+                        if type(pid) is not int and pid is not None:
+                            raise ValueError(f"id {short_repr(pid)} must be an integer")
+                        if type(captions) is not list:
+                            raise ValueError(f"captions {short_repr(captions)} must be a list")
+                        yield _checked_name(name), pid, captions
                 except (LookupError, TypeError, AttributeError) as error:
                     raise ValueError(f"element {number}: not of this set's format ({error!r})") from error
                 except ValueError as error:
                     raise ValueError(f"element {number}: {error}") from error
-                yield from rows
     except OSError as error:
         raise DataError(f"cannot read '{file}' ({error.strerror})") from error
     except ValueError as error:
         raise DataError(f"'{file}', {error}") from error
 
 
-def _checked(name: Any, pid: Any, captions: Any) -> Row:
-    """A row whose image has a path with ``/`` as separator; the captions may be anything.
+def _checked_name(name: Any) -> str:
+    """The path of an image below its folder, with ``/`` as separator.
 
     Raises:
         ValueError: saying what is wrong.
@@ -90,12 +94,8 @@ def _checked(name: Any, pid: Any, captions: Any) -> Row:
     if "\\" in name or ".." in name or ":" in name or name[0] == "/":
         if not stays_inside(name):
             raise ValueError(f"{short_repr(name)} leaves the folder of images")
-        name = name.replace("\\", "/")
-    if type(pid) is not int and pid is not None:
-        raise ValueError(f"id {short_repr(pid)} must be an integer")
-    if type(captions) is not list:
-        raise ValueError(f"captions {short_repr(captions)} must be a list")
-    return name, pid, captions
+        return name.replace("\\", "/")
+    return name
 
 
 def _synthpedes(row: Any) -> list[Row]:

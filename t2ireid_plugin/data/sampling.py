@@ -94,7 +94,10 @@ class SeededBatches(Sampler[list[SampleKey]]):
     def _order(self, epoch: int) -> npt.NDArray[np.int64]:
         if self._drawn[0] != epoch:
             with seeded(derive_seed(self.seed, epoch)):
-                self._drawn = epoch, np.fromiter(self.sampler, np.int64)  # millions of Python's integers would be large
+                if isinstance(self.sampler, LargeOrder):  # of which Python's integers would take much memory
+                    self._drawn = epoch, self.sampler.draw()
+                else:
+                    self._drawn = epoch, np.fromiter(self.sampler, np.int64)
         return self._drawn[1]
 
 
@@ -110,9 +113,13 @@ class LargeOrder(Sampler[int]):
     def __init__(self, items: int, batch_size: int, shards: Sequence[int] = ()) -> None:
         self.items, self.batch_size, self.shards = items, batch_size, shards
 
-    def __iter__(self) -> Iterator[int]:
+    def draw(self) -> npt.NDArray[np.int64]:
+        """The items of an epoch."""
         order = shard_order(self.shards, self.batch_size) if self.shards else torch.randperm(self.items)
-        return iter(order.numpy())
+        return order.numpy()
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self.draw().tolist())
 
 
 def shard_order(sizes: Sequence[int], batch_size: int, groups: int = 8, lanes: int = 16) -> Tensor:

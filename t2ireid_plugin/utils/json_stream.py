@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator
 from typing import Any, BinaryIO
 
-BLOCK = 2**20  # bytes read at a time
+BLOCK = 2**18  # bytes read at a time
 MAX_ELEMENT = 2**24  # characters of one element; a longer one is an error in the file, not a row
 _SPACE = re.compile(r"[ \t\n\r]*")
 _AFTER_NUMBER = re.compile(r"[ \t\n\r,\]}]")
@@ -42,7 +42,13 @@ def json_elements(stream: BinaryIO, block: int = BLOCK) -> Iterator[Any]:
             raise ValueError(f"element {number}: {error}") from error
         yield value
         number, after = number + 1, window.take()
-    if after != close or window.peek():
+        if after == "," and close == "]":
+            many = window.objects()
+            yield from many
+            number, after = number + len(many), window.take() if many else after
+    if after == close and window.peek():
+        raise ValueError(f"more text after the '{close}' that ends it")
+    if after != close:
         raise ValueError(f"element {number}: '{after or 'the end of the file'}' in place of ',' or '{close}'")
 
 
@@ -75,6 +81,21 @@ class _Window:
         character = self.peek()
         self.place += 1
         return character
+
+    def objects(self) -> list[Any]:
+        """All objects but the last in the text that was read, decoded in one call; empty where it does not end so."""
+        end = self.text.rfind("},", self.place) + 1
+        if not end:
+            return []
+        text = f"[{self.text[self.place : end]}]"
+        try:
+            many, length = self.scan(text)
+        except ValueError:  # "}," was inside of one
+            return []
+        if length < len(text):  # the list ended before
+            return []
+        self.place = end
+        return many
 
     def value(self) -> Any:
         """The next value, and goes past it."""
