@@ -40,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--images", type=int, default=5_000_000, metavar="N", help="rows of the annotation (5000000)")
     parser.add_argument("--read", type=int, default=20_000, metavar="N", help="items whose captions are read (20000)")
     parser.add_argument("--most-mb", type=int, default=2000, metavar="N", help="fail above this memory (2000)")
-    parser.add_argument("--most-seconds", type=int, default=60, metavar="N", help="fail above this CPU time (60)")
+    parser.add_argument("--most-seconds", type=int, default=120, metavar="N", help="fail above this CPU time (120)")
 
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
