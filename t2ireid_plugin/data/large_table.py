@@ -92,6 +92,10 @@ class LargeTable(ItemTable):
     def __iter__(self) -> Iterator[Item]:
         return map(self.__getitem__, range(len(self)))
 
+    def paths(self) -> list[str]:
+        """The distinct image paths."""
+        return [self.prefix + path for path in super().paths()]
+
     def captions(self) -> list[str]:
         """The captions of some items, evenly spaced."""
         return self[:: -(-len(self) // _SAMPLE)].captions()

@@ -52,6 +52,7 @@ def test_a_format_is_read_as_by_json_load(name, chunk, synthetic, tmp_path, monk
     images = {path for path, _ in expected}
     assert dataset.counts["train"][:2] == (len(images), len(people))
     assert len(dataset.train.columns[:, PATH].unique()) == len(images)
+    assert set(dataset.train.paths()) == set(map(str, images))
     assert (dataset.train.columns[:, OUTFIT] == -1).all()
     assert dataset[SampleKey(5, 0)]["img"].shape == (3, 32, 16)
     assert dataset.train[5][5:] != ("", "")  # derived from the caption
