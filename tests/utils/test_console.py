@@ -120,7 +120,8 @@ def test_checks_and_comparisons_show_no_control_characters(cuhk, tiny_run, tmp_p
 def test_keys_of_a_checkpoint_reach_no_log_raw(tiny_run, tiny_settings, tmp_path, capsys):
     state = saved(tiny_run.folder, "best.pth")["state_dict"]
     torch.save({**state, "odd\x1b]0;owned\x07\nERROR fake": torch.zeros(1)}, tmp_path / "weights.pth")
-    words = tiny_settings(tmp_path / "log", model__load_weights=tmp_path / "weights.pth")
+    others = {"model__load_weights": tmp_path / "weights.pth", "model__fusion__type": "enhanced_mamba"}
+    words = tiny_settings(tmp_path / "log", **others)
     main(["train", *words])
     printed = capsys.readouterr()
     log = (tmp_path / "log" / "train.log").read_text(encoding="utf-8")
