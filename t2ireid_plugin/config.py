@@ -99,7 +99,7 @@ _DEFAULTS: dict[str, Any] = {
         "bad_image_share": 0.01,  # with skip: largest share of bad training images before training stops
         "keep_images": False,  # keep decoded images in memory; for small datasets with workers 0
         "load_train_targets": False,
-        "noisy_rate": 0.0,  # share of the training images that get captions of others, to study noise
+        "noisy_rate": 0.0,  # share of the training pairs that get captions of others, to study noise
         "noisy_file": "",  # or an index file of RDE's authors that says which
         "id_instruction": "identity",  # text of the identity branch: identity, or caption; images are ranked by it
         "cloth_instruction": "clothing",  # text of the clothing branch: clothing, or caption

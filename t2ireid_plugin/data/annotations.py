@@ -184,10 +184,11 @@ def _hint_where(base: Path, spec: BenchmarkSpec) -> str:
         if candidate.name == spec.folder and (file := _annotation_in(candidate, spec)):
             return f"found '{file}'; set data.root to '{candidate.parent}'"
     place = folder if folder.is_dir() else base
+    photos = "its images" if spec.images == "." else f"{spec.folder}/{spec.images}/…"
     return (
         f"'{place}' {'contains ' + _listing(place) if place.is_dir() else 'does not exist'}. Put the dataset there as "
-        f"{spec.folder}/{spec.annotations[0]} and {spec.folder}/{spec.images}/… ({spec.licence}), or set data.root to "
-        f"the folder that contains {spec.folder}"
+        f"{spec.folder}/{spec.annotations[0]} and {photos} ({spec.licence}), or set data.root to the folder that "
+        f"contains {spec.folder}"
     )
 
 

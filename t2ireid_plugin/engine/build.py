@@ -196,7 +196,7 @@ def _add_noise(cfg: CfgNode, name: str, dataset: CaptionDataset) -> None:
     order = read_order(file, pairs) if file else noisy_order(pairs, cfg.data.noisy_rate, cfg.train.seed, name)
     dataset.train = with_captions_of(dataset.train, order)
     moved = int((order != torch.arange(pairs)).sum())
-    print(f"{name}: {moved:,} of {pairs:,} training images have a caption of another one")
+    print(f"{name}: {moved:,} of {pairs:,} training pairs have the caption of another one")
 
 
 def build_model(

@@ -292,7 +292,7 @@ def copy_state_dict(state: Mapping[str, Tensor], model: nn.Module, path: str | P
     except RuntimeError as error:  # for sparse or quantized tensors
         raise CheckpointError(f"'{path}': {first_line(error)}") from error
     incomplete = report.missing or report.unexpected or report.mismatched
-    logger.log(logging.WARNING if incomplete else logging.INFO, "%s", report)
+    logger.log(logging.WARNING if incomplete else logging.INFO, "'%s': %s", path, report)
     return report
 
 

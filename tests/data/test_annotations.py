@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import os
 import shutil
@@ -285,6 +286,8 @@ def test_a_missing_annotation(cuhk, tmp_path):
     text = message(read_photos, tmp_path / "nowhere", SPEC)
     assert "does not exist. Put the dataset there as CUHK-PEDES/reid_raw.json and CUHK-PEDES/imgs/" in text
     assert "academic research only" in text
+    text = message(read_photos, cuhk.root, dataclasses.replace(SPEC, folder="Other", images="."))
+    assert "Put the dataset there as Other/reid_raw.json and its images (" in text
     (cuhk.base / "caption_all.json").write_text("[]")  # of some archives, in place of the annotation
     text = message(read_photos, cuhk.root, SPEC)
     assert "caption_all.json is there, but it has no splits; get reid_raw.json from the publishers" in text
