@@ -262,8 +262,8 @@ class T2IReIDModel(nn.Module):
         if self.text_adapter is not None:
             tokens = self.text_adapter(tokens)
         if self.text_attn is None:
-            last = attention_mask.sum(dim=1) - 1
-            return self._project("text_mlp", tokens[torch.arange(len(tokens), device=tokens.device), last])[0]
+            last = (attention_mask.sum(dim=1) - 1)[:, None, None].expand(-1, 1, tokens.shape[2])  # not by an `arange`,
+            return self._project("text_mlp", tokens.gather(1, last).squeeze(1))[0]  # which fixes the batch in ONNX
         padding = attention_mask == 0
         attended, _ = self.text_attn(tokens, tokens, tokens, key_padding_mask=padding, need_weights=False)
         shares = attention_mask.unsqueeze(-1) / attention_mask.sum(dim=1)[:, None, None]

@@ -22,6 +22,7 @@ from t2ireid_plugin.modeling import onnx_export
 from t2ireid_plugin.modeling.encoders.tokenizer import CachedTokenizer
 from t2ireid_plugin.modeling.onnx_export import ImageSide, fingerprint
 from t2ireid_plugin.modeling.ranking import Ranking
+from t2ireid_plugin.modeling.t2ireid import T2IReIDModel
 from t2ireid_plugin.search.encoder import About, Encoder
 from t2ireid_plugin.search.onnx_sides import OnnxSides
 from t2ireid_plugin.search.torch_sides import TorchSides
@@ -314,6 +315,18 @@ def test_an_exported_folder_has_the_run_s_fingerprint(tiny_run, tmp_path):
     assert main(["export", str(tiny_run.folder), str(tmp_path / "out")]) == 0
     folder, run = Encoder.load(tmp_path / "out"), Encoder.load(tiny_run.folder / "best.pth")
     assert folder.fingerprint == run.fingerprint != Encoder.load(tiny_run.other).fingerprint
+
+
+@pytest.mark.slow
+def test_onnx_files_of_a_model_with_clips_projection_have_a_free_batch(clip, tmp_path):
+    parts = {"projection": "encoder", "fusion": None, "disentangle": {"type": "none"}, "max_length": 77}
+    torch.manual_seed(0)
+    model = T2IReIDModel({"vit_pretrained": str(clip), "bert_base_path": str(clip), "num_classes": 2, **parts}).eval()
+    encoder = encoder_of(model)
+    encoder.save(tmp_path / "onnx")
+    for texts in (TEXTS[:1], TEXTS):
+        vectors = Encoder.load(tmp_path / "onnx").encode_texts(texts)
+        np.testing.assert_allclose(vectors, encoder.encode_texts(texts), atol=1e-5)
 
 
 def test_onnx_files_of_clip_read_repaired_texts(clip, tmp_path, monkeypatch):
