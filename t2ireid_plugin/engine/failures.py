@@ -88,7 +88,7 @@ class BadImageCounter:
 
     def __init__(self, images: int, share: float) -> None:
         self.images, self.share = images, share
-        self.problems: list[str] = []
+        self.problems: dict[str, None] = {}  # in their order; a set of millions may have thousands of them
 
     def record(self, problems: Iterable[str]) -> None:
         """Logs each new problem of a batch's ``bad_image`` column once; "" is an image without a problem.
@@ -98,12 +98,12 @@ class BadImageCounter:
         """
         for problem in problems:
             if problem and problem not in self.problems:
-                self.problems.append(problem)
+                self.problems[problem] = None
                 logger.warning("%s; replaced by another image (%d so far)", problem, len(self.problems))
         if len(self.problems) > self.share * self.images:
             raise DataError(
                 f"{len(self.problems)} of {self.images} training images cannot be decoded, more than "
-                f"data.bad_image_share {self.share}; the last one: {self.problems[-1]}"
+                f"data.bad_image_share {self.share}; the last one: {next(reversed(self.problems))}"
             )
 
 

@@ -240,7 +240,7 @@ class TrainingLoop(torchreid_engine.Engine):
             "steps": self.steps,
             "log": self._log_size,
             "values": self.values,
-            "bad_images": self.bad_images.problems,
+            "bad_images": list(self.bad_images.problems),
             "ema": None if self.ema is None else self.ema.state_dict(),
             "losses": self.losses.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -269,7 +269,7 @@ class TrainingLoop(torchreid_engine.Engine):
         self.values = dict(state.get("values", {}))
         if "ranking" in state:  # not in older checkpoints
             self.model.ranking = Ranking.read(state["ranking"])
-        self.best, self.bad_images.problems = dict(state["best"]), list(state["bad_images"])
+        self.best, self.bad_images.problems = dict(state["best"]), dict.fromkeys(state["bad_images"])
         return self.position
 
     def _load(self, state: dict[str, Any], path: str | Path) -> None:

@@ -198,7 +198,7 @@ def test_each_bad_image_counts_once():
     counter = BadImageCounter(images=100, share=0.02)
     counter.record(["", "a is bad", "", "a is bad", "b is bad"])
     counter.record(["b is bad"])
-    assert counter.problems == ["a is bad", "b is bad"]
+    assert list(counter.problems) == ["a is bad", "b is bad"]
     with pytest.raises(DataError, match="3 of 100 training images"):
         counter.record(["c is bad"])
 

@@ -60,7 +60,7 @@ def test_both_branches_weigh_as_in_the_checkpoints_ranking(build, ranked_by_both
     with torch.no_grad():
         model = build("both").load_param(file).eval()
         torch.testing.assert_close(model(images), whole.encode_gallery(images))
-    assert "branches" not in caplog.text
+    assert "ranks by both branches" not in caplog.text
 
 
 @pytest.mark.parametrize("branch", ["identity", "clothing"])
