@@ -365,21 +365,7 @@ def build_engine(cfg: CfgNode, datamanager: CaptionDataManager, model: T2IReIDMo
     if cfg.train.layer_decay < 1 and not hasattr(model.visual_encoder.config, "num_hidden_layers"):
         kind = model.visual_encoder.config.model_type
         raise ConfigError(f"train.layer_decay: {cfg.train.layer_decay} needs equal blocks, not {kind}; set it to 1")
-    optimizer = optim.build_optimizer(
-        model,
-        losses,
-        optim=cfg.train.optim,
-        lr=cfg.train.lr,
-        weight_decay=cfg.train.weight_decay,
-        base_lr_mult=cfg.train.base_lr_mult if cfg.train.staged_lr else 1.0,
-        new_layers=None if cfg.train.new_layers == ["classifier"] else cfg.train.new_layers,
-        bias_lr_mult=cfg.train.bias_lr_mult,
-        lr_factors=to_dict(cfg.train.lr_factors),
-        decay_vectors=cfg.train.decay_vectors,
-        layer_decay=cfg.train.layer_decay,
-        eps=cfg.adam.eps,
-        **optimizer_options(cfg),
-    )
+    optimizer = build_optimizer(cfg, model, losses)
     settings = record_settings(cfg, model.preprocess)
     data = record_data(datamanager.datasets, datamanager.sources, val_targets(cfg))
     encoders = {IMAGE_KEY: model.visual_encoder.config, TEXT_KEY: model.text_encoder.config}
@@ -503,6 +489,26 @@ def build_image_features(cfg: CfgNode, engine: TextImageEngine) -> ImageFeatureC
     ]
     folder = Path(data.image_feature_cache_dir or default_folder("image"))
     return ImageFeatureCache.on_disk(folder, max_bytes, engine.model.visual_encoder, images)
+
+
+def build_optimizer(cfg: CfgNode, model: T2IReIDModel, losses: LossTerms) -> torch.optim.Optimizer:
+    """The optimizer that ``cfg.train`` describes, see `optim.build_optimizer`."""
+    train = cfg.train
+    return optim.build_optimizer(
+        model,
+        losses,
+        optim=train.optim,
+        lr=train.lr,
+        weight_decay=train.weight_decay,
+        base_lr_mult=train.base_lr_mult if train.staged_lr else 1.0,
+        new_layers=None if train.new_layers == ["classifier"] else train.new_layers,
+        bias_lr_mult=train.bias_lr_mult,
+        lr_factors=to_dict(train.lr_factors),
+        decay_vectors=train.decay_vectors,
+        layer_decay=train.layer_decay,
+        eps=cfg.adam.eps,
+        **optimizer_options(cfg),
+    )
 
 
 def build_scheduler(cfg: CfgNode, optimizer: torch.optim.Optimizer) -> Any:

@@ -7,23 +7,18 @@ import numpy as np
 import parity.irra_weights as tiny
 import pytest
 import torch
-from transformers import CLIPTextConfig, CLIPVisionConfig
+from parity.recipes import build_clip, in_their_names, summary, values_of
 
 from t2ireid_plugin.config import load_cfg, to_dict
-from t2ireid_plugin.engine.build import build_scheduler, optimizer_options
-from t2ireid_plugin.engine.optim import build_optimizer
+from t2ireid_plugin.engine.build import build_optimizer, build_scheduler
 from t2ireid_plugin.engine.text_image import forward_for
 from t2ireid_plugin.losses import LossInputs, LossTerms
 from t2ireid_plugin.modeling import training_passes
 from t2ireid_plugin.modeling.checkpoint import copy_state_dict
 from t2ireid_plugin.modeling.encoders.grid import resize_grid
 from t2ireid_plugin.modeling.encoders.openai import VOCABULARY, archive_tokenizer
-from t2ireid_plugin.modeling.encoders.tokenizer import CachedTokenizer, learn_wordpiece
+from t2ireid_plugin.modeling.encoders.tokenizer import CachedTokenizer
 from t2ireid_plugin.modeling.foreign import from_openai
-from t2ireid_plugin.modeling.t2ireid import T2IReIDModel
-
-LAYERS = {"hidden_size": tiny.WIDTH, "num_hidden_layers": tiny.LAYERS, "num_attention_heads": 1}
-LAYERS |= {"intermediate_size": 4 * tiny.WIDTH, "projection_dim": tiny.WIDTH}
 
 
 @pytest.fixture(scope="module")
@@ -38,21 +33,7 @@ def cfg():
 
 def build(cfg, precision):
     """Our model and losses with the weights of the authors' model, by the table of names."""
-    vision = CLIPVisionConfig(image_size=tiny.PATCH * tiny.GRID, patch_size=tiny.PATCH, **LAYERS)
-    text = CLIPTextConfig(vocab_size=tiny.VOCAB, max_position_embeddings=tiny.CONTEXT, **LAYERS)
-    model = T2IReIDModel(
-        {
-            "vit_pretrained": vision,
-            "bert_base_path": text,
-            "tokenizer": learn_wordpiece(["a man"], 40),
-            "num_classes": tiny.CLASSES,
-            "max_length": tiny.CONTEXT,
-            "freeze_text": cfg.model.freeze_text,
-            "projection": cfg.model.projection,
-            "disentangle": to_dict(cfg.model.disentangle),
-            "fusion": to_dict(cfg.model.fusion),
-        }
-    ).to(precision)
+    model = build_clip(cfg, tiny.PATCH * tiny.GRID).to(precision)
     clip, heads = ({k: torch.tensor(v) for k, v in tiny.weights(names).items()} for names in tiny.shapes())
     renamed = from_openai({f"base_model.{name}": tensor for name, tensor in clip.items()} | heads)
     own = {name.removeprefix("losses."): tensor for name, tensor in renamed.items() if name.startswith("losses.")}
@@ -97,33 +78,14 @@ def test_vectors_and_losses_equal_the_authors(expected, cfg, monkeypatch, bits, 
 
 def test_an_optimizer_step_equals_the_authors(expected, cfg, monkeypatch) -> None:
     model, losses = build(cfg, torch.float64)
-    train = cfg.train
-    optimizer = build_optimizer(
-        model,
-        losses,
-        optim=train.optim,
-        lr=train.lr,
-        weight_decay=train.weight_decay,
-        lr_factors=to_dict(train.lr_factors),
-        decay_vectors=train.decay_vectors,
-        eps=cfg.adam.eps,
-        **optimizer_options(cfg),
-    )
-    modules = (("", model), ("losses.", losses))
-    before = {p + name: value.detach().clone() for p, module in modules for name, value in module.named_parameters()}
+    optimizer = build_optimizer(cfg, model, losses)
+    before = values_of(model, losses)
     losses(outputs(model, losses, torch.float64, monkeypatch))[0].backward()
     optimizer.step()
-    after = {p + name: value.detach() for p, module in modules for name, value in module.named_parameters()}
-    steps = {name: after[name] - before[name] for name in before}
+    steps = {name: value - before[name] for name, value in values_of(model, losses).items()}
     clip, heads = (dict(names) for names in tiny.shapes((7, 3)))
-    for name, shape in {**{f"base_model.{key}": shape for key, shape in clip.items()}, **heads}.items():
-        index = torch.arange(np.prod(shape)).double().reshape(shape)  # says where each of our parts comes from
-        step = torch.zeros(int(np.prod(shape)), dtype=torch.float64)
-        for own, places in from_openai({name: index}).items():
-            if own != "scale":
-                step[places.flatten().long()] = steps[own].flatten()
-        summary = [step.sum(), step.abs().sum(), *step[:2]]
-        np.testing.assert_allclose(summary, expected[f"step {name}"], rtol=1e-6, atol=1e-13, err_msg=name)
+    for name, step in in_their_names(steps, {f"base_model.{key}": shape for key, shape in clip.items()} | heads):
+        np.testing.assert_allclose(summary(step), expected[f"step {name}"], rtol=1e-6, atol=1e-13, err_msg=name)
 
 
 def test_the_learning_rate_of_every_epoch_equals_the_authors(expected, cfg) -> None:

@@ -7,20 +7,16 @@ import parity.irra_weights as tiny
 import parity.rde_weights as rde
 import pytest
 import torch
-from parity.test_irra import LAYERS
-from transformers import CLIPTextConfig, CLIPVisionConfig
+from parity.recipes import build_clip, in_their_names, summary, values_of
 
 from t2ireid_plugin.config import load_cfg, to_dict
 from t2ireid_plugin.engine import build as builders
 from t2ireid_plugin.engine.division import consensus
-from t2ireid_plugin.engine.optim import build_optimizer
 from t2ireid_plugin.engine.text_image import forward_for
 from t2ireid_plugin.losses import LossInputs, LossTerms
 from t2ireid_plugin.modeling.checkpoint import copy_state_dict
 from t2ireid_plugin.modeling.encoders.grid import resize_grid
-from t2ireid_plugin.modeling.encoders.tokenizer import learn_wordpiece
 from t2ireid_plugin.modeling.foreign import from_openai
-from t2ireid_plugin.modeling.t2ireid import T2IReIDModel
 
 PRECISIONS = [(32, 1e-5), (64, 1e-10)]
 
@@ -37,17 +33,7 @@ def cfg():
 
 def build(cfg, bits):
     """Our model and losses with the weights of the authors' model, by the table of names."""
-    net_config = {
-        "vit_pretrained": CLIPVisionConfig(image_size=tiny.PATCH * tiny.GRID, patch_size=tiny.PATCH, **LAYERS),
-        "bert_base_path": CLIPTextConfig(vocab_size=tiny.VOCAB, max_position_embeddings=tiny.CONTEXT, **LAYERS),
-        "tokenizer": learn_wordpiece(["a man"], 40),
-        "num_classes": tiny.CLASSES,
-        "max_length": tiny.CONTEXT,
-        "freeze_text": cfg.model.freeze_text,
-        "projection": cfg.model.projection,
-        **{name: to_dict(cfg.model[name]) for name in ("disentangle", "fusion", "token_selection")},
-    }
-    model = T2IReIDModel(net_config).to({32: torch.float32, 64: torch.float64}[bits])
+    model = build_clip(cfg, tiny.PATCH * tiny.GRID).to({32: torch.float32, 64: torch.float64}[bits])
     arrays = {f"base_model.{name}": array for name, array in tiny.weights(tiny.shapes()[0]).items()} | rde.weights()
     report = copy_state_dict(from_openai({k: torch.tensor(v) for k, v in arrays.items()}), model, "best.pth")
     unused = ("texual_emb_layer.mlp.bns.1.", "visul_emb_layer.linear.", "visul_emb_layer.mlp.bns.1.")
@@ -117,36 +103,19 @@ def test_without_batch_statistics_training_equals_the_authors_in_eval_mode(expec
 
 def test_an_optimizer_step_equals_the_authors(expected, cfg, monkeypatch) -> None:
     model, losses = build(cfg, 64)
-    train = cfg.train
-    optimizer = build_optimizer(
-        model,
-        losses,
-        optim=train.optim,
-        lr=train.lr,
-        weight_decay=train.weight_decay,
-        lr_factors=to_dict(train.lr_factors),
-        decay_vectors=train.decay_vectors,
-        eps=cfg.adam.eps,
-        **builders.optimizer_options(cfg),
-    )
-    before = {name: value.detach().clone() for name, value in model.named_parameters()}
+    optimizer = builders.build_optimizer(cfg, model, losses)
+    before = values_of(model, losses)
     losses(inputs_of(model.train(), losses, read_batch(model, monkeypatch, short=False)))[0].backward()
     optimizer.step()
-    after = dict(model.named_parameters()) | dict(model.named_buffers())
+    after = values_of(model, losses)
     clip = {f"base_model.{name}": shape for name, shape in tiny.shapes((7, 3))[0].items()}
-    for name, shape in {**clip, **rde.shapes()}.items():
-        index = torch.arange(np.prod(shape)).double().reshape(shape)  # says where each of our parts comes from
-        values = torch.zeros(int(np.prod(shape)), dtype=torch.float64)
-        for own, places in from_openai({name: index}).items():
-            if own in after and own != "scale":
-                change = after[own].detach() - before.get(own, 0)
-                values[places.flatten().long()] = change.flatten()
-        if "running" in name:
-            wanted = expected[f"after {name}"]
-            values = values if "bns.0" in name else torch.tensor(wanted)  # the other norm is not used
-        else:
-            wanted, values = expected[f"step {name}"], torch.stack([values.sum(), values.abs().sum(), *values[:2]])
-        np.testing.assert_allclose(values, wanted, rtol=1e-6, atol=1e-13, err_msg=name)
+    statistics = {name: shape for name, shape in rde.shapes().items() if "running" in name}
+    steps = {name: value - before[name] for name, value in after.items()}
+    for name, step in in_their_names(steps, {**clip, **rde.shapes()}):
+        if name not in statistics:
+            np.testing.assert_allclose(summary(step), expected[f"step {name}"], rtol=1e-6, atol=1e-13, err_msg=name)
+    for name, value in in_their_names(after, {name: statistics[name] for name in statistics if "bns.0" in name}):
+        np.testing.assert_allclose(value, expected[f"after {name}"], rtol=1e-6, atol=1e-13, err_msg=name)
 
 
 @pytest.mark.parametrize("name", ["few", "many"])

@@ -8,21 +8,15 @@ import parity.tbps_clip_weights as tiny
 import pytest
 import torch
 from parity.irra_files import TOKENS, write_archive
-from transformers import CLIPTextConfig, CLIPVisionConfig
+from parity.recipes import build_clip, in_their_names, summary, values_of
 
 from t2ireid_plugin.cli import main
 from t2ireid_plugin.config import load_cfg, to_dict
-from t2ireid_plugin.engine.build import build_run, build_scheduler, optimizer_options
-from t2ireid_plugin.engine.optim import build_optimizer
+from t2ireid_plugin.engine.build import build_optimizer, build_run, build_scheduler
 from t2ireid_plugin.engine.text_image import encode_view, forward_for
 from t2ireid_plugin.losses import LossInputs, LossTerms
 from t2ireid_plugin.modeling.checkpoint import Checkpoint, copy_state_dict
-from t2ireid_plugin.modeling.encoders.tokenizer import learn_wordpiece
 from t2ireid_plugin.modeling.foreign import from_openai
-from t2ireid_plugin.modeling.t2ireid import T2IReIDModel
-
-LAYERS = {"hidden_size": clip.WIDTH, "num_hidden_layers": clip.LAYERS, "num_attention_heads": 1}
-LAYERS |= {"intermediate_size": 4 * clip.WIDTH, "projection_dim": clip.WIDTH}
 
 
 @pytest.fixture(scope="module")
@@ -38,19 +32,7 @@ def cfg():
 def build(cfg, precision, monkeypatch):
     """Our model and losses with the weights of the authors' model, by the table of names."""
     images, tokens = tiny.batch()
-    model = T2IReIDModel(
-        {
-            "vit_pretrained": CLIPVisionConfig(image_size=tiny.SIDE, patch_size=clip.PATCH, **LAYERS),
-            "bert_base_path": CLIPTextConfig(vocab_size=clip.VOCAB, max_position_embeddings=clip.CONTEXT, **LAYERS),
-            "tokenizer": learn_wordpiece(["a man"], 40),
-            "num_classes": clip.CLASSES,
-            "max_length": clip.CONTEXT,
-            "freeze_text": cfg.model.freeze_text,
-            "projection": cfg.model.projection,
-            "disentangle": to_dict(cfg.model.disentangle),
-            "fusion": to_dict(cfg.model.fusion),
-        }
-    ).to(precision)
+    model = build_clip(cfg, tiny.SIDE).to(precision)
     terms = to_dict(cfg.loss.terms) | {"simclr": {"weight": cfg.loss.terms.simclr.weight, "hidden": tiny.HIDDEN}}
     losses = LossTerms(terms, clip.WIDTH, clip.WIDTH, clip.CLASSES, clip.VOCAB).to(precision)
     renamed = from_openai({name: torch.tensor(array) for name, array in tiny.weights().items()})
@@ -92,34 +74,16 @@ def test_vectors_and_losses_equal_the_authors(expected, cfg, monkeypatch, bits, 
 
 def test_two_optimizer_steps_equal_the_authors(expected, cfg, monkeypatch) -> None:
     model, losses, images = build(cfg, torch.float64, monkeypatch)
-    train = cfg.train
-    optimizer = build_optimizer(
-        model,
-        losses,
-        optim=train.optim,
-        lr=train.lr,
-        weight_decay=train.weight_decay,
-        lr_factors=to_dict(train.lr_factors),
-        decay_vectors=train.decay_vectors,
-        eps=cfg.adam.eps,
-        **optimizer_options(cfg),
-    )
-    states = [*model.state_dict().items(), *((f"losses.{name}", x) for name, x in losses.state_dict().items())]
-    before = {name: value.clone() for name, value in states}
+    optimizer = build_optimizer(cfg, model, losses)
+    before = values_of(model, losses)
     for _ in range(2):
         optimizer.zero_grad()
         losses(inputs_of(model, losses, images))[0].backward()
         optimizer.step()
-    steps = {name: value - before[name] for name, value in states}
+    steps = {name: value - before[name] for name, value in values_of(model, losses).items()}
     assert not steps["visual_encoder.embeddings.patch_embedding.weight"].any()
-    for name, shape in {**tiny.shapes(), "logit_scale": ()}.items():
-        index = torch.arange(np.prod(shape, dtype=int)).double().reshape(shape)  # where each of our parts comes from
-        step = torch.zeros(index.numel(), dtype=torch.float64)
-        for own, places in from_openai({name: index}).items():
-            if own != "scale":
-                step[places.flatten().long()] = steps[own].flatten()
-        summary = [step.sum(), step.abs().sum(), *step[:2]]
-        np.testing.assert_allclose(summary, expected[f"step {name}"], rtol=1e-6, atol=1e-12, err_msg=name)
+    for name, step in in_their_names(steps, {**tiny.shapes(), "logit_scale": ()}):
+        np.testing.assert_allclose(summary(step), expected[f"step {name}"], rtol=1e-6, atol=1e-12, err_msg=name)
 
 
 def test_the_learning_rate_of_every_step_equals_the_authors(expected, cfg) -> None:
