@@ -61,7 +61,7 @@ def step(setup: Setup) -> Iterator[Row]:
     bench = _bench(setup)
     yield from attempt(setup, "graph breaks", lambda: _graph_breaks(bench, setup))
     for how, name in _hows(bench, setup):
-        for batch in (2,) if setup.quick else (64, 256) if how == "eager" else (64,):
+        for batch in (2,) if setup.quick else (64, 256):
             work = functools.partial(training_work, bench, batch)
             what = f"training step, {how}, {name}, batch {batch}"
             bench.model.text_features = None  # and no gradients, should the last measurement have failed
