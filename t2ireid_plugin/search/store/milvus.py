@@ -92,7 +92,10 @@ class MilvusStore:
         self.dim, self.fingerprint, self.root = dim, fingerprint or "", "" if root is None else os.path.abspath(root)
         with self._explained():
             server, token = f"http://{address[1]}", os.environ.get("MILVUS_TOKEN", "")
-            self._client = pymilvus.MilvusClient(server, token=token, timeout=TIMEOUT, dedicated=True)  # close() closes
+            # Milvus Lite ends connections that are pinged while idle, by default every ten seconds.
+            quiet = {"grpc.keepalive_permit_without_calls": False}
+            options = {"dedicated": True, "grpc_options": quiet}  # dedicated: close() closes it
+            self._client = pymilvus.MilvusClient(server, token=token, timeout=TIMEOUT, **options)
             self.exists = self._client.has_collection(self._rows)
             if self.exists:
                 self._open(dim, fingerprint, root)
