@@ -64,14 +64,9 @@ class LossTerm(nn.Module):
 
     needs: ClassVar[tuple[str, ...]]  # the fields of LossInputs that it reads, besides `pids`
     several_photos: ClassVar[bool] = False  # True if it is 0 for batches with a single photo per person
-    weighs_pairs: ClassVar[bool] = False  # True if it has `per_pair` and weighs pairs by `LossInputs.clean`
 
     def __init__(self) -> None:
         super().__init__()
-
-    def per_pair(self, inputs: LossInputs) -> Tensor:
-        """The loss of each pair ``[B]``, where the term is a sum over pairs."""
-        raise NotImplementedError
 
 
 def read(inputs: LossInputs, *names: str) -> list[Tensor]:

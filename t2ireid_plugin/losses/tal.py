@@ -1,7 +1,5 @@
 """`tal` and `tal_selected`: triplet alignment with soft positives and all negatives (RDE)."""
 
-from typing import ClassVar
-
 import torch
 from torch import Tensor
 
@@ -43,7 +41,6 @@ class TAL(LossTerm):
     """
 
     needs = ("image_embeds", "id_text_embeds")
-    weighs_pairs: ClassVar[bool] = True
 
     def __init__(self, margin: float = 0.1, tau: float = 0.015, reduction: str = "mean") -> None:
         super().__init__()

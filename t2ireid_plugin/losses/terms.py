@@ -14,6 +14,7 @@ from t2ireid_plugin.losses.base import MLM_INPUTS, MLM_TERMS, LossInputs, LossTe
 from t2ireid_plugin.losses.irr import ImplicitRelations
 from t2ireid_plugin.losses.itc import LogitScaled
 from t2ireid_plugin.losses.mlm import MaskedLanguage
+from t2ireid_plugin.losses.tal import TAL
 
 # Arguments that LossTerms supplies to the terms that take them; a configuration cannot set them.
 SUPPLIED = (
@@ -131,9 +132,9 @@ class LossTerms(nn.Module):
         return next((term for term in self.terms.values() if isinstance(term, ImplicitRelations)), None)
 
     @property
-    def weighing_pairs(self) -> list[LossTerm]:
+    def weighing_pairs(self) -> list[TAL]:
         """The terms that weigh pairs by `LossInputs.clean`."""
-        return [term for term in self.terms.values() if isinstance(term, LossTerm) and term.weighs_pairs]
+        return [term for term in self.terms.values() if isinstance(term, TAL)]
 
     def each(self, inputs: LossInputs) -> dict[str, Tensor]:
         """Each term's own value without its weight, by name; without the terms that this step leaves out."""

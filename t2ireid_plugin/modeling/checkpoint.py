@@ -28,7 +28,6 @@ from t2ireid_plugin.utils.text import first_line
 
 logger = logging.getLogger(__name__)
 
-
 # torchreid stores its rank-1 as a NumPy scalar, which the safe loader refuses unless these are allowed.
 _SAFE_GLOBALS: list[Any] = [np.dtype, np.dtypes.Float32DType, np.dtypes.Float64DType, np.dtypes.Int64DType]
 _SAFE_GLOBALS.append((np.float64(0).__reduce__()[0], "numpy.core.multiarray.scalar"))

@@ -32,8 +32,12 @@ _STRUCTURE = (
     "token_selection",
 )
 # What a file means that was written before a part of the model could be configured.
-_BEFORE: dict[str, Any] = {"projection": "mlp", "projection_dropout": 0.2, "freeze_image": False}
-_BEFORE["token_selection"] = DEFAULT_SELECTION
+_BEFORE: dict[str, Any] = {
+    "projection": "mlp",
+    "projection_dropout": 0.2,
+    "freeze_image": False,
+    "token_selection": DEFAULT_SELECTION,
+}
 
 
 class Stored(NamedTuple):

@@ -45,7 +45,7 @@ from t2ireid_plugin.modeling.settings import (
     disentangle_dim,
 )
 from t2ireid_plugin.modeling.stored import Stored, read_stored
-from t2ireid_plugin.modeling.token_selection import TokenSelection, join_selected
+from t2ireid_plugin.modeling.token_selection import TokenSelection, join_selected, pick_token
 from t2ireid_plugin.modeling.training_passes import encode_selected, read_selected
 
 if TYPE_CHECKING:
@@ -262,8 +262,7 @@ class T2IReIDModel(nn.Module):
         if self.text_adapter is not None:
             tokens = self.text_adapter(tokens)
         if self.text_attn is None:
-            last = (attention_mask.sum(dim=1) - 1)[:, None, None].expand(-1, 1, tokens.shape[2])  # not by an `arange`,
-            return self._project("text_mlp", tokens.gather(1, last).squeeze(1))[0]  # which fixes the batch in ONNX
+            return self._project("text_mlp", pick_token(tokens, attention_mask.sum(dim=1) - 1))[0]
         padding = attention_mask == 0
         attended, _ = self.text_attn(tokens, tokens, tokens, key_padding_mask=padding, need_weights=False)
         shares = attention_mask.unsqueeze(-1) / attention_mask.sum(dim=1)[:, None, None]

@@ -96,6 +96,12 @@ def join_selected(embeds: Tensor, selected: Tensor) -> Tensor:
     return join(embeds, nn.functional.normalize(selected, dim=-1), 0.5)
 
 
+def pick_token(tokens: Tensor, places: Tensor) -> Tensor:
+    """One token of each row: ``[n, L, D], [n] -> [n, D]``; not by an `arange`, which fixes the batch in ONNX."""
+    index = places.to(tokens.device)[:, None, None].expand(-1, 1, tokens.shape[2])
+    return tokens.gather(1, index).squeeze(1)
+
+
 @contextlib.contextmanager
 def watch_last_block(encoder: PreTrainedModel) -> Iterator[list[Tensor]]:
     """Collects what the attention of the last block of a CLIP encoder reads, ``[B, L, W]`` of each pass."""
@@ -121,7 +127,7 @@ def last_attention(encoder: PreTrainedModel, read: list[Tensor], rows: Tensor | 
     """
     attention, states = _last_block(encoder).self_attn, torch.cat(read)
     places = torch.zeros(len(states), dtype=torch.long, device=states.device) if rows is None else rows
-    own = states[torch.arange(len(states), device=states.device), places]  # [B, W]
+    own = pick_token(states, places)  # [B, W]
     heads = (attention.num_heads, -1)
     query, keys = attention.q_proj(own).unflatten(-1, heads), attention.k_proj(states).unflatten(-1, heads)
     logits = torch.einsum("bhd,blhd->bhl", query * attention.head_dim**-0.5, keys)

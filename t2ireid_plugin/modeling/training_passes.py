@@ -12,7 +12,7 @@ from t2ireid_plugin.errors import ConfigError
 from t2ireid_plugin.modeling.encoders.backbones import ImageTokens
 from t2ireid_plugin.modeling.encoders.token_features import Ids
 from t2ireid_plugin.modeling.masking import hide_tokens, hide_words
-from t2ireid_plugin.modeling.token_selection import last_attention, watch_last_block
+from t2ireid_plugin.modeling.token_selection import last_attention, pick_token, watch_last_block
 
 if TYPE_CHECKING:
     from t2ireid_plugin.modeling.t2ireid import T2IReIDModel, T2IReIDOutput
@@ -71,7 +71,7 @@ def forward_irr(
     tokens = _encode_padded(model, masked)
     output, others = model._encode(image, cloth_instruction, None if masked_captions else id_instruction, False)
     if masked_captions:
-        features = _at(tokens, last)
+        features = pick_token(tokens, last)
         embeds = model._project("text_mlp", features)[0]
         output, others["id_text_features"] = output._replace(id_text_embeds=embeds), features
     words = {"word_tokens": tokens, "word_mask": torch.ones_like(masked), "hidden_words": hidden}
@@ -119,7 +119,7 @@ def encode_selected(model: T2IReIDModel, ids: Sequence[Ids]) -> tuple[Tensor, Te
     with watch_last_block(model.text_encoder) as read:
         tokens = _encode_padded(model, input_ids)
     scores = last_attention(model.text_encoder, read, last)
-    return _at(tokens, last), model.token_selection.embed_text(tokens, scores, input_ids, last)
+    return pick_token(tokens, last), model.token_selection.embed_text(tokens, scores, input_ids, last)
 
 
 def _padded(model: T2IReIDModel, ids: Sequence[Ids]) -> tuple[Tensor, Tensor]:
@@ -134,8 +134,3 @@ def _encode_padded(model: T2IReIDModel, input_ids: Tensor) -> Tensor:
     """Tokens ``[n, max_length, D]`` without a padding mask: CLIP's text encoder reads from left to right."""
     tokens = model.text_encoder(input_ids=input_ids).last_hidden_state
     return tokens if model.text_adapter is None else model.text_adapter(tokens)
-
-
-def _at(tokens: Tensor, places: Tensor) -> Tensor:
-    """One token of each row: ``[n, L, D], [n] -> [n, D]``."""
-    return tokens[torch.arange(len(tokens), device=tokens.device), places.to(tokens.device)]
